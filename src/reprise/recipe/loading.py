@@ -1,0 +1,140 @@
+"""YAML and dotted overrides -> Recipe, with errors that name the setting and the remedy."""
+
+import difflib
+import importlib.resources
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from reprise.errors import UserError
+from reprise.recipe.recipe import Recipe
+
+
+def presets() -> list[str]:
+    """Names that `reprise init --preset` takes."""
+    folder = importlib.resources.files("reprise.recipe") / "presets"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def read_preset(name: str) -> str:
+    """The YAML text of a preset."""
+    if name not in presets():
+        raise UserError(f"there is no preset {name!r}", remedy=f"choose one of: {', '.join(presets())}")
+    return (importlib.resources.files("reprise.recipe") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe.
+
+    Args:
+        path: the YAML file.
+        overrides: `dotted.name=value` each, the value in YAML; list entries are counted from 0.
+
+    Raises:
+        UserError: the file is missing, is not YAML, or holds a setting that does not pass its check.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError("the recipe does not exist", where=str(path), remedy="write one with `reprise init`") from None
+    except IsADirectoryError:
+        raise UserError("the recipe is a folder, not a file", where=str(path), remedy="name the YAML file") from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError("the recipe is not UTF-8", where=f"{path}:{line}", remedy="save it as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"the recipe cannot be read: {error.strerror}", where=str(path)) from None
+    return parse_recipe(text, overrides, where=str(path))
+
+
+def parse_recipe(text: str, overrides: Sequence[str] = (), where: str = "recipe") -> Recipe:
+    """`load_recipe` for text that is in memory already."""
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise UserError(f"not valid YAML: {problem}", where=f"{where}{line}", remedy="mend this line") from None
+    if not isinstance(data, dict):
+        raise UserError("a recipe is a list of settings, `name: value`", where=where, remedy="see `reprise init`")
+    for override in overrides:
+        _apply(data, override)
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        raise UserError(_explain(error), where=where) from None
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    """Set one dotted name in the raw recipe."""
+    dotted, equals, value = override.partition("=")
+    if not equals or not dotted:
+        raise UserError(f"{override!r} is not an override", remedy="write dotted.name=value, such as stages.0.tokens=2M")
+    *parents, last = dotted.split(".")
+    node: Any = data
+    for depth, key in enumerate(parents):
+        if isinstance(node, dict) and node.get(key) is None:
+            node[key] = {}
+        node = _child(node, key, ".".join(parents[: depth + 1]), override)
+    parsed = yaml.safe_load(value) if value else None
+    if isinstance(node, list):
+        _child(node, last, dotted, override)
+        node[int(last)] = parsed
+    elif isinstance(node, dict):
+        node[last] = parsed
+    else:
+        raise UserError(f"{'.'.join(parents)} is a single value and has no `{last}`", where=override)
+
+
+def _child(node: Any, key: str, dotted: str, override: str) -> Any:
+    if isinstance(node, dict):
+        return node[key]
+    if isinstance(node, list):
+        if not key.isdigit() or int(key) >= len(node):
+            raise UserError(
+                f"{dotted}: the list has entries 0 to {len(node) - 1}", where=override, remedy="count entries from 0"
+            )
+        return node[int(key)]
+    raise UserError(f"{dotted} is not a section", where=override, remedy="see `reprise init` for the settings")
+
+
+def _explain(error: ValidationError) -> str:
+    """One line per mistake: the setting, its value, and what would be right."""
+    lines = []
+    for item in error.errors():
+        name = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            valid = _fields_at(item["loc"][:-1])
+            close = difflib.get_close_matches(str(item["loc"][-1]), valid, n=1, cutoff=0.5)
+            hint = f"did you mean `{close[0]}`?" if close else f"valid here: {', '.join(valid)}"
+            lines.append(f"unknown setting `{name}` -- {hint}")
+        elif item["type"] == "missing":
+            lines.append(f"`{name}` is required")
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            shown = "" if isinstance(item["input"], dict | list | BaseModel) else f" = {item['input']!r}"
+            lines.append(f"`{name or 'recipe'}`{shown}: {message}")
+    return "; ".join(lines) if len(lines) == 1 else f"{len(lines)} mistakes:\n  " + "\n  ".join(lines)
+
+
+def _fields_at(loc: tuple[int | str, ...]) -> list[str]:
+    """Names of the settings of the section at a location in the recipe."""
+    kind: Any = Recipe
+    for part in loc:
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            field = kind.model_fields.get(str(part))
+            kind = field.annotation if field else None
+        else:  # list[X] or dict[str, X]: the part is an index or a key
+            kind = (typing.get_args(kind) or (None,))[-1]
+        if typing.get_origin(kind) in (typing.Union, types.UnionType):
+            kind = next((arg for arg in typing.get_args(kind) if arg is not types.NoneType), None)
+        if typing.get_origin(kind) is typing.Annotated:
+            kind = typing.get_args(kind)[0]
+    return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []

@@ -1,0 +1,98 @@
+"""Which text a stage trains on, in which shares and in which order."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from reprise.recipe.fields import Count, Settings, Share, check_sum
+from reprise.recipe.training import Schedule
+
+
+class Component(Settings):
+    """One entry of the first level of a stage's mixture: a language, or the synthetic text."""
+
+    share: Share
+    """Share of the stage's tokens; the shares of a stage sum to 1."""
+    language: str | None = None
+    """Language of its documents, where that is not the entry's own name."""
+    sources: dict[str, Share]
+    """Source -> share within this entry; they sum to 1."""
+
+    @field_validator("sources")
+    @classmethod
+    def _sources_sum(cls, sources: dict[str, float]) -> dict[str, float]:
+        check_sum(sources, "the shares of the sources")
+        return sources
+
+
+class Curriculum(Settings):
+    """Order of the documents inside a bucket."""
+
+    order: Literal["ascending", "descending", "random", "segments", "cyclic"] = "random"
+    """By perplexity: `ascending` is easy to hard (the paper, for Chinese)."""
+    segments: Annotated[int, Field(ge=1)] = 10
+    """`segments`: so many parts in ascending order, each shuffled. `cyclic`: so many passes from easy to hard."""
+    drop_below: Share = 0.0
+    """Documents under this quantile of perplexity are left out."""
+    drop_above: Share = 1.0
+    """Documents over this quantile of perplexity are left out."""
+
+    @property
+    def needs_perplexity(self) -> bool:
+        """Whether the order or the cuts look at perplexity."""
+        return self.order != "random" or self.drop_below > 0.0 or self.drop_above < 1.0
+
+
+class Policy(Settings):
+    """How topic weights change while training."""
+
+    name: Literal["static", "topic_perplexity"] = "static"
+    """`topic_perplexity`: the paper's rule, more of a topic whose held-out perplexity rose."""
+    alpha: Annotated[float, Field(ge=0.0)] = 1.0
+    """Strength of the change (ours: the paper does not give it)."""
+    every_tokens: Count = 0
+    """Tokens between two updates; 0: at every validation."""
+    floor: Share = 0.01
+    """No topic falls under this share of its source (ours)."""
+    cap: Share = 0.5
+    """No topic rises over this share of its source (ours)."""
+    max_step: Share = 0.03
+    """Largest change of a share in one update (3 %, as the same group's next model)."""
+
+
+class Topic(Settings):
+    """The split of sources by topic."""
+
+    sources: list[str] = []
+    """Sources split by topic, in every language that has them."""
+    initial: Literal["uniform", "available", "inherit"] = "uniform"
+    """First weights: equal, by the tokens at hand, or those at the end of the stage before."""
+    policy: Policy = Policy()
+
+
+class Stage(Settings):
+    """One stage of training."""
+
+    name: str
+    """A word for the logs and the report."""
+    tokens: Annotated[Count, Field(gt=0)]
+    """Tokens to train on."""
+    mixture: dict[str, Component]
+    """Language (or `synthetic`) -> its share and sources."""
+    topics: Topic = Topic()
+    curriculum: dict[str, Curriculum] = {}
+    """`zh` or `zh/web` -> order of its documents; the longer key wins; anything else is `random`."""
+    schedule: Schedule = Schedule()
+    optimizer_state: Literal["carry", "reset"] = "carry"
+    """What a stage after the first does with the optimizer's moments."""
+    max_epochs: Annotated[float, Field(gt=0.0)] = 4.0
+    """Most passes over a bucket; then its share goes to its siblings, with a warning."""
+
+    def curriculum_of(self, name: str, source: str) -> Curriculum:
+        """Curriculum of a bucket of the mixture entry `name`."""
+        return self.curriculum.get(f"{name}/{source}") or self.curriculum.get(name) or Curriculum()
+
+    @model_validator(mode="after")
+    def _shares_sum(self) -> "Stage":
+        check_sum({name: part.share for name, part in self.mixture.items()}, "the shares of the mixture")
+        return self

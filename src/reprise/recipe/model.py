@@ -1,0 +1,24 @@
+"""The base model."""
+
+from typing import Literal
+
+from reprise.recipe.fields import Settings
+
+
+class Model(Settings):
+    """The open model that is trained on, and that scores perplexity."""
+
+    path: str
+    """A Hugging Face model directory or Hub name; `package:NAME` is the folder of an installed Python package."""
+    revision: str | None = None
+    """Branch, tag or commit on the Hub."""
+    gguf_file: str | None = None
+    """A GGUF file inside `path`; it is converted once to safetensors in the user's cache."""
+    trust_remote_code: bool = False
+    """Run the model's own Python code. Off unless you read that code."""
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"] = "auto"
+    """How attention is computed; `auto` takes the fastest that this machine and the packing allow."""
+    eos: str | None = None
+    """The token that ends a document; null takes the tokenizer's end-of-sequence token."""
+    bos: bool = False
+    """Put the tokenizer's beginning-of-sequence token before each document (the paper does not)."""

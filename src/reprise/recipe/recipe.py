@@ -1,0 +1,55 @@
+"""The recipe: the root of all settings, and the checks that span sections."""
+
+from pydantic import Field, model_validator
+
+from reprise.recipe.documents import Documents
+from reprise.recipe.evaluation import Evaluation
+from reprise.recipe.fields import Settings
+from reprise.recipe.hardware import Hardware
+from reprise.recipe.mixture import Stage
+from reprise.recipe.model import Model
+from reprise.recipe.synthesis import Synthesis
+from reprise.recipe.tokens import Rows, Tokens
+from reprise.recipe.training import Training
+
+
+class Recipe(Settings):
+    """All settings of a run."""
+
+    name: str
+    """Name of the run, for the report."""
+    workspace: str
+    """Folder for everything the run writes; relative to the current folder."""
+    seed: int = 17
+    """Seed of every random choice."""
+    model: Model
+    documents: Documents = Documents()
+    synthesis: Synthesis = Synthesis()
+    tokens: Tokens = Tokens()
+    rows: Rows = Rows()
+    stages: list[Stage] = Field(min_length=1)
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    hardware: Hardware = Hardware()
+
+    @model_validator(mode="after")
+    def _stages_fit_together(self) -> "Recipe":
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError(f"stage names must differ, got {', '.join(names)}")
+        if self.stages[0].topics.initial == "inherit":
+            raise ValueError("the first stage has no stage before it to inherit topic weights from")
+        return self
+
+    def split_sources(self) -> set[str]:
+        """Sources that any stage splits by topic: their store buckets carry the topic."""
+        return {source for stage in self.stages for source in stage.topics.sources}
+
+    def curriculum_selects(self, language: str, source: str) -> bool:
+        """Whether any stage orders this language and source by perplexity, so that it must be scored."""
+        return any(
+            stage.curriculum_of(name, source).needs_perplexity
+            for stage in self.stages
+            for name, component in stage.mixture.items()
+            if (component.language or name) == language and source in component.sources
+        )

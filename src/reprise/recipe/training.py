@@ -1,0 +1,95 @@
+"""The training engine."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from reprise.recipe.fields import Count, Settings, Share
+
+
+class Optimizer(Settings):
+    """AdamW."""
+
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Decay rates of the two moments."""
+    eps: float = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.1
+    """On matrices only: not on norms, biases and embeddings."""
+    clip_norm: Annotated[float, Field(gt=0.0)] = 1.0
+    """Gradients are scaled down to this global norm."""
+
+
+class Schedule(Settings):
+    """Learning rate over the tokens of a stage."""
+
+    kind: Literal["constant", "wsd", "cosine"] = "constant"
+    """After the warm-up: stay (the paper), stay and then decay (`decay_tokens`), or a cosine to `final_lr`."""
+    initial_lr: Annotated[float, Field(ge=0.0)] = 1e-7
+    """Rate at the first token."""
+    peak_lr: Annotated[float, Field(gt=0.0)] = 1e-5
+    """Rate after the warm-up."""
+    final_lr: Annotated[float, Field(ge=0.0)] = 0.0
+    """Rate at the last token of `wsd` and `cosine`."""
+    warmup_tokens: Count = 0
+    """Tokens over which the rate rises linearly from initial_lr to peak_lr."""
+    decay_tokens: Count = 0
+    """Tokens over which `wsd` falls linearly to final_lr, at the end of the stage."""
+
+
+class Guards(Settings):
+    """What happens when training goes wrong."""
+
+    max_bad_steps: Annotated[int, Field(ge=1)] = 5
+    """Steps in a row with a loss or gradient that is not finite, each left out, before the run stops."""
+
+
+class Checkpoints(Settings):
+    """What a killed run goes on from."""
+
+    every_tokens: Count = 0
+    """Save after every so many tokens; 0: at the end of a stage and on SIGTERM only."""
+    keep_last: Annotated[int, Field(ge=1)] = 2
+    """Checkpoints kept, newest first."""
+
+
+class Validation(Settings):
+    """Held-out loss per language, source and topic, while training."""
+
+    every_tokens: Count = 0
+    """Measure after every so many tokens, besides the start and the end of a stage; 0: only there."""
+    max_tokens: Count = 65_536
+    """Most held-out tokens per bucket in one measurement."""
+
+
+class Training(Settings):
+    """Settings of the loop that hold for every stage."""
+
+    batch_rows: Annotated[int, Field(ge=1)] = 8
+    """Rows in one optimizer step, over all processes."""
+    micro_batch_rows: Annotated[int, Field(ge=1)] = 1
+    """Rows in one forward and backward pass of a process."""
+    precision: Literal["auto", "bf16", "float32"] = "auto"
+    """Compute type; master weights are float32. `auto`: bf16 where the processor computes it fast."""
+    activation_checkpointing: Literal["none", "full", "selective"] = "none"
+    """Recompute activations in the backward pass to save memory."""
+    compile: bool = False
+    """Use torch.compile."""
+    sharding: Literal["full", "gradients", "hybrid"] = "full"
+    """What FSDP2 shards: all, or gradients and optimizer only (ZeRO-2, the paper's), or all within a node."""
+    optimizer: Optimizer = Optimizer()
+    guards: Guards = Guards()
+    checkpoints: Checkpoints = Checkpoints()
+    validation: Validation = Validation()
+    log_every_steps: Annotated[int, Field(ge=1)] = 1
+    """Steps between two lines of metrics.jsonl."""
+    trackers: list[Literal["tensorboard", "wandb", "trackio"]] = []
+    """Where metrics go besides metrics.jsonl."""
+    threads: Count = 0
+    """CPU threads of the training process; 0: as PyTorch chooses."""
+
+    @model_validator(mode="after")
+    def _micro_batch_fits(self) -> "Training":
+        if self.batch_rows % self.micro_batch_rows:
+            raise ValueError(f"batch_rows ({self.batch_rows}) must be a multiple of micro_batch_rows ({self.micro_batch_rows})")
+        return self
