@@ -112,8 +112,16 @@ class Workspace:
         return None
 
     @contextlib.contextmanager
-    def publish(self, stage: str, fingerprint: str, settings: Json, inputs: dict[str, str],
-                files: dict[str, dict[str, Json]], *, resumable: bool) -> Iterator[Work]:
+    def publish(
+        self,
+        stage: str,
+        fingerprint: str,
+        settings: Json,
+        inputs: dict[str, str],
+        files: dict[str, dict[str, Json]],
+        *,
+        resumable: bool,
+    ) -> Iterator[Work]:
         """Run a stage: the block writes into `work.output`, which gets its name only when the block ends well.
 
         What a killed stage left is thrown away, unless the stage is resumable and was begun under the same fingerprint.
@@ -168,7 +176,9 @@ class Workspace:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(
-                    "another reprise is at work in this workspace", where=str(self.root), remedy="wait for it or stop it"
+                    "another reprise is at work in this workspace",
+                    where=str(self.root),
+                    remedy="wait for it or stop it",
                 ) from None
             yield
 

