@@ -1,0 +1,1 @@
+"""Text in, text out: read, clean, deduplicate, decontaminate, topics, perplexity."""
