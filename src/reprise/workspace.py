@@ -5,7 +5,8 @@
       STAGE/                 a published stage; present means complete
         manifest.json        written last, before the folder gets its name
       STAGE.partial/         a stage at work, or killed; never read by another stage
-        begun.json           the fingerprint it was begun under
+        begun.json           the fingerprint and settings it was begun under
+      cache/STAGE/           answers that were paid for, keyed by content; outlives changes of the settings
 
 A stage depends on the settings, stages and files that it declares and gets nothing else, so its fingerprint is exact.
 """
@@ -31,6 +32,7 @@ Json = Any
 """What `json` reads and writes."""
 
 MANIFEST = "manifest.json"
+_BEGUN = "begun.json"
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class Work:
     """Unpublished folder to write into."""
     inputs: Mapping[str, Path]
     """Folders of the stages that it needs."""
+    cache: Path
+    """Folder that outlives changes of the settings, for answers keyed by content that were paid for; made when used."""
     counts: dict[str, Json] = field(default_factory=dict)
     """Numbers for the manifest and the report."""
 
@@ -73,6 +77,28 @@ class Status:
     reason: str
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a stage is about to be made from."""
+
+    stage: str
+    settings: Json
+    inputs: dict[str, str]
+    """Stage -> its fingerprint."""
+    files: dict[str, dict[str, Json]]
+    """User's file -> {size, mtime_ns, xxh128}."""
+    resumable: bool = False
+    """What a killed run left is gone on from."""
+    precious: bool = False
+    """What it left is not thrown away when a setting changes, unless the user says so."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the settings, the fingerprints of the stages and the content of the files it depends on."""
+        contents = {name: entry["xxh128"] for name, entry in self.files.items()}
+        return digest({"stage": self.stage, "settings": self.settings, "inputs": self.inputs, "files": contents})
+
+
 class Workspace:
     """The folder of a run."""
 
@@ -82,6 +108,13 @@ class Workspace:
     def folder(self, stage: str) -> Path:
         """Folder of a published stage."""
         return self.root / stage
+
+    def adopt_finished(self) -> None:
+        """Give their names to stages that were killed between their manifest and the rename."""
+        for partial in self.root.glob("*.partial"):
+            if (partial / MANIFEST).exists():
+                (partial / _BEGUN).unlink(missing_ok=True)
+                self._replace(partial, partial.with_suffix(""))
 
     def manifest(self, stage: str) -> Manifest | None:
         """Manifest of a published stage, None where there is none.
@@ -111,45 +144,82 @@ class Workspace:
                 return f"{folder / name} has {actual} bytes, not {size}"
         return None
 
-    @contextlib.contextmanager
-    def publish(
-        self,
-        stage: str,
-        fingerprint: str,
-        settings: Json,
-        inputs: dict[str, str],
-        files: dict[str, dict[str, Json]],
-        *,
-        resumable: bool,
-    ) -> Iterator[Work]:
-        """Run a stage: the block writes into `work.output`, which gets its name only when the block ends well.
+    def begin(self, plan: Plan, *, restart: bool = False, adopt: bool = False) -> Work:
+        """Make or take over the unpublished folder of a stage.
 
         What a killed stage left is thrown away, unless the stage is resumable and was begun under the same fingerprint.
+
+        Args:
+            plan: the stage.
+            restart: throw away what a precious stage left, whatever its settings were.
+            adopt: go on from it with the settings of today.
+
+        Raises:
+            UserError: a precious stage (training) was begun under other settings, and neither flag is given.
         """
-        partial = self.root / f"{stage}.partial"
-        begun = partial / "begun.json"
-        if partial.exists() and not (resumable and _read_fingerprint(begun) == fingerprint):
-            shutil.rmtree(partial)
+        partial = self._partial(plan.stage)
+        begun = _read_json(partial / _BEGUN)
+        same = begun is not None and begun["fingerprint"] == plan.fingerprint
+        if restart or (partial.exists() and not (plan.resumable and (same or (plan.precious and begun)))):
+            shutil.rmtree(partial, ignore_errors=True)
+        elif begun is not None and not same and not adopt:
+            changes = "; ".join(differences(begun["settings"], plan.settings)) or "its inputs changed"
+            raise UserError(
+                f"{plan.stage} is half-way under other settings ({changes})",
+                where=str(partial),
+                remedy="undo the change, or add --restart to throw its progress away, "
+                "or --adopt to go on from its checkpoint with the new settings",
+            )
         partial.mkdir(parents=True, exist_ok=True)
-        write_json(begun, {"fingerprint": fingerprint})
-        work = Work(output=partial, inputs={name: self.folder(name) for name in inputs})
-        start = time.monotonic()
-        yield work
+        write_json(partial / _BEGUN, {"fingerprint": plan.fingerprint, "settings": plan.settings})
+        return self.join(plan)
+
+    def join(self, plan: Plan) -> Work:
+        """What a further process of a stage gets, after the first one began it."""
+        return Work(
+            output=self._partial(plan.stage),
+            inputs={name: self.folder(name) for name in plan.inputs},
+            cache=self.root / "cache" / plan.stage,
+        )
+
+    def publish(self, plan: Plan, work: Work, seconds: float) -> None:
+        """Write the manifest of a finished stage, and give its folder its name."""
         outputs = {
-            str(path.relative_to(partial)): path.stat().st_size
-            for path in sorted(partial.rglob("*"))
-            if path.is_file() and path != begun
+            str(path.relative_to(work.output)): path.stat().st_size
+            for path in sorted(work.output.rglob("*"))
+            if path.is_file() and path.name != _BEGUN
         }
         manifest = Manifest(
-            stage=stage, fingerprint=fingerprint, settings=settings, inputs=inputs, files=files, outputs=outputs,
-            counts=work.counts, seconds=round(time.monotonic() - start, 3), version=__version__,
+            stage=plan.stage,
+            fingerprint=plan.fingerprint,
+            settings=plan.settings,
+            inputs=plan.inputs,
+            files=plan.files,
+            outputs=outputs,
+            counts=work.counts,
+            seconds=round(seconds, 3),
+            version=__version__,
             finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        )  # fmt: skip
-        begun.unlink()
+        )
         for name in outputs:
-            _sync(partial / name)
-        write_json(partial / MANIFEST, vars(manifest))
-        self._replace(partial, self.folder(stage))
+            _sync(work.output / name)
+        write_json(work.output / MANIFEST, vars(manifest))
+        (work.output / _BEGUN).unlink()
+        self._replace(work.output, self.folder(plan.stage))
+
+    def status(self, plan: Plan) -> Status:
+        """Whether a stage must run, and why, judged by its manifest and the sizes of its files."""
+        manifest = self.manifest(plan.stage)
+        if manifest is None:
+            partial = self._partial(plan.stage).exists()
+            return Status("missing", "was begun and not finished" if partial else "has not run")
+        if manifest.fingerprint != plan.fingerprint:
+            return Status("stale", "; ".join(_reasons(manifest, plan)) or "made by another version")
+        damage = self.damage(manifest)
+        return Status("stale", damage) if damage else Status("fresh", "")
+
+    def _partial(self, stage: str) -> Path:
+        return self.root / f"{stage}.partial"
 
     def _replace(self, new: Path, old: Path) -> None:
         """Give `new` the name of `old`. A kill in between leaves no `old`, never a mixture of the two."""
@@ -212,10 +282,40 @@ def write_json(path: Path, value: Json) -> None:
     temporary.replace(path)
 
 
-def _read_fingerprint(begun: Path) -> str | None:
+def differences(old: Json, new: Json, prefix: str = "") -> list[str]:
+    """`name: old -> new` for each setting that differs."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = []
+        for key in [*old, *(key for key in new if key not in old)]:
+            name = f"{prefix}.{key}" if prefix else str(key)
+            found += differences(old.get(key), new.get(key), name)
+        return found
+    return [] if old == new else [f"{prefix}: {_short(old)} -> {_short(new)}"]
+
+
+def _short(value: Json, limit: int = 60) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= limit else text[:limit] + "..."
+
+
+def _reasons(manifest: Manifest, plan: Plan) -> list[str]:
+    """Why a stage is stale: what differs between its manifest and the plan."""
+    reasons = differences(manifest.settings, plan.settings)
+    reasons += [f"{name} changed" for name, print_ in plan.inputs.items() if manifest.inputs.get(name) != print_]
+    for name in sorted(manifest.files.keys() | plan.files.keys()):
+        old, new = manifest.files.get(name), plan.files.get(name)
+        if old is None or new is None:
+            reasons.append(f"{name} is {'new' if old is None else 'gone'}")
+        elif old["xxh128"] != new["xxh128"]:
+            reasons.append(f"{name} changed")
+    return reasons
+
+
+def _read_json(path: Path) -> Json:
+    """Content of a JSON file, None where it is missing or cut."""
     try:
-        return str(json.loads(begun.read_text(encoding="utf-8"))["fingerprint"])
-    except (FileNotFoundError, ValueError, KeyError):
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
         return None
 
 

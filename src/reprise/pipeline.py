@@ -1,0 +1,380 @@
+"""The order of the stages, and what each depends on.
+
+A stage gets the settings named here and no others, so that a change re-runs exactly the stages that depend on it.
+"""
+
+import contextlib
+import errno
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reprise.errors import UserError
+from reprise.model.files import model_files
+from reprise.recipe import Recipe
+from reprise.workspace import Json, Plan, Status, Work, Workspace, digest_file
+
+Run = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a run."""
+
+    name: str
+    run: Callable[[], Run]
+    """Imports the function that does the work, only when there is work."""
+    needs: tuple[str, ...] = ()
+    """Stages whose output it reads."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Settings that decide what it writes; keyword arguments of the function."""
+    means: dict[str, Any] = field(default_factory=dict)
+    """Settings that decide only how fast it is written (engine, threads); keyword arguments, not in the fingerprint."""
+    files: Callable[[], list[Path]] = list
+    """The user's files that it reads."""
+    resumable: bool = False
+    precious: bool = False
+    version: int = 1
+    """Raised when the same settings and inputs would give another output."""
+
+
+def stages(recipe: Recipe) -> list[Stage]:
+    """The stages of a run, in order."""
+    documents = recipe.documents
+    split = sorted(recipe.split_sources())
+    benchmarks = {"benchmarks": recipe.evaluation.benchmarks, "data": recipe.evaluation.data}
+    base = _BaseModel(recipe)
+    before_tokens = ["score", *(["synthesize"] if recipe.synthesis.enabled else [])]
+    steps = [
+        Stage(
+            "read",
+            lambda: _import("reprise.documents.read"),
+            settings={
+                "inputs": documents.inputs,
+                "valid_share": documents.valid_share,
+                "max_reject_share": documents.max_reject_share,
+            },
+            means={"engine": documents.engine},
+            files=lambda: _input_files(documents.inputs),
+        ),
+        Stage(
+            "clean",
+            lambda: _import("reprise.documents.clean"),
+            ("read",),
+            settings={"clean": documents.clean},
+            means={"engine": documents.engine},
+        ),
+        Stage(
+            "deduplicate",
+            lambda: _import("reprise.documents.deduplicate"),
+            ("clean",),
+            settings={"deduplicate": documents.deduplicate},
+            means={"engine": documents.engine},
+        ),
+        Stage(
+            "decontaminate",
+            lambda: _import("reprise.documents.decontaminate"),
+            ("deduplicate",),
+            settings={"decontaminate": documents.decontaminate, **benchmarks},
+            means={"engine": documents.engine},
+            files=lambda: _benchmark_files(recipe),
+        ),
+        Stage(
+            "label",
+            lambda: _import("reprise.documents.topics"),
+            ("decontaminate",),
+            settings={"topics": documents.topics, "split_sources": split, "seed": recipe.seed},
+            means={"engine": documents.engine},
+            files=lambda: _input_files(documents.topics.labelled),
+        ),
+        Stage(
+            "score",
+            lambda: _import("reprise.documents.perplexity"),
+            ("label",),
+            settings={
+                "model": recipe.model,
+                "perplexity": documents.perplexity,
+                "buckets": _scored_buckets(recipe),
+            },
+            files=base.files,
+            resumable=True,
+        ),
+    ]
+    if recipe.synthesis.enabled:
+        steps.append(
+            Stage(
+                "synthesize",
+                lambda: _import("reprise.synthesis.stage"),
+                ("label",),
+                settings={
+                    "synthesis": recipe.synthesis,
+                    "model": recipe.model,
+                    "clean": documents.clean,
+                    "deduplicate": documents.deduplicate,
+                    "decontaminate": documents.decontaminate,
+                    **benchmarks,
+                    "seed": recipe.seed,
+                },
+                files=lambda: base.files() + _benchmark_files(recipe),
+                resumable=True,
+            )
+        )
+    steps.append(
+        Stage(
+            "tokenize",
+            lambda: _import("reprise.tokens.store"),
+            tuple(before_tokens),
+            settings={"model": recipe.model, "tokens": recipe.tokens, "split_sources": split},
+            files=base.files,
+        )
+    )
+    previous: tuple[str, ...] = ()
+    for index, stage in enumerate(recipe.stages):
+        name = f"train-{index + 1}"
+        steps.append(
+            Stage(
+                name,
+                lambda: _import("reprise.training.stage"),
+                ("tokenize", *previous),
+                settings={
+                    "stage": stage,
+                    "stage_index": index,
+                    "rows": recipe.rows,
+                    "training": recipe.training,
+                    "model": recipe.model,
+                    "tolerance": recipe.evaluation.tolerance,
+                    "seed": recipe.seed,
+                },
+                files=base.files,
+                resumable=True,
+                precious=True,
+            )
+        )
+        previous = (name,)
+    steps.append(
+        Stage(
+            "evaluate",
+            lambda: _import("reprise.evaluation.stage"),
+            ("score", *previous),
+            settings={
+                "evaluation": recipe.evaluation,
+                "model": recipe.model,
+                "last_stage": previous[0],
+                "seed": recipe.seed,
+            },
+            files=lambda: base.files() + _benchmark_files(recipe),
+            resumable=True,
+        )
+    )
+    steps.append(
+        Stage(
+            "report",
+            lambda: _import("reprise.report.build"),
+            tuple(step.name for step in steps),
+            settings={"recipe": recipe},
+        )
+    )
+    return steps
+
+
+def plan_stages(recipe: Recipe, workspace: Workspace) -> Iterator[tuple[Stage, Plan]]:
+    """Each stage with what it would be made from today."""
+    fingerprints: dict[str, str] = {}
+    digests: dict[Path, dict[str, Json]] = {}
+    for stage in stages(recipe):
+        known = workspace.manifest(stage.name)
+        files = {}
+        for path in stage.files():
+            if path not in digests:
+                digests[path] = digest_file(path, known.files.get(str(path)) if known else None)
+            files[str(path)] = digests[path]
+        plan = Plan(
+            stage=stage.name,
+            settings={"version": stage.version, **{name: _plain(value) for name, value in stage.settings.items()}},
+            inputs={name: fingerprints[name] for name in stage.needs},
+            files=files,
+            resumable=stage.resumable,
+            precious=stage.precious,
+        )
+        fingerprints[stage.name] = plan.fingerprint
+        yield stage, plan
+
+
+def statuses(recipe: Recipe, workspace: Workspace) -> list[tuple[str, Status]]:
+    """Which stages are fresh, stale and missing, and why."""
+    return [(stage.name, workspace.status(plan)) for stage, plan in plan_stages(recipe, workspace)]
+
+
+def run_stages(
+    recipe: Recipe,
+    *,
+    until: Sequence[str] | None = None,
+    restart: bool = False,
+    adopt: bool = False,
+    say: Callable[[str], None] = print,
+) -> int:
+    """Run the stages that are not fresh, each after the stages that it needs.
+
+    Args:
+        recipe: the run.
+        until: the stages that are wanted; None wants all.
+        restart: throw away the progress of a half-trained stage whose settings changed.
+        adopt: go on from it with the new settings.
+        say: told what happens, a line each.
+
+    Returns:
+        How many stages ran.
+
+    Raises:
+        UserError: a stage refused its settings or its input; what was published before stays.
+    """
+    workspace = Workspace(recipe.workspace)
+    ranks = _Ranks()
+    with workspace.locked() if ranks.leads else contextlib.nullcontext():
+        if ranks.leads:
+            workspace.adopt_finished()
+        ranks.wait()
+        pairs = list(plan_stages(recipe, workspace))
+        wanted = _with_needs(pairs, until)
+        count = 0
+        for stage, plan in pairs:
+            if stage.name not in wanted:
+                continue
+            status = workspace.status(plan)
+            ranks.wait()
+            if status.state == "fresh":
+                continue
+            if ranks.world > 1 and not stage.name.startswith("train-"):
+                raise UserError(
+                    f"{stage.name} must run before training on several processes ({status.state}: {status.reason})",
+                    remedy=f"run `reprise {stage.name} RECIPE` first, without torchrun",
+                )
+            if ranks.leads:
+                say(f"{stage.name}: {status.reason}")
+            _run_stage(stage, plan, workspace, ranks, restart=restart, adopt=adopt, say=say)
+            count += 1
+    return count
+
+
+def _run_stage(
+    stage: Stage,
+    plan: Plan,
+    workspace: Workspace,
+    ranks: "_Ranks",
+    *,
+    restart: bool,
+    adopt: bool,
+    say: Callable[[str], None],
+) -> None:
+    start = time.monotonic()
+    if ranks.leads:
+        work = workspace.begin(plan, restart=restart, adopt=adopt)
+    ranks.wait()
+    if not ranks.leads:
+        work = workspace.join(plan)
+    try:
+        stage.run()(work, **stage.settings, **stage.means)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"the disk is full while {stage.name} writes",
+                where=str(error.filename or work.output),
+                remedy="free some space and run the same command again; what was published is whole",
+            ) from error
+        raise
+    ranks.wait()
+    if ranks.leads:
+        seconds = time.monotonic() - start
+        workspace.publish(plan, work, seconds)
+        say(f"{stage.name}: done in {seconds:,.1f} s{_summary(work)}")
+    ranks.wait()
+
+
+def _summary(work: Work) -> str:
+    """The single numbers among a stage's counts, for one line in the terminal."""
+    numbers = [f"{name.replace('_', ' ')} {value:,}" for name, value in work.counts.items() if type(value) is int]
+    return f" ({', '.join(numbers[:6])})" if numbers else ""
+
+
+def _with_needs(pairs: list[tuple[Stage, Plan]], until: Sequence[str] | None) -> set[str]:
+    """The wanted stages and all that they need."""
+    by_name = {stage.name: stage for stage, _ in pairs}
+    wanted: set[str] = set()
+    queue = list(by_name if until is None else until)
+    while queue:
+        name = queue.pop()
+        if name not in wanted:
+            wanted.add(name)
+            queue += by_name[name].needs
+    return wanted
+
+
+class _BaseModel:
+    """Files of the base model."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._model = recipe.model
+
+    def files(self) -> list[Path]:
+        return model_files(self._model)
+
+
+class _Ranks:
+    """The processes that torchrun started; one process where it did not."""
+
+    def __init__(self) -> None:
+        self.world = int(os.environ.get("WORLD_SIZE", "1"))
+        self.leads = int(os.environ.get("RANK", "0")) == 0
+        if self.world > 1:
+            from reprise.training.parallel import start_processes
+
+            start_processes()
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        if self.world > 1:
+            import torch.distributed
+
+            torch.distributed.barrier()
+
+
+def _scored_buckets(recipe: Recipe) -> list[tuple[str, str]]:
+    """(language, source) of the documents that need a perplexity."""
+    pairs = {
+        (component.language or name, source)
+        for stage in recipe.stages
+        for name, component in stage.mixture.items()
+        for source in component.sources
+    }
+    return sorted(pair for pair in pairs if recipe.curriculum_selects(*pair))
+
+
+def _input_files(inputs: Sequence[Any]) -> list[Path]:
+    from reprise.documents.read import local_files
+
+    return local_files(inputs)
+
+
+def _benchmark_files(recipe: Recipe) -> list[Path]:
+    from reprise.documents.decontaminate import benchmark_files
+
+    return benchmark_files(recipe.documents.decontaminate, recipe.evaluation.benchmarks, recipe.evaluation.data)
+
+
+def _import(module: str) -> Run:
+    import importlib
+
+    run: Run = importlib.import_module(module).run
+    return run
+
+
+def _plain(value: Any) -> Json:
+    """A setting as JSON."""
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
