@@ -1,0 +1,263 @@
+"""Negative log-likelihood of tokens: what scoring, validation and evaluation share.
+
+Three things make it fast and small without changing the result:
+
+- the vocabulary is met in chunks of tokens, so the [tokens, vocabulary] matrix of a batch never exists;
+- only the positions that count are multiplied with the vocabulary: not the padding, not the context of a window;
+- windows of like length share a batch. Padding stands on the right, where a causal model cannot see it, so no attention
+  mask is needed and the fast causal kernels stay in use.
+"""
+
+import contextlib
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORE = -100
+"""Label of a position that is not scored."""
+
+_CHUNK_LOGITS = 2**24
+"""Logits that exist at one time: 64 MB in float32."""
+
+_head_is_known: "weakref.WeakKeyDictionary[Any, bool]" = weakref.WeakKeyDictionary()
+
+
+class TokenScores(NamedTuple):
+    """What the model thinks of given tokens."""
+
+    nll: Tensor
+    """float32[...], nats; 0 where the label is IGNORE."""
+    greedy: Tensor | None
+    """bool[...]: the token is the most probable one."""
+
+
+def native_dtype(device: str | torch.device = "cpu") -> torch.dtype:
+    """bfloat16 where the device multiplies it in hardware, else float32."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    if kind == "cpu":
+        known = [
+            getattr(torch.cpu, name, lambda: False) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        ]
+        return torch.bfloat16 if any(test() for test in known) else torch.float32
+    return torch.float32
+
+
+@torch.no_grad()
+def token_nll(
+    model: Any,
+    input_ids: Tensor,
+    position_ids: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    labels: Tensor | None = None,
+) -> Tensor:
+    """Negative log-likelihood of each token given those before it in its row.
+
+    Args:
+        model: a causal language model of transformers; FSDP-wrapped too, then every rank must call.
+        input_ids: int64[B, T].
+        position_ids: int64[B, T], where documents in a row restart at 0.
+        attention_mask: whatever the model takes; needless for padding on the right.
+        labels: int64[B, T]: `labels[:, t]` is the token whose probability at position t is asked for, IGNORE where none
+            is. Default: `input_ids`.
+
+    Returns:
+        float32[B, T-1] in nats, 0 where nothing was asked.
+    """
+    labels = input_ids if labels is None else labels
+    return token_scores(model, input_ids, labels, position_ids=position_ids, attention_mask=attention_mask).nll
+
+
+@torch.no_grad()
+def token_scores(
+    model: Any, input_ids: Tensor, labels: Tensor, *, with_greedy: bool = False, **inputs: Any
+) -> TokenScores:
+    """`token_nll`, and on demand whether each token is the greedy choice.
+
+    Args:
+        model: as in `token_nll`.
+        input_ids: int64[B, T].
+        labels: int64[B, T].
+        with_greedy: also compare with the most probable token.
+        inputs: more arguments of the model's forward (`past_key_values`, `position_ids`, ...); None is left out.
+    """
+    inputs = {name: value for name, value in inputs.items() if value is not None}
+    targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE)
+    if _has_known_head(model, input_ids):
+        scores = _score_in_chunks(model, input_ids, targets, with_greedy, inputs)
+    else:
+        logits = model(input_ids=input_ids, **inputs).logits
+        scores = _score_logits(logits.flatten(0, 1), targets.flatten(), with_greedy)
+    shape = input_ids.shape
+    greedy = None if scores.greedy is None else scores.greedy.view(shape)[:, :-1]
+    return TokenScores(scores.nll.view(shape)[:, :-1], greedy)
+
+
+def document_nll(
+    model: Any,
+    documents: Sequence[npt.NDArray[Any]],
+    *,
+    max_length: int,
+    stride: int,
+    batch_tokens: int,
+    device: str | torch.device = "cpu",
+    advance: Callable[[float], None] | None = None,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """Negative log-likelihood of whole documents, in windows where they are longer than `max_length`.
+
+    Every token but a document's first is scored exactly once. A token beyond the first window has at least
+    `max_length - stride` tokens before it.
+
+    Args:
+        model: a causal language model of transformers on `device`.
+        documents: token ids, int[n] each; n may be 0.
+        max_length: tokens in one window.
+        stride: tokens by which the window moves, below `max_length`.
+        batch_tokens: tokens in one batch, padding counted; one window is never cut.
+        device: where the model is.
+        advance: called with the number of tokens that were scored since the last call.
+
+    Returns:
+        nll: float64[len(documents)], nats, summed over the scored tokens.
+        scored_tokens: int64[len(documents)].
+    """
+    nll = np.zeros(len(documents), dtype=np.float64)
+    scored = np.array([max(len(ids) - 1, 0) for ids in documents], dtype=np.int64)
+    windows = [
+        (document, *window)
+        for document, ids in enumerate(documents)
+        for window in _windows(len(ids), max_length, stride)
+    ]
+    for batch in _batches(windows, batch_tokens):
+        longest = max(end - begin for _, begin, end, _ in batch)
+        ids = np.zeros((len(batch), longest), dtype=np.int64)
+        labels = np.full((len(batch), longest), IGNORE, dtype=np.int64)
+        for row, (document, begin, end, first) in enumerate(batch):
+            ids[row, : end - begin] = documents[document][begin:end]
+            labels[row, first - begin : end - begin] = documents[document][first:end]
+        scores = token_nll(model, torch.from_numpy(ids).to(device), labels=torch.from_numpy(labels).to(device))
+        sums = scores.double().sum(dim=1).cpu().numpy()
+        np.add.at(nll, [window[0] for window in batch], sums)
+        if advance is not None:
+            advance(sum(end - first for _, _, end, first in batch))
+    return nll, scored
+
+
+def _windows(length: int, max_length: int, stride: int) -> Iterator[tuple[int, int, int]]:
+    """(begin, end, first scored token) of each window over a document."""
+    if not 1 <= stride < max_length:
+        raise ValueError(f"stride must be at least 1 and below max_length={max_length}, got {stride}")
+    first = 1
+    for begin in range(0, length, stride):
+        end = min(begin + max_length, length)
+        if first < end:
+            yield begin, end, first
+            first = end
+
+
+def _batches(windows: list[Any], batch_tokens: int) -> Iterator[list[Any]]:
+    """Windows of like length together, longest first: a batch that does not fit in memory is met at once."""
+    batch: list[Any] = []
+    for window in sorted(windows, key=lambda window: window[1] - window[2]):
+        longest = batch[0][2] - batch[0][1] if batch else 0
+        if batch and longest * (len(batch) + 1) > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(window)
+    if batch:
+        yield batch
+
+
+def _score_in_chunks(
+    model: Any, input_ids: Tensor, targets: Tensor, with_greedy: bool, inputs: dict[str, Any]
+) -> TokenScores:
+    """Run the model with an output layer that gives scores in place of logits.
+
+    The layer is met inside the model's own forward, because there FSDP has its weights together.
+    """
+    head = model.get_output_embeddings()
+    wanted = targets.flatten() != IGNORE
+    nll = torch.zeros(targets.numel(), dtype=torch.float32, device=targets.device)
+    greedy = torch.zeros(targets.numel(), dtype=torch.bool, device=targets.device) if with_greedy else None
+
+    def score(hidden: Tensor) -> Tensor:
+        states, labels = hidden.flatten(0, 1)[wanted], targets.flatten()[wanted]
+        rows = max(1, _CHUNK_LOGITS // head.weight.shape[0])
+        parts = [
+            _score_logits(_logits(head, part, model.config), part_labels, with_greedy)
+            for part, part_labels in zip(torch.split(states, rows), torch.split(labels, rows), strict=True)
+        ]
+        nll[wanted] = torch.cat([part.nll for part in parts])
+        if greedy is not None:
+            greedy[wanted] = torch.cat([part.greedy for part in parts if part.greedy is not None])
+        return hidden[..., :1]
+
+    with _replaced_forward(head, score):
+        model(input_ids=input_ids, **inputs)
+    return TokenScores(nll, greedy)
+
+
+def _score_logits(logits: Tensor, labels: Tensor, with_greedy: bool) -> TokenScores:
+    """Scores from float[n, vocabulary] and int64[n]."""
+    logits = logits.float()
+    nll = F.cross_entropy(logits, labels, reduction="none", ignore_index=IGNORE)
+    return TokenScores(nll, logits.argmax(dim=-1) == labels if with_greedy else None)
+
+
+def _logits(head: Any, hidden: Tensor, config: Any) -> Tensor:
+    """The output layer with the scaling that some families (Gemma, Granite, Cohere) put after it."""
+    logits = F.linear(hidden, head.weight, getattr(head, "bias", None))
+    text_config = config.get_text_config()
+    if cap := getattr(text_config, "final_logit_softcapping", None):
+        logits = cap * torch.tanh(logits / cap)
+    if scaling := getattr(text_config, "logits_scaling", None):
+        logits = logits / scaling
+    if scale := getattr(text_config, "logit_scale", None):
+        logits = logits * scale
+    return logits
+
+
+def _has_known_head(model: Any, input_ids: Tensor) -> bool:
+    """Whether hidden states through `_logits` are the model's logits: found out once per model, on two tokens.
+
+    Where they are not, the scores come from the model's own logits, which takes memory for all of them.
+    """
+    if model not in _head_is_known:
+        head = model.get_output_embeddings()
+        if getattr(head, "weight", None) is None:
+            _head_is_known[model] = False
+            return False
+        seen: list[Tensor] = []
+
+        def through(hidden: Tensor) -> Tensor:
+            seen.append(_logits(head, hidden, model.config))
+            return F.linear(hidden, head.weight, getattr(head, "bias", None))
+
+        with _replaced_forward(head, through):
+            expected = model(input_ids=input_ids[:1, :2]).logits
+        _head_is_known[model] = (
+            len(seen) == 1
+            and seen[0].shape == expected.shape
+            and torch.allclose(seen[0].float(), expected.float(), rtol=1e-2, atol=1e-3)
+        )
+    return _head_is_known[model]
+
+
+@contextlib.contextmanager
+def _replaced_forward(module: Any, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    before = module.__dict__.get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.forward
+        else:
+            module.forward = before
