@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from reprise.recipe.fields import Settings
+from reprise.recipe.fields import Count, Settings
 
 PEAK_BF16_TFLOPS = {"A100": 312.0, "H100": 989.4, "H200": 989.4, "B200": 2250.0, "L40S": 362.0, "RTX4090": 165.2}
 """Dense bf16 peak in TFLOP/s, from the vendor's data sheets."""
@@ -15,5 +15,7 @@ class Hardware(Settings):
 
     gpu: str = "H100"
     """Named GPU of the estimate."""
+    parameters: Count | None = None
+    """Parameters of the model, for the plan where its configuration is not at hand."""
     utilisation: Annotated[float, Field(gt=0.0, le=1.0)] = 0.4
     """Share of the peak that training reaches (MFU)."""
