@@ -1,0 +1,1 @@
+"""Documents to a token store, and rows of one length over it."""
