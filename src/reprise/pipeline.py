@@ -259,6 +259,14 @@ def run_stages(
     return count
 
 
+def say_result(recipe: Recipe, until: Sequence[str] | None, count: int) -> str:
+    """The line that ends a command: what ran, and where to look."""
+    what = f"{count} stage{'s' if count > 1 else ''} ran" if count else "nothing to do: everything is fresh"
+    if until is not None:
+        return what
+    return f"{what}; the report is {Path(recipe.workspace) / 'report.html'}"
+
+
 def _run_stage(
     stage: Stage,
     plan: Plan,

@@ -14,7 +14,8 @@ console = Console(stderr=True)
 class Advance(Protocol):
     """Called with the amount of work that was done since the last call."""
 
-    def __call__(self, amount: float = 1.0, /) -> None: ...
+    def __call__(self, amount: float = 1.0, /) -> None:
+        """Add to what is done."""
 
 
 @contextmanager

@@ -1,0 +1,165 @@
+"""The commands."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from reprise.errors import UserError
+from reprise.progress import console
+from reprise.recipe import Recipe, load_recipe, presets, read_preset
+
+app = typer.Typer(
+    help="Continual pre-training: from raw text to a better model, and the proof of what it gained and kept.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe (YAML), or the folder of a run.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[NAME=VALUE]...", help="Settings to override, such as stages.0.tokens=2M."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
+Restart = Annotated[bool, typer.Option("--restart", help="Throw away a half-trained stage whose settings changed.")]
+Adopt = Annotated[bool, typer.Option("--adopt", help="Go on from its checkpoint with the new settings.")]
+
+
+def main() -> NoReturn:
+    """Run a command; the user's mistakes are one message and exit code 2, without a traceback unless --debug."""
+    debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        app(arguments, standalone_mode=False)
+    except UserError as error:
+        if debug:
+            raise
+        console.print(f"error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except (typer.Abort, KeyboardInterrupt, _Stopped) as stop:
+        if debug and not isinstance(stop, KeyboardInterrupt | _Stopped):
+            raise
+        console.print(f"stopped {stop}".strip() + "; the same command goes on from here", markup=False, soft_wrap=True)
+        sys.exit(143 if isinstance(stop, _Stopped) else 130)
+    except Exception as error:
+        _leave(error, debug)
+    sys.exit(0)
+
+
+class _Stopped(BaseException):
+    """SIGTERM outside training; training catches the signal itself and saves."""
+
+
+def _terminated(number: int, frame: object) -> NoReturn:
+    raise _Stopped
+
+
+def _leave(error: Exception, debug: bool) -> NoReturn:
+    """End on what typer and training raise, and on our own faults."""
+    if debug:
+        raise error
+    if isinstance(error, typer.Exit):
+        sys.exit(error.exit_code)
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # a wrong command line
+        console.print(f"error: {error.format_message()}", style="bold red", markup=False, highlight=False)
+        sys.exit(2)
+    if type(error).__name__ == "Interrupted":
+        console.print(str(error), markup=False, soft_wrap=True)
+        sys.exit(0)
+    raise error
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("recipe.yaml"),
+    preset: Annotated[str, typer.Option(help=f"One of: {', '.join(presets())}.")] = "demo",
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+) -> None:
+    """Write a commented recipe."""
+    text = read_preset(preset)
+    if path.exists() and not force:
+        raise UserError("the file exists", where=str(path), remedy="name another file, or add --force")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    print(f"wrote {path} (preset {preset}). Next: reprise plan {path}; reprise run {path}")
+
+
+@app.command()
+def settings() -> None:
+    """List every setting with its default and its one-line doc, as Markdown."""
+    from reprise.recipe.listing import list_settings
+
+    print(list_settings())
+
+
+@app.command()
+def plan(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """The token budget per stage, language, source and topic; epochs, steps, FLOPs and GPU-hours."""
+    from reprise.plan import make_plan, show_plan
+
+    found = make_plan(_load(recipe, overrides))
+    if as_json:
+        print(json.dumps(found, ensure_ascii=False, indent=1))
+    else:
+        show_plan(found)
+
+
+@app.command()
+def run(recipe: RecipePath, overrides: Overrides = None, restart: Restart = False, adopt: Adopt = False) -> None:
+    """Everything that is not fresh: from raw text to the report."""
+    _run(_load(recipe, overrides), None, restart=restart, adopt=adopt)
+
+
+@app.command()
+def status(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Which stages are fresh, stale and missing, and why."""
+    from rich.table import Table
+
+    from reprise.pipeline import statuses
+    from reprise.workspace import Workspace
+
+    loaded = _load(recipe, overrides)
+    found = statuses(loaded, Workspace(loaded.workspace))
+    if as_json:
+        print(json.dumps([{"stage": name, "state": item.state, "reason": item.reason} for name, item in found]))
+        return
+    table = Table("stage", "state", "why", title=loaded.workspace)
+    for name, item in found:
+        table.add_row(name, item.state, item.reason, style={"fresh": "green", "stale": "yellow"}.get(item.state))
+    _print(table)
+
+
+def _print(thing: Any) -> None:
+    from rich.console import Console
+
+    Console().print(thing)
+
+
+def _load(path: Path, overrides: list[str] | None) -> Recipe:
+    """The recipe of a file, or the one that a run's folder keeps."""
+    return load_recipe(path / "recipe.yaml" if path.is_dir() else path, overrides or [])
+
+
+def _run(recipe: Recipe, until: list[str] | None, *, restart: bool = False, adopt: bool = False) -> None:
+    from reprise.pipeline import run_stages, say_result
+
+    leads = os.environ.get("RANK", "0") == "0"
+    count = run_stages(
+        recipe, until=until, restart=restart, adopt=adopt, say=lambda line: _say(line) if leads else None
+    )
+    if leads:
+        _say(say_result(recipe, until, count))
+
+
+def _say(line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""What a run will cost, before anything is paid for."""
+
+import math
+from collections import defaultdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from reprise.errors import UserError
+from reprise.mixture.plan import Budget, budgets
+from reprise.model.files import model_folder
+from reprise.recipe import Recipe
+from reprise.recipe.hardware import PEAK_BF16_TFLOPS
+from reprise.workspace import Json, Workspace
+
+WARN_EPOCHS = 4.0
+"""More passes than this over a text teach little (arXiv 2305.16264)."""
+
+
+def make_plan(recipe: Recipe) -> dict[str, Json]:
+    """Budgets, epochs, steps and cost of a run.
+
+    Returns:
+        A JSON object: `stages` (list: stage, name, tokens, steps, training_flops, gpu_hours), `buckets` (list: stage
+        counted from 1, language, source, topic or null, tokens; and, once the token store is there, available_tokens
+        and epochs), `totals`, `assumptions`, `warnings`.
+    """
+    per_token, formula = _flops_per_token(recipe)
+    peak = PEAK_BF16_TFLOPS.get(recipe.hardware.gpu)
+    if peak is None:
+        raise UserError(
+            f"the peak of {recipe.hardware.gpu!r} is not known",
+            where="hardware.gpu",
+            remedy=f"choose one of: {', '.join(PEAK_BF16_TFLOPS)}",
+        )
+    rate = peak * 1e12 * recipe.hardware.utilisation
+    step_tokens = recipe.training.batch_rows * recipe.rows.seq_len
+    stages = []
+    for number, stage in enumerate(recipe.stages, 1):
+        flops = None if per_token is None else per_token * stage.tokens
+        stages.append(
+            {
+                "stage": number,
+                "name": stage.name,
+                "tokens": stage.tokens,
+                "steps": math.ceil(stage.tokens / step_tokens),
+                "training_flops": flops,
+                "gpu_hours": None if flops is None else flops / rate / 3600,
+            }
+        )
+    found = budgets(recipe)
+    available = _available_tokens(recipe)
+    buckets: list[dict[str, Json]] = [budget._asdict() for budget in found]
+    warnings: list[str] = []
+    if available is None:
+        warnings.append(
+            "epochs are not known before the text is tokenized: run `reprise tokenize RECIPE`, then plan again"
+        )
+    else:
+        _add_epochs(recipe, found, buckets, available, warnings)
+    return {
+        "name": recipe.name,
+        "stages": stages,
+        "buckets": buckets,
+        "totals": {
+            "tokens": sum(stage["tokens"] for stage in stages),
+            "steps": sum(stage["steps"] for stage in stages),
+            "training_flops": _total(stages, "training_flops"),
+            "gpu_hours": _total(stages, "gpu_hours"),
+            "by_language_and_source": _by_source(found),
+        },
+        "assumptions": {
+            "gpu": recipe.hardware.gpu,
+            "peak_bf16_tflops": peak,
+            "utilisation": recipe.hardware.utilisation,
+            "flops_per_token": per_token,
+            "formula": formula,
+            "tokens_per_step": step_tokens,
+        },
+        "warnings": warnings,
+    }
+
+
+def _total(stages: list[dict[str, Json]], key: str) -> float | None:
+    return None if any(stage[key] is None for stage in stages) else sum(stage[key] for stage in stages)
+
+
+def _flops_per_token(recipe: Recipe) -> tuple[float | None, str]:
+    """Cost of a token and how it was found; None where neither the model nor its size is at hand."""
+    if model_folder(recipe.model) is not None:
+        from reprise.model.flops import training_flops_per_token
+        from reprise.model.loading import load_config
+
+        cost = training_flops_per_token(load_config(recipe.model), recipe.rows.seq_len)
+        return cost, "6 * parameters + 12 * layers * heads * head_dim * seq_len (arXiv 2204.02311)"
+    if recipe.hardware.parameters is not None:
+        return 6.0 * recipe.hardware.parameters, "6 * hardware.parameters; attention is not counted"
+    return None, "not known: the model is not at hand; set hardware.parameters"
+
+
+def _available_tokens(recipe: Recipe) -> dict[tuple[str, str, str | None], int] | None:
+    """Training tokens per store bucket, None before the store is published."""
+    workspace = Workspace(recipe.workspace)
+    if workspace.manifest("tokenize") is None:
+        return None
+    from reprise.tokens.store import TokenStore
+
+    store = TokenStore.open(workspace.folder("tokenize"))
+    return {tuple(key): int(bucket.offsets[-1]) for key, bucket in store.train.items()}
+
+
+def _add_epochs(
+    recipe: Recipe,
+    found: list[Budget],
+    buckets: list[dict[str, Json]],
+    available: dict[tuple[str, str, str | None], int],
+    warnings: list[str],
+) -> None:
+    """Add the tokens at hand to each bucket, and warn where it is passed over too often or empty."""
+    for budget, bucket in zip(found, buckets, strict=True):
+        language = recipe.stages[budget.stage - 1].mixture[budget.language].language or budget.language
+        tokens = sum(
+            count
+            for (at_language, at_source, at_topic), count in available.items()
+            if (at_language, at_source) == (language, budget.source) and budget.topic in (None, at_topic)
+        )
+        bucket["available_tokens"] = tokens
+        bucket["epochs"] = budget.tokens / tokens if tokens else None
+        name = "/".join(part for part in (budget.language, budget.source, budget.topic) if part)
+        if budget.tokens and not tokens:
+            warnings.append(
+                f"stage {budget.stage}: {name} has no text; its {budget.tokens:,} tokens go to its siblings"
+            )
+        elif tokens and budget.tokens / tokens > WARN_EPOCHS:
+            warnings.append(
+                f"stage {budget.stage}: {budget.tokens / tokens:.1f} epochs over {name} ({tokens:,} tokens)"
+            )
+
+
+def _by_source(found: list[Budget]) -> list[dict[str, Json]]:
+    """Tokens of each language and source over all stages."""
+    totals: defaultdict[tuple[str, str], int] = defaultdict(int)
+    for budget in found:
+        totals[budget.language, budget.source] += budget.tokens
+    return [{"language": lang, "source": source, "tokens": tokens} for (lang, source), tokens in totals.items()]
+
+
+def show_plan(plan: dict[str, Any]) -> None:
+    """Print a plan as tables."""
+    console = Console()
+    stages = Table("stage", "name", "tokens", "steps", "training FLOPs", "GPU-hours", title=f"{plan['name']}: stages")
+    for stage in [*plan["stages"], {"stage": "all", "name": "", **plan["totals"]}]:
+        flops, hours = stage["training_flops"], stage["gpu_hours"]
+        stages.add_row(
+            str(stage["stage"]),
+            stage["name"],
+            f"{stage['tokens']:,}",
+            f"{stage['steps']:,}",
+            "not known" if flops is None else f"{flops:.3g}",
+            "not known" if hours is None else f"{hours:,.2f}" if hours < 100 else f"{hours:,.0f}",
+        )
+    known = any("available_tokens" in bucket for bucket in plan["buckets"])
+    columns = ["stage", "language", "source", "topic", "tokens", *(["available", "epochs"] if known else [])]
+    buckets = Table(*columns, title="buckets")
+    for bucket in plan["buckets"]:
+        cells = [
+            str(bucket["stage"]),
+            bucket["language"],
+            bucket["source"],
+            bucket["topic"] or "",
+            f"{bucket['tokens']:,}",
+        ]
+        if known:
+            epochs = bucket["epochs"]
+            cells += [f"{bucket['available_tokens']:,}", "" if epochs is None else f"{epochs:.2f}"]
+        buckets.add_row(*cells)
+    for table in (stages, buckets):
+        for column in table.columns:
+            if column.header in ("tokens", "steps", "available", "epochs", "training FLOPs", "GPU-hours"):
+                column.justify = "right"
+        console.print(table)
+    assumed = plan["assumptions"]
+    console.print(
+        f"{assumed['gpu']} at {assumed['utilisation']:.0%} of {assumed['peak_bf16_tflops']:g} TFLOP/s; "
+        f"FLOPs per token = {assumed['formula']}",
+        markup=False,
+        highlight=False,
+    )
+    for warning in plan["warnings"]:
+        console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
