@@ -115,6 +115,8 @@ class Workspace:
             if (partial / MANIFEST).exists():
                 (partial / _BEGUN).unlink(missing_ok=True)
                 self._replace(partial, partial.with_suffix(""))
+        for retired in self.root.glob("*.retired"):
+            shutil.rmtree(retired)
 
     def manifest(self, stage: str) -> Manifest | None:
         """Manifest of a published stage, None where there is none.

@@ -1,0 +1,143 @@
+import json
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+
+from reprise.errors import UserError
+from reprise.workspace import Plan, Workspace, differences, digest, digest_file, write_json
+
+
+def plan_of(value=1, *, resumable=False, precious=False, files=None):
+    return Plan("work", {"value": value}, {}, files or {}, resumable=resumable, precious=precious)
+
+
+def publish(workspace, plan, text="x"):
+    work = workspace.begin(plan)
+    (work.output / "sub").mkdir(exist_ok=True)
+    (work.output / "sub" / "out.txt").write_text(text)
+    work.counts["documents"] = 3
+    workspace.publish(plan, work, 0.5)
+
+
+def test_published_stage_is_fresh_and_tells_what_it_is(tmp_path):
+    workspace = Workspace(tmp_path)
+    assert workspace.status(plan_of()).state == "missing"
+    publish(workspace, plan_of())
+    assert workspace.status(plan_of()).state == "fresh"
+    manifest = workspace.manifest("work")
+    assert manifest.outputs == {"sub/out.txt": 1}
+    assert manifest.counts == {"documents": 3}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["work"]
+
+
+def test_changed_setting_is_stale_and_named(tmp_path):
+    workspace = Workspace(tmp_path)
+    publish(workspace, plan_of(1))
+    status = workspace.status(plan_of(2))
+    assert (status.state, status.reason) == ("stale", "value: 1 -> 2")
+
+
+def test_missing_and_cut_files_are_named(tmp_path):
+    workspace = Workspace(tmp_path)
+    publish(workspace, plan_of(), "hello")
+    out = tmp_path / "work" / "sub" / "out.txt"
+    out.write_text("hell")
+    assert "has 4 bytes, not 5" in workspace.status(plan_of()).reason
+    out.unlink()
+    assert "is missing" in workspace.status(plan_of()).reason
+    (tmp_path / "work" / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match="manifest is damaged"):
+        workspace.status(plan_of())
+
+
+def test_changed_input_file_is_named(tmp_path):
+    source = tmp_path / "in.txt"
+    source.write_text("a")
+    workspace = Workspace(tmp_path / "ws")
+    before = plan_of(files={"in.txt": digest_file(source)})
+    publish(workspace, before)
+    os.utime(source, ns=(1, 1))
+    touched = plan_of(files={"in.txt": digest_file(source, before.files["in.txt"])})
+    assert workspace.status(touched).state == "fresh"
+    source.write_text("b")
+    changed = plan_of(files={"in.txt": digest_file(source, touched.files["in.txt"])})
+    assert workspace.status(changed).reason == "in.txt changed"
+    assert "in.txt is gone" in workspace.status(plan_of()).reason
+
+
+def test_begun_stage_is_thrown_away_unless_resumable(tmp_path):
+    workspace = Workspace(tmp_path)
+    (workspace.begin(plan_of()).output / "half").write_text("")
+    assert not (workspace.begin(plan_of()).output / "half").exists()
+    (workspace.begin(plan_of(resumable=True)).output / "half").write_text("")
+    assert (workspace.begin(plan_of(resumable=True)).output / "half").exists()
+    assert not (workspace.begin(plan_of(2, resumable=True)).output / "half").exists()
+
+
+def test_precious_progress_is_never_lost_silently(tmp_path):
+    workspace = Workspace(tmp_path)
+    old, new = (plan_of(value, resumable=True, precious=True) for value in (1, 2))
+    (workspace.begin(old).output / "half").write_text("")
+    with pytest.raises(UserError, match=r"value: 1 -> 2.*\n.*--restart.*--adopt"):
+        workspace.begin(new)
+    assert (workspace.begin(old).output / "half").exists()
+    assert (workspace.begin(new, adopt=True).output / "half").exists()
+    assert (workspace.begin(new).output / "half").exists()
+    assert not (workspace.begin(old, restart=True).output / "half").exists()
+
+
+def test_two_runs_in_one_workspace_are_refused(tmp_path):
+    with Workspace(tmp_path).locked(), pytest.raises(UserError, match="another reprise"), Workspace(tmp_path).locked():
+        pass
+
+
+def _publish_forever(root, number):
+    workspace = Workspace(root)
+    while True:
+        number += 1
+        publish(workspace, plan_of(number), "x" * 1000)
+
+
+def test_kill_at_any_moment_leaves_old_or_new_whole(tmp_path):
+    """SIGKILL between any two system calls: what is published is complete, and nothing half-done counts as done."""
+    context = multiprocessing.get_context("fork")
+    seen = set()
+    for attempt in range(25):
+        child = context.Process(target=_publish_forever, args=(tmp_path, 1000 * attempt), daemon=True)
+        child.start()
+        time.sleep(0.03 + 0.004 * attempt)
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        workspace = Workspace(tmp_path)
+        workspace.adopt_finished()
+        manifest = workspace.manifest("work")
+        assert manifest is None or workspace.damage(manifest) is None
+        seen.add(manifest is not None and manifest.settings["value"])
+    assert len(seen) > 3
+
+
+def test_finished_but_unnamed_stage_is_adopted(tmp_path):
+    workspace = Workspace(tmp_path)
+    publish(workspace, plan_of())
+    (tmp_path / "work").rename(tmp_path / "work.partial")
+    write_json(tmp_path / "work.partial" / "begun.json", {})
+    workspace.adopt_finished()
+    assert workspace.status(plan_of()).state == "fresh"
+    assert not (tmp_path / "work" / "begun.json").exists()
+
+
+def test_digest_does_not_depend_on_key_order():
+    assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1})
+    assert digest({"a": 1}) != digest({"a": "1"})
+
+
+def test_differences_name_nested_settings():
+    assert differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 3, "c": 2, "d": 4}}) == ["a.b: 1 -> 3", "a.d: null -> 4"]
+
+
+def test_write_json_survives_a_reader(tmp_path):
+    write_json(tmp_path / "x.json", {"text": "中文"})
+    assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == {"text": "中文"}
