@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
 SCHEMA = pa.schema(
     [
@@ -53,6 +54,11 @@ PART_BYTES = 32 << 20
 
 Rows: TypeAlias = pa.Table | pa.RecordBatch | Sequence[Mapping[str, Any]]
 """Rows of a table; columns that are not given are null."""
+
+
+def hash_text(text: str) -> str:
+    """The name of a text: xxh3-128 of its UTF-8 bytes, as 32 hexadecimal digits."""
+    return xxhash.xxh3_128_hexdigest(text.encode())
 
 
 def list_parts(folder: Path) -> list[Path]:

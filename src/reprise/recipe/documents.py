@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from reprise.recipe.fields import Count, Settings, Share
 
@@ -42,9 +42,28 @@ class Input(Settings):
     format: Literal["auto", "jsonl", "parquet", "text"] = "auto"
     """File format; `auto` goes by the file name (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .txt, .md)."""
     fields: dict[str, str] = {}
-    """Which field holds what, where the names differ: `text: content`. Known: text, id, lang, source, topic, origin."""
+    """Which field holds what: `text: content`. Known: text, id, lang, source, topic, origin, split."""
     constants: dict[str, str] = {}
-    """Values for fields that the files lack: `lang: zh`, `source: web`, `split: valid`."""
+    """Values for the whole input, over those of the files: `lang: zh`, `source: web`, `topic: Others`, `split: valid`."""
+
+    @field_validator("fields")
+    @classmethod
+    def _fields_known(cls, fields: dict[str, str]) -> dict[str, str]:
+        return _check_names(fields, ("text", "id", "lang", "source", "topic", "origin", "split"))
+
+    @field_validator("constants")
+    @classmethod
+    def _constants_known(cls, constants: dict[str, str]) -> dict[str, str]:
+        if constants.get("split", "train") not in ("train", "valid"):
+            raise ValueError(f"split is train or valid, not {constants['split']!r}")
+        return _check_names(constants, ("lang", "source", "topic", "split"))
+
+
+def _check_names(names: dict[str, str], known: tuple[str, ...]) -> dict[str, str]:
+    for name in names:
+        if name not in known:
+            raise ValueError(f"there is no field {name!r}; known: {', '.join(known)}")
+    return names
 
 
 class Clean(Settings):
@@ -98,7 +117,7 @@ class Topics(Settings):
     classifier: Literal["linear"] = "linear"
     """`linear`: hashed character and word n-grams."""
     labelled: list[Input] = []
-    """Labelled documents to fit the classifier on (fields text, lang, topic). A document that carries a topic keeps it."""
+    """Labelled documents to fit the classifier on (fields text, lang, topic), besides those that carry a topic."""
     min_confidence: Share = 0.0
     """Documents whose best topic is less probable than this go to the last topic of the list."""
 
