@@ -35,8 +35,7 @@ def budgets(recipe: Recipe) -> list[Budget]:
                 topics = planned_topics(recipe, index, name, source)
                 shares = apportion(source_tokens, list(topics.values()))
                 found += [
-                    Budget(index + 1, name, source, topic, tokens)
-                    for topic, tokens in zip(topics, shares, strict=True)
+                    Budget(index + 1, name, source, topic, tokens) for topic, tokens in zip(topics, shares, strict=True)
                 ]
     return found
 
@@ -54,4 +53,4 @@ def planned_topics(recipe: Recipe, stage_index: int, name: str, source: str) -> 
         return {None: 1.0}
     if stage.topics.initial == "inherit" and name in recipe.stages[stage_index - 1].mixture:
         return planned_topics(recipe, stage_index - 1, name, source)
-    return {topic: 1.0 for topic in topics}
+    return dict.fromkeys(topics, 1.0)
