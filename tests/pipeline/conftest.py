@@ -1,0 +1,89 @@
+"""A tiny random model with its own tokenizer, and a recipe that takes the whole pipeline through in seconds."""
+
+import importlib.resources
+import json
+
+import pytest
+import yaml
+
+DEMO = importlib.resources.files("reprise") / "demo"
+
+
+@pytest.fixture(scope="session")
+def passages():
+    return {
+        lang: [json.loads(line) for line in (DEMO / f"{lang}.jsonl").read_text(encoding="utf-8").splitlines()]
+        for lang in ("en", "zh")
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory, passages):
+    import torch
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    bpe = ByteLevelBPETokenizer()
+    texts = [passage["text"] for part in passages.values() for passage in part]
+    bpe.train_from_iterator(texts, vocab_size=600, special_tokens=["<eos>"])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token="<eos>", pad_token="<eos>")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=600,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        eos_token_id=tokenizer.eos_token_id,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def small_recipe(workspace, model):
+    """The recipe as plain data, for a test to change."""
+    sources = {"web": 0.7, "book": 0.3}
+    mixture = {"zh": {"share": 0.6, "sources": sources}, "en": {"share": 0.4, "sources": sources}}
+    stage = {
+        "tokens": 4096,
+        "mixture": mixture,
+        "topics": {"sources": ["web"], "policy": {"name": "topic_perplexity"}},
+        "curriculum": {"zh": {"order": "ascending"}},
+        "schedule": {"peak_lr": 1e-3, "warmup_tokens": 512},
+    }
+    return {
+        "name": "tiny",
+        "workspace": str(workspace),
+        "model": {"path": str(model)},
+        "documents": {
+            "inputs": [{"path": "package:reprise/demo/en.jsonl"}, {"path": "package:reprise/demo/zh.jsonl"}],
+            "valid_share": 0.2,
+        },
+        "rows": {"seq_len": 128},
+        "stages": [
+            {"name": "one", **stage},
+            {"name": "two", **stage, "tokens": 2048, "topics": {"sources": ["web"], "initial": "inherit"}},
+        ],
+        "training": {"batch_rows": 4, "threads": 1, "validation": {"every_tokens": 1024, "max_tokens": 512}},
+        "evaluation": {"max_length": 256, "stride": 128, "bootstrap_samples": 100},
+    }
+
+
+@pytest.fixture
+def recipe_data(tmp_path, tiny_model):
+    return small_recipe(tmp_path / "run", tiny_model)
+
+
+@pytest.fixture
+def write_recipe(tmp_path):
+    def write(data, name="recipe.yaml"):
+        path = tmp_path / name
+        path.write_text(yaml.safe_dump(data, allow_unicode=True), encoding="utf-8")
+        return path
+
+    return write

@@ -1,0 +1,79 @@
+import json
+import math
+import subprocess
+import sys
+from collections import defaultdict
+
+import pytest
+
+from reprise.plan import make_plan
+from reprise.recipe import read_preset
+from reprise.recipe.loading import parse_recipe
+
+# Billions of tokens over both stages: the table of the method.
+PAPER = {
+    ("zh", "web"): 13.475,
+    ("zh", "encyclopedia"): 0.9625,
+    ("zh", "book"): 3.85,
+    ("zh", "qa_forum"): 0.9625,
+    ("en", "web"): 31.70,
+    ("en", "encyclopedia"): 3.9625,
+    ("en", "book"): 11.8875,
+    ("en", "qa_forum"): 3.9625,
+    ("en", "paper"): 7.925,
+    ("en", "math"): 7.925,
+    ("en", "code"): 11.8875,
+    ("synthetic", "synthetic"): 1.5,
+}
+
+
+@pytest.fixture
+def paper(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return parse_recipe(read_preset("llama-3-syne"))
+
+
+def test_the_papers_numbers_come_out_exactly(paper):
+    plan = make_plan(paper)
+    totals = defaultdict(int)
+    for bucket in plan["buckets"]:
+        assert type(bucket["tokens"]) is int
+        assert bucket["source"] == "web" or bucket["topic"] is None
+        totals[bucket["language"], bucket["source"]] += bucket["tokens"]
+    assert totals == {key: round(billions * 1e9) for key, billions in PAPER.items()}
+    of_stage = defaultdict(int)
+    for bucket in plan["buckets"]:
+        of_stage[bucket["stage"]] += bucket["tokens"]
+    assert of_stage == {1: 92_500_000_000, 2: 7_500_000_000}
+    assert plan["totals"]["tokens"] == 100_000_000_000
+
+
+def test_the_cost_is_the_formula(paper):
+    plan = make_plan(paper)
+    flops = 6 * 8_030_261_248 * 100e9
+    assert plan["totals"]["training_flops"] == pytest.approx(flops)
+    assert plan["totals"]["gpu_hours"] == pytest.approx(flops / (989.4e12 * 0.4) / 3600)
+    steps = [math.ceil(tokens / (512 * 8192)) for tokens in (92_500_000_000, 7_500_000_000)]
+    assert [stage["steps"] for stage in plan["stages"]] == steps
+
+
+def test_flops_of_a_small_model_by_hand(recipe_data):
+    plan = make_plan(parse_recipe(json.dumps(recipe_data)))
+    embedding = 600 * 32  # tied: it multiplies as the head
+    layer = 32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 64 + 2 * 32
+    parameters = embedding + 2 * layer + 32
+    assert plan["assumptions"]["flops_per_token"] == 6 * parameters + 12 * 2 * 4 * 8 * 128
+
+
+def test_plan_prints_json_and_needs_no_data(tmp_path):
+    def reprise(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "reprise", *arguments], cwd=tmp_path, capture_output=True, text=True, check=True
+        ).stdout
+
+    reprise("init", "r.yaml", "--preset", "llama-3-syne")
+    plan = json.loads(reprise("plan", "r.yaml", "--json"))
+    assert sum(bucket["tokens"] for bucket in plan["buckets"]) == 100_000_000_000
+    smaller = json.loads(reprise("plan", "r.yaml", "stages.1.tokens=1B", "--json"))
+    assert smaller["totals"]["tokens"] == 93_500_000_000
+    assert "GPU-hours" in reprise("plan", "r.yaml")

@@ -1,0 +1,148 @@
+"""The whole pipeline on a tiny random model: from text to the report, again, and after a change."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+TIMES = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def reprise(*arguments, check=True, **options):
+    done = subprocess.run(
+        [sys.executable, "-m", "reprise", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **TIMES},
+        timeout=400,
+        **options,
+    )
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny_model):
+    """A finished run: (recipe, workspace)."""
+    from tests.pipeline.conftest import small_recipe
+
+    folder = tmp_path_factory.mktemp("whole")
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(small_recipe(folder / "run", tiny_model), allow_unicode=True), encoding="utf-8")
+    done = reprise("run", recipe)
+    assert "train-2: done" in done.stderr
+    return recipe, folder / "run"
+
+
+@pytest.mark.slow
+def test_run_leaves_model_and_report(run):
+    from transformers import AutoModelForCausalLM
+
+    _, workspace = run
+    report = json.loads((workspace / "report.json").read_text(encoding="utf-8"))
+    rows = report["bits_per_byte"]
+    assert {row["language"] for row in rows} == {"en", "zh"}
+    totals = [row for row in rows if row["source"] is None]
+    assert {row["language"] for row in totals} == {"en", "zh"}
+    assert all(row["before"] > 0 and row["after"] > 0 for row in rows)
+    assert all(row["after"] < row["before"] for row in totals)  # a random model can only get better
+    assert "<html" in (workspace / "report.html").read_text(encoding="utf-8")
+    model = AutoModelForCausalLM.from_pretrained(workspace / "train-2" / "model")
+    assert model.config.hidden_size == 32
+
+
+@pytest.mark.slow
+def test_metrics_tell_what_happened(run):
+    _, workspace = run
+    events = [json.loads(line) for line in (workspace / "train-1" / "metrics.jsonl").read_text().splitlines()]
+    kinds = {event["kind"] for event in events}
+    assert {"start", "step", "validation", "weights", "end"} <= kinds
+    first = next(event for event in events if event["kind"] == "validation")
+    assert first["tokens"] == 0
+    last = [event for event in events if event["kind"] == "step"][-1]
+    assert last["tokens"] == 4096
+
+
+@pytest.mark.slow
+def test_second_run_does_nothing_in_under_three_seconds(run):
+    recipe, _ = run
+    start = time.monotonic()
+    done = reprise("run", recipe)
+    assert "nothing to do" in done.stderr
+    assert time.monotonic() - start < 3.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("override", "stale"),
+    [
+        ("stages.1.tokens=1024", {"train-2", "evaluate", "report"}),
+        ("rows.seq_len=64", {"train-1", "train-2", "evaluate", "report"}),
+        ("evaluation.bootstrap_samples=50", {"evaluate", "report"}),
+        ("hardware.utilisation=0.5", {"report"}),
+        ("documents.engine=ray", {"report"}),
+        ("documents.perplexity.batch_tokens=4096", None),
+        ("documents.deduplicate.threshold=0.7", None),
+    ],
+)
+def test_a_changed_setting_makes_exactly_its_stages_stale(run, override, stale):
+    recipe, _ = run
+    states = {entry["stage"]: entry for entry in json.loads(reprise("status", recipe, override, "--json").stdout)}
+    order = list(states)
+    if stale is None:  # the stage of the setting, and all that follows
+        first = {"perplexity": "score", "deduplicate": "deduplicate"}[override.split(".")[1]]
+        stale = set(order[order.index(first) :])
+    assert {name for name, entry in states.items() if entry["state"] != "fresh"} == stale
+    name = override.split("=")[0].split(".")[-1]
+    assert any(name in entry["reason"] for entry in states.values())
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, tiny_model):
+    from tests.pipeline.conftest import small_recipe
+
+    recipe = tmp_path / "recipe.yaml"
+    data = small_recipe(tmp_path / "run", tiny_model)
+    data["stages"][0]["tokens"] = 400_000
+    recipe.write_text(yaml.safe_dump(data, allow_unicode=True), encoding="utf-8")
+    child = subprocess.Popen(
+        [sys.executable, "-m", "reprise", "train", str(recipe)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **TIMES},
+    )
+    metrics = tmp_path / "run" / "train-1.partial" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text().count('"step"') > 20):
+        assert child.poll() is None, child.stderr.read()
+        time.sleep(0.1)
+    child.send_signal(signal.SIGTERM)
+    _, told = child.communicate(timeout=60)
+    assert child.returncode == 0, told
+    assert "same command" in told
+    done = reprise("train", recipe, "stages.0.tokens=400k")
+    assert "train-2: done" in done.stderr
+    events = [json.loads(line) for line in (tmp_path / "run" / "train-1" / "metrics.jsonl").read_text().splitlines()]
+    assert any(event["kind"] == "resume" and event["tokens"] > 0 for event in events)
+
+
+@pytest.mark.slow
+def test_two_processes_under_torchrun(tmp_path, tiny_model):
+    from tests.pipeline.conftest import small_recipe
+
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(small_recipe(tmp_path / "run", tiny_model), allow_unicode=True), encoding="utf-8")
+    reprise("tokenize", recipe)
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "reprise", "train", str(recipe)],
+        check=True,
+        env={**os.environ, **TIMES},
+        timeout=300,
+    )
+    assert (tmp_path / "run" / "train-2" / "model" / "config.json").exists()
+    assert "nothing to do" in reprise("train", recipe).stderr
