@@ -42,7 +42,7 @@ def test_overrides_by_dotted_name():
     assert (recipe.stages[0].tokens, recipe.rows.seq_len, recipe.training.optimizer.betas) == (3000, 128, (0.8, 0.9))
 
 
-@pytest.mark.parametrize("override", ["rows.seq_len", "=3", "stages.7.tokens=1", "name.x=1", "stages.x=1"])
+@pytest.mark.parametrize("override", ["rows.seq_len", "=3", "stages.7.tokens=1", "name.x=1", "stages.x=1", "name=["])
 def test_bad_override_is_explained(override):
     assert override in message(SMALL, override)
 

@@ -76,14 +76,19 @@ def _apply(data: dict[str, Any], override: str) -> None:
     """Set one dotted name in the raw recipe."""
     dotted, equals, value = override.partition("=")
     if not equals or not dotted:
-        raise UserError(f"{override!r} is not an override", remedy="write dotted.name=value, such as stages.0.tokens=2M")
+        raise UserError(
+            f"{override!r} is not an override", remedy="write dotted.name=value, such as stages.0.tokens=2M"
+        )
     *parents, last = dotted.split(".")
     node: Any = data
     for depth, key in enumerate(parents):
         if isinstance(node, dict) and node.get(key) is None:
             node[key] = {}
         node = _child(node, key, ".".join(parents[: depth + 1]), override)
-    parsed = yaml.safe_load(value) if value else None
+    try:
+        parsed = yaml.safe_load(value) if value else None
+    except yaml.YAMLError:
+        raise UserError(f"{value!r} is not valid YAML", where=override, remedy="quote it, or mend the value") from None
     if isinstance(node, list):
         _child(node, last, dotted, override)
         node[int(last)] = parsed
