@@ -135,6 +135,34 @@ def status(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fa
     _print(table)
 
 
+def _stage_command(name: str, doc: str) -> None:
+    """Add the command that brings one stage up to date, and what it needs."""
+
+    def command(recipe: RecipePath, overrides: Overrides = None) -> None:
+        _run(_load(recipe, overrides), [name])
+
+    app.command(name, help=doc)(command)
+
+
+for _name, _doc in {
+    "read": "Read the inputs into one table; what cannot be read goes to rejects.jsonl.",
+    "clean": "Repair the text, and drop what the heuristics find bad.",
+    "deduplicate": "Drop exact and near duplicates, across all sources.",
+    "decontaminate": "Drop documents that hold benchmark questions.",
+    "score": "Score perplexity by the base model, for the curriculum.",
+    "synthesize": "Make question-answer documents from seed documents.",
+    "tokenize": "Write the token store.",
+}.items():
+    _stage_command(_name, _doc)
+
+
+@app.command()
+def train(recipe: RecipePath, overrides: Overrides = None, restart: Restart = False, adopt: Adopt = False) -> None:
+    """Train every stage; under torchrun on several processes."""
+    loaded = _load(recipe, overrides)
+    _run(loaded, [f"train-{number + 1}" for number in range(len(loaded.stages))], restart=restart, adopt=adopt)
+
+
 def _print(thing: Any) -> None:
     from rich.console import Console
 

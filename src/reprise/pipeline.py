@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reprise.documents.files import SourceFile, find_files, is_remote
 from reprise.errors import UserError
 from reprise.model.files import model_files
 from reprise.recipe import Recipe
+from reprise.recipe.documents import Input
 from reprise.workspace import Json, Plan, Status, Work, Workspace, digest_file
 
 Run = Callable[..., None]
@@ -33,7 +35,7 @@ class Stage:
     """Settings that decide what it writes; keyword arguments of the function."""
     means: dict[str, Any] = field(default_factory=dict)
     """Settings that decide only how fast it is written (engine, threads); keyword arguments, not in the fingerprint."""
-    files: Callable[[], list[Path]] = list
+    files: Callable[[], Sequence[Path | SourceFile]] = list
     """The user's files that it reads."""
     resumable: bool = False
     precious: bool = False
@@ -58,7 +60,7 @@ def stages(recipe: Recipe) -> list[Stage]:
                 "max_reject_share": documents.max_reject_share,
             },
             means={"engine": documents.engine},
-            files=lambda: _input_files(documents.inputs),
+            files=lambda: _input_files(documents.inputs, "documents.inputs"),
         ),
         Stage(
             "clean",
@@ -88,7 +90,7 @@ def stages(recipe: Recipe) -> list[Stage]:
             ("decontaminate",),
             settings={"topics": documents.topics, "split_sources": split, "seed": recipe.seed},
             means={"engine": documents.engine},
-            files=lambda: _input_files(documents.topics.labelled),
+            files=lambda: _input_files(documents.topics.labelled, "documents.topics.labelled"),
         ),
         Stage(
             "score",
@@ -183,14 +185,15 @@ def stages(recipe: Recipe) -> list[Stage]:
 def plan_stages(recipe: Recipe, workspace: Workspace) -> Iterator[tuple[Stage, Plan]]:
     """Each stage with what it would be made from today."""
     fingerprints: dict[str, str] = {}
-    digests: dict[Path, dict[str, Json]] = {}
+    digests: dict[str, dict[str, Json]] = {}
     for stage in stages(recipe):
         known = workspace.manifest(stage.name)
         files = {}
-        for path in stage.files():
-            if path not in digests:
-                digests[path] = digest_file(path, known.files.get(str(path)) if known else None)
-            files[str(path)] = digests[path]
+        for file in stage.files():
+            name = file.path if isinstance(file, SourceFile) else str(file)
+            if name not in digests:
+                digests[name] = _digest(file, known.files.get(name) if known else None)
+            files[name] = digests[name]
         plan = Plan(
             stage=stage.name,
             settings={"version": stage.version, **{name: _plain(value) for name, value in stage.settings.items()}},
@@ -201,6 +204,13 @@ def plan_stages(recipe: Recipe, workspace: Workspace) -> Iterator[tuple[Stage, P
         )
         fingerprints[stage.name] = plan.fingerprint
         yield stage, plan
+
+
+def _digest(file: Path | SourceFile, known: dict[str, Json] | None) -> dict[str, Json]:
+    """What identifies a file: its content; in an object store, which is not read for this, its size."""
+    if isinstance(file, SourceFile):
+        return {"size": file.size, "mtime_ns": 0, "xxh128": f"{file.size} bytes"}
+    return digest_file(file, known)
 
 
 def statuses(recipe: Recipe, workspace: Workspace) -> list[tuple[str, Status]]:
@@ -360,10 +370,10 @@ def _scored_buckets(recipe: Recipe) -> list[tuple[str, str]]:
     return sorted(pair for pair in pairs if recipe.curriculum_selects(*pair))
 
 
-def _input_files(inputs: Sequence[Any]) -> list[Path]:
-    from reprise.documents.read import local_files
-
-    return local_files(inputs)
+def _input_files(inputs: Sequence[Input], setting: str) -> list[Path | SourceFile]:
+    """The files of inputs; those of an object store stay as they are, with their size."""
+    found = [file for number, entry in enumerate(inputs) for file in find_files(entry, f"{setting}.{number}.path")]
+    return [file if is_remote(file.path) else Path(file.path) for file in found]
 
 
 def _benchmark_files(recipe: Recipe) -> list[Path]:
