@@ -182,11 +182,17 @@ def stages(recipe: Recipe) -> list[Stage]:
     return steps
 
 
-def plan_stages(recipe: Recipe, workspace: Workspace) -> Iterator[tuple[Stage, Plan]]:
-    """Each stage with what it would be made from today."""
+def plan_stages(
+    recipe: Recipe, workspace: Workspace, until: Sequence[str] | None = None
+) -> Iterator[tuple[Stage, Plan]]:
+    """Each stage that is wanted or needed for it (None: all) with what it would be made from today."""
+    every = stages(recipe)
+    wanted = _with_needs(every, until)
     fingerprints: dict[str, str] = {}
     digests: dict[str, dict[str, Json]] = {}
-    for stage in stages(recipe):
+    for stage in every:
+        if stage.name not in wanted:
+            continue
         known = workspace.manifest(stage.name)
         files = {}
         for file in stage.files():
@@ -247,12 +253,8 @@ def run_stages(
         if ranks.leads:
             workspace.adopt_finished()
         ranks.wait()
-        pairs = list(plan_stages(recipe, workspace))
-        wanted = _with_needs(pairs, until)
         count = 0
-        for stage, plan in pairs:
-            if stage.name not in wanted:
-                continue
+        for stage, plan in list(plan_stages(recipe, workspace, until)):
             status = workspace.status(plan)
             ranks.wait()
             if status.state == "fresh":
@@ -317,13 +319,15 @@ def _summary(work: Work) -> str:
     return f" ({', '.join(numbers[:6])})" if numbers else ""
 
 
-def _with_needs(pairs: list[tuple[Stage, Plan]], until: Sequence[str] | None) -> set[str]:
+def _with_needs(every: Sequence[Stage], until: Sequence[str] | None) -> set[str]:
     """The wanted stages and all that they need."""
-    by_name = {stage.name: stage for stage, _ in pairs}
+    by_name = {stage.name: stage for stage in every}
     wanted: set[str] = set()
     queue = list(by_name if until is None else until)
     while queue:
         name = queue.pop()
+        if name not in by_name:
+            raise UserError(f"this recipe has no stage `{name}`", remedy=f"its stages are {', '.join(by_name)}")
         if name not in wanted:
             wanted.add(name)
             queue += by_name[name].needs
