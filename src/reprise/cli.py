@@ -171,7 +171,9 @@ def _print(thing: Any) -> None:
 
 def _load(path: Path, overrides: list[str] | None) -> Recipe:
     """The recipe of a file, or the one that a run's folder keeps."""
-    return load_recipe(path / "recipe.yaml" if path.is_dir() else path, overrides or [])
+    if path.is_dir():
+        return load_recipe(path / "recipe.yaml", [*(overrides or []), f"workspace={json.dumps(str(path))}"])
+    return load_recipe(path, overrides or [])
 
 
 def _run(recipe: Recipe, until: list[str] | None, *, restart: bool = False, adopt: bool = False) -> None:

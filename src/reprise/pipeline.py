@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from reprise.documents.files import SourceFile, find_files, is_remote
 from reprise.errors import UserError
 from reprise.model.files import model_files
@@ -252,6 +254,7 @@ def run_stages(
     with workspace.locked() if ranks.leads else contextlib.nullcontext():
         if ranks.leads:
             workspace.adopt_finished()
+            workspace.keep_recipe(yaml.safe_dump(_plain(recipe), allow_unicode=True, sort_keys=False))
         ranks.wait()
         count = 0
         for stage, plan in list(plan_stages(recipe, workspace, until)):

@@ -118,6 +118,12 @@ class Workspace:
         for retired in self.root.glob("*.retired"):
             shutil.rmtree(retired)
 
+    def keep_recipe(self, text: str) -> None:
+        """Keep the resolved recipe, so that the folder alone says what the run is."""
+        path = self.root / "recipe.yaml"
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+
     def manifest(self, stage: str) -> Manifest | None:
         """Manifest of a published stage, None where there is none.
 

@@ -50,6 +50,10 @@ class Policy(Settings):
     """`topic_perplexity`: the paper's rule, more of a topic whose held-out perplexity rose."""
     alpha: Annotated[float, Field(ge=0.0)] = 1.0
     """Strength of the change (ours: the paper does not give it)."""
+    topic_weights: dict[str, Annotated[float, Field(ge=0.0)]] = {}
+    """Topic -> how strongly its change counts; 1 where a topic is not named (ours)."""
+    normaliser: Literal["relative", "largest"] = "relative"
+    """The change of a perplexity counts relative to its value before, or also to the largest change of any topic (ours)."""
     every_tokens: Count = 0
     """Tokens between two updates; 0: at every validation."""
     floor: Share = 0.01
@@ -85,6 +89,9 @@ class Stage(Settings):
     schedule: Schedule = Schedule()
     optimizer_state: Literal["carry", "reset"] = "carry"
     """What a stage after the first does with the optimizer's moments."""
+    documents: Literal["carry", "restart"] = "carry"
+    """A stage after the first goes on in each bucket where the stage before stopped, or begins anew. Going on needs the
+    same documents and curriculum in both stages; epochs then count from the first."""
     max_epochs: Annotated[float, Field(gt=0.0)] = 4.0
     """Most passes over a bucket; then its share goes to its siblings, with a warning."""
 

@@ -1,10 +1,12 @@
 """Question-answer documents made from seed documents."""
 
-from typing import Annotated, Literal
+import math
+import urllib.parse
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
-from reprise.recipe.fields import Count, Settings, Share
+from reprise.recipe.fields import Count, Settings, Share, check_sum
 
 DISCIPLINES = (
     "mathematics",
@@ -18,26 +20,123 @@ DISCIPLINES = (
     "general education",
 )
 
+KINDS = ("problem", "question", "multiple_choice", "textbook", "faq", "table")
+
 
 class Generator(Settings):
     """What writes the answers."""
 
-    kind: Literal["transformers", "openai"] = "transformers"
-    """`transformers`: in this process. `openai`: any OpenAI-compatible server."""
+    kind: Literal["transformers", "openai", "vllm"] = "transformers"
+    """`transformers`: in this process. `openai`: any OpenAI-compatible server. `vllm`: vLLM's engine in this process."""
     model: str | None = None
-    """Model directory or name; null takes the base model of the recipe (only with `transformers`)."""
+    """Model directory or name; null takes the base model of the recipe (only with `transformers` and `vllm`)."""
     base_url: str | None = None
     """Address of the server, such as http://127.0.0.1:8000/v1."""
     api_key_env: str = "OPENAI_API_KEY"
     """Environment variable that holds the key; the key itself is never written anywhere."""
     temperature: Annotated[float, Field(ge=0.0)] = 0.7
-    """Sampling temperature."""
+    """Sampling temperature; 0 takes the most probable token."""
     top_p: Share = 1.0
     """Nucleus of the sampling."""
-    max_tokens: Count = 2048
+    max_tokens: Annotated[Count, Field(ge=1)] = 2048
     """Longest answer in tokens."""
     batch_size: Annotated[int, Field(ge=1)] = 8
     """Requests in one batch (`transformers`), or in flight (`openai`)."""
+    timeout_s: Annotated[float, Field(gt=0.0)] = 600.0
+    """Deadline of one attempt at a request (`openai`)."""
+    max_retries: Annotated[int, Field(ge=0)] = 6
+    """Further attempts after 408, 409, 429, 5xx, a broken connection or an answer that is not valid (`openai`)."""
+    requests_per_minute: Count = 0
+    """Most requests that are begun in a minute (`openai`); 0: no limit."""
+    input_price: Annotated[float, Field(ge=0.0)] = 0.0
+    """Price of a million prompt tokens, in any currency."""
+    output_price: Annotated[float, Field(ge=0.0)] = 0.0
+    """Price of a million generated tokens, in the same currency."""
+    max_cost: Annotated[float, Field(ge=0.0)] = 0.0
+    """The stage stops before the answers of this recipe cost more than this; 0: no limit."""
+    max_failed_share: Share = 0.02
+    """More requests without an answer than this share stop the stage; what was answered is kept."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where `transformers` computes."""
+    engine_options: dict[str, Any] = {}
+    """Arguments for vLLM's engine, such as `tensor_parallel_size: 4`."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _no_credentials(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("write an address with http:// or https://, such as http://127.0.0.1:8000/v1")
+        if parts.username or parts.password or parts.query:
+            raise ValueError("an address in the recipe carries no key; put the key into the variable of api_key_env")
+        return url.rstrip("/")
+
+    @model_validator(mode="after")
+    def _server_is_named(self) -> "Generator":
+        if self.kind == "openai" and (self.base_url is None or self.model is None):
+            raise ValueError("kind `openai` needs `base_url` and `model`")
+        if self.max_cost and not (self.input_price or self.output_price):
+            raise ValueError("max_cost needs input_price or output_price")
+        return self
+
+
+class Seeds(Settings):
+    """Which text the questions are made from."""
+
+    sources: list[str] = []
+    """Sources that seeds are taken from; empty: all but `code`."""
+    min_chars: Count = 200
+    """Shortest passage."""
+    max_chars: Annotated[Count, Field(ge=50)] = 4000
+    """Longest passage; a longer document gives its best passage, cut between paragraphs or sentences."""
+    max_per_origin: Count = 0
+    """Most seeds out of one file; 0: no limit. Files take turns in any case."""
+    requests_per_seed: Annotated[int, Field(ge=1)] = 1
+    """How often a seed is asked at most, each time with other randomness, where there are fewer seeds than requests."""
+    terms: dict[str, dict[str, list[str]]] = {}
+    """Your own disciplines, or more words for a known one: discipline -> language -> words that tell it."""
+
+
+class Code(Settings):
+    """New programming problems after a bank of known ones."""
+
+    requests: Count = 0
+    """How many problems are asked for."""
+    problems: str | None = None
+    """JSON Lines with `problem`, `solution`, `tests`; null takes the bank that comes with Reprise."""
+    shots: Annotated[int, Field(ge=1)] = 2
+    """Problems of the bank in each prompt."""
+    timeout_s: Annotated[float, Field(gt=0.0)] = 10.0
+    """Longest run of one program against its tests."""
+    max_memory_mb: Annotated[int, Field(ge=64)] = 512
+    """Address space of one program."""
+
+
+class Checks(Settings):
+    """What an answer must pass; what does not is kept in `dropped/` with the reason."""
+
+    max_answer_tokens: Count = 4096
+    """Longer answers are dropped."""
+    min_question_chars: Count = 15
+    """Shorter questions are dropped."""
+    max_repetition: Share = 0.2
+    """Most words that belong to a sequence of four which came before in the same text."""
+    max_copied_words: Count = 30
+    """Longest run of words that may be the seed's own (two characters count as a word in Chinese)."""
+    min_support: Share = 0.0
+    """Least share of the answer's content words that occur in the seed or the question."""
+    final_answer: list[str] = ["mathematics"]
+    """Disciplines whose solutions must end in a boxed result; only for the kind `problem`."""
+    self_consistency: Count = 0
+    """Solve each problem so many more times; the final answers must agree."""
+    min_agreement: Share = 0.5
+    """Least share of those solutions that must give the same final answer."""
+    judge: Generator | None = None
+    """A model that grades each pair; null: none. An empty `model` takes the generator's own."""
+    min_grade: Annotated[int, Field(ge=1, le=5)] = 4
+    """Least grade by the judge, 1 to 5."""
 
 
 class Synthesis(Settings):
@@ -48,13 +147,61 @@ class Synthesis(Settings):
     disciplines: list[str] = list(DISCIPLINES)
     """The disciplines of the science questions."""
     requests: Count = 0
-    """How many question-answer pairs are asked for."""
+    """How many science question-answer pairs are asked for, over all disciplines and languages."""
     languages: list[str] = ["en"]
     """Languages of the questions."""
+    kinds: dict[str, Share] = {"problem": 1.0}
+    """Kind of text -> share of the requests: `problem` (the paper's), `question`, `multiple_choice`, `textbook`, ..."""
+    prompts: str | None = None
+    """Folder of your own prompt files, KIND.LANGUAGE.yaml; they take the place of those of the same name."""
+    seeds: Seeds = Seeds()
     generator: Generator = Generator()
+    checks: Checks = Checks()
+    code: Code = Code()
     min_answer_tokens: Count = 20
     """Shorter answers are dropped."""
     error_rate: Share = 0.0
     """Share of the final answers replaced by wrong ones, for studies of data quality."""
+    templates: dict[str, list[str]] = {
+        "en": [
+            "{question}\n\n{answer}",
+            "Question: {question}\n\nAnswer: {answer}",
+            "Problem\n{question}\n\nSolution\n{answer}",
+            "Q: {question}\nA: {answer}",
+        ],
+        "zh": [
+            "{question}\n\n{answer}",
+            "问题：{question}\n\n答案：{answer}",
+            "题目\n{question}\n\n解答\n{answer}",
+            "问：{question}\n答：{answer}",
+        ],
+    }
+    """Language -> forms in which a pair becomes a plain document; each pair gets one of them by its hash."""
     allow_code_execution: bool = False
     """Run generated programs against their tests in a sandbox."""
+
+    @field_validator("kinds")
+    @classmethod
+    def _kinds_sum(cls, kinds: dict[str, float]) -> dict[str, float]:
+        check_sum(kinds, "the shares of the kinds")
+        return kinds
+
+    @field_validator("templates")
+    @classmethod
+    def _templates_hold_both(cls, templates: dict[str, list[str]]) -> dict[str, list[str]]:
+        for language, forms in templates.items():
+            for form in forms:
+                if "{question}" not in form or "{answer}" not in form:
+                    raise ValueError(f"{language}: {form!r} must hold {{question}} and {{answer}}")
+        return templates
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "Synthesis":
+        for language in self.languages:
+            if not self.templates.get(language):
+                raise ValueError(f"templates: there is no form for the language {language!r}")
+        if not self.disciplines and self.requests:
+            raise ValueError("disciplines: name at least one")
+        if not math.isclose(self.error_rate, 0.0) and "problem" not in self.kinds:
+            raise ValueError("error_rate changes final answers, which only the kind `problem` has")
+        return self

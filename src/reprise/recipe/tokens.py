@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from reprise.recipe.fields import Settings
+from reprise.recipe.fields import Settings, Share
 
 
 class Tokens(Settings):
@@ -21,5 +21,8 @@ class Rows(Settings):
     """Tokens in a row."""
     packing: Literal["concat", "best_fit"] = "concat"
     """`concat` (the paper): documents joined by EOS and cut. `best_fit`: whole documents together, padded."""
+    max_padding: Share = 0.01
+    """`best_fit`: where more than this share of a window of rows would be padding, the emptiest rows are joined and
+    cut; 1: documents that fit into a row are never cut."""
     document_mask: bool = False
     """Attention stays inside a document and positions restart; the paper does neither."""

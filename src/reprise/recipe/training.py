@@ -91,5 +91,7 @@ class Training(Settings):
     @model_validator(mode="after")
     def _micro_batch_fits(self) -> "Training":
         if self.batch_rows % self.micro_batch_rows:
-            raise ValueError(f"batch_rows ({self.batch_rows}) must be a multiple of micro_batch_rows ({self.micro_batch_rows})")
+            raise ValueError(
+                f"batch_rows ({self.batch_rows}) must be a multiple of micro_batch_rows ({self.micro_batch_rows})"
+            )
         return self
