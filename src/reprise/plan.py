@@ -107,7 +107,7 @@ def _available_tokens(recipe: Recipe) -> dict[tuple[str, str, str | None], int] 
     from reprise.tokens.store import TokenStore
 
     store = TokenStore.open(workspace.folder("tokenize"))
-    return {tuple(key): int(bucket.offsets[-1]) for key, bucket in store.train.items()}
+    return {(key.language, key.source, key.topic): int(bucket.offsets[-1]) for key, bucket in store.train.items()}
 
 
 def _add_epochs(
