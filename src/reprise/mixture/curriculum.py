@@ -1,0 +1,89 @@
+"""The order of the documents inside a bucket."""
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from reprise.errors import UserError
+from reprise.mixture.shares import exact
+from reprise.recipe.mixture import Curriculum
+from reprise.tokens.rows import DocumentSet, Order
+
+
+class DocumentOrder:
+    """Which documents of a bucket are read, and in which order in each epoch.
+
+    The order depends on the perplexities, on the ids (the store is sorted by them, and equal perplexities go by them)
+    and, where it is shuffled, on the seed: not on files, workers or the machine. `random` and `segments` are shuffled
+    anew in every epoch; the other orders are the same in each.
+    """
+
+    def __init__(self, documents: DocumentSet, curriculum: Curriculum, seed: int, name: str) -> None:
+        """Cut the outliers.
+
+        Args:
+            documents: of the bucket.
+            curriculum: order and cuts.
+            seed: of the run.
+            name: of the bucket; tells its shuffles from those of others.
+
+        Raises:
+            UserError: perplexities are needed and there are none, or the cuts leave nothing.
+        """
+        self.kept: Order
+        """Documents that are read, by perplexity where it is needed."""
+        self._curriculum, self._seed, self._name = curriculum, seed, name
+        if not curriculum.needs_perplexity:
+            self.kept = np.arange(len(documents), dtype=np.int64)
+            self.num_unscored = self.num_cut = 0
+            return
+        scored = np.flatnonzero(~np.isnan(documents.ppl))
+        if not len(scored):
+            raise UserError(
+                f"no document of {name} has a perplexity, so it cannot be ordered",
+                where=f"curriculum of {name}: order = {curriculum.order}",
+                remedy="run `reprise score` with this recipe, or set the order to random",
+            )
+        by_ppl = scored[np.argsort(documents.ppl[scored], kind="stable")]
+        below = int(exact(curriculum.drop_below) * len(scored))
+        above = int((1 - exact(curriculum.drop_above)) * len(scored))
+        kept = by_ppl[below : len(scored) - above]
+        if not len(kept):
+            raise UserError(
+                f"the cuts leave no document of {name}",
+                where=f"curriculum of {name}: drop_below {curriculum.drop_below}, drop_above {curriculum.drop_above}",
+                remedy="cut less",
+            )
+        unscored = np.flatnonzero(np.isnan(documents.ppl))
+        if curriculum.order == "descending":
+            kept = kept[::-1]
+        self.kept = np.concatenate([kept, unscored])  # what has no perplexity comes last: it is not lost
+        self.num_unscored, self.num_cut = len(unscored), below + above
+
+    def of_epoch(self, epoch: int) -> Order:
+        """int64 [documents that are kept]: indices of documents as epoch number `epoch` (from 0) reads them."""
+        order, ranked = self._curriculum.order, self.kept
+        if order == "random":
+            # Shuffled in the order of the ids, so that the scores do not matter.
+            return self._shuffled(np.sort(ranked), epoch, 0)
+        parts = min(self._curriculum.segments, len(ranked))
+        if order == "segments":
+            return np.concatenate(
+                [self._shuffled(part, epoch, k) for k, part in enumerate(np.array_split(ranked, parts))]
+            )
+        if order == "cyclic":
+            return np.concatenate([ranked[k::parts] for k in range(parts)])
+        return ranked
+
+    def _shuffled(self, documents: Order, epoch: int, part: int) -> Order:
+        seed = xxhash.xxh3_64_intdigest(f"{self._seed}/{self._name}/{epoch}/{part}".encode())
+        return documents[np.argsort(_noise(seed, len(documents)), kind="stable")]
+
+
+def _noise(seed: int, size: int) -> npt.NDArray[np.uint64]:
+    """uint64 [size]: SplitMix64 (Steele et al., OOPSLA 2014), written out because NumPy may change its generators."""
+    with np.errstate(over="ignore"):
+        z = np.uint64(seed) + np.arange(1, size + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))

@@ -1,0 +1,260 @@
+"""Rows of one length over documents in a given order: an index; no token is copied until a row is read.
+
+A row is a list of pieces: stretches of documents, one after the other. `ConcatRows` and `BestFitRows` hand them out in
+order, epoch after epoch, up to a limit. Their `cursor` says where they stand; setting it costs the same everywhere.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from reprise.tokens.packing import pack
+from reprise.tokens.store import Bucket
+
+Order = npt.NDArray[np.int64]
+"""Indices of documents, in the order in which they are read."""
+OrderOfEpoch = Callable[[int], Order]
+
+WINDOW_ROWS = 256
+"""`best_fit` packs the documents of about so many rows at a time: a document moves by at most so many rows."""
+
+
+class Piece(NamedTuple):
+    """A stretch of a document inside a row."""
+
+    document: int
+    """Index in the `DocumentSet`."""
+    start: int
+    """First token, counted from the beginning of the document."""
+    length: int
+    """Tokens, BOS and EOS among them."""
+
+
+Row = list[Piece]
+"""The pieces of a row, in order; what they do not fill is padding at the end."""
+
+
+class DocumentSet:
+    """The documents of one bucket or of several, numbered through."""
+
+    def __init__(self, buckets: Sequence[Bucket]) -> None:
+        self.buckets = list(buckets)
+        counts = [bucket.num_documents for bucket in self.buckets]
+        self._first = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts, dtype=np.int64)])
+        self.num_tokens = sum(bucket.num_tokens for bucket in self.buckets)
+
+    def __len__(self) -> int:
+        return int(self._first[-1])
+
+    @cached_property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """int64 [documents]: tokens of each document."""
+        return _joined([np.diff(bucket.offsets) for bucket in self.buckets], np.int64)
+
+    @cached_property
+    def ppl(self) -> npt.NDArray[np.float32]:
+        """float32 [documents]: perplexity, NaN where it was not scored."""
+        return _joined([bucket.ppl for bucket in self.buckets], np.float32)
+
+    def locate(self, document: int) -> tuple[Bucket, int]:
+        """The bucket of a document and its index there."""
+        if len(self.buckets) == 1:
+            return self.buckets[0], document
+        number = int(np.searchsorted(self._first, document, side="right")) - 1
+        return self.buckets[number], document - int(self._first[number])
+
+    def tokens(self, piece: Piece) -> npt.NDArray[Any]:
+        """uint16 or uint32 [piece.length]: a view, not a copy."""
+        bucket, index = self.locate(piece.document)
+        start = int(bucket.offsets[index]) + piece.start
+        return bucket.tokens[start : start + piece.length]
+
+
+class RowStream(Protocol):
+    """Hands out the rows of a bucket."""
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether there is no further row."""
+
+    @property
+    def epoch(self) -> int:
+        """Passes over the documents that are complete."""
+
+    @property
+    def tokens_read(self) -> int:
+        """Tokens of documents in the rows that were handed out (concat), or up to the current window (best_fit)."""
+
+    cursor: list[int]
+    """Where the next row begins; JSON."""
+
+    def take(self) -> Callable[[], Row]:
+        """Move on by one row; the function that is returned works out its pieces."""
+
+
+class ConcatRows:
+    """Documents joined and cut every `seq_len` tokens, across epochs: every token of each epoch is in exactly one row.
+
+    Only the last row before the limit may be short.
+    """
+
+    def __init__(
+        self, documents: DocumentSet, order_of_epoch: OrderOfEpoch, epoch_tokens: int, seq_len: int, limit_tokens: int
+    ) -> None:
+        """Begin at the first row.
+
+        Args:
+            documents: of the bucket.
+            order_of_epoch: epoch from 0 -> the documents that it reads, the same ones in every epoch.
+            epoch_tokens: tokens of these documents.
+            seq_len: tokens of a row.
+            limit_tokens: tokens that may be read in all.
+        """
+        self._documents, self._order_of_epoch, self._seq_len = documents, order_of_epoch, seq_len
+        self._epoch_tokens, self._limit = epoch_tokens, limit_tokens
+        self._position = 0
+        self._layouts: dict[int, tuple[Order, npt.NDArray[np.int64]]] = {}
+
+    @property
+    def exhausted(self) -> bool:
+        """See `RowStream`."""
+        return self._position >= self._limit
+
+    @property
+    def epoch(self) -> int:
+        """See `RowStream`."""
+        return self._position // self._epoch_tokens
+
+    @property
+    def tokens_read(self) -> int:
+        """See `RowStream`."""
+        return min(self._position, self._limit)
+
+    @property
+    def cursor(self) -> list[int]:
+        """[epoch, token within the epoch]."""
+        return list(divmod(self._position, self._epoch_tokens))
+
+    @cursor.setter
+    def cursor(self, value: Sequence[int]) -> None:
+        self._position = value[0] * self._epoch_tokens + value[1]
+
+    def take(self) -> Callable[[], Row]:
+        """See `RowStream`."""
+        start = self._position
+        self._position += self._seq_len
+        return lambda: self._pieces(start, min(self._seq_len, self._limit - start))
+
+    def _pieces(self, position: int, size: int) -> Row:
+        row: Row = []
+        while size > 0:
+            epoch, offset = divmod(position, self._epoch_tokens)
+            order, ends = self._layout(epoch)
+            index = int(np.searchsorted(ends, offset, side="right"))
+            while size > 0 and index < len(order):
+                document, end = int(order[index]), int(ends[index])
+                length = min(end - offset, size)
+                row.append(Piece(document, int(self._documents.lengths[document]) - (end - offset), length))
+                offset, position, size, index = offset + length, position + length, size - length, index + 1
+        return row
+
+    def _layout(self, epoch: int) -> tuple[Order, npt.NDArray[np.int64]]:
+        """Order of an epoch and where each of its documents ends; that of two epochs is kept."""
+        if epoch not in self._layouts:
+            if len(self._layouts) > 1:
+                del self._layouts[min(self._layouts)]
+            order = self._order_of_epoch(epoch)
+            self._layouts[epoch] = (order, np.cumsum(self._documents.lengths[order]))
+        return self._layouts[epoch]
+
+
+class BestFitRows:
+    """Whole documents, packed window by window (see `packing.pack`); longer ones are cut into full rows and a rest."""
+
+    def __init__(
+        self,
+        documents: DocumentSet,
+        order_of_epoch: OrderOfEpoch,
+        epoch_tokens: int,
+        seq_len: int,
+        limit_tokens: int,
+        max_padding: float = 1.0,
+    ) -> None:
+        """Begin at the first row.
+
+        Args:
+            documents: of the bucket.
+            order_of_epoch: epoch from 0 -> the documents that it reads, the same ones in every epoch.
+            epoch_tokens: tokens of these documents.
+            seq_len: tokens of a row.
+            limit_tokens: tokens that may be read in all; the last document that would pass it is not read.
+            max_padding: see `packing.pack`.
+        """
+        self._documents, self._order_of_epoch, self._seq_len = documents, order_of_epoch, seq_len
+        self._epoch_tokens, self._limit, self._max_padding = epoch_tokens, limit_tokens, max_padding
+        self._order_epoch, self._order = -1, np.empty(0, dtype=np.int64)
+        self._open(0, 0)
+
+    @property
+    def exhausted(self) -> bool:
+        """See `RowStream`."""
+        return not self._rows
+
+    @property
+    def epoch(self) -> int:
+        """See `RowStream`."""
+        return self._epoch
+
+    @property
+    def tokens_read(self) -> int:
+        """See `RowStream`."""
+        before = int(self._documents.lengths[self._order[: self._first]].sum())
+        return self._epoch * self._epoch_tokens + before
+
+    @property
+    def cursor(self) -> list[int]:
+        """[epoch, first document of the window in the order of the epoch, row within the window]."""
+        return [self._epoch, self._first, self._index]
+
+    @cursor.setter
+    def cursor(self, value: Sequence[int]) -> None:
+        self._open(value[0], value[1])
+        self._index = value[2]
+
+    def take(self) -> Callable[[], Row]:
+        """See `RowStream`."""
+        row = self._rows[self._index]
+        self._index += 1
+        if self._index == len(self._rows):
+            self._open(self._epoch, self._stop)
+        return lambda: row
+
+    def _open(self, epoch: int, first: int) -> None:
+        """Pack the window that begins at a document; past the end of an epoch, the first of the next."""
+        if first >= len(self._within_limit(epoch)) > 0:
+            epoch, first = epoch + 1, 0
+        order = self._within_limit(epoch)
+        lengths = self._documents.lengths[order[first : first + WINDOW_ROWS * self._seq_len]]
+        full = int(np.searchsorted(np.cumsum(lengths), WINDOW_ROWS * self._seq_len)) + 1
+        self._epoch, self._first, self._index = epoch, first, 0
+        self._stop = first + min(full, len(lengths))
+        window = order[first : self._stop]
+        packed = pack(self._documents.lengths[window].tolist(), self._seq_len, self._max_padding)
+        self._rows = [[Piece(int(window[index]), start, length) for index, start, length in row] for row in packed]
+
+    def _within_limit(self, epoch: int) -> Order:
+        """The documents of an epoch, as far as the limit lets them be read."""
+        if epoch != self._order_epoch:
+            self._order_epoch, self._order = epoch, self._order_of_epoch(epoch)
+            left = self._limit - epoch * self._epoch_tokens
+            if left < self._epoch_tokens:
+                ends = np.cumsum(self._documents.lengths[self._order])
+                self._order = self._order[: np.searchsorted(ends, max(left, 0), side="right")]
+        return self._order
+
+
+def _joined(parts: list[npt.NDArray[Any]], dtype: Any) -> npt.NDArray[Any]:
+    return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, dtype=dtype), *parts])
