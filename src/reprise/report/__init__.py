@@ -1,0 +1,1 @@
+"""Numbers -> one HTML file, and the same numbers as JSON."""

@@ -1,0 +1,75 @@
+"""A workspace -> report.html and report.json."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from reprise.errors import UserError
+from reprise.recipe import Recipe, load_recipe
+from reprise.report.facts import gather
+from reprise.report.page import render_comparison, render_report
+from reprise.workspace import Json, Work, Workspace, write_json
+
+HTML, JSON = "report.html", "report.json"
+
+
+def run(work: Work, *, recipe: Recipe) -> None:
+    """The stage `report`: write both files into the workspace itself, and the numbers into the stage's folder."""
+    root = work.output.parent
+    facts = write_report(Workspace(root), recipe, root / HTML)
+    write_json(work.output / JSON, facts)
+    work.counts["verdicts"] = len(facts["verdict"]["verdicts"])
+
+
+def write_report(workspace: Workspace, recipe: Recipe, output: Path) -> Json:
+    """Write the report of a run, at any moment of it.
+
+    Args:
+        workspace: the run.
+        recipe: its settings.
+        output: the HTML file; the JSON file goes beside it under the same name.
+
+    Returns:
+        What the JSON file holds (see `facts.py`).
+    """
+    facts = gather(workspace, recipe)
+    write_text(output, render_report(facts))
+    write_json(output.with_suffix(".json"), facts)
+    return facts
+
+
+def compare_report(runs: Sequence[Path], output: Path) -> Json:
+    """Write several runs side by side.
+
+    Args:
+        runs: folders of at least two runs.
+        output: the HTML file; the JSON file goes beside it.
+
+    Raises:
+        UserError: fewer than two runs, or a folder is not a run's.
+    """
+    if len(runs) < 2:
+        raise UserError("there is nothing to compare", remedy="name at least two folders of runs")
+    facts = [gather(Workspace(root), load_run_recipe(root)) | {"folder": str(root)} for root in runs]
+    write_text(output, render_comparison(facts))
+    value = {"format": 1, "runs": facts}
+    write_json(output.with_suffix(".json"), value)
+    return value
+
+
+def load_run_recipe(root: Path) -> Recipe:
+    """The recipe that a run's folder keeps."""
+    path = root / "recipe.yaml"
+    if not path.exists():
+        raise UserError(
+            "this is not the folder of a run", where=str(root), remedy="name a folder that holds recipe.yaml"
+        )
+    return load_recipe(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

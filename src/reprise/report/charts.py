@@ -1,0 +1,385 @@
+"""Facts -> charts. A chart is a plotly figure whose colours name variables of the page's style sheet, and a table.
+
+    {"id", "title", "note", "describe", "traces", "layout", "legend": [{"name", "color", "dash"}],
+     "table": {"columns", "rows"}}
+
+The page's script puts in the colours of the light or the dark theme; `describe` is what a screen reader says.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+
+from reprise.workspace import Json
+
+COLORS = 12
+"""Colours `--c0` ... of the style sheet."""
+
+DASHES = ("solid", "dash", "dot", "dashdot")
+"""Told apart without colour, too."""
+
+MAX_TABLE_ROWS = 60
+"""Rows of the table under a curve; report.json has every point."""
+
+
+def plot_text(text: str) -> str:
+    """Text for plotly, which reads a few HTML tags in titles and labels."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def label(language: str, source: str | None, topic: str | None) -> str:
+    """Name of a bucket, for people."""
+    return " / ".join(part for part in (language, source, topic) if part is not None)
+
+
+def course_charts(facts: Json) -> list[Json]:
+    """How training went: training loss, held-out loss, topic weights, learning rate, speed."""
+    charts = [_loss(facts), *_held_out(facts), *_weight_charts(facts), *_small_series(facts)]
+    return [chart for chart in charts if chart]
+
+
+def _offsets(facts: Json) -> list[int]:
+    """Tokens trained before each stage."""
+    offsets, total = [], 0
+    for stage in facts["training"]:
+        offsets.append(total)
+        total += stage["tokens"]
+    return offsets
+
+
+def _stage_marks(facts: Json) -> Json:
+    """Vertical lines where a stage after the first begins, with its name."""
+    shapes, notes = [], []
+    for stage, offset in zip(facts["training"], _offsets(facts), strict=True):
+        if stage["stage"] > 1 and stage["tokens"]:
+            line = {"color": "var(--muted)", "width": 1, "dash": "dot"}
+            shapes.append({"type": "line", "x0": offset, "x1": offset, "y0": 0, "y1": 1, "yref": "paper", "line": line})
+            notes.append(
+                {
+                    "x": offset,
+                    "y": 1,
+                    "yref": "paper",
+                    "text": plot_text(f"stage {stage['stage']}"),
+                    "showarrow": False,
+                    "xanchor": "left",
+                    "yanchor": "bottom",
+                    "xshift": -4,
+                    "font": {"size": 11, "color": "var(--muted)"},
+                }
+            )
+    return {"shapes": shapes, "annotations": notes}
+
+
+def _line(name: str, xs: Sequence[float], ys: Sequence[float | None], index: int, *, markers: bool = False) -> Json:
+    """One curve."""
+    return {
+        "type": "scatter",
+        "mode": "lines+markers" if markers else "lines",
+        "name": plot_text(name),
+        "x": list(xs),
+        "y": list(ys),
+        "line": {"color": f"var(--c{index % COLORS})", "width": 2, "dash": dash(index)},
+        "marker": {"size": 5},
+    }
+
+
+def dash(index: int) -> str:
+    """Dash of the n-th curve of a chart: the first four are solid."""
+    return "solid" if index < 4 else DASHES[index % len(DASHES)]
+
+
+def _legend(traces: Sequence[Json], names: Sequence[str]) -> list[Json]:
+    """A legend only where there is something to tell apart."""
+    entries = [
+        {"name": name, "color": i % COLORS, "dash": "mark" if trace["mode"] == "markers" else dash(i)}
+        for i, (trace, name) in enumerate(zip(traces, names, strict=True))
+    ]
+    return entries if len(entries) > 1 else []
+
+
+def thin(rows: list[list[Json]]) -> list[list[Json]]:
+    """At most MAX_TABLE_ROWS rows, evenly spaced, the first and the last among them."""
+    if len(rows) <= MAX_TABLE_ROWS:
+        return rows
+    last = len(rows) - 1
+    return [rows[round(i * last / (MAX_TABLE_ROWS - 1))] for i in range(MAX_TABLE_ROWS)]
+
+
+def _loss(facts: Json) -> Json | None:
+    """Training loss, with restarts and guards' events on it."""
+    xs, ys = _joined(facts, "loss")
+    if not xs:
+        return None
+    events = [
+        (offset + event["tokens"], event["kind"])
+        for stage, offset in zip(facts["training"], _offsets(facts), strict=True)
+        for event in stage["events"]
+    ]
+    traces = [_line("training loss", xs, ys, 0)]
+    names = ["training loss"]
+    for index, (kind, symbol) in enumerate((("resume", "triangle-up"), ("guard", "x")), start=1):
+        places = [tokens for tokens, found in events if found == kind]
+        if places:
+            names.append({"resume": "restart", "guard": "guard's event"}[kind])
+            near = [ys[min(range(len(xs)), key=lambda i: abs(xs[i] - place))] for place in places]
+            traces.append(
+                _line(names[-1], places, near, index)
+                | {"mode": "markers", "marker": {"size": 11, "symbol": symbol, "color": f"var(--c{index})"}}
+            )
+    width = max(stage["series"]["steps_per_point"] for stage in facts["training"])
+    note = "Loss of each step on the text it trained on." if width == 1 else f"Each point is the mean of {width} steps."
+    return _chart(
+        "loss",
+        "Training loss",
+        f"{note} It moves with the mixture, so judge progress by the held-out text below.",
+        traces,
+        _tokens_axis(facts, "nats per token"),
+        names,
+        {
+            "columns": ["Tokens", "Loss (nats per token)"],
+            "rows": thin([list(pair) for pair in zip(xs, ys, strict=True)]),
+        },
+    )
+
+
+def _joined(facts: Json, name: str) -> tuple[list[int], list[float | None]]:
+    """One series over all stages, tokens counted from the start of the run."""
+    xs: list[int] = []
+    ys: list[float | None] = []
+    for stage, offset in zip(facts["training"], _offsets(facts), strict=True):
+        xs += [offset + tokens for tokens in stage["series"]["tokens"]]
+        ys += stage["series"][name]
+    return xs, ys
+
+
+def _tokens_axis(facts: Json, y_title: str) -> Json:
+    return {
+        "xaxis": {"title": {"text": "tokens trained"}, "rangemode": "tozero"},
+        "yaxis": {"title": {"text": plot_text(y_title)}},
+        "hovermode": "x unified",
+    } | _stage_marks(facts)
+
+
+def _chart(
+    name: str, title: str, note: str, traces: list[Json], layout: Json, names: Sequence[str], table: Json
+) -> Json:
+    return {
+        "id": "chart-" + re.sub(r"\W+", "-", name),
+        "title": title,
+        "note": note,
+        "describe": f"Chart: {title}. The numbers are in the table after it.",
+        "traces": traces,
+        "layout": layout,
+        "legend": _legend(traces, names),
+        "table": table,
+        "small": False,
+    }
+
+
+def held_out_series(facts: Json) -> dict[tuple[str, str | None, str | None], list[tuple[int, float]]]:
+    """(language, source, topic) -> (tokens, bits per byte) at every validation of the run."""
+    series: dict[tuple[str, str | None, str | None], list[tuple[int, float]]] = {}
+    for stage, offset in zip(facts["training"], _offsets(facts), strict=True):
+        for validation in stage["validations"]:
+            for entry in validation["bits_per_byte"]:
+                key = (entry["language"], entry["source"], entry["topic"])
+                series.setdefault(key, []).append((offset + validation["tokens"], entry["value"]))
+    # A topic has the same colour in every chart: its place in the recipe's list.
+    return dict(sorted(series.items(), key=lambda item: topic_rank(facts, item[0][0], item[0][2])))
+
+
+def topic_rank(facts: Json, language: str, topic: str | None) -> int:
+    """Place of a topic in the recipe's list; what is not in it comes last."""
+    topics = facts["topics"].get(language, [])
+    return topics.index(topic) if topic in topics else len(topics)
+
+
+def _held_out(facts: Json) -> list[Json | None]:
+    """Change of the held-out loss since the start: by language, by source, and by topic of each split source."""
+    series = held_out_series(facts)
+    languages = list(dict.fromkeys(key[0] for key in series))
+    charts = [
+        change_chart("languages", "Held-out text, by language", facts, {k[0]: v for k, v in series.items() if not k[1]})
+    ]
+    for language in languages:
+        sources = {k[1]: v for k, v in series.items() if k[0] == language and k[1] and k[2] is None}
+        if len(sources) > 1:
+            charts.append(change_chart(f"sources-{language}", f"{language}, by source", facts, sources))
+        for source in sources:
+            topics = {k[2]: v for k, v in series.items() if k[:2] == (language, source) and k[2]}
+            if topics:
+                title = f"{language} {source}, by topic"
+                charts.append(change_chart(f"topics-{language}-{source}", title, facts, topics))
+    return charts
+
+
+def change_chart(name: str, title: str, facts: Json, series: dict[str, list[tuple[int, float]]]) -> Json | None:
+    """Curves of the change in per cent since the first measurement."""
+    if not series or max(len(points) for points in series.values()) < 1:
+        return None
+    traces = [
+        _line(key, [x for x, _ in points], [100 * (value / points[0][1] - 1) for _, value in points], i, markers=True)
+        | {"customdata": [value for _, value in points], "hovertemplate": "%{y:+.2f} % (%{customdata:.4f})"}
+        for i, (key, points) in enumerate(series.items())
+    ]
+    layout = _tokens_axis(facts, "change of bits per byte, %")
+    layout["yaxis"] |= {"zeroline": True, "ticksuffix": " %"}
+    tokens = sorted({x for points in series.values() for x, _ in points})
+    values = {key: dict(points) for key, points in series.items()}
+    rows = [[x, *(values[key].get(x) for key in series)] for x in tokens]
+    return _chart(
+        name,
+        title,
+        "Bits per byte on text that was held out, against the start of training: below zero is better.",
+        traces,
+        layout,
+        list(series),
+        {"columns": ["Tokens", *(f"{key} (bits per byte)" for key in series)], "rows": thin(rows)},
+    )
+
+
+def _weight_charts(facts: Json) -> list[Json]:
+    """Shares over tokens, one chart for each part of the mixture that changed: such as the topics of `zh/web`."""
+    series: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for stage, offset in zip(facts["training"], _offsets(facts), strict=True):
+        last: dict[str, Json] = {}
+        for change in stage["weights"]:
+            curves = series.setdefault(change["path"], {})
+            if change["path"] not in last:
+                _add_points(curves, offset, change["old"])
+            _add_points(curves, offset + change["tokens"], change["new"])
+            last[change["path"]] = change["new"]
+        for path, shares in last.items():  # they hold until the end of what was trained
+            _add_points(series[path], offset + stage["tokens"], shares)
+    return [_weights_chart(facts, path, curves) for path, curves in series.items()]
+
+
+def _add_points(curves: dict[str, list[tuple[int, float]]], tokens: int, shares: dict[str, float]) -> None:
+    for child, share in shares.items():
+        curves.setdefault(child, []).append((tokens, share))
+
+
+def _weights_chart(facts: Json, path: str, curves: dict[str, list[tuple[int, float]]]) -> Json:
+    language = path.partition("/")[0]
+    names = {child: child.removeprefix(f"{path}/") for child in curves}
+    children = sorted(curves, key=lambda child: topic_rank(facts, language, names[child]))
+    whole = path.replace("/", " ") or "the stage"
+    traces = []
+    for i, child in enumerate(children):
+        points = curves[child]
+        trace = _line(names[child], [x for x, _ in points], [100 * share for _, share in points], i)
+        trace["line"]["shape"] = "hv"
+        traces.append(trace | {"hovertemplate": "%{y:.2f} %"})
+    layout = _tokens_axis(facts, f"share of {whole}, %")
+    layout["yaxis"] |= {"ticksuffix": " %", "rangemode": "tozero"}
+    rows: list[list[Json]] = []
+    for child in children:
+        first, last = 100 * curves[child][0][1], 100 * curves[child][-1][1]
+        rows.append([names[child], first, last, last - first])
+    return _chart(
+        f"weights-{path or 'stage'}",
+        f"Weights inside {whole}",
+        "Shares in what is drawn over tokens. A step is one change, by the policy or by hand.",
+        traces,
+        layout,
+        [names[child] for child in children],
+        {"columns": ["Part", "At the start, %", "At the end, %", "Change, points"], "rows": rows},
+    )
+
+
+def _small_series(facts: Json) -> list[Json]:
+    """Learning rate, gradient norm and speed."""
+    charts = []
+    for name, title, unit, note in (
+        ("lr", "Learning rate", "learning rate", "As the schedule of each stage set it."),
+        ("grad_norm", "Gradient norm", "norm before clipping", "Before it was scaled down to the recipe's limit."),
+        ("tokens_per_s", "Speed", "tokens per second", "Of the optimizer steps alone."),
+    ):
+        xs, ys = _joined(facts, name)
+        if any(y is not None for y in ys):
+            table = {"columns": ["Tokens", title], "rows": thin([list(pair) for pair in zip(xs, ys, strict=True)])}
+            layout = _tokens_axis(facts, unit)
+            layout["yaxis"] |= {"rangemode": "tozero", "exponentformat": "power" if name == "lr" else "SI"}
+            charts.append(
+                _chart(name, title, note, [_line(title, xs, ys, 0)], layout, [title], table) | {"small": True}
+            )
+    return charts
+
+
+def perplexity_charts(facts: Json) -> list[Json]:
+    """Distribution of the perplexity of the training documents, one histogram per language and source."""
+    return [_histogram(index, found) for index, found in enumerate(facts["corpus"]["perplexity"])]
+
+
+def _histogram(index: int, found: Json) -> Json:
+    edges, counts = found["bin_edges"], found["bin_documents"]
+    name = label(found["language"], found["source"], None)
+    median = found["quantiles"]["0.5"]
+    # Bars of a histogram over bins of equal ratio: drawn as a filled step, which a logarithmic axis takes as it is.
+    xs = [edge for edge in edges for _ in range(2)]
+    ys = [0, *(count for count in counts for _ in range(2)), 0]
+    trace = _line(name, xs, ys, index) | {"fill": "tozeroy", "fillcolor": f"var(--c{index % COLORS}-soft)"}
+    trace["line"] = {"color": f"var(--c{index % COLORS})", "width": 1.5}
+    trace["hovertemplate"] = "perplexity %{x:.3~g}: %{y} documents<extra></extra>"
+    line = {"color": "var(--text)", "width": 1.5, "dash": "dash"}
+    layout = {
+        "xaxis": {"type": "log", "title": {"text": "perplexity"}} | _log_ticks(edges[0], edges[-1]),
+        "yaxis": {"title": {"text": "documents"}, "rangemode": "tozero"},
+        "shapes": [{"type": "line", "x0": median, "x1": median, "y0": 0, "y1": 1, "yref": "paper", "line": line}],
+    }
+    rows = [[f"{edges[i]:.4g} to {edges[i + 1]:.4g}", count] for i, count in enumerate(counts)]
+    return _chart(
+        f"perplexity-{index}",
+        f"Perplexity of {name}",
+        f"{found['documents']:,} training documents, scored by the base model; the dashed line is the median, "
+        f"{median:.3g}. {found['bin_note'].capitalize()}.",
+        [trace],
+        layout,
+        [name],
+        {"columns": ["Perplexity", "Documents"], "rows": rows},
+    ) | {"small": True}
+
+
+def _log_ticks(low: float, high: float) -> Json:
+    """Ticks of a logarithmic axis at 1, 2 and 5 times the powers of ten; at the powers alone over a wide range."""
+    steps = (1,) if high > 1e4 * low else (1, 2, 5)
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    values = [step * 10.0**power for power in range(first, last + 1) for step in steps]
+    shown = [value for value in values if 0.8 * low <= value <= 1.25 * high]
+    return {"tickvals": shown, "ticktext": [f"{value:,.10g}" for value in shown]}
+
+
+def plane_chart(facts: Json, kept: Sequence[str]) -> Json | None:
+    """Gain against retention: one point per validation, from the start of training to its end."""
+    series = {key[0]: dict(points) for key, points in held_out_series(facts).items() if key[1] is None}
+    gained = [language for language in series if language not in kept]
+    kept = [language for language in kept if language in series]
+    if not gained or not kept or len(series[gained[0]]) < 2:
+        return None
+    traces, rows = [], []
+    pairs = [(new, old) for new in gained for old in kept]
+    for index, (new, old) in enumerate(pairs):
+        tokens = [x for x in series[new] if x in series[old]]
+        xs = [100 * (series[old][x] / series[old][tokens[0]] - 1) for x in tokens]
+        ys = [100 * (1 - series[new][x] / series[new][tokens[0]]) for x in tokens]
+        traces.append(
+            _line(f"{new} against {old}", xs, ys, index, markers=True)
+            | {
+                "customdata": tokens,
+                "hovertemplate": "after %{customdata:,} tokens: %{y:+.2f} % gained, %{x:+.2f} % lost",
+            }
+        )
+        rows += [[new, old, x, gain, loss] for x, gain, loss in zip(tokens, ys, xs, strict=True)]
+    layout = {
+        "xaxis": {"title": {"text": "rise of bits per byte of the kept language, %"}, "zeroline": True},
+        "yaxis": {"title": {"text": "fall in the new language, %"}, "zeroline": True},
+    }
+    return _chart(
+        "plane",
+        "Gain against retention",
+        "One point per validation, joined in the order of training, which begins at zero. Up is gained, right is lost.",
+        traces,
+        layout,
+        [f"{new} against {old}" for new, old in pairs],
+        {"columns": ["New", "Kept", "Tokens", "Gained, %", "Lost, %"], "rows": thin(rows)},
+    )

@@ -1,0 +1,211 @@
+"""The document stages -> what the report says about the text: flow, drops with examples, rejects, perplexity.
+
+Files never change once they have their name, so what was read of one is remembered (`reprise watch` asks often).
+"""
+
+import functools
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from reprise.documents.table import DOCUMENTS, DROPPED, count_rows, list_parts
+from reprise.recipe import Recipe
+from reprise.workspace import Json, Workspace
+
+STAGES = ("read", "clean", "deduplicate", "decontaminate", "label", "score", "synthesize")
+"""Stages that may write `documents/` and `dropped/`, in order."""
+
+EXAMPLES = 3
+"""Dropped or rejected documents shown for each reason."""
+
+EXCERPT_CHARS = 400
+"""Longest excerpt of a document."""
+
+
+def corpus_facts(workspace: Workspace, recipe: Recipe) -> Json:
+    """Flow through the stages, drops per reason with examples, rejects, documents per bucket, perplexity."""
+    return {
+        "flow": _flow(workspace),
+        "drops": [drop for stage in STAGES for drop in _drops(workspace, stage)],
+        "rejects": _rejects(stage_folder(workspace, "read") / "rejects.jsonl"),
+        "buckets": _buckets(workspace),
+        "perplexity": _perplexity(workspace, recipe),
+    }
+
+
+def stage_folder(workspace: Workspace, stage: str) -> Path:
+    """The published folder of a stage; while there is none, the unpublished one."""
+    folder = workspace.folder(stage)
+    return folder if folder.exists() else workspace.root / f"{stage}.partial"
+
+
+def _flow(workspace: Workspace) -> list[Json]:
+    """Documents that each stage wrote and dropped; only what is published is counted."""
+    flow: list[Json] = []
+    for stage in STAGES:
+        folder = workspace.folder(stage)
+        if (folder / DOCUMENTS).exists():
+            documents, dropped = count_rows(folder / DOCUMENTS), count_rows(folder / DROPPED)
+            flow.append({"stage": stage, "documents": documents, "dropped": dropped})
+    return flow
+
+
+def _drops(workspace: Workspace, stage: str) -> list[Json]:
+    """One entry for each reason of a stage, the most frequent first."""
+    documents: Counter[str] = Counter()
+    languages: dict[str, Counter[str]] = defaultdict(Counter)
+    examples: dict[str, list[Json]] = defaultdict(list)
+    for part in list_parts(stage_folder(workspace, stage) / DROPPED):
+        counts, found = _dropped_part(part, part.stat().st_mtime_ns)
+        for (reason, language), number in counts.items():
+            documents[reason] += number
+            languages[reason][language] += number
+        for reason, shown in found.items():
+            examples[reason] += shown[: EXAMPLES - len(examples[reason])]
+    return [
+        {
+            "stage": stage,
+            "reason": reason,
+            "documents": number,
+            "languages": dict(languages[reason].most_common()),
+            "examples": examples[reason],
+        }
+        for reason, number in documents.most_common()
+    ]
+
+
+@functools.lru_cache(maxsize=4096)
+def _dropped_part(part: Path, _changed_ns: int) -> tuple[dict[tuple[str, str], int], dict[str, list[Json]]]:
+    """Documents per (reason, language) of one part, and the first few of each reason."""
+    grouped = (
+        pq.read_table(part, columns=["reason", "lang"]).group_by(["reason", "lang"]).aggregate([([], "count_all")])
+    )
+    counts = {(row["reason"], row["lang"]): row["count_all"] for row in grouped.to_pylist()}
+    missing = {reason: EXAMPLES for reason, _ in counts}
+    examples: dict[str, list[Json]] = defaultdict(list)
+    for batch in pq.ParquetFile(part).iter_batches(batch_size=256):
+        for row in batch.to_pylist():
+            if missing.get(row["reason"], 0) > 0:
+                missing[row["reason"]] -= 1
+                examples[row["reason"]].append(
+                    {name: row[name] for name in ("id", "lang", "source", "origin", "detail")}
+                    | {"excerpt": excerpt(row["text"])}
+                )
+        if not any(missing.values()):
+            break
+    return counts, examples
+
+
+def excerpt(text: str) -> str:
+    """The beginning of a text, with a mark where it was cut."""
+    return text if len(text) <= EXCERPT_CHARS else text[:EXCERPT_CHARS].rstrip() + " ..."
+
+
+def _rejects(path: Path) -> list[Json]:
+    """Unreadable documents per reason, with examples."""
+    counts: Counter[str] = Counter()
+    examples: dict[str, list[Json]] = defaultdict(list)
+    for reject in _read_lines(path):
+        reason = str(reject["reason"])
+        counts[reason] += 1
+        if len(examples[reason]) < EXAMPLES:
+            examples[reason].append(
+                {"file": reject["file"], "line": reject["line"], "excerpt": excerpt(str(reject.get("excerpt") or ""))}
+            )
+    return [
+        {"reason": reason, "documents": number, "examples": examples[reason]} for reason, number in counts.most_common()
+    ]
+
+
+def _read_lines(path: Path) -> Iterator[Json]:
+    """Objects of a JSON Lines file that may still be written: a last line without its end is left out."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", errors="replace") as handle:
+        for line in handle:
+            if line.endswith("\n") and line.strip():
+                yield json.loads(line)
+
+
+def _last_documents(workspace: Workspace) -> list[Path]:
+    """Document folders of what is trained on: the last published document stage, and the synthetic text."""
+    published = [stage for stage in STAGES[:-1] if (workspace.folder(stage) / DOCUMENTS).exists()]
+    folders = [workspace.folder(stage) / DOCUMENTS for stage in [*published[-1:], "synthesize"]]
+    return [folder for folder in folders if folder.exists()]
+
+
+def _buckets(workspace: Workspace) -> list[Json]:
+    """Documents of each language, source and topic: for training, and held out."""
+    sums: dict[tuple[str, str, str | None], Counter[str]] = defaultdict(Counter)
+    for folder in _last_documents(workspace):
+        for part in list_parts(folder):
+            for key, split, number in _bucket_part(part, part.stat().st_mtime_ns):
+                sums[key][split] += number
+    return [
+        {
+            "language": key[0],
+            "source": key[1],
+            "topic": key[2],
+            "train": sums[key]["train"],
+            "valid": sums[key]["valid"],
+        }
+        for key in sorted(sums, key=lambda key: (key[0], key[1], key[2] or ""))
+    ]
+
+
+@functools.lru_cache(maxsize=4096)
+def _bucket_part(part: Path, _changed_ns: int) -> list[tuple[tuple[str, str, str | None], str, int]]:
+    columns = ["lang", "source", "topic", "split"]
+    grouped = pq.read_table(part, columns=columns).group_by(columns).aggregate([([], "count_all")])
+    return [((row["lang"], row["source"], row["topic"]), row["split"], row["count_all"]) for row in grouped.to_pylist()]
+
+
+def _perplexity(workspace: Workspace, recipe: Recipe) -> list[Json]:
+    """Distribution of the perplexity of the training documents, per language and source."""
+    folder = stage_folder(workspace, "score") / DOCUMENTS
+    values: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
+    for part in list_parts(folder):
+        for key, found in _perplexity_part(part, part.stat().st_mtime_ns).items():
+            values[key].append(found)
+    return [_distribution(key, np.concatenate(parts)) for key, parts in sorted(values.items())]
+
+
+@functools.lru_cache(maxsize=4096)
+def _perplexity_part(part: Path, _changed_ns: int) -> dict[tuple[str, str], np.ndarray]:
+    """(language, source) -> float32 perplexities of the scored training documents of one part."""
+    table = pq.read_table(part, columns=["lang", "source", "split", "ppl"])
+    table = table.filter(pc.and_(pc.equal(table["split"], "train"), pc.is_valid(table["ppl"])))
+    languages, sources = table["lang"].to_pylist(), table["source"].to_pylist()
+    ppl = table["ppl"].to_numpy().astype(np.float32)
+    rows: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for row, key in enumerate(zip(languages, sources, strict=True)):
+        rows[key].append(row)
+    return {key: ppl[found] for key, found in rows.items()}
+
+
+QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
+
+
+def _distribution(key: tuple[str, str], ppl: np.ndarray) -> Json:
+    """Quantiles, and a histogram over log-spaced bins between the 0.5 % and the 99.5 % quantile."""
+    low, high = np.quantile(ppl, [0.005, 0.995])
+    high = max(high, low * 1.01)
+    num_bins = int(np.clip(2 * len(ppl) ** (1 / 3), 8, 48))
+    edges = np.geomspace(low, high, num_bins + 1)
+    counts, _ = np.histogram(np.clip(ppl, edges[0], edges[-1]), edges)
+    return {
+        "language": key[0],
+        "source": key[1],
+        "documents": len(ppl),
+        "quantiles": {
+            f"{share:g}": float(value) for share, value in zip(QUANTILES, np.quantile(ppl, QUANTILES), strict=True)
+        },
+        "bin_edges": [float(edge) for edge in edges],
+        "bin_documents": [int(count) for count in counts],
+        "bin_note": "the first and the last bin also hold what lies beyond them",
+    }

@@ -1,0 +1,216 @@
+"""A run, at any moment -> one JSON value. The page is drawn from this value and nothing else, so both say the same.
+
+format          1
+run             name, state, written, version
+stages          one entry per stage: state (done, unfinished, missing), seconds, counts, fingerprint, older_input
+tolerance       kept language -> largest relative rise of its bits per byte
+topics          language -> its topics, in the recipe's order
+verdict         headline, provisional, verdicts (from the evaluation; while it is missing, from the last validation)
+bits_per_byte   {language, source, topic, before, after, ...}; source and topic null for a language's total
+benchmarks, samples   from the evaluation
+corpus          flow, drops, rejects, buckets, perplexity (see corpus.py)
+budget          {stage, language, source, topic, planned, spent, available, epochs}
+order           {stage, language, source, order, ...}
+training        one entry per training stage (see curves.py)
+synthesis       the funnel
+repeat          recipe, seed, files, versions, hardware
+"""
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from reprise import __version__
+from reprise.mixture.plan import budgets
+from reprise.recipe import Recipe
+from reprise.report.corpus import corpus_facts, stage_folder
+from reprise.report.curves import training_facts
+from reprise.workspace import Json, Manifest, Workspace
+
+FORMAT = 1
+
+
+def gather(workspace: Workspace, recipe: Recipe) -> Json:
+    """All that is known of a run."""
+    training = [training_facts(workspace, stage, index) for index, stage in enumerate(recipe.stages)]
+    results = _read_json(workspace.folder("evaluate") / "results.json") or {}
+    stages = _stages(workspace, recipe)
+    facts = {
+        "format": FORMAT,
+        "run": {
+            "name": recipe.name,
+            "model": recipe.model.path,
+            "state": _state(stages),
+            "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "version": __version__,
+        },
+        "stages": stages,
+        "verdict": _verdict(results, training, recipe),
+        "tolerance": recipe.evaluation.tolerance,
+        "topics": recipe.documents.topics.lists,
+        "bits_per_byte": results.get("bits_per_byte", []),
+        "benchmarks": results.get("benchmarks", []),
+        "samples": results.get("samples", []),
+        "corpus": corpus_facts(workspace, recipe),
+        "budget": _budget(workspace, recipe, training),
+        "order": _order(recipe),
+        "training": training,
+        "synthesis": _synthesis(workspace, recipe),
+        "repeat": _repeat(workspace, recipe, stages, training),
+    }
+    return finite(facts)
+
+
+def finite(value: Json) -> Json:
+    """The value with null in the place of each number that is not finite, for which JSON has no word."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
+
+
+def _read_json(path: Path) -> Json:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+
+
+def stage_names(recipe: Recipe) -> list[str]:
+    """The stages of a run, in order, without the report itself."""
+    return [
+        *("read", "clean", "deduplicate", "decontaminate", "label", "score"),
+        *(["synthesize"] if recipe.synthesis.enabled else []),
+        "tokenize",
+        *(f"train-{number + 1}" for number in range(len(recipe.stages))),
+        "evaluate",
+    ]
+
+
+def _stages(workspace: Workspace, recipe: Recipe) -> list[Json]:
+    names = stage_names(recipe)
+    manifests = {name: workspace.manifest(name) for name in names}
+    return [_stage(workspace, name, manifests) for name in names]
+
+
+def _stage(workspace: Workspace, name: str, manifests: dict[str, Manifest | None]) -> Json:
+    manifest = manifests[name]
+    unknown = dict.fromkeys(("seconds", "finished", "version", "fingerprint", "last_sign_of_life_s_ago"))
+    entry: Json = {"stage": name, "state": "missing", **unknown, "counts": {}, "older_input": []}
+    if manifest is None:
+        partial = workspace.root / f"{name}.partial"
+        times = [path.stat().st_mtime for path in [partial, *partial.glob("*")] if path.exists()]
+        if times:
+            entry |= {"state": "unfinished", "last_sign_of_life_s_ago": round(max(0.0, time.time() - max(times)), 1)}
+        return entry
+    older = [
+        other
+        for other, fingerprint in manifest.inputs.items()
+        if (now := manifests.get(other)) is None or now.fingerprint != fingerprint
+    ]
+    return entry | {
+        "state": "done",
+        "seconds": manifest.seconds,
+        "finished": manifest.finished,
+        "version": manifest.version,
+        "fingerprint": manifest.fingerprint,
+        "counts": manifest.counts,
+        "older_input": older,
+    }
+
+
+def _state(stages: list[Json]) -> str:
+    if all(stage["state"] == "done" for stage in stages):
+        return "finished"
+    return "not finished" if any(stage["state"] != "missing" for stage in stages) else "not begun"
+
+
+def _verdict(results: Json, training: list[Json], recipe: Recipe) -> Json:
+    """The evaluation's verdict; before there is one, what the held-out loss of training says so far."""
+    if results:
+        return {"provisional": False, "headline": results["headline"], "verdicts": results["verdicts"]}
+    verdicts = []
+    for change in changes_so_far(training):
+        tolerance = recipe.evaluation.tolerance.get(change["language"])
+        verdicts.append({"measure": f"bits per byte, {change['language']}", "tolerance": tolerance} | change)
+    return {"provisional": True, "headline": None, "verdicts": verdicts}
+
+
+def changes_so_far(training: list[Json]) -> list[Json]:
+    """Per language: held-out bits per byte before training and at the last validation."""
+    measured = [validation for stage in training for validation in stage["validations"]]
+    if not measured:
+        return []
+    first, last = (
+        {entry["language"]: entry["value"] for entry in validation["bits_per_byte"] if entry["source"] is None}
+        for validation in (measured[0], measured[-1])
+    )
+    return [
+        {
+            "language": language,
+            "before": first[language],
+            "after": last[language],
+            "change": last[language] / first[language] - 1,
+        }
+        for language in first
+        if language in last
+    ]
+
+
+def _budget(workspace: Workspace, recipe: Recipe, training: list[Json]) -> list[Json]:
+    """Planned and spent tokens of every leaf of the mixture."""
+    planned = {(plan.stage, plan.language, plan.source, plan.topic): plan.tokens for plan in budgets(recipe)}
+    spent: dict[tuple[int, str, str, str | None], Json] = {
+        (stage["stage"], entry["language"], entry["source"], entry["topic"]): entry
+        for stage in training
+        for entry in stage["spent"]
+    }
+    rows = []
+    for key in [*planned, *(key for key in spent if key not in planned)]:
+        stage, language, source, topic = key
+        entry = spent.get(key, {})
+        rows.append(
+            {"stage": stage, "language": language, "source": source, "topic": topic, "planned": planned.get(key)}
+            | {name: entry.get(name) for name in ("spent", "available", "epochs")}
+        )
+    return rows
+
+
+def _order(recipe: Recipe) -> list[Json]:
+    """In which order each stage takes the documents of each source."""
+    rows = []
+    for index, stage in enumerate(recipe.stages):
+        for name, component in stage.mixture.items():
+            for source in component.sources:
+                curriculum = stage.curriculum_of(name, source)
+                rows.append(
+                    {"stage": index + 1, "language": name, "source": source, "scored": curriculum.needs_perplexity}
+                    | curriculum.model_dump(mode="json")
+                )
+    return rows
+
+
+def _synthesis(workspace: Workspace, recipe: Recipe) -> Json:
+    if not recipe.synthesis.enabled:
+        return {"enabled": False}
+    return {"enabled": True, "funnel": _read_json(stage_folder(workspace, "synthesize") / "funnel.json")}
+
+
+def _repeat(workspace: Workspace, recipe: Recipe, stages: list[Json], training: list[Json]) -> Json:
+    """What another person needs to get the same numbers."""
+    files: dict[str, Any] = {}
+    for stage in stages:
+        manifest = workspace.manifest(stage["stage"])
+        files |= manifest.files if manifest else {}
+    return {
+        "seed": recipe.seed,
+        "recipe": recipe.model_dump(mode="json"),
+        "files": [{"file": name, "bytes": entry["size"], "xxh128": entry["xxh128"]} for name, entry in files.items()],
+        "machine": next((stage["start"] for stage in training if stage["start"]), None),
+        "seconds": round(sum(stage["seconds"] or 0.0 for stage in stages), 1),
+    }

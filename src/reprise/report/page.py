@@ -1,0 +1,181 @@
+"""Facts -> HTML. Templates escape every value, and the page's policy lets no script run but ours."""
+
+import base64
+import hashlib
+import importlib.resources
+import json
+import re
+from typing import Any
+
+import jinja2
+import yaml
+
+from reprise.report import charts, tables
+from reprise.report.compare import compare
+from reprise.workspace import Json
+
+PLOTLY = "plotly.min.js"
+"""Path of the plotting script where a server hands out the page."""
+
+
+def render_report(facts: Json, *, live: bool = False) -> str:
+    """One run as a page.
+
+    Args:
+        facts: of `facts.gather`.
+        live: for `reprise watch`: the script comes from the server, and the page asks for news.
+    """
+    kept = list(facts["tolerance"])
+    drawn = {
+        "course": charts.course_charts(facts),
+        "perplexity": charts.perplexity_charts(facts),
+        "plane": [chart for chart in [charts.plane_chart(facts, kept)] if chart],
+    }
+    return _render("report.html", facts, drawn, _report_views(facts), title=facts["run"]["name"], live=live)
+
+
+def _report_views(facts: Json) -> dict[str, Any]:
+    """What the template needs besides the facts: rows with their pictures, and the recipe as text."""
+    machine = facts["repeat"]["machine"] or {}
+    return {
+        "budget": {stage["stage"]: tables.budget_rows(facts, stage["stage"]) for stage in facts["training"]},
+        "flow": tables.bars(facts["corpus"]["flow"], "documents"),
+        "order": tables.order_rows(facts),
+        "gains": tables.gain_rows(facts),
+        "verdicts": tables.verdict_rows(facts),
+        "events": [_event(stage["stage"], event) for stage in facts["training"] for event in stage["events"]],
+        "machine": [(name, value) for name, value in machine.items() if not isinstance(value, dict | list)],
+        "recipe_yaml": yaml.safe_dump(facts["repeat"]["recipe"], allow_unicode=True, sort_keys=False),
+    }
+
+
+def _event(stage: int, event: Json) -> Json:
+    text = ", ".join(f"{words(name)} {cell(value)}" for name, value in event["detail"].items())
+    return event | {"stage": stage, "text": text}
+
+
+def render_comparison(runs: list[Json]) -> str:
+    """Several runs side by side."""
+    facts, drawn, views = compare(runs)
+    return _render("compare.html", facts, drawn, views, title="Comparison of runs", live=False)
+
+
+def _render(
+    template: str, facts: Json, drawn: dict[str, list[Json]], views: dict[str, Any], *, title: str, live: bool
+) -> str:
+    script = _asset("page.js")
+    plotly = "" if live else plotly_source()
+    figures = [
+        {name: chart[name] for name in ("id", "traces", "layout")} for group in drawn.values() for chart in group
+    ]
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            **views,
+            facts=facts,
+            charts=drawn,
+            figures=figures,
+            title=title,
+            live=live,
+            style=_asset("page.css"),
+            script=script,
+            plotly=plotly,
+            plotly_path=PLOTLY,
+            policy=_policy([script] if live else [plotly, script], live),
+        )
+    )
+
+
+def _policy(scripts: list[str], live: bool) -> str:
+    """Content security policy: nothing is fetched, and only our scripts run, whatever a document's text holds."""
+    hashes = [f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in scripts]
+    allowed = " ".join([*hashes, *(["'self'"] if live else [])])
+    connect = "connect-src 'self'; " if live else ""
+    return f"default-src 'none'; script-src {allowed}; {connect}style-src 'unsafe-inline'; img-src data: blob:"
+
+
+def plotly_source() -> str:
+    """The plotting script."""
+    from plotly.offline import get_plotlyjs
+
+    source: str = get_plotlyjs()
+    # A parser of HTML turns CRLF into LF before the hash is taken.
+    return source.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _asset(name: str) -> str:
+    return (importlib.resources.files("reprise.report") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("reprise.report", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "allow_nan": False}
+    environment.filters |= {
+        "count": count,
+        "percent": percent,
+        "fixed": fixed,
+        "duration": duration,
+        "words": words,
+        "bucket": lambda row: charts.label(row["language"], row["source"], row["topic"]),
+        "cell": cell,
+        "setting": lambda value: "–" if value is None else json.dumps(value, ensure_ascii=False),
+    }
+    return environment
+
+
+def count(value: float | None) -> str:
+    """A whole number, exact below ten million; above it `92.5 B`."""
+    if value is None:
+        return "–"
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6)):
+        if abs(value) >= size and abs(value) >= 1e7:
+            return f"{value / size:.4g}\u202f{unit}"
+    return f"{value:,.0f}"
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share as `+1.2 %`, with a true minus sign."""
+    if value is None:
+        return "–"
+    text = f"{100 * value:+.{digits}f}"
+    if float(text) == 0:
+        text = text.lstrip("+-")
+    return text.replace("-", "\u2212") + "\u202f%"
+
+
+def fixed(value: float | None, digits: int = 3) -> str:
+    """A number with so many decimals."""
+    return "–" if value is None else f"{value:,.{digits}f}".replace("-", "\u2212")
+
+
+def duration(seconds: float | None) -> str:
+    """`1 h 02 min`, `3 min 20 s`, `4.2 s`."""
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f}\u202fs"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}\u202fmin {rest:02}\u202fs"
+    return f"{minutes // 60}\u202fh {minutes % 60:02}\u202fmin"
+
+
+def words(name: str) -> str:
+    """A name of the code for people: `too_short` -> `too short`."""
+    return re.sub(r"[_-]+", " ", name)
+
+
+def cell(value: Any) -> str:
+    """A cell of a table of numbers."""
+    if value is None:
+        return "–"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.5g}".replace("-", "\u2212") if isinstance(value, float) else str(value)

@@ -1,0 +1,110 @@
+"""The live page of a run, for this machine alone."""
+
+import hashlib
+import threading
+from functools import partial
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from reprise.errors import UserError
+from reprise.recipe import Recipe
+from reprise.report.facts import gather
+from reprise.report.page import PLOTLY, plotly_source, render_report
+from reprise.workspace import Workspace
+
+HOST = "127.0.0.1"
+
+
+def open_watch(workspace: Workspace, recipe: Recipe, port: int = 0) -> ThreadingHTTPServer:
+    """A server of the live page that answers to this machine only.
+
+    Args:
+        workspace: the run.
+        recipe: its settings.
+        port: 0 takes a free one; `server_port` says which.
+
+    Raises:
+        UserError: the port is taken.
+    """
+    try:
+        return ThreadingHTTPServer((HOST, port), partial(_Handler, _Page(workspace, recipe)))
+    except OSError as error:
+        raise UserError(
+            f"the port cannot be used: {error.strerror}",
+            where=f"--port={port}",
+            remedy="name another port, or 0 for any",
+        ) from None
+
+
+class _Page:
+    """The page of a run and its version, made anew when files of the workspace changed."""
+
+    def __init__(self, workspace: Workspace, recipe: Recipe) -> None:
+        self._workspace, self._recipe = workspace, recipe
+        self._lock = threading.Lock()
+        self._version, self._page = "", b""
+
+    def version(self) -> str:
+        """Changes when a file that the report reads is written."""
+        hasher = hashlib.sha256()
+        for pattern in ("*", "*/*.json*", "*/d*/*.parquet"):
+            for path in sorted(self._workspace.root.glob(pattern)):
+                try:
+                    stat = path.stat()
+                except FileNotFoundError:  # a stage got its name in this moment
+                    continue
+                if path.name not in ("report.html", "report.json"):
+                    hasher.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        return hasher.hexdigest()[:16]
+
+    def content(self) -> bytes:
+        """The page of today, in UTF-8."""
+        with self._lock:
+            version = self.version()
+            if version != self._version:
+                self._page = render_report(gather(self._workspace, self._recipe), live=True).encode()
+                self._version = version
+            return self._page
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Three answers: the page, its version, the plotting script."""
+
+    server_version, sys_version = "reprise", ""
+
+    def __init__(self, page: _Page, *args: object, **kwargs: object) -> None:
+        self._page = page
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+
+    def do_GET(self) -> None:
+        """Answer a request."""
+        host = self.headers.get("Host", "").rsplit(":", 1)[0]
+        if host not in (HOST, "localhost"):  # a foreign site that made its name point here
+            self.send_error(HTTPStatus.FORBIDDEN)
+        elif self.path == "/":
+            self._answer(self._page.content(), "text/html; charset=utf-8", "no-store")
+        elif self.path == "/version":
+            self._answer(self._page.version().encode(), "text/plain", "no-store")
+        elif self.path == f"/{PLOTLY}":
+            self._answer(plotly_source().encode(), "text/javascript; charset=utf-8", "max-age=86400")
+        else:
+            self.send_error(HTTPStatus.NOT_FOUND)
+
+    def _answer(self, body: bytes, kind: str, caching: str) -> None:
+        self.send_response(HTTPStatus.OK)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", caching)
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing: the page asks every two seconds."""
+
+
+def watch(workspace: Workspace, recipe: Recipe, port: int = 0) -> None:
+    """Serve the live page until Ctrl-C; prints its address."""
+    with open_watch(workspace, recipe, port) as server:
+        print(f"http://{HOST}:{server.server_port}/  (Ctrl-C ends)", flush=True)
+        server.serve_forever()

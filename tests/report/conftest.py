@@ -1,0 +1,259 @@
+"""A workspace as a run leaves it, whole or half-way, made from the formats that ARCHITECTURE.md gives."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from reprise.documents.table import DROPPED_SCHEMA, write_part
+from reprise.mixture.plan import budgets
+from reprise.recipe import Recipe, read_preset
+from reprise.recipe.loading import parse_recipe
+from reprise.workspace import Workspace, write_json
+
+TOPICS = {"en": "Law and Policy", "zh": "Medicine and Health"}
+
+
+def make_recipe(root: Path, *overrides: str) -> Recipe:
+    return parse_recipe(read_preset("demo"), [f"workspace={root}", *overrides])
+
+
+def make_run(root: Path, recipe: Recipe, *, until: str = "evaluate", seed: int = 5) -> Workspace:
+    """Fill a workspace as far as a stage; what follows is missing."""
+    rng = np.random.default_rng(seed)
+    stages = ["read", "clean", "deduplicate", "decontaminate", "label", "score", "synthesize", "tokenize"]
+    stages += [f"train-{i + 1}" for i in range(len(recipe.stages))] + ["evaluate"]
+    documents = _documents(rng)
+    previous: dict[str, str] = {}
+    for stage in stages[: stages.index(until) + 1]:
+        folder = root / stage
+        folder.mkdir(parents=True)
+        counts: dict[str, object] = {}
+        if stage in stages[:6]:
+            documents = _write_documents(folder, stage, documents, rng)
+        elif stage == "synthesize":
+            _write_synthesis(folder)
+        elif stage.startswith("train-"):
+            index = int(stage.removeprefix("train-")) - 1
+            write_metrics(folder, recipe, index, rng)
+            counts["spent"] = _spent(recipe, index)
+        elif stage == "evaluate":
+            write_results(folder, rng)
+        write_manifest(folder, previous, counts)
+        previous[stage] = f"{stage}-fingerprint-0123456789"
+    (root / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")), encoding="utf-8")
+    return Workspace(root)
+
+
+def write_manifest(folder: Path, inputs: dict[str, str], counts: dict[str, object]) -> None:
+    write_json(
+        folder / "manifest.json",
+        {
+            "stage": folder.name,
+            "fingerprint": f"{folder.name}-fingerprint-0123456789",
+            "settings": {},
+            "inputs": dict(inputs),
+            "files": {"en.jsonl": {"size": 153580, "mtime_ns": 1, "xxh128": "8f3c" * 8}}
+            if folder.name == "read"
+            else {},
+            "outputs": {},
+            "counts": counts,
+            "seconds": 12.5,
+            "version": "0.1.0",
+            "finished": "2026-11-24T09:00:00Z",
+        },
+    )
+
+
+def _documents(rng: np.random.Generator) -> list[dict[str, object]]:
+    found = []
+    for i in range(400):
+        lang = "zh" if i % 2 else "en"
+        source = ("web", "book", "encyclopedia")[i % 3]
+        text = "水是生命之源。" * 20 if lang == "zh" else "The quick brown fox jumps over the lazy dog. " * 8
+        found.append(
+            {
+                "id": f"{lang}-{i}",
+                "text": text,
+                "lang": lang,
+                "source": source,
+                "topic": TOPICS[lang] if source == "web" else None,
+                "split": "valid" if i % 10 == 0 else "train",
+                "origin": f"{lang}.jsonl:{i + 1}",
+                "ppl": float(np.exp(rng.normal(3.2, 0.6))) if lang == "zh" else None,
+            }
+        )
+    return found
+
+
+def _write_documents(
+    folder: Path, stage: str, documents: list[dict[str, object]], rng: np.random.Generator
+) -> list[dict[str, object]]:
+    reasons = {
+        "clean": ["too_short", "mostly_symbols"],
+        "deduplicate": ["near_duplicate"],
+        "decontaminate": ["benchmark"],
+    }
+    dropped = []
+    for reason in reasons.get(stage, []):
+        number = int(rng.integers(3, 9))
+        dropped += [documents.pop() | {"reason": reason, "detail": "measured 12, limit 100"} for _ in range(number)]
+    scored = documents if stage == "score" else [row | {"ppl": None} for row in documents]
+    write_part(folder / "documents" / "part-00000.parquet", scored)
+    if dropped:
+        rows = [{name: row[name] for name in DROPPED_SCHEMA.names} for row in dropped]
+        write_part(folder / "dropped" / "part-00000.parquet", rows, DROPPED_SCHEMA)
+    if stage == "read":
+        reject = {"file": "en.jsonl", "line": 7, "reason": "not JSON", "excerpt": '{"text": "cut of'}
+        (folder / "rejects.jsonl").write_text(json.dumps(reject) + "\n", encoding="utf-8")
+    return documents
+
+
+def _write_synthesis(folder: Path) -> None:
+    write_json(folder / "funnel.json", {"requested": 48, "answered": 46, "too_short": 4, "kept": 42})
+
+
+def _spent(recipe: Recipe, index: int) -> list[dict[str, object]]:
+    return [
+        {
+            "language": plan.language,
+            "source": plan.source,
+            "topic": plan.topic,
+            "spent": round(plan.tokens * 1.03),
+            "available": plan.tokens * 2,
+            "epochs": 0.515,
+        }
+        for plan in budgets(recipe)
+        if plan.stage == index + 1
+    ]
+
+
+def write_metrics(folder: Path, recipe: Recipe, index: int, rng: np.random.Generator, share: float = 1.0) -> None:
+    """Metrics of a training stage, up to a share of its tokens."""
+    stage = recipe.stages[index]
+    step_tokens = recipe.training.batch_rows * recipe.rows.seq_len
+    num_steps = max(1, int(stage.tokens / step_tokens * share))
+    lines: list[dict[str, object]] = [
+        {"kind": "start", "step": 0, "tokens": 0, "seconds": 0.0, "torch": "2.13.0", "device": "cpu", "world": 1}
+    ]
+    weights = dict.fromkeys(recipe.documents.topics.lists["zh"], 1 / 11)
+    lines.append(_validation(recipe, index, 0, 0.0, rng))
+    for step in range(1, num_steps + 1):
+        tokens = step * step_tokens
+        base = {"step": step, "tokens": tokens, "seconds": 2.0 * step}
+        loss = 3.1 - 0.25 * math.log1p(step / 4) + rng.normal(0, 0.06) - 0.3 * index
+        lines.append(
+            base
+            | {
+                "kind": "step",
+                "loss": loss,
+                "lr": min(1e-4, 1e-7 + 2.5e-5 * step),
+                "grad_norm": 1.2 + rng.random(),
+                "tokens_per_s": 480 + 30 * rng.random(),
+            }
+        )
+        if step % 8 == 0 or step == num_steps:
+            lines.append(_validation(recipe, index, step, tokens, rng) | base)
+            old = dict(weights)
+            moved = {topic: max(0.01, weight * (1 + 0.2 * rng.normal())) for topic, weight in weights.items()}
+            weights = {topic: weight / sum(moved.values()) for topic, weight in moved.items()}
+            lines.append(
+                base
+                | {
+                    "kind": "weights",
+                    "cause": "topic_perplexity",
+                    "path": "zh/web",
+                    "old": _by_path(old),
+                    "new": _by_path(weights),
+                }
+            )
+        if step == 12:
+            lines.append(base | {"kind": "guard", "event": "bad_step", "grad_norm": math.inf})
+            lines.append(base | {"kind": "resume", "checkpoint": "step-12"})
+    lines.append({"kind": "end", "step": num_steps, "tokens": num_steps * step_tokens, "seconds": 2.0 * num_steps})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+def _by_path(weights: dict[str, float]) -> dict[str, float]:
+    return {f"zh/web/{topic}": weight for topic, weight in weights.items()}
+
+
+def _validation(recipe: Recipe, index: int, step: int, tokens: float, rng: np.random.Generator) -> dict[str, object]:
+    entries = []
+    for name, component in recipe.stages[0].mixture.items():
+        for source in component.sources:
+            topics = recipe.documents.topics.lists[name] if source == "web" else [None]
+            for i, topic in enumerate(topics):
+                start = (2.4 if name == "zh" else 1.0) + 0.02 * i
+                fall = (0.25 if name == "zh" else -0.01) * (1 - math.exp(-(step + 24 * index) / 9))
+                bits_per_byte = start - fall + rng.normal(0, 0.004)
+                entries.append(
+                    {
+                        "language": name,
+                        "source": source,
+                        "topic": topic,
+                        "nll": bits_per_byte * 2.1,
+                        "bits_per_byte": bits_per_byte,
+                        "tokens": 900,
+                    }
+                )
+    return {"kind": "validation", "step": step, "tokens": tokens, "seconds": 2.0 * step, "validation": entries}
+
+
+def write_results(folder: Path, rng: np.random.Generator) -> None:
+    """Results of the evaluation: Chinese gained, English kept."""
+    rows = []
+    for language, before, change in (("zh", 2.41, -0.112), ("en", 1.02, 0.006)):
+        for source in (None, "web", "book", "encyclopedia"):
+            topics: list[str | None] = [None]
+            if source == "web":
+                topics += [TOPICS[language], "Others"]
+            for topic in topics:
+                moved = change + rng.normal(0, 0.004)
+                rows.append(
+                    {
+                        "language": language,
+                        "source": source,
+                        "topic": topic,
+                        "before": before,
+                        "after": before * (1 + moved),
+                        "change": moved,
+                        "ci": [moved - 0.01, moved + 0.012],
+                        "num_bytes": 24000,
+                        "documents": 12,
+                    }
+                )
+    totals = {row["language"]: row for row in rows if row["source"] is None}
+    verdicts = [
+        {"measure": f"bits per byte, {language}", "verdict": verdict, "tolerance": tolerance}
+        | {name: totals[language][name] for name in ("language", "before", "after", "change", "ci")}
+        for language, verdict, tolerance in (("zh", "gained", None), ("en", "kept", 0.02))
+    ]
+    headline = "Gained zh (11.2 % fewer bits per byte); kept en (+0.6 %, tolerance 2 %); lost nothing."
+    write_json(
+        folder / "results.json",
+        {"headline": headline, "bits_per_byte": rows, "verdicts": verdicts, "benchmarks": [], "samples": []},
+    )
+
+
+Run = tuple[Workspace, Recipe]
+
+
+@pytest.fixture
+def run_until(tmp_path: Path) -> Callable[..., Run]:
+    """Make a run as it is after a stage; overrides of the recipe may follow."""
+
+    def make(stage: str, *overrides: str, folder: str = "run") -> Run:
+        recipe = make_recipe(tmp_path / folder, *overrides)
+        return make_run(tmp_path / folder, recipe, until=stage), recipe
+
+    return make
+
+
+@pytest.fixture
+def finished(run_until: Callable[..., Run]) -> Run:
+    return run_until("evaluate")

@@ -1,0 +1,141 @@
+import re
+from collections.abc import Callable
+
+import plotly.graph_objects as go
+import pytest
+
+from reprise.recipe import Recipe
+from reprise.report import charts
+from reprise.report.facts import gather
+from reprise.report.page import count, duration, fixed, percent
+from reprise.workspace import Json, Workspace
+
+Run = tuple[Workspace, Recipe]
+
+
+def colored(value: Json) -> Json:
+    """The page's script puts colours in the places of the variables."""
+    if isinstance(value, dict):
+        return {key: colored(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [colored(item) for item in value]
+    return "#123456" if isinstance(value, str) and value.startswith("var(") else value
+
+
+def all_charts(facts: Json) -> list[Json]:
+    plane = charts.plane_chart(facts, ["en"])
+    return [*charts.course_charts(facts), *charts.perplexity_charts(facts), *([plane] if plane else [])]
+
+
+def test_every_chart_is_a_figure_that_plotly_knows(finished: Run) -> None:
+    drawn = all_charts(gather(*finished))
+    for chart in drawn:
+        go.Figure(data=colored(chart["traces"]), layout=colored(chart["layout"]))  # raises on an unknown property
+    assert len({chart["id"] for chart in drawn}) == len(drawn)
+    assert all(re.fullmatch(r"[\w-]+", chart["id"]) for chart in drawn)
+    titles = [chart["title"] for chart in drawn]
+    for part in (
+        "Training loss",
+        "by language",
+        "zh, by source",
+        "zh web, by topic",
+        "Weights inside zh web",
+        "Learning",
+    ):
+        assert any(part in title for title in titles), part
+    assert any(title.startswith("Perplexity of zh") for title in titles)
+
+
+def test_every_chart_has_its_numbers_in_a_table(finished: Run) -> None:
+    for chart in all_charts(gather(*finished)):
+        table = chart["table"]
+        assert table["rows"]
+        assert all(len(row) == len(table["columns"]) for row in table["rows"])
+        assert len(table["rows"]) <= charts.MAX_TABLE_ROWS
+
+
+def test_the_second_stage_goes_on_where_the_first_ended(finished: Run) -> None:
+    facts = gather(*finished)
+    (loss,) = (chart for chart in charts.course_charts(facts) if chart["id"] == "chart-loss")
+    xs = loss["traces"][0]["x"]
+    assert xs == sorted(xs)
+    assert xs[-1] == sum(stage["tokens"] for stage in facts["training"])
+    assert loss["layout"]["shapes"][0]["x0"] == facts["training"][0]["tokens"]
+    assert [entry["name"] for entry in loss["legend"]] == ["training loss", "restart", "guard's event"]
+
+
+def test_the_change_of_the_held_out_loss_is_what_the_metrics_say(finished: Run) -> None:
+    facts = gather(*finished)
+    (chart,) = (chart for chart in charts.course_charts(facts) if chart["id"] == "chart-languages")
+    measured = [v for stage in facts["training"] for v in stage["validations"]]
+    for trace in chart["traces"]:
+        values = [
+            entry["value"]
+            for validation in measured
+            for entry in validation["bits_per_byte"]
+            if entry["language"] == trace["name"] and entry["source"] is None
+        ]
+        assert trace["y"] == pytest.approx([100 * (value / values[0] - 1) for value in values])
+        assert trace["customdata"] == values
+
+
+def test_a_topic_has_one_colour_in_every_chart(finished: Run) -> None:
+    colours: dict[str, set[str]] = {}
+    for chart in charts.course_charts(gather(*finished)):
+        if chart["title"] in ("zh web, by topic", "Weights inside zh web"):
+            for trace in chart["traces"]:
+                colours.setdefault(trace["name"], set()).add(trace["line"]["color"])
+    assert len(colours) == 11
+    assert all(len(found) == 1 for found in colours.values())
+
+
+def test_a_stage_that_has_just_begun(run_until: Callable[..., Run]) -> None:
+    workspace, recipe = run_until("train-1")
+    path = workspace.folder("train-1") / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text(lines[0], encoding="utf-8")  # the record `start` alone
+    assert charts.course_charts(gather(workspace, recipe)) == []
+    path.write_text("".join(lines[:2]), encoding="utf-8")  # and the first validation
+    assert charts.course_charts(gather(workspace, recipe))
+
+
+def test_thinning_keeps_both_ends() -> None:
+    rows = charts.thin([[i] for i in range(1000)])
+    assert len(rows) == charts.MAX_TABLE_ROWS
+    assert (rows[0], rows[-1]) == ([0], [999])
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(9, 110, ["10", "20", "50", "100"]), (1.1, 4e5, ["1", "10", "100", "1,000", "10,000", "100,000"])],
+)
+def test_ticks_of_a_logarithmic_axis(low: float, high: float, expected: list[str]) -> None:
+    assert charts._log_ticks(low, high)["ticktext"] == expected
+
+
+def test_plotlys_tags_are_taken_literally() -> None:
+    assert charts.plot_text('<a href="x">&</a>') == '&lt;a href="x"&gt;&amp;&lt;/a&gt;'
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "–"), (0, "0"), (9_999_999, "9,999,999"), (92_500_000_000, "92.5\u202fB")]
+)
+def test_counts(value: int | None, text: str) -> None:
+    assert count(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.0123, "+1.2\u202f%"), (-0.1, "\u221210.0\u202f%"), (-0.0001, "0.0\u202f%"), (None, "–")]
+)
+def test_percentages(value: float | None, text: str) -> None:
+    assert percent(value) == text
+
+
+def test_durations_and_numbers() -> None:
+    assert [duration(s) for s in (None, 4.25, 200, 3725)] == [
+        "–",
+        "4.2\u202fs",
+        "3\u202fmin 20\u202fs",
+        "1\u202fh 02\u202fmin",
+    ]
+    assert fixed(-1.5) == "\u22121.500"

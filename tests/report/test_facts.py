@@ -1,0 +1,122 @@
+"""The report at every moment of a run."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from reprise.errors import UserError
+from reprise.recipe import Recipe
+from reprise.report.build import HTML, JSON, compare_report, run, write_report
+from reprise.report.facts import finite, gather, stage_names
+from reprise.workspace import Work, Workspace, write_json
+
+Run = tuple[Workspace, Recipe]
+RunUntil = Callable[..., Run]
+
+MOMENTS = ("read", "clean", "decontaminate", "score", "synthesize", "tokenize", "train-1", "train-2", "evaluate")
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_report_can_be_written_at_any_moment(run_until: RunUntil, moment: str) -> None:
+    workspace, recipe = run_until(moment)
+    facts = write_report(workspace, recipe, workspace.root / HTML)
+    states = {stage["stage"]: stage["state"] for stage in facts["stages"]}
+    names = stage_names(recipe)
+    done = names[: names.index(moment) + 1]
+    assert states == {name: "done" if name in done else "missing" for name in names}
+    assert facts["run"]["state"] == ("finished" if moment == "evaluate" else "not finished")
+    assert json.loads((workspace.root / JSON).read_text(encoding="utf-8")) == facts
+    assert facts["verdict"]["provisional"] == (moment != "evaluate")
+    assert bool(facts["verdict"]["verdicts"]) == (moment in MOMENTS[-3:])
+
+
+def test_a_run_that_has_not_begun(tmp_path: Path, run_until: RunUntil) -> None:
+    _, recipe = run_until("read")
+    facts = write_report(Workspace(tmp_path / "empty"), recipe, tmp_path / "empty" / HTML)
+    assert facts["run"]["state"] == "not begun"
+    assert (tmp_path / "empty" / HTML).exists()
+
+
+def test_training_at_work_is_read_from_the_unpublished_folder(run_until: RunUntil) -> None:
+    workspace, recipe = run_until("train-1")
+    folder = workspace.folder("train-1")
+    (folder / "manifest.json").unlink()
+    folder.rename(workspace.root / "train-1.partial")
+    with (workspace.root / "train-1.partial" / "metrics.jsonl").open("a") as metrics:
+        metrics.write('{"kind": "step", "tok')  # the line that is being written
+    facts = gather(workspace, recipe)
+    (stage,) = (stage for stage in facts["stages"] if stage["stage"] == "train-1")
+    assert stage["state"] == "unfinished"
+    assert 0 <= stage["last_sign_of_life_s_ago"] < 60
+    assert facts["training"][0]["tokens"] > 0
+    assert facts["training"][0]["damaged_lines"] == 0
+    assert {verdict["language"] for verdict in facts["verdict"]["verdicts"]} == {"zh", "en"}
+
+
+def test_bits_per_byte_are_those_of_the_evaluation(finished: Run) -> None:
+    workspace, recipe = finished
+    results = json.loads((workspace.folder("evaluate") / "results.json").read_text(encoding="utf-8"))
+    found = write_report(workspace, recipe, workspace.root / HTML)["bits_per_byte"]
+    assert found == results["bits_per_byte"]
+    assert {"language", "source", "topic", "before", "after"} <= found[0].keys()
+    assert sorted(row["language"] for row in found if row["source"] is None and row["topic"] is None) == ["en", "zh"]
+
+
+def test_the_budget_is_the_plan_and_what_was_spent(finished: Run) -> None:
+    workspace, recipe = finished
+    facts = gather(workspace, recipe)
+    for number, stage in enumerate(recipe.stages, start=1):
+        rows = [row for row in facts["budget"] if row["stage"] == number]
+        assert sum(row["planned"] for row in rows) == stage.tokens
+        assert all(row["spent"] > 0 for row in rows)
+
+
+def test_a_result_of_an_older_stage_is_named(finished: Run) -> None:
+    workspace, recipe = finished
+    path = workspace.folder("score") / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8")) | {"fingerprint": "another"}
+    write_json(path, manifest)
+    facts = write_report(workspace, recipe, workspace.root / HTML)
+    older = {stage["stage"]: stage["older_input"] for stage in facts["stages"] if stage["older_input"]}
+    assert older == {name: ["score"] for name in ("synthesize", "tokenize", "train-1", "train-2", "evaluate")}
+    assert "was made from an older score" in (workspace.root / HTML).read_text(encoding="utf-8")
+
+
+def test_numbers_that_are_not_finite_become_null() -> None:
+    given = {"a": [1.0, float("nan"), (float("inf"),)], "b": "x", "c": 3, "d": None, "e": True}
+    assert finite(given) == {"a": [1.0, None, [None]], "b": "x", "c": 3, "d": None, "e": True}
+
+
+def test_the_stage_writes_into_the_workspace(finished: Run) -> None:
+    workspace, recipe = finished
+    output = workspace.root / "report.partial"
+    output.mkdir()
+    work = Work(output=output, inputs={}, cache=workspace.root / "cache")
+    run(work, recipe=recipe)
+    assert (workspace.root / HTML).stat().st_size > 1_000_000  # the plotting script is in it
+    assert json.loads((output / JSON).read_text(encoding="utf-8"))["run"]["name"] == recipe.name
+    assert not list(workspace.root.glob(".*.tmp"))
+
+
+def test_runs_side_by_side(run_until: RunUntil, tmp_path: Path) -> None:
+    first, _ = run_until("evaluate", folder="one")
+    second, _ = run_until("train-2", "name=hotter", "stages.0.schedule.peak_lr=3e-4", folder="two")
+    facts = compare_report([first.root, second.root], tmp_path / "compare.html")
+    assert [entry["run"]["name"] for entry in facts["runs"]] == ["demo", "hotter"]
+    page = (tmp_path / "compare.html").read_text(encoding="utf-8")
+    assert "stages.0.schedule.peak_lr" in page
+    assert "stages.1.schedule.peak_lr" not in page.partition('type="application/json"')[0]
+    assert json.loads((tmp_path / "compare.json").read_text(encoding="utf-8")) == facts
+
+
+def test_one_run_is_nothing_to_compare(finished: Run, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="at least two"):
+        compare_report([finished[0].root], tmp_path / "compare.html")
+
+
+def test_a_folder_that_is_no_run_is_named(finished: Run, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UserError, match=r"other.*not the folder of a run"):
+        compare_report([finished[0].root, tmp_path / "other"], tmp_path / "compare.html")
