@@ -238,6 +238,10 @@ class Sampler:
             self._put_in_force()
         return changes
 
+    def check_weights(self, wanted: Mapping[str, float], cause: str) -> None:
+        """Raise what `set_weights` would raise."""
+        Weights(self.leaves, self._weights.shares).change(wanted, rows=self._rows, cause=cause)
+
     def observe(self, losses: Mapping[Any, float], tokens: int | None = None) -> list[WeightChange]:
         """Tell the policy the held-out losses; call it after each validation, with the same numbers in every process.
 

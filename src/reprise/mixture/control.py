@@ -1,0 +1,74 @@
+"""Weights that the user changes while a stage trains: a file in the folder of the stage.
+
+    WORKSPACE/train-1.partial/weights.json            {"zh": 0.3, "zh/web/Others": 0.05}
+    WORKSPACE/train-1.partial/weights-applied.json   what came into force, and at which row
+
+The second file makes a resumed run change its weights at the very row at which the killed one did, even if its last
+checkpoint is older than the change.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from reprise.errors import UserError
+from reprise.mixture.sampler import Sampler
+from reprise.workspace import Json, digest, write_json
+
+log = logging.getLogger(__name__)
+
+CAUSE = "weights.json"
+
+
+class WeightsFile:
+    """Asked before every step by the process that leads; the others get its answer.
+
+    for wanted in weights_file.poll(sampler):     # the leading process; then broadcast the list
+        changes = sampler.set_weights(wanted, control.CAUSE)
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """The folder is that of the stage at work."""
+        self._file, self._journal_file = folder / "weights.json", folder / "weights-applied.json"
+        try:
+            self._journal: list[Json] = json.loads(self._journal_file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            self._journal = []
+        self._asked_at: int | None = None
+        self._seen: tuple[int, int] | None = None
+
+    def poll(self, sampler: Sampler) -> list[dict[str, float]]:
+        """Weights to put into force now, oldest first; a file that cannot be used is refused with a warning, once."""
+        now = sampler.rows_done
+        since = now - 1 if self._asked_at is None else self._asked_at
+        self._asked_at = now
+        wanted = self._read(sampler)
+        if wanted is not None:
+            # What was applied later than here belongs to a run that was lost; the newest wish of the user counts.
+            self._journal = [entry for entry in self._journal if entry["rows"] < now]
+            self._journal.append({"rows": now, "digest": digest(wanted), "weights": wanted})
+            write_json(self._journal_file, self._journal)
+        return [dict(entry["weights"]) for entry in self._journal if since < entry["rows"] <= now]
+
+    def _read(self, sampler: Sampler) -> dict[str, float] | None:
+        """The content of the file, if it is new and can be used."""
+        try:
+            stat = os.stat(self._file)  # noqa: PTH116 - once in every step: a third of the time of Path.stat
+        except OSError:
+            return None
+        if self._seen == (stat.st_mtime_ns, stat.st_size):
+            return None
+        self._seen = (stat.st_mtime_ns, stat.st_size)
+        try:
+            wanted = json.loads(self._file.read_text(encoding="utf-8"))
+            if not isinstance(wanted, Mapping):
+                raise UserError("not an object of shares", where=CAUSE, remedy='write for example {"zh": 0.3}')
+            if self._journal and self._journal[-1]["digest"] == digest(wanted):
+                return None
+            sampler.check_weights(wanted, CAUSE)
+        except (OSError, ValueError) as error:  # a UserError is a ValueError
+            log.warning("%s is not applied, the weights stay: %s", self._file, error)
+            return None
+        return dict(wanted)
