@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from reprise.recipe.fields import Count, Settings, Share
 
@@ -44,7 +44,7 @@ class Input(Settings):
     fields: dict[str, str] = {}
     """Which field holds what: `text: content`. Known: text, id, lang, source, topic, origin, split."""
     constants: dict[str, str] = {}
-    """Values for the whole input, over those of the files: `lang: zh`, `source: web`, `topic: Others`, `split: valid`."""
+    """Values for the whole input, over those of the files: `lang: zh`, `source: web`, `topic: Law`, `split: valid`."""
 
     @field_validator("fields")
     @classmethod
@@ -92,6 +92,14 @@ class Deduplicate(Settings):
     """Characters to a shingle, in languages that do not (Chinese, Japanese, Thai)."""
     permutations: Annotated[int, Field(ge=16)] = 128
     """Hash functions of MinHash."""
+    bands: Annotated[int, Field(ge=0)] = 0
+    """Bands of the hashing; 0: so many that two documents at the threshold are compared with probability 0.99."""
+
+    @model_validator(mode="after")
+    def _bands_fit(self) -> "Deduplicate":
+        if self.bands > self.permutations:
+            raise ValueError(f"bands={self.bands} is more than permutations={self.permutations}")
+        return self
 
 
 class Decontaminate(Settings):
@@ -133,6 +141,16 @@ class Perplexity(Settings):
     """Tokens in one batch."""
     shard_documents: Annotated[int, Field(ge=1)] = 256
     """Documents to a shard; a killed run goes on after the last finished shard."""
+    min_tokens: Count = 16
+    """Documents with fewer scored tokens get no perplexity: it would say more about their length than their text."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Number format of the model; `auto` takes bfloat16 where the device multiplies it in hardware."""
+
+    @model_validator(mode="after")
+    def _window_moves_less_than_its_length(self) -> "Perplexity":
+        if self.stride >= self.max_length:
+            raise ValueError(f"stride {self.stride} must be below max_length {self.max_length}")
+        return self
 
 
 class Documents(Settings):

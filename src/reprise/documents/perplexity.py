@@ -1,0 +1,150 @@
+"""Stage `score`: the perplexity of documents under the model that is about to be trained.
+
+    documents/part-000000.parquet   the table of `label`, one part to a shard, with nll, num_tokens, ppl, bits_per_byte
+
+Shards are slices of the input table in its order, so a part that is there is a shard that is done. Under `torchrun`
+each process takes every n-th shard on its own device; the first one publishes.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from reprise.documents.table import DOCUMENTS, count_rows, read_table, write_part
+from reprise.errors import UserError
+from reprise.model.likelihood import document_nll, native_dtype
+from reprise.model.loading import load_config, load_model, load_tokenizer
+from reprise.progress import track
+from reprise.recipe.documents import Perplexity
+from reprise.recipe.model import Model
+from reprise.workspace import Work
+
+
+def run(work: Work, *, model: Model, perplexity: Perplexity, buckets: Sequence[Sequence[str]]) -> None:
+    """Score the documents of the given buckets; all others pass with nulls.
+
+    Args:
+        work: reads `label`.
+        model: the model that scores.
+        perplexity: windows, batches, shards.
+        buckets: (language, source) pairs that have a curriculum.
+
+    Raises:
+        UserError: the window is longer than the model's context, or a token id is outside its vocabulary.
+    """
+    source, target = work.inputs["label"] / DOCUMENTS, work.output / DOCUMENTS
+    selected = {(language, name) for language, name in buckets}
+    rank, world = _place()
+    scorer: _Scorer | None = None
+    with track("score", count_rows(source), "documents") as advance:
+        for index, shard in enumerate(read_table(source, batch_rows=perplexity.shard_documents)):
+            part = target / f"part-{index:06d}.parquet"
+            if index % world == rank and not part.exists():
+                rows = _selected_rows(shard, selected)
+                if rows and scorer is None:
+                    scorer = _Scorer(model, perplexity)
+                columns = scorer.score(shard, rows) if scorer and rows else {}
+                write_part(part, _with_columns(shard, columns))
+            advance(shard.num_rows)
+    if world > 1:
+        torch.distributed.barrier()
+    work.counts.update(_counts(target, selected))
+
+
+class _Scorer:
+    """The loaded model with its tokenizer."""
+
+    def __init__(self, model: Model, perplexity: Perplexity) -> None:
+        self._perplexity = perplexity
+        limit = getattr(load_config(model).get_text_config(), "max_position_embeddings", None)
+        if limit is not None and perplexity.max_length > limit:
+            raise UserError(
+                f"the model's context is {limit} tokens",
+                where=f"documents.perplexity.max_length={perplexity.max_length}",
+                remedy=f"set it to {limit} or less",
+            )
+        self._device = torch.device(
+            f"cuda:{_place()[0] % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
+        )
+        dtype = native_dtype(self._device) if perplexity.dtype == "auto" else getattr(torch, perplexity.dtype)
+        self._model = load_model(model, dtype, self._device)
+        self._tokenizer = load_tokenizer(model)
+        self._prefix = [self._tokenizer.bos_token_id] if model.bos else []
+
+    def score(self, shard: pa.RecordBatch, rows: list[int]) -> dict[str, list[Any]]:
+        """The score columns of a shard, null outside `rows`."""
+        texts = shard.column("text").take(pa.array(rows)).to_pylist()
+        encoded = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)[
+            "input_ids"
+        ]
+        documents = [np.array(self._prefix + ids, dtype=np.int64) for ids in encoded]
+        self._check(documents)
+        nll, num_tokens = document_nll(
+            self._model,
+            documents,
+            max_length=self._perplexity.max_length,
+            stride=self._perplexity.stride,
+            batch_tokens=self._perplexity.batch_tokens,
+            device=self._device,
+        )
+        columns: dict[str, list[Any]] = {
+            name: [None] * shard.num_rows for name in ("nll", "num_tokens", "ppl", "bits_per_byte")
+        }
+        for row, text, total, count in zip(rows, texts, nll.tolist(), num_tokens.tolist(), strict=True):
+            columns["nll"][row], columns["num_tokens"][row] = total, count
+            if text and count >= max(1, self._perplexity.min_tokens):
+                columns["ppl"][row] = float(np.exp(min(total / count, 700.0)))  # exp(710) is infinite
+                columns["bits_per_byte"][row] = total / np.log(2) / len(text.encode())
+        return columns
+
+    def _check(self, documents: list[np.ndarray[Any, Any]]) -> None:
+        vocabulary = int(self._model.config.get_text_config().vocab_size)
+        highest = max((int(ids.max()) for ids in documents if len(ids)), default=0)
+        if highest >= vocabulary:
+            raise UserError(
+                f"the tokenizer gives token {highest}, but the model knows {vocabulary} tokens",
+                where="model.path",
+                remedy="use the tokenizer that belongs to the model",
+            )
+
+
+def _place() -> tuple[int, int]:
+    """(rank, number of processes)."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+def _selected_rows(shard: pa.RecordBatch, selected: set[tuple[str, str]]) -> list[int]:
+    pairs = zip(shard.column("lang").to_pylist(), shard.column("source").to_pylist(), strict=True)
+    return [row for row, pair in enumerate(pairs) if pair in selected]
+
+
+def _with_columns(shard: pa.RecordBatch, columns: dict[str, list[Any]]) -> pa.Table:
+    table = pa.Table.from_batches([shard])
+    for name, values in columns.items():
+        index = table.column_names.index(name)
+        table = table.set_column(index, table.schema.field(name), pa.array(values, table.schema.field(name).type))
+    return table
+
+
+def _counts(folder: Path, selected: set[tuple[str, str]]) -> dict[str, Any]:
+    """Documents and scores per bucket, for the manifest and the report."""
+    buckets: dict[str, dict[str, float]] = {}
+    documents = 0
+    for batch in read_table(folder, ["lang", "source", "nll", "num_tokens", "ppl"]):
+        documents += batch.num_rows
+        for row in batch.to_pylist():
+            if (row["lang"], row["source"]) in selected:
+                bucket = buckets.setdefault(
+                    f"{row['lang']}/{row['source']}", {"documents": 0, "too_short": 0, "tokens": 0, "nll": 0.0}
+                )
+                bucket["documents"] += 1
+                bucket["too_short"] += row["ppl"] is None
+                bucket["tokens"] += row["num_tokens"]
+                bucket["nll"] += row["nll"]
+    return {"documents_in": documents, "documents_out": documents, "scored": buckets}
