@@ -1,0 +1,136 @@
+"""Texts to normalised words and n-grams, as arrays over a whole batch of documents.
+
+A word is a run of letters and digits; in scripts without spaces each character is a word of its own. Case, white space,
+punctuation, full-width forms and invisible characters make no difference.
+"""
+
+import functools
+import sys
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_SEPARATOR, _LETTER, _SINGLE, _INVISIBLE = 0, 1, 2, 3
+_SINGLES = (
+    (0x0E00, 0x0FFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3005, 0x3007), (0x3040, 0x30FF), (0x31F0, 0x31FF),
+    (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x323AF),
+)  # fmt: skip
+"""Thai, Lao, Tibetan; Burmese; Khmer; iteration marks; kana; ideographs and their extensions."""
+
+_CHAR_FACTOR, _WORD_FACTOR = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F
+
+Hashes = NDArray[np.uint64]
+
+
+def normalise(text: str) -> str:
+    """Compatibility forms (full width, ligatures) resolved, case folded."""
+    return unicodedata.normalize("NFKC", text).casefold()
+
+
+@functools.cache
+def _kinds() -> NDArray[np.uint8]:
+    """What each code point is."""
+    kinds = np.zeros(sys.maxunicode + 1, np.uint8)
+    for code in range(0x20000):
+        char = chr(code)
+        category = unicodedata.category(char)
+        if category[0] in "LMN":
+            kinds[code] = _LETTER
+        elif category == "Cf":
+            kinds[code] = _INVISIBLE
+    for first, last in _SINGLES:
+        block = kinds[first : last + 1]
+        block[(block == _LETTER) | (first >= 0x20000)] = _SINGLE
+    return kinds
+
+
+@dataclass(frozen=True)
+class Words:
+    """The words of some documents, one after another."""
+
+    hashes: Hashes
+    """Of each word: uint64[words]."""
+    is_single: NDArray[np.bool_]
+    """Whether it is a character of a script without spaces: bool[words]."""
+    num_chars: NDArray[np.int64]
+    """Its length: int64[words]."""
+    offsets: NDArray[np.int64]
+    """Document -> its first word: int64[documents + 1]."""
+
+    def document_of(self) -> NDArray[np.int64]:
+        """Document of each word: int64[words]."""
+        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+
+
+def split_words(texts: Sequence[str]) -> Words:
+    """The words of each text."""
+    normal = [normalise(text) for text in texts]
+    codes = np.frombuffer("\n".join([*normal, ""]).encode("utf-32-le"), np.uint32)
+    lengths = np.array([len(text) for text in normal], np.int64)
+    kinds = _kinds()[codes]
+    ends_of_texts = np.cumsum(lengths + 1) - 1
+    if (invisible := kinds == _INVISIBLE).any():
+        ends_of_texts = ends_of_texts - np.cumsum(invisible)[ends_of_texts]
+        codes, kinds = codes[~invisible], kinds[~invisible]
+    letter, single = kinds == _LETTER, kinds == _SINGLE
+    before, after = np.zeros_like(letter), np.zeros_like(letter)
+    before[1:], after[:-1] = letter[:-1], letter[1:]
+    starts = np.flatnonzero(single | (letter & ~before))
+    ends = np.flatnonzero(single | (letter & ~after)) + 1
+    prefix = _prefix(codes.astype(np.uint64) + np.uint64(1), _CHAR_FACTOR)
+    hashes = mix((prefix[ends] - prefix[starts]) * _powers(len(codes), _inverse(_CHAR_FACTOR))[starts])
+    return Words(
+        hashes=hashes,
+        is_single=single[starts],
+        num_chars=ends - starts,
+        offsets=np.concatenate([[0], np.searchsorted(starts, ends_of_texts)]).astype(np.int64),
+    )
+
+
+def hash_ngrams(words: Words, size: int) -> tuple[Hashes, NDArray[np.int64]]:
+    """Hash of each run of `size` words inside one document, and the word at which it starts, in order.
+
+    The hash is polynomial modulo 2^64 over mixed word hashes, so that all runs of a length cost one subtraction each.
+    """
+    count = len(words.hashes)
+    if count < size:
+        return np.zeros(0, np.uint64), np.zeros(0, np.int64)
+    prefix = _prefix(words.hashes, _WORD_FACTOR)
+    hashes = mix((prefix[size:] - prefix[:-size]) * _powers(count, _inverse(_WORD_FACTOR))[: count - size + 1])
+    document = words.document_of()
+    inside = document[: count - size + 1] == document[size - 1 :]
+    return hashes[inside], np.flatnonzero(inside)
+
+
+def _prefix(values: Hashes, factor: int) -> Hashes:
+    """prefix[i] = sum of values[j] * factor^j over j < i, modulo 2^64."""
+    sums = np.zeros(len(values) + 1, np.uint64)
+    np.cumsum(values * _powers(len(values), factor), out=sums[1:])
+    return sums
+
+
+def _powers(count: int, factor: int) -> Hashes:
+    """factor^0, factor^1, ..., modulo 2^64."""
+    return _powers_of(1 << max(16, count.bit_length()), factor)[:count]
+
+
+@functools.lru_cache(maxsize=8)
+def _powers_of(size: int, factor: int) -> Hashes:
+    powers = np.full(size, factor, np.uint64)
+    powers[0] = 1
+    return np.cumprod(powers)
+
+
+@functools.cache
+def _inverse(factor: int) -> int:
+    return pow(factor, -1, 1 << 64)
+
+
+def mix(values: Hashes) -> Hashes:
+    """Spread every bit over all (the finaliser of SplitMix64)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))

@@ -1,0 +1,80 @@
+import pyarrow as pa
+import pytest
+from ftfy.badness import is_bad
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reprise.documents import clean
+from reprise.documents.table import DOCUMENTS, DROPPED, read_table, write_part
+from reprise.recipe.documents import Clean
+
+
+def row(text, number=0, **more):
+    values = {"id": str(number), "text": text, "lang": "en", "source": "web", "split": "train", "origin": f"a:{number}"}
+    return {**values, **more}
+
+
+@pytest.fixture
+def run(make_work, tmp_path):
+    """Clean rows; returns the work, the kept rows and the dropped ones."""
+
+    def run(rows, **settings):
+        write_part(tmp_path / "read" / DOCUMENTS / "part-00000.parquet", rows)
+        work = make_work("clean", read=tmp_path / "read")
+        clean.run(work, clean=Clean(**settings), engine="native")
+        kept = [row for batch in read_table(work.output / DOCUMENTS) for row in batch.to_pylist()]
+        dropped = [row for batch in read_table(work.output / DROPPED) for row in batch.to_pylist()]
+        return work, kept, dropped
+
+    return run
+
+
+def test_short_documents_are_dropped_with_a_reason(run):
+    rows = [row("long enough " * 10, 1), row("short", 2), row("  padded  " + " " * 200, 3, source="book", lang="zh")]
+    work, kept, dropped = run(rows)
+    assert [r["id"] for r in kept] == ["1"]
+    assert [(d["id"], d["reason"], d["text"]) for d in dropped] == [(r["id"], "too_short", r["text"]) for r in rows[1:]]
+    assert work.counts["dropped_by_bucket"] == {"en/web": {"too_short": 1}, "zh/book": {"too_short": 1}}
+    assert (work.counts["documents_in"], work.counts["documents_out"], work.counts["dropped"]) == (3, 1, 2)
+
+
+def test_switched_off_it_changes_nothing(run):
+    rows = [row("schÃ¶n", 1), row("", 2)]
+    work, kept, dropped = run(rows, enabled=False)
+    assert [r["text"] for r in kept] == ["schÃ¶n", ""]
+    assert not dropped
+    assert work.counts["documents_out"] == 2
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("schÃ¶n und gÃ¼nstig", "schön und günstig"),
+        ("itâ€™s â€œquotedâ€\x9d", "it’s “quoted”"),
+        ("fine — “quotes” ½ of café", "fine — “quotes” ½ of café"),
+        ("全角：，。！ＡＢＣ　①", "全角：，。！ＡＢＣ　①"),
+        ("cafe\u0301", "café"),
+        ("a\r\nb\rc\u2028d", "a\nb\nc\nd"),
+        ("nul\x00 bell\x07 bom\ufeff\x7f", "nul bell bom"),
+        ("  \n tab\tkept \n ", "tab\tkept"),
+    ],
+)
+def test_repair(before, after):
+    assert clean.repair(before) == after
+    assert clean.repair(after) == after
+
+
+@given(st.text(max_size=40), st.sampled_from(["latin-1", "windows-1252", "windows-1251", "macroman", "cp437"]))
+def test_the_cheap_look_for_mojibake_misses_none(text, encoding):
+    broken = text.encode().decode(encoding, "replace")
+    for line in (text, broken):
+        if is_bad(line):
+            assert clean._MAY_BE_MOJIBAKE.search(line)
+
+
+@given(st.lists(st.text(max_size=60), max_size=5))
+def test_no_text_makes_it_fail_or_lose_a_row(texts):
+    table = pa.table({"text": pa.array([text.encode("utf-8", "replace").decode() for text in texts], pa.string())})
+    outcome = clean.clean_rows(Clean(min_chars=0), table, clean.Place("part", 0))
+    assert len(outcome.columns["text"]) == len(texts)
+    assert not outcome.drops
