@@ -48,7 +48,7 @@ class Manifest:
     files: dict[str, dict[str, Json]]
     """User's file -> {size, mtime_ns, xxh128}."""
     outputs: dict[str, int]
-    """File of the stage -> its size in bytes."""
+    """File of the stage, relative to its folder -> its size in bytes."""
     counts: dict[str, Json]
     seconds: float
     version: str
@@ -67,6 +67,8 @@ class Work:
     """Folder that outlives changes of the settings, for answers keyed by content that were paid for; made when used."""
     counts: dict[str, Json] = field(default_factory=dict)
     """Numbers for the manifest and the report."""
+    outside: list[Path] = field(default_factory=list)
+    """Files of the stage that lie outside its folder, such as the report; missed when they are gone."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +199,7 @@ class Workspace:
             for path in sorted(work.output.rglob("*"))
             if path.is_file() and path.name != _BEGUN
         }
+        outputs |= {os.path.relpath(path, work.output): path.stat().st_size for path in work.outside}
         manifest = Manifest(
             stage=plan.stage,
             fingerprint=plan.fingerprint,

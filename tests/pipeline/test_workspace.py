@@ -53,6 +53,17 @@ def test_missing_and_cut_files_are_named(tmp_path):
         workspace.status(plan_of())
 
 
+def test_file_outside_the_folder_is_missed(tmp_path):
+    workspace = Workspace(tmp_path)
+    work = workspace.begin(plan_of())
+    (tmp_path / "page.html").write_text("x")
+    work.outside.append(tmp_path / "page.html")
+    workspace.publish(plan_of(), work, 0.1)
+    assert workspace.status(plan_of()).state == "fresh"
+    (tmp_path / "page.html").unlink()
+    assert "page.html is missing" in workspace.status(plan_of()).reason
+
+
 def test_changed_input_file_is_named(tmp_path):
     source = tmp_path / "in.txt"
     source.write_text("a")
