@@ -10,7 +10,7 @@ DEMO ?=
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: install install-dev demo test check style clean
+.PHONY: install install-dev demo test check style docs clean
 
 install: .venv/installed
 install-dev: .venv/installed-dev
@@ -45,6 +45,9 @@ check: .venv/installed-dev
 
 test: check
 	$(BIN)/python -m pytest
+
+docs: .venv/installed
+	$(BIN)/reprise settings > docs/settings.md
 
 clean:
 	rm -rf .venv runs

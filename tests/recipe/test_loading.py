@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -100,3 +102,8 @@ def test_only_documents_with_a_curriculum_are_scored():
     assert recipe.curriculum_selects("zh", "web")
     assert not recipe.curriculum_selects("en", "web")
     assert not recipe.curriculum_selects("en", "synthetic")
+
+
+def test_the_published_list_of_settings_is_current():
+    published = Path(__file__).parents[2] / "docs" / "settings.md"
+    assert published.read_text(encoding="utf-8").strip() == list_settings().strip(), "run: make docs"
