@@ -110,7 +110,9 @@ def _special_ids(model: Model, tokenizer: Any) -> tuple[int, int | None]:
     if not model.bos:
         return int(eos_id), None
     if tokenizer.bos_token_id is None:
-        raise UserError("the tokenizer has no beginning token", where="model.bos = true", remedy="set it to false")
+        raise UserError(
+            "the tokenizer has no beginning-of-sequence token", where="model.bos = true", remedy="set it to false"
+        )
     return int(eos_id), int(tokenizer.bos_token_id)
 
 
