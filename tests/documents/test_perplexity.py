@@ -141,10 +141,10 @@ def test_bos_makes_the_first_token_count(work, model_folder):
     assert [row["num_tokens"] for row in rows(work) if row["id"] in "023"] == [len(DOCUMENTS[0]["text"].encode()), 3, 0]
 
 
-def test_window_longer_than_the_context_is_refused(work, model_folder):
-    long = SETTINGS.model_copy(update={"max_length": 512})
-    with pytest.raises(UserError, match=r"max_length=512.*\n.*128"):
-        stage.run(work, model=Model(path=str(model_folder)), perplexity=long, buckets=BUCKETS)
+def test_window_longer_than_the_context_is_cut_to_it(work, model_folder):
+    long = SETTINGS.model_copy(update={"max_length": 512, "stride": 300})
+    stage.run(work, model=Model(path=str(model_folder)), perplexity=long, buckets=BUCKETS)
+    assert [row["num_tokens"] for row in rows(work) if row["id"] == "4"] == [len(DOCUMENTS[4]["text"]) - 1]
 
 
 def test_vocabulary_that_does_not_fit_is_refused(work, model_folder, tmp_path):

@@ -16,7 +16,7 @@ import torch
 
 from reprise.documents.table import DOCUMENTS, count_rows, read_table, write_part
 from reprise.errors import UserError
-from reprise.model.likelihood import document_nll, native_dtype
+from reprise.model.likelihood import document_nll, fit_window, native_dtype
 from reprise.model.loading import load_config, load_model, load_tokenizer
 from reprise.progress import track
 from reprise.recipe.documents import Perplexity
@@ -34,7 +34,7 @@ def run(work: Work, *, model: Model, perplexity: Perplexity, buckets: Sequence[S
         buckets: (language, source) pairs that have a curriculum.
 
     Raises:
-        UserError: the window is longer than the model's context, or a token id is outside its vocabulary.
+        UserError: a token id is outside the model's vocabulary.
     """
     source, target = work.inputs["label"] / DOCUMENTS, work.output / DOCUMENTS
     selected = {(language, name) for language, name in buckets}
@@ -60,13 +60,7 @@ class _Scorer:
 
     def __init__(self, model: Model, perplexity: Perplexity) -> None:
         self._perplexity = perplexity
-        limit = getattr(load_config(model).get_text_config(), "max_position_embeddings", None)
-        if limit is not None and perplexity.max_length > limit:
-            raise UserError(
-                f"the model's context is {limit} tokens",
-                where=f"documents.perplexity.max_length={perplexity.max_length}",
-                remedy=f"set it to {limit} or less",
-            )
+        self._window = fit_window(load_config(model), perplexity.max_length, perplexity.stride)
         self._device = torch.device(
             f"cuda:{_place()[0] % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
         )
@@ -86,8 +80,8 @@ class _Scorer:
         nll, num_tokens = document_nll(
             self._model,
             documents,
-            max_length=self._perplexity.max_length,
-            stride=self._perplexity.stride,
+            max_length=self._window[0],
+            stride=self._window[1],
             batch_tokens=self._perplexity.batch_tokens,
             device=self._device,
         )

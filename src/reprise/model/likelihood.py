@@ -50,6 +50,14 @@ def native_dtype(device: str | torch.device = "cpu") -> torch.dtype:
     return torch.float32
 
 
+def fit_window(config: Any, max_length: int, stride: int) -> tuple[int, int]:
+    """(max_length, stride), cut to the context of the model with this configuration."""
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if limit is None or max_length <= limit:
+        return max_length, stride
+    return limit, max(1, min(stride, limit // 2))
+
+
 @torch.no_grad()
 def token_nll(
     model: Any,

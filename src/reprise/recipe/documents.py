@@ -46,6 +46,9 @@ class Input(Settings):
     constants: dict[str, str] = {}
     """Values for the whole input, over those of the files: `lang: zh`, `source: web`, `topic: Law`, `split: valid`."""
 
+    sample: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Share of the documents that is taken, chosen by a hash of the text; the others are counted and left out."""
+
     @field_validator("fields")
     @classmethod
     def _fields_known(cls, fields: dict[str, str]) -> dict[str, str]:
@@ -134,7 +137,7 @@ class Perplexity(Settings):
     """Scores by the base model, for the curriculum."""
 
     max_length: Annotated[int, Field(ge=16)] = 2048
-    """Tokens in one forward pass; longer documents are scored in windows."""
+    """Tokens in one forward pass, never more than the model's context; longer documents are scored in windows."""
     stride: Annotated[int, Field(ge=1)] = 1024
     """Tokens by which the window moves; each token is scored once, with at least max_length - stride before it."""
     batch_tokens: Count = 8192

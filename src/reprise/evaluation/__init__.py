@@ -1,0 +1,1 @@
+"""Held-out bits per byte, benchmarks, and what was gained and kept."""

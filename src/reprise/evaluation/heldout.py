@@ -1,0 +1,102 @@
+"""Bits per byte of text under a model: equal across tokenizers, in sliding windows, cached by content.
+
+A document stands behind the token that begins a text (BOS, else EOS), so that its first token is scored too. Bits per
+byte = nll / ln 2 / UTF-8 bytes then counts every byte, whatever the vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from reprise.errors import UserError
+from reprise.model.likelihood import document_nll, fit_window, native_dtype
+from reprise.model.loading import load_config, load_model, load_tokenizer
+from reprise.progress import track
+from reprise.recipe.evaluation import Evaluation
+from reprise.recipe.model import Model
+from reprise.workspace import digest
+
+_FORMAT = 1
+"""Raised when the same text and model would give another number."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """One held-out document."""
+
+    text: str
+    language: str
+    source: str
+    topic: str | None = None
+
+
+def measure_bits(
+    model: Model, texts: Sequence[Text], settings: Evaluation, *, fingerprint: str, cache: Path, what: str
+) -> npt.NDArray[np.float64]:
+    """Bits of each text under a model, float64[len(texts)].
+
+    Args:
+        model: the model.
+        texts: the documents.
+        settings: window, batch and number format.
+        fingerprint: identifies the model's weights and tokenizer.
+        cache: folder where the answer is kept.
+        what: shown on the progress bar.
+
+    Raises:
+        UserError: the tokenizer has no token that begins a text.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = native_dtype(device) if settings.dtype == "auto" else getattr(torch, settings.dtype)
+    key = [
+        _FORMAT,
+        fingerprint,
+        str(dtype),
+        device.type,
+        settings.max_length,
+        settings.stride,
+        [text.text for text in texts],
+    ]
+    path = cache / f"bits-{digest(key)}.npy"
+    if path.exists():
+        return np.asarray(np.load(path), dtype=np.float64)
+    max_length, stride = fit_window(load_config(model), settings.max_length, settings.stride)
+    documents = encode(load_tokenizer(model), [text.text for text in texts])
+    loaded = load_model(model, dtype, device)
+    with track(what, sum(len(ids) - 1 for ids in documents), "tokens") as advance:
+        nll, _ = document_nll(
+            loaded,
+            documents,
+            max_length=max_length,
+            stride=stride,
+            batch_tokens=settings.batch_tokens,
+            device=device,
+            advance=advance,
+        )
+    bits: npt.NDArray[np.float64] = nll / np.log(2)
+    cache.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        np.save(file, bits)
+    temporary.replace(path)
+    return bits
+
+
+def encode(tokenizer: Any, texts: Sequence[str]) -> list[npt.NDArray[np.int64]]:
+    """Token ids of each text behind the token that begins a text."""
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if start is None:
+        raise UserError(
+            "the tokenizer has neither a beginning-of-sequence nor an end-of-sequence token",
+            where="model.path",
+            remedy="set `bos_token` or `eos_token` in the model's tokenizer_config.json",
+        )
+    if not texts:
+        return []
+    encoded = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+    return [np.array([start, *ids], dtype=np.int64) for ids in encoded]

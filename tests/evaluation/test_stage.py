@@ -1,0 +1,177 @@
+"""Stage `evaluate` on tiny models: what is measured is what it says."""
+
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from tests.evaluation.conftest import make_model, make_tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from reprise.documents.table import TableWriter
+from reprise.errors import UserError
+from reprise.evaluation import heldout, stage
+from reprise.evaluation.fingerprint import model_fingerprint
+from reprise.evaluation.heldout import Text, measure_bits
+from reprise.recipe.evaluation import Evaluation
+from reprise.recipe.model import Model
+from reprise.workspace import Work
+
+SETTINGS = Evaluation(max_length=64, stride=32, batch_tokens=512, bootstrap_samples=200, dtype="float32")
+
+SENTENCES = {
+    "en": ["The river runs to the sea.", "Two and two make four.", "A good book is a friend.", "Bread needs salt."],
+    "zh": ["河水流向大海。", "二加二等于四。", "好书如良友。", "面包需要盐。"],
+}
+
+
+def documents():
+    for language, sentences in SENTENCES.items():
+        for number in range(24):
+            text = " ".join(sentences[(number + shift) % 4] for shift in range(1 + number % 3))
+            source = "web" if number % 2 else "book"
+            topic = ("Law and Policy" if number % 4 == 1 else "Others") if source == "web" else None
+            yield {
+                "id": f"{language}{number}", "text": text, "lang": language, "source": source, "topic": topic,
+                "split": "valid" if number < 20 else "train", "origin": f"{language}:{number}",
+            }  # fmt: skip
+
+
+@pytest.fixture
+def work(tmp_path, tiny_model):
+    with TableWriter(tmp_path / "score" / "documents") as writer:
+        writer.write(list(documents()))
+    (tmp_path / "evaluate.partial").mkdir()
+    fit(tiny_model, tmp_path / "train-1" / "model", SENTENCES["zh"])
+    inputs = {"score": tmp_path / "score", "train-1": tmp_path / "train-1"}
+    return Work(output=tmp_path / "evaluate.partial", inputs=inputs, cache=tmp_path / "cache")
+
+
+def fit(base, folder, sentences):
+    """A few steps on some sentences, so that they get cheaper and the other language dearer."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(15):
+        for sentence in sentences:
+            ids = tokenizer(sentence, return_tensors="pt")["input_ids"]
+            model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def run(work, tiny_model, settings=SETTINGS):
+    stage.run(work, evaluation=settings, model=Model(path=str(tiny_model)), last_stage="train-1", seed=17)
+    return json.loads((work.output / "results.json").read_text())
+
+
+def plain_bits(folder, text):
+    """Bits of a text behind BOS, from the model's own logits in one pass per window."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    ids = [tokenizer.bos_token_id, *tokenizer(text)["input_ids"]]
+    total, first = 0.0, 1
+    for begin in range(0, len(ids), SETTINGS.stride):
+        window = ids[begin : begin + SETTINGS.max_length]
+        with torch.no_grad():
+            logs = model(torch.tensor([window])).logits[0].double().log_softmax(-1)
+        for position in range(first - begin, len(window)):
+            total -= float(logs[position - 1, window[position]])
+        first = max(first, begin + len(window))
+    return total / math.log(2)
+
+
+def test_results_equal_a_plain_measurement_of_held_out_documents_only(work, tiny_model):
+    results = run(work, tiny_model)
+    held_out = [row for row in documents() if row["split"] == "valid"]
+    trained = work.inputs["train-1"] / "model"
+    for row in results["bits_per_byte"]:
+        members = [
+            text
+            for text in held_out
+            if text["lang"] == row["language"]
+            and row["source"] in (None, text["source"])
+            and row["topic"] in (None, text["topic"])
+        ]
+        num_bytes = sum(len(text["text"].encode()) for text in members)
+        assert (row["documents"], row["num_bytes"]) == (len(members), num_bytes)
+        for side, folder in (("before", tiny_model), ("after", trained)):
+            expected = sum(plain_bits(folder, text["text"]) for text in members) / num_bytes
+            assert row[side] == pytest.approx(expected, rel=1e-5)
+        assert row["change"] == pytest.approx(row["after"] / row["before"] - 1)
+    keys = {(row["language"], row["source"], row["topic"]) for row in results["bits_per_byte"]}
+    per_language = {(None, None), ("book", None), ("web", None), ("web", "Law and Policy"), ("web", "Others")}
+    assert keys == {(language, *key) for language in SENTENCES for key in per_language}
+
+
+def test_verdicts_and_headline_say_what_the_numbers_say(work, tiny_model):
+    results = run(work, tiny_model)
+    verdicts = {entry["language"]: entry for entry in results["verdicts"]}
+    assert verdicts["zh"]["verdict"] == "gained" and verdicts["zh"]["ci"][1] < 0
+    assert verdicts["en"]["tolerance"] == 0.02
+    assert (
+        results["headline"].startswith("gained")
+        and f"zh bits per byte ({100 * verdicts['zh']['change']:+.1f} %)" in (results["headline"])
+    )
+
+
+def test_second_run_measures_nothing_again(work, tiny_model, monkeypatch):
+    first = run(work, tiny_model)
+    monkeypatch.setattr(heldout, "load_model", lambda *_: pytest.fail("the model was loaded again"))
+    assert run(work, tiny_model) == first
+
+
+def test_changed_weights_or_text_are_measured_again(work, tiny_model, tmp_path):
+    texts = [Text(row["text"], row["lang"], row["source"]) for row in documents()]
+    other = make_model(tmp_path / "other", make_tokenizer(), seed=5)
+    models = [Model(path=str(tiny_model)), Model(path=str(other))]
+    marks = [model_fingerprint(model) for model in models]
+    assert marks[0] != marks[1] and marks[0] == model_fingerprint(models[0])
+    keep = {"cache": tmp_path / "kept", "what": "test"}
+    bits = [
+        measure_bits(model, texts, SETTINGS, fingerprint=mark, **keep)
+        for model, mark in zip(models, marks, strict=True)
+    ]
+    assert not np.allclose(bits[0], bits[1], rtol=1e-3)
+    fewer = measure_bits(models[0], texts[:3], SETTINGS, fingerprint=marks[0], **keep)
+    np.testing.assert_allclose(fewer, bits[0][:3], rtol=1e-5)
+
+
+def test_bits_per_byte_count_every_byte_whatever_the_vocabulary(tmp_path):
+    """Models that know nothing (all weights 0) need log2(vocabulary) bits for each of their tokens."""
+    texts = [Text(" ".join(SENTENCES[language]) * 3, language, "web") for language in SENTENCES]
+    for size in (257, 320):
+        tokenizer = make_tokenizer([text.text for text in texts], vocab_size=size)
+        folder = make_model(tmp_path / str(size), tokenizer, scale=0.0)
+        bits = measure_bits(
+            Model(path=str(folder)), texts, SETTINGS, fingerprint=str(size), cache=tmp_path, what="test"
+        )
+        tokens = [len(tokenizer(text.text)["input_ids"]) for text in texts]
+        np.testing.assert_allclose(bits, np.array(tokens) * math.log2(len(tokenizer)), rtol=1e-5)
+
+
+def test_nothing_held_out_is_the_users_to_mend(tmp_path):
+    with TableWriter(tmp_path / "documents") as writer:
+        writer.write([row for row in documents() if row["split"] == "train"])
+    with pytest.raises(UserError, match=r"valid_share"):
+        stage.read_held_out(tmp_path / "documents")
+
+
+def test_window_over_the_context_is_cut_to_it(work, tmp_path):
+    short = make_model(tmp_path / "short", make_tokenizer(), context=48)
+    texts = [Text("The river runs to the sea. " * 10, "en", "web")]
+    keep = {"fingerprint": "short", "what": "test"}
+    bits = [
+        measure_bits(Model(path=str(short)), texts, settings, cache=tmp_path / str(number), **keep)
+        for number, settings in enumerate([SETTINGS, Evaluation(max_length=48, stride=24, dtype="float32")])
+    ]
+    np.testing.assert_allclose(*bits, rtol=1e-6)
+
+
+def test_stage_imports_no_harness():
+    code = "import sys, reprise.evaluation.stage; print({'lm_eval', 'daft', 'datasets', 'httpx'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
