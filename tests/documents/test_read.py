@@ -16,7 +16,8 @@ from reprise.recipe.documents import Input
 
 def run(work, *inputs, valid_share=0.0, max_reject_share=1.0):
     read.run(work, inputs=list(inputs), engine="native", valid_share=valid_share, max_reject_share=max_reject_share)
-    assert work.counts["documents_in"] == work.counts["documents_out"] + work.counts["rejects"]
+    counts = work.counts
+    assert counts["documents_in"] == counts["documents_out"] + counts["rejects"] + counts["not_in_sample"]
     rows = [row for batch in read_table(work.output / "documents") for row in batch.to_pylist()]
     rejects = [json.loads(line) for line in (work.output / "rejects.jsonl").open(encoding="utf-8")]
     assert len(rows) == work.counts["documents_out"]
@@ -90,6 +91,17 @@ def test_the_split_is_a_function_of_the_text(tmp_path, make_work):
         assert split_of.setdefault(row["text"], row["split"]) == row["split"]
     share = sum(split == "valid" for split in split_of.values()) / 400
     assert 0.13 < share < 0.27
+
+
+def test_a_sample_is_a_function_of_the_text_and_independent_of_the_split(tmp_path, make_work):
+    texts = [{"text": f"This is the text of document number {number}."} for number in range(1000)]
+    (tmp_path / "a.jsonl").write_bytes(as_jsonl(texts))
+    (tmp_path / "b.jsonl").write_bytes(as_jsonl(texts[::-1]))
+    a, _ = run(make_work("a"), web(tmp_path / "a.jsonl").model_copy(update={"sample": 0.3}), valid_share=0.5)
+    b, _ = run(make_work("b"), web(tmp_path / "b.jsonl").model_copy(update={"sample": 0.3}), valid_share=0.5)
+    assert {row["text"] for row in a} == {row["text"] for row in b}
+    assert 240 < len(a) < 360
+    assert 0.4 < sum(row["split"] == "valid" for row in a) / len(a) < 0.6
 
 
 def test_languages_are_detected_where_the_recipe_gives_none(tmp_path, make_work):

@@ -51,7 +51,7 @@ def run(work: Work, *, inputs: list[Input], engine: Engine, valid_share: float, 
     buckets: Counter[tuple[str, str, str]] = Counter()
     reasons: Counter[str] = Counter()
     for piece, result in zip(pieces, results, strict=True):
-        per_input[piece["input"]] += result["documents"] + sum(result["rejects"].values())
+        per_input[piece["input"]] += result["documents"] + result["left_out"] + sum(result["rejects"].values())
         reasons.update(result["rejects"])
         buckets.update({(lang, source, split): count for lang, source, split, count in result["buckets"]})
     for number, entry in enumerate(inputs):
@@ -63,10 +63,12 @@ def run(work: Work, *, inputs: list[Input], engine: Engine, valid_share: float, 
             )
     rejects = _join_rejects(work.output)
     num_documents = sum(result["documents"] for result in results)
+    left_out = sum(result["left_out"] for result in results)
     work.counts.update(
-        documents_in=num_documents + rejects,
+        documents_in=num_documents + left_out + rejects,
         documents_out=num_documents,
         rejects=rejects,
+        not_in_sample=left_out,
         reject_reasons=dict(reasons.most_common()),
         text_bytes=sum(result["text_bytes"] for result in results),
         languages_detected=sum(result["detected"] for result in results),
@@ -108,13 +110,16 @@ def _read_piece(output: str, valid_share: float, piece: dict[str, Any]) -> dict[
     entry = Input(**piece["entry"])
     buckets: Counter[tuple[str, str, str]] = Counter()
     reasons: Counter[str] = Counter()
-    text_bytes = detected = 0
+    text_bytes = detected = left_out = 0
     rejects = Path(output, f"{REJECTS}.{piece['number']:05d}")
     with TableWriter(Path(output, DOCUMENTS), prefix=name) as writer, rejects.open("w", encoding="utf-8") as rejected:
         for rows, bad in _batches([SourceFile(**file) for file in piece["files"]], entry):
             for reject in bad:
                 reasons[reject.reason] += 1
                 rejected.write(json.dumps(asdict(reject), ensure_ascii=False) + "\n")
+            num_read = len(rows)
+            rows = [row for row in rows if _sampled(row["text"], entry.sample)]
+            left_out += num_read - len(rows)
             detected += _fill(rows, valid_share)
             buckets.update((row["lang"], row["source"], row["split"]) for row in rows)
             text_bytes += sum(len(row["text"].encode()) for row in rows)
@@ -126,6 +131,7 @@ def _read_piece(output: str, valid_share: float, piece: dict[str, Any]) -> dict[
         "buckets": [[*bucket, count] for bucket, count in buckets.items()],
         "text_bytes": text_bytes,
         "detected": detected,
+        "left_out": left_out,
     }
 
 
@@ -155,6 +161,11 @@ def _as_row(file: SourceFile, record: Record) -> Row:
     row["origin"] = row["origin"] or f"{file.path}:{record.line}"
     row["id"] = row["id"] or hash_text(row["text"])
     return row
+
+
+def _sampled(text: str, share: float) -> bool:
+    """Whether a document is in the sample: by a hash of its text, other than the one that decides the split."""
+    return share >= 1.0 or xxhash.xxh3_64_intdigest(text.encode(), seed=1) < share * 2.0**64
 
 
 def _fill(rows: list[Row], valid_share: float) -> int:
