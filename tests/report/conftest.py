@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import yaml
 
-from reprise.documents.table import DROPPED_SCHEMA, write_part
+from reprise.documents.table import DROPPED_SCHEMA, read_table, write_part
 from reprise.mixture.plan import budgets
 from reprise.recipe import Recipe, read_preset
 from reprise.recipe.loading import parse_recipe
+from reprise.tokens.encoder import Encoder
+from reprise.tokens.store import StoreBuilder
 from reprise.workspace import Workspace, write_json
 
 TOPICS = {"en": "Law and Policy", "zh": "Medicine and Health"}
@@ -27,7 +29,7 @@ def make_run(root: Path, recipe: Recipe, *, until: str = "evaluate", seed: int =
     rng = np.random.default_rng(seed)
     stages = ["read", "clean", "deduplicate", "decontaminate", "label", "score", "synthesize", "tokenize"]
     stages += [f"train-{i + 1}" for i in range(len(recipe.stages))] + ["evaluate"]
-    documents = _documents(rng)
+    documents = _documents(recipe, rng)
     previous: dict[str, str] = {}
     for stage in stages[: stages.index(until) + 1]:
         folder = root / stage
@@ -37,6 +39,8 @@ def make_run(root: Path, recipe: Recipe, *, until: str = "evaluate", seed: int =
             documents = _write_documents(folder, stage, documents, rng)
         elif stage == "synthesize":
             _write_synthesis(folder)
+        elif stage == "tokenize":
+            _write_store(root, recipe)
         elif stage.startswith("train-"):
             index = int(stage.removeprefix("train-")) - 1
             write_metrics(folder, recipe, index, rng)
@@ -69,25 +73,41 @@ def write_manifest(folder: Path, inputs: dict[str, str], counts: dict[str, objec
     )
 
 
-def _documents(rng: np.random.Generator) -> list[dict[str, object]]:
+def _documents(recipe: Recipe, rng: np.random.Generator) -> list[dict[str, object]]:
+    """Documents of every source of the mixture, a few in each bucket."""
     found = []
-    for i in range(400):
-        lang = "zh" if i % 2 else "en"
-        source = ("web", "book", "encyclopedia")[i % 3]
-        text = "水是生命之源。" * 20 if lang == "zh" else "The quick brown fox jumps over the lazy dog. " * 8
-        found.append(
-            {
-                "id": f"{lang}-{i}",
-                "text": text,
-                "lang": lang,
-                "source": source,
-                "topic": TOPICS[lang] if source == "web" else None,
-                "split": "valid" if i % 10 == 0 else "train",
-                "origin": f"{lang}.jsonl:{i + 1}",
-                "ppl": float(np.exp(rng.normal(3.2, 0.6))) if lang == "zh" else None,
-            }
-        )
+    for lang in ("zh", "en"):
+        for source in recipe.stages[0].mixture[lang].sources:
+            for topic in recipe.documents.topics.lists[lang] if source == "web" else [None]:
+                for i in range(8 if source == "web" else 30):
+                    text = ("水是生命之源。" if lang == "zh" else "The quick brown fox jumps. ") * int(
+                        rng.integers(8, 30)
+                    )
+                    found.append(
+                        {
+                            "id": f"{lang}-{len(found)}",
+                            "text": text,
+                            "lang": lang,
+                            "source": source,
+                            "topic": topic,
+                            "split": "valid" if i == 0 else "train",
+                            "origin": f"{lang}.jsonl:{len(found) + 1}",
+                            "ppl": float(np.exp(rng.normal(3.2, 0.6))) if lang == "zh" else None,
+                        }
+                    )
+    rng.shuffle(found)
     return found
+
+
+def _write_store(root: Path, recipe: Recipe) -> None:
+    def encode(texts: list[str]) -> list[np.ndarray]:
+        return [np.frombuffer(text.encode(), dtype=np.uint8).astype(np.uint32) for text in texts]
+
+    builder = StoreBuilder(root / "tokenize", Encoder("bytes", encode, 258, 256, None, "a test"), ["web"])
+    for stage in ("score", "synthesize"):
+        for batch in read_table(root / stage / "documents"):
+            builder.add(batch.to_pylist())
+    builder.finish()
 
 
 def _write_documents(
@@ -114,6 +134,14 @@ def _write_documents(
 
 
 def _write_synthesis(folder: Path) -> None:
+    row = {
+        "lang": "en",
+        "source": "synthetic",
+        "split": "train",
+        "origin": "synthesize",
+        "text": "Question. Answer. " * 20,
+    }
+    write_part(folder / "documents" / "part-00000.parquet", [row | {"id": f"s-{i}"} for i in range(42)])
     write_json(folder / "funnel.json", {"requested": 48, "answered": 46, "too_short": 4, "kept": 42})
 
 

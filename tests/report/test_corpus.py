@@ -15,8 +15,16 @@ Run = tuple[Workspace, Recipe]
 
 def test_the_flow_balances(finished: Run) -> None:
     flow = corpus.corpus_facts(*finished)["flow"]
-    assert [row["stage"] for row in flow] == ["read", "clean", "deduplicate", "decontaminate", "label", "score"]
-    for before, after in itertools.pairwise(flow):
+    assert [row["stage"] for row in flow] == [
+        "read",
+        "clean",
+        "deduplicate",
+        "decontaminate",
+        "label",
+        "score",
+        "synthesize",
+    ]
+    for before, after in itertools.pairwise(flow[:-1]):
         assert before["documents"] == after["documents"] + after["dropped"]
     assert sum(row["dropped"] for row in flow) > 0
 
@@ -63,7 +71,7 @@ def test_one_document_is_a_distribution() -> None:
 
 def test_buckets_count_training_and_held_out(finished: Run) -> None:
     workspace, recipe = finished
-    rows = pq.read_table(workspace.folder("score") / "documents").to_pylist()
+    rows = [row for stage in ("score", "synthesize") for row in _documents(workspace, stage)]
     buckets = corpus.corpus_facts(workspace, recipe)["buckets"]
     assert sum(bucket["train"] for bucket in buckets) == sum(row["split"] == "train" for row in rows)
     assert sum(bucket["valid"] for bucket in buckets) == sum(row["split"] == "valid" for row in rows)
@@ -77,3 +85,7 @@ def test_a_changed_part_is_read_anew(run_until: Callable[[str], Run]) -> None:
     after = corpus.corpus_facts(workspace, recipe)["drops"]
     assert sum(drop["documents"] for drop in before) > 1
     assert sum(drop["documents"] for drop in after) == 1
+
+
+def _documents(workspace: Workspace, stage: str) -> list[dict[str, object]]:
+    return pq.read_table(workspace.folder(stage) / "documents").to_pylist()

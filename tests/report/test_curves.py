@@ -47,6 +47,20 @@ def test_what_a_restart_did_again_is_left_out() -> None:
     ]
 
 
+def test_a_process_that_found_no_checkpoint_begins_again() -> None:
+    records = [{"kind": "start", "tokens": 0}, {"kind": "step", "tokens": 10, "loss": 1.0}]
+    records += [{"kind": "start", "tokens": 0}, {"kind": "step", "tokens": 10, "loss": 2.0}]
+    records += [{"kind": "start", "tokens": 0}, {"kind": "resume", "tokens": 10}, {"kind": "step", "tokens": 20}]
+    kept = curves.drop_repeated(records)
+    assert [(r["kind"], r["tokens"], r.get("loss")) for r in kept] == [
+        ("start", 0, None),
+        ("resume", 0, None),
+        ("step", 10, 2.0),
+        ("resume", 10, None),
+        ("step", 20, None),
+    ]
+
+
 @given(st.lists(st.floats(-50, 50), min_size=1, max_size=2000))
 def test_a_long_series_keeps_its_mean_and_its_end(losses: list[float]) -> None:
     steps = [{"tokens": 10 * (i + 1), "loss": loss} for i, loss in enumerate(losses)]

@@ -18,6 +18,7 @@ def run(work: Work, *, recipe: Recipe) -> None:
     root = work.output.parent
     facts = write_report(Workspace(root), recipe, root / HTML)
     write_json(work.output / JSON, facts)
+    work.outside += [root / HTML, root / JSON]
     work.counts["verdicts"] = len(facts["verdict"]["verdicts"])
 
 

@@ -340,6 +340,42 @@ def _histogram(index: int, found: Json) -> Json:
     ) | {"small": True}
 
 
+def curriculum_charts(facts: Json) -> list[Json]:
+    """Perplexity along an epoch, one chart per stage and language; a stage with the orders of another has none."""
+    groups: dict[tuple[int, str], dict[str, list[float | None]]] = {}
+    for found in facts["curriculum"]:
+        groups.setdefault((found["stage"], found["language"]), {})[found["source"]] = found["median_ppl"]
+    kept = {key: curves for key, curves in groups.items() if groups.get((key[0] - 1, key[1])) != curves}
+    return [_curriculum_chart(*key, curves) for key, curves in kept.items()]
+
+
+def _curriculum_chart(stage: int, language: str, curves: dict[str, list[float | None]]) -> Json:
+    shares = [100 * (i + 0.5) / len(next(iter(curves.values()))) for i in range(len(next(iter(curves.values()))))]
+    traces = [
+        _line(source, shares, values, i, markers=True) | {"connectgaps": True, "hovertemplate": "%{y:.3~g}"}
+        for i, (source, values) in enumerate(curves.items())
+    ]
+    known = [value for values in curves.values() for value in values if value is not None]
+    layout = {
+        "xaxis": {"title": {"text": "tokens of one epoch, %"}, "range": [0, 100]},
+        "yaxis": {"type": "log", "title": {"text": "perplexity"}} | _log_ticks(min(known), max(known)),
+        "hovermode": "x unified",
+    }
+    return _chart(
+        f"curriculum-{stage}-{language}",
+        f"Order of {language} in stage {stage}",
+        "Median perplexity of the documents along one epoch, in the order in which training reads them: "
+        "a rising curve goes from easy to hard.",
+        traces,
+        layout,
+        list(curves),
+        {
+            "columns": ["Tokens of the epoch, %", *curves],
+            "rows": [[share, *(values[i] for values in curves.values())] for i, share in enumerate(shares)],
+        },
+    )
+
+
 def _log_ticks(low: float, high: float) -> Json:
     """Ticks of a logarithmic axis at 1, 2 and 5 times the powers of ten; at the powers alone over a wide range."""
     steps = (1,) if high > 1e4 * low else (1, 2, 5)

@@ -7,11 +7,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from reprise.recipe.mixture import Stage
+from reprise.recipe import Recipe
 from reprise.workspace import Json, Manifest, Workspace
 
 MAX_POINTS = 600
 """Most points of a curve; a longer series is averaged over neighbouring steps."""
+
+EVENTS = ("guard", "resume")
+"""What happened, and stays true when the tokens after it are trained again."""
 
 Key = tuple[str, str | None, str | None]
 """Language, source, topic; None: all of them together."""
@@ -37,25 +40,33 @@ def read_metrics(path: Path) -> tuple[list[dict[str, Any]], int]:
     return records, damaged
 
 
-def drop_repeated(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Leave out what a restart did again: measurements after the checkpoint that a `resume` went back to."""
+def drop_repeated(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leave out what a restart did again: measurements after the checkpoint that it went back to.
+
+    A process begins with `start`. If it found a checkpoint, `resume` follows; else it began from the first token, and
+    that becomes a `resume` at 0 here.
+    """
     kept: list[dict[str, Any]] = []
-    for record in records:
+    for number, record in enumerate(records):
+        following = records[number + 1]["kind"] if number + 1 < len(records) else None
+        if record["kind"] == "start" and kept and following != "resume":
+            record = record | {"kind": "resume", "checkpoint": None}
         if record["kind"] == "resume":
-            events = ("resume", "guard")
-            kept = [old for old in kept if old["kind"] in events or old["tokens"] <= record["tokens"]]
-        kept.append(record)
+            kept = [old for old in kept if old["kind"] in EVENTS or old["tokens"] <= record["tokens"]]
+        if record["kind"] != "start" or not kept:
+            kept.append(record)
     return kept
 
 
-def training_facts(workspace: Workspace, stage: Stage, index: int) -> Json:
+def training_facts(workspace: Workspace, recipe: Recipe, index: int) -> Json:
     """What is known of one training stage, finished or not.
 
     Args:
         workspace: the run.
-        stage: settings of the stage.
+        recipe: its settings.
         index: number of the stage, from 0.
     """
+    stage, seq_len = recipe.stages[index], recipe.rows.seq_len
     name = f"train-{index + 1}"
     manifest = workspace.manifest(name)
     folder = workspace.folder(name) if manifest else workspace.root / f"{name}.partial"
@@ -75,10 +86,24 @@ def training_facts(workspace: Workspace, stage: Stage, index: int) -> Json:
         "series": _series(steps),
         "validations": validations,
         "weights": _weights(records),
-        "events": [_event(record) for record in records if record["kind"] in ("guard", "resume")],
+        "events": [_event(record) for record in records if record["kind"] in EVENTS],
         "checkpoints": len(_of(records, "checkpoint")),
-        "spent": (manifest.counts if manifest else {}).get("spent", []),
+        "spent": manifest.counts.get("spent", []) if manifest else _spent_so_far(folder, seq_len),
     }
+
+
+def _spent_so_far(folder: Path, seq_len: int) -> list[Json]:
+    """Tokens of each bucket up to the newest checkpoint of a stage that is not finished."""
+    found = sorted(folder.glob("checkpoints/step-*[0-9]/checkpoint.json"))
+    try:
+        leaves = json.loads(found[-1].read_text(encoding="utf-8"))["sampler"]["leaves"]
+    except (IndexError, FileNotFoundError):  # none yet, or one that has just been replaced
+        return []
+    return [
+        {"language": name, "source": source, "topic": topic, "spent": entry["rows"] * seq_len}
+        for entry in leaves
+        for name, source, topic in [entry["leaf"]]
+    ]
 
 
 def _of(records: Iterable[dict[str, Any]], kind: str) -> list[dict[str, Any]]:

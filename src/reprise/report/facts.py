@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from reprise import __version__
+from reprise.errors import UserError
 from reprise.mixture.plan import budgets
 from reprise.recipe import Recipe
 from reprise.report.corpus import corpus_facts, stage_folder
@@ -34,7 +35,8 @@ FORMAT = 1
 
 def gather(workspace: Workspace, recipe: Recipe) -> Json:
     """All that is known of a run."""
-    training = [training_facts(workspace, stage, index) for index, stage in enumerate(recipe.stages)]
+    problems: list[str] = []
+    training = [training_facts(workspace, recipe, index) for index in range(len(recipe.stages))]
     results = _read_json(workspace.folder("evaluate") / "results.json") or {}
     stages = _stages(workspace, recipe)
     facts = {
@@ -56,6 +58,8 @@ def gather(workspace: Workspace, recipe: Recipe) -> Json:
         "corpus": corpus_facts(workspace, recipe),
         "budget": _budget(workspace, recipe, training),
         "order": _order(recipe),
+        "curriculum": _curriculum(workspace, recipe, problems),
+        "problems": problems,
         "training": training,
         "synthesis": _synthesis(workspace, recipe),
         "repeat": _repeat(workspace, recipe, stages, training),
@@ -193,6 +197,19 @@ def _order(recipe: Recipe) -> list[Json]:
                     | curriculum.model_dump(mode="json")
                 )
     return rows
+
+
+def _curriculum(workspace: Workspace, recipe: Recipe, problems: list[str]) -> list[Json]:
+    """Perplexity along the order of training, once there is a token store."""
+    if workspace.manifest("tokenize") is None:
+        return []
+    from reprise.report.order import order_facts  # imports torch, which an early report can do without
+
+    try:
+        return order_facts(workspace, recipe)
+    except UserError as error:
+        problems.append(str(error))
+        return []
 
 
 def _synthesis(workspace: Workspace, recipe: Recipe) -> Json:
