@@ -1,0 +1,62 @@
+"""A causal LM whose forward pass ends in the loss: the module that is trained and sharded."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reprise.model.likelihood import _has_known_head, _replaced_forward
+from reprise.model.loss import IGNORE, head_scaling, linear_cross_entropy
+
+
+class Objective(nn.Module):
+    """Wraps a model of transformers.
+
+    With labels the forward pass gives the summed loss; without, the model's own output, so that `token_nll` takes this
+    object for the model. The loss is worked out inside the forward pass because there FSDP has the weights together.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.config = model.config
+        self._scaling = head_scaling(model.config)
+        # On the meta device nothing can be tried; the families with another head are known by name then.
+        self._known_head = model.device.type == "meta" or _has_known_head(
+            model, torch.zeros((1, 2), dtype=torch.int64, device=model.device)
+        )
+
+    def get_output_embeddings(self) -> Any:
+        """The output layer."""
+        return self.model.get_output_embeddings()
+
+    def forward(self, input_ids: Tensor, labels: Tensor | None = None, **inputs: Any) -> Any:
+        """Loss in nats, summed over the labels; without labels the model's own output.
+
+        Args:
+            input_ids: int64[B, T].
+            labels: int64[B, T], not shifted: position t is predicted from those before it; IGNORE does not count.
+            inputs: more arguments of the model (`position_ids`, `attention_mask`).
+        """
+        if labels is None:
+            return self.model(input_ids=input_ids, **inputs)
+        targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE).flatten()
+        if not self._known_head:
+            logits = self.model(input_ids=input_ids, **inputs).logits
+            return torch.nn.functional.cross_entropy(
+                logits.flatten(0, 1).float(), targets, ignore_index=IGNORE, reduction="sum"
+            )
+        head = self.get_output_embeddings()
+        losses: list[Tensor] = []
+
+        def into_loss(hidden: Tensor) -> Tensor:
+            losses.append(
+                linear_cross_entropy(
+                    hidden.flatten(0, 1), head.weight, targets, self._scaling, getattr(head, "bias", None)
+                )
+            )
+            return hidden[..., :1]
+
+        with _replaced_forward(head, into_loss):
+            self.model(input_ids=input_ids, **inputs)
+        return losses[0]

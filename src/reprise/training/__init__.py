@@ -1,0 +1,1 @@
+"""The training engine: one loop from one CPU process to many nodes."""

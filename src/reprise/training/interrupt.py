@@ -1,0 +1,42 @@
+"""SIGTERM and Ctrl-C: save, then leave."""
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+
+class Interrupted(Exception):  # noqa: N818 - nothing went wrong
+    """Training was asked to stop, and saved; the same command goes on from the checkpoint."""
+
+    def __init__(self, step: int, tokens: int, checkpoint: Path) -> None:
+        self.step, self.tokens, self.checkpoint = step, tokens, checkpoint
+        super().__init__(
+            f"stopped after step {step:,} ({tokens:,} tokens) and saved {checkpoint}; the same command goes on"
+        )
+
+
+class StopSignal:
+    """Whether a signal asked to stop. A second Ctrl-C stops at once, without saving."""
+
+    def __init__(self) -> None:
+        self.received = False
+
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        if self.received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = True
+
+
+@contextlib.contextmanager
+def catch_stop() -> Iterator[StopSignal]:
+    """Note SIGTERM and SIGINT while the block runs, in place of dying of them."""
+    stop = StopSignal()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, stop._receive) for number in numbers}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,122 @@
+"""metrics.jsonl and trackers."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from reprise.errors import missing_extra
+
+
+class Metrics:
+    """Appends events to `metrics.jsonl` and hands their numbers to trackers; silent in all processes but the first."""
+
+    def __init__(self, folder: Path, trackers: list[Any], name: str, settings: Any, *, active: bool) -> None:
+        """Open the file.
+
+        Raises:
+            UserError: a tracker's package is not installed.
+        """
+        self._start = time.monotonic()
+        self._active = active
+        self._file = None
+        self._trackers: list[Any] = []
+        if active:
+            path = folder / "metrics.jsonl"
+            _drop_unfinished_line(path)
+            self._file = path.open("a", encoding="utf-8")
+            self._trackers = [_TRACKERS[tracker](folder, name, settings) for tracker in trackers]
+
+    def write(self, kind: str, step: int, tokens: int, **values: Any) -> None:
+        """One event.
+
+        Args:
+            kind: start, step, validation, weights, checkpoint, resume, guard or end.
+            step: optimizer steps of the stage so far.
+            tokens: tokens of the stage so far.
+            values: the rest of the object.
+        """
+        if self._file is None:
+            return
+        seconds = round(time.monotonic() - self._start, 3)
+        event = {"kind": kind, "step": step, "tokens": tokens, "seconds": seconds, **values}
+        self._file.write(json.dumps(event, ensure_ascii=False) + "\n")
+        self._file.flush()
+        numbers = _numbers(kind, values)
+        if numbers:
+            for tracker in self._trackers:
+                tracker.log(numbers, step)
+
+    def close(self) -> None:
+        """Close the file and the trackers."""
+        if self._file is not None:
+            self._file.close()
+        for tracker in self._trackers:
+            tracker.close()
+
+
+def _drop_unfinished_line(path: Path) -> None:
+    """A kill can cut the last line; what is not a whole line is no event."""
+    if path.exists() and not (data := path.read_bytes()).endswith(b"\n"):
+        with path.open("r+b") as handle:
+            handle.truncate(data.rfind(b"\n") + 1)
+
+
+def _numbers(kind: str, values: Mapping[str, Any]) -> dict[str, float]:
+    """Flat name -> number, for trackers."""
+    if kind == "validation":
+        return {
+            "/".join(
+                ["validation", *(str(entry[name]) for name in ("language", "source", "topic") if entry[name]), unit]
+            ): entry[unit]
+            for entry in values["validation"]
+            for unit in ("nll", "bits_per_byte")
+        }
+    if kind == "weights":
+        return {f"weights/{path}": share for path, share in values["new"].items()}
+    if kind == "step":
+        return {f"train/{name}": value for name, value in values.items() if isinstance(value, int | float)}
+    return {}
+
+
+class _TensorBoard:
+    def __init__(self, folder: Path, name: str, settings: Any) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise missing_extra("tensorboard", "tensorboard", "training.trackers = tensorboard") from None
+        self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
+
+    def log(self, numbers: Mapping[str, float], step: int) -> None:
+        for name, value in numbers.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _WandbLike:
+    """Weights & Biases, and Trackio, which has the same interface."""
+
+    def __init__(self, module: str, name: str, settings: Any) -> None:
+        import importlib
+
+        try:
+            self._module = importlib.import_module(module)
+        except ImportError:
+            raise missing_extra(module, module, f"training.trackers = {module}") from None
+        self._module.init(project="reprise", name=name, config=settings)
+
+    def log(self, numbers: Mapping[str, float], step: int) -> None:
+        self._module.log(dict(numbers), step=step)
+
+    def close(self) -> None:
+        self._module.finish()
+
+
+_TRACKERS: dict[str, Any] = {
+    "tensorboard": _TensorBoard,
+    "wandb": lambda _folder, name, settings: _WandbLike("wandb", name, settings),
+    "trackio": lambda _folder, name, settings: _WandbLike("trackio", name, settings),
+}

@@ -1,0 +1,138 @@
+"""A tiny random model with its tokenizer, and a token store of the demo passages."""
+
+import importlib.resources
+import json
+
+import pytest
+import torch
+from tokenizers import ByteLevelBPETokenizer
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from reprise.recipe.mixture import Stage
+from reprise.recipe.model import Model
+from reprise.recipe.tokens import Rows, Tokens
+from reprise.recipe.training import Training
+from reprise.tokens.encoder import open_encoder
+from reprise.tokens.store import StoreBuilder
+from reprise.workspace import Work
+
+DEMO = importlib.resources.files("reprise") / "demo"
+SEQ_LEN = 64
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def passages():
+    return [
+        json.loads(line) | {"lang": lang}
+        for lang in ("en", "zh")
+        for line in (DEMO / f"{lang}.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+
+
+@pytest.fixture(scope="session")
+def base_model(tmp_path_factory, passages):
+    """Folder of the model."""
+    folder = tmp_path_factory.mktemp("base") / "model"
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator([passage["text"] for passage in passages], vocab_size=512, special_tokens=["<eos>"])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token="<eos>")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=512,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory, passages, base_model):
+    """Folder of the store; every sixth passage is held out."""
+    folder = tmp_path_factory.mktemp("tokenize")
+    builder = StoreBuilder(folder, open_encoder(Model(path=str(base_model)), Tokens(tokenizer="tokenizers")), ["web"])
+    builder.add(
+        [
+            {**passage, "split": "valid" if number % 6 == 0 else "train", "ppl": None}
+            for number, passage in enumerate(passages)
+        ]
+    )
+    builder.finish()
+    return folder
+
+
+def make_stage(**changes):
+    sources = {"web": 0.6, "book": 0.4}
+    settings = {
+        "name": "one",
+        "tokens": SEQ_LEN * 4 * 12,
+        "mixture": {"zh": {"share": 0.5, "sources": sources}, "en": {"share": 0.5, "sources": sources}},
+        "topics": {"sources": ["web"], "policy": {"name": "topic_perplexity"}},
+        "schedule": {"peak_lr": 1e-3, "initial_lr": 1e-5, "warmup_tokens": SEQ_LEN * 8},
+    }
+    return Stage(**{**settings, **changes})
+
+
+def make_training(**changes):
+    settings = {
+        "batch_rows": 4,
+        "micro_batch_rows": 2,
+        "precision": "float32",
+        "threads": 1,
+        "validation": {"every_tokens": SEQ_LEN * 16, "max_tokens": 256},
+    }
+    return Training(**{**settings, **changes})
+
+
+@pytest.fixture
+def arguments(base_model):
+    """Keyword arguments of the stage, for a test to change."""
+    return {
+        "stage": make_stage(),
+        "stage_index": 0,
+        "rows": Rows(seq_len=SEQ_LEN),
+        "training": make_training(),
+        "model": Model(path=str(base_model)),
+        "seed": 3,
+        "tolerance": {"en": 0.02},
+    }
+
+
+@pytest.fixture
+def make_work(tmp_path, store):
+    def make(name="train-1.partial", **inputs):
+        output = tmp_path / name
+        output.mkdir(exist_ok=True)
+        return Work(output=output, inputs={"tokenize": store, **inputs}, cache=tmp_path / "cache")
+
+    return make
+
+
+def events(work, kind=None):
+    lines = (work.output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    return records if kind is None else [record for record in records if record["kind"] == kind]
+
+
+def weights_of(folder):
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+def assert_same_weights(first, second):
+    a, b = weights_of(first), weights_of(second)
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name

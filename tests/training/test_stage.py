@@ -1,0 +1,258 @@
+"""The training stage against a plain loop, and what it leaves behind."""
+
+import math
+import os
+import shutil
+import signal
+
+import pytest
+import torch
+from tests.training.conftest import SEQ_LEN, assert_same_weights, events, make_stage, make_training, weights_of
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from reprise.errors import UserError
+from reprise.mixture.sampler import Sampler
+from reprise.tokens.store import TokenStore
+from reprise.training import stage as stage_module
+from reprise.training.checkpoint import checkpoints_in
+from reprise.training.interrupt import Interrupted
+from reprise.training.stage import run
+
+
+def plain_loop(store, base_model, stage, rows, seed, steps):
+    """What the stage should compute, written out: full batch, whole logits, float32."""
+    model = AutoModelForCausalLM.from_pretrained(base_model, dtype=torch.float32)
+    sampler = Sampler(TokenStore.open(store), stage, rows, seed)
+    decay = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+    rest = [p for n, p in model.named_parameters() if not (p.ndim == 2 and "embed" not in n)]
+    optimizer = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}], betas=(0.9, 0.95), eps=1e-8
+    )
+    losses = []
+    for step in range(steps):
+        tokens = step * 4 * SEQ_LEN
+        warm = min(1.0, tokens / stage.schedule.warmup_tokens)
+        for group in optimizer.param_groups:
+            group["lr"] = stage.schedule.initial_lr + warm * (stage.schedule.peak_lr - stage.schedule.initial_lr)
+        batch = sampler.next_batch(4)
+        loss = model(input_ids=torch.from_numpy(batch.ids), labels=torch.from_numpy(batch.labels)).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return model, losses
+
+
+@pytest.fixture
+def static(arguments):
+    """A stage whose weights do not change, so that the plain loop needs no validation."""
+    return {**arguments, "stage": make_stage(topics={"sources": ["web"]})}
+
+
+def test_equals_a_plain_loop(static, make_work, store, base_model):
+    work = make_work()
+    run(work, **static)
+    model, losses = plain_loop(store, base_model, static["stage"], static["rows"], 3, 12)
+    assert [record["loss"] for record in events(work, "step")] == pytest.approx(losses, rel=1e-5)
+    trained = weights_of(work.output / "model")
+    for name, value in model.state_dict().items():
+        if name in trained:
+            torch.testing.assert_close(trained[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_leaves_a_loadable_model_and_records(arguments, make_work):
+    work = make_work()
+    run(work, **arguments)
+    model = AutoModelForCausalLM.from_pretrained(work.output / "model")
+    tokenizer = AutoTokenizer.from_pretrained(work.output / "model")
+    assert model(**tokenizer("Water", return_tensors="pt")).logits.shape[-1] == 512
+    kinds = [record["kind"] for record in events(work)]
+    assert kinds[:2] == ["start", "validation"]
+    assert kinds[-1] == "end"
+    validations = events(work, "validation")
+    assert [record["tokens"] for record in validations] == [0, 1024, 2048, 3072]
+    assert {entry["topic"] is None for entry in validations[0]["validation"] if entry["source"] == "book"} == {True}
+    assert all(entry["nll"] == pytest.approx(math.log(512), rel=0.1) for entry in validations[0]["validation"])
+    mean = [sum(entry["nll"] for entry in record["validation"]) for record in validations]
+    assert mean[-1] < mean[0]
+    assert events(work, "weights")
+    assert work.counts["tokens"] == work.counts["steps"] * 4 * SEQ_LEN == 3072
+    assert sum(entry["spent"] for entry in work.counts["spent"]) == 3072
+    assert not checkpoints_in(work.output / "checkpoints")
+
+
+def test_validation_equals_a_plain_forward(arguments, make_work, store, base_model):
+    work = make_work()
+    run(work, **{**arguments, "stage": make_stage(tokens=4 * SEQ_LEN)})
+    model = AutoModelForCausalLM.from_pretrained(base_model).eval()
+    entry = next(e for e in events(work, "validation")[0]["validation"] if e["source"] == "book")
+    bucket = next(b for k, b in TokenStore.open(store).valid.items() if (k.language, k.source) == ("en", "book"))
+    total = tokens = 0
+    for index in range(bucket.num_documents):
+        ids = torch.from_numpy(bucket.tokens[bucket.offsets[index] : bucket.offsets[index + 1]].astype("int64"))
+        for start in range(0, len(ids) - 1, SEQ_LEN - 1):
+            window = ids[None, start : start + SEQ_LEN]
+            total += model(input_ids=window, labels=window).loss.item() * (window.shape[1] - 1)
+            tokens += window.shape[1] - 1
+        if entry["language"] == "en" and tokens == entry["tokens"]:
+            break
+    if tokens == entry["tokens"]:
+        assert entry["nll"] == pytest.approx(total / tokens, rel=1e-5)
+    assert entry["tokens"] > 0
+
+
+class _StopError(Exception):
+    pass
+
+
+@pytest.fixture
+def after_steps(monkeypatch):
+    """Do something when a run has made so many steps."""
+
+    def install(count, action):
+        original, made = stage_module.step, []
+
+        def step(*args):
+            result = original(*args)
+            made.append(1)
+            if len(made) == count:
+                action()
+            return result
+
+        monkeypatch.setattr(stage_module, "step", step)
+
+    return install
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_terminated_twice_ends_as_if_never(arguments, make_work, monkeypatch, after_steps, precision):
+    arguments["training"] = make_training(precision=precision)
+    whole, broken = make_work("whole"), make_work("broken")
+    run(whole, **arguments)
+    for count in (5, 3):
+        with monkeypatch.context():
+            after_steps(count, lambda: os.kill(os.getpid(), signal.SIGTERM))
+            with pytest.raises(Interrupted, match="the same command goes on"):
+                run(broken, **arguments)
+        monkeypatch.undo()
+    run(broken, **arguments)
+    assert_same_weights(whole.output / "model", broken.output / "model")
+    wanted = ("step", "validation", "weights")
+    strip = lambda record: {k: v for k, v in record.items() if k not in ("seconds", "tokens_per_s")}  # noqa: E731
+    assert [strip(r) for r in events(whole) if r["kind"] in wanted] == [
+        strip(r) for r in events(broken) if r["kind"] in wanted
+    ]
+    assert [record["step"] for record in events(broken, "resume")] == [5, 8]
+
+
+def test_killed_goes_on_from_the_last_checkpoint(arguments, make_work, monkeypatch, after_steps):
+    arguments["training"] = make_training(checkpoints={"every_tokens": SEQ_LEN * 12})
+    whole, broken = make_work("whole"), make_work("broken")
+    run(whole, **arguments)
+
+    def die():
+        raise _StopError
+
+    with monkeypatch.context():
+        after_steps(8, die)
+        with pytest.raises(_StopError):
+            run(broken, **arguments)
+    monkeypatch.undo()
+    assert [path.name for path in checkpoints_in(broken.output / "checkpoints")] == ["step-00000006", "step-00000003"]
+    run(broken, **arguments)
+    assert_same_weights(whole.output / "model", broken.output / "model")
+
+
+@pytest.mark.parametrize("damage", ["cut", "shard", "description"])
+def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_is_taken(
+    arguments, make_work, monkeypatch, after_steps, damage
+):
+    arguments["training"] = make_training(checkpoints={"every_tokens": SEQ_LEN * 12})
+    whole, broken = make_work("whole"), make_work("broken")
+    run(whole, **arguments)
+    with monkeypatch.context():
+        after_steps(8, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted):
+            run(broken, **arguments)
+    monkeypatch.undo()
+    newest = checkpoints_in(broken.output / "checkpoints")[0]
+    if damage == "cut":
+        shard = newest / "__0_0.distcp"
+        shard.write_bytes(shard.read_bytes()[:-1])
+    elif damage == "shard":
+        (newest / "__0_0.distcp").unlink()
+    else:
+        (newest / "checkpoint.json").write_text("{")
+    run(broken, **arguments)
+    (resume,) = events(broken, "resume")
+    assert resume["checkpoint"] == "step-00000006"
+    assert "step-00000008" in resume["refused"][0]
+    assert_same_weights(whole.output / "model", broken.output / "model")
+
+
+def test_a_checkpoint_of_other_settings_is_refused(arguments, make_work, monkeypatch, after_steps):
+    work = make_work()
+    with monkeypatch.context():
+        after_steps(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted):
+            run(work, **arguments)
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="seed: 3 -> 4"):
+        run(work, **{**arguments, "seed": 4})
+
+
+def test_a_run_that_was_killed_before_publication_only_writes_the_model(arguments, make_work):
+    work = make_work()
+    run(work, **arguments)
+    before = weights_of(work.output / "model")
+    shutil.rmtree(work.output / "model")
+    run(work, **arguments)
+    after = weights_of(work.output / "model")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert len(events(work, "step")) == 12
+
+
+@pytest.mark.parametrize("state", ["carry", "reset"])
+def test_the_second_stage_begins_where_the_first_ended(arguments, make_work, state):
+    first, second = make_work("train-1"), None
+    run(first, **arguments)
+    second = make_work("train-2.partial", **{"train-1": first.output})
+    stage = make_stage(
+        name="two", tokens=SEQ_LEN * 8, optimizer_state=state, topics={"sources": ["web"], "initial": "inherit"}
+    )
+    run(second, **{**arguments, "stage": stage, "stage_index": 1})
+    assert events(second, "validation")[0]["validation"] == events(first, "validation")[-1]["validation"]
+    import json
+
+    facts = json.loads((second.output / "state" / "checkpoint.json").read_text())
+    assert facts["progress"]["step"] == 2
+    assert facts["optimizer_steps"] == (14 if state == "carry" else 2)
+
+
+def test_a_loss_that_is_not_finite_changes_nothing_and_stops_in_the_end(arguments, make_work, base_model, tmp_path):
+    broken = tmp_path / "broken_model"
+    shutil.copytree(base_model, broken)
+    model = AutoModelForCausalLM.from_pretrained(broken)
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight[0, 0] = float("nan")
+    model.save_pretrained(broken)
+    work = make_work()
+    arguments["model"] = arguments["model"].model_copy(update={"path": str(broken)})
+    with pytest.raises(UserError, match=r"max_bad_steps = 5"):
+        run(work, **arguments)
+    guards = events(work, "guard")
+    assert [guard["in_a_row"] for guard in guards] == [1, 2, 3, 4, 5]
+    assert all(guard["rows"] for guard in guards)
+
+
+def test_a_vocabulary_that_does_not_fit_is_refused(arguments, make_work, tmp_path):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=300, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+    )
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "small")
+    arguments["model"] = arguments["model"].model_copy(update={"path": str(tmp_path / "small")})
+    with pytest.raises(UserError, match="512 tokens, the model's vocabulary 300"):
+        run(make_work(), **arguments)

@@ -1,0 +1,30 @@
+"""What torchrun starts in the tests: one training stage, its settings as JSON on the command line."""
+
+import json
+import sys
+from pathlib import Path
+
+from reprise.recipe.mixture import Stage
+from reprise.recipe.model import Model
+from reprise.recipe.tokens import Rows
+from reprise.recipe.training import Training
+from reprise.training.interrupt import Interrupted
+from reprise.training.stage import run
+from reprise.workspace import Work
+
+KINDS = {"stage": Stage, "rows": Rows, "training": Training, "model": Model}
+
+
+def main() -> None:
+    call = json.loads(sys.argv[1])
+    settings = {name: KINDS[name](**value) if name in KINDS else value for name, value in call["settings"].items()}
+    output = Path(call["output"])
+    work = Work(output, {name: Path(path) for name, path in call["inputs"].items()}, output.parent / "cache")
+    try:
+        run(work, **settings)
+    except Interrupted as interrupted:
+        print(interrupted, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
