@@ -44,13 +44,15 @@ class WeightsFile:
         now = sampler.rows_done
         since = now - 1 if self._asked_at is None else self._asked_at
         self._asked_at = now
+        due = [dict(entry["weights"]) for entry in self._journal if since < entry["rows"] <= now]
         wanted = self._read(sampler)
         if wanted is not None:
             # What was applied later than here belongs to a run that was lost; the newest wish of the user counts.
             self._journal = [entry for entry in self._journal if entry["rows"] < now]
             self._journal.append({"rows": now, "digest": digest(wanted), "weights": wanted})
             write_json(self._journal_file, self._journal)
-        return [dict(entry["weights"]) for entry in self._journal if since < entry["rows"] <= now]
+            due.append(wanted)
+        return due
 
     def _read(self, sampler: Sampler) -> dict[str, float] | None:
         """The content of the file, if it is new and can be used."""

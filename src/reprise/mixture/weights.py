@@ -132,5 +132,7 @@ def _completed(old: Mapping[str, float], named: Mapping[str, float], where: str)
             where=where,
             remedy="correct them, or leave some siblings out: they share the rest",
         )
+    if all(named[path] == old[path] for path in named):
+        return dict(old)
     scale = max(0.0, 1.0 - total) / rest if rest > 0.0 else 0.0
     return {path: named[path] / max(total, 1.0) if path in named else old[path] * scale for path in old}

@@ -1,0 +1,192 @@
+"""Kill at any moment, go on, kill again: the rows are those of the run that was never stopped."""
+
+import json
+import os
+import random
+import resource
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.mixture.runs import BATCH_ROWS, digest_batch, make_stages, make_store, steps
+
+from reprise.mixture.control import CAUSE, WeightsFile
+from reprise.mixture.sampler import Sampler
+from reprise.recipe.mixture import Stage
+from reprise.recipe.tokens import Rows
+from reprise.tokens.store import TokenStore
+
+KILLS = 200
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
+    return make_store(tmp_path_factory.mktemp("store"))
+
+
+@pytest.mark.parametrize("packing", ["concat", "best_fit"])
+def test_cut_at_random_points(store: TokenStore, tmp_path: Path, packing: str) -> None:
+    """Leave the run at 200 random steps, each time going on from its last checkpoint."""
+    stages, rows = make_stages(), Rows(seq_len=16, packing=packing)
+    whole = [digest_batch(batch) for _, (batch,) in steps(store, stages, rows)]
+    assert len(whole) > 80
+    chance = random.Random(packing)
+    kills = 0
+    while kills < KILLS:
+        checkpoint = tmp_path / f"state-{kills}.json"
+        every = chance.randint(1, 9)
+        seen: dict[int, str] = {}
+        while len(seen) < len(whole) or not _is_last(seen, whole):
+            left = chance.randint(1, 40)
+            for step, (batch,) in steps(store, stages, rows, checkpoint, every):
+                assert whole[step] == digest_batch(batch), f"step {step} after {kills} kills"
+                seen[step] = whole[step]
+                left -= 1
+                if left == 0:
+                    break
+            kills += 1
+
+
+def _is_last(seen: dict[int, str], whole: list[str]) -> bool:
+    return len(whole) - 1 in seen
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_sigkill_at_random_moments(store: TokenStore, tmp_path: Path) -> None:
+    """200 real kills of a process that trains, writes checkpoints and logs what it trained on."""
+    stages, rows = make_stages(), Rows(seq_len=16)
+    whole = [digest_batch(batch) for _, (batch,) in steps(store, stages, rows)]
+    chance = random.Random(0)
+    kills = finished = 0
+    run = tmp_path / "run-0"
+    while kills < KILLS:
+        run.mkdir(exist_ok=True)
+        child = os.fork()
+        if child == 0:
+            _train(store, stages, rows, run)
+        time.sleep(chance.uniform(0.005, 0.12))
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        if os.WIFEXITED(status):  # it was done before the kill came
+            assert os.WEXITSTATUS(status) == 0
+            _check_log(run / "log", whole, complete=True)
+            finished += 1
+            run = tmp_path / f"run-{finished}"
+        else:
+            kills += 1
+    assert finished >= 3
+    _check_log(run / "log", whole, complete=False)
+
+
+def _train(store: TokenStore, stages: list[Stage], rows: Rows, run: Path) -> None:
+    code = 1
+    try:
+        with (run / "log").open("a", buffering=1) as log:
+            for step, (batch,) in steps(store, stages, rows, run / "state.json", every=3):
+                log.write(f"{step} {digest_batch(batch)}\n")
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _check_log(log: Path, whole: list[str], *, complete: bool) -> None:
+    """Every step that was ever trained on had its rows, in every life of the run, and none was left out."""
+    lines = log.read_text().splitlines() if log.exists() else []
+    seen = set()
+    at = -1
+    for number, line in enumerate(lines):
+        step, _, got = line.partition(" ")
+        if len(got) != 64:  # the kill came while the line was written
+            assert number + 1 == len(lines) or lines[number + 1] != line
+            continue
+        assert got == whole[int(step)]
+        assert int(step) <= at + 1, "no step is skipped"
+        at = max(at, int(step)) if int(step) > at else int(step)
+        seen.add(int(step))
+    if complete:
+        assert seen == set(range(len(whole)))
+
+
+def test_weights_of_the_user_come_at_the_same_row_after_a_kill(store: TokenStore, tmp_path: Path) -> None:
+    """The file appears at step 6, the last checkpoint was at step 4, the kill comes at step 9."""
+    stage = make_stages(policy="static")[0]
+
+    def train(folder: Path, file_at: int | None, state: dict | None, first: int, last: int) -> tuple[list[str], dict]:
+        sampler, control, kept, seen = Sampler(store, stage, Rows(seq_len=16), 17), WeightsFile(folder), {}, []
+        if state is not None:
+            sampler.load_state(state)
+        for step in range(first, last):
+            if step == file_at:
+                (folder / "weights.json").write_text('{"zh": 0.8}')
+            for wanted in control.poll(sampler):
+                changes = sampler.set_weights(wanted, CAUSE)
+                assert [(change.rows, change.cause) for change in changes] == [(6 * BATCH_ROWS, "weights.json")]
+            seen.append(digest_batch(sampler.next_batch(BATCH_ROWS)))
+            if step + 1 == 4:
+                kept = json.loads(json.dumps(sampler.state()))
+        return seen, kept
+
+    (tmp_path / "whole").mkdir()
+    whole, _ = train(tmp_path / "whole", 6, None, 0, 20)
+    (tmp_path / "killed").mkdir()
+    before, kept = train(tmp_path / "killed", 6, None, 0, 9)
+    after, _ = train(tmp_path / "killed", None, kept, 4, 20)
+    assert before == whole[:9]
+    assert after == whole[4:]
+    plain, _ = train(tmp_path / "whole", None, None, 0, 5)
+    assert plain == whole[:5]
+
+
+def test_a_weights_file_that_cannot_be_used_is_refused_once(
+    store: TokenStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sampler, control = Sampler(store, make_stages()[0], Rows(seq_len=16), 17), WeightsFile(tmp_path)
+    assert control.poll(sampler) == []
+    for number, text in enumerate(["{", "[1]", '{"fr": 0.5}', '{"zh": 2}']):
+        (tmp_path / "weights.json").write_text(text)
+        os.utime(tmp_path / "weights.json", ns=(number, number))
+        assert control.poll(sampler) == control.poll(sampler) == []
+        assert len(caplog.records) == number + 1
+        assert "the weights stay" in caplog.text
+    (tmp_path / "weights.json").write_text('{"zh": 0.5}')
+    assert control.poll(sampler) == [{"zh": 0.5}]
+    assert control.poll(sampler) == []
+
+
+@pytest.mark.parametrize("packing", ["concat", "best_fit"])
+def test_row_of_a_thousand_million_costs_no_more(store: TokenStore, packing: str) -> None:
+    """The state says row 10^9, hundreds of thousands of epochs in; no row before it is looked at."""
+    stage = make_stages(policy="static", max_epochs=10.0**9, tokens=10**12)[0]
+    rows = Rows(seq_len=16, packing=packing)
+    state = Sampler(store, stage, rows, 17).state()
+    deep = 10**9
+    state["rows"] = deep
+    for leaf, entry in zip(state["leaves"], Sampler(store, stage, rows, 17)._leaves, strict=True):
+        leaf["rows"] = deep // len(state["leaves"])
+        epoch, token = divmod(leaf["rows"] * 16, entry.epoch_tokens)
+        leaf["cursor"] = [epoch, token] if packing == "concat" else [epoch, 0, 0]
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    sampler = Sampler(store, stage, rows, 17)
+    sampler.load_state(state)
+    batch = sampler.next_batch(BATCH_ROWS)
+    seconds = time.perf_counter() - start
+    assert sampler.rows_done == deep + BATCH_ROWS
+    assert seconds < 1.0
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 10_000  # KiB
+    assert (batch.documents >= 0).any()
+
+
+def test_deep_cursor_is_where_walking_there_would_lead(store: TokenStore) -> None:
+    """The row after 20,000 others, reached by walking and by the cursor."""
+    stage = make_stages(policy="static", max_epochs=10.0**9, tokens=10**9)[0]
+    walker = Sampler(store, stage, Rows(seq_len=16), 17)
+    for _ in range(20):
+        walker.next_batch(1000)
+    jumper = Sampler(store, stage, Rows(seq_len=16), 17)
+    jumper.load_state(walker.state())
+    assert np.array_equal(walker.next_batch(100).ids, jumper.next_batch(100).ids)
+    assert min(leaf["epoch"] for leaf in walker.state()["leaves"]) > 20

@@ -1,0 +1,299 @@
+import itertools
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.mixture.runs import BATCH_ROWS, losses_at, make_stages, make_store, steps
+from tests.tokens.stores import EOS, build_store, document, random_documents
+
+from reprise.errors import UserError
+from reprise.mixture.sampler import NO_LOSS, Batch, Sampler
+from reprise.mixture.weights import Leaf
+from reprise.recipe.mixture import Stage
+from reprise.recipe.tokens import Rows
+from reprise.tokens.store import BucketKey, TokenStore
+
+ROWS = Rows(seq_len=16)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
+    return make_store(tmp_path_factory.mktemp("store"))
+
+
+def sampler(store: TokenStore, rows: Rows = ROWS, seed: int = 17, **first: object) -> Sampler:
+    return Sampler(store, make_stages(**first)[0], rows, seed)
+
+
+def small_stage(**settings: object) -> Stage:
+    base = {"name": "s", "tokens": 64, "mixture": {"en": {"share": 1.0, "sources": {"web": 1.0}}}}
+    return Stage.model_validate({**base, **settings})
+
+
+@pytest.mark.parametrize("packing", ["concat", "best_fit"])
+def test_every_prefix_is_on_ratio_through_policy_updates(store: TokenStore, packing: str) -> None:
+    """Counts against the sum of the weights that were in force, until the first bucket runs out."""
+    it = sampler(store, Rows(seq_len=16, packing=packing))
+    share = dict.fromkeys(it.leaves, Fraction(0))
+    count = dict.fromkeys(it.leaves, 0)
+    for step in range(30):
+        if step % 3 == 0:
+            it.observe(losses_at(step, it))
+        weights = it.weights()
+        batch = it.next_batch(BATCH_ROWS)
+        if batch.changes:
+            break
+        for row, leaf in enumerate(batch.leaves, start=1):
+            count[leaf] += 1
+            for other, weight in weights.items():
+                off = count[other] - share[other] - row * Fraction(weight)
+                assert abs(off) <= 1, (step, other)
+        for other, weight in weights.items():
+            share[other] += BATCH_ROWS * Fraction(weight)
+    assert sum(count.values()) >= 200
+
+
+def test_rows_hold_the_text_of_their_buckets(store: TokenStore) -> None:
+    """With no weight change, each bucket's rows joined are its documents in its order, epoch after epoch."""
+    it = sampler(store, policy="static")
+    read: dict[Leaf, list[int]] = {leaf: [] for leaf in it.leaves}
+    while not it.finished:
+        batch = it.next_batch(BATCH_ROWS)
+        for ids, documents, leaf in zip(batch.ids, batch.documents, batch.leaves, strict=True):
+            read[leaf] += ids[documents >= 0].tolist()
+    for leaf, tokens in read.items():
+        bucket = store.train[BucketKey(*leaf)]
+        once = sorted(bucket.tokens[a:b].tolist() for a, b in itertools.pairwise(bucket.offsets))
+        ends = [at + 1 for at, token in enumerate(tokens) if token == EOS]
+        texts = [tokens[start:stop] for start, stop in itertools.pairwise([0, *ends])]
+        for epoch in range(len(texts) // len(once)):
+            assert sorted(texts[epoch * len(once) : (epoch + 1) * len(once)]) == once, (leaf, epoch)
+        assert len(texts) > len(once), "at least one epoch was read whole"
+
+
+def test_ascending_is_easy_to_hard(store: TokenStore) -> None:
+    it = sampler(store)
+    bucket = store.train[BucketKey("zh", "web", "Law")]
+    seen: list[float] = []
+    for _ in range(8):
+        batch = it.next_batch(BATCH_ROWS)
+        seen += [bucket.ppl[p.document] for row, leaf in zip(batch.pieces, batch.leaves, strict=True)
+                 if leaf == Leaf("zh", "web", "Law") for p in row]  # fmt: skip
+    assert len(seen) > 10
+    assert seen == sorted(seen)
+
+
+def reference(batches: list[list[Batch]]) -> list[np.ndarray]:
+    return [np.concatenate([batch.ids for batch in ranks]) for ranks in batches]
+
+
+@pytest.mark.parametrize("packing", ["concat", "best_fit"])
+def test_the_number_of_processes_does_not_change_the_batches(store: TokenStore, tmp_path: Path, packing: str) -> None:
+    """1 -> 2 -> 4 -> 3 processes, each going on from the checkpoint of the one before."""
+    stages, rows = make_stages(), Rows(seq_len=16, packing=packing)
+    whole = reference([batches for _, batches in steps(store, stages, rows)])
+    checkpoint = tmp_path / "state.json"
+    seen: dict[int, np.ndarray] = {}
+    for world, limit in ((1, 10), (2, 25), (4, 40), (3, 10_000)):
+        for step, batches in steps(store, stages, rows, checkpoint, world=world):
+            (ids,) = reference([batches])
+            assert step not in seen or np.array_equal(seen[step], ids)
+            seen[step] = ids
+            if step >= limit:
+                break
+    assert sorted(seen) == list(range(len(whole)))
+    assert all(np.array_equal(seen[step], ids) for step, ids in enumerate(whole))
+
+
+def test_a_batch_that_does_not_divide_names_the_sizes_that_do(store: TokenStore) -> None:
+    with pytest.raises(UserError, match="1, 2, 3, 4, 6, 12"):
+        sampler(store).next_batch(12, rank=0, world=5)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"seed": 18}, "seed: 17 -> 18"),
+        ({"rows": Rows(seq_len=32)}, "rows.seq_len: 16 -> 32"),
+        ({"max_epochs": 3}, "stage.max_epochs: 4.0 -> 3.0"),
+        ({"curriculum": {}}, "curriculum"),
+        ({"policy": "static"}, "topics.policy.name"),
+    ],
+)
+def test_other_settings_are_refused_and_named(store: TokenStore, change: dict, named: str) -> None:
+    it = sampler(store)
+    it.next_batch(BATCH_ROWS)
+    with pytest.raises(UserError, match=named) as caught:
+        sampler(store, **change).load_state(it.state())
+    assert "--adopt" in str(caught.value)
+    sampler(store, **change).load_state(it.state(), adopt=True)
+
+
+def test_another_store_or_version_is_refused(store: TokenStore, tmp_path: Path) -> None:
+    state = sampler(store).state()
+    other = make_store(tmp_path / "same")
+    sampler(other).load_state(state)  # the same content elsewhere is the same store
+    documents = random_documents(1, 60, 25, "xx-", lang="en", source="book")
+    changed = build_store(
+        tmp_path / "other",
+        documents
+        + [document("a", [5], topic="Law", ppl=1.0), document("b", [5] * 20_000, lang="zh", topic="Law", ppl=1.0)],
+    )
+    with pytest.raises(UserError, match="store: "):
+        sampler(changed, tokens=100).load_state(state)
+    with pytest.raises(UserError, match="version 99"):
+        sampler(store).load_state({**state, "version": 99})
+
+
+def test_the_state_is_small_json_and_counts_what_was_handed_out(store: TokenStore) -> None:
+    it = sampler(store)
+    for _ in range(3):
+        it.next_batch(BATCH_ROWS)
+    state = it.state()
+    assert len(json.dumps(state)) < 5000
+    assert json.loads(json.dumps(state)) == state
+    assert state["rows"] == 36 == sum(leaf["rows"] for leaf in state["leaves"])
+    assert state["weights"]["zh"] == 0.3
+    assert it.tokens_done == 36 * 16
+
+
+def test_a_bucket_that_runs_out_gives_its_share_to_its_siblings(
+    store: TokenStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    it = sampler(store, policy="static")
+    law, arts = Leaf("en", "web", "Law"), Leaf("en", "web", "Arts")
+    changes = []
+    while not changes:
+        changes = it.next_batch(BATCH_ROWS).changes
+    (change,) = changes
+    assert change.cause == "en/web/Arts has been read 4 times"
+    assert change.old == pytest.approx({law.path: 0.21, arts.path: 0.21})
+    assert change.new == pytest.approx({law.path: 0.42, arts.path: 0.0})
+    assert "en/web/Arts has been read 4 times; its share (0.21) goes to en/web/Law" in caplog.text
+    assert it.weights()[law] == pytest.approx(0.42)
+    assert arts not in it.next_batch(120).leaves
+
+
+def test_an_empty_bucket_with_a_share_is_an_error(store: TokenStore) -> None:
+    stage = small_stage(mixture={"en": {"share": 1.0, "sources": {"web": 0.5, "paper": 0.5}}})
+    with pytest.raises(UserError, match=r"mixture\.en\.sources\.paper = 0\.5"):
+        Sampler(store, stage, ROWS, 1)
+    Sampler(store, small_stage(mixture={"en": {"share": 1.0, "sources": {"web": 1.0, "paper": 0.0}}}), ROWS, 1)
+
+
+def test_too_few_documents_for_the_stage_are_an_error(store: TokenStore) -> None:
+    with pytest.raises(UserError, match="at most .* tokens in 4 epochs"):
+        Sampler(store, small_stage(tokens="1M"), ROWS, 1)
+    it = Sampler(store, small_stage(), ROWS, 1)
+    with pytest.raises(UserError, match="read 4 times"):
+        while True:
+            it.next_batch(BATCH_ROWS)
+
+
+def test_a_source_that_a_stage_does_not_split_draws_from_all_its_topics(store: TokenStore) -> None:
+    it = Sampler(store, small_stage(max_epochs=1.0), ROWS, 1)
+    assert it.leaves == [Leaf("en", "web", None)]
+    expected = sorted(
+        t for topic in ("Law", "Arts") for t in store.train[BucketKey("en", "web", topic)].tokens.tolist()
+    )
+    read: list[int] = []
+    with pytest.raises(UserError):
+        while True:
+            batch = it.next_batch(1)
+            read += batch.ids[batch.documents >= 0].tolist()
+    assert sorted(read) == expected
+
+
+def test_first_topic_weights(store: TokenStore) -> None:
+    topics = {"sources": ["web"]}
+    law, arts = Leaf("en", "web", "Law"), Leaf("en", "web", "Arts")
+    tokens = {leaf: store.train[BucketKey(*leaf)].num_tokens for leaf in (law, arts)}
+    uniform = Sampler(store, small_stage(topics=topics), ROWS, 1)
+    assert uniform.weights() == {arts: 0.5, law: 0.5}
+    available = Sampler(store, small_stage(topics={**topics, "initial": "available"}), ROWS, 1)
+    assert available.weights()[law] == pytest.approx(tokens[law] / sum(tokens.values()))
+    uniform.set_weights({"en/web/Law": 0.8}, "user")
+    inherit = small_stage(topics={**topics, "initial": "inherit"})
+    assert Sampler(store, inherit, ROWS, 1, uniform.state()).weights() == pytest.approx({arts: 0.2, law: 0.8})
+    with pytest.raises(UserError, match="topics.initial = inherit"):
+        Sampler(store, inherit, ROWS, 1)
+
+
+def test_the_next_stage_reads_what_the_stage_before_did_not(store: TokenStore) -> None:
+    stage = small_stage(tokens=480, max_epochs=1.0)
+    first = Sampler(store, stage, ROWS, 1)
+    read = {
+        (p.document, p.start + i)
+        for _ in range(30)
+        for row in first.next_batch(1).pieces
+        for p in row
+        for i in range(p.length)
+    }
+    second = Sampler(store, stage, ROWS, 1, first.state())
+    more = {
+        (p.document, p.start + i)
+        for _ in range(30)
+        for row in second.next_batch(1).pieces
+        for p in row
+        for i in range(p.length)
+    }
+    assert len(read) == len(more) == 480
+    assert not read & more
+    anew = Sampler(store, small_stage(tokens=480, documents="restart"), ROWS, 1, first.state())
+    assert np.array_equal(anew.next_batch(4).ids, Sampler(store, stage, ROWS, 1).next_batch(4).ids)
+
+
+def test_labels_and_positions(tmp_path: Path) -> None:
+    """Documents of 3, 2 and 4 tokens (EOS included) in one row of 12, by hand."""
+    texts = [document("a", [5, 6]), document("b", [7]), document("c", [8, 9, 10])]
+    store = build_store(tmp_path, texts, split_sources=())
+    stage = small_stage(tokens=9, max_epochs=1.0, curriculum={"en": {"order": "random"}})
+    for mask in (False, True):
+        batch = Sampler(store, stage, Rows(seq_len=12, document_mask=mask), 3).next_batch(1)
+        lengths = [piece.length for piece in batch.pieces[0]]
+        at, second = lengths[0], lengths[0] + lengths[1]
+        assert sorted(lengths) == [2, 3, 4]
+        assert batch.starts == [[0, at, second]]
+        assert batch.documents.tolist() == [[0] * at + [1] * lengths[1] + [2] * lengths[2] + [-1] * 3]
+        assert batch.ids[0, 9:].tolist() == [EOS] * 3
+        labels = batch.ids[0].tolist()
+        labels[9:] = [NO_LOSS] * 3
+        positions = list(range(12))
+        if mask:
+            for start in (0, at, second):
+                labels[start] = NO_LOSS
+            positions = [*range(at), *range(lengths[1]), *range(12 - second)]
+        assert batch.labels[0].tolist() == labels
+        assert batch.position_ids[0].tolist() == positions
+
+
+def test_shares_that_the_recipe_changed_come_into_force_at_a_resume(store: TokenStore) -> None:
+    it = sampler(store)
+    it.observe(losses_at(0, it))
+    it.next_batch(BATCH_ROWS)
+    it.observe(losses_at(1, it))
+    it.next_batch(BATCH_ROWS)
+    topics = {path: share for path, share in it.state()["weights"].items() if path.count("/") == 2}
+    mixture = {
+        "zh": {"share": 0.5, "sources": {"web": 1.0}},
+        "en": {"share": 0.5, "sources": {"book": 0.4, "web": 0.6}},
+    }
+    new = sampler(store, mixture=mixture)
+    changes = new.load_state(it.state(), adopt=True)
+    assert [(change.cause, change.path, change.new) for change in changes] == [("recipe", "", {"zh": 0.5, "en": 0.5})]
+    weights = new.state()["weights"]
+    assert {path: weights[path] for path in topics} == topics, "what the policy learned stays"
+    assert [leaf["cursor"] for leaf in new.state()["leaves"]] == [leaf["cursor"] for leaf in it.state()["leaves"]]
+    assert new.rows_done == 2 * BATCH_ROWS
+
+
+def test_a_policy_moves_weights_towards_the_topic_whose_perplexity_rose(store: TokenStore) -> None:
+    it = sampler(store)
+    key = BucketKey("zh", "web", "Law"), BucketKey("zh", "web", "Others")
+    assert it.observe({key[0]: 3.0, key[1]: 3.0}) == []
+    (change,) = it.observe({key[0]: 3.1, key[1]: 3.0})
+    assert (change.cause, change.path) == ("topic_perplexity", "zh/web")
+    assert change.new["zh/web/Law"] > 0.5 > change.new["zh/web/Others"]
+    assert sum(change.new.values()) == pytest.approx(1.0)
