@@ -61,8 +61,8 @@ def test_two_processes_train_like_one(arguments, make_work, sharding):
 
 @pytest.mark.parametrize("packing", ["concat", "best_fit"])
 def test_document_mask_equals_one_forward_per_document(arguments, make_work, store, base_model, packing):
-    arguments["rows"] = Rows(seq_len=SEQ_LEN, packing=packing, document_mask=True)
-    arguments["stage"] = make_stage(tokens=SEQ_LEN * 4, topics={"sources": ["web"]})
+    arguments["rows"] = Rows(seq_len=256, packing=packing, document_mask=True)
+    arguments["stage"] = make_stage(tokens=1024, topics={"sources": ["web"]})
     work = make_work()
     run(work, **arguments)
     model = AutoModelForCausalLM.from_pretrained(base_model)
