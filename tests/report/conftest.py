@@ -11,6 +11,7 @@ import yaml
 
 from reprise.documents.table import DROPPED_SCHEMA, read_table, write_part
 from reprise.mixture.plan import budgets
+from reprise.model.machine import describe_machine
 from reprise.recipe import Recipe, read_preset
 from reprise.recipe.loading import parse_recipe
 from reprise.tokens.encoder import Encoder
@@ -142,7 +143,25 @@ def _write_synthesis(folder: Path) -> None:
         "text": "Question. Answer. " * 20,
     }
     write_part(folder / "documents" / "part-00000.parquet", [row | {"id": f"s-{i}"} for i in range(42)])
-    write_json(folder / "funnel.json", {"requested": 48, "answered": 46, "too_short": 4, "kept": 42})
+    steps = {"requests": 48, "answered": 48, "parsed": 46, "kept": 42, "dropped": {"too_short": 4, "repetitive": 2}}
+    part = {"requests": 24, "answered": 24, "parsed": 23, "kept": 21, "dropped": {"too_short": 2, "repetitive": 1}}
+    spending = {"requests": 48, "prompt_tokens": 9600, "answer_tokens": 12000, "cost": 0.0}
+    write_json(
+        folder / "funnel.json",
+        {"total": steps, "disciplines": {"biology": part, "physics": part}, "spending": spending},
+    )
+    sample = {
+        "id": "s-1",
+        "discipline": "physics",
+        "language": "en",
+        "kind": "science",
+        "seed": "A seed.",
+        "text": "Q. A.",
+    }
+    write_json(
+        folder / "samples.json",
+        {"kept": [sample | {"reason": None}], "dropped": [sample | {"reason": "too_short"}]},
+    )
 
 
 def _spent(recipe: Recipe, index: int) -> list[dict[str, object]]:
@@ -166,7 +185,7 @@ def write_metrics(folder: Path, recipe: Recipe, index: int, rng: np.random.Gener
     step_tokens = recipe.training.batch_rows * recipe.rows.seq_len
     num_steps = max(1, int(stage.tokens / step_tokens * share))
     lines: list[dict[str, object]] = [
-        {"kind": "start", "step": 0, "tokens": 0, "seconds": 0.0, "torch": "2.13.0", "device": "cpu", "world": 1}
+        {"kind": "start", "step": 0, "tokens": 0, "seconds": 0.0, "processes": 1, "machine": describe_machine()}
     ]
     weights = dict.fromkeys(recipe.documents.topics.lists["zh"], 1 / 11)
     lines.append(_validation(recipe, index, 0, 0.0, rng))
@@ -200,8 +219,18 @@ def write_metrics(folder: Path, recipe: Recipe, index: int, rng: np.random.Gener
                 }
             )
         if step == 12:
-            lines.append(base | {"kind": "guard", "event": "bad_step", "grad_norm": math.inf})
-            lines.append(base | {"kind": "resume", "checkpoint": "step-12"})
+            lines.append(
+                base
+                | {
+                    "kind": "guard",
+                    "guard": "non_finite",
+                    "action": "skip",
+                    "loss": "nan",
+                    "grad_norm": "inf",
+                    "in_a_row": 1,
+                }
+            )
+            lines.append(base | {"kind": "resume", "checkpoint": "step-00000012", "refused": []})
     lines.append({"kind": "end", "step": num_steps, "tokens": num_steps * step_tokens, "seconds": 2.0 * num_steps})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
@@ -257,7 +286,7 @@ def write_results(folder: Path, rng: np.random.Generator) -> None:
                 )
     totals = {row["language"]: row for row in rows if row["source"] is None}
     verdicts = [
-        {"measure": f"bits per byte, {language}", "verdict": verdict, "tolerance": tolerance}
+        {"measure": f"{language} bits per byte", "unit": "relative", "verdict": verdict, "tolerance": tolerance}
         | {name: totals[language][name] for name in ("language", "before", "after", "change", "ci")}
         for language, verdict, tolerance in (("zh", "gained", None), ("en", "kept", 0.02))
     ]

@@ -45,9 +45,9 @@ def stage_folder(workspace: Workspace, stage: str) -> Path:
 
 
 def _flow(workspace: Workspace) -> list[Json]:
-    """Documents that each stage wrote and dropped; only what is published is counted."""
+    """Documents that each stage before the synthesis wrote and dropped; only what is published is counted."""
     flow: list[Json] = []
-    for stage in STAGES:
+    for stage in STAGES[:-1]:
         folder = workspace.folder(stage)
         if (folder / DOCUMENTS).exists():
             documents, dropped = count_rows(folder / DOCUMENTS), count_rows(folder / DROPPED)
@@ -101,9 +101,9 @@ def _dropped_part(part: Path, _changed_ns: int) -> tuple[dict[tuple[str, str], i
     return counts, examples
 
 
-def excerpt(text: str) -> str:
+def excerpt(text: str, limit: int = EXCERPT_CHARS) -> str:
     """The beginning of a text, with a mark where it was cut."""
-    return text if len(text) <= EXCERPT_CHARS else text[:EXCERPT_CHARS].rstrip() + " ..."
+    return text if len(text) <= limit else text[:limit].rstrip() + " ..."
 
 
 def _rejects(path: Path) -> list[Json]:

@@ -81,7 +81,7 @@ def training_facts(workspace: Workspace, recipe: Recipe, index: int) -> Json:
         "tokens": max((record["tokens"] for record in records), default=0),
         "steps": max((record["step"] for record in steps), default=0),
         "seconds": _seconds(manifest, everything),
-        "start": next(iter(_of(everything, "start")), None),
+        "start": next(iter(reversed(_of(everything, "start"))), None),
         "damaged_lines": damaged,
         "series": _series(steps),
         "validations": validations,

@@ -26,11 +26,14 @@ from reprise import __version__
 from reprise.errors import UserError
 from reprise.mixture.plan import budgets
 from reprise.recipe import Recipe
-from reprise.report.corpus import corpus_facts, stage_folder
+from reprise.report.corpus import corpus_facts, excerpt, stage_folder
 from reprise.report.curves import training_facts
 from reprise.workspace import Json, Manifest, Workspace
 
 FORMAT = 1
+
+SAMPLE_CHARS = 1500
+"""Longest excerpt of a synthetic sample."""
 
 
 def gather(workspace: Workspace, recipe: Recipe) -> Json:
@@ -215,7 +218,11 @@ def _curriculum(workspace: Workspace, recipe: Recipe, problems: list[str]) -> li
 def _synthesis(workspace: Workspace, recipe: Recipe) -> Json:
     if not recipe.synthesis.enabled:
         return {"enabled": False}
-    return {"enabled": True, "funnel": _read_json(stage_folder(workspace, "synthesize") / "funnel.json")}
+    folder = stage_folder(workspace, "synthesize")
+    samples = _read_json(folder / "samples.json") or {"kept": [], "dropped": []}
+    for sample in [*samples["kept"], *samples["dropped"]]:
+        sample |= {name: excerpt(sample[name], SAMPLE_CHARS) for name in ("seed", "text")}
+    return {"enabled": True, "funnel": _read_json(folder / "funnel.json"), "samples": samples}
 
 
 def _repeat(workspace: Workspace, recipe: Recipe, stages: list[Json], training: list[Json]) -> Json:
@@ -228,6 +235,12 @@ def _repeat(workspace: Workspace, recipe: Recipe, stages: list[Json], training: 
         "seed": recipe.seed,
         "recipe": recipe.model_dump(mode="json"),
         "files": [{"file": name, "bytes": entry["size"], "xxh128": entry["xxh128"]} for name, entry in files.items()],
-        "machine": next((stage["start"] for stage in training if stage["start"]), None),
+        "machine": _machine(training),
         "seconds": round(sum(stage["seconds"] or 0.0 for stage in stages), 1),
     }
+
+
+def _machine(training: list[Json]) -> Json:
+    """What training ran on, as its last process said when it began; None before there was one."""
+    starts = [stage["start"] for stage in training if stage["start"]]
+    return starts[-1]["machine"] | {"processes": starts[-1]["processes"]} if starts else None

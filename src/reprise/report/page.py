@@ -37,17 +37,29 @@ def render_report(facts: Json, *, live: bool = False) -> str:
 
 def _report_views(facts: Json) -> dict[str, Any]:
     """What the template needs besides the facts: rows with their pictures, and the recipe as text."""
-    machine = facts["repeat"]["machine"] or {}
     return {
         "budget": {stage["stage"]: tables.budget_rows(facts, stage["stage"]) for stage in facts["training"]},
         "flow": tables.bars(facts["corpus"]["flow"], "documents"),
         "order": tables.order_rows(facts),
         "gains": tables.gain_rows(facts),
         "verdicts": tables.verdict_rows(facts),
+        "funnel": tables.funnel_rows(facts),
         "events": [_event(stage["stage"], event) for stage in facts["training"] for event in stage["events"]],
-        "machine": [(name, value) for name, value in machine.items() if not isinstance(value, dict | list)],
+        "machine": _machine_rows(facts["repeat"]["machine"]),
         "recipe_yaml": yaml.safe_dump(facts["repeat"]["recipe"], allow_unicode=True, sort_keys=False),
     }
+
+
+def _machine_rows(machine: Json) -> list[tuple[str, str]]:
+    """The machine as lines of a table."""
+    if machine is None:
+        return []
+    plain = {name: value for name, value in machine.items() if name not in ("accelerators", "versions")}
+    return [
+        *((name, cell(value)) for name, value in plain.items()),
+        ("accelerators", ", ".join(machine["accelerators"]) or "none"),
+        *machine["versions"].items(),
+    ]
 
 
 def _event(stage: int, event: Json) -> Json:
@@ -126,6 +138,7 @@ def _environment() -> jinja2.Environment:
         "words": words,
         "bucket": lambda row: charts.label(row["language"], row["source"], row["topic"]),
         "cell": cell,
+        "change": change,
         "setting": lambda value: "–" if value is None else json.dumps(value, ensure_ascii=False),
     }
     return environment
@@ -149,6 +162,12 @@ def percent(value: float | None, digits: int = 1) -> str:
     if float(text) == 0:
         text = text.lstrip("+-")
     return text.replace("-", "\u2212") + "\u202f%"
+
+
+def change(row: Json) -> str:
+    """A relative change in per cent, or the difference of two shares in points."""
+    text = percent(row["change"], 2)
+    return text.replace("%", "points") if row.get("unit") == "points" else text
 
 
 def fixed(value: float | None, digits: int = 3) -> str:

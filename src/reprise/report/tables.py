@@ -70,6 +70,23 @@ def order_rows(facts: Json) -> list[Json]:
     return list(rows.values())
 
 
+FUNNEL = ("requests", "answered", "parsed", "kept")
+
+
+def funnel_rows(facts: Json) -> list[Json]:
+    """What was left of the synthetic questions after each step: all of them, then each discipline."""
+    funnel = facts["synthesis"].get("funnel")
+    if not funnel:
+        return []
+    groups = {"all": funnel["total"], **funnel["disciplines"]}
+    return [
+        {"name": name, "level": "total" if name == "all" else "part", "dropped": found["dropped"]}
+        | {step: found[step] for step in FUNNEL}
+        | {"picture": {"planned": 100.0, "spent": round(100 * found["kept"] / max(found["requests"], 1), 2)}}
+        for name, found in groups.items()
+    ]
+
+
 def budget_rows(facts: Json, stage: int) -> list[Json]:
     """Planned and spent tokens of a stage: languages, sources, topics, each level with its sums."""
     leaves = [row for row in facts["budget"] if row["stage"] == stage]

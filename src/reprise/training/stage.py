@@ -13,6 +13,7 @@ import torch
 from reprise.errors import UserError
 from reprise.mixture.sampler import Batch, Sampler
 from reprise.model.loading import load_model
+from reprise.model.machine import describe_machine
 from reprise.model.objective import Objective
 from reprise.progress import track
 from reprise.recipe.mixture import Stage
@@ -188,7 +189,7 @@ def _go_on(state: Run) -> None:
     """Load the newest whole checkpoint of this stage, if there is one."""
     done, refused = _newest(state)
     numbers = {"processes": state.processes.world, "total_tokens": state.stage.tokens, "settings": state.settings}
-    state.metrics.write("start", 0, 0, **numbers)
+    state.metrics.write("start", 0, 0, **numbers, machine=describe_machine())
     if done is None:
         state.progress.next_checkpoint = _next(0, state.training.checkpoints.every_tokens)
         return
