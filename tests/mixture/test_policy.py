@@ -42,7 +42,7 @@ def test_topic_perplexity_by_hand_within_bounds() -> None:
 
 
 def test_topic_perplexity_by_hand_with_its_other_constants() -> None:
-    """Largest change 10 %: delta = 1, 0, -1; alpha 0.5 and w_C = 0.4: f = 1.5, 1, 0.8; r f = 0.75, 0.3, 0.16; sum 1.21."""
+    """Largest change 10 %: delta = 1, 0, -1; alpha 0.5, w_C 0.4: f = 1.5, 1, 0.8; r f = 0.75, 0.3, 0.16; sum 1.21."""
     policy = Policy(name="topic_perplexity", alpha=0.5, normaliser="largest", topic_weights={"C": 0.4}, **FREE)
     state, weights = update(policy, {}, START, ppl(A=10, B=20, C=40), 0)
     got = update(policy, state, weights, ppl(A=11, B=20, C=36), 1)[1]

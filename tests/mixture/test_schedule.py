@@ -16,7 +16,7 @@ def deal(weights: list[float], rows: int) -> list[int]:
     return [turns.next() for _ in range(rows)]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(weights_of)
 def test_every_prefix_is_within_a_row_of_its_share(weights: list[int]) -> None:
     """The bound of the chairman assignment, recomputed from the weights alone in fractions."""
