@@ -57,10 +57,8 @@ def base_model(tmp_path_factory, passages):
     return folder
 
 
-@pytest.fixture(scope="session")
-def store(tmp_path_factory, passages, base_model):
-    """Folder of the store; every sixth passage is held out."""
-    folder = tmp_path_factory.mktemp("tokenize")
+def build_store(folder, passages, base_model):
+    """A store in which every sixth passage is held out."""
     builder = StoreBuilder(folder, open_encoder(Model(path=str(base_model)), Tokens(tokenizer="tokenizers")), ["web"])
     builder.add(
         [
@@ -70,6 +68,19 @@ def store(tmp_path_factory, passages, base_model):
     )
     builder.finish()
     return folder
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory, passages, base_model):
+    """Folder of the store."""
+    return build_store(tmp_path_factory.mktemp("tokenize"), passages, base_model)
+
+
+@pytest.fixture(scope="session")
+def store_of_short_documents(tmp_path_factory, passages, base_model):
+    """Folder of a store whose documents are shorter than a row."""
+    short = [{**passage, "text": passage["text"][: 20 + number % 30]} for number, passage in enumerate(passages)]
+    return build_store(tmp_path_factory.mktemp("short"), short, base_model)
 
 
 def make_stage(**changes):
