@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -15,3 +16,23 @@ def make_work(tmp_path):
         return Work(output=output, inputs=inputs, cache=tmp_path / "workspace" / "cache" / stage)
 
     return make
+
+
+def _shared(variable: str, name: str) -> Path:
+    beside = Path(__file__).resolve().parents[2].parent / "shared" / name
+    folder = Path(os.environ.get(variable, beside))
+    if not folder.is_dir():
+        pytest.skip(f"{variable} is not set and {name} is not beside the checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def corpus() -> Path:
+    """Folder of real text."""
+    return _shared("REPRISE_CORPUS", "corpus")
+
+
+@pytest.fixture(scope="session")
+def evalsets() -> Path:
+    """Folder of benchmark questions."""
+    return _shared("REPRISE_EVALSETS", "evalsets")

@@ -44,6 +44,14 @@ def test_words_and_ngrams_are_those_of_the_plain_definition(texts):
         assert [flat[start] for start in starts] == [gram[0] for gram in grams]
 
 
+@given(TEXTS)
+def test_by_char_takes_the_words_apart(texts):
+    apart = split_words([" ".join("".join(plain_words(text))) for text in texts])
+    chars = split_words(texts, by_char=True)
+    assert chars.hashes.tolist() == apart.hashes.tolist()
+    assert chars.offsets.tolist() == apart.offsets.tolist()
+
+
 def test_disguises_make_no_difference():
     def same(one, other):
         return split_words([one]).hashes.tolist() == split_words([other]).hashes.tolist()

@@ -65,8 +65,8 @@ class Words:
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
 
-def split_words(texts: Sequence[str]) -> Words:
-    """The words of each text."""
+def split_words(texts: Sequence[str], *, by_char: bool = False) -> Words:
+    """The words of each text; with `by_char`, every letter and digit is a word of its own."""
     normal = [normalise(text) for text in texts]
     codes = np.frombuffer("\n".join([*normal, ""]).encode("utf-32-le"), np.uint32)
     lengths = np.array([len(text) for text in normal], np.int64)
@@ -76,6 +76,8 @@ def split_words(texts: Sequence[str]) -> Words:
         ends_of_texts = ends_of_texts - np.cumsum(invisible)[ends_of_texts]
         codes, kinds = codes[~invisible], kinds[~invisible]
     letter, single = kinds == _LETTER, kinds == _SINGLE
+    if by_char:
+        letter, single = np.zeros_like(letter), letter | single
     before, after = np.zeros_like(letter), np.zeros_like(letter)
     before[1:], after[:-1] = letter[:-1], letter[1:]
     starts = np.flatnonzero(single | (letter & ~before))

@@ -1,0 +1,166 @@
+import json
+import random
+import re
+import textwrap
+import unicodedata
+
+import pytest
+
+from reprise.documents import decontaminate
+from reprise.documents.contamination import build_index, find_questions
+from reprise.documents.questions import Question, benchmark_files, read_questions
+from reprise.documents.table import DOCUMENTS, DROPPED, read_table, write_part
+from reprise.errors import UserError
+from reprise.recipe.documents import Decontaminate
+
+QUESTIONS = [
+    Question("mmlu", "long", "A 24-year-old woman comes to the clinic after three days of well-known fever, "
+             "a dry cough and pain in both of her knees. What is the most likely cause?", ("Flu", "Measles"), "", "en"),
+    Question("mmlu", "short", "What's the half-life of radioactive carbon-14?", ("5,730 years", "12 days"), "", "en"),
+    Question("cmmlu", "zh-long", "在农业生产中被当作极其重要的劳动对象发挥作用，最主要的不可替代的基本生产资料是",
+             ("土地", "资金"), "", "zh"),
+    Question("cmmlu", "zh-short", "大熊猫最喜欢吃的食物是什么？", ("竹子", "苹果"), "", "zh"),
+]  # fmt: skip
+GENERIC = [
+    Question("mmlu", "g1", "Which of the following is true?",
+             ("All prime numbers are odd.", "The number two is prime.", "Zero is a prime number.",
+              "No prime is even."), "", "en"),
+    Question("mmlu", "g2", "Which of the following is true?",
+             ("Mercury is a gas at room temperature.", "Gold rusts in moist air.", "Iron does not rust."), "", "en"),
+    Question("mmlu", "vague", "−4 + (−3) =", ("−7", "−1", "1", "7"), "", "en"),
+]  # fmt: skip
+ENGLISH = "The old mill stood by the river, and every morning the miller opened its gates to let the water in. "
+CHINESE = "清晨的集市上人来人往，卖菜的老人把新鲜的青菜摆得整整齐齐，价格写在一块小木板上。"
+
+
+def _full_width(text):
+    return "".join(
+        chr(ord(char) + 0xFEE0) if "!" <= char <= "~" else "\u3000" if char == " " else char for char in text
+    )
+
+
+def _rewrap(text):
+    if not re.search("[\u4e00-\u9fff]", text):
+        return textwrap.fill(text, 24, break_long_words=False)
+    return "\n".join(text[start : start + 5] for start in range(0, len(text), 5))
+
+
+DISGUISES = {
+    "rewrapped": _rewrap,
+    "white space": lambda text: re.sub(r"(?<=\S)\s+(?=\S)", " \u00a0\t ", text).replace("。", "。\u3000 \n"),
+    "full width": _full_width,
+    "mixed case": lambda text: "".join(char.upper() if place % 2 else char.lower() for place, char in enumerate(text)),
+    "no punctuation": lambda text: "".join(" " if unicodedata.category(char)[0] == "P" else char for char in text),
+    "invisible characters": lambda text: "\u200b".join(text[start : start + 3] for start in range(0, len(text), 3)),
+    "markup": lambda text: (
+        "<p><b>" + re.sub(r"(\S+ \S+) ", r"**\1** &nbsp;", text).replace("，", "，<br/>") + "</b></p>"
+    ),
+    "in a sentence": lambda text: f"一个学生在课堂上问老师：{text} A student asked this yesterday: {text} Nobody knew.",
+}
+
+
+@pytest.fixture(scope="module")
+def index():
+    return build_index([*QUESTIONS, *GENERIC], Decontaminate())
+
+
+@pytest.mark.parametrize("disguise", DISGUISES)
+@pytest.mark.parametrize("number", range(len(QUESTIONS)))
+def test_a_planted_question_is_found_in_every_disguise(index, disguise, number):
+    hidden = DISGUISES[disguise](QUESTIONS[number].text)
+    for around in (ENGLISH, CHINESE):
+        text = f"{around * 5}\n{hidden}\n{around * 5}"
+        assert list(find_questions(index, [around * 10, text, ""], 0.5)[1]) == [number]
+
+
+def test_clean_text_is_not_taken_for_a_question(index):
+    texts = [ENGLISH * 3, CHINESE * 3, "", "Which of the following is true? Nobody can say.",
+             "−4 + (−3) = −7, −1, 1, 7",
+             "A 24-year-old woman comes to the clinic.", "大熊猫最喜欢吃的食物"]  # fmt: skip
+    assert find_questions(index, texts, 0.5) == [{}] * len(texts)
+
+
+def test_a_generic_question_is_known_by_its_options(index):
+    listing = (
+        "(A) The number two is prime. (B) No prime is even. (C) All prime numbers are odd (D) zero is a prime number"
+    )
+    found = find_questions(index, [f"{ENGLISH} Which of the following is TRUE?\n{listing}. {ENGLISH}"], 0.5)
+    assert found == [{4: 1.0}]
+    assert index.vague == [6]
+
+
+def test_a_part_of_a_question_counts_from_the_wanted_share_on(index):
+    words = QUESTIONS[0].text.split()
+    for share, expected in ((0.9, True), (0.3, False)):
+        text = ENGLISH + " ".join(words[: round(share * len(words))]) + ENGLISH
+        assert bool(find_questions(index, [text], 0.5)[0]) == expected
+
+
+def test_the_stage_drops_and_reports(make_work, tmp_path):
+    (tmp_path / "data" / "mmlu").mkdir(parents=True)
+    with (tmp_path / "data" / "mmlu" / "test.jsonl").open("w", encoding="utf-8") as file:
+        for question in [*QUESTIONS[:2], *GENERIC]:
+            file.write(json.dumps({"id": question.id, "question": question.text, "choices": question.choices}) + "\n")
+    extra = tmp_path / "mine.jsonl"
+    extra.write_text(json.dumps({"question": QUESTIONS[3].text}), encoding="utf-8")
+    texts = [ENGLISH * 3, ENGLISH + QUESTIONS[0].text, CHINESE + QUESTIONS[3].text + QUESTIONS[0].text, CHINESE]
+    rows = [
+        {"id": str(n), "text": text, "lang": "en", "source": "web", "split": "train", "origin": f"a.jsonl:{n}"}
+        for n, text in enumerate(texts)
+    ]
+    write_part(tmp_path / "before" / DOCUMENTS / "part-00000.parquet", rows)
+    work = make_work("decontaminate", deduplicate=tmp_path / "before")
+    settings = Decontaminate(extra_benchmarks=[str(extra)])
+    decontaminate.run(work, decontaminate=settings, benchmarks=["mmlu"], data=str(tmp_path / "data"), engine="native")
+    kept = [row["id"] for batch in read_table(work.output / DOCUMENTS) for row in batch.to_pylist()]
+    dropped = [row for batch in read_table(work.output / DROPPED) for row in batch.to_pylist()]
+    assert kept == ["0", "3"]
+    assert [(drop["id"], drop["reason"]) for drop in dropped] == [
+        ("1", "benchmark_question"),
+        ("2", "benchmark_question"),
+    ]
+    assert dropped[0]["detail"] == "mmlu long (100%)"
+    assert work.counts["benchmarks"] == [
+        {"benchmark": "mmlu", "questions": 5, "questions_found": 1, "finds": 2, "questions_too_vague": 1},
+        {"benchmark": "mine", "questions": 1, "questions_found": 1, "finds": 1, "questions_too_vague": 0},
+    ]
+    assert work.counts["dropped"] == 2
+    assert not list(work.output.glob("index*"))
+
+
+def test_missing_questions_are_explained(tmp_path):
+    with pytest.raises(UserError, match="not at hand"):
+        benchmark_files(["mmlu"], None, [])
+    with pytest.raises(UserError, match="no questions of mmlu"):
+        benchmark_files(["mmlu"], str(tmp_path), [])
+    with pytest.raises(UserError, match="does not exist"):
+        benchmark_files([], None, [str(tmp_path / "x.jsonl")])
+    (tmp_path / "bad.jsonl").write_text('{"question": "fine"}\n{"q": 1}\n', encoding="utf-8")
+    with pytest.raises(UserError, match=r"bad\.jsonl:2: not a JSON object"):
+        read_questions(benchmark_files([], None, [str(tmp_path / "bad.jsonl")]))
+
+
+@pytest.mark.slow
+def test_real_questions_in_eight_disguises(evalsets):
+    """Each question that is not counted as vague is found by its text; those known by their options, with these."""
+    names = sorted(folder.name for folder in evalsets.iterdir() if folder.is_dir())
+    questions = read_questions(benchmark_files(names, str(evalsets), []))
+    index = build_index(questions, Decontaminate())
+    assert len(index.vague) < 0.003 * len(questions)
+    rng = random.Random(11)
+    numbers = [number for number in rng.sample(range(len(questions)), 1000) if number not in index.vague]
+    missed = []
+    for name, disguise in DISGUISES.items():
+        texts = []
+        for number in numbers:
+            text = questions[number].text
+            if number in index.options:
+                text += "".join(
+                    f"\n{letter}. {option}" for letter, option in zip("ABCDE", questions[number].choices, strict=False)
+                )
+            around = CHINESE if questions[number].lang == "zh" else ENGLISH
+            texts.append(f"{around}\n{disguise(text)}\n{around}")
+        for number, found in zip(numbers, find_questions(index, texts, 0.5), strict=True):
+            if not any(questions[other].text.split() == questions[number].text.split() for other in found):
+                missed.append((name, questions[number].id))
+    assert missed == []
