@@ -7,15 +7,10 @@ a run and every resumed run gets the same weights.
 """
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
+from reprise.mixture.rules import RULES, State, Weights
 from reprise.recipe.mixture import Policy
-
-State = dict[str, Any]
-Weights = dict[str, float]
-Rule = Callable[[Policy, State, Weights, Mapping[str, float], int], tuple[State, Weights | None]]
-"""Like `update`; weights need not sum to 1, None leaves them."""
 
 
 def update(
@@ -77,38 +72,3 @@ def bounded(old: Weights, wanted: Mapping[str, float], floor: float, cap: float,
     found = scaled(above)
     total = sum(found.values())
     return {topic: share / total for topic, share in found.items()}
-
-
-def _static(
-    policy: Policy, state: State, weights: Weights, losses: Mapping[str, float], tokens: int
-) -> tuple[State, Weights | None]:
-    """Weights stay."""
-    return state, None
-
-
-def _topic_perplexity(
-    policy: Policy, state: State, weights: Weights, losses: Mapping[str, float], tokens: int
-) -> tuple[State, Weights | None]:
-    """More of a topic whose held-out perplexity rose (Llama-3-SynE, arXiv 2407.18743).
-
-    r_i(t) = r_i(t-1) f_i / sum_j r_j(t-1) f_j with f_i = 1 + alpha delta_i w_i, where delta_i is the normalised change
-    of the perplexity p_i. The sign is the paper's. Ours, since the paper does not give them: alpha, w_i
-    (`topic_weights`), the interval (`every_tokens`), the bounds, and the normaliser: delta_i is
-    (p_i(t) - p_i(t-1)) / p_i(t-1) or, with `normaliser: largest`, that over the largest such change of any topic.
-    """
-    ppl = {topic: math.exp(loss) for topic, loss in losses.items()}
-    before = state.get("ppl", {})
-    change = {topic: (ppl[topic] - before[topic]) / before[topic] for topic in ppl if topic in before}
-    if policy.normaliser == "largest":
-        largest = max(map(abs, change.values()), default=0.0)
-        change = {topic: delta / largest if largest else 0.0 for topic, delta in change.items()}
-    factors = {
-        topic: max(0.0, 1 + policy.alpha * change.get(topic, 0.0) * policy.topic_weights.get(topic, 1.0))
-        for topic in weights
-    }
-    wanted = {topic: share * factors[topic] for topic, share in weights.items()}
-    return {"ppl": {**before, **ppl}}, wanted if change and sum(wanted.values()) > 0 else None
-
-
-RULES: dict[str, Rule] = {"static": _static, "topic_perplexity": _topic_perplexity}
-"""Name in the recipe -> rule."""

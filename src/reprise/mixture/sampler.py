@@ -13,6 +13,7 @@ import numpy.typing as npt
 from reprise.errors import UserError
 from reprise.mixture import policy as policies
 from reprise.mixture.leaves import LeafRows, first_weights, open_leaves
+from reprise.mixture.rules import State
 from reprise.mixture.schedule import Turns
 from reprise.mixture.weights import Leaf, WeightChange, Weights
 from reprise.recipe.mixture import Stage
@@ -114,7 +115,7 @@ class Sampler:
         self._store, self._stage, self._rows_settings, self._seed = store, stage, rows, seed
         self._leaves = open_leaves(store, stage, rows, seed)
         self._weights = first_weights(self._leaves, stage, None if previous is None else previous["weights"])
-        self._policies: dict[str, policies.State] = {}
+        self._policies: dict[str, State] = {}
         self._turns = Turns(len(self._leaves))
         self._rows = 0
         self._pending: list[WeightChange] = []

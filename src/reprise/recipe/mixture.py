@@ -46,14 +46,14 @@ class Curriculum(Settings):
 class Policy(Settings):
     """How topic weights change while training."""
 
-    name: Literal["static", "topic_perplexity"] = "static"
-    """`topic_perplexity`: the paper's rule, more of a topic whose held-out perplexity rose."""
+    name: Literal["static", "topic_perplexity", "ado", "bandit", "velocity"] = "static"
+    """`topic_perplexity` is the paper's rule: more of a topic whose perplexity rose. The others are its rivals."""
     alpha: Annotated[float, Field(ge=0.0)] = 1.0
     """Strength of the change (ours: the paper does not give it)."""
     topic_weights: dict[str, Annotated[float, Field(ge=0.0)]] = {}
     """Topic -> how strongly its change counts; 1 where a topic is not named (ours)."""
     normaliser: Literal["relative", "largest"] = "relative"
-    """The change of a perplexity counts relative to its value before, or also to the largest change of any topic (ours)."""
+    """A perplexity's change counts relative to its value before, or also to the largest change of any topic (ours)."""
     every_tokens: Count = 0
     """Tokens between two updates; 0: at every validation."""
     floor: Share = 0.01
@@ -61,7 +61,21 @@ class Policy(Settings):
     cap: Share = 0.5
     """No topic rises over this share of its source (ours)."""
     max_step: Share = 0.03
-    """Largest change of a share in one update (3 %, as the same group's next model)."""
+    """Largest change of a share in one update (3 %, as the same group's next model); 1 leaves a rule free."""
+    targets: dict[str, Annotated[float, Field(gt=0.0)]] = {}
+    """`velocity`: topic -> held-out loss, in nats per token, that it is to reach."""
+    target_ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.9
+    """`velocity`: target of the other topics, as a share of their first loss (ours)."""
+    exploration: Share = 0.1
+    """`bandit`: share that is dealt equally (gamma of Exp3)."""
+    rate: Annotated[float, Field(gt=0.0)] = 0.3
+    """`bandit`: how fast rewards tell (eta of Exp3)."""
+    credit_power: Share = 0.5
+    """`ado`: how much recent use counts (s)."""
+    credit_smoothing: Share = 0.1
+    """`ado`: weight of the newest shares in the recent use (gamma 1)."""
+    preference_smoothing: Share = 0.1
+    """`ado`: weight of the newest preference against the mean of all so far (gamma 2)."""
 
 
 class Topic(Settings):
