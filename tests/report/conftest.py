@@ -279,6 +279,8 @@ def write_results(folder: Path, rng: np.random.Generator) -> None:
                         "before": before,
                         "after": before * (1 + moved),
                         "change": moved,
+                        "tolerance": 0.02 if language == "en" else None,
+                        "verdict": "kept" if language == "en" else "gained",
                         "ci": [moved - 0.01, moved + 0.012],
                         "num_bytes": 24000,
                         "documents": 12,
@@ -309,6 +311,14 @@ def run_until(tmp_path: Path) -> Callable[..., Run]:
         return make_run(tmp_path / folder, recipe, until=stage), recipe
 
     return make
+
+
+@pytest.fixture(scope="session")
+def unchanged(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run for the tests that only read it."""
+    root = tmp_path_factory.mktemp("unchanged") / "run"
+    recipe = make_recipe(root)
+    return make_run(root, recipe), recipe
 
 
 @pytest.fixture

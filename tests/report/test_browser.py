@@ -76,9 +76,9 @@ def allowed(url: str, origin: str) -> bool:
     return url.startswith((origin, "data:", "blob:"))
 
 
-@pytest.fixture
-def address(finished: Run) -> str:
-    workspace, recipe = finished
+@pytest.fixture(scope="module")
+def address(unchanged: Run) -> str:
+    workspace, recipe = unchanged
     write_report(workspace, recipe, workspace.root / HTML)
     return (workspace.root / HTML).as_uri()
 
@@ -153,6 +153,7 @@ def test_print_is_light_and_fits_the_paper(open_page: Callable[..., Any], addres
     page.emulate_media(media="print")
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert all(chart["width"] <= 620 for chart in page.evaluate(DRAWN))  # A4 and Letter with their margins
     page.evaluate("dispatchEvent(new Event('afterprint'))")
 
 

@@ -27,8 +27,8 @@ def all_charts(facts: Json) -> list[Json]:
     return [*charts.course_charts(facts), *charts.perplexity_charts(facts), *([plane] if plane else [])]
 
 
-def test_every_chart_is_a_figure_that_plotly_knows(finished: Run) -> None:
-    drawn = all_charts(gather(*finished))
+def test_every_chart_is_a_figure_that_plotly_knows(unchanged: Run) -> None:
+    drawn = all_charts(gather(*unchanged))
     for chart in drawn:
         go.Figure(data=colored(chart["traces"]), layout=colored(chart["layout"]))  # raises on an unknown property
     assert len({chart["id"] for chart in drawn}) == len(drawn)
@@ -46,16 +46,16 @@ def test_every_chart_is_a_figure_that_plotly_knows(finished: Run) -> None:
     assert any(title.startswith("Perplexity of zh") for title in titles)
 
 
-def test_every_chart_has_its_numbers_in_a_table(finished: Run) -> None:
-    for chart in all_charts(gather(*finished)):
+def test_every_chart_has_its_numbers_in_a_table(unchanged: Run) -> None:
+    for chart in all_charts(gather(*unchanged)):
         table = chart["table"]
         assert table["rows"]
         assert all(len(row) == len(table["columns"]) for row in table["rows"])
         assert len(table["rows"]) <= charts.MAX_TABLE_ROWS
 
 
-def test_the_second_stage_goes_on_where_the_first_ended(finished: Run) -> None:
-    facts = gather(*finished)
+def test_the_second_stage_goes_on_where_the_first_ended(unchanged: Run) -> None:
+    facts = gather(*unchanged)
     (loss,) = (chart for chart in charts.course_charts(facts) if chart["id"] == "chart-loss")
     xs = loss["traces"][0]["x"]
     assert xs == sorted(xs)
@@ -64,8 +64,8 @@ def test_the_second_stage_goes_on_where_the_first_ended(finished: Run) -> None:
     assert [entry["name"] for entry in loss["legend"]] == ["training loss", "restart", "guard's event"]
 
 
-def test_the_change_of_the_held_out_loss_is_what_the_metrics_say(finished: Run) -> None:
-    facts = gather(*finished)
+def test_the_change_of_the_held_out_loss_is_what_the_metrics_say(unchanged: Run) -> None:
+    facts = gather(*unchanged)
     (chart,) = (chart for chart in charts.course_charts(facts) if chart["id"] == "chart-languages")
     measured = [v for stage in facts["training"] for v in stage["validations"]]
     for trace in chart["traces"]:
@@ -79,9 +79,9 @@ def test_the_change_of_the_held_out_loss_is_what_the_metrics_say(finished: Run) 
         assert trace["customdata"] == values
 
 
-def test_a_topic_has_one_colour_in_every_chart(finished: Run) -> None:
+def test_a_topic_has_one_colour_in_every_chart(unchanged: Run) -> None:
     colours: dict[str, set[str]] = {}
-    for chart in charts.course_charts(gather(*finished)):
+    for chart in charts.course_charts(gather(*unchanged)):
         if chart["title"] in ("zh web, by topic", "Weights inside zh web"):
             for trace in chart["traces"]:
                 colours.setdefault(trace["name"], set()).add(trace["line"]["color"])

@@ -13,16 +13,16 @@ from reprise.workspace import Workspace
 Run = tuple[Workspace, Recipe]
 
 
-def test_the_flow_balances(finished: Run) -> None:
-    flow = corpus.corpus_facts(*finished)["flow"]
+def test_the_flow_balances(unchanged: Run) -> None:
+    flow = corpus.corpus_facts(*unchanged)["flow"]
     assert [row["stage"] for row in flow] == ["read", "clean", "deduplicate", "decontaminate", "label", "score"]
     for before, after in itertools.pairwise(flow):
         assert before["documents"] == after["documents"] + after["dropped"]
     assert sum(row["dropped"] for row in flow) > 0
 
 
-def test_drops_are_counted_by_reason_with_examples(finished: Run) -> None:
-    workspace, recipe = finished
+def test_drops_are_counted_by_reason_with_examples(unchanged: Run) -> None:
+    workspace, recipe = unchanged
     drops = corpus.corpus_facts(workspace, recipe)["drops"]
     for stage in ("clean", "deduplicate", "decontaminate"):
         table = pq.read_table(workspace.folder(stage) / "dropped").to_pylist()
@@ -45,8 +45,8 @@ def test_rejects_are_shown_with_file_and_line(tmp_path: Path) -> None:
     assert len(found["examples"][0]["excerpt"]) <= corpus.EXCERPT_CHARS + 4
 
 
-def test_the_perplexity_distribution_holds_every_scored_training_document(finished: Run) -> None:
-    workspace, recipe = finished
+def test_the_perplexity_distribution_holds_every_scored_training_document(unchanged: Run) -> None:
+    workspace, recipe = unchanged
     rows = pq.read_table(workspace.folder("score") / "documents").to_pylist()
     for found in corpus.corpus_facts(workspace, recipe)["perplexity"]:
         key = (found["language"], found["source"])
@@ -61,8 +61,8 @@ def test_one_document_is_a_distribution() -> None:
     assert sum(found["bin_documents"]) == 1
 
 
-def test_buckets_count_training_and_held_out(finished: Run) -> None:
-    workspace, recipe = finished
+def test_buckets_count_training_and_held_out(unchanged: Run) -> None:
+    workspace, recipe = unchanged
     rows = [row for stage in ("score", "synthesize") for row in _documents(workspace, stage)]
     buckets = corpus.corpus_facts(workspace, recipe)["buckets"]
     assert sum(bucket["train"] for bucket in buckets) == sum(row["split"] == "train" for row in rows)

@@ -55,8 +55,8 @@ def test_training_at_work_is_read_from_the_unpublished_folder(run_until: RunUnti
     assert {verdict["language"] for verdict in facts["verdict"]["verdicts"]} == {"zh", "en"}
 
 
-def test_bits_per_byte_are_those_of_the_evaluation(finished: Run) -> None:
-    workspace, recipe = finished
+def test_bits_per_byte_are_those_of_the_evaluation(unchanged: Run) -> None:
+    workspace, recipe = unchanged
     results = json.loads((workspace.folder("evaluate") / "results.json").read_text(encoding="utf-8"))
     found = write_report(workspace, recipe, workspace.root / HTML)["bits_per_byte"]
     assert found == results["bits_per_byte"]
@@ -64,8 +64,8 @@ def test_bits_per_byte_are_those_of_the_evaluation(finished: Run) -> None:
     assert sorted(row["language"] for row in found if row["source"] is None and row["topic"] is None) == ["en", "zh"]
 
 
-def test_the_budget_is_the_plan_and_what_was_spent(finished: Run) -> None:
-    workspace, recipe = finished
+def test_the_budget_is_the_plan_and_what_was_spent(unchanged: Run) -> None:
+    workspace, recipe = unchanged
     facts = gather(workspace, recipe)
     for number, stage in enumerate(recipe.stages, start=1):
         rows = [row for row in facts["budget"] if row["stage"] == number]

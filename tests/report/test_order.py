@@ -26,9 +26,9 @@ def test_what_was_not_scored_has_no_value() -> None:
     assert perplexity_along([(np.float32([np.nan]), np.array([10]))]) == [None] * BINS
 
 
-def test_an_ascending_curriculum_rises(finished: Run) -> None:
+def test_an_ascending_curriculum_rises(unchanged: Run) -> None:
     found = {
-        (row["stage"], row["language"], row["source"]): row["median_ppl"] for row in gather(*finished)["curriculum"]
+        (row["stage"], row["language"], row["source"]): row["median_ppl"] for row in gather(*unchanged)["curriculum"]
     }
     assert {key[1] for key in found} == {"zh"}
     assert {key[2] for key in found} == {"web", "encyclopedia", "book", "qa_forum"}

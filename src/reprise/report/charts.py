@@ -318,8 +318,8 @@ def _histogram(index: int, found: Json) -> Json:
     # Bars of a histogram over bins of equal ratio: drawn as a filled step, which a logarithmic axis takes as it is.
     xs = [edge for edge in edges for _ in range(2)]
     ys = [0, *(count for count in counts for _ in range(2)), 0]
-    trace = _line(name, xs, ys, index) | {"fill": "tozeroy", "fillcolor": f"var(--c{index % COLORS}-soft)"}
-    trace["line"] = {"color": f"var(--c{index % COLORS})", "width": 1.5}
+    trace = _line(name, xs, ys, 0) | {"fill": "tozeroy", "fillcolor": "var(--c0-soft)"}
+    trace["line"]["width"] = 1.5
     trace["hovertemplate"] = "perplexity %{x:.3~g}: %{y} documents<extra></extra>"
     line = {"color": "var(--text)", "width": 1.5, "dash": "dash"}
     layout = {
@@ -331,8 +331,7 @@ def _histogram(index: int, found: Json) -> Json:
     return _chart(
         f"perplexity-{index}",
         f"Perplexity of {name}",
-        f"{found['documents']:,} training documents, scored by the base model; the dashed line is the median, "
-        f"{median:.3g}. {found['bin_note'].capitalize()}.",
+        f"{found['documents']:,} training documents; the dashed line is the median, {median:.3g}.",
         [trace],
         layout,
         [name],

@@ -207,5 +207,4 @@ def _distribution(key: tuple[str, str], ppl: np.ndarray) -> Json:
         },
         "bin_edges": [float(edge) for edge in edges],
         "bin_documents": [int(count) for count in counts],
-        "bin_note": "the first and the last bin also hold what lies beyond them",
     }

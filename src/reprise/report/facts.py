@@ -144,7 +144,10 @@ def _verdict(results: Json, training: list[Json], recipe: Recipe) -> Json:
     verdicts = []
     for change in changes_so_far(training):
         tolerance = recipe.evaluation.tolerance.get(change["language"])
-        verdicts.append({"measure": f"bits per byte, {change['language']}", "tolerance": tolerance} | change)
+        verdicts.append(
+            {"measure": f"{change['language']} bits per byte", "tolerance": tolerance, "verdict": "provisional"}
+            | change
+        )
     return {"provisional": True, "headline": None, "verdicts": verdicts}
 
 

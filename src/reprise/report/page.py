@@ -46,6 +46,7 @@ def _report_views(facts: Json) -> dict[str, Any]:
         "funnel": tables.funnel_rows(facts),
         "events": [_event(stage["stage"], event) for stage in facts["training"] for event in stage["events"]],
         "machine": _machine_rows(facts["repeat"]["machine"]),
+        "machine_name": _machine_name(facts["repeat"]["machine"]),
         "recipe_yaml": yaml.safe_dump(facts["repeat"]["recipe"], allow_unicode=True, sort_keys=False),
     }
 
@@ -62,9 +63,23 @@ def _machine_rows(machine: Json) -> list[tuple[str, str]]:
     ]
 
 
+def _machine_name(machine: Json) -> str:
+    """The machine in a few words: its accelerators, else its processor."""
+    if machine is None:
+        return ""
+    names = list(dict.fromkeys(machine["accelerators"]))
+    counts = [f"{machine['accelerators'].count(name)} x {name}" for name in names]
+    return ", ".join(counts) or f"{machine['cores']} cores of {machine['processor']}"
+
+
 def _event(stage: int, event: Json) -> Json:
-    text = ", ".join(f"{words(name)} {cell(value)}" for name, value in event["detail"].items())
-    return event | {"stage": stage, "text": text}
+    """A restart or a guard's event as a line of a table; what is empty is left out."""
+    parts = []
+    for name, value in event["detail"].items():
+        text = ", ".join(map(str, value)) if isinstance(value, list) else cell(value)
+        if value not in (None, [], ""):
+            parts.append(f"{words(name)} {words(text)}" if name != event["kind"] else words(text))
+    return event | {"stage": stage, "text": "; ".join(parts)}
 
 
 def render_comparison(runs: list[Json]) -> str:

@@ -41,15 +41,12 @@ def _interval(row: Json, facts: Json, reach: float) -> Json:
     change = row["after"] / row["before"] - 1
     low, high = row.get("ci") or (change, change)
     tolerance = facts["tolerance"].get(row["language"])
-    sort = "good" if high < 0 else "bad" if low > 0 else "same"
-    if tolerance is not None and high <= tolerance and low > 0:
-        sort = "same"
     return {
         "dot": place(change),
         "low": place(low),
         "width": round(place(high) - place(low), 2),
         "band": None if tolerance is None else [place(0.0), round(place(tolerance) - place(0.0), 2)],
-        "sort": sort,
+        "verdict": row["verdict"],
     }
 
 

@@ -18,6 +18,9 @@
     };
   }
 
+  // On paper the browser lays the page out anew after the charts were drawn: their width must fit the narrowest sheet.
+  const PAPER = { small: 300, wide: 620 };
+
   function draw(spec) {
     const node = document.getElementById(spec.id);
     if (!node) return;
@@ -26,8 +29,10 @@
     const narrow = node.clientWidth < 420;
     const coarse = matchMedia("(pointer: coarse)").matches;
     const traces = spec.traces.map((trace, index) => ({ ...trace, visible: !off.has(index) }));
+    const printing = document.documentElement.dataset.theme === "light";
+    const width = printing ? PAPER[node.closest(".small") ? "small" : "wide"] : node.clientWidth;
     const layout = {
-      ...spec.layout, showlegend: false, autosize: true, dragmode: coarse ? false : "zoom",
+      ...spec.layout, showlegend: false, width, height: node.clientHeight, dragmode: coarse ? false : "zoom",
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: style.getPropertyValue("--sans"), size: narrow ? 11 : 12, color: "var(--muted)" },
       margin: { l: 8, r: 12, t: 20, b: 8 }, xaxis: axis(spec.layout.xaxis, narrow), yaxis: axis(spec.layout.yaxis, narrow),
