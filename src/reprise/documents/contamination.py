@@ -1,7 +1,8 @@
 """Find the questions of benchmarks in texts.
 
-A question is looked for in normalised words over the whole text (characters, if it is in a script without spaces), so
-that line ends, white space, punctuation, case, full-width forms and markup hide nothing. How depends on its length:
+A question is looked for in normalised words over the whole text (by characters, if it has any of a script without
+spaces), so that line ends, white space, punctuation, case, full-width forms and markup hide nothing. How depends on its
+length:
 
     an n-gram or longer   a text that holds `min_overlap` of its n-grams holds it
     shorter               it must be there as a whole
@@ -118,7 +119,7 @@ def build_index(questions: Sequence[Question], settings: Decontaminate) -> Index
     index = Index(ids=[f"{question.benchmark} {question.id}" for question in questions])
     words = split_words([unmask(question.text) for question in questions])
     singles = np.bincount(words.document_of()[words.is_single], minlength=len(questions))
-    by_chars = 2 * singles >= np.maximum(1, np.diff(words.offsets))
+    by_chars = singles > 0
     for by_char, size in ((False, settings.ngram_words), (True, settings.ngram_chars)):
         numbers = np.flatnonzero(by_chars == by_char)
         if len(numbers):
