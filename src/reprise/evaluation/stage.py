@@ -6,6 +6,7 @@ results.json
   bits_per_byte  [{language, source, topic, before, after, change, ci, tolerance, verdict, num_bytes, documents}];
                  source and topic null: the language's total; topic null: the source's total
   benchmarks     see `benchmarks.py`
+  samples        [{language, prompt, before, after}]: what each model writes after the same beginnings
   settings       number format, window, fingerprints of both models
 """
 
@@ -21,6 +22,7 @@ from reprise.errors import UserError
 from reprise.evaluation.fingerprint import model_fingerprint
 from reprise.evaluation.heldout import Text, measure_bits
 from reprise.evaluation.retention import compare_rates, headline
+from reprise.evaluation.samples import choose_prompts, compare_samples, write_samples
 from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.model import Model
 from reprise.workspace import Work, write_json
@@ -57,6 +59,18 @@ def run(work: Work, *, evaluation: Evaluation, model: Model, last_stage: str, se
         )
         for side, which in (("before", model), ("after", trained))
     }
+    prompts = choose_prompts(texts, evaluation)
+    written = {
+        side: write_samples(
+            which,
+            [prompt for _, prompt in prompts],
+            evaluation,
+            fingerprint=fingerprints[side],
+            cache=work.cache / "evaluation",
+            what=f"samples {side}",
+        )
+        for side, which in (("before", model), ("after", trained))
+    }
     table = compare_bits(texts, bits["before"], bits["after"], evaluation, seed)
     verdicts = language_verdicts(table)
     results = {
@@ -64,6 +78,7 @@ def run(work: Work, *, evaluation: Evaluation, model: Model, last_stage: str, se
         "verdicts": verdicts,
         "bits_per_byte": table,
         "benchmarks": [],
+        "samples": compare_samples(prompts, written["before"], written["after"]),
         "settings": evaluation.model_dump(mode="json") | {"fingerprints": fingerprints},
     }
     write_json(work.output / RESULTS, results)

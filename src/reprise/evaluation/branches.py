@@ -1,0 +1,251 @@
+"""Log-likelihood of many continuations of few contexts: what multiple-choice benchmarks ask for.
+
+The same tokens are met once. Contexts that begin alike (the examples of a few-shot prompt) share the keys and values of
+that beginning; the choices of a question stand side by side behind one copy of it, in one row, and an attention mask
+keeps them apart. Rows of like length share a batch. The numbers are those of scoring each sequence by itself.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from reprise.model.likelihood import IGNORE, token_scores
+
+Ids = tuple[int, ...]
+
+MIN_SHARED = 48
+"""Contexts that share fewer tokens than this are not worth a cache of their own."""
+
+_CACHED_TOKENS = 16384
+"""Tokens, prefix and rows together, whose keys and values exist at one time."""
+
+
+@dataclass
+class _Question:
+    """A context with its continuations."""
+
+    context: Ids
+    branches: list[tuple[int, Ids]] = field(default_factory=list)
+    """(number of the request, continuation)."""
+
+    def row_length(self, shared: int) -> int:
+        """Tokens of its row behind a shared beginning; one more so that the last target has a place."""
+        return len(self.context) - 1 - shared + sum(len(ids) for _, ids in self.branches) + 1
+
+
+class ContinuationScorer:
+    """Scores continuations under a model; finds out once whether the model takes rows with branches."""
+
+    def __init__(self, model: Any, *, max_length: int, batch_tokens: int, device: torch.device | str = "cpu") -> None:
+        """Make a scorer.
+
+        Args:
+            model: a causal language model of transformers.
+            max_length: tokens that the model may see; what is longer is cut on the left.
+            batch_tokens: tokens in one batch.
+            device: where the model is.
+        """
+        self._model, self._device = model, torch.device(device)
+        self._max_length, self._batch_tokens = max_length, batch_tokens
+        self._takes_branches: bool | None = None
+
+    def score(
+        self,
+        requests: Sequence[tuple[Sequence[int], Sequence[int]]],
+        advance: Callable[[float], None] = lambda amount: None,
+    ) -> list[tuple[float, bool]]:
+        """(log-likelihood in nats, whether it is the greedy continuation) of each (context, continuation), in order."""
+        results: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
+        pairs = [(tuple(context), tuple(continuation)) for context, continuation in requests]
+        if self._takes_branches is None and pairs:
+            self._takes_branches = self._check(pairs)
+        questions: dict[Ids, _Question] = {}
+        alone: list[tuple[int, Ids, Ids]] = []
+        for number, (context, continuation) in enumerate(pairs):
+            if self._takes_branches and len(context) + len(continuation) <= self._max_length:
+                questions.setdefault(context, _Question(context)).branches.append((number, continuation))
+            else:
+                alone.append((number, context, continuation))
+        for group, shared in _groups(list(questions.values())):
+            for number, score in self._score_group(group, shared):
+                results[number] = score
+                advance(1)
+        for number, score in self._score_alone(alone):
+            results[number] = score
+            advance(1)
+        return results
+
+    def _check(self, pairs: list[tuple[Ids, Ids]]) -> bool:
+        """Whether rows with branches give what plain sequences give, tried on the longest request that fits.
+
+        Models whose layers do not attend to everything before them (sliding windows, recurrence) do not.
+        """
+        fitting = [pair for pair in pairs if len(pair[0]) >= 4 and len(pair[0]) + len(pair[1]) <= self._max_length]
+        if not fitting:
+            return False
+        context, continuation = max(fitting, key=lambda pair: len(pair[0]) + len(pair[1]))
+        other = continuation[::-1]
+        question = _Question(context, [(0, other), (1, continuation)])
+        expected = dict(self._score_alone([(0, context, other), (1, context, continuation)]))
+        try:
+            found = dict(self._score_group([question], len(context) // 2))
+        except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError):
+            return False
+        exact = self._model.dtype in (torch.float32, torch.float64)
+        tolerance = 1e-3 if exact else 3e-2
+        return all(abs(found[key][0] - expected[key][0]) <= tolerance * (1 + abs(expected[key][0])) for key in expected)
+
+    @torch.no_grad()
+    def _score_group(self, group: list[_Question], shared: int) -> Iterator[tuple[int, tuple[float, bool]]]:
+        """Questions whose contexts begin with the same `shared` tokens."""
+        cache = None
+        if shared:
+            prefix = torch.tensor([group[0].context[:shared]], device=self._device)
+            cache = self._model(input_ids=prefix, use_cache=True, logits_to_keep=1).past_key_values
+        for batch in self._row_batches(group, shared):
+            ids, labels, positions, mask = self._lay_out(batch, shared)
+            scores = token_scores(
+                self._model, ids, labels, with_greedy=True, position_ids=positions, attention_mask=mask,
+                past_key_values=_spread(cache, len(batch)), use_cache=cache is not None,
+            )  # fmt: skip
+            nll, greedy = scores.nll.double().cpu().numpy(), scores.greedy
+            assert greedy is not None
+            chosen = greedy.cpu().numpy()
+            for row, question in enumerate(batch):
+                start = len(question.context) - 1 - shared
+                for number, continuation in question.branches:
+                    end = start + len(continuation)
+                    yield number, (-float(nll[row, start:end].sum()), bool(chosen[row, start:end].all()))
+                    start = end
+
+    def _row_batches(self, group: list[_Question], shared: int) -> Iterator[list[_Question]]:
+        batch: list[_Question] = []
+        for question in sorted(group, key=lambda question: -question.row_length(shared)):
+            length = batch[0].row_length(shared) if batch else 0
+            rows = len(batch) + 1
+            if batch and (rows * length > self._batch_tokens or rows * (length + shared) > _CACHED_TOKENS):
+                yield batch
+                batch = []
+            batch.append(question)
+        if batch:
+            yield batch
+
+    def _lay_out(self, batch: list[_Question], shared: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Rows: the rest of the context without its last token, then per branch that last token and its continuation.
+
+        Returns:
+            ids, labels, positions: int64[rows, length].
+            mask: [rows, 1, length, shared + length], added to the attention scores.
+        """
+        length = batch[0].row_length(shared)
+        ids = np.zeros((len(batch), length), dtype=np.int64)
+        labels = np.full((len(batch), length), IGNORE, dtype=np.int64)
+        positions = np.zeros((len(batch), length), dtype=np.int64)
+        sees = np.zeros((len(batch), length, shared + length), dtype=bool)
+        sees[:, :, :shared] = True
+        for row, question in enumerate(batch):
+            stem = question.context[shared:-1]
+            start = len(stem)
+            ids[row, :start] = stem
+            positions[row, :start] = np.arange(shared, shared + start)
+            sees[row, :start, shared : shared + start] = np.tri(start, dtype=bool)
+            for _, continuation in question.branches:
+                end = start + len(continuation)
+                ids[row, start:end] = (question.context[-1], *continuation[:-1])
+                labels[row, start + 1 : end + 1] = continuation
+                positions[row, start:end] = np.arange(
+                    len(question.context) - 1, len(question.context) - 1 + end - start
+                )
+                sees[row, start:end, shared : shared + len(stem)] = True
+                sees[row, start:end, shared + start : shared + end] = np.tri(end - start, dtype=bool)
+                start = end
+            padding = np.arange(start, length)
+            sees[row, padding, shared + padding] = True  # a row that sees nothing would be not a number
+        mask = torch.zeros(sees.shape, dtype=self._model.dtype)
+        mask.masked_fill_(torch.from_numpy(~sees), torch.finfo(self._model.dtype).min)
+        tensors = [torch.from_numpy(array).to(self._device) for array in (ids, labels, positions)]
+        return tensors[0], tensors[1], tensors[2], mask[:, None].to(self._device)
+
+    def _score_alone(self, requests: list[tuple[int, Ids, Ids]]) -> Iterator[tuple[int, tuple[float, bool]]]:
+        """Each sequence by itself, cut on the left where it is longer than the model's context."""
+        cut = [(number, (*context, *ids)[-(self._max_length + 1) :], len(ids)) for number, context, ids in requests]
+        cut.sort(key=lambda entry: -len(entry[1]))
+        while cut:
+            rows = max(1, self._batch_tokens // len(cut[0][1]))
+            batch, cut = cut[:rows], cut[rows:]
+            length = len(batch[0][1])
+            ids = torch.zeros((len(batch), length), dtype=torch.int64)
+            labels = torch.full((len(batch), length), IGNORE, dtype=torch.int64)
+            for row, (_, sequence, count) in enumerate(batch):
+                ids[row, : len(sequence)] = torch.tensor(sequence)
+                labels[row, len(sequence) - count : len(sequence)] = torch.tensor(sequence[-count:])
+            # The last token is only a target: the model needs not see it, and must not where it is one too many.
+            inputs, targets = ids[:, :-1].to(self._device), labels.to(self._device)
+            nll, greedy = _score_shifted(self._model, inputs, targets)
+            for row, (number, sequence, count) in enumerate(batch):
+                span = slice(len(sequence) - 1 - count, len(sequence) - 1)
+                yield number, (-float(nll[row, span].double().sum()), bool(greedy[row, span].all()))
+
+
+def _score_shifted(model: Any, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores where `labels` has one column more than `inputs`: position t is asked for `labels[:, t + 1]`."""
+    last = torch.zeros_like(inputs[:, :1])
+    # A column of padding behind the inputs carries the last label; nothing sees it and it is asked nothing.
+    if inputs.shape[1] + 1 <= _context(model):
+        scores = token_scores(model, torch.cat([inputs, last], dim=1), labels, with_greedy=True)
+        assert scores.greedy is not None
+        return scores.nll, scores.greedy
+    with torch.no_grad():
+        logits = model(input_ids=inputs).logits.float()
+    targets = labels[:, 1:]
+    nll = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none", ignore_index=IGNORE)
+    return nll, logits.argmax(dim=-1) == targets
+
+
+def _context(model: Any) -> int:
+    return int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**62)
+
+
+def _groups(questions: list[_Question]) -> Iterator[tuple[list[_Question], int]]:
+    """Questions whose contexts begin alike with the number of shared tokens; all others together with 0."""
+    ungrouped: list[_Question] = []
+    group: list[_Question] = []
+    shared = 0
+    for question in [*sorted(questions, key=lambda question: question.context), None]:
+        if group and question is not None:
+            limit = min(len(question.context) - 1, shared)
+            common = _common(group[0].context, question.context, limit)
+            if common >= MIN_SHARED and common >= shared // 2:
+                group.append(question)
+                shared = common
+                continue
+        if len(group) > 1:
+            yield group, shared
+        else:
+            ungrouped += group
+        if question is not None:
+            group, shared = [question], len(question.context) - 1
+    if ungrouped:
+        yield ungrouped, 0
+
+
+def _common(first: Ids, second: Ids, limit: int) -> int:
+    """How many of the first `limit` tokens are the same."""
+    pairs = itertools.islice(zip(first, second, strict=False), limit)
+    return next((index for index, (one, other) in enumerate(pairs) if one != other), limit)
+
+
+def _spread(cache: Any, rows: int) -> Any:
+    """The keys and values of one sequence for a batch of rows; the cache itself is left as it is."""
+    if cache is None:
+        return None
+    spread = DynamicCache()
+    for index, layer in enumerate(cache.layers):
+        spread.update(layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1), index)
+    return spread
