@@ -28,6 +28,12 @@ class Evaluation(Settings):
     """Tokens in one batch."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of both models; `auto` takes bfloat16 where the device multiplies it in hardware."""
+    samples_per_language: Count = 2
+    """Held-out documents of each language whose beginnings both models continue, for the report."""
+    sample_prompts: dict[str, list[str]] = {}
+    """Language -> beginnings of your own, in the place of those."""
+    sample_tokens: Count = 64
+    """Most tokens of such a continuation; 0: none is written."""
 
     @model_validator(mode="after")
     def _window_moves_less_than_its_length(self) -> "Evaluation":
