@@ -99,10 +99,10 @@ def _loss_and_gradient(raw: Tensor, labels: Tensor, scaling: HeadScaling) -> tup
         logits = torch.tanh(logits / scaling.cap)
         slope = 1.0 - logits * logits
         logits = logits * scaling.cap
-    log_sum = torch.logsumexp(logits, dim=1, keepdim=True)
-    loss = (log_sum - logits.gather(1, labels[:, None])).sum()
-    d_logits = logits.sub_(log_sum).exp_()
-    d_logits.scatter_add_(1, labels[:, None], torch.full_like(log_sum, -1.0))
+    log_probabilities = torch.log_softmax(logits, dim=1)
+    loss = -log_probabilities.gather(1, labels[:, None]).sum()
+    d_logits = log_probabilities.exp_()
+    d_logits.scatter_add_(1, labels[:, None], torch.full_like(labels[:, None], -1.0, dtype=d_logits.dtype))
     if slope is not None:
         d_logits *= slope
     if scaling.scale != 1.0:

@@ -12,6 +12,7 @@ import torch
 
 from reprise.errors import UserError
 from reprise.mixture.sampler import Batch, Sampler
+from reprise.model.attention import choose_attention
 from reprise.model.loading import load_model
 from reprise.model.machine import describe_machine
 from reprise.model.objective import Objective
@@ -159,6 +160,7 @@ def build(
             where=f"model.path = {model.path}",
             remedy="use the tokenizer that belongs to the model",
         )
+    choose_attention(base, model.attention)
     recompute_activations(base, training)
     network = Network(Objective(base), training, processes)
     optimizer = build_optimizer(network.weights, training.optimizer)

@@ -1,0 +1,214 @@
+"""Training speed and memory beside transformers.Trainer: same model, rows, precision, batch and optimizer.
+
+    python benchmarks/training.py [--seq-len 1024] [--rows 1] [--steps 8] [--rounds 2]
+
+Each contestant runs in a process of its own, in turn, `rounds` times; the figure is the median over the steps of all
+rounds after the first two steps of each. The last line is JSON. The model has the shape of SmolLM2-135M and random
+weights, which cost the same as trained ones.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+WARM_UP_STEPS = 2
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--seq-len", type=int, default=1024)
+    options.add_argument("--rows", type=int, default=1, help="rows in a step, all in one forward pass")
+    options.add_argument("--steps", type=int, default=8)
+    options.add_argument("--rounds", type=int, default=2)
+    options.add_argument("--threads", type=int, default=0)
+    options.add_argument("--precision", default="bf16", choices=["bf16", "float32"])
+    options.add_argument("--contestants", default="trainer,reprise")
+    options.add_argument("--compile", action="store_true", help="torch.compile for all contestants")
+    options.add_argument("--child")
+    options.add_argument("--folder")
+    chosen = options.parse_args()
+    if chosen.child:
+        print(json.dumps(CONTESTANTS[chosen.child](chosen, Path(chosen.folder))))
+        return
+    names = chosen.contestants.split(",")
+    found: dict[str, list[dict]] = {name: [] for name in names}
+    with tempfile.TemporaryDirectory() as folder:
+        prepare(Path(folder), chosen)
+        for _ in range(chosen.rounds):
+            for name in names:
+                command = [sys.executable, __file__, *sys.argv[1:], "--child", name, "--folder", folder]
+                output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+                found[name].append(json.loads(output.splitlines()[-1]))
+                print(name, found[name][-1], flush=True)
+    print(json.dumps(summary(chosen, found)))
+
+
+def summary(chosen: argparse.Namespace, found: dict[str, list[dict]]) -> dict:
+    tokens = chosen.rows * chosen.seq_len
+    result: dict = {
+        "seq_len": chosen.seq_len,
+        "rows": chosen.rows,
+        "precision": chosen.precision,
+        "compile": chosen.compile,
+    }
+    for name, rounds in found.items():
+        seconds = [second for one in rounds for second in one["step_seconds"][WARM_UP_STEPS:]]
+        result[f"{name}_tokens_per_s"] = round(tokens / statistics.median(seconds), 1)
+        result[f"{name}_best_tokens_per_s"] = round(tokens / min(seconds), 1)
+        result[f"{name}_peak_gb"] = round(min(one["peak_gb"] for one in rounds), 3)
+        result[f"{name}_losses"] = rounds[0]["losses"][:3]
+    if {"trainer", "reprise"} <= found.keys():
+        result["tokens_per_s_vs_trainer"] = round(result["reprise_tokens_per_s"] / result["trainer_tokens_per_s"], 3)
+        result["memory_vs_trainer"] = round(result["reprise_peak_gb"] / result["trainer_peak_gb"], 3)
+    if "reprise" in found:
+        result["checkpoint_stall_s"] = statistics.median(one["checkpoint_stall_s"] for one in found["reprise"])
+        result["start_s"] = statistics.median(one["start_s"] for one in found["reprise"])
+    return result
+
+
+def prepare(folder: Path, chosen: argparse.Namespace) -> None:
+    """The model, a tokenizer and a token store of random ids: what the text is does not change the speed."""
+    import torch
+    from tokenizers import Tokenizer, models
+    from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
+
+    from reprise.tokens.encoder import Encoder
+    from reprise.tokens.store import StoreBuilder
+
+    config = LlamaConfig(
+        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
+        num_key_value_heads=3, max_position_embeddings=8192, rope_theta=100000.0, tie_word_embeddings=True,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder / "model")
+    tokenizer = Tokenizer(models.WordLevel({"<eos>": 0}, unk_token="<eos>"))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>").save_pretrained(folder / "model")
+    rng = np.random.default_rng(0)
+    encoder = Encoder("random", lambda texts: [rng.integers(1, 49152, 1500) for _ in texts], 49152, 0, None, "")
+    builder = StoreBuilder(folder / "tokenize", encoder, [])
+    needed = chosen.rows * chosen.seq_len * (chosen.steps + 1) // 1000 + 10
+    (folder / "tokenize").mkdir()
+    common = {"text": "x", "lang": "en", "source": "web", "topic": None, "ppl": None}
+    builder.add([{**common, "id": f"d{i}", "split": "train"} for i in range(needed)])
+    builder.add([{**common, "id": "v", "split": "valid"}])
+    builder.finish()
+
+
+def stage_settings(chosen: argparse.Namespace) -> tuple:
+    from reprise.recipe.mixture import Stage
+    from reprise.recipe.tokens import Rows
+
+    stage = Stage(
+        name="speed",
+        tokens=chosen.rows * chosen.seq_len * chosen.steps,
+        mixture={"en": {"share": 1.0, "sources": {"web": 1.0}}},
+        schedule={"peak_lr": 1e-4},
+    )
+    return stage, Rows(seq_len=chosen.seq_len)
+
+
+def run_reprise(chosen: argparse.Namespace, folder: Path) -> dict:
+    """The whole stage, its validation and checkpoints included; its own figure of every step."""
+    begin = time.perf_counter()
+    from reprise.recipe.model import Model
+    from reprise.recipe.training import Training
+    from reprise.training.stage import run
+    from reprise.workspace import Work
+
+    stage, rows = stage_settings(chosen)
+    training = Training(
+        batch_rows=chosen.rows, micro_batch_rows=chosen.rows, precision=chosen.precision, threads=chosen.threads,
+        compile=chosen.compile, validation={"max_tokens": 1000},
+        checkpoints={"every_tokens": chosen.rows * chosen.seq_len * (chosen.steps - 1)},
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as output:
+        work = Work(Path(output), {"tokenize": folder / "tokenize"}, folder / "cache")
+        launched = time.time()
+        run(work, stage=stage, stage_index=0, rows=rows, training=training, model=Model(path=str(folder / "model")),
+            seed=0, tolerance={})  # fmt: skip
+        lines = (Path(output) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    del launched
+    records = [json.loads(line) for line in lines]
+    steps = [record for record in records if record["kind"] == "step"]
+    tokens = chosen.rows * chosen.seq_len
+    first = steps[0]["seconds"] - tokens / steps[0]["tokens_per_s"]
+    return {
+        "step_seconds": [round(tokens / record["tokens_per_s"], 3) for record in steps],
+        "losses": [round(record["loss"], 4) for record in steps],
+        "peak_gb": peak_gb(),
+        "checkpoint_stall_s": next(record["stall_s"] for record in records if record["kind"] == "checkpoint"),
+        "start_s": round(time.perf_counter() - begin - records[-1]["seconds"] + first, 2),
+    }
+
+
+def run_trainer(chosen: argparse.Namespace, folder: Path) -> dict:
+    """transformers.Trainer as its users set it up: fused AdamW, bf16 autocast, no checkpoint, no evaluation."""
+    import torch
+    from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments, default_data_collator
+
+    from reprise.mixture.sampler import Sampler
+    from reprise.tokens.store import TokenStore
+
+    if chosen.threads:
+        torch.set_num_threads(chosen.threads)
+    stage, rows = stage_settings(chosen)
+    sampler = Sampler(TokenStore.open(folder / "tokenize"), stage, rows, 0)
+    batches = [sampler.next_batch(chosen.rows) for _ in range(chosen.steps)]
+    examples = [{"input_ids": ids, "labels": ids} for batch in batches for ids in batch.ids]
+    model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
+    times: list[float] = []
+    losses: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_begin(self, *args, **kwargs):
+            times.append(time.perf_counter())
+
+        def on_step_end(self, *args, **kwargs):
+            times[-1] = time.perf_counter() - times[-1]
+
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            if "loss" in logs:
+                losses.append(logs["loss"])
+
+    class InOrder(Trainer):
+        def _get_train_sampler(self, *args, **kwargs):
+            return torch.utils.data.SequentialSampler(self.train_dataset)
+
+    arguments = TrainingArguments(
+        output_dir=str(folder / "trainer"), per_device_train_batch_size=chosen.rows, max_steps=chosen.steps,
+        bf16=chosen.precision == "bf16", use_cpu=True, optim="adamw_torch_fused", learning_rate=1e-4,
+        lr_scheduler_type="constant", weight_decay=0.1, adam_beta2=0.95, max_grad_norm=1.0, logging_steps=1,
+        save_strategy="no", report_to=[], disable_tqdm=True, torch_compile=chosen.compile,
+    )  # fmt: skip
+    trainer = InOrder(
+        model=model, args=arguments, train_dataset=examples, data_collator=default_data_collator, callbacks=[Clock()]
+    )
+    sys.stdout = sys.stderr
+    trainer.train()
+    sys.stdout = sys.__stdout__
+    return {
+        "step_seconds": [round(second, 3) for second in times],
+        "losses": [round(loss, 4) for loss in losses],
+        "peak_gb": peak_gb(),
+    }
+
+
+def peak_gb() -> float:
+    """Largest resident memory of this process, in 10^9 bytes."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 3)
+
+
+CONTESTANTS = {"reprise": run_reprise, "trainer": run_trainer}
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    main()

@@ -1,0 +1,79 @@
+"""Blocked attention against a plain softmax in float64."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig
+
+from reprise.model import attention
+from reprise.model.attention import BLOCK, NAME, blocked_attention, choose_attention
+
+
+def plain(query, key, value, scale, mask):
+    group = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
+    causal = torch.ones(query.shape[2], query.shape[2], dtype=torch.bool).tril()
+    scores = (query @ key.transpose(2, 3) * scale).masked_fill(~(causal if mask is None else mask), float("-inf"))
+    return scores.softmax(-1) @ value
+
+
+def document_mask(batch, length, seed):
+    generator = torch.Generator().manual_seed(seed)
+    documents = (torch.rand(batch, length, generator=generator) < 0.03).cumsum(1)
+    same = documents[:, None, :, None] == documents[:, None, None, :]
+    return same & torch.ones(length, length, dtype=torch.bool).tril()
+
+
+@pytest.mark.parametrize("heads,key_heads", [(4, 4), (6, 2), (3, 1)])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("blocks", [1, 5])
+def test_equals_a_plain_softmax(heads, key_heads, masked, blocks):
+    torch.manual_seed(1)
+    length, batch = blocks * BLOCK, 2
+    shapes = [(batch, heads, length, 16), (batch, key_heads, length, 16), (batch, key_heads, length, 16)]
+    mask = document_mask(batch, length, 7) if masked else None
+    d_output = torch.randn(shapes[0], dtype=torch.bfloat16)
+    inputs = [torch.randn(shape, dtype=torch.bfloat16) for shape in shapes]
+    results = []
+    for function, dtype in (
+        (plain, torch.float64),
+        (blocked_attention, torch.float64),
+        (blocked_attention, torch.bfloat16),
+    ):
+        leaves = [tensor.to(dtype).requires_grad_() for tensor in inputs]
+        output = function(*leaves, 0.3, mask)
+        output.backward(d_output.to(dtype))
+        results.append([output.detach(), *(leaf.grad for leaf in leaves)])
+    for expected, exact, rounded in zip(*results, strict=True):
+        # Gradients of keys are summed in float32, hence not to float64's last digit.
+        torch.testing.assert_close(exact, expected, rtol=1e-5, atol=1e-5)
+        assert (rounded.double() - expected).norm() <= 0.01 * expected.norm()
+
+
+@pytest.mark.parametrize("config", [LlamaConfig, MistralConfig])
+@pytest.mark.parametrize("length", [128, 100])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_model_gives_what_it_gave_with_pytorchs_kernel(monkeypatch, config, length, packed):
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    small = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
+    window = {"sliding_window": 40} if config is MistralConfig else {}
+    model = AutoModelForCausalLM.from_config(
+        config(**small, num_attention_heads=4, num_key_value_heads=2, **window), dtype=torch.bfloat16
+    )
+    ids = torch.randint(0, 64, (2, length))
+    inputs = {"position_ids": (torch.arange(length) % 37).expand(2, -1)} if packed else {}
+    called = []
+    original = attention.blocked_attention
+    monkeypatch.setattr(attention, "blocked_attention", lambda *args: called.append(1) or original(*args))
+    expected = model(ids, **inputs, use_cache=False).logits
+    assert choose_attention(model, "auto") == NAME
+    actual = model(ids, **inputs, use_cache=False).logits
+    assert bool(called) == (length % BLOCK == 0)
+    assert (actual - expected).float().norm() <= 0.02 * expected.float().norm()
+
+
+def test_a_setting_is_kept():
+    model = AutoModelForCausalLM.from_config(
+        LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=4)
+    )
+    assert choose_attention(model, "sdpa") == "sdpa"
