@@ -164,7 +164,7 @@ def test_row_of_a_thousand_million_costs_no_more(store: TokenStore, packing: str
     state = Sampler(store, stage, rows, 17).state()
     deep = 10**9
     state["rows"] = deep
-    for leaf, entry in zip(state["leaves"], Sampler(store, stage, rows, 17)._leaves, strict=True):
+    for leaf, entry in zip(state["leaves"], Sampler(store, stage, rows, 17).entries, strict=True):
         leaf["rows"] = deep // len(state["leaves"])
         epoch, token = divmod(leaf["rows"] * 16, entry.epoch_tokens)
         leaf["cursor"] = [epoch, token] if packing == "concat" else [epoch, 0, 0]

@@ -10,8 +10,13 @@ from reprise.mixture.schedule import UNITS, Turns
 weights_of = st.lists(st.integers(0, 1000), min_size=1, max_size=14).filter(any)
 
 
+def flat(num_buckets: int) -> list[tuple[str, int, None]]:
+    """Buckets of one language, without topics."""
+    return [("en", number, None) for number in range(num_buckets)]
+
+
 def deal(weights: list[float], rows: int) -> list[int]:
-    turns = Turns(len(weights))
+    turns = Turns(flat(len(weights)))
     turns.set_weights(weights)
     return [turns.next() for _ in range(rows)]
 
@@ -19,22 +24,21 @@ def deal(weights: list[float], rows: int) -> list[int]:
 @settings(max_examples=100, deadline=None)
 @given(weights_of)
 def test_every_prefix_is_within_a_row_of_its_share(weights: list[int]) -> None:
-    """The bound of the chairman assignment, recomputed from the weights alone in fractions."""
-    whole, open_buckets = sum(weights), sum(weight > 0 for weight in weights)
-    bound = 1 - Fraction(1, 2 * open_buckets - 2) if open_buckets > 1 else Fraction(0)
+    """Recomputed from the weights alone in fractions."""
+    whole = sum(weights)
     counts = [0] * len(weights)
     for row, bucket in enumerate(deal([float(weight) for weight in weights], 300), start=1):
         counts[bucket] += 1
         for weight, count in zip(weights, counts, strict=True):
             # Weights are kept to 2^-40 of a row: 300 rows are off by less than 300 * 2^-40.
-            assert abs(count - Fraction(row * weight, whole)) <= bound + Fraction(300, UNITS)
+            assert abs(count - Fraction(row * weight, whole)) <= 1 + Fraction(300, UNITS)
 
 
 @pytest.mark.parametrize("num_buckets", [1, 2, 3, 40, 400])
 def test_long_runs_stay_within_a_row(num_buckets: int) -> None:
     rng = np.random.default_rng(num_buckets)
     for concentration in (0.2, 1.0, 20.0):
-        turns = Turns(num_buckets)
+        turns = Turns(flat(num_buckets))
         turns.set_weights(rng.dirichlet([concentration] * num_buckets).tolist())
         worst = 0
         for _ in range(3000):
@@ -42,6 +46,57 @@ def test_long_runs_stay_within_a_row(num_buckets: int) -> None:
             worst = max(worst, int(np.abs(turns.credit).max()))
         assert worst < UNITS
         assert int(turns.credit.sum()) == 0
+
+
+def random_tree(rng: np.random.Generator) -> tuple[list[tuple[int, int, int]], list[float]]:
+    """Up to 5 languages of up to 8 sources of 1 to 20 topics, with even to very uneven shares."""
+    paths, weights = [], []
+
+    def shares(count: int) -> np.ndarray:
+        drawn = rng.gamma(rng.choice([0.2, 0.5, 1.0, 5.0, 100.0]), size=count) + 1e-4
+        return drawn / drawn.sum()
+
+    for language, of_language in enumerate(shares(rng.integers(1, 6))):
+        for source, of_source in enumerate(shares(rng.integers(1, 9))):
+            for topic, of_topic in enumerate(shares(rng.choice([1, 1, 2, 5, 11, 20]))):
+                paths.append((language, source, topic))
+                weights.append(float(of_language * of_source * of_topic))
+    return paths, weights
+
+
+def worst_of(paths: list[tuple[int, int, int]], weights: list[float], rows: int) -> list[float]:
+    """Rows by which a language, a source and a bucket are off their shares at most, counted from the rows dealt."""
+    turns = Turns(paths)
+    turns.set_weights(weights)
+    worst = []
+    dealt = np.array([turns.next() for _ in range(rows)])
+    for depth in (1, 2, 3):
+        names = [path[:depth] for path in paths]
+        numbers = [sorted(set(names)).index(name) for name in names]
+        share = np.bincount(numbers, weights=weights) / sum(weights)
+        got = np.cumsum(np.eye(len(share))[np.array(numbers)[dealt]], axis=0)
+        worst.append(float(np.abs(got - np.arange(1, rows + 1)[:, None] * share).max()))
+    return worst
+
+
+def test_languages_and_sources_are_on_ratio_too() -> None:
+    rng = np.random.default_rng(1)
+    worst = np.array([worst_of(*random_tree(rng), rows=300) for _ in range(60)])
+    assert worst[:, 2].max() < 1.0
+    assert worst[:, :2].max() < 1.5
+    assert np.mean(worst[:, :2].max(axis=1) > 1.0) < 0.15
+
+
+def test_the_papers_mixture_is_on_ratio_on_every_level() -> None:
+    """26 web topics and 9 other sources; dealt bucket by bucket alone, a language would be rows off."""
+    topics, zh, en = 11, (0.70, 0.05, 0.20, 0.05), (0.40, 0.05, 0.15, 0.05, 0.10, 0.10, 0.15)
+    paths, weights = [], []
+    for language, share, sources in (("zh", 0.2, zh), ("en", 0.8, en)):
+        for source, of_language in enumerate(sources):
+            count = topics if source == 0 else 1
+            paths += [(language, source, topic) for topic in range(count)]
+            weights += [share * of_language / count] * count
+    assert max(worst_of(paths, weights, rows=2000)) < 1.0
 
 
 def test_the_obvious_rule_breaks_the_bound() -> None:
@@ -71,7 +126,7 @@ def test_small_changes_of_the_weights_keep_within_a_row() -> None:
     rng = np.random.default_rng(0)
     for num_buckets in (3, 11, 40):
         weights = rng.dirichlet([1.0] * num_buckets)
-        turns = Turns(num_buckets)
+        turns = Turns(flat(num_buckets))
         worst = 0
         for _ in range(60):
             weights = np.clip(weights + rng.uniform(-0.03, 0.03, num_buckets), 0.001, None)
@@ -84,7 +139,7 @@ def test_small_changes_of_the_weights_keep_within_a_row() -> None:
 
 
 def test_credit_of_a_bucket_that_ended_is_handed_over_whole() -> None:
-    turns = Turns(4)
+    turns = Turns(flat(4))
     turns.set_weights([0.4, 0.3, 0.2, 0.1])
     for _ in range(7):
         turns.next()

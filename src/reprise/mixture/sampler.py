@@ -113,22 +113,23 @@ class Sampler:
             UserError: a source with a share is empty, the documents do not suffice, or see `DocumentOrder`.
         """
         self._store, self._stage, self._rows_settings, self._seed = store, stage, rows, seed
-        self._leaves = open_leaves(store, stage, rows, seed)
-        self._weights = first_weights(self._leaves, stage, None if previous is None else previous["weights"])
+        self.entries: list[LeafRows] = open_leaves(store, stage, rows, seed)
+        """The buckets of the stage, each with its documents and where it stands."""
+        self._weights = first_weights(self.entries, stage, None if previous is None else previous["weights"])
         self._policies: dict[str, State] = {}
-        self._turns = Turns(len(self._leaves))
+        self._turns = Turns([tuple(entry.leaf) for entry in self.entries])
         self._rows = 0
         self._pending: list[WeightChange] = []
         if previous is not None and stage.documents == "carry":
             self._carry(previous)
-        self._ended = frozenset(entry.leaf.path for entry in self._leaves if entry.stream.exhausted)
+        self._ended = frozenset(entry.leaf.path for entry in self.entries if entry.stream.exhausted)
         self._put_in_force()
         self._check_supply()
 
     @property
     def leaves(self) -> list[Leaf]:
         """The buckets of the stage."""
-        return [entry.leaf for entry in self._leaves]
+        return [entry.leaf for entry in self.entries]
 
     @property
     def rows_done(self) -> int:
@@ -188,16 +189,21 @@ class Sampler:
         leaves = [entry.leaf for entry in chosen]
         return Batch(ids, pieces, leaves, self._rows_settings.document_mask, changes)
 
+    def skip(self, rows: int) -> None:
+        """Deal rows without reading them, as if they had been trained on."""
+        for _ in range(rows):
+            self._deal()
+
     def _deal(self) -> tuple[LeafRows, Callable[[], Row]]:
         """The next row of the run."""
-        if len(self._ended) == len(self._leaves) or self._turns.closed:
+        if len(self._ended) == len(self.entries) or self._turns.closed:
             raise UserError(
                 f"all documents have been read {self._stage.max_epochs:g} times",
                 where=f"stage {self._stage.name!r}: max_epochs = {self._stage.max_epochs:g}",
                 remedy="add text, raise max_epochs or lower the tokens of the stage",
             )
         number = self._turns.next()
-        entry = self._leaves[number]
+        entry = self.entries[number]
         read = entry.stream.take()
         entry.rows += 1
         self._rows += 1
@@ -207,7 +213,7 @@ class Sampler:
 
     def _end(self, number: int) -> None:
         """A bucket has no further row: its share goes to its siblings."""
-        path = self._leaves[number].leaf.path
+        path = self.entries[number].leaf.path
         old = self.weights()
         self._ended |= {path}
         new = self.weights()
@@ -299,7 +305,7 @@ class Sampler:
                     "credit": int(credit),
                     "identity": entry.identity,
                 }
-                for entry, credit in zip(self._leaves, self._turns.credit, strict=True)
+                for entry, credit in zip(self.entries, self._turns.credit, strict=True)
             ],
             "weights": dict(self._weights.shares),
             "policies": copy.deepcopy(self._policies),
@@ -336,7 +342,7 @@ class Sampler:
         fresh = Weights(self.leaves, self._weights.shares)
         self._rows = state["rows"]
         by_path = {"/".join(part for part in saved["leaf"] if part is not None): saved for saved in state["leaves"]}
-        for number, entry in enumerate(self._leaves):
+        for number, entry in enumerate(self.entries):
             saved = by_path.get(entry.leaf.path)
             if saved is None:
                 continue
@@ -350,7 +356,7 @@ class Sampler:
             self.leaves, {**fresh.shares, **{k: v for k, v in state["weights"].items() if k in fresh.shares}}
         )
         changes = self._adopt_weights(fresh, state) if changed else []
-        self._ended = frozenset(entry.leaf.path for entry in self._leaves if entry.stream.exhausted)
+        self._ended = frozenset(entry.leaf.path for entry in self.entries if entry.stream.exhausted)
         self._pending = []
         self._put_in_force()
         return changes
@@ -382,7 +388,7 @@ class Sampler:
     def _carry(self, previous: Mapping[str, Json]) -> None:
         """Go on in each bucket where the stage before stopped, if it read the same documents in the same order."""
         saved = {leaf["identity"]: leaf["cursor"] for leaf in previous["leaves"]}
-        for entry in self._leaves:
+        for entry in self.entries:
             if entry.identity in saved:
                 entry.stream.cursor = saved[entry.identity]
 
@@ -394,7 +400,7 @@ class Sampler:
         shares = self._weights.of_leaves()
         left = sum(
             entry.limit_tokens - entry.stream.tokens_read
-            for entry, share in zip(self._leaves, shares, strict=True)
+            for entry, share in zip(self.entries, shares, strict=True)
             if share > 0.0
         )
         if left < self._stage.tokens:

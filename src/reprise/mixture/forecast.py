@@ -1,0 +1,137 @@
+"""What a stage will take from each bucket of a token store, and which buckets will run out, before it is paid for."""
+
+from typing import NamedTuple
+
+from reprise.mixture.leaves import LeafRows, first_weights, open_leaves
+from reprise.mixture.shares import apportion
+from reprise.mixture.weights import Weights
+from reprise.recipe import Recipe
+from reprise.tokens.store import TokenStore
+
+
+class Supply(NamedTuple):
+    """Forecast of one bucket in one stage, under the weights that the stage starts with."""
+
+    stage: int
+    """Counted from 1."""
+    language: str
+    """Entry of the stage's mixture: a language, or `synthetic`."""
+    source: str
+    topic: str | None
+    """None where the stage does not split the source."""
+    tokens: int
+    """Taken in this stage, with what it gets from siblings that ran out; those of a stage sum to its tokens."""
+    available_tokens: int
+    """Training tokens of its documents, without those that the curriculum cuts."""
+    epochs: float
+    """Passes over them at the end of the stage, those of earlier stages counted where it went on from there."""
+    runs_out_after: int | None
+    """Tokens of the stage after which it has been read `max_epochs` times; None where it lasts."""
+
+
+class Segment(NamedTuple):
+    """A stretch of a stage in which the shares stay the same."""
+
+    stage: int
+    start: int
+    """First token, counted from the beginning of the stage."""
+    stop: int
+    shares: dict[str, float]
+    """Path of a bucket, such as `zh/web/Others` -> share of the stage."""
+
+
+class Forecast(NamedTuple):
+    """Of all stages."""
+
+    supplies: list[Supply]
+    segments: list[Segment]
+    warnings: list[str]
+
+
+def forecast(recipe: Recipe, store: TokenStore) -> Forecast:
+    """Divide the tokens of each stage among the buckets of the store.
+
+    Policies move weights by what is measured, so they cannot be foreseen; the forecast holds them still.
+
+    Raises:
+        UserError: a source with a share has no documents, or a curriculum needs perplexities that are not there.
+    """
+    found = Forecast([], [], [])
+    read: dict[str, float] = {}
+    inherited: dict[str, float] | None = None
+    for index, stage in enumerate(recipe.stages):
+        leaves = open_leaves(store, stage, recipe.rows, recipe.seed)
+        weights = first_weights(leaves, stage, inherited)
+        carried = read if stage.documents == "carry" else {}
+        before = [carried.get(entry.identity, 0.0) for entry in leaves]
+        taken, ran_out = _divide(index + 1, stage.tokens, leaves, before, weights, found.segments)
+        for entry, old, tokens in zip(leaves, before, taken, strict=True):
+            read[entry.identity] = old + tokens
+        exact_tokens = apportion(round(sum(taken)), taken) if any(taken) else [0] * len(leaves)
+        for entry, old, tokens in zip(leaves, before, exact_tokens, strict=True):
+            epochs = (old + tokens) / entry.epoch_tokens
+            path = entry.leaf.path
+            supply = Supply(index + 1, *entry.leaf, tokens, entry.epoch_tokens, epochs, ran_out.get(path))
+            found.supplies.append(supply)
+        _warn(index, recipe, leaves, sum(exact_tokens), ran_out, found.warnings)
+        inherited = weights.shares
+    return found
+
+
+def _divide(
+    number: int,
+    total: int,
+    leaves: list[LeafRows],
+    before: list[float],
+    weights: Weights,
+    segments: list[Segment],
+) -> tuple[list[float], dict[str, int]]:
+    """Tokens that each leaf gives, and after how many tokens of the stage leaves run out."""
+    left = [entry.limit_tokens - old for entry, old in zip(leaves, before, strict=True)]
+    taken = [0.0] * len(leaves)
+    paths = [entry.leaf.path for entry in leaves]
+    ended = {path for path, rest in zip(paths, left, strict=True) if rest <= 0}
+    ran_out = dict.fromkeys(ended, 0)
+    at = 0.0
+    while at < total:
+        shares = weights.of_leaves(frozenset(ended))
+        lasts = [rest / share for rest, share in zip(left, shares, strict=True) if share > 0.0]
+        if not lasts:
+            break
+        step = min(min(lasts), total - at)
+        segments.append(Segment(number, round(at), round(at + step), dict(zip(paths, shares, strict=True))))
+        at += step
+        for i, share in enumerate(shares):
+            taken[i] += share * step
+            left[i] -= share * step
+            if share > 0.0 and left[i] <= 1e-6 * leaves[i].limit_tokens and at < total:
+                ended.add(paths[i])
+                ran_out[paths[i]] = round(at)
+    return taken, ran_out
+
+
+def _warn(
+    index: int, recipe: Recipe, leaves: list[LeafRows], tokens: int, ran_out: dict[str, int], warnings: list[str]
+) -> None:
+    stage = recipe.stages[index]
+    where = f"stage {index + 1}"
+    for path, after in ran_out.items():
+        warnings.append(
+            f"{where}: {path} will have been read {stage.max_epochs:g} times after {after:,} of {stage.tokens:,} "
+            "tokens; then its share goes to its siblings"
+        )
+    if tokens < stage.tokens:
+        warnings.append(
+            f"{where}: its documents give only {tokens:,} of {stage.tokens:,} tokens in {stage.max_epochs:g} epochs; "
+            "training will refuse to start"
+        )
+    at_hand = {(entry.leaf.name, entry.leaf.source, entry.leaf.topic) for entry in leaves}
+    for name, component in stage.mixture.items():
+        topics = recipe.documents.topics.lists.get(component.language or name, [])
+        for source in component.sources:
+            split = source in stage.topics.sources and any(key[:2] == (name, source) and key[2] for key in at_hand)
+            missing = [topic for topic in topics if split and (name, source, topic) not in at_hand]
+            if missing:
+                warnings.append(
+                    f"{where}: {name}/{source} has no text on {'; '.join(missing)}: the other topics get more"
+                )
