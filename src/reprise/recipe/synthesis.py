@@ -27,7 +27,7 @@ class Generator(Settings):
     """What writes the answers."""
 
     kind: Literal["transformers", "openai", "vllm"] = "transformers"
-    """`transformers`: in this process. `openai`: any OpenAI-compatible server. `vllm`: vLLM's engine in this process."""
+    """`transformers`: in this process. `openai`: any OpenAI-compatible server. `vllm`: vLLM's engine, in process."""
     model: str | None = None
     """Model directory or name; null takes the base model of the recipe (only with `transformers` and `vllm`)."""
     base_url: str | None = None

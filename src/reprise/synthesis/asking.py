@@ -1,0 +1,96 @@
+"""Ask what the journal does not know yet, and show how it goes."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from reprise.errors import UserError
+from reprise.progress import console, track
+from reprise.recipe.synthesis import Generator as GeneratorSettings
+from reprise.synthesis.generator import Answer, Generator, Outcome, Request, price
+from reprise.synthesis.journal import Journal
+
+STOP_AFTER = 20
+"""So many requests, more than half of them without an answer, stop the stage early."""
+
+
+@dataclass
+class Spending:
+    """What the requests of a run took."""
+
+    requests: int = 0
+    from_journal: int = 0
+    failed: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+    """Of all answers that the run uses, those of the journal too."""
+
+    def add(self, answer: Answer, settings: GeneratorSettings) -> None:
+        """Count an answer."""
+        self.prompt_tokens += answer.prompt_tokens
+        self.completion_tokens += answer.completion_tokens
+        self.cost += price(answer.prompt_tokens, answer.completion_tokens, settings)
+
+
+class Asker:
+    """A generator behind the journal."""
+
+    def __init__(self, generator: Generator, settings: GeneratorSettings, journal: Journal) -> None:
+        self._generator, self._settings, self._journal = generator, settings, journal
+        self.spending = Spending()
+
+    def ask(self, requests: Sequence[Request], what: str) -> list[Outcome]:
+        """Outcomes in the order of the requests; the journal holds every answer before this returns.
+
+        Raises:
+            UserError: more requests failed than the recipe allows, the cost limit was reached, or the server refuses.
+        """
+        keys = [request.key(self._generator.identity) for request in requests]
+        outcomes: dict[str, Outcome] = {}
+        for key in keys:
+            if key in self._journal and key not in outcomes:
+                answer = self._journal[key]
+                outcomes[key] = answer
+                self.spending.add(answer, self._settings)
+        wanted = {key: request for key, request in zip(keys, requests, strict=True) if key not in outcomes}
+        self.spending.requests += len(set(keys))
+        self.spending.from_journal += len(outcomes)
+        if outcomes and wanted:
+            console.print(f"{what}: {len(outcomes)} answers are in the journal, {len(wanted)} to go")
+        self._ask_new(wanted, outcomes, what)
+        return [outcomes[key] for key in keys]
+
+    def _ask_new(self, wanted: dict[str, Request], outcomes: dict[str, Outcome], what: str) -> None:
+        keys = list(wanted)
+        failed: list[str] = []
+        done = 0
+        with track(what, len(keys), "requests") as advance:
+            for group in self._generator.answer(list(wanted.values()), keys, self._budget()):
+                self._journal.record({keys[index]: got for index, got in group if isinstance(got, Answer)})
+                for index, outcome in group:
+                    outcomes[keys[index]] = outcome
+                    if isinstance(outcome, Answer):
+                        self.spending.add(outcome, self._settings)
+                    else:
+                        failed.append(outcome.reason)
+                done += len(group)
+                advance(len(group))
+                self._check_failures(failed, done, len(keys))
+        self.spending.failed += len(failed)
+        if len(failed) > self._settings.max_failed_share * len(keys):
+            self._stop(failed, len(keys))
+
+    def _budget(self) -> float:
+        return self._settings.max_cost - self.spending.cost if self._settings.max_cost else math.inf
+
+    def _check_failures(self, failed: list[str], done: int, total: int) -> None:
+        if done >= STOP_AFTER and len(failed) > done / 2 and len(failed) > self._settings.max_failed_share * total:
+            self._stop(failed, total)
+
+    def _stop(self, failed: list[str], total: int) -> None:
+        raise UserError(
+            f"{len(failed)} of {total} requests got no answer; the last one: {failed[-1]}",
+            where=f"synthesis.generator.max_failed_share={self._settings.max_failed_share}",
+            remedy="see to the server and run again: what was answered is kept and not asked again",
+        )

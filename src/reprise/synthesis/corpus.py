@@ -1,0 +1,117 @@
+"""Synthetic documents go through what every document goes through, and must be new to the corpus.
+
+Cleaning, deduplication among themselves and decontamination are the very stages of `reprise.documents`, run on a small
+table. Against the corpus only the synthetic documents are indexed; the corpus streams past them, held-out documents
+included, and is not changed.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reprise.documents import clean as clean_stage
+from reprise.documents import decontaminate as decontaminate_stage
+from reprise.documents import deduplicate as deduplicate_stage
+from reprise.documents.deduplicate import choose_bands, estimate_similarity, shingle_text, sign_texts
+from reprise.documents.table import DOCUMENTS, DROPPED, TableWriter, read_table
+from reprise.recipe.documents import Clean, Decontaminate, Deduplicate
+from reprise.synthesis.tasks import Task
+from reprise.workspace import Work
+
+_BATCH_ROWS = 1000
+
+
+def drop_by_documents(
+    tasks: Sequence[Task],
+    corpus: Path,
+    scratch: Path,
+    clean: Clean,
+    deduplicate: Deduplicate,
+    decontaminate: Decontaminate,
+    benchmarks: list[str],
+    data: str | None,
+) -> None:
+    """Set `drop` of the tasks whose documents do not pass, and `text` to the cleaned text of the others.
+
+    Args:
+        tasks: with their documents, none dropped so far.
+        corpus: table of the labelled documents.
+        scratch: folder to work in; the caller removes it.
+        clean: settings.
+        deduplicate: settings.
+        decontaminate: settings.
+        benchmarks: whose questions must not be there.
+        data: folder of their files.
+    """
+    _drop_same_questions(tasks)
+    by_id = {str(number): task for number, task in enumerate(tasks) if task.drop is None}
+    with TableWriter(scratch / "read" / DOCUMENTS) as writer:
+        writer.write(
+            [
+                {"id": number, "text": task.text, "lang": task.language, "source": "synthetic", "split": "train",
+                 "origin": f"synthetic:{number}"}
+                for number, task in by_id.items()
+            ]
+        )  # fmt: skip
+    clean_stage.run(_work(scratch, "clean", "read"), clean=clean, engine="native")
+    deduplicate_stage.run(_work(scratch, "deduplicate", "clean"), deduplicate=deduplicate, engine="native")
+    decontaminate_stage.run(
+        _work(scratch, "decontaminate", "deduplicate"),
+        decontaminate=decontaminate,
+        benchmarks=benchmarks,
+        data=data,
+        engine="native",
+    )
+    for stage in ("clean", "deduplicate", "decontaminate"):
+        for batch in read_table(scratch / stage / DROPPED):
+            for row in batch.to_pylist():
+                by_id[row["id"]].drop = (row["reason"], row["detail"])
+    for batch in read_table(scratch / "decontaminate" / DOCUMENTS, ["id", "text"]):
+        for row in batch.to_pylist():
+            by_id[row["id"]].text = row["text"]
+    if deduplicate.enabled:
+        _drop_known([task for task in tasks if task.drop is None], corpus, deduplicate)
+
+
+def _drop_same_questions(tasks: Sequence[Task]) -> None:
+    """The first pair of each question stays, whatever the later answers are."""
+    seen: dict[str, Task] = {}
+    for task in tasks:
+        if task.pair is None or not task.pair.question:
+            continue
+        first = seen.setdefault(shingle_text(task.pair.question, task.language), task)
+        if first is not task:
+            task.drop = ("same_question", f"as in the request {first.key}")
+
+
+def _work(scratch: Path, stage: str, before: str) -> Work:
+    (scratch / stage).mkdir(parents=True)
+    return Work(output=scratch / stage, inputs={before: scratch / before}, cache=scratch / "cache")
+
+
+def _drop_known(tasks: Sequence[Task], corpus: Path, settings: Deduplicate) -> None:
+    """Drop what is a near copy of a document of the corpus, found by the bands of its signature."""
+    if not tasks:
+        return
+    bands, band_rows = choose_bands(settings)
+    signatures = sign_texts([task.text for task in tasks], [task.language for task in tasks], settings)
+    holders: dict[tuple[int, bytes], list[int]] = defaultdict(list)
+    for number, signature in enumerate(signatures):
+        for band in range(bands):
+            holders[band, signature[band * band_rows : (band + 1) * band_rows].tobytes()].append(number)
+    for batch in read_table(corpus, ["id", "text", "lang"], batch_rows=_BATCH_ROWS):
+        rows: list[dict[str, Any]] = batch.to_pylist()
+        known = sign_texts([row["text"] for row in rows], [row["lang"] for row in rows], settings)
+        for row, signature in zip(rows, known, strict=True):
+            near = {
+                number
+                for band in range(bands)
+                for number in holders.get((band, signature[band * band_rows : (band + 1) * band_rows].tobytes()), ())
+            }
+            for number in near:
+                similarity = float(estimate_similarity(signatures[number][np.newaxis], signature[np.newaxis])[0])
+                if similarity >= settings.threshold and tasks[number].drop is None:
+                    tasks[number].drop = ("near_copy_of_corpus", f"{similarity:.2f} like the document {row['id']}")

@@ -1,0 +1,223 @@
+"""A transformers model in this process, many requests at a time.
+
+Rows of a batch leave it when they end, and what all prompts of a batch begin with is computed once. Each request has
+random numbers of its own, so that its answer does not depend on the requests beside it (but for rounding).
+"""
+
+import inspect
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import xxhash
+from transformers import DynamicCache
+
+from reprise.model.likelihood import native_dtype
+from reprise.model.loading import load_model, load_tokenizer, locate_model
+from reprise.recipe.model import Model
+from reprise.recipe.synthesis import Generator as GeneratorSettings
+from reprise.synthesis.generator import Answer, Outcome, Request, no_chat_template, random_seed
+from reprise.workspace import Json
+
+_LOOKED_AT_BYTES = 1 << 20
+_STOP_WINDOW = 24
+"""Last tokens of an answer that are searched for a stop text."""
+
+
+class InProcess:
+    """Generates with `model(...)` and a key-value cache."""
+
+    def __init__(self, settings: GeneratorSettings, model: Model) -> None:
+        """Find the model and load its tokenizer.
+
+        Raises:
+            UserError: there is no such model, or it has no chat template.
+        """
+        self._batch_size = settings.batch_size
+        self._device = _device(settings.device)
+        self._dtype = native_dtype(self._device)
+        self._settings = model
+        self._tokenizer = load_tokenizer(model)
+        if not self._tokenizer.chat_template:
+            raise no_chat_template(model.path)
+        self._identity = {**identify(model), "dtype": str(self._dtype).removeprefix("torch.")}
+        self._model: Any = None
+
+    def _load(self) -> None:
+        """Load the weights: only once there is something to ask that the journal does not know."""
+        self._model = load_model(self._settings, self._dtype, self._device)
+        self._eos = _end_ids(self._model, self._tokenizer)
+        self._options: dict[str, Any] = {"use_cache": True}
+        if "logits_to_keep" in inspect.signature(self._model.forward).parameters:
+            self._options["logits_to_keep"] = 1
+
+    @property
+    def identity(self) -> Json:
+        """Name and content of the model, and the type it computes in."""
+        return self._identity
+
+    def answer(
+        self, requests: Sequence[Request], keys: Sequence[str], budget: float = math.inf
+    ) -> Iterator[list[tuple[int, Outcome]]]:
+        """Answers, the longest prompts first, so that the prompts of a batch are about as long as each other."""
+        if self._model is None and requests:
+            self._load()
+        rows = [self._row(index, request, keys[index]) for index, request in enumerate(requests)]
+        rows.sort(key=lambda row: (-len(row.prompt), row.index))
+        for start in range(0, len(rows), self._batch_size):
+            for finished in self._generate(rows[start : start + self._batch_size]):
+                yield [(row.index, self._finish(row)) for row in finished]
+
+    def close(self) -> None:
+        """Free the memory of the model."""
+        self._model = None
+
+    def _row(self, index: int, request: Request, key: str) -> "_Row":
+        messages = [{"role": role, "content": text} for role, text in request.messages]
+        text = str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        prompt = self._tokenizer(text + request.begin, add_special_tokens=False)["input_ids"]
+        uniforms = np.random.default_rng(random_seed(key)).random(request.max_tokens)
+        return _Row(index, request, prompt, torch.from_numpy(uniforms))
+
+    @torch.inference_mode()
+    def _generate(self, rows: "list[_Row]") -> "Iterator[list[_Row]]":
+        """Yield rows as they end."""
+        shared = _shared_prefix([row.prompt for row in rows])
+        cache = DynamicCache(config=self._model.config)
+        if shared:
+            prefix = torch.tensor([rows[0].prompt[:shared]], device=self._device)
+            self._model(input_ids=prefix, past_key_values=cache, **self._options)
+            cache.batch_repeat_interleave(len(rows))
+        longest = max(len(row.prompt) for row in rows)
+        padding = [longest - len(row.prompt) for row in rows]
+        ids = torch.tensor([[0] * pad + row.prompt[shared:] for pad, row in zip(padding, rows, strict=True)])
+        mask = torch.ones(len(rows), longest, dtype=torch.long)
+        for line, pad in enumerate(padding):
+            mask[line, shared : shared + pad] = 0
+        ids, mask = ids.to(self._device), mask.to(self._device)
+        while rows:
+            positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+            logits = self._model(
+                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, **self._options
+            ).logits[:, -1]
+            chosen = _sample(logits.float().cpu(), rows)
+            finished = [row for row, token in zip(rows, chosen, strict=True) if self._take(row, token)]
+            if finished:
+                keep = [line for line, row in enumerate(rows) if not row.finish]
+                yield finished
+                if not keep:
+                    return
+                rows = [rows[line] for line in keep]
+                index = torch.tensor(keep, device=self._device)
+                cache.batch_select_indices(index)
+                mask = mask[index]
+            ids = torch.tensor([[row.generated[-1]] for row in rows], device=self._device)
+            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+
+    def _take(self, row: "_Row", token: int) -> bool:
+        """Add a token to a row; whether the row has ended."""
+        if token in self._eos:
+            row.finish = "stop"
+            return True
+        row.generated.append(token)
+        if row.request.stop:
+            tail = self._tokenizer.decode(row.generated[-_STOP_WINDOW:])
+            if any(stop in tail for stop in row.request.stop):
+                row.finish = "stop"
+                return True
+        if len(row.generated) == row.request.max_tokens:
+            row.finish = "length"
+        return bool(row.finish)
+
+    def _finish(self, row: "_Row") -> Answer:
+        text = str(self._tokenizer.decode(row.generated, skip_special_tokens=True))
+        ends = [text.find(stop) for stop in row.request.stop if stop in text]
+        if ends:
+            text = text[: min(ends)]
+        finish: Literal["stop", "length"] = "length" if row.finish == "length" else "stop"
+        return Answer(row.request.begin + text, finish, len(row.prompt), len(row.generated))
+
+
+@dataclass
+class _Row:
+    """A request at work."""
+
+    index: int
+    request: Request
+    prompt: list[int]
+    uniforms: torch.Tensor
+    """A random number, 0 to 1, for each token."""
+    generated: list[int] = field(default_factory=list)
+    finish: str = ""
+
+
+def identify(model: Model) -> Json:
+    """Name of a model and, where its files are here, a hash of their names, sizes, beginnings and ends.
+
+    Whole weight files are not read: that would take minutes for a large model.
+    """
+    folder = Path(locate_model(model))
+    if not folder.is_dir():
+        return {"name": model.path, "revision": model.revision}
+    hasher = xxhash.xxh3_128()
+    for path in sorted(folder.iterdir()):
+        if not path.is_file() or path.name.startswith("."):
+            continue
+        size = path.stat().st_size
+        hasher.update(f"{path.name}\0{size}\0".encode())
+        with path.open("rb") as file:
+            hasher.update(file.read(_LOOKED_AT_BYTES))
+            file.seek(max(0, size - _LOOKED_AT_BYTES))
+            hasher.update(file.read(_LOOKED_AT_BYTES))
+    return {"name": model.path, "content": hasher.hexdigest()}
+
+
+def _sample(logits: torch.Tensor, rows: Sequence[_Row]) -> list[int]:
+    """One token per row, by the inverse of the cumulated probabilities at the row's next random number.
+
+    Args:
+        logits: float32 [rows, vocabulary].
+        rows: give temperature, top_p and the random numbers.
+    """
+    chosen = []
+    for line, row in enumerate(rows):
+        request = row.request
+        if request.temperature == 0.0:
+            chosen.append(int(logits[line].argmax()))
+            continue
+        probabilities = torch.softmax(logits[line].double() / request.temperature, dim=-1)
+        order = None
+        if request.top_p < 1.0:
+            probabilities, order = probabilities.sort(descending=True, stable=True)
+            before = probabilities.cumsum(0) - probabilities
+            probabilities[1:][before[1:] >= request.top_p] = 0.0
+        cumulated = probabilities.cumsum(0)
+        at = row.uniforms[len(row.generated)] * cumulated[-1]
+        place = min(int(torch.searchsorted(cumulated, at, right=True)), int(cumulated.argmax()))
+        chosen.append(place if order is None else int(order[place]))
+    return chosen
+
+
+def _shared_prefix(prompts: Sequence[list[int]]) -> int:
+    """Tokens that all prompts begin with; each keeps at least one of its own. 0 for a single prompt."""
+    if len(prompts) == 1:
+        return 0
+    first, last = min(prompts), max(prompts)
+    limit = min(len(prompt) for prompt in prompts) - 1
+    return next((at for at in range(limit) if first[at] != last[at]), limit)
+
+
+def _end_ids(model: Any, tokenizer: Any) -> set[int]:
+    configured = model.generation_config.eos_token_id
+    ids = configured if isinstance(configured, list) else [configured]
+    return {int(token) for token in [*ids, tokenizer.eos_token_id] if token is not None}
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)

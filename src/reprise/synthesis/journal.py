@@ -1,0 +1,95 @@
+"""Every answer that was given, kept for good before it counts.
+
+One JSON object a line: key, text, finish, prompt_tokens, completion_tokens. The key is the hash of all that made the
+answer, so the file outlives any change of the recipe: what is still asked the same way is not asked again.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from reprise.errors import UserError
+from reprise.synthesis.generator import Answer
+
+FILE = "answers.jsonl"
+
+
+class Journal:
+    """An append-only file of answers with an index in memory: key -> offset."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open or create it.
+
+        Raises:
+            UserError: another process writes to it.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / FILE
+        self._file = self.path.open("a+b")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise UserError(
+                "another process writes to this journal", where=str(self.path), remedy="wait for it"
+            ) from None
+        self._offsets: dict[str, int] = {}
+        self.damaged_lines = 0
+        self._read_index()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._offsets
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def __getitem__(self, key: str) -> Answer:
+        self._file.seek(self._offsets[key])
+        entry = json.loads(self._file.readline())
+        del entry["key"]
+        return Answer(**entry)
+
+    def record(self, answers: Mapping[str, Answer]) -> None:
+        """Write answers and return when they are on the disk."""
+        offset = self._file.seek(0, os.SEEK_END)
+        lines = []
+        for key, answer in answers.items():
+            line = (json.dumps({"key": key, **vars(answer)}, ensure_ascii=False) + "\n").encode()
+            self._offsets[key] = offset
+            offset += len(line)
+            lines.append(line)
+        self._file.write(b"".join(lines))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file and let others have it."""
+        self._file.close()
+
+    def _read_index(self) -> None:
+        """Index the whole lines; cut off what a kill left half-written. The first answer to a key stays."""
+        self._file.seek(0)
+        offset = 0
+        while line := self._file.readline():
+            if not line.endswith(b"\n"):
+                self._file.truncate(offset)
+                break
+            key = _read_key(line)
+            if key is None:
+                self.damaged_lines += 1
+            else:
+                self._offsets.setdefault(key, offset)
+            offset += len(line)
+
+
+def _read_key(line: bytes) -> str | None:
+    """Key of a line that holds a whole answer, else None."""
+    try:
+        entry = json.loads(line)
+        key = entry.pop("key")
+        Answer(**entry)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return str(key)

@@ -1,0 +1,204 @@
+"""Read an answer, strictly: what is not exactly in the form that was asked for does not parse."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_OPTION = re.compile(r"^([A-D])[.．、]\s*(\S.*)$")
+_LETTER = re.compile(r"^([A-D])[.．。、]\s*(?=\S)")
+_CODE_BLOCK = re.compile(r"^```(?:python|py)?\n(.*?)\n?```$", re.DOTALL)
+_QUESTION_LINE = re.compile(r"^(?:Q:|问：)\s*(\S.*)$")
+_ANSWER_LINE = re.compile(r"^(?:A:|答：)\s*(\S.*)$")
+_BOXED = "\\boxed{"
+_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+
+
+class DoesNotParseError(ValueError):
+    """The answer has another form; the message says what is wrong."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A question and its answer, or a passage (whose question is empty)."""
+
+    question: str
+    answer: str
+    final: str | None = None
+    """The final result, where the answer marks one: what is boxed, or the letter of the right option."""
+    program: str | None = None
+    tests: str | None = None
+
+
+def split_sections(text: str, marks: Mapping[str, str]) -> dict[str, str]:
+    """The text under each mark: every mark once, in order, at the start of a line, nothing before the first.
+
+    Raises:
+        DoesNotParseError: it is not so, or a section is empty.
+    """
+    rest = text.strip()
+    sections: dict[str, str] = {}
+    names = list(marks)
+    for place, name in enumerate(names):
+        found = _find_mark(rest, marks[name])
+        if found != 0:
+            raise DoesNotParseError(f"{marks[name]!r} is missing" if found is None else f"text before {marks[name]!r}")
+        rest = rest[len(marks[name]) :]
+        end = _find_mark(rest, marks[names[place + 1]]) if place + 1 < len(names) else len(rest)
+        if end is None:
+            raise DoesNotParseError(f"{marks[names[place + 1]]!r} is missing")
+        sections[name], rest = rest[:end].strip(), rest[end:]
+    for name, section in sections.items():
+        if not section:
+            raise DoesNotParseError(f"nothing under {marks[name]!r}")
+        for mark in marks.values():
+            if _find_mark(section, mark) is not None:
+                raise DoesNotParseError(f"{mark!r} comes more than once")
+    return sections
+
+
+def _find_mark(text: str, mark: str) -> int | None:
+    """Offset of a mark at the start of a line. A heading mark must be the whole line."""
+    tail = r"[ \t]*$" if mark.startswith("#") else ""
+    match = re.search(rf"^{re.escape(mark)}{tail}", text, re.MULTILINE)
+    return match.start() if match else None
+
+
+def parse_answer(kind: str, text: str, marks: Mapping[str, str]) -> Pair:
+    """The pair in an answer.
+
+    Args:
+        kind: of the text, such as `problem`.
+        text: of the answer.
+        marks: section -> its mark, of the prompt.
+
+    Raises:
+        DoesNotParseError: the answer is not in the form of its kind.
+    """
+    sections = split_sections(text, marks)
+    if headings := [line for section in sections.values() for line in section.splitlines() if line.startswith("## ")]:
+        raise DoesNotParseError(f"a section that was not asked for: {headings[0]!r}")
+    match kind:
+        case "problem":
+            return Pair(sections["question"], sections["answer"], find_boxed(sections["answer"]))
+        case "question":
+            return _short_pair(sections)
+        case "multiple_choice":
+            return _choice(sections)
+        case "textbook":
+            return Pair("", sections["passage"])
+        case "faq":
+            return Pair("", _faq(sections["faq"]))
+        case "table":
+            return Pair("", f"{_table(sections['table'])}\n\n{sections['reading']}")
+        case "code":
+            program, tests = _code(sections["solution"], "solution"), _code(sections["tests"], "tests")
+            return Pair(sections["question"], sections["solution"], program=program, tests=tests)
+    # A kind of the user's own: the first section is the question, the others together are the answer.
+    question, *answers = sections.values()
+    return Pair(question, "\n\n".join(answers)) if answers else Pair("", question)
+
+
+def _short_pair(sections: Mapping[str, str]) -> Pair:
+    question, answer = sections["question"], sections["answer"]
+    if "\n" in question or question[-1] not in "?？":
+        raise DoesNotParseError("the question is not one line that ends in a question mark")
+    if "\n" in answer or answer[-1] not in ".!。！":
+        raise DoesNotParseError("the answer is not one paragraph that ends in a full stop")
+    return Pair(question, answer)
+
+
+def _choice(sections: Mapping[str, str]) -> Pair:
+    options = [_OPTION.match(line.strip()) for line in sections["options"].splitlines() if line.strip()]
+    if [option and option[1] for option in options] != list("ABCD"):
+        raise DoesNotParseError("the options are not the four lines A to D")
+    texts = [option[2].strip() for option in options if option]
+    if len(set(texts)) < len(texts):
+        raise DoesNotParseError("two options are the same")
+    letter = _LETTER.match(sections["answer"])
+    if letter is None:
+        raise DoesNotParseError("the answer does not begin with the letter of an option")
+    lines = "\n".join(f"{name}. {text}" for name, text in zip("ABCD", texts, strict=True))
+    return Pair(f"{sections['question']}\n{lines}", sections["answer"], letter[1])
+
+
+def _faq(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    wanted = (_QUESTION_LINE, _ANSWER_LINE)
+    if len(lines) % 2 or not 6 <= len(lines) <= 12:
+        raise DoesNotParseError("the FAQ does not hold three to six pairs of lines")
+    if not all(wanted[place % 2].match(line) for place, line in enumerate(lines)):
+        raise DoesNotParseError("the lines of the FAQ are not questions and answers in turn")
+    return "\n\n".join(f"{lines[place]}\n{lines[place + 1]}" for place in range(0, len(lines), 2))
+
+
+def _table(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    widths = {line.count("|") for line in lines}
+    if len(lines) < 4 or any(not (line.startswith("|") and line.endswith("|")) for line in lines):
+        raise DoesNotParseError("the table has not a header, a rule and two rows between bars")
+    if len(widths) != 1 or widths.pop() < 3 or not re.fullmatch(r"[|\s:-]+", lines[1]):
+        raise DoesNotParseError("the rows of the table have not the same columns, at least two")
+    return "\n".join(lines)
+
+
+def _code(text: str, what: str) -> str:
+    block = _CODE_BLOCK.match(text)
+    if block is None or "```" in block[1]:
+        raise DoesNotParseError(f"the {what} is not one code block")
+    try:
+        compile(block[1], what, "exec")
+    except (SyntaxError, ValueError) as error:
+        raise DoesNotParseError(f"the {what} is not valid Python: {error}") from None
+    return block[1]
+
+
+def find_boxed(text: str) -> str | None:
+    r"""What stands in the last \boxed{...}, with its braces matched; None where there is none or it is empty."""
+    start = text.rfind(_BOXED)
+    if start < 0:
+        return None
+    depth, begin = 1, start + len(_BOXED)
+    for place in range(begin, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[place], 0)
+        if depth == 0:
+            return text[begin:place].strip() or None
+    return None
+
+
+def normalize_final(final: str) -> str:
+    """A final answer as it is compared with others: no spaces, dollar signs, trailing zeros or full stops."""
+    plain = re.sub(r"\\(?:text|mathrm|left|right|,|;|!| )|[\s$]", "", final).rstrip(".。").lower()
+    if _NUMBER.fullmatch(plain):
+        plain = plain.replace(",", "")
+        plain = plain.rstrip("0").rstrip(".") if "." in plain else plain
+    return plain
+
+
+def corrupt_final(answer: str, final: str, choice: float) -> tuple[str, str] | None:
+    """The answer with another final result, and that result; None where there is nothing that can be changed surely.
+
+    The last occurrence of the first number of the result is changed, by -50 % to +150 % but never by nothing, or the
+    letter of a multiple choice. What leads to the result stays, as in the study of wrong answers.
+
+    Args:
+        answer: holds the result in a box, or begins with its letter.
+        final: the result.
+        choice: a random number from 0 to 1 that says which wrong result is taken.
+    """
+    if final in tuple("ABCD") and answer.startswith(final):
+        wrong = [letter for letter in "ABCD" if letter != final][int(choice * 3) % 3]
+        return wrong + answer[1:], wrong
+    number = _NUMBER.search(final)
+    start = answer.rfind(_BOXED)
+    if number is None or start < 0:
+        return None
+    value = float(number[0].replace(",", ""))
+    decimals = len(number[0].partition(".")[2])
+    step = 10.0**-decimals
+    changed = value + max(step, abs(value) * 0.5) * (1 + 2 * choice) * (1 if choice < 0.5 else -1)
+    shown = f"{changed:.{decimals}f}"
+    if float(shown) == value:
+        shown = f"{value + step:.{decimals}f}"
+    wrong = final[: number.start()] + shown + final[number.end() :]
+    at = answer.index(final, start)
+    return answer[:at] + wrong + answer[at + len(final) :], wrong

@@ -1,0 +1,207 @@
+"""Passages to make questions from: sorted into disciplines, the best first, files in turn.
+
+A passage belongs to the discipline whose words make up most of it, once it holds at least two different ones and they
+are one word in `_RAREST` or more; else to `general education`, or to no discipline where the recipe does not list that.
+"""
+
+import heapq
+import importlib.resources
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import xxhash
+import yaml
+
+from reprise.documents.language import WITHOUT_SPACES
+from reprise.errors import UserError
+from reprise.recipe.synthesis import Seeds
+
+CATCH_ALL = "general education"
+_RAREST = 60
+_LOOKED_AT = 8000
+"""Characters of a document that tell the discipline of those of its passages that do not tell their own."""
+_WORD = re.compile(r"[^\W\d_]+")
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
+_TERM_WEIGHT_LIMIT = 3
+"""A word counts at most so often: a passage that repeats one word is not more of its discipline."""
+
+
+@dataclass(frozen=True)
+class Seed:
+    """A passage of a document."""
+
+    document_id: str
+    passage: int
+    """Which passage of the document, from 0."""
+    text: str
+    language: str
+    discipline: str
+    origin: str
+    topic: str | None
+    quality: float
+
+
+@cache
+def _ours() -> dict[str, Any]:
+    data = (importlib.resources.files("reprise.synthesis") / "disciplines.yaml").read_text(encoding="utf-8")
+    return dict(yaml.safe_load(data))
+
+
+def discipline_name(discipline: str, language: str) -> str:
+    """Its name in a language, as the prompts write it; its own name where none is known."""
+    return str(_ours().get(discipline, {}).get("names", {}).get(language, discipline))
+
+
+class Disciplines:
+    """Tells the discipline of a passage by its words."""
+
+    def __init__(self, disciplines: Sequence[str], own_terms: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
+        """Gather the words of each discipline.
+
+        Raises:
+            UserError: a discipline has no words in any language.
+        """
+        self._terms: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+        self._catch_all = CATCH_ALL in disciplines
+        for discipline in disciplines:
+            known = dict(_ours().get(discipline, {}).get("terms", {}))
+            own = own_terms.get(discipline, {})
+            if discipline != CATCH_ALL and not known and not own:
+                raise UserError(
+                    f"there are no words that tell the discipline {discipline!r} from others",
+                    where="synthesis.disciplines",
+                    remedy=f"name some: synthesis.seeds.terms: {{{discipline}: {{en: [...]}}}}",
+                )
+            for language in {*known, *own}:
+                for term in [*known.get(language, []), *own.get(language, [])]:
+                    self._terms[language][term.lower()].add(discipline)
+
+    def of(self, text: str, language: str) -> str | None:
+        """The discipline of a passage, None where it has none."""
+        terms = self._terms.get(language, {})
+        lowered = text.lower()
+        if language in WITHOUT_SPACES:
+            counts = Counter({term: lowered.count(term) for term in terms if term in lowered})
+            length = len(lowered) / 2
+        else:
+            words = _WORD.findall(lowered)
+            counts = Counter(word for word in words if word in terms)
+            length = len(words)
+        scores: dict[str, float] = defaultdict(float)
+        kinds: Counter[str] = Counter()
+        for term, count in counts.items():
+            owners = terms[term]
+            for discipline in owners:
+                scores[discipline] += min(count, _TERM_WEIGHT_LIMIT) / len(owners)
+                kinds[discipline] += 1
+        best = max(scores, key=lambda name: (scores[name], name), default=None)
+        if best is not None and kinds[best] >= 2 and scores[best] * _RAREST >= length:
+            return best
+        return CATCH_ALL if self._catch_all else None
+
+
+def cut_passages(text: str, min_chars: int, max_chars: int) -> list[str]:
+    """Passages of at most `max_chars`, cut between paragraphs, else between sentences; shorter ones are left out."""
+    passages: list[str] = []
+    held = ""
+    for paragraph in text.split("\n\n"):
+        pieces = [paragraph] if len(paragraph) <= max_chars else _SENTENCE_END.split(paragraph)
+        for place, piece in enumerate(pieces):
+            joint = "\n\n" if place == 0 else " " if piece[:1].isascii() else ""
+            if held and len(held) + len(joint) + len(piece) > max_chars:
+                passages.append(held)
+                held = piece
+            else:
+                held = held + joint + piece if held else piece
+    passages.append(held)
+    stripped = (passage.strip() for passage in passages)
+    return [passage for passage in stripped if min_chars <= len(passage) <= max_chars]
+
+
+def quality_of(text: str) -> float:
+    """0 to 1: how much of a passage is prose. Lists, tables, code and menus score low.
+
+    The product of the share of letters, the share of lines that end a sentence, and the variety of words.
+    """
+    letters = sum(char.isalpha() or char.isspace() for char in text) / len(text)
+    lines = [line for line in text.splitlines() if line.strip()]
+    ended = sum(line.rstrip()[-1] in '.!?。！？”"）)' for line in lines) / len(lines)
+    tokens = _WORD.findall(text.lower()) if " " in text else list(text)
+    variety = min(1.0, 2.0 * len(set(tokens)) / max(1, len(tokens)))
+    return letters * (0.2 + 0.8 * ended) * variety
+
+
+def find_seeds(
+    rows: Iterable[Mapping[str, Any]], disciplines: Disciplines, languages: Sequence[str], seeds: Seeds
+) -> Iterator[Seed]:
+    """Every passage that may be a seed. Held-out documents never are: what is measured on must not be trained on.
+
+    Args:
+        rows: documents with id, text, lang, source, topic, split, origin.
+        disciplines: tells them apart.
+        languages: those that are asked for.
+        seeds: settings.
+    """
+    for row in rows:
+        wanted = row["source"] in seeds.sources if seeds.sources else row["source"] not in ("code", "synthetic")
+        if not wanted or row["split"] != "train" or row["lang"] not in languages:
+            continue
+        whole = disciplines.of(row["text"][:_LOOKED_AT], row["lang"])
+        for place, passage in enumerate(cut_passages(row["text"], seeds.min_chars, seeds.max_chars)):
+            discipline = disciplines.of(passage, row["lang"])
+            if discipline is None or discipline == CATCH_ALL:
+                discipline = whole
+            if discipline is not None:
+                yield Seed(
+                    row["id"], place, passage, row["lang"], discipline, row["origin"], row["topic"], quality_of(passage)
+                )
+
+
+def choose_seeds(found: Iterable[Seed], wanted: int, max_per_origin: int) -> list[Seed]:
+    """At most `wanted` seeds of one language and discipline, the same ones whatever the order in which they come.
+
+    Origins (files) take turns, and within an origin documents do; each gives its best passages first.
+    """
+    by_origin: dict[str, dict[str, list[Seed]]] = defaultdict(lambda: defaultdict(list))
+    for seed in found:
+        by_origin[seed.origin.rpartition(":")[0] or seed.origin][seed.document_id].append(seed)
+    ordered: dict[str, list[Seed]] = {}
+    for origin, documents in by_origin.items():
+        turns: list[tuple[int, float, str, Seed]] = []
+        for document_id, passages in documents.items():
+            passages.sort(key=lambda seed: (-seed.quality, seed.passage))
+            tie = xxhash.xxh3_64_hexdigest(document_id.encode())
+            turns += [(turn, -seed.quality, tie, seed) for turn, seed in enumerate(passages)]
+        turns.sort(key=lambda entry: entry[:3])
+        ordered[origin] = [entry[3] for entry in turns][: max_per_origin or None]
+    queue = [(0, xxhash.xxh3_64_hexdigest(origin.encode()), origin) for origin in ordered]
+    heapq.heapify(queue)
+    chosen: list[Seed] = []
+    while queue and len(chosen) < wanted:
+        turn, tie, origin = heapq.heappop(queue)
+        chosen.append(ordered[origin][turn])
+        if turn + 1 < len(ordered[origin]):
+            heapq.heappush(queue, (turn + 1, tie, origin))
+    return chosen
+
+
+def share_out(wanted: int, parts: Sequence[str], available: Mapping[str, int]) -> dict[str, int]:
+    """Split a number evenly over parts, none over what it has; what one lacks goes to the others.
+
+    The sum is `wanted`, or all that is available where that is less.
+    """
+    given = dict.fromkeys(parts, 0)
+    left = min(wanted, sum(available.get(part, 0) for part in parts))
+    while left:
+        hungry = [part for part in parts if given[part] < available.get(part, 0)]
+        each = max(1, math.floor(left / len(hungry)))
+        for part in hungry:
+            more = min(each, available.get(part, 0) - given[part], left)
+            given[part] += more
+            left -= more
+    return given

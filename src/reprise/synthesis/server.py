@@ -1,0 +1,255 @@
+"""Any server that speaks the OpenAI protocol: vLLM, SGLang, llama.cpp, Ollama, hosted ones.
+
+Many requests are in flight. 408, 409, 425, 429, 5xx, broken connections, slow answers and answers that are not what
+they should be are tried again, each time after a longer pause. The key is read from the environment, sent, and
+written nowhere: texts from the server are searched for it before they are shown.
+"""
+
+import asyncio
+import math
+import os
+import random
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from reprise.errors import UserError, missing_extra
+from reprise.recipe.synthesis import Generator as GeneratorSettings
+from reprise.synthesis.generator import Answer, Failure, Outcome, Request, price, random_seed
+from reprise.workspace import Json
+
+try:
+    import httpx
+except ImportError:
+    raise missing_extra("httpx", "synthesis", "synthesis.generator.kind=openai") from None
+
+_RETRIED = frozenset({408, 409, 425, 429})
+_FATAL = {
+    401: "put a valid key into the environment variable {variable}",
+    402: "see to the account of the key in {variable}",
+    403: "put a key that may use this model into the environment variable {variable}",
+    404: "check synthesis.generator.base_url (it usually ends in /v1) and synthesis.generator.model",
+}
+_LONGEST_PAUSE_S = 60.0
+FIRST_PAUSE_S = 0.5
+
+
+class _AnotherAttemptError(Exception):
+    """What went wrong may go well next time."""
+
+    def __init__(self, reason: str, pause_s: float = 0.0) -> None:
+        super().__init__(reason)
+        self.pause_s = pause_s
+
+
+class Server:
+    """Keeps `batch_size` requests in flight."""
+
+    def __init__(self, settings: GeneratorSettings) -> None:
+        """Prepare; nothing is sent yet."""
+        self._settings = settings
+        self._key = os.environ.get(settings.api_key_env, "")
+        self._runner = asyncio.Runner()
+        self._client: httpx.AsyncClient | None = None
+        self._next_start = 0.0
+        self._committed = 0.0
+        self._budget = math.inf
+        self.retries = 0
+
+    @property
+    def identity(self) -> Json:
+        """Name of the model; the address may change."""
+        return {"name": self._settings.model}
+
+    def answer(
+        self, requests: Sequence[Request], keys: Sequence[str], budget: float = math.inf
+    ) -> Iterator[list[tuple[int, Outcome]]]:
+        """Outcomes in the order in which they come, all that came since the last look in one group.
+
+        Raises:
+            UserError: the server cannot be reached at all or refuses the user, or the cost limit is reached.
+        """
+        self._budget, self._committed = budget, 0.0
+        done: asyncio.Queue[tuple[int, Outcome] | Exception] = asyncio.Queue()
+        pending = iter(range(len(requests)))
+        workers = [
+            self._runner.get_loop().create_task(self._work(pending, requests, keys, done))
+            for _ in range(min(self._settings.batch_size, len(requests)))
+        ]
+        remaining = len(requests)
+        try:
+            while remaining:
+                group = self._runner.run(_drain(done))
+                answered = [item for item in group if not isinstance(item, Exception)]
+                if answered:
+                    remaining -= len(answered)
+                    yield answered
+                errors = [item for item in group if isinstance(item, Exception)]
+                if errors:
+                    # What is in flight is paid for: it is waited for and kept before the error goes up.
+                    if last := self._runner.run(_finish(workers, done, stop=pending)):
+                        yield last
+                    raise errors[0]
+        finally:
+            self._runner.run(_cancel(workers))
+
+    def close(self) -> None:
+        """Close the connections."""
+        if self._client is not None:
+            self._runner.run(self._client.aclose())
+        self._runner.close()
+
+    async def _work(
+        self,
+        pending: Iterator[int],
+        requests: Sequence[Request],
+        keys: Sequence[str],
+        done: "asyncio.Queue[tuple[int, Outcome] | Exception]",
+    ) -> None:
+        try:
+            for index in pending:
+                done.put_nowait((index, await self._ask(requests[index], keys[index])))
+        except Exception as error:
+            done.put_nowait(error)
+
+    async def _ask(self, request: Request, key: str) -> Outcome:
+        """Try until there is an answer, or the attempts are used up."""
+        reserved = self._reserve(request)
+        reason = ""
+        for attempt in range(self._settings.max_retries + 1):
+            await self._wait_for_turn()
+            try:
+                async with asyncio.timeout(self._settings.timeout_s):
+                    answer = await self._attempt(request, key)
+            except _AnotherAttemptError as error:
+                reason, pause_s = str(error), error.pause_s
+            except TimeoutError:
+                reason, pause_s = f"no answer within {self._settings.timeout_s:g} s", 0.0
+            else:
+                if isinstance(answer, Answer):
+                    self._settle(reserved, answer)
+                return answer
+            if attempt < self._settings.max_retries:
+                self.retries += 1
+                await asyncio.sleep(max(pause_s, _pause_s(attempt)))
+        return Failure(f"{reason} ({self._settings.max_retries + 1} attempts)")
+
+    async def _attempt(self, request: Request, key: str) -> Outcome:
+        body: dict[str, Any] = {
+            "model": self._settings.model,
+            "messages": [{"role": role, "content": text} for role, text in request.messages],
+            "max_tokens": request.max_tokens,
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "seed": random_seed(key),
+        }
+        if request.stop:
+            body["stop"] = list(request.stop)
+        try:
+            reply = await self._connection().post(f"{self._settings.base_url}/chat/completions", json=body)
+        except httpx.TransportError as error:
+            raise _AnotherAttemptError(f"{type(error).__name__}: {self._hide(str(error))}") from None
+        if reply.status_code in _RETRIED or reply.status_code >= 500:
+            raise _AnotherAttemptError(self._describe(reply), _retry_after_s(reply))
+        if reply.status_code in _FATAL:
+            raise UserError(
+                f"the server refuses: {self._describe(reply)}",
+                where=f"synthesis.generator.base_url={self._settings.base_url}",
+                remedy=_FATAL[reply.status_code].format(variable=self._settings.api_key_env),
+            )
+        if reply.status_code != 200:
+            return Failure(self._describe(reply))
+        return _read_answer(reply)
+
+    def _connection(self) -> httpx.AsyncClient:
+        if self._client is None:
+            headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+            limits = httpx.Limits(max_connections=self._settings.batch_size)
+            self._client = httpx.AsyncClient(headers=headers, limits=limits, timeout=None)
+        return self._client
+
+    async def _wait_for_turn(self) -> None:
+        """Hold back so that no more than `requests_per_minute` begin in a minute."""
+        if not self._settings.requests_per_minute:
+            return
+        now = time.monotonic()
+        start = max(now, self._next_start)
+        self._next_start = start + 60.0 / self._settings.requests_per_minute
+        await asyncio.sleep(start - now)
+
+    def _reserve(self, request: Request) -> float:
+        """Set aside the most that the request can cost. A token is at least one byte, so bytes bound the prompt."""
+        prompt_bytes = sum(len(role.encode()) + len(text.encode()) + 16 for role, text in request.messages)
+        most = price(prompt_bytes, request.max_tokens, self._settings)
+        if self._committed + most > self._budget:
+            left = max(0.0, self._budget - self._committed)
+            raise UserError(
+                f"the next request could cost more than the limit leaves ({left:.4f})",
+                where=f"synthesis.generator.max_cost={self._settings.max_cost:g}",
+                remedy="raise the limit, or lower synthesis.requests; what was answered is kept",
+            )
+        self._committed += most
+        return most
+
+    def _settle(self, reserved: float, answer: Answer) -> None:
+        if answer.completion_tokens:  # a server that tells no usage keeps the reservation
+            self._committed += price(answer.prompt_tokens, answer.completion_tokens, self._settings) - reserved
+
+    def _describe(self, reply: httpx.Response) -> str:
+        text = " ".join(self._hide(reply.text).split())
+        return f"HTTP {reply.status_code} {text[:200]}".strip()
+
+    def _hide(self, text: str) -> str:
+        """The text without the key, should the server repeat it."""
+        return text.replace(self._key, "[key]") if self._key else text
+
+
+def _read_answer(reply: httpx.Response) -> Answer:
+    try:
+        data = reply.json()
+        choice = data["choices"][0]
+        text, finish = choice["message"]["content"], choice.get("finish_reason")
+        usage = data.get("usage") or {}
+        counts = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+        if not isinstance(text, str):
+            raise TypeError("the content is not text")
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise _AnotherAttemptError(f"the answer is not a chat completion ({type(error).__name__}: {error})") from None
+    return Answer(text, "length" if finish == "length" else "stop", *counts)
+
+
+def _pause_s(attempt: int) -> float:
+    """Twice as long after each attempt, and spread, so that the requests do not all come back at once."""
+    return float(min(_LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**attempt) * random.uniform(0.5, 1.0))
+
+
+def _retry_after_s(reply: httpx.Response) -> float:
+    try:
+        return min(_LONGEST_PAUSE_S, max(0.0, float(reply.headers["retry-after"])))
+    except (KeyError, ValueError):
+        return 0.0
+
+
+async def _drain(done: "asyncio.Queue[Any]") -> list[Any]:
+    """Wait for one item, and take what else is there."""
+    items = [await done.get()]
+    while not done.empty():
+        items.append(done.get_nowait())
+    return items
+
+
+async def _finish(workers: "list[asyncio.Task[None]]", done: "asyncio.Queue[Any]", stop: Iterator[int]) -> list[Any]:
+    """Begin nothing more, wait for what is in flight, and return it."""
+    for _ in stop:
+        pass
+    await asyncio.gather(*workers, return_exceptions=True)
+    items = []
+    while not done.empty():
+        items.append(done.get_nowait())
+    return [item for item in items if not isinstance(item, Exception)]
+
+
+async def _cancel(workers: "list[asyncio.Task[None]]") -> None:
+    for worker in workers:
+        worker.cancel()
+    await asyncio.gather(*workers, return_exceptions=True)

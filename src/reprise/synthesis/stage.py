@@ -1,0 +1,275 @@
+"""Stage `synthesize`: seeds, answers, checks, documents.
+
+    documents/        kept, in the table's schema: source `synthetic`, split `train`
+    dropped/          the answers that are not, each with its reason
+    provenance.jsonl  one object per request: seed, prompt and its version, model, sampling, what the checks found
+    funnel.json       numbers per discipline, from requests to documents
+    samples.json      ten kept and ten dropped, for the report
+
+The answers themselves are in the journal of `work.cache`, which outlives the stage.
+"""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from reprise.documents.table import DOCUMENTS, DROPPED, DROPPED_SCHEMA, TableWriter, read_table
+from reprise.model.loading import load_tokenizer
+from reprise.progress import console
+from reprise.recipe.documents import Clean, Decontaminate, Deduplicate
+from reprise.recipe.model import Model
+from reprise.recipe.synthesis import Synthesis
+from reprise.synthesis.asking import Asker, Spending
+from reprise.synthesis.checks import check_pair
+from reprise.synthesis.corpus import drop_by_documents
+from reprise.synthesis.generator import Answer, Failure, open_generator
+from reprise.synthesis.journal import Journal
+from reprise.synthesis.parsing import DoesNotParseError, corrupt_final, parse_answer
+from reprise.synthesis.tasks import Task, needs_final, science_tasks
+from reprise.workspace import Json, Work, write_json
+
+SOURCE = "synthetic"
+SAMPLES = 10
+_SEED_COLUMNS = ["id", "text", "lang", "source", "topic", "split", "origin"]
+
+
+def run(
+    work: Work,
+    *,
+    synthesis: Synthesis,
+    model: Model,
+    clean: Clean,
+    deduplicate: Deduplicate,
+    decontaminate: Decontaminate,
+    benchmarks: list[str],
+    data: str | None,
+    seed: int,
+) -> None:
+    """Make synthetic documents from the labelled ones.
+
+    Args:
+        work: reads `label`, writes into `output`, keeps answers in `cache`.
+        synthesis: settings.
+        model: base model; its tokenizer counts the tokens of answers, and it writes them where no other is named.
+        clean: settings of the cleaning that synthetic documents go through.
+        deduplicate: of the deduplication, among themselves and against the corpus.
+        decontaminate: of the decontamination.
+        benchmarks: names of the benchmarks whose questions must not be among the answers.
+        data: folder of their files.
+        seed: chooses templates and corrupted answers.
+
+    Raises:
+        UserError: no seed, no generator, too many failed requests, or the cost limit.
+    """
+    corpus = work.inputs["label"] / DOCUMENTS
+    tasks = science_tasks(synthesis, _rows(corpus))
+    journal = Journal(work.cache)
+    generator = open_generator(synthesis.generator, model)
+    try:
+        asker = Asker(generator, synthesis.generator, journal)
+        for task in tasks:
+            task.key = task.request.key(generator.identity)
+        for task, outcome in zip(tasks, asker.ask([task.request for task in tasks], "synthesize"), strict=True):
+            task.outcome = outcome
+        inspect(tasks, synthesis, model)
+        identity = generator.identity
+    finally:
+        generator.close()
+        journal.close()
+    _corrupt(tasks, synthesis.error_rate, seed)
+    for task in kept(tasks):
+        task.text = _document(task, synthesis.templates[task.language], seed)
+    scratch = work.output / "scratch"
+    shutil.rmtree(scratch, ignore_errors=True)
+    drop_by_documents(kept(tasks), corpus, scratch, clean, deduplicate, decontaminate, benchmarks, data)
+    shutil.rmtree(scratch)
+    _write(work, tasks, identity, asker.spending)
+
+
+def kept(tasks: Sequence[Task]) -> list[Task]:
+    """Tasks that no check has dropped yet."""
+    return [task for task in tasks if task.drop is None]
+
+
+def inspect(tasks: Sequence[Task], synthesis: Synthesis, model: Model) -> None:
+    """Parse each answer and check it by itself."""
+    tokenizer = load_tokenizer(model)
+
+    def count_tokens(text: str) -> int:
+        return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    for task in tasks:
+        task.drop = _inspect_one(task, synthesis, count_tokens)
+
+
+def _inspect_one(task: Task, synthesis: Synthesis, count_tokens: Callable[[str], int]) -> tuple[str, str] | None:
+    outcome = task.outcome
+    if not isinstance(outcome, Answer):
+        return "failed", outcome.reason if isinstance(outcome, Failure) else "not asked"
+    if outcome.finish == "length":
+        return "cut_off", f"not at its end after {outcome.completion_tokens} tokens"
+    try:
+        task.pair = parse_answer(task.kind, outcome.text, task.prompt.sections)
+    except DoesNotParseError as error:
+        return "does_not_parse", str(error)
+    if needs_final(synthesis, task.kind, task.discipline) and task.pair.final is None:
+        return "no_final_answer", "the solution does not end in a boxed result"
+    return check_pair(
+        task.pair,
+        language=task.language,
+        seed=task.seed.text if task.seed else "",
+        answer_tokens=count_tokens(task.pair.answer),
+        minimum=synthesis.min_answer_tokens,
+        checks=synthesis.checks,
+    )
+
+
+def _corrupt(tasks: Sequence[Task], error_rate: float, seed: int) -> None:
+    """Replace that share of the final answers that can be changed surely; which ones depends on keys and seed alone."""
+    changed = []
+    for task in kept(tasks):
+        if task.pair is not None and task.pair.final is not None:
+            choice = _fraction(f"{seed}/wrong/{task.key}")
+            if (wrong := corrupt_final(task.pair.answer, task.pair.final, choice)) is not None:
+                changed.append((_fraction(f"{seed}/corrupt/{task.key}"), task, wrong))
+    changed.sort(key=lambda entry: (entry[0], entry[1].key))
+    for _, task, (answer, final) in changed[: round(error_rate * len(changed))]:
+        assert task.pair is not None
+        task.notes["corrupted"] = {"right": task.pair.final, "wrong": final}
+        task.pair = type(task.pair)(task.pair.question, answer, final, task.pair.program, task.pair.tests)
+
+
+def _document(task: Task, forms: Sequence[str], seed: int) -> str:
+    """The plain text: the pair in one of the forms, or the passage as it is."""
+    assert task.pair is not None
+    if not task.pair.question:
+        return task.pair.answer
+    number = int(_fraction(f"{seed}/form/{task.key}") * len(forms))
+    task.notes["form"] = number
+    question, answer = task.pair.question, task.pair.answer
+    before, _, rest = forms[number].partition("{question}")
+    if "{answer}" in before:  # a form may give the answer first
+        before = before.replace("{answer}", answer)
+    return before + question + rest.replace("{answer}", answer)
+
+
+def _fraction(text: str) -> float:
+    """A number from 0 to 1 (not 1) that looks random but follows from the text."""
+    return xxhash.xxh3_64_intdigest(text.encode()) / 2**64
+
+
+def _rows(folder: Path) -> Iterator[Mapping[str, Any]]:
+    for batch in read_table(folder, _SEED_COLUMNS):
+        yield from batch.to_pylist()
+
+
+def _write(work: Work, tasks: Sequence[Task], identity: Json, spending: Spending) -> None:
+    dropped = TableWriter(work.output / DROPPED, DROPPED_SCHEMA)
+    with TableWriter(work.output / DOCUMENTS) as documents, dropped:
+        for task in tasks:
+            row = {"id": document_id(task), "lang": task.language, "source": SOURCE, "origin": _origin(task)}
+            if task.drop is None:
+                documents.write([{**row, "text": task.text, "split": "train"}])
+            else:
+                text = task.outcome.text if isinstance(task.outcome, Answer) else ""
+                dropped.write([{**row, "text": text, "reason": task.drop[0], "detail": task.drop[1]}])
+    with (work.output / "provenance.jsonl").open("w", encoding="utf-8") as file:
+        for task in tasks:
+            file.write(json.dumps(_provenance(task, identity), ensure_ascii=False) + "\n")
+    funnel = _funnel(tasks, spending)
+    write_json(work.output / "funnel.json", funnel)
+    write_json(work.output / "samples.json", _samples(tasks))
+    work.counts.update(
+        documents_in=len(tasks),
+        documents_out=documents.num_rows,
+        dropped=dropped.num_rows,
+        dropped_by_reason=funnel["total"]["dropped"],
+        **vars(spending),
+    )
+    if documents.num_rows + dropped.num_rows != len(tasks):
+        raise RuntimeError(f"answers were lost: {work.counts}")
+    console.print(f"synthesize: {documents.num_rows} of {len(tasks)} answers became documents")
+
+
+def document_id(task: Task) -> str:
+    """Id of the document of a task."""
+    return f"{SOURCE}-{task.key}"
+
+
+def _origin(task: Task) -> str:
+    return f"{task.seed.origin}#{task.seed.passage}" if task.seed else "+".join(task.examples)
+
+
+def _provenance(task: Task, identity: Json) -> Json:
+    request = task.request
+    seed: Json = list(task.examples)
+    if task.seed:
+        seed = {"id": task.seed.document_id, "passage": task.seed.passage, "origin": task.seed.origin}
+    return {
+        "id": document_id(task),
+        "kept": task.drop is None,
+        "reason": task.drop[0] if task.drop else None,
+        "discipline": task.discipline,
+        "language": task.language,
+        "kind": task.kind,
+        "seed": seed,
+        "prompt": task.prompt.name,
+        "model": identity,
+        "sampling": {
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "max_tokens": request.max_tokens,
+            "sample": request.sample,
+        },
+        **task.notes,
+    }
+
+
+def _funnel(tasks: Sequence[Task], spending: Spending) -> Json:
+    """Counts per discipline: each line is what is left of the one before."""
+    names = sorted({task.discipline for task in tasks})
+    return {
+        "total": _funnel_of(tasks),
+        "disciplines": {name: _funnel_of([task for task in tasks if task.discipline == name]) for name in names},
+        "spending": vars(spending),
+    }
+
+
+def _funnel_of(tasks: Sequence[Task]) -> Json:
+    dropped = Counter(task.drop[0] for task in tasks if task.drop)
+    return {
+        "requests": len(tasks),
+        "answered": sum(isinstance(task.outcome, Answer) for task in tasks),
+        "parsed": sum(task.pair is not None for task in tasks),
+        "kept": len(kept(tasks)),
+        "dropped": dict(dropped.most_common()),
+    }
+
+
+def _samples(tasks: Sequence[Task]) -> Json:
+    ordered = sorted(tasks, key=lambda task: _fraction(f"sample/{task.key}"))
+    chosen = {
+        "kept": [task for task in ordered if task.drop is None][:SAMPLES],
+        "dropped": [task for task in ordered if task.drop is not None][:SAMPLES],
+    }
+    return {
+        name: [
+            {
+                "id": document_id(task),
+                "discipline": task.discipline,
+                "language": task.language,
+                "kind": task.kind,
+                "seed": task.seed.text if task.seed else "",
+                "text": task.text or (task.outcome.text if isinstance(task.outcome, Answer) else ""),
+                "reason": task.drop[0] if task.drop else None,
+                "detail": task.drop[1] if task.drop else None,
+            }
+            for task in part
+        ]
+        for name, part in chosen.items()
+    }

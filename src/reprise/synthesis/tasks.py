@@ -1,0 +1,124 @@
+"""What is asked for: seeds, disciplines, languages and kinds become requests, the same ones for the same text."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from reprise.errors import UserError
+from reprise.progress import console
+from reprise.recipe.synthesis import Synthesis
+from reprise.synthesis.generator import Outcome, Request
+from reprise.synthesis.parsing import Pair
+from reprise.synthesis.prompts import Prompt, load_prompt
+from reprise.synthesis.seeds import Disciplines, Seed, choose_seeds, discipline_name, find_seeds, share_out
+
+
+@dataclass
+class Task:
+    """One pair on its way from a seed to a document."""
+
+    kind: str
+    language: str
+    discipline: str
+    prompt: Prompt
+    request: Request
+    seed: Seed | None = None
+    examples: tuple[str, ...] = ()
+    """Problems of the bank that a code task showed."""
+    key: str = ""
+    outcome: Outcome | None = None
+    pair: Pair | None = None
+    drop: tuple[str, str] | None = None
+    """(reason, detail) once it is dropped."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """What the checks found out, for the provenance: agreement, grade, verified, corrupted."""
+    text: str = ""
+    """The document."""
+
+
+def science_tasks(synthesis: Synthesis, rows: Iterable[Mapping[str, Any]]) -> list[Task]:
+    """Tasks of the science questions.
+
+    Args:
+        synthesis: settings.
+        rows: the labelled documents.
+
+    Raises:
+        UserError: there is no seed at all, or a prompt is missing.
+    """
+    prompts = {
+        (kind, language): load_prompt(kind, language, synthesis.prompts)
+        for kind in synthesis.kinds
+        for language in synthesis.languages
+    }
+    if not synthesis.requests:
+        return []
+    disciplines = Disciplines(synthesis.disciplines, synthesis.seeds.terms)
+    found: dict[str, list[Seed]] = defaultdict(list)
+    for seed in find_seeds(rows, disciplines, synthesis.languages, synthesis.seeds):
+        found[_bucket(seed.language, seed.discipline)].append(seed)
+    if not found:
+        raise UserError(
+            f"no document gives a seed in {', '.join(synthesis.languages)} of {synthesis.seeds.min_chars} to "
+            f"{synthesis.seeds.max_chars} characters",
+            where="synthesis.seeds",
+            remedy="name other sources or languages, or allow shorter passages",
+        )
+    parts = [_bucket(language, name) for language in synthesis.languages for name in synthesis.disciplines]
+    chosen = {part: choose_seeds(found[part], synthesis.requests, synthesis.seeds.max_per_origin) for part in parts}
+    repeats = synthesis.seeds.requests_per_seed
+    wanted = share_out(synthesis.requests, parts, {part: len(seeds) * repeats for part, seeds in chosen.items()})
+    if sum(wanted.values()) < synthesis.requests:
+        console.print(
+            f"[yellow]the documents give seeds for {sum(wanted.values())} of {synthesis.requests} requests: "
+            "raise synthesis.seeds.requests_per_seed, or read more documents[/yellow]"
+        )
+    kinds = _Kinds(synthesis.kinds)
+    tasks = []
+    for part in parts:
+        for number in range(wanted[part]):
+            seed = chosen[part][number % len(chosen[part])]
+            kind = kinds.next()
+            prompt = prompts[kind, seed.language]
+            request = _science_request(synthesis, prompt, seed, sample=number // len(chosen[part]))
+            tasks.append(Task(kind, seed.language, seed.discipline, prompt, request, seed))
+    return tasks
+
+
+def needs_final(synthesis: Synthesis, kind: str, discipline: str) -> bool:
+    """Whether a pair must have a final answer that can be compared."""
+    return kind == "multiple_choice" or (kind == "problem" and discipline in synthesis.checks.final_answer)
+
+
+def _science_request(synthesis: Synthesis, prompt: Prompt, seed: Seed, sample: int) -> Request:
+    endings = dict(prompt.endings)
+    boxed = seed.discipline in synthesis.checks.final_answer
+    return prompt.request(
+        max_tokens=synthesis.generator.max_tokens,
+        temperature=synthesis.generator.temperature,
+        top_p=synthesis.generator.top_p,
+        sample=sample,
+        text=seed.text,
+        discipline=discipline_name(seed.discipline, seed.language),
+        ending=endings.get("boxed" if boxed else "free", ""),
+    )
+
+
+def _bucket(language: str, discipline: str) -> str:
+    return f"{language}/{discipline}"
+
+
+class _Kinds:
+    """Deals out kinds so that the shares hold as well as they can after every request."""
+
+    def __init__(self, shares: Mapping[str, float]) -> None:
+        self._shares = shares
+        self._given = dict.fromkeys(shares, 0)
+
+    def next(self) -> str:
+        """The kind that is furthest behind its share."""
+        total = sum(self._given.values()) + 1
+        kind = max(self._shares, key=lambda name: self._shares[name] * total - self._given[name])
+        self._given[kind] += 1
+        return kind

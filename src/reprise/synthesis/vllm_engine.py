@@ -1,0 +1,89 @@
+"""vLLM's engine in this process, where it is installed: the fastest way on one machine without a server."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from reprise.errors import UserError
+from reprise.model.loading import load_tokenizer, locate_model
+from reprise.recipe.model import Model
+from reprise.recipe.synthesis import Generator as GeneratorSettings
+from reprise.synthesis.generator import Answer, Outcome, Request, no_chat_template, random_seed
+from reprise.synthesis.in_process import identify
+from reprise.workspace import Json
+
+try:
+    import vllm
+except ImportError:
+    raise UserError(
+        "vLLM is not installed",
+        where="synthesis.generator.kind=vllm",
+        remedy="pip install vllm (it brings its own torch), or start a vLLM server elsewhere and use kind: openai",
+    ) from None
+
+GROUP = 64
+"""Requests to `batch_size` of one call: as many are lost at most if the process is killed."""
+
+
+class VllmEngine:
+    """Hands groups of requests to `vllm.LLM`, which batches them itself."""
+
+    def __init__(self, settings: GeneratorSettings, model: Model) -> None:
+        """Find the model.
+
+        Raises:
+            UserError: there is no such model, or it has no chat template.
+        """
+        self._settings, self._model = settings, model
+        self._tokenizer = load_tokenizer(model)
+        if not self._tokenizer.chat_template:
+            raise no_chat_template(model.path)
+        self._identity = {**identify(model), "engine": "vllm"}
+        self._engine: Any = None
+
+    @property
+    def identity(self) -> Json:
+        """Name and content of the model."""
+        return self._identity
+
+    def answer(
+        self, requests: Sequence[Request], keys: Sequence[str], budget: float = math.inf
+    ) -> Iterator[list[tuple[int, Outcome]]]:
+        """Answers, group by group."""
+        if self._engine is None and requests:
+            self._engine = vllm.LLM(model=locate_model(self._model), **self._settings.engine_options)
+        size = GROUP * self._settings.batch_size
+        for start in range(0, len(requests), size):
+            group = requests[start : start + size]
+            prompts = [self._prompt(request) for request in group]
+            sampling = [self._sampling(request, key) for request, key in zip(group, keys[start:], strict=False)]
+            outputs = self._engine.generate(prompts, sampling, use_tqdm=False)
+            yield [
+                (start + place, _read(request, output))
+                for place, (request, output) in enumerate(zip(group, outputs, strict=True))
+            ]
+
+    def close(self) -> None:
+        """Free the memory of the engine."""
+        self._engine = None
+
+    def _prompt(self, request: Request) -> Json:
+        messages = [{"role": role, "content": text} for role, text in request.messages]
+        text = str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        ids = self._tokenizer(text + request.begin, add_special_tokens=False)["input_ids"]
+        return {"prompt_token_ids": ids}
+
+    def _sampling(self, request: Request, key: str) -> Any:
+        return vllm.SamplingParams(
+            temperature=request.temperature,
+            top_p=request.top_p,
+            max_tokens=request.max_tokens,
+            stop=list(request.stop) or None,
+            seed=random_seed(key),
+        )
+
+
+def _read(request: Request, output: Any) -> Answer:
+    choice = output.outputs[0]
+    finish = "length" if choice.finish_reason == "length" else "stop"
+    return Answer(request.begin + choice.text, finish, len(output.prompt_token_ids), len(choice.token_ids))  # type: ignore[arg-type]
