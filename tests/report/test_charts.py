@@ -6,7 +6,7 @@ import pytest
 
 from reprise.recipe import Recipe
 from reprise.report import charts
-from reprise.report.facts import gather
+from reprise.report.facts import changes_so_far, gather
 from reprise.report.page import count, duration, fixed, percent
 from reprise.workspace import Json, Workspace
 
@@ -23,7 +23,7 @@ def colored(value: Json) -> Json:
 
 
 def all_charts(facts: Json) -> list[Json]:
-    plane = charts.plane_chart(facts, ["en"])
+    plane = charts.plane_chart({"run": facts}, ["en"])
     return [*charts.course_charts(facts), *charts.perplexity_charts(facts), *([plane] if plane else [])]
 
 
@@ -68,7 +68,9 @@ def test_the_change_of_the_held_out_loss_is_what_the_metrics_say(unchanged: Run)
     facts = gather(*unchanged)
     (chart,) = (chart for chart in charts.course_charts(facts) if chart["id"] == "chart-languages")
     measured = [v for stage in facts["training"] for v in stage["validations"]]
-    for trace in chart["traces"]:
+    (tolerance,) = (trace for trace in chart["traces"] if trace["name"] == "tolerance of en")
+    assert tolerance["y"] == [2.0, 2.0]
+    for trace in chart["traces"][:2]:
         values = [
             entry["value"]
             for validation in measured
@@ -77,6 +79,21 @@ def test_the_change_of_the_held_out_loss_is_what_the_metrics_say(unchanged: Run)
         ]
         assert trace["y"] == pytest.approx([100 * (value / values[0] - 1) for value in values])
         assert trace["customdata"] == values
+
+
+def test_the_plane_joins_the_validations_of_each_run(unchanged: Run) -> None:
+    facts = gather(*unchanged)
+    alone = charts.plane_chart({"run": facts}, ["en"])
+    both = charts.plane_chart({"one": facts, "two": facts}, ["en"])
+    assert alone and both
+    assert [trace["name"] for trace in alone["traces"]] == ["zh against en"]
+    assert [trace["name"] for trace in both["traces"]] == ["one: zh against en", "two: zh against en"]
+    first, last = alone["table"]["rows"][0], alone["table"]["rows"][-1]
+    assert first == ["zh against en", 0, 0.0, 0.0]
+    changes = {change["language"]: 100 * change["change"] for change in changes_so_far(facts["training"])}
+    assert last[2:] == pytest.approx([-changes["zh"], changes["en"]])
+    assert charts.plane_chart({"run": facts}, ["fr"]) is None  # nothing to keep
+    assert charts.plane_chart({"run": facts}, ["zh", "en"]) is None  # nothing new
 
 
 def test_a_topic_has_one_colour_in_every_chart(unchanged: Run) -> None:

@@ -198,9 +198,10 @@ def _held_out(facts: Json) -> list[Json | None]:
     """Change of the held-out loss since the start: by language, by source, and by topic of each split source."""
     series = held_out_series(facts)
     languages = list(dict.fromkeys(key[0] for key in series))
-    charts = [
-        change_chart("languages", "Held-out text, by language", facts, {k[0]: v for k, v in series.items() if not k[1]})
-    ]
+    chart = change_chart(
+        "languages", "Held-out text, by language", facts, {k[0]: v for k, v in series.items() if not k[1]}
+    )
+    charts = [_with_tolerances(chart, facts["tolerance"])] if chart else []
     for language in languages:
         sources = {k[1]: v for k, v in series.items() if k[0] == language and k[1] and k[2] is None}
         if len(sources) > 1:
@@ -213,9 +214,23 @@ def _held_out(facts: Json) -> list[Json | None]:
     return charts
 
 
+def _with_tolerances(chart: Json, tolerance: dict[str, float]) -> Json:
+    """The chart of the languages with a line where the tolerance of each kept language ends."""
+    names = [trace["name"] for trace in chart["traces"]]
+    end = max(x for trace in chart["traces"] for x in trace["x"])
+    for language, share in tolerance.items():
+        if language in names:
+            name, color = f"tolerance of {language}", names.index(language) % COLORS
+            line = _line(name, [0, end], [100 * share] * 2, color) | {"hoverinfo": "skip"}
+            line["line"] |= {"dash": "dot", "width": 1}
+            chart["traces"].append(line)
+            chart["legend"].append({"name": name, "color": color, "dash": "dot"})
+    return chart
+
+
 def change_chart(name: str, title: str, facts: Json, series: dict[str, list[tuple[int, float]]]) -> Json | None:
     """Curves of the change in per cent since the first measurement."""
-    if not series or max(len(points) for points in series.values()) < 1:
+    if not series:
         return None
     traces = [
         _line(key, [x for x, _ in points], [100 * (value / points[0][1] - 1) for _, value in points], i, markers=True)
@@ -384,27 +399,27 @@ def _log_ticks(low: float, high: float) -> Json:
     return {"tickvals": shown, "ticktext": [f"{value:,.10g}" for value in shown]}
 
 
-def plane_chart(facts: Json, kept: Sequence[str]) -> Json | None:
-    """Gain against retention: one point per validation, from the start of training to its end."""
-    series = {key[0]: dict(points) for key, points in held_out_series(facts).items() if key[1] is None}
-    gained = [language for language in series if language not in kept]
-    kept = [language for language in kept if language in series]
-    if not gained or not kept or len(series[gained[0]]) < 2:
+def plane_chart(runs: dict[str, Json], kept: Sequence[str]) -> Json | None:
+    """Gain against retention: a curve for each run and pair of languages, one point per validation.
+
+    Args:
+        runs: name -> facts of a run; the name of a single run is left out.
+        kept: languages that must be kept; all others are new.
+    """
+    curves: dict[str, list[tuple[int, float, float]]] = {}
+    for name, facts in runs.items():
+        series = {key[0]: dict(points) for key, points in held_out_series(facts).items() if key[1] is None}
+        for new in (language for language in series if language not in kept):
+            for old in (language for language in kept if language in series):
+                curve = f"{new} against {old}"
+                curves[curve if len(runs) == 1 else f"{name}: {curve}"] = _gain_and_loss(series[new], series[old])
+    if not curves or max(map(len, curves.values())) < 2:
         return None
-    traces, rows = [], []
-    pairs = [(new, old) for new in gained for old in kept]
-    for index, (new, old) in enumerate(pairs):
-        tokens = [x for x in series[new] if x in series[old]]
-        xs = [100 * (series[old][x] / series[old][tokens[0]] - 1) for x in tokens]
-        ys = [100 * (1 - series[new][x] / series[new][tokens[0]]) for x in tokens]
-        traces.append(
-            _line(f"{new} against {old}", xs, ys, index, markers=True)
-            | {
-                "customdata": tokens,
-                "hovertemplate": "after %{customdata:,} tokens: %{y:+.2f} % gained, %{x:+.2f} % lost",
-            }
-        )
-        rows += [[new, old, x, gain, loss] for x, gain, loss in zip(tokens, ys, xs, strict=True)]
+    traces = [
+        _line(curve, [loss for _, _, loss in points], [gain for _, gain, _ in points], i, markers=True)
+        | {"customdata": [tokens for tokens, _, _ in points], "hovertemplate": _PLANE_HOVER}
+        for i, (curve, points) in enumerate(curves.items())
+    ]
     layout = {
         "xaxis": {"title": {"text": "rise of bits per byte of the kept language, %"}, "zeroline": True},
         "yaxis": {"title": {"text": "fall in the new language, %"}, "zeroline": True},
@@ -415,6 +430,21 @@ def plane_chart(facts: Json, kept: Sequence[str]) -> Json | None:
         "One point per validation, joined in the order of training, which begins at zero. Up is gained, right is lost.",
         traces,
         layout,
-        [f"{new} against {old}" for new, old in pairs],
-        {"columns": ["New", "Kept", "Tokens", "Gained, %", "Lost, %"], "rows": thin(rows)},
+        list(curves),
+        {
+            "columns": ["Languages", "Tokens", "Gained, %", "Lost, %"],
+            "rows": thin([[curve, *point] for curve, points in curves.items() for point in points]),
+        },
     )
+
+
+_PLANE_HOVER = "after %{customdata:,} tokens: %{y:+.2f} % gained, %{x:+.2f} % lost"
+
+
+def _gain_and_loss(new: dict[int, float], old: dict[int, float]) -> list[tuple[int, float, float]]:
+    """(tokens, gain in the new language, loss in the old one) in per cent, at the validations that measured both."""
+    shared = [tokens for tokens in new if tokens in old]
+    return [
+        (tokens, 100 * (1 - new[tokens] / new[shared[0]]), 100 * (old[tokens] / old[shared[0]] - 1))
+        for tokens in shared
+    ]

@@ -29,7 +29,7 @@ def compare(runs: list[Json]) -> tuple[Json, dict[str, list[Json]], Json]:
         )
     return (
         {"runs": runs},
-        {"held_out": _held_out(names, runs, languages)},
+        {"held_out": _held_out(names, runs, languages), "plane": _plane(names, runs)},
         {
             "rows": rows,
             "languages": languages,
@@ -68,6 +68,13 @@ def _held_out(names: list[str], runs: list[Json], languages: list[str]) -> list[
         chart = charts.change_chart(f"compare-{language}", f"Held-out {language}", {"training": []}, series)
         drawn += [chart] if chart else []
     return drawn
+
+
+def _plane(names: list[str], runs: list[Json]) -> list[Json]:
+    """Gain against retention of all runs, where they have the same kept and the same new language."""
+    kept = list(dict.fromkeys(language for run in runs for language in run["tolerance"]))
+    chart = charts.plane_chart(dict(zip(names, runs, strict=True)), kept)
+    return [chart] if chart else []
 
 
 def _settings(runs: list[Json]) -> list[Json]:

@@ -179,13 +179,12 @@ def _perplexity(workspace: Workspace, recipe: Recipe) -> list[Json]:
 def _perplexity_part(part: Path, _changed_ns: int) -> dict[tuple[str, str], np.ndarray]:
     """(language, source) -> float32 perplexities of the scored training documents of one part."""
     table = pq.read_table(part, columns=["lang", "source", "split", "ppl"])
-    table = table.filter(pc.and_(pc.equal(table["split"], "train"), pc.is_valid(table["ppl"])))
-    languages, sources = table["lang"].to_pylist(), table["source"].to_pylist()
-    ppl = table["ppl"].to_numpy().astype(np.float32)
-    rows: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for row, key in enumerate(zip(languages, sources, strict=True)):
-        rows[key].append(row)
-    return {key: ppl[found] for key, found in rows.items()}
+    table = table.filter(pc.and_(pc.equal(table["split"], "train"), pc.is_finite(table["ppl"])))
+    grouped = table.group_by(["lang", "source"]).aggregate([("ppl", "list")])
+    keys = zip(grouped["lang"].to_pylist(), grouped["source"].to_pylist(), strict=True)
+    return {
+        key: found.values.to_numpy().astype(np.float32) for key, found in zip(keys, grouped["ppl_list"], strict=True)
+    }
 
 
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)

@@ -30,7 +30,7 @@ def render_report(facts: Json, *, live: bool = False) -> str:
         "course": charts.course_charts(facts),
         "perplexity": charts.perplexity_charts(facts),
         "curriculum": charts.curriculum_charts(facts),
-        "plane": [chart for chart in [charts.plane_chart(facts, kept)] if chart],
+        "plane": [chart for chart in [charts.plane_chart({facts["run"]["name"]: facts}, kept)] if chart],
     }
     return _render("report.html", facts, drawn, _report_views(facts), title=facts["run"]["name"], live=live)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+import time
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +14,9 @@ from reprise.report.page import PLOTLY, plotly_source, render_report
 from reprise.workspace import Workspace
 
 HOST = "127.0.0.1"
+
+REST = 10
+"""Making pages takes at most about a REST-th of one core's time."""
 
 
 def open_watch(workspace: Workspace, recipe: Recipe, port: int = 0) -> ThreadingHTTPServer:
@@ -43,9 +47,18 @@ class _Page:
         self._workspace, self._recipe = workspace, recipe
         self._lock = threading.Lock()
         self._version, self._page = "", b""
+        self._rest_until = 0.0
 
     def version(self) -> str:
-        """Changes when a file that the report reads is written."""
+        """Changes when a file that the report reads was written.
+
+        Training comes first: after a page was made, changes wait for REST times as long as that took.
+        """
+        if time.monotonic() < self._rest_until:
+            return self._version
+        return self._look()
+
+    def _look(self) -> str:
         hasher = hashlib.sha256()
         for pattern in ("*", "*/*.json*", "*/d*/*.parquet"):
             for path in sorted(self._workspace.root.glob(pattern)):
@@ -62,8 +75,10 @@ class _Page:
         with self._lock:
             version = self.version()
             if version != self._version:
+                start = time.monotonic()
                 self._page = render_report(gather(self._workspace, self._recipe), live=True).encode()
-                self._version = version
+                self._version, now = version, time.monotonic()
+                self._rest_until = now + REST * (now - start)
             return self._page
 
 

@@ -42,9 +42,21 @@
     Plotly.react(node, paint(traces, style), paint(layout, style), config);
   }
 
-  const drawAll = () => figures().forEach(draw);
+  // A table is a stop of the Tab key only where it scrolls.
+  function setStops() {
+    document.querySelectorAll(".scroll").forEach((node) => {
+      if (node.scrollWidth > node.clientWidth || node.scrollHeight > node.clientHeight) node.tabIndex = 0;
+      else node.removeAttribute("tabindex");
+    });
+  }
+
+  function drawAll() {
+    figures().forEach(draw);
+    setStops();
+  }
 
   function listen() {
+    document.querySelectorAll("details").forEach((node) => node.addEventListener("toggle", setStops));
     document.querySelectorAll(".legend button").forEach((button) => {
       button.addEventListener("click", () => {
         const { chart, trace } = button.dataset;
