@@ -1,0 +1,146 @@
+"""Stage `label`: one topic to each document of the sources that are split by topic.
+
+A document that carries a topic keeps it. The others are labelled by a classifier, one to a language, that is fitted on
+the labels at hand; how good it is on labels that it did not see goes into `report.json`.
+"""
+
+import functools
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from reprise.documents.classifier import LinearClassifier
+from reprise.documents.engine import Engine
+from reprise.documents.labels import Labelled, collect_labels
+from reprise.documents.quality import choose_temperature, hold_out, measure
+from reprise.documents.stages import Outcome, Place, run_step
+from reprise.documents.table import DOCUMENTS, read_table
+from reprise.errors import UserError
+from reprise.recipe.documents import Topics
+from reprise.workspace import Work, write_json
+
+REPORT = "report.json"
+
+_COUNTED = "topic "
+
+
+def run(work: Work, *, topics: Topics, split_sources: Sequence[str], seed: int, engine: Engine) -> None:
+    """Write `documents/`, the classifiers and `report.json` of the stage.
+
+    Raises:
+        UserError: a label is no topic of its language, or there are no labels to learn from.
+    """
+    source = work.inputs["decontaminate"] / DOCUMENTS
+    unlabelled = _count_unlabelled(source, set(split_sources))
+    labelled = collect_labels(source, topics.labelled, topics.lists, split_sources)
+    for lang, count in sorted(unlabelled.items()):
+        _check_can_learn(lang, count, labelled, topics.lists)
+    classifiers = work.output.resolve() / "classifiers"
+    report: dict[str, Any] = {}
+    for lang, known in labelled.items():
+        classifier, report[lang] = fit_classifier(known, topics.lists[lang], seed)
+        classifier.save(classifiers / lang)
+    step = functools.partial(_label_rows, topics, tuple(split_sources), str(classifiers))
+    run_step(work, "decontaminate", step, engine=engine, what="label")
+    for name in [name for name in work.counts if name.startswith(_COUNTED)]:
+        _, lang, how, topic = name.split("\t")
+        entry = report.setdefault(lang, {"topics": topics.lists.get(lang, [])})
+        entry.setdefault(how, {})[topic] = work.counts.pop(name)
+    write_json(work.output / REPORT, report)
+    work.counts.update(labels={lang: len(known.texts) for lang, known in labelled.items()}, unlabelled=dict(unlabelled))
+
+
+def fit_classifier(known: Labelled, topics: Sequence[str], seed: int) -> tuple[LinearClassifier, dict[str, Any]]:
+    """A classifier with calibrated confidence, and its figures on held-out labels."""
+
+    def fit(texts: Sequence[str], labels: Sequence[str]) -> LinearClassifier:
+        return LinearClassifier.fit(texts, labels, topics, seed=seed)
+
+    scores, gold = hold_out(known.texts, known.labels, topics, fit)
+    temperature = choose_temperature(scores, gold)
+    classifier = fit(known.texts, known.labels)
+    classifier.scale(temperature)
+    report = {
+        "classifier": "linear",
+        "topics": list(topics),
+        "labels": dict(Counter(known.labels)),
+        "temperature": temperature,
+        "held_out": asdict(measure(scores / temperature, gold, topics)),
+    }
+    return classifier, report
+
+
+def _count_unlabelled(documents: Path, split_sources: set[str]) -> Counter[str]:
+    """Language -> documents that need a topic and carry none."""
+    count: Counter[str] = Counter()
+    for batch in read_table(documents, ["lang", "source", "topic"]):
+        for row in batch.filter(batch.column("topic").is_null()).to_pylist():
+            if row["source"] in split_sources:
+                count[row["lang"]] += 1
+    return count
+
+
+def _check_can_learn(
+    lang: str, count: int, labelled: Mapping[str, Labelled], lists: Mapping[str, Sequence[str]]
+) -> None:
+    if lang not in lists:
+        raise UserError(
+            f"{count} documents of the language {lang!r} need a topic, but it has no list of topics",
+            where="documents.topics.lists",
+            remedy=f"add documents.topics.lists.{lang}, or do not split their source by topic",
+        )
+    if lang not in labelled:
+        raise UserError(
+            f"{count} documents of the language {lang!r} need a topic, and there is no label to learn from",
+            where="documents.topics.labelled",
+            remedy="name labelled files (fields text, lang, topic), or give some of the documents a `topic`",
+        )
+
+
+@functools.lru_cache(maxsize=8)
+def _load(folder: str) -> LinearClassifier:
+    return LinearClassifier.load(Path(folder))
+
+
+def _label_rows(
+    topics: Topics, split_sources: tuple[str, ...], classifiers: str, rows: pa.Table, place: Place
+) -> Outcome:
+    """Runs in a worker."""
+    langs, sources = rows["lang"].to_pylist(), rows["source"].to_pylist()
+    carried = rows["topic"].to_pylist()
+    chosen = [topic if source in split_sources else None for topic, source in zip(carried, sources, strict=True)]
+    confidence: list[float | None] = [None] * rows.num_rows
+    numbers = Counter(f"{_COUNTED}\t{langs[row]}\tcarried\t{topic}" for row, topic in enumerate(chosen) if topic)
+    missing = [row for row, topic in enumerate(chosen) if topic is None and sources[row] in split_sources]
+    for lang in sorted({langs[row] for row in missing}):
+        places = [row for row in missing if langs[row] == lang]
+        classifier = _load(str(Path(classifiers, lang)))
+        probabilities = classifier.probabilities(rows["text"].take(places).to_pylist())
+        for row, best, probability in zip(places, probabilities.argmax(1), probabilities.max(1), strict=True):
+            is_sure = probability >= topics.min_confidence
+            chosen[row] = classifier.topics[best] if is_sure else topics.lists[lang][-1]
+            confidence[row] = float(np.float32(probability))
+            numbers[f"{_COUNTED}\t{lang}\t{'classified' if is_sure else 'unsure'}\t{chosen[row]}"] += 1
+    return Outcome(columns={"topic": chosen, "topic_confidence": confidence}, numbers=dict(numbers))
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """What the stage found, per language: labels, figures on held-out labels, documents per topic.
+
+    Args:
+        folder: of the published stage.
+
+    Raises:
+        UserError: the stage has not run.
+    """
+    path = folder / REPORT
+    if not path.exists():
+        raise UserError("there is no report of the topics", where=str(path), remedy="run `reprise label RECIPE` first")
+    report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return report
