@@ -21,6 +21,38 @@ from reprise.workspace import Workspace, write_json
 TOPICS = {"en": "Law and Policy", "zh": "Medicine and Health"}
 
 
+SAMPLES = [
+    {"language": "zh", "prompt": "长江是", "before": "a river in", "after": "中国最长的河流。"},
+    {"language": "en", "prompt": "The river", "before": " runs east.", "after": " runs to the east."},
+]
+
+BENCHMARKS = [
+    {
+        "benchmark": name,
+        "language": "en",
+        "shots": 5,
+        "metric": "acc",
+        "questions": 200,
+        "total": total,
+        "sampled": total > 200,
+        "before": before,
+        "after": before + change,
+        "change": change,
+        "ci": [change - 0.03, change + 0.03],
+        "tolerance": 0.02,
+        "verdict": verdict,
+        "before_ci": [before - 0.05, before + 0.05],
+        "after_ci": [before + change - 0.05, before + change + 0.05],
+        "differs": "",
+        "parts": {},
+    }
+    for name, total, before, change, verdict in (
+        ("ceval", 1346, 0.27, 0.06, "gained"),
+        ("arc_easy", 200, 0.55, -0.01, "undecided"),
+    )
+]
+
+
 def make_recipe(root: Path, *overrides: str) -> Recipe:
     return parse_recipe(read_preset("demo"), [f"workspace={root}", *overrides])
 
@@ -295,7 +327,14 @@ def write_results(folder: Path, rng: np.random.Generator) -> None:
     headline = "Gained zh (11.2 % fewer bits per byte); kept en (+0.6 %, tolerance 2 %); lost nothing."
     write_json(
         folder / "results.json",
-        {"headline": headline, "bits_per_byte": rows, "verdicts": verdicts, "benchmarks": [], "samples": []},
+        {
+            "headline": headline,
+            "bits_per_byte": rows,
+            "verdicts": verdicts,
+            "benchmarks": BENCHMARKS,
+            "samples": SAMPLES,
+            "absent": {"humaneval": "runs programs"},
+        },
     )
 
 

@@ -33,6 +33,7 @@ def compare(runs: list[Json]) -> tuple[Json, dict[str, list[Json]], Json]:
         {
             "rows": rows,
             "languages": languages,
+            "differ": _different_text(runs),
             "settings": _settings(runs),
             "names": names,
         },
@@ -50,10 +51,17 @@ def _changes(run: Json) -> list[Json]:
     totals = [row for row in run["bits_per_byte"] if row["source"] is None]
     if not totals:
         return changes_so_far(run["training"])
-    return [
-        {name: row[name] for name in ("language", "before", "after")} | {"change": row["after"] / row["before"] - 1}
-        for row in totals
-    ]
+    return [{name: row[name] for name in ("language", "before", "after", "change")} for row in totals]
+
+
+def _different_text(runs: list[Json]) -> list[str]:
+    """Languages in which the runs began from different bits per byte: other held-out text or another model."""
+    before: dict[str, set[float]] = {}
+    for run in runs:
+        for row in run["bits_per_byte"]:
+            if row["source"] is None:
+                before.setdefault(row["language"], set()).add(round(row["before"], 6))
+    return [language for language, values in before.items() if len(values) > 1]
 
 
 def _held_out(names: list[str], runs: list[Json], languages: list[str]) -> list[Json]:

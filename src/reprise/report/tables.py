@@ -16,46 +16,51 @@ def name(row: Json) -> str:
 
 
 def gain_rows(facts: Json) -> list[Json]:
-    """Before and after for each bucket, the languages first, each followed by its sources and their topics."""
+    """Before and after for each bucket: a language's total, then its sources, each followed by its topics."""
     found = facts["bits_per_byte"]
-    rows = sorted(found, key=lambda row: (_rank(found, row["language"]), row["source"] or "", row["topic"] or ""))
-    reach = max((abs(end) for row in rows for end in _ends(row)), default=0.0) or 0.01
-    return [row | {"level": level(row), "name": name(row), "picture": _interval(row, facts, reach)} for row in rows]
+    languages = list(dict.fromkeys(row["language"] for row in found))
+    rows = sorted(found, key=lambda row: (languages.index(row["language"]), row["source"] or "", row["topic"] or ""))
+    pictures = change_pictures(rows)
+    return [
+        row | {"level": level(row), "name": name(row), "picture": picture}
+        for row, picture in zip(rows, pictures, strict=True)
+    ]
 
 
-def _rank(rows: list[Json], language: str) -> int:
-    return next(i for i, row in enumerate(rows) if row["language"] == language)
+def with_pictures(rows: list[Json]) -> list[Json]:
+    """Verdicts or benchmarks with pictures of their changes, in which better is always left."""
+    relative = [row for row in rows if row.get("unit") != "points"]
+    points = [row for row in rows if row.get("unit") == "points"]  # on a scale of their own
+    pictures = {
+        id(row): picture
+        for group in (relative, points)
+        for row, picture in zip(group, change_pictures(group), strict=True)
+    }
+    return [row | {"picture": pictures[id(row)]} for row in rows]
 
 
-def _ends(row: Json) -> list[float]:
-    change = row["after"] / row["before"] - 1
-    return [change, *(row.get("ci") or [])]
-
-
-def _interval(row: Json, facts: Json, reach: float) -> Json:
-    """Places of zero, the change, its confidence interval and the tolerance on an axis from -reach to +reach."""
+def change_pictures(rows: list[Json]) -> list[Json]:
+    """Places of the change, its interval and the tolerance of each row, on one axis with zero in the middle."""
+    reach = max((abs(end) for row in rows for end in (row["change"], *(row.get("ci") or []))), default=0.0) or 0.01
 
     def place(value: float) -> float:
         return round(50 + 50 * max(-1.0, min(1.0, value / (1.05 * reach))), 2)
 
-    change = row["after"] / row["before"] - 1
-    low, high = row.get("ci") or (change, change)
-    tolerance = facts["tolerance"].get(row["language"])
-    return {
-        "dot": place(change),
-        "low": place(low),
-        "width": round(place(high) - place(low), 2),
-        "band": None if tolerance is None else [place(0.0), round(place(tolerance) - place(0.0), 2)],
-        "verdict": row["verdict"],
-    }
-
-
-def verdict_rows(facts: Json) -> list[Json]:
-    """The verdicts on bits per byte, with a picture of the change; the others without one."""
-    rows = facts["verdict"]["verdicts"]
-    pictured = [row for row in rows if row.get("before") and row.get("language")]
-    reach = max((abs(end) for row in pictured for end in _ends(row)), default=0.0) or 0.01
-    return [row | {"picture": _interval(row, facts, reach) if row in pictured else None} for row in rows]
+    pictures = []
+    for row in rows:
+        better = -1.0 if row.get("unit") == "points" else 1.0  # more points are better, fewer bits are
+        low, high = sorted(better * end for end in row.get("ci") or (row["change"], row["change"]))
+        tolerance = row.get("tolerance")
+        pictures.append(
+            {
+                "dot": place(better * row["change"]),
+                "low": place(low),
+                "width": round(place(high) - place(low), 2),
+                "band": None if tolerance is None else [place(0.0), round(place(tolerance) - place(0.0), 2)],
+                "verdict": row["verdict"],
+            }
+        )
+    return pictures
 
 
 def order_rows(facts: Json) -> list[Json]:

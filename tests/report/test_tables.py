@@ -1,0 +1,69 @@
+import pytest
+
+from reprise.recipe import Recipe
+from reprise.report import tables
+from reprise.report.facts import gather
+from reprise.workspace import Workspace
+
+Run = tuple[Workspace, Recipe]
+
+
+def test_sums_of_the_budget(unchanged: Run) -> None:
+    facts = gather(*unchanged)
+    rows = tables.budget_rows(facts, 1)
+    stage = unchanged[1].stages[0]
+    totals = {row["name"]: row for row in rows if row["level"] == "total"}
+    assert {name: row["planned"] for name, row in totals.items()} == {
+        name: round(stage.tokens * part.share) for name, part in stage.mixture.items()
+    }
+    for language in totals:
+        for source in stage.mixture[language].sources:
+            (of_source,) = (
+                r for r in rows if r["level"] == "part" and (r["language"], r["source"]) == (language, source)
+            )
+            topics = [r for r in rows if r["level"] == "subpart" and (r["language"], r["source"]) == (language, source)]
+            if topics:
+                assert sum(r["spent"] for r in topics) == of_source["spent"]
+
+
+def test_before_and_after_go_from_the_language_to_the_topic(unchanged: Run) -> None:
+    rows = tables.gain_rows(gather(*unchanged))
+    assert [row["level"] for row in rows[:6]] == ["total", "part", "part", "part", "subpart", "subpart"]
+    assert [row["name"] for row in rows if row["level"] == "total"] == ["zh", "en"]
+
+
+def test_better_is_left_for_bits_and_for_points() -> None:
+    row = {"tolerance": 0.02, "verdict": "gained"}
+    bits = row | {"unit": "relative", "change": -0.1, "ci": [-0.12, -0.08]}
+    points = row | {"unit": "points", "change": 0.1, "ci": [0.08, 0.12]}
+    first, second = (item["picture"] for item in tables.with_pictures([bits, points]))
+    assert first == second
+    assert first["dot"] < 50
+    assert first["low"] < first["dot"] < first["low"] + first["width"] < 50
+    assert first["band"][0] == 50
+
+
+@pytest.mark.parametrize("change", [-3.0, 0.0, 0.4])
+def test_pictures_stay_inside_their_cell(change: float) -> None:
+    rows = [{"change": change, "ci": None, "tolerance": 5.0, "verdict": "lost"}, {"change": 0.1, "verdict": "kept"}]
+    for picture in tables.change_pictures(rows):
+        assert 0 <= picture["low"] <= picture["dot"] <= 100
+        if picture["band"]:
+            assert sum(picture["band"]) <= 100
+
+
+def test_the_same_orders_share_a_row(unchanged: Run) -> None:
+    rows = tables.order_rows(gather(*unchanged))
+    assert [(row["stage"], row["language"], row["order"]) for row in rows] == [
+        (1, "zh", "ascending"),
+        (1, "en", "random"),
+        (2, "zh", "ascending"),
+        (2, "en", "random"),
+        (2, "synthetic", "random"),
+    ]
+    assert rows[0]["sources"] == ["web", "encyclopedia", "book", "qa_forum"]
+
+
+def test_no_row_has_no_bar() -> None:
+    assert tables.bars([], "documents") == []
+    assert tables.bars([{"documents": 0}], "documents")[0]["bar"] == 0
