@@ -40,8 +40,8 @@ _STOP_WORDS = frozenset(
         r"\w+",
         "a about after all also an and any are as at be because been but by can could did do does for from had has "
         "have he her his how i if in into is it its may more most no not of on one or other our she so some such than "
-        "that the their them then there these they this to two up was we were what when where which while who why will with "
-        "would you your",
+        "that the their them then there these they this to two up was we were what when where which while who why will "
+        "with would you your",
     )
 )
 
