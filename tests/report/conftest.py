@@ -21,6 +21,9 @@ from reprise.workspace import Workspace, write_json
 TOPICS = {"en": "Law and Policy", "zh": "Medicine and Health"}
 
 
+VALIDATE_EVERY = 8
+"""Steps between two measurements of the made-up runs."""
+
 SAMPLES = [
     {"language": "zh", "prompt": "长江是", "before": "a river in", "after": "中国最长的河流。"},
     {"language": "en", "prompt": "The river", "before": " runs east.", "after": " runs to the east."},
@@ -235,7 +238,7 @@ def write_metrics(folder: Path, recipe: Recipe, index: int, rng: np.random.Gener
                 "tokens_per_s": 480 + 30 * rng.random(),
             }
         )
-        if step % 8 == 0 or step == num_steps:
+        if step % VALIDATE_EVERY == 0 or step == num_steps:
             lines.append(_validation(recipe, index, step, tokens, rng) | base)
             old = dict(weights)
             moved = {topic: max(0.01, weight * (1 + 0.2 * rng.normal())) for topic, weight in weights.items()}

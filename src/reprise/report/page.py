@@ -155,6 +155,7 @@ def _environment() -> jinja2.Environment:
         "bucket": lambda row: charts.label(row["language"], row["source"], row["topic"]),
         "cell": cell,
         "change": change,
+        "of": of,
         "setting": lambda value: "–" if value is None else json.dumps(value, ensure_ascii=False),
     }
     return environment
@@ -168,6 +169,11 @@ def count(value: float | None) -> str:
         if abs(value) >= size and abs(value) >= 1e7:
             return f"{value / size:.4g}\u202f{unit}"
     return f"{value:,.0f}"
+
+
+def of(number: int, one: str) -> str:
+    """A number with its noun: `1 file`, `2 files`."""
+    return f"{count(number)} {one}{'' if number == 1 else 's'}"
 
 
 def percent(value: float | None, digits: int = 1) -> str:
