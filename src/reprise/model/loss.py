@@ -3,14 +3,13 @@
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 IGNORE = -100
 """Label of a position that is not trained on."""
 
-CHUNK_LOGITS = 2**25
-"""Logits that exist at one time: 128 MB in float32."""
+CHUNK_LOGITS = 2**24
+"""Logits that exist at one time: 64 MB in float32, and as much again to work in."""
 
 
 class HeadScaling(NamedTuple):
@@ -65,17 +64,21 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, scaling: HeadScaling, bias: Tensor | None
     ) -> Tensor:
-        rows = max(1, CHUNK_LOGITS // weight.shape[0])
+        rows = max(1, min(CHUNK_LOGITS // weight.shape[0], hidden.shape[0]))
+        # Buffers for the largest chunk: memory of this size fresh from the system costs as much as a pass over it.
+        raw = hidden.new_empty((rows, weight.shape[0]))
+        wide = torch.empty((2, *raw.shape), dtype=torch.float32, device=raw.device)
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
         d_hidden = torch.empty_like(hidden)
         d_weight = torch.zeros_like(weight)
         d_bias = None if bias is None else torch.zeros_like(bias)
         for start in range(0, hidden.shape[0], rows):
             part = hidden[start : start + rows]
-            chunk_loss, d_logits = _loss_and_gradient(
-                F.linear(part, weight, bias), labels[start : start + rows], scaling
-            )
-            loss += chunk_loss
+            d_logits = raw[: len(part)]
+            torch.mm(part, weight.T, out=d_logits)
+            if bias is not None:
+                d_logits += bias
+            loss += _loss_and_gradient(d_logits, wide[:, : len(part)], labels[start : start + rows], scaling)
             torch.mm(d_logits, weight, out=d_hidden[start : start + rows])
             d_weight.addmm_(d_logits.T, part)
             if d_bias is not None:
@@ -91,20 +94,28 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return scaled[0], scaled[1], None, None, scaled[2]
 
 
-def _loss_and_gradient(raw: Tensor, labels: Tensor, scaling: HeadScaling) -> tuple[Tensor, Tensor]:
-    """Sum of the losses, and its gradient by `raw` in the type of `raw`; works in float32."""
-    logits = raw.float() if scaling.scale == 1.0 else raw.float() * scaling.scale
-    slope = None
-    if scaling.cap is not None:
-        logits = torch.tanh(logits / scaling.cap)
-        slope = 1.0 - logits * logits
-        logits = logits * scaling.cap
-    log_probabilities = torch.log_softmax(logits, dim=1)
-    loss = -log_probabilities.gather(1, labels[:, None]).sum()
-    d_logits = log_probabilities.exp_()
-    d_logits.scatter_add_(1, labels[:, None], torch.full_like(labels[:, None], -1.0, dtype=d_logits.dtype))
-    if slope is not None:
-        d_logits *= slope
+def _loss_and_gradient(logits: Tensor, wide: Tensor, labels: Tensor, scaling: HeadScaling) -> Tensor:
+    """Sum of the losses; the logits are replaced by their gradient. Works in float32.
+
+    Args:
+        logits: float[n, vocabulary], before scaling.
+        wide: float32[2, n, vocabulary] to work in.
+        labels: int64[n].
+        scaling: see `HeadScaling`.
+    """
+    scores, log_probabilities = wide
+    scores.copy_(logits)
     if scaling.scale != 1.0:
-        d_logits *= scaling.scale
-    return loss, d_logits.to(raw.dtype)
+        scores *= scaling.scale
+    if scaling.cap is not None:
+        scores.div_(scaling.cap).tanh_().mul_(scaling.cap)
+    torch._log_softmax(scores, 1, False, out=log_probabilities)
+    loss: Tensor = -log_probabilities.gather(1, labels[:, None]).sum()
+    d_scores = log_probabilities.exp_()
+    d_scores.scatter_add_(1, labels[:, None], torch.full_like(labels[:, None], -1.0, dtype=torch.float32))
+    if scaling.cap is not None:
+        d_scores *= 1.0 - (scores / scaling.cap) ** 2
+    if scaling.scale != 1.0:
+        d_scores *= scaling.scale
+    logits.copy_(d_scores)
+    return loss
