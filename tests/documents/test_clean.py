@@ -1,11 +1,10 @@
-import pyarrow as pa
 import pytest
 from ftfy.badness import is_bad
 from hypothesis import given
 from hypothesis import strategies as st
 
 from reprise.documents import clean
-from reprise.documents.table import DOCUMENTS, DROPPED, read_table, write_part
+from reprise.documents.table import DOCUMENTS, DROPPED, as_table, read_table, write_part
 from reprise.recipe.documents import Clean
 
 
@@ -30,12 +29,30 @@ def run(make_work, tmp_path):
 
 
 def test_short_documents_are_dropped_with_a_reason(run):
-    rows = [row("long enough " * 10, 1), row("short", 2), row("  padded  " + " " * 200, 3, source="book", lang="zh")]
+    rows = [
+        row("long enough " * 10, 1, source="book"),
+        row("short", 2),
+        row("  padded  " + " " * 200, 3, source="book", lang="zh"),
+    ]
     work, kept, dropped = run(rows)
     assert [r["id"] for r in kept] == ["1"]
     assert [(d["id"], d["reason"], d["text"]) for d in dropped] == [(r["id"], "too_short", r["text"]) for r in rows[1:]]
     assert work.counts["dropped_by_bucket"] == {"en/web": {"too_short": 1}, "zh/book": {"too_short": 1}}
     assert (work.counts["documents_in"], work.counts["documents_out"], work.counts["dropped"]) == (3, 1, 2)
+
+
+def test_heuristics_look_at_their_sources_only(run):
+    rows = [row("word " * 100, 1), row("word " * 100, 2, source="book")]
+    _, kept, dropped = run(rows)
+    assert [r["id"] for r in kept] == ["2"]
+    assert [d["reason"] for d in dropped] == ["min_stop_words"]
+
+
+def test_personal_data_is_masked_where_asked(run):
+    rows = [row("Write to jane@example.com. " * 10, 1, source="book")]
+    work, kept, _ = run(rows, mask_personal_data=True)
+    assert kept[0]["text"] == ("Write to [mail]. " * 10).strip()
+    assert work.counts["masked_mail"] == 10
 
 
 def test_switched_off_it_changes_nothing(run):
@@ -74,7 +91,7 @@ def test_the_cheap_look_for_mojibake_misses_none(text, encoding):
 
 @given(st.lists(st.text(max_size=60), max_size=5))
 def test_no_text_makes_it_fail_or_lose_a_row(texts):
-    table = pa.table({"text": pa.array([text.encode("utf-8", "replace").decode() for text in texts], pa.string())})
-    outcome = clean.clean_rows(Clean(min_chars=0), table, clean.Place("part", 0))
+    rows = [row(text.encode("utf-8", "replace").decode(), number) for number, text in enumerate(texts)]
+    outcome = clean.clean_rows(Clean(min_chars=0, mask_personal_data=True), as_table(rows), clean.Place("part", 0))
     assert len(outcome.columns["text"]) == len(texts)
-    assert not outcome.drops
+    assert len({row for row, _, _ in outcome.drops}) == len(outcome.drops)

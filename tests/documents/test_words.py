@@ -33,6 +33,7 @@ def test_words_and_ngrams_are_those_of_the_plain_definition(texts):
     assert np.diff(words.offsets).tolist() == [len(part) for part in expected]
     flat = [word for part in expected for word in part]
     assert words.num_chars.tolist() == [len(word) for word in flat]
+    assert words.has_letter.tolist() == [not word.isdigit() for word in flat]
     assert words.is_single.tolist() == [bool(CJK.match(word)) for word in flat]
     assert len({(word, int(value)) for word, value in zip(flat, words.hashes, strict=True)}) == len(set(flat))
     assert len(set(words.hashes.tolist())) == len(set(flat))

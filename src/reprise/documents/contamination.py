@@ -193,7 +193,8 @@ def _split_each(texts: Sequence[str], by_char: bool) -> list[Hashes]:
 
 
 def _hash_run(hashes: Hashes) -> int:
-    run = Words(hashes, np.zeros(0, bool), np.zeros(0, np.int64), np.array([0, len(hashes)]))
+    none = np.zeros(0, bool)
+    run = Words(hashes, none, none, np.zeros(0, np.int64), np.array([0, len(hashes)]))
     return int(hash_ngrams(run, len(hashes))[0][0])
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-_SEPARATOR, _LETTER, _SINGLE, _INVISIBLE = 0, 1, 2, 3
+_SEPARATOR, _LETTER, _DIGIT, _SINGLE, _INVISIBLE = range(5)
 _SINGLES = (
     (0x0E00, 0x0FFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3005, 0x3007), (0x3040, 0x30FF), (0x31F0, 0x31FF),
     (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x323AF),
@@ -37,13 +37,15 @@ def _kinds() -> NDArray[np.uint8]:
     for code in range(0x20000):
         char = chr(code)
         category = unicodedata.category(char)
-        if category[0] in "LMN":
+        if category[0] in "LM":
             kinds[code] = _LETTER
+        elif category[0] == "N":
+            kinds[code] = _DIGIT
         elif category == "Cf":
             kinds[code] = _INVISIBLE
     for first, last in _SINGLES:
         block = kinds[first : last + 1]
-        block[(block == _LETTER) | (first >= 0x20000)] = _SINGLE
+        block[(block == _LETTER) | (block == _DIGIT) | (first >= 0x20000)] = _SINGLE
     return kinds
 
 
@@ -55,6 +57,8 @@ class Words:
     """Of each word: uint64[words]."""
     is_single: NDArray[np.bool_]
     """Whether it is a character of a script without spaces: bool[words]."""
+    has_letter: NDArray[np.bool_]
+    """Whether it holds more than digits: bool[words]."""
     num_chars: NDArray[np.int64]
     """Its length: int64[words]."""
     offsets: NDArray[np.int64]
@@ -75,18 +79,20 @@ def split_words(texts: Sequence[str], *, by_char: bool = False) -> Words:
     if (invisible := kinds == _INVISIBLE).any():
         ends_of_texts = ends_of_texts - np.cumsum(invisible)[ends_of_texts]
         codes, kinds = codes[~invisible], kinds[~invisible]
-    letter, single = kinds == _LETTER, kinds == _SINGLE
+    run, single = (kinds == _LETTER) | (kinds == _DIGIT), kinds == _SINGLE
     if by_char:
-        letter, single = np.zeros_like(letter), letter | single
-    before, after = np.zeros_like(letter), np.zeros_like(letter)
-    before[1:], after[:-1] = letter[:-1], letter[1:]
-    starts = np.flatnonzero(single | (letter & ~before))
-    ends = np.flatnonzero(single | (letter & ~after)) + 1
+        run, single = np.zeros_like(run), run | single
+    before, after = np.zeros_like(run), np.zeros_like(run)
+    before[1:], after[:-1] = run[:-1], run[1:]
+    starts = np.flatnonzero(single | (run & ~before))
+    ends = np.flatnonzero(single | (run & ~after)) + 1
+    letters = np.concatenate([[0], np.cumsum((kinds == _LETTER) | (kinds == _SINGLE))])
     prefix = _prefix(codes.astype(np.uint64) + np.uint64(1), _CHAR_FACTOR)
     hashes = mix((prefix[ends] - prefix[starts]) * _powers(len(codes), _inverse(_CHAR_FACTOR))[starts])
     return Words(
         hashes=hashes,
         is_single=single[starts],
+        has_letter=letters[ends] > letters[starts],
         num_chars=ends - starts,
         offsets=np.concatenate([[0], np.searchsorted(starts, ends_of_texts)]).astype(np.int64),
     )

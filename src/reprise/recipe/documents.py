@@ -1,10 +1,11 @@
 """Everything before the token store."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from reprise.recipe.fields import Count, Settings, Share
+from reprise.recipe.heuristics import DEFAULTS, Heuristics
 
 ENGLISH_TOPICS = (
     "Mathematics and Physics",
@@ -80,6 +81,21 @@ class Clean(Settings):
     """Shorter documents are dropped."""
     mask_personal_data: bool = False
     """Replace mail addresses, IP addresses, phone numbers and Chinese ID numbers by a mask."""
+    heuristics_sources: list[str] = ["web"]
+    """Sources that the heuristics look at. They were made for web pages: good formulas and programs break them."""
+    heuristics: dict[str, Heuristics] = DEFAULTS
+    """Language -> thresholds; what a recipe gives is laid over the defaults. `other` holds for the other languages."""
+
+    @field_validator("heuristics", mode="before")
+    @classmethod
+    def _over_defaults(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        merged: dict[str, Any] = dict(DEFAULTS)
+        for lang, changes in given.items():
+            base = DEFAULTS.get(lang, DEFAULTS["other"])
+            merged[lang] = {**base.model_dump(), **changes} if isinstance(changes, dict) else changes
+        return merged
 
 
 class Deduplicate(Settings):
