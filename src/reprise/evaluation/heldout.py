@@ -51,6 +51,8 @@ def measure_bits(
     Raises:
         UserError: the tokenizer has no token that begins a text.
     """
+    if not texts:
+        return np.zeros(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = native_dtype(device) if settings.dtype == "auto" else getattr(torch, settings.dtype)
     key = [

@@ -19,10 +19,10 @@ import numpy.typing as npt
 
 from reprise.documents.table import DOCUMENTS, read_table
 from reprise.errors import UserError
+from reprise.evaluation.benchmarks import BenchmarkRunner, compare_benchmarks, group_means
 from reprise.evaluation.fingerprint import model_fingerprint
 from reprise.evaluation.heldout import Text, measure_bits
 from reprise.evaluation.retention import compare_rates, headline
-from reprise.evaluation.samples import choose_prompts, compare_samples, write_samples
 from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.model import Model
 from reprise.workspace import Work, write_json
@@ -44,46 +44,52 @@ def run(work: Work, *, evaluation: Evaluation, model: Model, last_stage: str, se
         UserError: there is no held-out document.
     """
     texts = read_held_out(work.inputs["score"] / DOCUMENTS)
-    trained = model.model_copy(
-        update={"path": str(work.inputs[last_stage] / "model"), "gguf_file": None, "revision": None}
-    )
-    fingerprints = {"before": model_fingerprint(model), "after": model_fingerprint(trained)}
-    bits = {
-        side: measure_bits(
-            which,
-            texts,
-            evaluation,
-            fingerprint=fingerprints[side],
-            cache=work.cache / "evaluation",
-            what=f"evaluate {side}",
-        )
-        for side, which in (("before", model), ("after", trained))
-    }
-    prompts = choose_prompts(texts, evaluation)
-    written = {
-        side: write_samples(
-            which,
-            [prompt for _, prompt in prompts],
-            evaluation,
-            fingerprint=fingerprints[side],
-            cache=work.cache / "evaluation",
-            what=f"samples {side}",
-        )
-        for side, which in (("before", model), ("after", trained))
-    }
-    table = compare_bits(texts, bits["before"], bits["after"], evaluation, seed)
-    verdicts = language_verdicts(table)
-    results = {
-        "headline": headline(verdicts),
-        "verdicts": verdicts,
-        "bits_per_byte": table,
-        "benchmarks": [],
-        "samples": compare_samples(prompts, written["before"], written["after"]),
-        "settings": evaluation.model_dump(mode="json") | {"fingerprints": fingerprints},
-    }
+    folder = work.inputs[last_stage] / "model"
+    trained = model.model_copy(update={"path": str(folder), "gguf_file": None, "revision": None})
+    results = compare_models(model, trained, texts, evaluation, cache=work.cache, seed=seed)
     write_json(work.output / RESULTS, results)
     work.counts.update(documents=len(texts), bytes=sum(len(text.text.encode()) for text in texts))
     work.counts["headline"] = results["headline"]
+
+
+def compare_models(
+    before: Model, after: Model, texts: Sequence[Text], evaluation: Evaluation, *, cache: Path, seed: int
+) -> dict[str, Any]:
+    """Everything that is measured on two models, as written to `results.json`.
+
+    Args:
+        before: the base model.
+        after: the trained model.
+        texts: held-out documents; may be empty.
+        evaluation: what is measured.
+        cache: folder of answers that were computed before.
+        seed: of the bootstrap and of the choice of questions.
+    """
+    sides = {"before": before, "after": after}
+    fingerprints = {side: model_fingerprint(model) for side, model in sides.items()}
+    bits = {
+        side: measure_bits(
+            model, texts, evaluation, fingerprint=fingerprints[side], cache=cache / "bits", what=f"bits per byte {side}"
+        )
+        for side, model in sides.items()
+    }
+    table = compare_bits(texts, bits["before"], bits["after"], evaluation, seed)
+    runners = {
+        side: BenchmarkRunner(model, evaluation, fingerprint=fingerprints[side], cache=cache / "benchmarks", seed=seed)
+        for side, model in sides.items()
+    }
+    scores = {side: runner.run() for side, runner in runners.items()}
+    benchmarks = compare_benchmarks(scores["before"], scores["after"], evaluation, seed)
+    verdicts = language_verdicts(table) + benchmark_verdicts(benchmarks)
+    return {
+        "headline": headline(verdicts),
+        "verdicts": verdicts,
+        "bits_per_byte": table,
+        "benchmarks": benchmarks,
+        "groups": {side: group_means({row["benchmark"]: row[side] for row in benchmarks}) for side in sides},
+        "absent": runners["after"].absent,
+        "settings": evaluation.model_dump(mode="json") | {"fingerprints": fingerprints},
+    }
 
 
 def read_held_out(folder: Path) -> list[Text]:
@@ -140,6 +146,15 @@ def language_verdicts(table: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         | {name: row[name] for name in names}
         for row in table
         if row["source"] is None
+    ]
+
+
+def benchmark_verdicts(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The benchmarks as verdicts; the unit of their change is a difference of shares."""
+    names = ("language", "before", "after", "change", "ci", "tolerance", "verdict")
+    return [
+        {"measure": row["benchmark"], "kind": "benchmark", "unit": "difference"} | {name: row[name] for name in names}
+        for row in rows
     ]
 
 

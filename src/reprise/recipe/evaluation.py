@@ -1,10 +1,41 @@
 """What is measured before and after."""
 
+import difflib
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from reprise.recipe.fields import Count, Settings, Share
+
+SUITES: dict[str, tuple[str, ...]] = {
+    "paper": (
+        "mmlu", "ceval", "cmmlu", "math", "gsm8k", "asdiv", "mawps", "sat-math", "humaneval", "mbpp", "scieval", "sciq",
+        "gaokao-mathqa", "gaokao-chemistry", "gaokao-biology", "arc-easy", "arc-challenge", "aqua-rat",
+    ),
+    "guards": ("icl-probe", "ceval-0shot", "cmmlu-0shot", "bbh", "mmlu-pro"),
+    "quick": ("arc-easy", "sciq", "mmlu", "cmmlu", "icl-probe"),
+}  # fmt: skip
+"""Suite -> its benchmarks: those of the paper's table, guards outside it, a few that take minutes."""
+
+FOLDERS: dict[str, str | None] = {
+    "icl-probe": None,
+    "ceval-0shot": "ceval",
+    "cmmlu-0shot": "cmmlu",
+    **dict.fromkeys(["math", "sat-math", "aqua-rat", "gaokao-mathqa", "gaokao-chemistry", "gaokao-biology"], "agieval"),
+}
+"""Benchmark -> its folder under `data`, where that is not its name; None: it is generated, there is nothing to leak."""
+
+
+def expand_benchmarks(names: Sequence[str]) -> list[str]:
+    """Benchmarks of a list of benchmarks and suites, each once, in order."""
+    return list(dict.fromkeys(name for entry in names for name in SUITES.get(entry, (entry,))))
+
+
+def benchmark_folders(names: Sequence[str]) -> list[str]:
+    """Folders under `data` that hold the questions of a list of benchmarks and suites."""
+    folders = [FOLDERS.get(name, name) for name in expand_benchmarks(names)]
+    return list(dict.fromkeys(folder for folder in folders if folder is not None))
 
 
 class Evaluation(Settings):
@@ -12,12 +43,16 @@ class Evaluation(Settings):
 
     benchmarks: list[str] = []
     """Benchmarks or suites (`quick`, `guards`, `paper`); documents that hold their questions are dropped."""
+    run_code: bool = False
+    """Run programs that the model wrote, in a sandbox: HumanEval and MBPP need it."""
     data: str | None = None
     """Folder of local benchmark files; null loads from the Hub."""
     limit: Count = 0
     """Questions per benchmark; 0: all. A sample is marked as such."""
     tolerance: dict[str, Share] = {"en": 0.02}
     """Kept language -> largest relative rise of its bits per byte that still counts as kept."""
+    benchmark_tolerance: Share = 0.01
+    """Largest fall of a benchmark's score that still counts as kept."""
     bootstrap_samples: Count = 1000
     """Resamples of the documents behind each confidence interval."""
     max_length: Annotated[int, Field(ge=16)] = 2048
@@ -34,6 +69,17 @@ class Evaluation(Settings):
     """Language -> beginnings of your own, in the place of those."""
     sample_tokens: Count = 64
     """Most tokens of such a continuation; 0: none is written."""
+
+    @field_validator("benchmarks")
+    @classmethod
+    def _known(cls, names: list[str]) -> list[str]:
+        known = [*SUITES, *dict.fromkeys(name for suite in SUITES.values() for name in suite)]
+        for name in names:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean {near[0]!r}? " if near else ""
+                raise ValueError(f"there is no benchmark {name!r}; {hint}known are: {', '.join(known)}")
+        return names
 
     @model_validator(mode="after")
     def _window_moves_less_than_its_length(self) -> "Evaluation":

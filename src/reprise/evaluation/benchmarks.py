@@ -1,0 +1,238 @@
+"""Benchmarks on a model: which questions, what was answered before, scores with their intervals.
+
+Every benchmark is kept in the cache when it is done, under what decides its scores (model, questions, task, settings),
+so a killed evaluation goes on and a second one reads.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from reprise.errors import missing_extra
+from reprise.evaluation.catalogue import BENCHMARKS, GROUPS, Benchmark
+from reprise.evaluation.retention import compare_scores
+from reprise.evaluation.sets import LocalSet, read_set
+from reprise.model.likelihood import native_dtype
+from reprise.model.loading import load_model, load_tokenizer
+from reprise.progress import console
+from reprise.recipe.evaluation import Evaluation, expand_benchmarks
+from reprise.recipe.model import Model
+from reprise.workspace import digest, write_json
+
+_FORMAT = 1
+"""Raised when the same settings would give other scores."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One model on one benchmark."""
+
+    benchmark: str
+    shots: int
+    metric: str
+    total: int
+    """Questions that the benchmark has; more than were asked where a sample was."""
+    scores: dict[str, float]
+    """`task/number of the question` -> its score, 0 to 1."""
+
+    @property
+    def score(self) -> float:
+        """Mean over the questions."""
+        return sum(self.scores.values()) / len(self.scores)
+
+    def parts(self) -> dict[str, dict[str, float]]:
+        """Task -> its questions and mean score."""
+        groups: dict[str, list[float]] = {}
+        for name, score in self.scores.items():
+            groups.setdefault(name.rsplit("/", 1)[0], []).append(score)
+        return {name: {"questions": len(part), "score": sum(part) / len(part)} for name, part in groups.items()}
+
+
+class BenchmarkRunner:
+    """A model with its benchmarks; loaded only where the cache lacks an answer."""
+
+    def __init__(self, model: Model, settings: Evaluation, *, fingerprint: str, cache: Path, seed: int) -> None:
+        self._model, self._settings, self._seed = model, settings, seed
+        self._fingerprint, self._cache = fingerprint, cache
+        self._lm: Any = None
+        self.absent: dict[str, str] = {}
+        """Benchmark -> why it was not run."""
+
+    def run(self) -> list[Measured]:
+        """Run the benchmarks of the settings; those that cannot run are in `absent` with the reason."""
+        found = (self._run_or_say(BENCHMARKS[name]) for name in expand_benchmarks(self._settings.benchmarks))
+        return [measured for measured in found if measured is not None]
+
+    def _run_or_say(self, benchmark: Benchmark) -> Measured | None:
+        measured: Measured | None = None
+        if benchmark.runs_code and not self._settings.run_code:
+            reason = "runs programs that the model wrote: allow it with evaluation.run_code=true"
+        else:
+            try:
+                items = self._items(benchmark)
+                if isinstance(items, str):
+                    reason = items
+                else:
+                    measured = self._measure(benchmark, items)
+            except (OSError, ConnectionError) as error:
+                reason = f"the Hub cannot be reached ({type(error).__name__})"
+        if measured is None:
+            self.absent[benchmark.name] = reason
+            console.print(f"evaluate: {benchmark.name} is left out: {reason}", style="yellow")
+        return measured
+
+    def _items(self, benchmark: Benchmark) -> LocalSet | str | None:
+        """Local questions, None where they come from the Hub, or why there are none."""
+        if benchmark.folder is None:
+            return LocalSet([], [])
+        if self._settings.data is None:
+            return (
+                None
+                if benchmark.hub
+                else f"there is no copy on the Hub; put {benchmark.folder}/test.jsonl into a folder"
+            )
+        items = read_set(Path(self._settings.data).expanduser(), benchmark.folder, benchmark.subjects)
+        if items is None or not items.test:
+            return f"{Path(self._settings.data, benchmark.folder, 'test.jsonl')} is missing"
+        return items
+
+    def _measure(self, benchmark: Benchmark, items: LocalSet | None) -> Measured:
+        harness = _harness()
+        key = {
+            "format": _FORMAT,
+            "model": self._fingerprint,
+            "benchmark": benchmark.name,
+            "harness": harness.VERSION,
+            "questions": "hub" if items is None else digest([items.test, items.dev]),
+            "limit": self._settings.limit,
+            "seed": self._seed,
+            "dtype": str(self._dtype()),
+        }
+        path = self._cache / f"{benchmark.name}-{digest(key)}.json"
+        if path.exists():
+            return Measured(**json.loads(path.read_text(encoding="utf-8"))["measured"])
+        tasks = harness.hub_tasks(benchmark) if items is None else harness.local_tasks(benchmark, items)
+        total = {name: len(task.eval_docs) for name, task in tasks.items()}
+        chosen = choose(total, self._settings.limit, self._seed)
+        logs = harness.run_tasks(self._loaded(harness), tasks, chosen)
+        scores = {
+            f"{name}/{number}": score
+            for name, log in logs.items()
+            for number, score in harness.ordered(log, benchmark.metric, benchmark.filter)
+        }
+        shots = max(int(task.get_config("num_fewshot") or 0) for task in tasks.values())
+        measured = Measured(benchmark.name, shots, benchmark.metric, sum(total.values()), scores)
+        self._cache.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"key": key, "measured": asdict(measured)})
+        return measured
+
+    def _dtype(self) -> torch.dtype:
+        if self._settings.dtype != "auto":
+            return getattr(torch, self._settings.dtype)  # type: ignore[no-any-return]
+        return native_dtype(_device())
+
+    def _loaded(self, harness: Any) -> Any:
+        if self._lm is None:
+            model = load_model(self._model, self._dtype(), _device())
+            self._lm = harness.BatchedLM(model, load_tokenizer(self._model), batch_tokens=self._settings.batch_tokens)
+        return self._lm
+
+
+def choose(total: dict[str, int], limit: int, seed: int) -> dict[str, list[int]]:
+    """Numbers of the questions to ask, by task: all, or `limit` of them drawn from all tasks together.
+
+    The same seed draws the same questions for every model.
+    """
+    every = [(name, number) for name, count in total.items() for number in range(count)]
+    if 0 < limit < len(every):
+        draw = np.random.default_rng(seed).choice(len(every), size=limit, replace=False)
+        every = [every[position] for position in sorted(draw)]
+    chosen: dict[str, list[int]] = {name: [] for name in total}
+    for name, number in every:
+        chosen[name].append(number)
+    return chosen
+
+
+def wilson(score: float, count: int, z: float = 1.959964) -> tuple[float, float]:
+    """95 % interval of a share (Wilson 1927), which keeps inside 0 and 1 for small counts."""
+    centre = (score + z * z / (2 * count)) / (1 + z * z / count)
+    width = z / (1 + z * z / count) * math.sqrt(score * (1 - score) / count + z * z / (4 * count * count))
+    return max(0.0, centre - width), min(1.0, centre + width)
+
+
+def compare_benchmarks(
+    before: Sequence[Measured], after: Sequence[Measured], settings: Evaluation, seed: int
+) -> list[dict[str, Any]]:
+    """Each benchmark that ran on both sides, as a row of the results.
+
+    Returns:
+        {benchmark, language, shots, metric, questions, total, sampled, before, after, change, ci, tolerance, verdict,
+        before_ci, after_ci, differs, parts}: scores 0 to 1, intervals of 95 %.
+    """
+    rows = []
+    other = {measured.benchmark: measured for measured in after}
+    for one in before:
+        two = other.get(one.benchmark)
+        if two is None:
+            continue
+        names = [name for name in one.scores if name in two.scores]
+        sides = [np.array([side.scores[name] for name in names]) for side in (one, two)]
+        change = compare_scores(
+            *sides, tolerance=settings.benchmark_tolerance, samples=settings.bootstrap_samples, seed=seed
+        )
+        benchmark = BENCHMARKS[one.benchmark]
+        parts = {
+            name: {"questions": part["questions"], "before": part["score"], "after": two.parts()[name]["score"]}
+            for name, part in one.parts().items()
+        }
+        rows.append(
+            {"benchmark": one.benchmark, "language": benchmark.language, "shots": one.shots, "metric": one.metric}
+            | {"questions": len(names), "total": one.total, "sampled": len(names) < one.total}
+            | change.as_json()
+            | {"before_ci": list(wilson(change.before, len(names))), "after_ci": list(wilson(change.after, len(names)))}
+            | {"differs": benchmark.differs, "parts": parts}
+        )
+    return rows
+
+
+def summarize(measured: Sequence[Measured]) -> list[dict[str, Any]]:
+    """Each benchmark of one model with its 95 % interval."""
+    rows = []
+    for one in measured:
+        count = len(one.scores)
+        rows.append(
+            {"benchmark": one.benchmark, "shots": one.shots, "metric": one.metric, "score": one.score}
+            | {
+                "ci": list(wilson(one.score, count)),
+                "questions": count,
+                "total": one.total,
+                "sampled": count < one.total,
+            }
+            | {"parts": one.parts()}
+        )
+    return rows
+
+
+def group_means(scores: dict[str, float]) -> dict[str, float]:
+    """Group -> mean of its benchmarks' scores, where all of them were measured."""
+    complete = {name: members for name, members in GROUPS.items() if all(member in scores for member in members)}
+    return {name: sum(scores[member] for member in members) / len(members) for name, members in complete.items()}
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _harness() -> Any:
+    """lm-evaluation-harness, imported only where a benchmark runs."""
+    try:
+        from reprise.evaluation import harness
+    except ImportError as error:
+        raise missing_extra("lm-eval", "evaluation", "running benchmarks") from error
+    return harness

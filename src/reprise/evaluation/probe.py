@@ -1,0 +1,62 @@
+"""A probe of in-context learning that needs no knowledge: patterns that stand in the prompt only.
+
+Leaving a language out of continual training can ruin in-context learning while the loss looks well (arXiv 2506.00288),
+so this is a cheap guard. Three kinds of questions, generated from a fixed seed:
+
+- recall: made-up words with made-up names; one is asked for (chance 1 in 5);
+- rule: words of two categories under two made-up labels; a new word is to be labelled (chance 1 in 2);
+- cycle: a repeating sequence is to be continued (chance 1 in 3).
+"""
+
+import random
+from typing import Any
+
+QUESTIONS_OF_A_KIND = 100
+
+_CATEGORIES = (
+    ("dog", "horse", "sheep", "lion", "rabbit", "tiger", "goat", "wolf", "monkey", "bear"),
+    ("hammer", "chair", "knife", "table", "spoon", "ladder", "bottle", "pencil", "basket", "mirror"),
+    ("red", "blue", "green", "yellow", "white", "black", "brown", "purple", "pink", "orange"),
+    ("Paris", "London", "Berlin", "Madrid", "Rome", "Vienna", "Lisbon", "Athens", "Dublin", "Oslo"),
+)
+_ONSETS = "bdfgklmnprstvz"
+_RIMES = ("ab", "ek", "im", "op", "ul", "an", "ev", "ost", "ird", "umb")
+
+
+def probe_questions(seed: int = 0) -> list[dict[str, Any]]:
+    """Questions as {kind, query, choices, gold}."""
+    dice = random.Random(seed)
+    makers = {"recall": _recall, "rule": _rule, "cycle": _cycle}
+    return [{"kind": kind} | make(dice) for kind, make in makers.items() for _ in range(QUESTIONS_OF_A_KIND)]
+
+
+def _words(dice: random.Random, count: int) -> list[str]:
+    every = [onset + rime for onset in _ONSETS for rime in _RIMES]
+    return dice.sample(every, count)
+
+
+def _recall(dice: random.Random) -> dict[str, Any]:
+    words = _words(dice, 10)
+    pairs = list(zip(words[:5], words[5:], strict=True))
+    gold = dice.randrange(5)
+    lines = [f"The {thing} is called {name}." for thing, name in pairs]
+    dice.shuffle(lines)
+    return {"query": " ".join([*lines, f"The {pairs[gold][0]} is called"]), "choices": words[5:], "gold": gold}
+
+
+def _rule(dice: random.Random) -> dict[str, Any]:
+    labels = _words(dice, 2)
+    categories = [list(words) for words in dice.sample(_CATEGORIES, 2)]
+    for words in categories:
+        dice.shuffle(words)
+    gold = dice.randrange(2)
+    asked = categories[gold].pop()
+    lines = [f"{word} -> {label}" for words, label in zip(categories, labels, strict=True) for word in words[:6]]
+    dice.shuffle(lines)
+    return {"query": "\n".join([*lines, f"{asked} ->"]), "choices": labels, "gold": gold}
+
+
+def _cycle(dice: random.Random) -> dict[str, Any]:
+    words = _words(dice, 3)
+    length = dice.randrange(8, 14)
+    return {"query": " ".join(words[position % 3] for position in range(length)), "choices": words, "gold": length % 3}
