@@ -134,7 +134,7 @@ class Checks(Settings):
     min_agreement: Share = 0.5
     """Least share of those solutions that must give the same final answer."""
     judge: Generator | None = None
-    """A model that grades each pair; null: none. An empty `model` takes the generator's own."""
+    """A model that grades each pair, set up like `generator`; null: none."""
     min_grade: Annotated[int, Field(ge=1, le=5)] = 4
     """Least grade by the judge, 1 to 5."""
 

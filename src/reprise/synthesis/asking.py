@@ -36,9 +36,11 @@ class Spending:
 class Asker:
     """A generator behind the journal."""
 
-    def __init__(self, generator: Generator, settings: GeneratorSettings, journal: Journal) -> None:
+    def __init__(
+        self, generator: Generator, settings: GeneratorSettings, journal: Journal, spending: Spending | None = None
+    ) -> None:
         self._generator, self._settings, self._journal = generator, settings, journal
-        self.spending = Spending()
+        self.spending = spending or Spending()
 
     def ask(self, requests: Sequence[Request], what: str) -> list[Outcome]:
         """Outcomes in the order of the requests; the journal holds every answer before this returns.

@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import resource
+import stat
 import struct
 import sys
 from typing import Any
@@ -26,21 +27,21 @@ TERMINAL_QUERIES = (0x5401, 0x5450, 0x5451)
 
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
 READ_FILE, READ_DIR = 1 << 2, 1 << 3
-WRITE_FILE, REMOVE_DIR, REMOVE_FILE, MAKE_DIR, MAKE_REG, TRUNCATE = 1 << 1, 1 << 4, 1 << 5, 1 << 7, 1 << 8, 1 << 14
+WRITE_FILE, REMOVE_FILE, MAKE_REG, TRUNCATE = 1 << 1, 1 << 5, 1 << 8, 1 << 14
 FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 """Landlock version -> number of rights over files that it knows; all are handled, so all are denied unless given."""
 
 # What an interpreter needs to compute, sleep, use threads and touch files: everything else fails with EPERM.
-# Not there: sockets, exec, fork, kill, ptrace, mount, io_uring, bpf, memfd, shared memory, links, changes of mode or owner.
+# Not there: sockets, exec, fork, kill, ptrace, mount, io_uring, bpf, shared memory, links, folders, changes of mode.
 ALLOWED = {
     "x86_64": (
         0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 28, 32, 33, 35,
-        36, 37, 38, 39, 60, 63, 72, 73, 74, 75, 77, 78, 79, 80, 82, 83, 84, 87, 89, 96, 97, 98, 99, 100, 102, 104,
-        107, 108, 110, 131, 158, 186, 202, 204, 217, 218, 219, 228, 229, 230, 231, 257, 258, 262, 263, 264, 267, 269,
+        36, 37, 38, 39, 60, 63, 72, 73, 74, 75, 77, 78, 79, 80, 82, 87, 89, 96, 97, 98, 99, 100, 102, 104,
+        107, 108, 110, 131, 158, 186, 202, 204, 217, 218, 219, 228, 229, 230, 231, 257, 262, 263, 264, 267, 269,
         270, 271, 273, 292, 293, 318, 324, 332, 334, 439,
     ),
     "aarch64": (
-        17, 23, 24, 25, 32, 34, 35, 38, 46, 48, 49, 56, 57, 59, 61, 62, 63, 64, 65, 66, 67, 68, 72, 73, 78, 79, 80, 82,
+        17, 23, 24, 25, 32, 35, 38, 46, 48, 49, 56, 57, 59, 61, 62, 63, 64, 65, 66, 67, 68, 72, 73, 78, 79, 80, 82,
         83, 93, 94, 96, 98, 99, 101, 102, 103, 113, 114, 115, 123, 124, 128, 132, 134, 135, 139, 153, 160, 165, 169,
         172, 173, 174, 175, 176, 177, 178, 179, 214, 215, 216, 222, 226, 227, 233, 276, 278, 283, 291, 293, 439,
     ),
@@ -112,13 +113,13 @@ def restrict_files(libc: Any, readable: list[str], scratch: str) -> None:
     scope = 3 if version >= 6 else 0
     fields = struct.pack("<QQQ", rights, network, scope)[: 8 if version < 4 else 16 if version < 6 else 24]
     ruleset = _call(libc.syscall(CREATE_RULESET, fields, len(fields), 0), "landlock_create_ruleset")
-    write = READ_FILE | READ_DIR | WRITE_FILE | REMOVE_DIR | REMOVE_FILE | MAKE_DIR | MAKE_REG | TRUNCATE
+    write = READ_FILE | READ_DIR | WRITE_FILE | REMOVE_FILE | MAKE_REG | TRUNCATE
     for path, allowed in [*((path, READ_FILE | READ_DIR) for path in readable), (scratch, write & rights)]:
         try:
             handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except FileNotFoundError:
             continue
-        if not os.path.isdir(path):
+        if not stat.S_ISDIR(os.fstat(handle).st_mode):
             allowed &= READ_FILE
         rule = struct.pack("<Qi", allowed, handle)
         _call(libc.syscall(ADD_RULE, ruleset, 1, rule, 0), "landlock_add_rule")

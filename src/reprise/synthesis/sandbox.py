@@ -5,16 +5,18 @@ What holds it (Linux 5.13 or later, x86-64; written for 64-bit ARM too, but not 
     time          wall clock by the parent, processor time by rlimit
     memory        address space by rlimit
     processes     none but its own threads: seccomp refuses fork and exec
-    files         Landlock: reads the interpreter's library, writes a scratch folder that is removed; nothing else
+    files         Landlock: reads the interpreter's library, writes files in a scratch folder that is removed
     size          each file by rlimit, all of the scratch folder by the parent, who looks every 50 ms
     network       seccomp refuses every kind of socket
     other work    no signals to others, no capabilities (also for root), no environment, no open descriptors
 
-What it does not protect from: faults of the kernel or the processor; a program that uses up its share of processor, memory
-and disk until a limit stops it; a program that finds the report in the interpreter's memory and forges it, so a
+What it does not protect from: faults of the kernel or the processor; a program that uses up its share of processor,
+memory and disk until a limit stops it, or writes faster than the parent looks; the names and sizes of files, which can
+be asked for though none can be opened; a program that finds the report in the interpreter's memory and forges it, so
 "passed" is evidence of honest programs only. Run hostile code in a virtual machine.
 """
 
+import contextlib
 import importlib.resources
 import json
 import os
@@ -36,6 +38,15 @@ from reprise.errors import UserError
 VERDICTS = ("passed", "failed", "timeout", "memory", "size", "crashed")
 _LOOK_EVERY_S = 0.05
 _MAX_FILES = 1000
+_PROBE = """
+import os, socket
+for forbidden in (os.fork, socket.socket, lambda: os.listdir("/")):
+    try:
+        forbidden()
+    except PermissionError:
+        continue
+    raise AssertionError("not confined")
+"""
 
 
 @dataclass(frozen=True)
@@ -88,7 +99,7 @@ def require_sandbox() -> None:
     """
     problem = f"it works on Linux only, and this is {sys.platform}"
     if sys.platform == "linux":
-        verdict = _run("", "import socket\ntry:\n socket.socket()\nexcept PermissionError:\n pass\nelse:\n assert 0", _DEFAULT)
+        verdict = _run("", _PROBE, _DEFAULT)
         if verdict.passed:
             return
         problem = verdict.detail
@@ -115,9 +126,10 @@ def _run(program: str, tests: str, limits: Limits) -> Verdict:
         "file_bytes": limits.file_mb << 20,
     }
     try:
-        with tempfile.TemporaryFile() as printed, importlib.resources.as_file(
-            importlib.resources.files("reprise.synthesis") / "confinement.py"
-        ) as script:
+        with (
+            tempfile.TemporaryFile() as printed,
+            importlib.resources.as_file(importlib.resources.files("reprise.synthesis") / "confinement.py") as script,
+        ):
             process = subprocess.Popen(
                 [sys.executable, "-S", "-s", "-P", "-B", str(script)],
                 stdin=subprocess.PIPE,
@@ -134,7 +146,7 @@ def _run(program: str, tests: str, limits: Limits) -> Verdict:
         with os.fdopen(receive, "rb") as report:
             return stopped or _read_report(report.read(1 << 16), nonce, process.returncode, tail)
     finally:
-        _remove(scratch)
+        shutil.rmtree(scratch)
 
 
 def _watch(process: "subprocess.Popen[bytes]", task: bytes, scratch: Path, limits: Limits) -> Verdict | None:
@@ -158,22 +170,17 @@ def _watch(process: "subprocess.Popen[bytes]", task: bytes, scratch: Path, limit
             if (problem := _oversized(scratch, limits)) is not None:
                 return Verdict("size", problem)
     finally:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.wait()
 
 
 def _oversized(scratch: Path, limits: Limits) -> str | None:
-    files, num_bytes = 0, 0
-    for folder, folders, names in os.walk(scratch):
-        files += len(names) + len(folders)
-        for name in names:
-            try:
-                num_bytes += os.lstat(os.path.join(folder, name)).st_size
-            except FileNotFoundError:
-                continue
+    """What is too much in the scratch folder, which has no folders of its own."""
+    num_bytes = 0
+    for files, file in enumerate(scratch.iterdir(), start=1):
+        with contextlib.suppress(FileNotFoundError):
+            num_bytes += file.lstat().st_size
         if files > _MAX_FILES:
             return f"more than {_MAX_FILES} files"
     return f"more than {limits.file_mb} MB of files" if num_bytes > limits.file_mb << 20 else None
@@ -200,14 +207,5 @@ def _read_report(report: bytes, nonce: str, status: int, printed: str) -> Verdic
 def _readable() -> list[str]:
     """Paths the interpreter reads from while it runs: its library, shared libraries, random numbers, time zones."""
     library = Path(os.path.realpath(sysconfig.get_path("stdlib")))
-    paths = [library, Path(sys.base_prefix, "lib"), "/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo"]
+    paths = [str(library), f"{sys.base_prefix}/lib", "/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo"]
     return [*dict.fromkeys(os.path.realpath(path) for path in paths), "/dev/urandom", "/dev/null", "/etc/localtime"]
-
-
-def _remove(scratch: Path) -> None:
-    """The program may have taken rights from folders of its own making."""
-    shutil.rmtree(scratch, ignore_errors=True)
-    if scratch.exists():
-        for folder, _, _ in os.walk(scratch):
-            os.chmod(folder, 0o700)
-        shutil.rmtree(scratch)

@@ -97,6 +97,7 @@ class Server:
         """Close the connections."""
         if self._client is not None:
             self._runner.run(self._client.aclose())
+            self._client = None
         self._runner.close()
 
     async def _work(

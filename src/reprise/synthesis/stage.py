@@ -19,6 +19,7 @@ from typing import Any
 import xxhash
 
 from reprise.documents.table import DOCUMENTS, DROPPED, DROPPED_SCHEMA, TableWriter, read_table
+from reprise.errors import UserError
 from reprise.model.loading import load_tokenizer
 from reprise.progress import console
 from reprise.recipe.documents import Clean, Decontaminate, Deduplicate
@@ -29,7 +30,9 @@ from reprise.synthesis.checks import check_pair
 from reprise.synthesis.corpus import drop_by_documents
 from reprise.synthesis.generator import Answer, Failure, open_generator
 from reprise.synthesis.journal import Journal
+from reprise.synthesis.opinions import check_agreement, judge
 from reprise.synthesis.parsing import DoesNotParseError, corrupt_final, parse_answer
+from reprise.synthesis.programs import code_tasks, verify_programs
 from reprise.synthesis.tasks import Task, needs_final, science_tasks
 from reprise.workspace import Json, Work, write_json
 
@@ -66,8 +69,14 @@ def run(
     Raises:
         UserError: no seed, no generator, too many failed requests, or the cost limit.
     """
+    if not synthesis.requests + synthesis.code.requests:
+        raise UserError(
+            "synthesis is enabled but nothing is asked for",
+            where="synthesis.requests=0",
+            remedy="set synthesis.requests or synthesis.code.requests, or synthesis.enabled=false",
+        )
     corpus = work.inputs["label"] / DOCUMENTS
-    tasks = science_tasks(synthesis, _rows(corpus))
+    tasks = science_tasks(synthesis, _rows(corpus)) + code_tasks(synthesis, seed)
     journal = Journal(work.cache)
     generator = open_generator(synthesis.generator, model)
     try:
@@ -77,6 +86,11 @@ def run(
         for task, outcome in zip(tasks, asker.ask([task.request for task in tasks], "synthesize"), strict=True):
             task.outcome = outcome
         inspect(tasks, synthesis, model)
+        verify_programs(tasks, synthesis)
+        check_agreement(tasks, synthesis, asker)
+        generator.close()
+        if synthesis.checks.judge is not None:
+            _judge(tasks, synthesis, model, journal, asker.spending)
         identity = generator.identity
     finally:
         generator.close()
@@ -89,6 +103,15 @@ def run(
     drop_by_documents(kept(tasks), corpus, scratch, clean, deduplicate, decontaminate, benchmarks, data)
     shutil.rmtree(scratch)
     _write(work, tasks, identity, asker.spending)
+
+
+def _judge(tasks: Sequence[Task], synthesis: Synthesis, model: Model, journal: Journal, spending: Spending) -> None:
+    assert synthesis.checks.judge is not None
+    generator = open_generator(synthesis.checks.judge, model)
+    try:
+        judge(tasks, synthesis, Asker(generator, synthesis.checks.judge, journal, spending))
+    finally:
+        generator.close()
 
 
 def kept(tasks: Sequence[Task]) -> list[Task]:
