@@ -12,6 +12,7 @@ import typer
 from reprise.errors import UserError
 from reprise.progress import console
 from reprise.recipe import Recipe, load_recipe, presets, read_preset
+from reprise.training.interrupt import Interrupted
 
 app = typer.Typer(
     help="Continual pre-training: from raw text to a better model, and the proof of what it gained and kept.",
@@ -69,7 +70,7 @@ def _leave(error: Exception, debug: bool) -> NoReturn:
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # a wrong command line
         console.print(f"error: {error.format_message()}", style="bold red", markup=False, highlight=False)
         sys.exit(2)
-    if type(error).__name__ == "Interrupted":
+    if isinstance(error, Interrupted):
         console.print(str(error), markup=False, soft_wrap=True)
         sys.exit(0)
     raise error
@@ -161,6 +162,105 @@ def train(recipe: RecipePath, overrides: Overrides = None, restart: Restart = Fa
     """Train every stage; under torchrun on several processes."""
     loaded = _load(recipe, overrides)
     _run(loaded, [f"train-{number + 1}" for number in range(len(loaded.stages))], restart=restart, adopt=adopt)
+
+
+@app.command()
+def label(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    report: Annotated[bool, typer.Option("--report", help="Print how good the labels are.")] = False,
+) -> None:
+    """Label documents by topic."""
+    from reprise.documents.topics import read_report, show_report
+    from reprise.workspace import Workspace
+
+    loaded = _load(recipe, overrides)
+    _run(loaded, ["label"])
+    if report:
+        show_report(read_report(Workspace(loaded.workspace).folder("label")))
+
+
+@app.command()
+def rejects(
+    recipe: RecipePath,
+    stage: Annotated[str | None, typer.Option(help="Only of this stage: read, clean, deduplicate, ...")] = None,
+    reason: Annotated[str | None, typer.Option(help="Only for this reason.")] = None,
+    limit: Annotated[int, typer.Option(help="At most so many; 0: all.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """What was rejected or dropped, and why."""
+    from itertools import islice
+
+    from reprise.documents.rejects import read_rejects
+
+    found = read_rejects(Path(_load(recipe, None).workspace), stage, reason)
+    for entry in islice(found, limit or None):
+        if as_json:
+            print(json.dumps(entry, ensure_ascii=False))
+        else:
+            excerpt = " ".join(entry["text"].split())[:160]
+            print(f"{entry['stage']}: {entry['reason']} {entry['detail']}  {entry['origin']}\n    {excerpt}")
+
+
+@app.command()
+def order(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    rows: Annotated[int, typer.Option(help="Rows to print.")] = 200,
+    stage: Annotated[int, typer.Option(help="Stage, counted from 1.")] = 1,
+    picture: Annotated[
+        Path | None, typer.Option(help="Write the planned mixture over tokens to this HTML file.")
+    ] = None,
+) -> None:
+    """What would be trained on when: step, bucket, perplexity, first words."""
+    from reprise.mixture.preview import show_order
+    from reprise.tokens.store import TokenStore
+    from reprise.workspace import Workspace
+
+    loaded = _load(recipe, overrides)
+    _run(loaded, ["tokenize"])
+    store = TokenStore.open(Workspace(loaded.workspace).folder("tokenize"))
+    show_order(loaded, store, stage=stage, rows=rows, picture=picture)
+
+
+@app.command()
+def report(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    compare: Annotated[list[Path] | None, typer.Option(help="Folder of another run, to lay beside it.")] = None,
+    output: Annotated[Path | None, typer.Option(help="The HTML file; default: in the run's folder.")] = None,
+) -> None:
+    """Write the report of a run, at any moment of it; with --compare, of several side by side."""
+    from reprise.report.build import compare_report, write_report
+    from reprise.workspace import Workspace
+
+    loaded = _load(recipe, overrides)
+    root = Path(loaded.workspace)
+    if compare:
+        target = output or root / "comparison.html"
+        compare_report([root, *compare], target)
+    else:
+        target = output or root / "report.html"
+        write_report(Workspace(root), loaded, target)
+    _say(f"wrote {target}")
+
+
+@app.command()
+def watch(
+    recipe: RecipePath, port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0: any that is free.")] = 0
+) -> None:
+    """Serve the live page of a run on this machine only."""
+    from reprise.report.watch import watch as serve
+    from reprise.workspace import Workspace
+
+    loaded = _load(recipe, None)
+    serve(Workspace(loaded.workspace), loaded, port)
+
+
+@app.command()
+def evaluate(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Measure before and after, and judge what was gained and kept."""
+    _run(_load(recipe, overrides), ["evaluate"])
 
 
 def _print(thing: Any) -> None:

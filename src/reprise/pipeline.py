@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from reprise.documents.files import SourceFile, find_files, is_remote
+from reprise.documents.questions import benchmark_files
 from reprise.errors import UserError
 from reprise.model.files import model_files
 from reprise.recipe import Recipe
@@ -384,9 +385,12 @@ def _input_files(inputs: Sequence[Input], setting: str) -> list[Path | SourceFil
 
 
 def _benchmark_files(recipe: Recipe) -> list[Path]:
-    from reprise.documents.decontaminate import benchmark_files
-
-    return benchmark_files(recipe.documents.decontaminate, recipe.evaluation.benchmarks, recipe.evaluation.data)
+    """The files of benchmark questions that documents are checked against."""
+    settings = recipe.documents.decontaminate
+    if not settings.enabled:
+        return []
+    evaluation = recipe.evaluation
+    return list(benchmark_files(evaluation.benchmarks, evaluation.data, settings.extra_benchmarks))
 
 
 def _import(module: str) -> Run:

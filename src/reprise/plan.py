@@ -8,10 +8,12 @@ from rich.console import Console
 from rich.table import Table
 
 from reprise.errors import UserError
-from reprise.mixture.plan import Budget, budgets
+from reprise.mixture.forecast import Supply, forecast
+from reprise.mixture.plan import budgets
 from reprise.model.files import model_folder
 from reprise.recipe import Recipe
 from reprise.recipe.hardware import PEAK_BF16_TFLOPS
+from reprise.tokens.store import TokenStore
 from reprise.workspace import Json, Workspace
 
 WARN_EPOCHS = 4.0
@@ -23,8 +25,8 @@ def make_plan(recipe: Recipe) -> dict[str, Json]:
 
     Returns:
         A JSON object: `stages` (list: stage, name, tokens, steps, training_flops, gpu_hours), `buckets` (list: stage
-        counted from 1, language, source, topic or null, tokens; and, once the token store is there, available_tokens
-        and epochs), `totals`, `assumptions`, `warnings`.
+        counted from 1, language, source, topic or null, tokens; and, once the token store is there, available_tokens,
+        epochs and runs_out_after), `totals`, `assumptions`, `warnings`.
     """
     per_token, formula = _flops_per_token(recipe)
     peak = PEAK_BF16_TFLOPS.get(recipe.hardware.gpu)
@@ -49,16 +51,23 @@ def make_plan(recipe: Recipe) -> dict[str, Json]:
                 "gpu_hours": None if flops is None else flops / rate / 3600,
             }
         )
-    found = budgets(recipe)
-    available = _available_tokens(recipe)
-    buckets: list[dict[str, Json]] = [budget._asdict() for budget in found]
     warnings: list[str] = []
-    if available is None:
+    store = _store(recipe)
+    buckets: list[dict[str, Json]]
+    if store is None:
+        buckets = [budget._asdict() for budget in budgets(recipe)]
         warnings.append(
             "epochs are not known before the text is tokenized: run `reprise tokenize RECIPE`, then plan again"
         )
     else:
-        _add_epochs(recipe, found, buckets, available, warnings)
+        expected = forecast(recipe, store)
+        buckets = [supply._asdict() for supply in expected.supplies]
+        warnings += expected.warnings
+        warnings += [
+            f"stage {supply.stage}: {supply.epochs:.1f} epochs over {_name(supply)}, {supply.available_tokens:,} tokens"
+            for supply in expected.supplies
+            if supply.epochs > WARN_EPOCHS
+        ]
     return {
         "name": recipe.name,
         "stages": stages,
@@ -68,7 +77,7 @@ def make_plan(recipe: Recipe) -> dict[str, Json]:
             "steps": sum(stage["steps"] for stage in stages),
             "training_flops": _total(stages, "training_flops"),
             "gpu_hours": _total(stages, "gpu_hours"),
-            "by_language_and_source": _by_source(found),
+            "by_language_and_source": _by_source(buckets),
         },
         "assumptions": {
             "gpu": recipe.hardware.gpu,
@@ -99,50 +108,21 @@ def _flops_per_token(recipe: Recipe) -> tuple[float | None, str]:
     return None, "not known: the model is not at hand; set hardware.parameters"
 
 
-def _available_tokens(recipe: Recipe) -> dict[tuple[str, str, str | None], int] | None:
-    """Training tokens per store bucket, None before the store is published."""
+def _store(recipe: Recipe) -> TokenStore | None:
+    """The published token store, None before there is one."""
     workspace = Workspace(recipe.workspace)
-    if workspace.manifest("tokenize") is None:
-        return None
-    from reprise.tokens.store import TokenStore
-
-    store = TokenStore.open(workspace.folder("tokenize"))
-    return {(key.language, key.source, key.topic): int(bucket.offsets[-1]) for key, bucket in store.train.items()}
+    return None if workspace.manifest("tokenize") is None else TokenStore.open(workspace.folder("tokenize"))
 
 
-def _add_epochs(
-    recipe: Recipe,
-    found: list[Budget],
-    buckets: list[dict[str, Json]],
-    available: dict[tuple[str, str, str | None], int],
-    warnings: list[str],
-) -> None:
-    """Add the tokens at hand to each bucket, and warn where it is passed over too often or empty."""
-    for budget, bucket in zip(found, buckets, strict=True):
-        language = recipe.stages[budget.stage - 1].mixture[budget.language].language or budget.language
-        tokens = sum(
-            count
-            for (at_language, at_source, at_topic), count in available.items()
-            if (at_language, at_source) == (language, budget.source) and budget.topic in (None, at_topic)
-        )
-        bucket["available_tokens"] = tokens
-        bucket["epochs"] = budget.tokens / tokens if tokens else None
-        name = "/".join(part for part in (budget.language, budget.source, budget.topic) if part)
-        if budget.tokens and not tokens:
-            warnings.append(
-                f"stage {budget.stage}: {name} has no text; its {budget.tokens:,} tokens go to its siblings"
-            )
-        elif tokens and budget.tokens / tokens > WARN_EPOCHS:
-            warnings.append(
-                f"stage {budget.stage}: {budget.tokens / tokens:.1f} epochs over {name} ({tokens:,} tokens)"
-            )
+def _name(supply: Supply) -> str:
+    return "/".join(part for part in (supply.language, supply.source, supply.topic) if part)
 
 
-def _by_source(found: list[Budget]) -> list[dict[str, Json]]:
+def _by_source(buckets: list[dict[str, Json]]) -> list[dict[str, Json]]:
     """Tokens of each language and source over all stages."""
     totals: defaultdict[tuple[str, str], int] = defaultdict(int)
-    for budget in found:
-        totals[budget.language, budget.source] += budget.tokens
+    for bucket in buckets:
+        totals[bucket["language"], bucket["source"]] += bucket["tokens"]
     return [{"language": lang, "source": source, "tokens": tokens} for (lang, source), tokens in totals.items()]
 
 
@@ -172,8 +152,7 @@ def show_plan(plan: dict[str, Any]) -> None:
             f"{bucket['tokens']:,}",
         ]
         if known:
-            epochs = bucket["epochs"]
-            cells += [f"{bucket['available_tokens']:,}", "" if epochs is None else f"{epochs:.2f}"]
+            cells += [f"{bucket['available_tokens']:,}", f"{bucket['epochs']:.2f}"]
         buckets.add_row(*cells)
     for table in (stages, buckets):
         for column in table.columns:

@@ -82,7 +82,7 @@ def run(work: Work, *, inputs: list[Input], engine: Engine, valid_share: float, 
 
 
 def _setting(number: int) -> str:
-    return f"documents.inputs[{number}].path"
+    return f"documents.inputs.{number}.path"
 
 
 def _pieces(inputs: Sequence[Input]) -> Iterator[dict[str, Any]]:

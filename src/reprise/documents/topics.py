@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from rich.console import Console
+from rich.table import Table
 
 from reprise.documents.classifier import LinearClassifier
 from reprise.documents.engine import Engine
@@ -144,3 +146,21 @@ def read_report(folder: Path) -> dict[str, Any]:
         raise UserError("there is no report of the topics", where=str(path), remedy="run `reprise label RECIPE` first")
     report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return report
+
+
+def show_report(report: Mapping[str, Any]) -> None:
+    """Print, for each language, how good the labels are on labels that the classifier was not fitted on."""
+    console = Console()
+    for language, found in report.items():
+        held_out = found.get("held_out")
+        if held_out is None:
+            console.print(f"{language}: every document carries its topic; no classifier was fitted")
+            continue
+        title = f"{language}: accuracy {held_out['accuracy']:.3f}, macro-F1 {held_out['macro_f1']:.3f}"
+        title += f" on {held_out['labels']:,} held-out labels; calibration error {held_out['calibration_error']:.3f}"
+        columns = [f"{number}" for number in range(1, len(found["topics"]) + 1)]
+        table = Table("topic (rows: true)", "F1", *columns, title=title)
+        for number, (topic, counts) in enumerate(zip(found["topics"], held_out["confusion"], strict=True), 1):
+            cells = [str(count) if count else "" for count in counts]
+            table.add_row(f"{number} {topic}", f"{held_out['f1'].get(topic, 0.0):.2f}", *cells)
+        console.print(table)
