@@ -106,6 +106,22 @@ def test_a_topic_has_one_colour_in_every_chart(unchanged: Run) -> None:
     assert all(len(found) == 1 for found in colours.values())
 
 
+def test_topics_without_held_out_text_change_no_colour(unchanged: Run) -> None:
+    facts = gather(*unchanged)
+    topics = facts["topics"]["zh"]
+    assert charts.topic_colors(facts, "zh", topics) == list(range(11))
+    assert charts.topic_colors(facts, "zh", [*topics[3:5], "(no topic)"]) == [3, 4, 11]
+    assert charts.topic_colors(facts, "zh", ["web", "book"]) == [0, 1]
+
+
+def test_inherited_weights_hold_through_the_next_stage(unchanged: Run) -> None:
+    facts = gather(*unchanged)
+    facts["training"][1] |= {"weights": []}
+    (chart,) = (chart for chart in charts.course_charts(facts) if chart["id"] == "chart-weights-zh-web")
+    total = sum(stage["tokens"] for stage in facts["training"])
+    assert all(trace["x"][-1] == total and trace["y"][-1] == trace["y"][-2] for trace in chart["traces"])
+
+
 def test_a_stage_that_has_just_begun(run_until: Callable[..., Run]) -> None:
     workspace, recipe = run_until("train-1")
     path = workspace.folder("train-1") / "metrics.jsonl"
@@ -124,7 +140,12 @@ def test_thinning_keeps_both_ends() -> None:
 
 @pytest.mark.parametrize(
     ("low", "high", "expected"),
-    [(9, 110, ["10", "20", "50", "100"]), (1.1, 4e5, ["1", "10", "100", "1,000", "10,000", "100,000"])],
+    [
+        (9, 110, ["10", "20", "50", "100"]),
+        (1.1, 4e5, ["1", "10", "100", "1,000", "10,000", "100,000"]),
+        (570, 640, ["550", "600", "650"]),
+        (17, 17.1, ["17", "17.1"]),
+    ],
 )
 def test_ticks_of_a_logarithmic_axis(low: float, high: float, expected: list[str]) -> None:
     assert charts._log_ticks(low, high)["ticktext"] == expected

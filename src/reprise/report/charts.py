@@ -89,10 +89,14 @@ def dash(index: int) -> str:
 
 
 def _legend(traces: Sequence[Json], names: Sequence[str]) -> list[Json]:
-    """A legend only where there is something to tell apart."""
+    """A legend only where there is something to tell apart; colours are numbers of the style sheet's `--cN`."""
     entries = [
-        {"name": name, "color": i % COLORS, "dash": "mark" if trace["mode"] == "markers" else dash(i)}
-        for i, (trace, name) in enumerate(zip(traces, names, strict=True))
+        {
+            "name": name,
+            "color": int(trace["line"]["color"].removeprefix("var(--c").removesuffix(")")),
+            "dash": "mark" if trace["mode"] == "markers" else trace["line"]["dash"],
+        }
+        for trace, name in zip(traces, names, strict=True)
     ]
     return entries if len(entries) > 1 else []
 
@@ -184,7 +188,6 @@ def held_out_series(facts: Json) -> dict[tuple[str, str | None, str | None], lis
             for entry in validation["bits_per_byte"]:
                 key = (entry["language"], entry["source"], entry["topic"])
                 series.setdefault(key, []).append((offset + validation["tokens"], entry["value"]))
-    # A topic has the same colour in every chart: its place in the recipe's list.
     return dict(sorted(series.items(), key=lambda item: topic_rank(facts, item[0][0], item[0][2])))
 
 
@@ -192,6 +195,15 @@ def topic_rank(facts: Json, language: str, topic: str | None) -> int:
     """Place of a topic in the recipe's list; what is not in it comes last."""
     topics = facts["topics"].get(language, [])
     return topics.index(topic) if topic in topics else len(topics)
+
+
+def topic_colors(facts: Json, language: str, names: Sequence[str]) -> list[int]:
+    """A topic has the same colour in every chart: its place in the recipe's list. Other names follow."""
+    topics = facts["topics"].get(language, [])
+    if not set(names) & set(topics):
+        return list(range(len(names)))
+    further = [name for name in names if name not in topics]
+    return [topics.index(name) if name in topics else len(topics) + further.index(name) for name in names]
 
 
 def _held_out(facts: Json) -> list[Json | None]:
@@ -210,7 +222,8 @@ def _held_out(facts: Json) -> list[Json | None]:
             topics = {k[2]: v for k, v in series.items() if k[:2] == (language, source) and k[2]}
             if topics:
                 title = f"{language} {source}, by topic"
-                charts.append(change_chart(f"topics-{language}-{source}", title, facts, topics))
+                colors = topic_colors(facts, language, list(topics))
+                charts.append(change_chart(f"topics-{language}-{source}", title, facts, topics, colors))
     return charts
 
 
@@ -228,14 +241,16 @@ def _with_tolerances(chart: Json, tolerance: dict[str, float]) -> Json:
     return chart
 
 
-def change_chart(name: str, title: str, facts: Json, series: dict[str, list[tuple[int, float]]]) -> Json | None:
-    """Curves of the change in per cent since the first measurement."""
+def change_chart(
+    name: str, title: str, facts: Json, series: dict[str, list[tuple[int, float]]], colors: Sequence[int] = ()
+) -> Json | None:
+    """Curves of the change in per cent since the first measurement; colours are 0, 1, ... unless given."""
     if not series:
         return None
     traces = [
         _line(key, [x for x, _ in points], [100 * (value / points[0][1] - 1) for _, value in points], i, markers=True)
         | {"customdata": [value for _, value in points], "hovertemplate": "%{y:+.2f} % (%{customdata:.4f})"}
-        for i, (key, points) in enumerate(series.items())
+        for i, (key, points) in zip(colors or range(len(series)), series.items(), strict=True)
     ]
     layout = _tokens_axis(facts, "change of bits per byte, %")
     layout["yaxis"] |= {"zeroline": True, "ticksuffix": " %"}
@@ -256,6 +271,7 @@ def change_chart(name: str, title: str, facts: Json, series: dict[str, list[tupl
 def _weight_charts(facts: Json) -> list[Json]:
     """Shares over tokens, one chart for each part of the mixture that changed: such as the topics of `zh/web`."""
     series: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    inherited: dict[str, Json] = {}
     for stage, offset in zip(facts["training"], _offsets(facts), strict=True):
         last: dict[str, Json] = {}
         for change in stage["weights"]:
@@ -264,8 +280,11 @@ def _weight_charts(facts: Json) -> list[Json]:
                 _add_points(curves, offset, change["old"])
             _add_points(curves, offset + change["tokens"], change["new"])
             last[change["path"]] = change["new"]
+        if facts["repeat"]["recipe"]["stages"][stage["stage"] - 1]["topics"]["initial"] == "inherit":
+            last = inherited | last
         for path, shares in last.items():  # they hold until the end of what was trained
             _add_points(series[path], offset + stage["tokens"], shares)
+        inherited = last
     return [_weights_chart(facts, path, curves) for path, curves in series.items()]
 
 
@@ -280,7 +299,7 @@ def _weights_chart(facts: Json, path: str, curves: dict[str, list[tuple[int, flo
     children = sorted(curves, key=lambda child: topic_rank(facts, language, names[child]))
     whole = path.replace("/", " ") or "the stage"
     traces = []
-    for i, child in enumerate(children):
+    for i, child in zip(topic_colors(facts, language, [names[child] for child in children]), children, strict=True):
         points = curves[child]
         trace = _line(names[child], [x for x, _ in points], [100 * share for _, share in points], i)
         trace["line"]["shape"] = "hv"
@@ -391,11 +410,16 @@ def _curriculum_chart(stage: int, language: str, curves: dict[str, list[float | 
 
 
 def _log_ticks(low: float, high: float) -> Json:
-    """Ticks of a logarithmic axis at 1, 2 and 5 times the powers of ten; at the powers alone over a wide range."""
-    steps = (1,) if high > 1e4 * low else (1, 2, 5)
+    """Ticks of a logarithmic axis: powers of ten over a wide range, then 1, 2, 5 times them, then equal steps."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    steps = (1,) if high > 1e4 * low else (1, 2, 5)
     values = [step * 10.0**power for power in range(first, last + 1) for step in steps]
     shown = [value for value in values if 0.8 * low <= value <= 1.25 * high]
+    if len([value for value in shown if low <= value <= high]) < 3:
+        rough = max(high - low, 0.01 * high) / 3
+        unit = 10.0 ** math.floor(math.log10(rough))
+        step = next(k * unit for k in (1, 2, 5, 10) if k * unit >= rough)
+        shown = [k * step for k in range(math.floor(low / step), math.ceil(high / step) + 1) if k]
     return {"tickvals": shown, "ticktext": [f"{value:,.10g}" for value in shown]}
 
 

@@ -115,8 +115,7 @@ def _sum(rows: list[Json], language: str, source: str | None, topic: str | None)
     for key in ("planned", "spent", "available"):
         known = [row[key] for row in rows if row[key] is not None]
         total[key] = sum(known) if known else None
-    passes = [row["epochs"] for row in rows if row["epochs"] is not None]
-    total["epochs"] = max(passes) if passes else None
+    total["epochs"] = round(total["spent"] / total["available"], 4) if total["spent"] and total["available"] else None
     return total | {"level": level(total), "name": name(total)}
 
 
