@@ -14,10 +14,10 @@ from tests.evaluation.conftest import make_model, make_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reprise.errors import UserError
-from reprise.evaluation import answers, benchmarks, harness
+from reprise.evaluation import answers, evaluated, harness
 from reprise.evaluation.benchmarks import BenchmarkRunner, choose, compare_benchmarks, group_means, summarize, wilson
 from reprise.evaluation.catalogue import BENCHMARKS
-from reprise.evaluation.fingerprint import model_fingerprint
+from reprise.evaluation.evaluated import EvaluatedModel
 from reprise.evaluation.probe import QUESTIONS_OF_A_KIND, probe_questions
 from reprise.evaluation.sets import LocalSet, read_set
 from reprise.recipe.evaluation import SUITES, Evaluation, benchmark_folders, expand_benchmarks
@@ -98,8 +98,7 @@ def settings(data, *names, **more):
 
 
 def runner(folder, evaluation, cache, seed=3):
-    model = Model(path=str(folder))
-    return BenchmarkRunner(model, evaluation, fingerprint=model_fingerprint(model), cache=cache, seed=seed)
+    return BenchmarkRunner(EvaluatedModel(Model(path=str(folder)), evaluation), evaluation, cache=cache, seed=seed)
 
 
 NO_PROGRAMS = [name for name in SUITES["paper"] if not BENCHMARKS[name].runs_code] + ["icl-probe", "cmmlu-0shot"]
@@ -313,7 +312,7 @@ def test_finished_benchmarks_are_not_run_again(data, tiny_model, tmp_path, monke
         runner(tiny_model, evaluation, tmp_path).run()
     first = runner(tiny_model, evaluation, tmp_path).run()
     assert asked == ["sciq", "arc_easy", "arc_easy"]
-    monkeypatch.setattr(benchmarks, "load_model", lambda *_: pytest.fail("the model was loaded again"))
+    monkeypatch.setattr(evaluated, "load_model", lambda *_: pytest.fail("the model was loaded again"))
     assert runner(tiny_model, evaluation, tmp_path).run() == first
 
 

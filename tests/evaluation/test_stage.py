@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reprise.documents.table import TableWriter
 from reprise.errors import UserError
-from reprise.evaluation import heldout, stage
-from reprise.evaluation.fingerprint import model_fingerprint
+from reprise.evaluation import continuations, evaluated, stage
+from reprise.evaluation.evaluated import EvaluatedModel
 from reprise.evaluation.heldout import Text, measure_bits
 from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.model import Model
@@ -120,24 +120,20 @@ def test_verdicts_and_headline_say_what_the_numbers_say(work, tiny_model):
 
 def test_second_run_measures_nothing_again(work, tiny_model, monkeypatch):
     first = run(work, tiny_model)
-    monkeypatch.setattr(heldout, "load_model", lambda *_: pytest.fail("the model was loaded again"))
+    monkeypatch.setattr(evaluated, "load_model", lambda *_: pytest.fail("the model was loaded again"))
     assert run(work, tiny_model) == first
 
 
 def test_changed_weights_or_text_are_measured_again(work, tiny_model, tmp_path):
     texts = [Text(row["text"], row["lang"], row["source"]) for row in documents()]
     other = make_model(tmp_path / "other", make_tokenizer(), seed=5)
-    models = [Model(path=str(tiny_model)), Model(path=str(other))]
-    marks = [model_fingerprint(model) for model in models]
-    assert marks[0] != marks[1] and marks[0] == model_fingerprint(models[0])
+    models = [EvaluatedModel(Model(path=str(folder)), SETTINGS) for folder in (tiny_model, other, tiny_model)]
+    marks = [model.fingerprint for model in models]
+    assert marks[0] != marks[1] and marks[0] == marks[2]
     keep = {"cache": tmp_path / "kept", "what": "test"}
-    bits = [
-        measure_bits(model, texts, SETTINGS, fingerprint=mark, **keep)
-        for model, mark in zip(models, marks, strict=True)
-    ]
+    bits = [measure_bits(model, texts, SETTINGS, **keep) for model in models[:2]]
     assert not np.allclose(bits[0], bits[1], rtol=1e-3)
-    fewer = measure_bits(models[0], texts[:3], SETTINGS, fingerprint=marks[0], **keep)
-    np.testing.assert_allclose(fewer, bits[0][:3], rtol=1e-5)
+    np.testing.assert_allclose(measure_bits(models[0], texts[:3], SETTINGS, **keep), bits[0][:3], rtol=1e-5)
 
 
 def test_bits_per_byte_count_every_byte_whatever_the_vocabulary(tmp_path):
@@ -146,11 +142,33 @@ def test_bits_per_byte_count_every_byte_whatever_the_vocabulary(tmp_path):
     for size in (257, 320):
         tokenizer = make_tokenizer([text.text for text in texts], vocab_size=size)
         folder = make_model(tmp_path / str(size), tokenizer, scale=0.0)
-        bits = measure_bits(
-            Model(path=str(folder)), texts, SETTINGS, fingerprint=str(size), cache=tmp_path, what="test"
-        )
+        model = EvaluatedModel(Model(path=str(folder)), SETTINGS)
+        bits = measure_bits(model, texts, SETTINGS, cache=tmp_path, what="test")
         tokens = [len(tokenizer(text.text)["input_ids"]) for text in texts]
         np.testing.assert_allclose(bits, np.array(tokens) * math.log2(len(tokenizer)), rtol=1e-5)
+
+
+def test_samples_are_greedy_continuations_of_held_out_beginnings(work, tiny_model):
+    results = run(
+        work, tiny_model, SETTINGS.model_copy(update={"sample_tokens": 4, "sample_prompts": {"en": ["Two and"]}})
+    )
+    samples = results["samples"]
+    assert [sample["language"] for sample in samples] == ["en", "zh", "zh"] and samples[0]["prompt"] == "Two and"
+    assert samples[1]["prompt"] in {row["text"] for row in documents() if row["split"] == "valid"}
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_model), AutoTokenizer.from_pretrained(tiny_model)
+    ids = tokenizer("Two and")["input_ids"]
+    for _ in range(4):
+        with torch.no_grad():
+            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+    assert samples[0]["before"] == tokenizer.decode(ids[7:], skip_special_tokens=True)
+    assert run(work, tiny_model, SETTINGS.model_copy(update={"sample_tokens": 0}))["samples"] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt"), [("short", "short"), ("字" * 90, "字" * 40), ("word " * 60, "word " * 23 + "word")]
+)
+def test_beginning_ends_between_words(text, prompt):
+    assert continuations.beginning(text) == prompt
 
 
 def test_nothing_held_out_is_the_users_to_mend(tmp_path):
@@ -163,9 +181,9 @@ def test_nothing_held_out_is_the_users_to_mend(tmp_path):
 def test_window_over_the_context_is_cut_to_it(work, tmp_path):
     short = make_model(tmp_path / "short", make_tokenizer(), context=48)
     texts = [Text("The river runs to the sea. " * 10, "en", "web")]
-    keep = {"fingerprint": "short", "what": "test"}
+    evaluated_model = EvaluatedModel(Model(path=str(short)), SETTINGS)
     bits = [
-        measure_bits(Model(path=str(short)), texts, settings, cache=tmp_path / str(number), **keep)
+        measure_bits(evaluated_model, texts, settings, cache=tmp_path / str(number), what="test")
         for number, settings in enumerate([SETTINGS, Evaluation(max_length=48, stride=24, dtype="float32")])
     ]
     np.testing.assert_allclose(*bits, rtol=1e-6)

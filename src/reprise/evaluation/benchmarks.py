@@ -12,17 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from reprise.errors import missing_extra
 from reprise.evaluation.catalogue import BENCHMARKS, GROUPS, Benchmark
+from reprise.evaluation.evaluated import EvaluatedModel
 from reprise.evaluation.retention import compare_scores
 from reprise.evaluation.sets import LocalSet, read_set
-from reprise.model.likelihood import native_dtype
-from reprise.model.loading import load_model, load_tokenizer
 from reprise.progress import console
 from reprise.recipe.evaluation import Evaluation, expand_benchmarks
-from reprise.recipe.model import Model
 from reprise.workspace import digest, write_json
 
 _FORMAT = 1
@@ -57,9 +54,9 @@ class Measured:
 class BenchmarkRunner:
     """A model with its benchmarks; loaded only where the cache lacks an answer."""
 
-    def __init__(self, model: Model, settings: Evaluation, *, fingerprint: str, cache: Path, seed: int) -> None:
-        self._model, self._settings, self._seed = model, settings, seed
-        self._fingerprint, self._cache = fingerprint, cache
+    def __init__(self, evaluated: EvaluatedModel, settings: Evaluation, *, cache: Path, seed: int) -> None:
+        self._evaluated, self._settings = evaluated, settings
+        self._cache, self._seed = cache, seed
         self._lm: Any = None
         self.absent: dict[str, str] = {}
         """Benchmark -> why it was not run."""
@@ -106,13 +103,12 @@ class BenchmarkRunner:
         harness = _harness()
         key = {
             "format": _FORMAT,
-            "model": self._fingerprint,
+            "model": self._evaluated.fingerprint,
             "benchmark": benchmark.name,
             "harness": harness.VERSION,
             "questions": "hub" if items is None else digest([items.test, items.dev]),
             "limit": self._settings.limit,
             "seed": self._seed,
-            "dtype": str(self._dtype()),
         }
         path = self._cache / f"{benchmark.name}-{digest(key)}.json"
         if path.exists():
@@ -132,15 +128,10 @@ class BenchmarkRunner:
         write_json(path, {"key": key, "measured": asdict(measured)})
         return measured
 
-    def _dtype(self) -> torch.dtype:
-        if self._settings.dtype != "auto":
-            return getattr(torch, self._settings.dtype)  # type: ignore[no-any-return]
-        return native_dtype(_device())
-
     def _loaded(self, harness: Any) -> Any:
         if self._lm is None:
-            model = load_model(self._model, self._dtype(), _device())
-            self._lm = harness.BatchedLM(model, load_tokenizer(self._model), batch_tokens=self._settings.batch_tokens)
+            model, tokenizer = self._evaluated.model, self._evaluated.tokenizer
+            self._lm = harness.BatchedLM(model, tokenizer, batch_tokens=self._settings.batch_tokens)
         return self._lm
 
 
@@ -223,10 +214,6 @@ def group_means(scores: dict[str, float]) -> dict[str, float]:
     """Group -> mean of its benchmarks' scores, where all of them were measured."""
     complete = {name: members for name, members in GROUPS.items() if all(member in scores for member in members)}
     return {name: sum(scores[member] for member in members) / len(members) for name, members in complete.items()}
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _harness() -> Any:

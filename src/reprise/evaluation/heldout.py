@@ -4,21 +4,20 @@ A document stands behind the token that begins a text (BOS, else EOS), so that i
 byte = nll / ln 2 / UTF-8 bytes then counts every byte, whatever the vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from reprise.errors import UserError
-from reprise.model.likelihood import document_nll, fit_window, native_dtype
-from reprise.model.loading import load_config, load_model, load_tokenizer
+from reprise.evaluation.evaluated import EvaluatedModel
+from reprise.model.likelihood import document_nll, fit_window
+from reprise.model.loading import load_config
 from reprise.progress import track
 from reprise.recipe.evaluation import Evaluation
-from reprise.recipe.model import Model
 from reprise.workspace import digest
 
 _FORMAT = 1
@@ -36,15 +35,14 @@ class Text:
 
 
 def measure_bits(
-    model: Model, texts: Sequence[Text], settings: Evaluation, *, fingerprint: str, cache: Path, what: str
+    evaluated: EvaluatedModel, texts: Sequence[Text], settings: Evaluation, *, cache: Path, what: str
 ) -> npt.NDArray[np.float64]:
     """Bits of each text under a model, float64[len(texts)].
 
     Args:
-        model: the model.
+        evaluated: the model.
         texts: the documents.
-        settings: window, batch and number format.
-        fingerprint: identifies the model's weights and tokenizer.
+        settings: window and batch.
         cache: folder where the answer is kept.
         what: shown on the progress bar.
 
@@ -53,31 +51,20 @@ def measure_bits(
     """
     if not texts:
         return np.zeros(0)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = native_dtype(device) if settings.dtype == "auto" else getattr(torch, settings.dtype)
-    key = [
-        _FORMAT,
-        fingerprint,
-        str(dtype),
-        device.type,
-        settings.max_length,
-        settings.stride,
-        [text.text for text in texts],
-    ]
+    max_length, stride = fit_window(load_config(evaluated.settings), settings.max_length, settings.stride)
+    key = [_FORMAT, evaluated.fingerprint, max_length, stride, [text.text for text in texts]]
     path = cache / f"bits-{digest(key)}.npy"
     if path.exists():
         return np.asarray(np.load(path), dtype=np.float64)
-    max_length, stride = fit_window(load_config(model), settings.max_length, settings.stride)
-    documents = encode(load_tokenizer(model), [text.text for text in texts])
-    loaded = load_model(model, dtype, device)
+    documents = encode(evaluated.tokenizer, [text.text for text in texts])
     with track(what, sum(len(ids) - 1 for ids in documents), "tokens") as advance:
         nll, _ = document_nll(
-            loaded,
+            evaluated.model,
             documents,
             max_length=max_length,
             stride=stride,
             batch_tokens=settings.batch_tokens,
-            device=device,
+            device=evaluated.device,
             advance=advance,
         )
     bits: npt.NDArray[np.float64] = nll / np.log(2)
@@ -102,3 +89,18 @@ def encode(tokenizer: Any, texts: Sequence[str]) -> list[npt.NDArray[np.int64]]:
         return []
     encoded = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
     return [np.array([start, *ids], dtype=np.int64) for ids in encoded]
+
+
+def group_texts(texts: Sequence[Text]) -> Iterator[tuple[tuple[str, str | None, str | None], npt.NDArray[np.int64]]]:
+    """Each language, then its sources, then their topics, with the positions of their documents."""
+    groups: dict[tuple[str, str | None, str | None], list[int]] = {}
+    for position, text in enumerate(texts):
+        keys = {
+            (text.language, None, None),
+            (text.language, text.source, None),
+            (text.language, text.source, text.topic),
+        }
+        for key in keys:
+            groups.setdefault(key, []).append(position)
+    for key in sorted(groups, key=lambda key: tuple(part or "" for part in key)):
+        yield key, np.array(groups[key])

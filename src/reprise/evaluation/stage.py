@@ -10,7 +10,7 @@ results.json
   settings       number format, window, fingerprints of both models
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ import numpy.typing as npt
 from reprise.documents.table import DOCUMENTS, read_table
 from reprise.errors import UserError
 from reprise.evaluation.benchmarks import BenchmarkRunner, compare_benchmarks, group_means
-from reprise.evaluation.fingerprint import model_fingerprint
-from reprise.evaluation.heldout import Text, measure_bits
+from reprise.evaluation.continuations import compare_samples
+from reprise.evaluation.evaluated import EvaluatedModel
+from reprise.evaluation.heldout import Text, group_texts, measure_bits
 from reprise.evaluation.retention import compare_rates, headline
 from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.model import Model
@@ -65,20 +66,14 @@ def compare_models(
         cache: folder of answers that were computed before.
         seed: of the bootstrap and of the choice of questions.
     """
-    sides = {"before": before, "after": after}
-    fingerprints = {side: model_fingerprint(model) for side, model in sides.items()}
-    bits = {
-        side: measure_bits(
-            model, texts, evaluation, fingerprint=fingerprints[side], cache=cache / "bits", what=f"bits per byte {side}"
-        )
-        for side, model in sides.items()
-    }
+    sides = {"before": EvaluatedModel(before, evaluation), "after": EvaluatedModel(after, evaluation)}
+    bits, scores, absent = {}, {}, {}
+    for side, evaluated in sides.items():
+        bits[side] = measure_bits(evaluated, texts, evaluation, cache=cache / "bits", what=f"bits per byte {side}")
+        runner = BenchmarkRunner(evaluated, evaluation, cache=cache / "benchmarks", seed=seed)
+        scores[side] = runner.run()
+        absent.update(runner.absent)
     table = compare_bits(texts, bits["before"], bits["after"], evaluation, seed)
-    runners = {
-        side: BenchmarkRunner(model, evaluation, fingerprint=fingerprints[side], cache=cache / "benchmarks", seed=seed)
-        for side, model in sides.items()
-    }
-    scores = {side: runner.run() for side, runner in runners.items()}
     benchmarks = compare_benchmarks(scores["before"], scores["after"], evaluation, seed)
     verdicts = language_verdicts(table) + benchmark_verdicts(benchmarks)
     return {
@@ -87,8 +82,10 @@ def compare_models(
         "bits_per_byte": table,
         "benchmarks": benchmarks,
         "groups": {side: group_means({row["benchmark"]: row[side] for row in benchmarks}) for side in sides},
-        "absent": runners["after"].absent,
-        "settings": evaluation.model_dump(mode="json") | {"fingerprints": fingerprints},
+        "absent": absent,
+        "samples": compare_samples(sides["before"], sides["after"], texts, evaluation, cache=cache / "samples"),
+        "settings": evaluation.model_dump(mode="json")
+        | {"fingerprints": {side: evaluated.fingerprint for side, evaluated in sides.items()}},
     }
 
 
@@ -123,7 +120,7 @@ def compare_bits(
     """Bits per byte of each language, source and topic, before and after."""
     num_bytes = np.array([len(text.text.encode()) for text in texts], dtype=np.float64)
     rows = []
-    for (language, source, topic), members in _groups(texts):
+    for (language, source, topic), members in group_texts(texts):
         change = compare_rates(
             before[members],
             after[members],
@@ -156,18 +153,3 @@ def benchmark_verdicts(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         {"measure": row["benchmark"], "kind": "benchmark", "unit": "difference"} | {name: row[name] for name in names}
         for row in rows
     ]
-
-
-def _groups(texts: Sequence[Text]) -> Iterator[tuple[tuple[str, str | None, str | None], npt.NDArray[np.int64]]]:
-    """Each language, then its sources, then their topics, with the positions of their documents."""
-    groups: dict[tuple[str, str | None, str | None], list[int]] = {}
-    for position, text in enumerate(texts):
-        keys = {
-            (text.language, None, None),
-            (text.language, text.source, None),
-            (text.language, text.source, text.topic),
-        }
-        for key in keys:
-            groups.setdefault(key, []).append(position)
-    for key in sorted(groups, key=lambda key: tuple(part or "" for part in key)):
-        yield key, np.array(groups[key])

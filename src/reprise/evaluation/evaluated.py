@@ -1,0 +1,44 @@
+"""A model that is measured: identified by its files, loaded when the first measure needs it, once for all of them."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from reprise.model.files import model_files
+from reprise.model.likelihood import native_dtype
+from reprise.model.loading import load_config, load_model, load_tokenizer
+from reprise.recipe.evaluation import Evaluation
+from reprise.recipe.model import Model
+from reprise.workspace import digest, digest_file
+
+
+class EvaluatedModel:
+    """A model with the number format and device that its measures use."""
+
+    def __init__(self, settings: Model, evaluation: Evaluation) -> None:
+        self.settings = settings
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        named = evaluation.dtype
+        self.dtype: torch.dtype = native_dtype(self.device) if named == "auto" else getattr(torch, named)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of what decides its answers: its files (on the Hub, its name and commit) and the number format."""
+        files: dict[str, Any] = {path.name: digest_file(Path(path))["xxh128"] for path in model_files(self.settings)}
+        if not files:
+            commit = getattr(load_config(self.settings), "_commit_hash", None) or self.settings.revision
+            files = {self.settings.path: commit}
+        return digest([files, str(self.dtype), self.device.type])
+
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        """The weights, on the device, in evaluation mode."""
+        return load_model(self.settings, self.dtype, self.device)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's tokenizer."""
+        return load_tokenizer(self.settings)
