@@ -103,11 +103,15 @@ class LinearClassifier:
         norm = np.sqrt(np.bincount(rows, values**2, minlength=num_texts))
         return sp.csr_matrix((values / norm[rows], (rows, place[known])), shape=(num_texts, len(self._columns)))
 
+    def log_probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """float64[texts, topics]."""
+        scores = np.asarray(self._weigh(_count_features(texts)) @ self._weights) + self._bias
+        scores -= scores.max(axis=1, keepdims=True)
+        return np.asarray(scores - np.log(np.exp(scores).sum(axis=1, keepdims=True)))
+
     def probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """float64[texts, topics]; each row sums to 1."""
-        scores = np.asarray(self._weigh(_count_features(texts)) @ self._weights) + self._bias
-        scores = np.exp(scores - scores.max(axis=1, keepdims=True))
-        return np.asarray(scores / scores.sum(axis=1, keepdims=True))
+        return np.exp(self.log_probabilities(texts))
 
     def scale(self, temperature: float) -> None:
         """Divide the scores by a temperature: the order of the topics stays, the confidence changes."""

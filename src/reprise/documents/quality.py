@@ -16,6 +16,8 @@ _EVERY_FOLD_BELOW = 2000
 """With fewer labels each fold is held out once; with more, one fold is enough."""
 _TEMPERATURES = np.geomspace(0.1, 10, 60)
 _BINS = 10
+_LEAST = -1e3
+"""Log-probability of a topic that the classifier was not fitted on, so that sums stay finite."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,10 @@ def hold_out(
         inside, outside = np.flatnonzero(folds != fold).tolist(), np.flatnonzero(folds == fold).tolist()
         if inside and outside:
             classifier = fit([texts[place] for place in inside], [labels[place] for place in inside])
-            answers.append(classifier.probabilities([texts[place] for place in outside]))
+            answers.append(classifier.log_probabilities([texts[place] for place in outside]))
             gold += [list(topics).index(labels[place]) for place in outside]
     stacked = np.concatenate(answers) if answers else np.zeros((0, len(topics)))
-    return np.log(np.maximum(stacked, 1e-30)), np.array(gold, np.int64)
+    return np.maximum(stacked, _LEAST), np.array(gold, np.int64)
 
 
 def choose_temperature(scores: NDArray[np.float64], gold: NDArray[np.int64]) -> float:
@@ -77,8 +79,9 @@ def _log_softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(scores - np.log(np.exp(scores).sum(axis=1, keepdims=True)))
 
 
-def measure(scores: NDArray[np.float64], gold: NDArray[np.int64], topics: Sequence[str]) -> Quality:
+def measure(scores: NDArray[np.float64], gold: Sequence[int] | NDArray[np.int64], topics: Sequence[str]) -> Quality:
     """Figures from log-probabilities float64[documents, topics] and labels int64[documents]."""
+    gold = np.asarray(gold, np.int64)
     probabilities = np.exp(_log_softmax(scores)) if len(gold) else scores
     answers, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1, initial=0.0)
     right = answers == gold

@@ -1,0 +1,170 @@
+"""Quality and speed of the topic classifier on documents whose origin fixes their topic.
+
+    python benchmarks/topics.py --corpus CORPUS --evalsets EVALSETS [--labels sets|some-documents]
+
+Fitted on: the questions of MMLU (English) and CMMLU (Chinese), by our map from subjects to topics; the passages of the
+demo corpus; and, with `documents`, on documents of half of the origins. Measured on: documents of origins that were not
+fitted on. An origin fixes the topic where it is a textbook or site of one subject, or (CSL) names the discipline of the
+article; the line that names it is cut out of the text. Ends with one line of JSON.
+"""
+
+import argparse
+import io
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import zstandard
+
+from reprise.documents.labels import Labelled
+from reprise.documents.quality import measure
+from reprise.documents.subjects import CMMLU, MMLU
+from reprise.documents.topics import fit_classifier
+from reprise.recipe.documents import Topics
+
+MATHEMATICS, COMPUTERS, BIOLOGY = "Mathematics and Physics", "Computer Science and Engineering", "Biology and Chemistry"
+HISTORY, LAW, ECONOMICS = "History and Geography", "Law and Policy", "Economics and Business"
+MEDICINE, PHILOSOPHY, PSYCHOLOGY = "Medicine and Health", "Philosophy and Logic", "Psychology and Sociology"
+CULTURE, SOCIETY = "Philosophy, Arts and Culture", "Psychology, Sociology and Education"
+PRACTICE = "Project and Practical Management"
+
+ORIGINS = {
+    "en": {
+        MATHEMATICS: "osbooks-physics osbooks-university-physics osbooks-calculus osbooks-college-algebra osbooks-astronomy "
+        "osbooks-introductory-statistics jirilebl/ra oscarlevin/discrete-book An-Introduction-to-Mathematics",
+        COMPUTERS: "d2l-ai/d2l-en python/peps huggingface/course rust-lang/book build-web-application "
+        "osbooks-introduction-python javascript-questions",
+        BIOLOGY: "osbooks-chemistry osbooks-microbiology charles-darwin_the-origin greenelab/deep-review",
+        HISTORY: "osbooks-us-history osbooks-world-history factbook charles-darwin_the-voyage",
+        LAW: "osbooks-american-government osbooks-business-law osbooks-introduction-political-science "
+        "rousseau_the-social-contract john-stuart-mill_on-liberty",
+        ECONOMICS: "osbooks-principles-economics osbooks-introduction-business adam-smith osbooks-principles-finance "
+        "john-maynard-keynes",
+        MEDICINE: "MedQuAD osbooks-anatomy",
+        PHILOSOPHY: "osbooks-introduction-philosophy OpenLogicProject david-hume nietzsche plato bertrand-russell",
+        PSYCHOLOGY: "osbooks-psychology osbooks-introduction-sociology osbooks-introduction-anthropology",
+    },
+    "zh": {
+        MATHEMATICS: "math-eval/TAL-SCQ5K",
+        COMPUTERS: "d2l-ai/d2l-zh trpl-zh-cn build-web-application reactjs huggingface/course pingcap LCTT",
+        LAW: "LawRefBook chinese-political-corpora",
+        CULTURE: "chinese-poetry tennessine/corpus",
+        MEDICINE: "Chinese-medical-dialogue",
+        SOCIETY: "EmoLLM",
+    },
+}
+"""Topic -> parts of the origins whose documents it is."""
+
+DISCIPLINES = {
+    MATHEMATICS: "数学 物理学 天文学 力学 光学工程 大气科学 地球物理学",
+    COMPUTERS: "计算机科学与技术 信息与通信工程 电子科学与技术 控制科学与工程 电气工程 机械工程 材料科学与工程 土木工程 "
+    "水利工程 船舶与海洋工程 航空宇航科学与技术 动力工程及工程热物理 石油与天然气工程 矿业工程 冶金工程 纺织科学与工程 "
+    "交通运输工程 测绘科学与技术 核科学与技术 兵器科学与技术 环境科学与工程",
+    BIOLOGY: "化学/化学工程与技术 生物学/生物科学与工程 作物学 园艺学 植物保护 林学/林业工程 畜牧学/兽医学 水产 "
+    "食品科学与工程 农业资源利用 海洋科学",
+    HISTORY: "地理学 历史学 民族学 地质学/地质资源与地质工程",
+    LAW: "法学 政治学",
+    CULTURE: "哲学 中国语言文学 艺术学",
+    ECONOMICS: "理论经济学 应用经济学 工商管理 农林经济管理",
+    SOCIETY: "教育学 心理学 社会学 新闻传播学",
+    MEDICINE: "基础医学/临床医学 中医学/中药学 公共卫生与预防医学 药学 口腔医学 体育学",
+}
+"""Topic -> disciplines of CSL; military science, architecture, public administration and archives fit none well."""
+
+_DISCIPLINE = re.compile(r"学科：(\S+)\s*")
+_MOST_PER_ORIGIN = 150
+
+
+def read_corpus(corpus: Path) -> Iterator[dict[str, Any]]:
+    for path in sorted(corpus.rglob("*.jsonl.zst")):
+        with path.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as stream:
+            yield from map(json.loads, io.TextIOWrapper(stream, encoding="utf-8"))
+
+
+def labelled_documents(corpus: Path) -> dict[str, list[tuple[str, str, str]]]:
+    """Language -> (origin, topic, text)."""
+    topic_of = {name: topic for topic, names in DISCIPLINES.items() for name in names.split()}
+    found: dict[str, list[tuple[str, str, str]]] = {"en": [], "zh": []}
+    per_origin: dict[str, int] = {}
+    for document in read_corpus(corpus):
+        lang, origin, text = document["lang"], document["origin"], document["text"]
+        if match := _DISCIPLINE.search(text):
+            if match.group(1) in topic_of:
+                found["zh"].append((match.group(1), topic_of[match.group(1)], _DISCIPLINE.sub("", text)))
+            continue
+        for topic, names in ORIGINS[lang].items():
+            for name in names.split():
+                if name in origin and per_origin.setdefault(f"{lang} {name}", 0) < _MOST_PER_ORIGIN:
+                    per_origin[f"{lang} {name}"] += 1
+                    found[lang].append((name, topic, text))
+    return found
+
+
+def questions(evalsets: Path, benchmark: str, topic_of: dict[str, str]) -> Iterator[tuple[str, str]]:
+    for path in sorted((evalsets / benchmark).glob("*.jsonl")):
+        for line in path.open(encoding="utf-8"):
+            question = json.loads(line)
+            yield "\n".join([question["question"], *question["choices"]]), topic_of[question["subject"]]
+
+
+def demo(lang: str) -> Iterator[tuple[str, str]]:
+    import reprise
+
+    path = Path(reprise.__file__).parent / "demo" / f"{lang}.jsonl"
+    for line in path.open(encoding="utf-8"):
+        document = json.loads(line)
+        if document.get("topic"):
+            yield document["text"], document["topic"]
+
+
+def split_origins(documents: list[tuple[str, str, str]]) -> tuple[set[str], set[str]]:
+    """Every other origin of each topic, in order of size, so that each topic with two origins is on both sides."""
+    fitted: set[str] = set()
+    for topic in {topic for _, topic, _ in documents}:
+        names = [name for name, other, _ in documents if other == topic]
+        ordered = sorted(set(names), key=lambda name: (-names.count(name), name))
+        fitted.update(ordered[1::2])
+    return fitted, {name for name, _, _ in documents} - fitted
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--corpus", type=Path, required=True)
+    parser.add_argument("--evalsets", type=Path, required=True)
+    arguments = parser.parse_args()
+    lists = Topics().lists
+    documents = labelled_documents(arguments.corpus)
+    results: dict[str, float] = {}
+    for lang, benchmark, topic_of in (("en", "mmlu", MMLU), ("zh", "cmmlu", CMMLU)):
+        asked = list(questions(arguments.evalsets, benchmark, topic_of))
+        fitted, held_out = split_origins(documents[lang])
+        test = [(topic, text) for name, topic, text in documents[lang] if name in held_out]
+        for what, more in (
+            ("questions", []),
+            ("questions + demo", list(demo(lang))),
+            (
+                "questions + demo + other origins",
+                [*demo(lang), *((t, y) for n, y, t in documents[lang] if n in fitted)],
+            ),
+        ):
+            pairs = list(dict([*asked, *more]).items())
+            start = time.perf_counter()
+            known = Labelled([text for text, _ in pairs], [topic for _, topic in pairs])
+            classifier, report = fit_classifier(known, lists[lang], seed=0)
+            seconds = time.perf_counter() - start
+            scores = classifier.log_probabilities([text for _, text in test])
+            gold = [lists[lang].index(topic) for topic, _ in test]
+            quality = measure(scores, gold, lists[lang])
+            print(f"{lang} | {what} | {len(pairs)} labels | {seconds:.1f} s | held-out fifth {report['held_out']['macro_f1']:.3f}"
+                  f" | other origins: {quality.labels} documents, accuracy {quality.accuracy:.3f}, "
+                  f"macro-F1 {quality.macro_f1:.3f}, calibration error {quality.calibration_error:.3f}")  # fmt: skip
+            results[f"{lang}_{what.replace(' + ', '_').replace(' ', '_')}"] = round(quality.macro_f1, 4)
+        print({topic: round(value, 2) for topic, value in quality.f1.items()})
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
