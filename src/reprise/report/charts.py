@@ -416,10 +416,10 @@ def _log_ticks(low: float, high: float) -> Json:
     values = [step * 10.0**power for power in range(first, last + 1) for step in steps]
     shown = [value for value in values if 0.8 * low <= value <= 1.25 * high]
     if len([value for value in shown if low <= value <= high]) < 3:
-        rough = max(high - low, 0.01 * high) / 3
-        unit = 10.0 ** math.floor(math.log10(rough))
-        step = next(k * unit for k in (1, 2, 5, 10) if k * unit >= rough)
-        shown = [k * step for k in range(math.floor(low / step), math.ceil(high / step) + 1) if k]
+        power = 10.0 ** math.floor(math.log10(max(high - low, 1e-3 * high)))
+        steps_down = (k * power for k in (1.0, 0.5, 0.2, 0.1))
+        step = next((k for k in steps_down if math.floor(high / k) - math.ceil(low / k) >= 2), 0.1 * power)
+        shown = [k * step for k in range(math.floor(low / step), math.ceil(high / step) + 1)]
     return {"tickvals": shown, "ticktext": [f"{value:,.10g}" for value in shown]}
 
 

@@ -57,6 +57,7 @@ def gather(workspace: Workspace, recipe: Recipe) -> Json:
         "topics": recipe.documents.topics.lists,
         "bits_per_byte": results.get("bits_per_byte", []),
         "benchmarks": results.get("benchmarks", []),
+        "groups": results.get("groups", {}),
         "absent": results.get("absent", {}),
         "samples": results.get("samples", []),
         "corpus": corpus_facts(workspace, recipe),

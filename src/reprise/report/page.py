@@ -43,6 +43,7 @@ def _report_views(facts: Json) -> dict[str, Any]:
         "order": tables.order_rows(facts),
         "gains": tables.gain_rows(facts),
         "verdicts": tables.with_pictures(facts["verdict"]["verdicts"]),
+        "groups": tables.group_rows(facts["groups"]),
         "benchmarks": tables.with_pictures([row | {"unit": "points"} for row in facts["benchmarks"]]),
         "funnel": tables.funnel_rows(facts),
         "events": [_event(stage["stage"], event) for stage in facts["training"] for event in stage["events"]],

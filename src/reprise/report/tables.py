@@ -39,6 +39,22 @@ def with_pictures(rows: list[Json]) -> list[Json]:
     return [row | {"picture": pictures[id(row)]} for row in rows]
 
 
+def group_rows(groups: Json) -> list[Json]:
+    """Mean score of each group of benchmarks that both models have whole."""
+    before, after = groups.get("before", {}), groups.get("after", {})
+    return [
+        {
+            "name": name,
+            "before": before[name],
+            "after": after[name],
+            "change": after[name] - before[name],
+            "unit": "points",
+        }
+        for name in before
+        if name in after
+    ]
+
+
 def change_pictures(rows: list[Json]) -> list[Json]:
     """Places of the change, its interval and the tolerance of each row, on one axis with zero in the middle."""
     reach = max((abs(end) for row in rows for end in (row["change"], *(row.get("ci") or []))), default=0.0) or 0.01
