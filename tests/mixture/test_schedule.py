@@ -87,6 +87,29 @@ def test_languages_and_sources_are_on_ratio_too() -> None:
     assert np.mean(worst[:, :2].max(axis=1) > 1.0) < 0.15
 
 
+def test_no_bucket_of_an_uneven_tree_is_more_than_a_row_off() -> None:
+    """Shares of one in a million beside halves, where preferring languages without looking ahead goes wrong."""
+    rng = np.random.default_rng(3)
+    for _ in range(40):
+        paths, weights = [], []
+        for language, of_language in enumerate(uneven(rng, rng.integers(1, 6))):
+            for source, of_source in enumerate(uneven(rng, rng.integers(1, 9))):
+                for topic, of_topic in enumerate(uneven(rng, rng.choice([1, 1, 2, 5, 11, 20]))):
+                    paths.append((language, source, topic))
+                    weights.append(float(of_language * of_source * of_topic))
+        turns = Turns(paths)
+        turns.set_weights(weights)
+        worst = 0
+        for _ in range(600):
+            turns.next()
+            worst = max(worst, int(np.abs(turns.credit).max()))
+        assert worst <= UNITS
+
+
+def uneven(rng: np.random.Generator, count: int) -> np.ndarray:
+    return np.maximum(rng.dirichlet(np.ones(count) * rng.choice([0.1, 0.5, 1.0, 5.0, 100.0])), 1e-6)
+
+
 def test_the_papers_mixture_is_on_ratio_on_every_level() -> None:
     """26 web topics and 9 other sources; dealt bucket by bucket alone, a language would be rows off."""
     topics, zh, en = 11, (0.70, 0.05, 0.20, 0.05), (0.40, 0.05, 0.15, 0.05, 0.10, 0.10, 0.15)
