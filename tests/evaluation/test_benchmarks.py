@@ -14,7 +14,7 @@ from tests.evaluation.conftest import make_model, make_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reprise.errors import UserError
-from reprise.evaluation import answers, evaluated, harness
+from reprise.evaluation import answers, evaluated, harness, programs
 from reprise.evaluation.benchmarks import BenchmarkRunner, choose, compare_benchmarks, group_means, summarize, wilson
 from reprise.evaluation.catalogue import BENCHMARKS
 from reprise.evaluation.evaluated import EvaluatedModel
@@ -249,6 +249,15 @@ def test_mawps_score_equals_independent_code(data):
         assert answers.word_problem_is_right(gold, text) == expected, (gold, text)
 
 
+def test_programs_are_judged_by_their_tests():
+    good, bad = "    return a + b\n", "    return a - b\n"
+    doc = {"prompt": "def add(a, b):\n", "test": "def check(f):\n    assert f(2, 3) == 5\n", "entry_point": "add"}
+    assert [programs.humaneval_results(doc, [body])["acc"] for body in (good, bad)] == [1.0, 0.0]
+    tests = {"test_list": ["assert add(1, 1) == 2", "assert add(0, 0) == 0"]}
+    assert programs.mbpp_results(tests, ["def add(a, b):\n" + good]) == {"acc": 1.0}
+    assert programs.mbpp_results(tests, ["def add(a, b)"]) == {"acc": 0.0}
+
+
 def test_boxed_answers_with_nested_braces():
     assert answers.boxed(r"so \boxed{\frac{26}{3}}.") == r"\frac{26}{3}"
     assert answers.boxed(r"first \boxed{1}, then \boxed{\sqrt{2}}") == r"\sqrt{2}"
@@ -366,6 +375,25 @@ def test_suites_and_folders():
     assert set(expand_benchmarks(list(SUITES))) == set(BENCHMARKS)
     with pytest.raises(ValueError, match="did you mean 'cmmlu'"):
         Evaluation(benchmarks=["cmlu"])
+
+
+def test_prompts_of_programs_are_those_of_the_harness(tmp_path):
+    """The harness's own configuration cannot be loaded offline, so its text is compared."""
+    import lm_eval
+    import yaml
+    from jinja2 import Template
+
+    tests = [f"assert f({n}) == {n}" for n in range(3)]
+    task = {"question": "Say it back.", "answer": "def f(x):\n    return x", "test_list": tests, "choices": []}
+    write(tmp_path / "mbpp", test=[task], dev=[task | {"task_id": number} for number in (1, 2, 3, 4)])
+    ours = next(iter(harness.local_tasks(BENCHMARKS["mbpp"], read_set(tmp_path, "mbpp")).values()))
+    text = (Path(lm_eval.__file__).parent / "tasks" / "mbpp" / "mbpp.yaml").read_text()
+    theirs = yaml.load(text.replace("!function ", ""), yaml.SafeLoader)
+    doc = {"text": "Say it back.", "code": task["answer"], "test_list": tests}
+    assert ours.doc_to_text(doc) == Template(theirs["doc_to_text"], keep_trailing_newline=True).render(**doc)
+    assert ours.doc_to_target(doc) == Template(theirs["doc_to_target"]).render(**doc, is_fewshot=True)
+    assert ours.config.generation_kwargs["until"] == theirs["generation_kwargs"]["until"]
+    assert [example["text"] for example in ours.fewshot_docs()][:1] == ["Say it back."]
 
 
 EVALSETS = Path(os.environ.get("REPRISE_EVALSETS", Path(__file__).parents[2] / ".." / "shared" / "evalsets"))

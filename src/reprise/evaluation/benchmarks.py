@@ -20,6 +20,7 @@ from reprise.evaluation.retention import compare_scores
 from reprise.evaluation.sets import LocalSet, read_set
 from reprise.progress import console
 from reprise.recipe.evaluation import Evaluation, expand_benchmarks
+from reprise.synthesis.sandbox import require_sandbox
 from reprise.workspace import digest, write_json
 
 _FORMAT = 1
@@ -72,6 +73,8 @@ class BenchmarkRunner:
             reason = "runs programs that the model wrote: allow it with evaluation.run_code=true"
         else:
             try:
+                if benchmark.runs_code:
+                    require_sandbox()
                 items = self._items(benchmark)
                 if isinstance(items, str):
                     reason = items

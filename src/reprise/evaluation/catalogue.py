@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import yaml
 
-from reprise.evaluation import answers, columns
+from reprise.evaluation import answers, columns, programs
 from reprise.evaluation.probe import probe_questions
 from reprise.evaluation.sets import Item, LocalSet
 from reprise.recipe.evaluation import FOLDERS
@@ -146,6 +146,36 @@ _COMPETITION = _generation(
 )
 
 
+_PROGRAM = _generation(
+    "humaneval_sandboxed",
+    doc_to_text="{{prompt}}",
+    doc_to_target="{{test}}",
+    process_results=programs.humaneval_results,
+    generation_kwargs={
+        "until": ["\nclass", "\ndef", "\n#", "\nif", "\nprint"],
+        "do_sample": False,
+        "max_gen_toks": 1024,
+    },
+)
+
+_SMALL_PROGRAM = _generation(
+    "mbpp_sandboxed",
+    doc_to_text="You are an expert Python programmer, and here is your task: {{text}} Your code should pass these "
+    "tests:\n\n{{test_list | join('\n')}}\n[BEGIN]\n",
+    doc_to_target="{{code}}\n[DONE]",
+    target_delimiter="",
+    fewshot_config={"sampler": "first_n"},
+    process_results=programs.mbpp_results,
+    generation_kwargs={"until": ["[DONE]"], "do_sample": False, "max_gen_toks": 256},
+)
+
+
+def _mbpp(items: LocalSet) -> list[Part]:
+    """The harness's examples are tasks 2, 3 and 4."""
+    dev = sorted(items.dev, key=lambda item: item.get("task_id") not in (2, 3, 4))
+    return [Part("mbpp_sandboxed", _SMALL_PROGRAM, LocalSet(items.test, dev), columns.small_program)]
+
+
 def _with_reasoning(name: str) -> Callable[[LocalSet], list[Part]]:
     """A word-problem task with the eight worked examples that the harness has for GSM8K (Wei et al., 2201.11903)."""
 
@@ -183,8 +213,10 @@ _ALL = [
     Benchmark("mawps", "en", 8, _with_reasoning("mawps_cot"), "",
               differs="written here; the eight worked examples of GSM8K"),
     _agieval("sat-math", "en"),
-    Benchmark("humaneval", "en", 0, _whole("humaneval", columns.program), "humaneval", ("humaneval",), runs_code=True),
-    Benchmark("mbpp", "en", 3, _whole("mbpp", columns.small_program), "mbpp", ("mbpp",), runs_code=True),
+    Benchmark("humaneval", "en", 0, _whole("humaneval_sandboxed", columns.program, _PROGRAM), "", runs_code=True,
+              differs="the harness's prompt; the programs run in our sandbox"),
+    Benchmark("mbpp", "en", 3, _mbpp, "", runs_code=True,
+              differs="the harness's prompt and its three examples; the programs run in our sandbox"),
     Benchmark("scieval", "en", 5, _scieval, "",
               differs="written here; letters and yes/no/maybe, validation questions: the counts of the paper"),
     Benchmark("sciq", "en", 5, _whole("sciq", columns.sciq), "sciq", ("sciq",),
