@@ -21,12 +21,25 @@ from pathlib import Path
 import numpy as np
 
 WARM_UP_STEPS = 2
+SHAPES = {
+    "smollm2-135m": {
+        "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+        "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True,
+    },
+    "llama-1b": {
+        "vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": True,
+    },
+}  # fmt: skip
+"""Of SmolLM2-135M and Llama-3.2-1B."""
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--seq-len", type=int, default=1024)
     options.add_argument("--rows", type=int, default=1, help="rows in a step, all in one forward pass")
+    options.add_argument("--shape", default="smollm2-135m", choices=list(SHAPES))
+    options.add_argument("--checkpointing", default="none", choices=["none", "full"], help="recompute activations")
     options.add_argument("--steps", type=int, default=8)
     options.add_argument("--rounds", type=int, default=2)
     options.add_argument("--threads", type=int, default=0)
@@ -45,11 +58,17 @@ def main() -> None:
         prepare(Path(folder), chosen)
         for _ in range(chosen.rounds):
             for name in names:
-                command = [sys.executable, __file__, *sys.argv[1:], "--child", name, "--folder", folder]
-                output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-                found[name].append(json.loads(output.splitlines()[-1]))
-                print(name, found[name][-1], flush=True)
-    print(json.dumps(summary(chosen, found)))
+                found[name].append(in_a_process(name, folder))
+        losses = {name: in_a_process(name, folder)["peak_gb"] for name in ("loss", "naive_loss")}
+    result = summary(chosen, found)
+    print(json.dumps({**result, "loss_peak_gb": losses["loss"], "naive_loss_peak_gb": losses["naive_loss"]}))
+
+
+def in_a_process(name: str, folder: str) -> dict:
+    command = [sys.executable, __file__, *sys.argv[1:], "--child", name, "--folder", folder]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    print(name, output.splitlines()[-1], flush=True)
+    return json.loads(output.splitlines()[-1])
 
 
 def summary(chosen: argparse.Namespace, found: dict[str, list[dict]]) -> dict:
@@ -69,10 +88,28 @@ def summary(chosen: argparse.Namespace, found: dict[str, list[dict]]) -> dict:
     if {"trainer", "reprise"} <= found.keys():
         result["tokens_per_s_vs_trainer"] = round(result["reprise_tokens_per_s"] / result["trainer_tokens_per_s"], 3)
         result["memory_vs_trainer"] = round(result["reprise_peak_gb"] / result["trainer_peak_gb"], 3)
+    add_mfu(chosen, result, list(found))
     if "reprise" in found:
         result["checkpoint_stall_s"] = statistics.median(one["checkpoint_stall_s"] for one in found["reprise"])
         result["start_s"] = statistics.median(one["start_s"] for one in found["reprise"])
     return result
+
+
+def add_mfu(chosen: argparse.Namespace, result: dict, names: list[str]) -> None:
+    """Share of the GPU's dense bf16 peak, if it is one that the recipe's hardware table knows."""
+    import torch
+    from transformers import LlamaConfig
+
+    from reprise.model.flops import training_flops_per_token
+    from reprise.recipe.hardware import PEAK_BF16_TFLOPS
+
+    if not torch.cuda.is_available():
+        return
+    result["gpu"] = torch.cuda.get_device_name()
+    peak = next((value for name, value in PEAK_BF16_TFLOPS.items() if name in result["gpu"].replace(" ", "")), None)
+    flops = training_flops_per_token(LlamaConfig(**SHAPES[chosen.shape]), chosen.seq_len)
+    for name in names:
+        result[f"{name}_mfu"] = peak and round(result[f"{name}_tokens_per_s"] * flops / peak / 1e12, 4)
 
 
 def prepare(folder: Path, chosen: argparse.Namespace) -> None:
@@ -84,16 +121,14 @@ def prepare(folder: Path, chosen: argparse.Namespace) -> None:
     from reprise.tokens.encoder import Encoder
     from reprise.tokens.store import StoreBuilder
 
-    config = LlamaConfig(
-        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
-        num_key_value_heads=3, max_position_embeddings=8192, rope_theta=100000.0, tie_word_embeddings=True,
-    )  # fmt: skip
+    config = LlamaConfig(**SHAPES[chosen.shape], max_position_embeddings=8192, rope_theta=100000.0)
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder / "model")
     tokenizer = Tokenizer(models.WordLevel({"<eos>": 0}, unk_token="<eos>"))
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>").save_pretrained(folder / "model")
     rng = np.random.default_rng(0)
-    encoder = Encoder("random", lambda texts: [rng.integers(1, 49152, 1500) for _ in texts], 49152, 0, None, "")
+    make = lambda texts: [rng.integers(1, 49152, 1500) for _ in texts]  # noqa: E731
+    encoder = Encoder("random", make, config.vocab_size, 0, None, "")
     builder = StoreBuilder(folder / "tokenize", encoder, [])
     needed = chosen.rows * chosen.seq_len * (chosen.steps + 1) // 1000 + 10
     (folder / "tokenize").mkdir()
@@ -127,16 +162,14 @@ def run_reprise(chosen: argparse.Namespace, folder: Path) -> dict:
     stage, rows = stage_settings(chosen)
     training = Training(
         batch_rows=chosen.rows, micro_batch_rows=chosen.rows, precision=chosen.precision, threads=chosen.threads,
-        compile=chosen.compile, validation={"max_tokens": 1000},
+        compile=chosen.compile, activation_checkpointing=chosen.checkpointing, validation={"max_tokens": 1000},
         checkpoints={"every_tokens": chosen.rows * chosen.seq_len * (chosen.steps - 1)},
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as output:
         work = Work(Path(output), {"tokenize": folder / "tokenize"}, folder / "cache")
-        launched = time.time()
         run(work, stage=stage, stage_index=0, rows=rows, training=training, model=Model(path=str(folder / "model")),
             seed=0, tolerance={})  # fmt: skip
         lines = (Path(output) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    del launched
     records = [json.loads(line) for line in lines]
     steps = [record for record in records if record["kind"] == "step"]
     tokens = chosen.rows * chosen.seq_len
@@ -185,7 +218,8 @@ def run_trainer(chosen: argparse.Namespace, folder: Path) -> dict:
 
     arguments = TrainingArguments(
         output_dir=str(folder / "trainer"), per_device_train_batch_size=chosen.rows, max_steps=chosen.steps,
-        bf16=chosen.precision == "bf16", use_cpu=True, optim="adamw_torch_fused", learning_rate=1e-4,
+        bf16=chosen.precision == "bf16", use_cpu=not torch.cuda.is_available(),
+        gradient_checkpointing=chosen.checkpointing == "full", optim="adamw_torch_fused", learning_rate=1e-4,
         lr_scheduler_type="constant", weight_decay=0.1, adam_beta2=0.95, max_grad_norm=1.0, logging_steps=1,
         save_strategy="no", report_to=[], disable_tqdm=True, torch_compile=chosen.compile,
     )  # fmt: skip
@@ -203,11 +237,42 @@ def run_trainer(chosen: argparse.Namespace, folder: Path) -> dict:
 
 
 def peak_gb() -> float:
-    """Largest resident memory of this process, in 10^9 bytes."""
+    """Largest memory of this process, in 10^9 bytes: on the GPU if there is one, else resident."""
+    import torch
+
+    if torch.cuda.is_available():
+        return round(torch.cuda.max_memory_reserved() / 1e9, 3)
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 3)
 
 
-CONTESTANTS = {"reprise": run_reprise, "trainer": run_trainer}
+def run_loss(chosen: argparse.Namespace, folder: Path, *, naive: bool = False) -> dict:
+    """Memory of the loss and its gradients beyond hidden states and weights: 8,192 tokens, a vocabulary of 128,256."""
+    import torch
+    import torch.nn.functional as F
+
+    from reprise.model.loss import linear_cross_entropy
+
+    tokens, vocabulary, size = 8192, 128_256, 576
+    hidden = torch.randn(tokens, size, dtype=torch.bfloat16, requires_grad=True)
+    weight = torch.randn(vocabulary, size, dtype=torch.bfloat16).mul_(0.02).requires_grad_()
+    labels = torch.randint(0, vocabulary, (tokens,))
+    linear_cross_entropy(hidden[:8], weight[:64], labels[:8] % 64).backward()
+    hidden.grad = weight.grad = None
+    before = peak_gb()
+    if naive:
+        loss = F.cross_entropy(F.linear(hidden, weight).float(), labels, reduction="sum")
+    else:
+        loss = linear_cross_entropy(hidden, weight, labels)
+    loss.backward()
+    return {"peak_gb": round(peak_gb() - before, 3), "loss": loss.item()}
+
+
+CONTESTANTS = {
+    "reprise": run_reprise,
+    "trainer": run_trainer,
+    "loss": run_loss,
+    "naive_loss": lambda chosen, folder: run_loss(chosen, folder, naive=True),
+}
 
 if __name__ == "__main__":
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

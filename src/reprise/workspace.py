@@ -69,6 +69,8 @@ class Work:
     """Numbers for the manifest and the report."""
     outside: list[Path] = field(default_factory=list)
     """Files of the stage that lie outside its folder, such as the report; missed when they are gone."""
+    adopt: bool = False
+    """What is in the folder was begun under other settings, and the user wants to go on from it."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,9 @@ class Workspace:
             )
         partial.mkdir(parents=True, exist_ok=True)
         write_json(partial / _BEGUN, {"fingerprint": plan.fingerprint, "settings": plan.settings})
-        return self.join(plan)
+        work = self.join(plan)
+        work.adopt = begun is not None and not same and adopt
+        return work
 
     def join(self, plan: Plan) -> Work:
         """What a further process of a stage gets, after the first one began it."""

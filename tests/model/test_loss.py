@@ -1,5 +1,8 @@
 """The chunked loss against whole logits."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -104,3 +107,22 @@ def test_scaling_is_read_from_the_configuration():
     assert head_scaling(CONFIGS["llama"]) == HeadScaling(1.0, None)
     assert head_scaling(CONFIGS["gemma"]) == HeadScaling(1.0, 5.0)
     assert head_scaling(CONFIGS["cohere"]) == HeadScaling(0.3, None)
+
+
+@pytest.mark.slow
+def test_the_loss_never_holds_the_logits_of_a_large_vocabulary():
+    """8,192 tokens, vocabulary 128,256: the logits alone would take 2.1 GB in bf16; gradients of the weight are 0.02."""
+    script = """
+import resource, torch
+from reprise.model.loss import linear_cross_entropy
+torch.set_num_threads(1)
+hidden = torch.randn(8192, 64, dtype=torch.bfloat16, requires_grad=True)
+weight = torch.randn(128256, 64, dtype=torch.bfloat16).requires_grad_()
+labels = torch.randint(0, 128256, (8192,))
+linear_cross_entropy(hidden[:8], weight[:64], labels[:8] % 64).backward()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+linear_cross_entropy(hidden, weight, labels).backward()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+    output = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    assert int(output) < 0.5e9

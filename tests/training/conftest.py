@@ -2,6 +2,8 @@
 
 import importlib.resources
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -14,6 +16,9 @@ from reprise.recipe.tokens import Rows, Tokens
 from reprise.recipe.training import Training
 from reprise.tokens.encoder import open_encoder
 from reprise.tokens.store import StoreBuilder
+from reprise.training import loop
+from reprise.training.interrupt import Interrupted
+from reprise.training.stage import run
 from reprise.workspace import Work
 
 DEMO = importlib.resources.files("reprise") / "demo"
@@ -130,6 +135,16 @@ def make_work(tmp_path, store):
     return make
 
 
+def as_call(arguments, work):
+    """What the scripts beside the tests take on their command line."""
+    settings = {
+        name: value.model_dump(mode="json") if hasattr(value, "model_dump") else value
+        for name, value in arguments.items()
+    }
+    inputs = {name: str(path) for name, path in work.inputs.items()}
+    return json.dumps({"output": str(work.output), "inputs": inputs, "settings": settings})
+
+
 def events(work, kind=None):
     lines = (work.output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
@@ -147,3 +162,24 @@ def assert_same_weights(first, second):
     assert a.keys() == b.keys()
     for name in a:
         assert torch.equal(a[name], b[name]), name
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """Run a stage until SIGTERM comes during a step."""
+
+    def go(count, work, arguments):
+        original, made = loop.step, []
+
+        def step(*args):
+            made.append(1)
+            if len(made) == count:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return original(*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "step", step)
+            with pytest.raises(Interrupted, match="the same command goes on"):
+                run(work, **arguments)
+
+    return go

@@ -1,16 +1,17 @@
 """Several processes against one; document masks against one forward per document."""
 
-import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.training.conftest import SEQ_LEN, events, make_stage, make_training
+from tests.training.conftest import SEQ_LEN, as_call, events, make_stage, make_training
 from transformers import AutoModelForCausalLM
 
 from reprise.mixture.sampler import Sampler
@@ -21,19 +22,18 @@ from reprise.training.stage import run
 SCRIPT = Path(__file__).with_name("train_script.py")
 
 
-def torchrun(processes, arguments, work):
-    """Run the stage under torchrun; `processes` share the folder."""
-    settings = {
-        name: value.model_dump(mode="json") if hasattr(value, "model_dump") else value
-        for name, value in arguments.items()
-    }
-    call = {"output": str(work.output), "inputs": {k: str(v) for k, v in work.inputs.items()}, "settings": settings}
+def torchrun(processes, arguments, work, during=None):
+    """Run the stage under torchrun; the processes share the folder. `during` gets the process while it runs."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    result = subprocess.run(
-        [*command, str(SCRIPT), json.dumps(call)], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert result.returncode == 0, result.stderr[-4000:]
+    with subprocess.Popen(
+        [*command, str(SCRIPT), as_call(arguments, work)], env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        if during is not None:
+            during(process)
+        errors = process.communicate(timeout=300)[1]
+    assert process.returncode == 0 or during is not None, errors[-4000:]
+    return errors
 
 
 def assert_close(first, second):
@@ -80,3 +80,35 @@ def test_document_mask_equals_one_forward_per_document(
                 tokens += piece.shape[1] - 1
     assert max(documents.max() for documents in batch.documents) > 1
     assert events(work, "step")[0]["loss"] == pytest.approx(total / tokens, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_one_process_goes_on_with_two(arguments, make_work, stop_after):
+    arguments["training"] = make_training(micro_batch_rows=1)
+    alone, moved = make_work("alone"), make_work("moved")
+    run(alone, **arguments)
+    stop_after(5, moved, arguments)
+    torchrun(2, arguments, moved)
+    assert events(moved, "resume")[0]["step"] == 5
+    assert_close(alone, moved)
+
+
+@pytest.mark.slow
+def test_terminated_processes_save_together_and_one_goes_on(arguments, make_work):
+    arguments["training"] = make_training(micro_batch_rows=1)
+    arguments["stage"] = make_stage(tokens=SEQ_LEN * 4 * 40)
+    alone, moved = make_work("alone"), make_work("moved")
+    run(alone, **arguments)
+
+    def terminate(process):
+        deadline = time.monotonic() + 240
+        while time.monotonic() < deadline and not (
+            (moved.output / "metrics.jsonl").exists() and len(events(moved, "step")) >= 3
+        ):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+
+    torchrun(2, arguments, moved, terminate)
+    assert len(events(moved, "checkpoint")) == 1
+    run(moved, **arguments)
+    assert_close(alone, moved)

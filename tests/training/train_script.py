@@ -15,16 +15,16 @@ from reprise.workspace import Work
 KINDS = {"stage": Stage, "rows": Rows, "training": Training, "model": Model}
 
 
-def main() -> None:
-    call = json.loads(sys.argv[1])
+def run_call(call: dict) -> None:
+    """Run the stage that a JSON object describes."""
     settings = {name: KINDS[name](**value) if name in KINDS else value for name, value in call["settings"].items()}
     output = Path(call["output"])
     work = Work(output, {name: Path(path) for name, path in call["inputs"].items()}, output.parent / "cache")
-    try:
-        run(work, **settings)
-    except Interrupted as interrupted:
-        print(interrupted, file=sys.stderr)
+    run(work, **settings)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        run_call(json.loads(sys.argv[1]))
+    except Interrupted as interrupted:
+        print(interrupted, file=sys.stderr)

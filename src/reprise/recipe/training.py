@@ -42,6 +42,18 @@ class Guards(Settings):
 
     max_bad_steps: Annotated[int, Field(ge=1)] = 5
     """Steps in a row with a loss or gradient that is not finite, each left out, before the run stops."""
+    spike: Literal["off", "log", "skip", "rollback"] = "log"
+    """A loss far over the recent ones: note it, leave the step out, or also go back to the last checkpoint."""
+    spike_sigmas: Annotated[float, Field(gt=0.0)] = 6.0
+    """How many standard deviations over the mean of the window are far."""
+    spike_window: Annotated[int, Field(ge=10)] = 50
+    """Steps in the window; nothing is a spike before half of it is full."""
+    retention: Literal["off", "warn", "stop", "raise_share"] = "warn"
+    """A kept language (`evaluation.tolerance`) got worse than allowed: warn, stop, or give it more until it is back."""
+    retention_step: Share = 0.1
+    """`raise_share`: added to the language's share of the stage at each measurement at which it is not back."""
+    retention_cap: Share = 0.9
+    """`raise_share`: no further than this."""
 
 
 class Checkpoints(Settings):
@@ -50,7 +62,28 @@ class Checkpoints(Settings):
     every_tokens: Count = 0
     """Save after every so many tokens; 0: at the end of a stage and on SIGTERM only."""
     keep_last: Annotated[int, Field(ge=1)] = 2
-    """Checkpoints kept, newest first."""
+    """Checkpoints kept while the stage runs, newest first."""
+    keep_every_tokens: Count = 0
+    """Keep one for every so many tokens besides, for good; 0: none."""
+
+
+class Averaging(Settings):
+    """The mean of the weights, written as the stage's model; training itself goes on from the weights."""
+
+    kind: Literal["none", "mean", "ema"] = "none"
+    """`mean`: over the end of the stage. `ema`: exponentially forgetting, over all of it."""
+    tokens: Count = 0
+    """`mean`: over the last so many tokens of the stage."""
+    decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
+    """`ema`: what each sample leaves of the mean before."""
+    every_steps: Annotated[int, Field(ge=1)] = 1
+    """Steps between two samples."""
+
+    @model_validator(mode="after")
+    def _mean_has_tokens(self) -> "Averaging":
+        if self.kind == "mean" and self.tokens == 0:
+            raise ValueError("kind=mean needs tokens: over how many of the last tokens of the stage")
+        return self
 
 
 class Validation(Settings):
@@ -81,6 +114,7 @@ class Training(Settings):
     guards: Guards = Guards()
     checkpoints: Checkpoints = Checkpoints()
     validation: Validation = Validation()
+    averaging: Averaging = Averaging()
     log_every_steps: Annotated[int, Field(ge=1)] = 1
     """Steps between two lines of metrics.jsonl."""
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = []

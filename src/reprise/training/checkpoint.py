@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict import (
+    get_model_state_dict,
+    get_state_dict,
+    set_model_state_dict,
+    set_state_dict,
+)
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
@@ -28,51 +34,88 @@ DESCRIPTION = "checkpoint.json"
 VERSION = 1
 
 
-def save_checkpoint(
-    folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, facts: dict[str, Json], processes: Processes
-) -> None:
+class CheckpointError(Exception):
+    """A checkpoint could not be written; what was saved before is whole."""
+
+
+def save_checkpoint(folder: Path, tensors: dict[str, Any], facts: dict[str, Json], processes: Processes) -> None:
     """Write a checkpoint; a kill at any moment leaves the whole of it or nothing under its name.
 
     Args:
         folder: its name; there is nothing there yet.
-        model: sharded.
-        optimizer: of the model's parameters.
+        tensors: what `tensors_of` gives.
         facts: everything else that resumes, as JSON.
         processes: all of them call.
+
+    Raises:
+        CheckpointError: the disk is full or gone; in all processes alike.
     """
     partial = folder.with_name(f"{folder.name}.partial")
-    if processes.is_first:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+    failure = ""
+    try:
+        if processes.is_first:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+    except OSError as error:
+        failure = str(error)
     processes.wait()
+    try:
+        save(tensors, checkpoint_id=partial)
+        if processes.is_first:
+            sizes = {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
+            write_json(partial / DESCRIPTION, {"version": VERSION, "files": sizes, **facts})
+            partial.rename(folder)
+            _sync_folder(folder.parent)
+    except (OSError, CheckpointException) as error:
+        failure = failure or _cause(error)
+    if processes.any(bool(failure)):
+        if processes.is_first:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise CheckpointError(f"{folder} cannot be written: {failure or 'another process failed'}")
+
+
+def _cause(error: BaseException) -> str:
+    """What the system said, out of the summary that torch makes of all processes."""
+    if isinstance(error, CheckpointException):
+        causes = [_cause(wrapped[0]) for wrapped in error.failures.values()]
+        return "; ".join(dict.fromkeys(causes)) or str(error)
+    return str(error)
+
+
+def tensors_of(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer | None, average: dict[str, torch.Tensor]
+) -> dict[str, Any]:
+    """The tensors that resume, by name, sharded as they are: weights, moments, mean of the weights."""
+    if optimizer is None:
+        return {"model": get_model_state_dict(model)}
     weights, moments = get_state_dict(model, optimizer)
-    save({"model": weights, "optimizer": moments}, checkpoint_id=partial)
-    if processes.is_first:
-        sizes = {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
-        write_json(partial / DESCRIPTION, {"version": VERSION, "files": sizes, **facts})
-        partial.rename(folder)
-        _sync_folder(folder.parent)
-    processes.wait()
+    return {"model": weights, "optimizer": moments, **({"average": average} if average else {})}
 
 
-def load_checkpoint(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Json]:
-    """Put a checkpoint's tensors into the model and the optimizer (None: only the model); gives its facts.
+def load_checkpoint(
+    folder: Path,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    average: dict[str, torch.Tensor] | None = None,
+) -> dict[str, Json]:
+    """Put a checkpoint's tensors in their places; gives its facts.
+
+    Args:
+        folder: the checkpoint.
+        model: takes the weights.
+        optimizer: takes the moments; None leaves them.
+        average: tensors that take the mean of the weights; None leaves it.
 
     Raises:
         UserError: the checkpoint is damaged.
     """
     facts = read_facts(folder)
-    weights, moments = get_state_dict(model, optimizer if optimizer is not None else ())
-    tensors: dict[str, Any] = {"model": weights}
-    if optimizer is not None:
-        tensors["optimizer"] = moments
+    tensors = tensors_of(model, optimizer, average or {})
     load(tensors, checkpoint_id=folder)
-    set_state_dict(
-        model,
-        optimizer if optimizer is not None else (),
-        model_state_dict=weights,
-        optim_state_dict=moments if optimizer is not None else {},
-    )
+    if optimizer is None:
+        set_model_state_dict(model, tensors["model"])
+    else:
+        set_state_dict(model, optimizer, model_state_dict=tensors["model"], optim_state_dict=tensors["optimizer"])
     return facts
 
 
@@ -127,12 +170,41 @@ def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
     return None, refused
 
 
-def prune(folder: Path, keep_last: int) -> None:
-    """Delete all but the newest checkpoints, and what a killed save left."""
-    for path in checkpoints_in(folder)[keep_last:]:
-        _delete(path)
+def checkpoint_name(step: int) -> str:
+    """Folder of the checkpoint after a step."""
+    return f"step-{step:08d}"
+
+
+def prune(folder: Path, keep_last: int, keep_every_tokens: int = 0) -> None:
+    """Delete what a killed save left, and the checkpoints that are neither among the newest nor kept for good.
+
+    Args:
+        folder: of the checkpoints.
+        keep_last: how many of the newest stay.
+        keep_every_tokens: the first checkpoint after each multiple of this stays; 0: none.
+    """
+    found = checkpoints_in(folder)
+    kept = {path.name for path in found[:keep_last]}
+    if keep_every_tokens:
+        reached = 0
+        for path in reversed(found):
+            multiple = _tokens(path) // keep_every_tokens
+            if multiple > reached:
+                kept.add(path.name)
+                reached = multiple
+    for path in found:
+        if path.name not in kept:
+            _delete(path)
     for path in folder.glob("*.partial"):
         _delete(path)
+
+
+def _tokens(folder: Path) -> int:
+    """Tokens of the stage at a checkpoint; 0 where it is damaged."""
+    try:
+        return int(json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["progress"]["tokens"])
+    except (OSError, ValueError, KeyError):
+        return 0
 
 
 def _delete(path: Path) -> None:

@@ -1,32 +1,119 @@
-"""Sharded weights to a Hugging Face directory."""
+"""Weights to a Hugging Face directory: of a run, of a checkpoint, or mixed with those of the base model."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.tensor import DTensor
 
-from reprise.model.loading import load_tokenizer
+from reprise.errors import UserError
+from reprise.model.loading import load_model, load_tokenizer
 from reprise.model.objective import Objective
 from reprise.recipe.model import Model
+from reprise.training.averaging import distinct_weights
+from reprise.training.checkpoint import read_facts
 from reprise.training.parallel import Processes
 
 
-def write_model(objective: Objective, settings: Model, folder: Path, processes: Processes) -> None:
+def write_model(
+    objective: Objective, average: Mapping[str, torch.Tensor], settings: Model, folder: Path, processes: Processes
+) -> None:
     """Gather the weights and write them, in the base model's own type, with its tokenizer.
 
     Args:
-        objective: sharded.
+        objective: maybe sharded.
+        average: mean of the weights, which is written in their place; empty: the weights.
         settings: the base model.
         folder: to write.
         processes: all of them call; the first writes.
     """
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    weights: dict[str, Any] = dict(get_model_state_dict(objective.model, options=options))
+    weights: dict[str, Any] = {}
+    current: Mapping[str, Any] = average or distinct_weights(objective)
+    for name, value in current.items():
+        whole = value.full_tensor() if isinstance(value, DTensor) else value
+        if processes.is_first:
+            weights[name] = whole.detach().cpu()
     if processes.is_first:
-        dtype = objective.config.dtype or torch.float32
-        weights = {name: value.to(dtype) if value.is_floating_point() else value for name, value in weights.items()}
-        folder.mkdir(parents=True, exist_ok=True)
-        objective.model.save_pretrained(folder, state_dict=weights)
-        load_tokenizer(settings).save_pretrained(folder)
+        _write(objective, weights, settings, folder)
     processes.wait()
+
+
+def export_checkpoint(checkpoint: Path, settings: Model, folder: Path, *, averaged: bool = False) -> None:
+    """Write the Hugging Face directory of a checkpoint, of any number of processes.
+
+    Args:
+        checkpoint: folder `checkpoints/step-...` or `state` of a stage.
+        settings: the base model.
+        folder: to write; must not exist.
+        averaged: the mean of the weights in place of the weights.
+
+    Raises:
+        UserError: the checkpoint is damaged or has no mean, or the folder exists.
+    """
+    facts = read_facts(checkpoint)
+    if averaged and not facts["averaged"]:
+        raise UserError(
+            "the checkpoint holds no mean of the weights", where=str(checkpoint), remedy="leave out --averaged"
+        )
+    _check_new(folder)
+    objective = Objective(load_model(settings))
+    weights = distinct_weights(objective)
+    load({"average" if averaged else "model": weights}, checkpoint_id=checkpoint, no_dist=True)
+    _write(objective, weights, settings, folder)
+
+
+def merge_with_base(trained: Path, settings: Model, factor: float, folder: Path) -> None:
+    """Write (1 - factor) * base + factor * trained: less gain, less forgetting.
+
+    Args:
+        trained: Hugging Face directory of the trained model.
+        settings: the base model.
+        factor: 0 is the base model, 1 the trained one.
+        folder: to write; must not exist.
+
+    Raises:
+        UserError: the factor is not 0 to 1, the models differ in shape, or the folder exists.
+    """
+    if not 0.0 <= factor <= 1.0:
+        raise UserError(
+            "the factor must be 0 to 1", where=f"factor = {factor:g}", remedy="0 is the base, 1 the trained model"
+        )
+    _check_new(folder)
+    base = load_model(settings)
+    other: dict[str, Any] = load_model(settings.model_copy(update=_LOCAL | {"path": str(trained)})).state_dict()
+    weights = base.state_dict()
+    differing = [name for name in weights if name not in other or other[name].shape != weights[name].shape]
+    if differing:
+        raise UserError(
+            f"it has no {differing[0]} of the base model's shape",
+            where=str(trained),
+            remedy="name a model trained from this base",
+        )
+    objective = Objective(base)
+    mixed = {
+        f"model.{name}": torch.lerp(value, other[name], factor) if value.is_floating_point() else value
+        for name, value in weights.items()
+    }
+    _write(objective, mixed, settings, folder)
+
+
+_LOCAL: dict[str, Any] = {"revision": None, "gguf_file": None}
+
+
+def _write(objective: Objective, weights: Mapping[str, torch.Tensor], settings: Model, folder: Path) -> None:
+    """Names begin with `model.`, as in `Objective`."""
+    dtype = objective.config.dtype or torch.float32
+    plain = {
+        name.removeprefix("model."): value.to(dtype) if value.is_floating_point() else value
+        for name, value in weights.items()
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    objective.model.save_pretrained(folder, state_dict=plain)
+    load_tokenizer(settings).save_pretrained(folder)
+
+
+def _check_new(folder: Path) -> None:
+    if folder.exists():
+        raise UserError("the folder exists", where=str(folder), remedy="name another one, or delete it")

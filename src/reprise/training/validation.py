@@ -24,8 +24,15 @@ class BucketLoss:
     key: BucketKey
     nll: float
     """Nats per token."""
-    bits_per_byte: float
+    num_bytes: int
+    """UTF-8 bytes of the documents."""
     tokens: int
+    """Scored tokens."""
+
+    @property
+    def bits_per_byte(self) -> float:
+        """The loss per byte of text."""
+        return self.nll * self.tokens / math.log(2) / max(self.num_bytes, 1)
 
     def to_json(self) -> dict[str, Any]:
         """For metrics.jsonl."""
@@ -87,7 +94,7 @@ class HeldOut:
         model.train(was_training)
         nll_sums, token_sums = processes.sum(sums).tolist()
         return [
-            BucketLoss(key, nll / max(tokens, 1), nll / math.log(2) / max(num_bytes, 1), int(tokens))
+            BucketLoss(key, nll / max(tokens, 1), num_bytes, int(tokens))
             for key, num_bytes, nll, tokens in zip(self._keys, self._num_bytes, nll_sums, token_sums, strict=True)
         ]
 

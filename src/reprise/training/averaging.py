@@ -1,0 +1,60 @@
+"""The mean of the weights over training: its result does not depend on the last few batches."""
+
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint.state_dict import get_model_state_dict
+from torch.distributed.tensor import DTensor
+
+from reprise.model.objective import Objective
+from reprise.recipe.training import Averaging
+
+
+class Average:
+    """A mean over the end of a stage, or one that forgets exponentially; in float32, sharded like the weights.
+
+    Averaging in place of a decaying rate keeps the gain of an easy-to-hard order (arXiv 2511.18903).
+    """
+
+    def __init__(self, objective: Objective, settings: Averaging, total_tokens: int) -> None:
+        self._objective, self._settings = objective, settings
+        self._start = total_tokens - settings.tokens if settings.kind == "mean" else 0
+        self.count = 0
+        """Samples in the mean."""
+        self.weights: dict[str, torch.Tensor] = {}
+        """Name -> mean; empty before the first sample."""
+
+    @torch.no_grad()
+    def update(self, step: int, tokens: int) -> None:
+        """Take the weights into the mean, if it is time.
+
+        Args:
+            step: optimizer steps so far.
+            tokens: tokens of the stage so far.
+        """
+        if self._settings.kind == "none" or tokens <= self._start or step % self._settings.every_steps:
+            return
+        self.count += 1
+        if not self.weights:
+            self.weights = self.template()
+            return
+        share = 1 / self.count if self._settings.kind == "mean" else 1 - self._settings.decay
+        for name, value in distinct_weights(self._objective).items():
+            _local(self.weights[name]).lerp_(_local(value), share)
+
+    def template(self) -> dict[str, torch.Tensor]:
+        """A copy of the weights: the first sample, or tensors to load a saved mean into."""
+        return {name: value.detach().clone() for name, value in distinct_weights(self._objective).items()}
+
+
+def distinct_weights(objective: Objective) -> dict[str, Any]:
+    """Name -> weight; of tied weights only the first."""
+    found: dict[int, tuple[str, Any]] = {}
+    for name, value in get_model_state_dict(objective).items():
+        found.setdefault(_local(value).data_ptr(), (name, value))
+    return dict(found.values())
+
+
+def _local(tensor: Any) -> torch.Tensor:
+    local: torch.Tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return local

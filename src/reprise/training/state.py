@@ -1,0 +1,114 @@
+"""What a training run holds, and what of it a checkpoint keeps."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reprise.mixture.sampler import Sampler
+from reprise.mixture.weights import WeightChange
+from reprise.recipe.mixture import Stage
+from reprise.recipe.tokens import Rows
+from reprise.recipe.training import Training
+from reprise.tokens.store import TokenStore
+from reprise.training.averaging import Average
+from reprise.training.checkpoint import load_checkpoint, save_checkpoint, tensors_of
+from reprise.training.metrics import Metrics
+from reprise.training.optimizer import optimizer_steps
+from reprise.training.parallel import Network, Processes
+from reprise.training.validation import HeldOut
+from reprise.workspace import Json, Work
+
+NEVER = 2**63
+"""More tokens than any stage has."""
+
+
+@dataclass
+class Progress:
+    """Counters that a checkpoint keeps."""
+
+    step: int = 0
+    tokens: int = 0
+    next_validation: int = 0
+    """Tokens at which the next measurement is due."""
+    last_validation: int = -1
+    """Tokens at the newest measurement."""
+    next_checkpoint: int = NEVER
+    bad_steps: int = 0
+    """Steps in a row that were left out because a number was not finite."""
+    bad_steps_total: int = 0
+    recent_losses: list[float] = field(default_factory=list)
+    """Losses of the newest steps, for the spike guard."""
+    left_out: list[int] = field(default_factory=list)
+    """First rows of the batches that the spike guard left out."""
+    baseline: dict[str, float] = field(default_factory=dict)
+    """Kept language, or source of it -> bits per byte of the base model."""
+    raised: dict[str, float] = field(default_factory=dict)
+    """Entry of the mixture whose share the retention guard raised -> its share before."""
+
+
+@dataclass
+class Run:
+    """Everything that the loop works with."""
+
+    work: Work
+    stage: Stage
+    rows: Rows
+    training: Training
+    tolerance: dict[str, float]
+    processes: Processes
+    network: Network
+    optimizer: torch.optim.AdamW
+    store: TokenStore
+    sampler: Sampler
+    held_out: HeldOut
+    metrics: Metrics
+    average: Average
+    settings: Json
+    """What decides the result of the stage; a checkpoint of other settings is refused."""
+    progress: Progress = field(default_factory=Progress)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.work.output / "checkpoints"
+
+    def log(self, kind: str, **values: Any) -> None:
+        """One line of metrics.jsonl, at this step."""
+        self.metrics.write(kind, self.progress.step, self.progress.tokens, **values)
+
+    def facts(self) -> dict[str, Json]:
+        """Everything that resumes besides weights and moments. Randomness is a function of seed and step."""
+        return {
+            "progress": vars(self.progress),
+            "sampler": self.sampler.state(),
+            "settings": self.settings,
+            "processes": self.processes.world,
+            "optimizer_steps": optimizer_steps(self.optimizer),
+            "averaged": self.average.count,
+        }
+
+    def save_to(self, folder: Path) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            CheckpointError: the disk is full or gone.
+        """
+        tensors = tensors_of(self.network.weights, self.optimizer, self.average.weights)
+        save_checkpoint(folder, tensors, self.facts(), self.processes)
+
+    def load_from(self, folder: Path, facts: dict[str, Json], *, adopt: bool = False) -> list[WeightChange]:
+        """Stand where a checkpoint stood; gives the changes of weights that adopted settings make."""
+        count = facts["averaged"]
+        mean = self.average.template() if count else {}
+        load_checkpoint(folder, self.network.weights, self.optimizer, mean)
+        self.average.weights, self.average.count = mean, count
+        self.network.refresh()
+        self.progress = Progress(**facts["progress"])
+        return self.sampler.load_state(facts["sampler"], adopt=adopt)
+
+
+def next_multiple(tokens: int, every: int) -> int:
+    """The next multiple of an interval; never, where the interval is 0."""
+    return (tokens // every + 1) * every if every else NEVER

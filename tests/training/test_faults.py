@@ -1,0 +1,79 @@
+"""Kills and full disks: nothing is lost."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.training.conftest import SEQ_LEN, as_call, assert_same_weights, events, make_stage, make_training
+
+from reprise.training import loop
+from reprise.training.checkpoint import checkpoints_in, read_facts
+from reprise.training.stage import run
+
+SCRIPT = Path(__file__).with_name("kill_script.py")
+KILLS = 20
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_ends_as_if_never(arguments, make_work):
+    every = SEQ_LEN * 4 * 2
+    arguments["training"] = make_training(checkpoints={"every_tokens": every}, micro_batch_rows=4)
+    arguments["stage"] = make_stage(tokens=SEQ_LEN * 4 * 120)
+    whole, broken = make_work("whole"), make_work("broken")
+    run(whole, **arguments)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(SCRIPT), as_call(arguments, broken), str(KILLS), "7"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+    assert result.returncode == 0, result.stderr[-3000:]
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert found["kills"] == KILLS
+    assert found["during_save"] >= KILLS // 4
+    assert_same_weights(whole.output / "model", broken.output / "model")
+    losses = {event["step"]: event["loss"] for event in events(broken, "step")}
+    assert losses == {event["step"]: event["loss"] for event in events(whole, "step")}
+
+
+@pytest.fixture
+def small_disk():
+    """Files cannot grow beyond so many bytes, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    def limit(num_bytes):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+
+    yield limit
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_full_disk_during_a_save_stops_nothing_and_harms_nothing(arguments, make_work, small_disk, monkeypatch):
+    arguments["training"] = make_training(checkpoints={"every_tokens": SEQ_LEN * 4 * 3})
+    whole, full = make_work("whole"), make_work("full")
+    run(whole, **arguments)
+    original = loop.save
+    kept = []
+
+    def save(state):
+        if state.progress.step == 6:
+            small_disk(100_000)
+        saved = original(state)
+        small_disk(resource.RLIM_INFINITY)
+        if state.progress.step == 6:
+            kept.extend(checkpoints_in(state.checkpoints))
+            read_facts(kept[0])
+        return saved
+
+    monkeypatch.setattr(loop, "save", save)
+    run(full, **arguments)
+    (guard,) = events(full, "guard")
+    assert guard["guard"] == "checkpoint"
+    assert "step-00000006" in guard["error"]
+    assert [path.name for path in kept] == ["step-00000003"]
+    assert [event["step"] for event in events(full, "checkpoint")] == [3, 9]
+    assert_same_weights(whole.output / "model", full.output / "model")

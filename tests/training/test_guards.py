@@ -1,0 +1,185 @@
+"""Spikes and retention: what the guards see, and what they do to a run."""
+
+import os
+import signal
+
+import pytest
+import torch
+from tests.training.conftest import SEQ_LEN, assert_same_weights, events, make_stage, make_training, weights_of
+
+from reprise.errors import UserError
+from reprise.recipe.training import Guards
+from reprise.tokens.store import BucketKey
+from reprise.training import loop
+from reprise.training.guards import bits_per_byte, check_retention, is_spike
+from reprise.training.interrupt import Interrupted
+from reprise.training.stage import run
+from reprise.training.validation import BucketLoss
+
+
+def test_a_spike_is_far_over_the_window():
+    settings = Guards(spike_sigmas=3, spike_window=10)
+    recent = [2.0, 2.1, 1.9, 2.0, 2.1, 1.9]
+    assert is_spike(2.5, recent, settings)
+    assert not is_spike(2.2, recent, settings)
+    assert not is_spike(1.0, recent, settings)
+    assert not is_spike(100.0, recent[:4], settings)
+
+
+def loss_of(language, source, topic, nll, tokens, num_bytes):
+    return BucketLoss(BucketKey(language, source, topic), nll, num_bytes, tokens)
+
+
+def test_a_kept_path_sums_over_its_buckets():
+    losses = [
+        loss_of("en", "web", "Law", 2.0, 100, 400),
+        loss_of("en", "book", None, 4.0, 50, 100),
+        loss_of("zh", "web", "Law", 3.0, 10, 30),
+    ]
+    log2 = torch.log(torch.tensor(2.0)).item()
+    assert bits_per_byte(losses, "en") == pytest.approx(400 / log2 / 500)
+    assert bits_per_byte(losses, "en/web") == pytest.approx(200 / log2 / 400)
+    assert bits_per_byte(losses, "fr") is None
+    (kept,) = check_retention(losses, {"en": 1.0}, {"en": 0.1, "fr": 0.1})
+    assert kept.is_lost == (400 / log2 / 500 > 1.1)
+
+
+@pytest.fixture
+def spiky(arguments, monkeypatch):
+    """Steps whose batch begins at row 32 have a loss that is 100 times too high."""
+
+    def make(action, **checkpoints):
+        settings = {"spike": action, "spike_sigmas": 4, "spike_window": 10, "retention": "off"}
+        arguments["training"] = make_training(guards=settings, checkpoints=checkpoints)
+        original = loop.Run.log
+        seen = []
+
+        class Spiky(torch.nn.Module):
+            def __init__(self, inner, state):
+                super().__init__()
+                self.inner, self.state = inner, [state]
+
+            def forward(self, *args, **inputs):
+                loss = self.inner(*args, **inputs)
+                factor = 100.0 if inputs.get("labels") is not None and self.state[0].sampler.rows_done == 36 else 1.0
+                return loss * factor if factor != 1.0 else loss
+
+            def get_output_embeddings(self):
+                return self.inner.get_output_embeddings()
+
+            @property
+            def config(self):
+                return self.inner.config
+
+        def log(state, kind, **values):
+            seen.append((kind, values))
+            original(state, kind, **values)
+
+        train = loop.train
+
+        def spiky_train(state, stop):
+            state.network.objective = Spiky(state.network.objective, state)
+            train(state, stop)
+
+        monkeypatch.setattr("reprise.training.stage.train", spiky_train)
+        monkeypatch.setattr(loop.Run, "log", log)
+        return arguments
+
+    return make
+
+
+@pytest.mark.parametrize("action", ["log", "skip"])
+def test_a_spike_is_noted_or_left_out(spiky, make_work, action):
+    work = make_work()
+    run(work, **spiky(action))
+    (guard,) = [event for event in events(work, "guard") if event["guard"] == "spike"]
+    assert (guard["first_row"], guard["action"]) == (32, action)
+    losses = [step["loss"] for step in events(work, "step")]
+    assert len(losses) == 12
+    assert (losses[8] is None) == (action == "skip")
+
+
+def test_a_spike_sends_the_run_back_to_the_checkpoint_without_its_rows(spiky, make_work):
+    work, skipped = make_work("back"), make_work("skipped")
+    run(work, **spiky("rollback", every_tokens=SEQ_LEN * 4 * 3))
+    steps = events(work, "step")
+    assert [step["step"] for step in steps] == [*range(1, 9), *range(7, 13)]
+    assert [step["loss"] for step in steps if step["step"] == 9] == [None]
+    assert [event["cause"] for event in events(work, "resume")] == ["spike"]
+    assert work.counts["steps_left_out"] == 1
+    run(skipped, **spiky("skip"))
+    assert_same_weights(work.output / "model", skipped.output / "model")
+
+
+def kept_badly(arguments, action):
+    """A large rate on Chinese alone ruins the English of the model."""
+    stage = make_stage(
+        schedule={"peak_lr": 0.03},
+        mixture={
+            "zh": {"share": 0.9, "sources": {"web": 1.0}},
+            "en": {"share": 0.1, "sources": {"web": 1.0}},
+        },
+        topics={"sources": ["web"]},
+        tokens=SEQ_LEN * 4 * 24,
+    )
+    training = make_training(guards={"retention": action}, validation={"every_tokens": SEQ_LEN * 8, "max_tokens": 1000})
+    return {**arguments, "stage": stage, "training": training, "tolerance": {"en": 0.0}}
+
+
+@pytest.fixture
+def english_gets_worse(monkeypatch):
+    """Held-out English counts as 10 % worse from the second to the fourth measurement."""
+    original, calls = loop.check_retention, []
+
+    def check(losses, baseline, tolerance):
+        calls.append(1)
+        factor = 1.1 if 2 <= len(calls) <= 4 else 0.5
+        return original(losses, {path: bits_per_byte(losses, path) / factor for path in baseline}, tolerance)
+
+    monkeypatch.setattr(loop, "check_retention", check)
+
+
+def test_retention_warns(arguments, make_work, english_gets_worse):
+    work = make_work()
+    run(work, **kept_badly(arguments, "warn"))
+    guards = events(work, "guard")
+    assert [guard["action"] for guard in guards] == ["warn"] * 3
+    assert not events(work, "weights")
+
+
+def test_retention_stops_and_saves(arguments, make_work, english_gets_worse):
+    work = make_work()
+    with pytest.raises(UserError, match=r"evaluation\.tolerance\.en"):
+        run(work, **kept_badly(arguments, "stop"))
+    assert events(work, "checkpoint")
+
+
+def test_retention_raises_the_share_until_the_language_is_back(arguments, make_work, english_gets_worse):
+    work = make_work()
+    run(work, **kept_badly(arguments, "raise_share"))
+    shares = [event["new"]["en"] for event in events(work, "weights")]
+    assert shares == pytest.approx([0.2, 0.3, 0.4, 0.1])
+    assert all(event["cause"] == "retention of en" for event in events(work, "weights"))
+
+
+def test_the_state_of_the_guards_survives_a_stop(arguments, make_work, monkeypatch):
+    arguments["training"] = make_training(guards={"spike": "skip", "spike_sigmas": 0.5, "spike_window": 10})
+    arguments["stage"] = make_stage(tokens=SEQ_LEN * 4 * 20)
+    whole, broken = make_work("whole"), make_work("broken")
+    run(whole, **arguments)
+    original, made = loop.step, []
+
+    def step(*args):
+        made.append(1)
+        if len(made) == 9:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "step", step)
+        with pytest.raises(Interrupted):
+            run(broken, **arguments)
+    run(broken, **arguments)
+    assert_same_weights(whole.output / "model", broken.output / "model")
+    assert [e["first_row"] for e in events(whole, "guard")] == [e["first_row"] for e in events(broken, "guard")]
+    assert weights_of(whole.output / "model")
