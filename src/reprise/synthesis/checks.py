@@ -74,10 +74,10 @@ def check_pair(
     if answer_tokens > checks.max_answer_tokens:
         return "long_answer", f"{answer_tokens} tokens, at most {checks.max_answer_tokens} wanted"
     return (
-        _check_repetition(pair, language, checks.max_repetition)
-        or _check_language(pair, language)
+        _check_language(pair, language)
         or _check_self_contained(pair, language)
         or _check_echo(pair, language)
+        or _check_repetition(pair, language, checks.max_repetition)
         or (_check_copying(pair, seed, language, checks.max_copied_words) if seed else None)
         or (_check_support(pair, seed, language, checks.min_support) if seed and checks.min_support else None)
     )

@@ -183,23 +183,24 @@ def _sample(logits: torch.Tensor, rows: Sequence[_Row]) -> list[int]:
         logits: float32 [rows, vocabulary].
         rows: give temperature, top_p and the random numbers.
     """
-    chosen = []
-    for line, row in enumerate(rows):
-        request = row.request
-        if request.temperature == 0.0:
-            chosen.append(int(logits[line].argmax()))
-            continue
-        probabilities = torch.softmax(logits[line].double() / request.temperature, dim=-1)
-        order = None
-        if request.top_p < 1.0:
-            probabilities, order = probabilities.sort(descending=True, stable=True)
-            before = probabilities.cumsum(0) - probabilities
-            probabilities[1:][before[1:] >= request.top_p] = 0.0
-        cumulated = probabilities.cumsum(0)
-        at = row.uniforms[len(row.generated)] * cumulated[-1]
-        place = min(int(torch.searchsorted(cumulated, at, right=True)), int(cumulated.argmax()))
-        chosen.append(place if order is None else int(order[place]))
-    return chosen
+    temperatures = torch.tensor([row.request.temperature for row in rows])
+    if not temperatures.any():
+        return [int(token) for token in logits.argmax(dim=-1)]
+    greedy = torch.where(temperatures == 0.0, 1.0, temperatures)
+    probabilities = torch.softmax(logits / greedy[:, None], dim=-1)
+    nuclei = torch.tensor([row.request.top_p for row in rows])
+    order = None
+    if (nuclei < 1.0).any():
+        probabilities, order = probabilities.sort(dim=-1, descending=True, stable=True)
+        before = probabilities.cumsum(dim=-1) - probabilities
+        before[:, 0] = 0.0
+        probabilities = probabilities.masked_fill((before >= nuclei[:, None]) & (nuclei[:, None] < 1.0), 0.0)
+    cumulated = probabilities.cumsum(dim=-1, dtype=torch.float64)
+    uniforms = torch.stack([row.uniforms[len(row.generated)] for row in rows])
+    places = torch.searchsorted(cumulated, (uniforms * cumulated[:, -1])[:, None], right=True)
+    places = places.clamp(max=logits.shape[-1] - 1)
+    tokens = (places if order is None else order.gather(1, places))[:, 0]
+    return [int(token) for token in torch.where(temperatures == 0.0, logits.argmax(dim=-1), tokens)]
 
 
 def _shared_prefix(prompts: Sequence[list[int]]) -> int:

@@ -1,0 +1,93 @@
+"""What the synthetic part of a mixture needs, what there is, and what the rest would cost."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from reprise.recipe.synthesis import Synthesis
+from reprise.synthesis.generator import price
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How requests turn into tokens."""
+
+    tokens_per_request: float
+    """Tokens of documents, drops counted in."""
+    prompt_tokens: float
+    """Per request."""
+    completion_tokens: float
+    """Per request."""
+    tokens_per_second: float | None
+    """Generated tokens; None where no run has shown the speed."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """Synthetic tokens, and what those that are missing would take."""
+
+    tokens_needed: int
+    tokens_there: int
+    tokens_missing: int
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float
+    """In the currency of the recipe's prices; 0 without prices."""
+    hours: float | None
+    """None where no run has shown the speed."""
+    measured: bool
+    """Whether the rates are those of a run; else they are assumed."""
+
+
+def estimate_need(synthesis: Synthesis, *, tokens_needed: int, tokens_there: int, stage: Path | None) -> Need:
+    """What the missing synthetic tokens take.
+
+    Args:
+        synthesis: settings, for the prices and the length of answers.
+        tokens_needed: that the mixtures take from synthetic buckets.
+        tokens_there: of the synthetic buckets of the token store; 0 where there is none.
+        stage: folder of a published `synthesize` stage, whose rates are taken over.
+    """
+    rates = measure_rates(stage, tokens_there) if stage is not None else None
+    measured = rates is not None
+    rates = rates or assume_rates(synthesis)
+    missing = max(0, tokens_needed - tokens_there)
+    requests = math.ceil(missing / rates.tokens_per_request)
+    prompt, completion = round(requests * rates.prompt_tokens), round(requests * rates.completion_tokens)
+    hours = completion / rates.tokens_per_second / 3600 if rates.tokens_per_second else None
+    cost = price(prompt, completion, synthesis.generator)
+    return Need(tokens_needed, tokens_there, missing, requests, prompt, completion, cost, hours, measured)
+
+
+def assume_rates(synthesis: Synthesis) -> Rates:
+    """Before any run: answers half as long as they may be, half of them kept, after a seed and a prompt of 300 tokens.
+
+    These are guesses of ours; ten requests tell more.
+    """
+    completion = synthesis.generator.max_tokens / 2
+    return Rates(completion / 2, 300 + synthesis.seeds.max_chars / 8, completion, None)
+
+
+def measure_rates(stage: Path, tokens_there: int) -> Rates | None:
+    """The rates of a published stage; None where it kept nothing or is not there.
+
+    Args:
+        stage: its folder.
+        tokens_there: tokens that its documents have in the store; 0 where they are not counted yet.
+    """
+    try:
+        manifest = json.loads((stage / "manifest.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    counts = manifest["counts"]
+    answered = counts["requests"] - counts["failed"]
+    if not (counts["documents_out"] and counts["completion_tokens"]):
+        return None
+    completion = counts["completion_tokens"] / answered
+    kept = counts["documents_out"] / counts["documents_in"]
+    per_request = tokens_there / counts["documents_in"] if tokens_there else completion * kept
+    # A run that took answers from the journal does not show how long they took.
+    speed = None if counts["from_journal"] else counts["completion_tokens"] / max(manifest["seconds"], 1e-3)
+    return Rates(per_request, counts["prompt_tokens"] / answered, completion, speed)
