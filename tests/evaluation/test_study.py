@@ -1,0 +1,153 @@
+"""A study runs its grid once, pairs by seed, and says no more than its numbers do."""
+
+import importlib.resources
+import json
+import random
+
+import numpy as np
+import pytest
+import yaml
+
+from reprise.errors import UserError
+from reprise.evaluation.study import load_study, mean_interval, run_study, student_quantile
+from reprise.evaluation.study_page import study_page
+
+RECIPE = """
+name: tiny
+workspace: runs/tiny
+model: {path: somewhere}
+stages:
+  - name: one
+    tokens: 1k
+    mixture: {zh: {share: 1.0, sources: {web: 1.0}}}
+"""
+
+
+@pytest.fixture
+def study(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    values = {
+        "name": "orders <script>",
+        "question": "Which order?",
+        "recipe": str(tmp_path / "recipe.yaml"),
+        "workspace": str(tmp_path / "study"),
+        "baseline": "random",
+        "variants": {
+            "random": ["stages.0.curriculum={zh: {order: random}}"],
+            "ascending": ["stages.0.curriculum={zh: {order: ascending}}"],
+        },
+        "seeds": [1, 2, 3],
+        "measures": ["bits_per_byte/zh", "benchmark/cmmlu"],
+    }
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(values))
+    return load_study(tmp_path / "study.yaml")
+
+
+class Pipeline:
+    """Stands for the pipeline: publishes a stage and an evaluation whose numbers follow from order and seed."""
+
+    def __init__(self, gain):
+        self.gain, self.ran, self.shared = gain, [], []
+
+    def __call__(self, recipe):
+        from pathlib import Path
+
+        root = Path(recipe.workspace)
+        order = recipe.stages[0].curriculum["zh"].order
+        if (root / "evaluate").exists():
+            return
+        self.ran.append((order, recipe.seed))
+        self.shared.append((root / "score" / "manifest.json").exists())
+        for stage in ("score", "train-1", "evaluate"):
+            (root / stage).mkdir(parents=True, exist_ok=True)
+            (root / stage / "manifest.json").write_text("{}")
+        noise = random.Random(recipe.seed).random()
+        value = 2.0 + noise - (self.gain * (1 + noise / 10) if order == "ascending" else 0.0)
+        row = {"language": "zh", "source": None, "topic": None, "after": value}
+        benchmark = {"benchmark": "cmmlu", "after": 0.25 + (0.001 * recipe.seed if order == "ascending" else 0)}
+        results = {"bits_per_byte": [row], "benchmarks": [benchmark], "groups": {"after": {}}}
+        (root / "evaluate" / "results.json").write_text(json.dumps(results))
+
+
+def test_grid_runs_once_and_shares_the_stages_before_training(study):
+    pipeline = Pipeline(0.1)
+    result = run_study(study, pipeline)
+    assert sorted(pipeline.ran) == [(order, seed) for order in ("ascending", "random") for seed in (1, 2, 3)]
+    assert pipeline.ran[:3] == [("random", 1), ("random", 2), ("random", 3)]
+    assert pipeline.shared == [False] * 3 + [True] * 3
+    assert run_study(study, pipeline) == result and len(pipeline.ran) == 6
+
+
+def test_killed_study_goes_on(study):
+    pipeline = Pipeline(0.1)
+
+    def dies(recipe):
+        if len(pipeline.ran) == 4:
+            raise KeyboardInterrupt
+        pipeline(recipe)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_study(study, dies)
+    run_study(study, pipeline)
+    assert len(pipeline.ran) == 6
+
+
+def test_differences_are_paired_by_seed(study):
+    comparison = run_study(study, Pipeline(0.1))["measures"]["bits_per_byte/zh"]
+    base, mine = (comparison["variants"][name]["values"] for name in ("random", "ascending"))
+    expected = [one / other - 1 for one, other in zip(mine, base, strict=True)]
+    difference = comparison["differences"]["ascending"]
+    assert difference["values"] == pytest.approx(expected)
+    half = 4.302653 * np.std(expected, ddof=1) / np.sqrt(3)
+    assert difference["ci"] == pytest.approx((np.mean(expected) - half, np.mean(expected) + half))
+    assert not comparison["higher_is_better"]
+
+
+def test_sentence_says_better_only_where_the_interval_does(study, tmp_path):
+    clear = run_study(study, Pipeline(0.1))["measures"]
+    assert ": better with this model" in clear["bits_per_byte/zh"]["sentences"][0]
+    assert "holds 0" in clear["benchmark/cmmlu"]["sentences"][0]
+    other = study.model_copy(update={"workspace": str(tmp_path / "worse")})
+    assert ": worse with" in run_study(other, Pipeline(-0.1))["measures"]["bits_per_byte/zh"]["sentences"][0]
+    one = study.model_copy(update={"workspace": str(tmp_path / "one"), "seeds": [1]})
+    assert "shows nothing about chance" in run_study(one, Pipeline(0.1))["measures"]["bits_per_byte/zh"]["sentences"][0]
+
+
+def test_page_stands_alone_and_escapes(study):
+    page = study_page(run_study(study, Pipeline(0.1)))
+    assert "orders &lt;script&gt;" in page and "orders <script>" not in page
+    assert 'src="http' not in page and "Plotly.newPlot" in page
+
+
+@pytest.mark.parametrize(("degrees", "expected"), [(1, 12.706205), (2, 4.302653), (5, 2.570582), (30, 2.042272)])
+def test_student_quantile_is_the_tabulated_one(degrees, expected):
+    assert student_quantile(degrees) == pytest.approx(expected, abs=1e-5)
+
+
+def test_interval_covers_the_mean_of_three():
+    dice = np.random.default_rng(0)
+    intervals = [mean_interval(list(dice.normal(1.0, 0.5, 3)))[1] for _ in range(400)]
+    assert 0.92 < np.mean([low <= 1.0 <= high for low, high in intervals]) < 0.98
+
+
+def test_missing_measure_and_broken_study_are_the_users_to_mend(study, tmp_path):
+    with pytest.raises(UserError, match="no measure 'bits_per_byte/fr'"):
+        run_study(study.model_copy(update={"measures": ["bits_per_byte/fr"]}), Pipeline(0.1))
+    (tmp_path / "bad.yaml").write_text("name: x\nvariants: {a: []}\n")
+    with pytest.raises(UserError, match=r"bad.yaml: the study does not pass"):
+        load_study(tmp_path / "bad.yaml")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_study(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("name", ["curriculum", "policies", "quality", "separation", "synthetic", "synthetic-ratio"])
+def test_shipped_studies_fit_the_recipe(name, tmp_path):
+    from reprise.evaluation.study import _recipe
+
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    path = importlib.resources.files("reprise.evaluation") / "studies" / f"{name}.yaml"
+    study = load_study(path, {"recipe": str(tmp_path / "recipe.yaml"), "workspace": str(tmp_path)})
+    recipes = [_recipe(study, variant, 1) for variant in study.variants]
+    assert len({recipe.model_dump_json() for recipe in recipes}) == len(recipes) >= 2
+    tokens = {sum(stage.tokens for stage in recipe.stages) for recipe in recipes}
+    assert len(tokens) == 1
