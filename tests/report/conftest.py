@@ -253,6 +253,17 @@ def write_metrics(folder: Path, recipe: Recipe, index: int, rng: np.random.Gener
                     "new": _by_path(weights),
                 }
             )
+        if step == 20:
+            lines.append(
+                base
+                | {
+                    "kind": "weights",
+                    "cause": "weights.json",
+                    "path": "zh",
+                    "old": {"zh/web": 0.7, "zh/book": 0.3},
+                    "new": {"zh/web": 0.6, "zh/book": 0.4},
+                }
+            )
         if step == 12:
             lines.append(
                 base

@@ -234,6 +234,10 @@ def test_hostile_text_stays_text(open_page: Callable[..., Any], run_until: RunUn
     assert HOSTILE in page.locator("#drop-1").text_content()
     assert HOSTILE in page.locator("#chart-topics-zh-web-curve-10").text_content()
     assert "49" not in page.locator("h1").text_content()
+    plot = page.locator("#chart-topics-zh-web")
+    plot.scroll_into_view_if_needed()
+    plot.hover(position={"x": 500, "y": 150})
+    wait_until(lambda: "<b>bold</b>" in (plot.locator(".hoverlayer").text_content() or ""))
 
 
 def test_the_policy_stops_a_script_that_got_in(open_page: Callable[..., Any], address: str, tmp_path: Path) -> None:

@@ -73,6 +73,21 @@ def test_the_budget_is_the_plan_and_what_was_spent(unchanged: Run) -> None:
         assert all(row["spent"] > 0 for row in rows)
 
 
+def test_events_are_restarts_guards_and_changes_by_hand(unchanged: Run) -> None:
+    (events, _) = (stage["events"] for stage in gather(*unchanged)["training"])
+    assert [event["kind"] for event in events] == ["guard", "resume", "weights"]
+    assert events[0]["detail"]["action"] == "skip"
+    assert events[1]["detail"]["checkpoint"] == "step-00000012"
+    assert events[2]["detail"] == {"cause": "weights.json", "path": "zh"}
+
+
+def test_the_machine_and_its_hours_are_those_of_training(unchanged: Run) -> None:
+    facts = gather(*unchanged)
+    machine = facts["repeat"]["machine"]
+    assert machine["process_hours_of_training"] == round(sum(s["seconds"] for s in facts["training"]) / 3600, 3)
+    assert machine["versions"]["torch"]
+
+
 def test_a_result_of_an_older_stage_is_named(finished: Run) -> None:
     workspace, recipe = finished
     path = workspace.folder("score") / "manifest.json"

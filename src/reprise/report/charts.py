@@ -276,10 +276,10 @@ def _weight_charts(facts: Json) -> list[Json]:
         last: dict[str, Json] = {}
         for change in stage["weights"]:
             curves = series.setdefault(change["path"], {})
-            if change["path"] not in last:
-                _add_points(curves, offset, change["old"])
+            known = last.setdefault(change["path"], {})
+            _add_points(curves, offset, {child: share for child, share in change["old"].items() if child not in known})
             _add_points(curves, offset + change["tokens"], change["new"])
-            last[change["path"]] = change["new"]
+            known |= change["new"]
         if facts["repeat"]["recipe"]["stages"][stage["stage"] - 1]["topics"]["initial"] == "inherit":
             last = inherited | last
         for path, shares in last.items():  # they hold until the end of what was trained

@@ -86,7 +86,7 @@ def training_facts(workspace: Workspace, recipe: Recipe, index: int) -> Json:
         "series": _series(steps),
         "validations": validations,
         "weights": _weights(records),
-        "events": [_event(record) for record in records if record["kind"] in EVENTS],
+        "events": [_event(record) for record in records if _is_event(record, stage.topics.policy.name)],
         "checkpoints": len(_of(records, "checkpoint")),
         "spent": manifest.counts.get("spent", []) if manifest else _spent_so_far(folder, seq_len),
     }
@@ -174,7 +174,13 @@ def _weights(records: Sequence[dict[str, Any]]) -> list[Json]:
     ]
 
 
+def _is_event(record: dict[str, Any], policy: str) -> bool:
+    """A restart, a guard, or a change of the mixture that its policy did not make."""
+    return record["kind"] in EVENTS or (record["kind"] == "weights" and record["cause"] != policy)
+
+
 def _event(record: dict[str, Any]) -> Json:
-    """A restart or a guard's action: where it was, and all that the record says of it."""
-    rest = {name: value for name, value in record.items() if name not in ("kind", "step", "tokens", "seconds")}
+    """What happened: where it was, and all that the record says of it but the weights, which have a curve."""
+    known = ("kind", "step", "tokens", "seconds", "rows", "old", "new", "machine", "settings", "processes")
+    rest = {name: value for name, value in record.items() if name not in known}
     return {name: record.get(name) for name in ("kind", "step", "tokens", "seconds")} | {"detail": rest}

@@ -246,6 +246,10 @@ def _repeat(workspace: Workspace, recipe: Recipe, stages: list[Json], training: 
 
 
 def _machine(training: list[Json]) -> Json:
-    """What training ran on, as its last process said when it began; None before there was one."""
-    starts = [stage["start"] for stage in training if stage["start"]]
-    return starts[-1]["machine"] | {"processes": starts[-1]["processes"]} if starts else None
+    """What training ran on, as its last process said when it began, and for how long; None before there was one."""
+    begun = [stage for stage in training if stage["start"]]
+    if not begun:
+        return None
+    hours = sum(stage["seconds"] * stage["start"]["processes"] for stage in begun) / 3600
+    start = begun[-1]["start"]
+    return start["machine"] | {"processes": start["processes"], "process_hours_of_training": round(hours, 3)}
