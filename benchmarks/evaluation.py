@@ -4,8 +4,8 @@
 
 Both sides run the same tasks of the quick suite on the same questions, with the same weights in float32, in turns; the
 harness at batch size 1, its default. The scores must be equal. `quick_suite_vs_harness` is the ratio of the median
-times. The whole suite takes hours at batch size 1, so `--limit` questions are asked of each benchmark; those of MMLU and
-CMMLU come from `--subjects` of their subjects, so that, as in the whole suite, many questions share their examples.
+times. The whole suite takes hours at batch size 1, so `--limit` questions are asked of each benchmark; those of MMLU
+and CMMLU come from `--subjects` of their subjects, so that, as in the whole suite, many questions share their examples.
 `--suite paper` times our backend alone and gives a score and a time per benchmark. The last line is JSON.
 """
 
