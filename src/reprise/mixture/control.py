@@ -42,7 +42,8 @@ class WeightsFile:
     def poll(self, sampler: Sampler) -> list[dict[str, float]]:
         """Weights to put into force now, oldest first; a file that cannot be used is refused with a warning, once."""
         now = sampler.rows_done
-        since = now - 1 if self._asked_at is None else self._asked_at
+        # The first time, and where training went back to a checkpoint, what came before this row is in the state.
+        since = now - 1 if self._asked_at is None or now < self._asked_at else self._asked_at
         self._asked_at = now
         due = [dict(entry["weights"]) for entry in self._journal if since < entry["rows"] <= now]
         wanted = self._read(sampler)

@@ -209,6 +209,7 @@ class StoreBuilder:
 
     def __init__(self, root: Path, encoder: Encoder, split_sources: Sequence[str]) -> None:
         self._root, self._encoder, self._split_sources = root, encoder, frozenset(split_sources)
+        root.mkdir(parents=True, exist_ok=True)
         self._dtype = np.dtype(np.uint16 if encoder.vocab_size <= 1 << 16 else np.uint32)
         self._spools: dict[tuple[str, BucketKey], _Spool] = {}
         self._prefix = np.array([] if encoder.bos_id is None else [encoder.bos_id], dtype=self._dtype)

@@ -1,0 +1,341 @@
+"""Cost of the order: rows a second, resume deep in a run, share of a training step; beside other loaders.
+
+    python benchmarks/order.py [--rivals PYTHON] [--rows 20000]
+
+`--rivals` is the interpreter of an environment with datasets, torchdata and mosaicml-streaming (their requirements
+clash with ours); without it the rivals that this interpreter has are measured. All loaders deliver rows of the same
+text from 40 buckets in batches of 16, each in a process of its own; the rivals read rows that were cut and stored
+beforehand, Reprise cuts them from the token store as it goes. The last line is JSON.
+"""
+
+import argparse
+import importlib.util
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SEQ_LEN, BATCH_ROWS = 2048, 16
+BUCKETS = (1, 40, 400)
+RIVAL_BUCKETS = 40
+TOKENS_PER_BUCKET = 40 * SEQ_LEN * 16
+DEPTH = 0.9
+"""Where in the run the resume is measured."""
+VALIDATE_EVERY, HELD_OUT_TOKENS = 4_000_000_000, 65_536
+"""Tokens between validations near by the paper (arXiv 2412.17743), and tokens per bucket in one of ours."""
+
+
+def shares(buckets: int) -> list[float]:
+    """Uneven shares that sum to 1."""
+    drawn = np.random.default_rng(0).dirichlet(np.full(buckets, 2.0))
+    return [float(share) for share in drawn]
+
+
+def build(folder: Path, buckets: int) -> None:
+    """A token store of random documents of 20 to 4000 tokens."""
+    from reprise.tokens.encoder import Encoder
+    from reprise.tokens.store import StoreBuilder
+
+    encoder = Encoder(
+        "random", lambda texts: [np.frombuffer(t.encode("latin-1"), np.uint8) for t in texts], 50_000, 1, None, ""
+    )
+    builder = StoreBuilder(folder, encoder, [])
+    rng = np.random.default_rng(buckets)
+    for bucket in range(buckets):
+        left = max(TOKENS_PER_BUCKET * RIVAL_BUCKETS // max(buckets, RIVAL_BUCKETS), 4 * SEQ_LEN)
+        number = 0
+        while left > 0:
+            length = min(left, int(np.clip(rng.lognormal(6.0, 1.0), 20, 4000)))
+            text = rng.integers(2, 256, length, dtype=np.uint8).tobytes().decode("latin-1")
+            fields = {"lang": "en", "source": f"s{bucket:03d}", "topic": None, "split": "train", "ppl": 10.0}
+            builder.add([{"id": f"{bucket}-{number}", "text": text, **fields}])
+            left, number = left - length, number + 1
+    builder.finish()
+
+
+def open_sampler(folder: Path, buckets: int, max_epochs: float = 1e12, policy: str = "static") -> Any:
+    """A sampler over the store that never runs out."""
+    from reprise.mixture.sampler import Sampler
+    from reprise.recipe.mixture import Stage
+    from reprise.recipe.tokens import Rows
+    from reprise.tokens.store import TokenStore
+
+    mixture = {"en": {"share": 1.0, "sources": {f"s{i:03d}": share for i, share in enumerate(shares(buckets))}}}
+    stage = Stage.model_validate({"name": "bench", "tokens": 10**13, "mixture": mixture, "max_epochs": max_epochs})
+    return Sampler(TokenStore.open(folder), stage, Rows(seq_len=SEQ_LEN), 17)
+
+
+def timed(batches: Iterator[Any], rows: int) -> float:
+    """Rows a second over so many rows, after a warm-up."""
+    for _ in range(8):
+        next(batches)
+    start = time.perf_counter()
+    for _ in range(rows // BATCH_ROWS):
+        touch(next(batches))
+    return rows / (time.perf_counter() - start)
+
+
+def touch(batch: Any) -> None:
+    """Make sure that a batch of int64 ids is really there."""
+    assert batch.shape == (BATCH_ROWS, SEQ_LEN)
+    assert batch.dtype == np.int64
+
+
+def measure_reprise(folder: Path, rows: int) -> dict[str, float]:
+    """Throughput; then a new sampler that goes on at DEPTH."""
+    sampler = open_sampler(folder / "store-40", RIVAL_BUCKETS)
+    speed = timed((sampler.next_batch(BATCH_ROWS).ids for _ in iter(int, 1)), rows)
+    sampler.skip(int(rows * DEPTH))
+    state = json.loads(json.dumps(sampler.state()))
+    start = time.perf_counter()
+    fresh = open_sampler(folder / "store-40", RIVAL_BUCKETS)
+    fresh.load_state(state)
+    touch(fresh.next_batch(BATCH_ROWS).ids)
+    return {"rows_per_s": speed, "first_row_s": time.perf_counter() - start}
+
+
+def stored_rows(folder: Path) -> list[np.ndarray]:
+    """The rows of each bucket, as the rivals get them."""
+    return [np.load(path, mmap_mode="r") for path in sorted((folder / "rows").glob("*.npy"))]
+
+
+def store_rows(folder: Path) -> None:
+    """Cut the rows of each bucket once."""
+    from reprise.tokens.store import TokenStore
+
+    (folder / "rows").mkdir()
+    for key, bucket in TokenStore.open(folder / "store-40").train.items():
+        count = bucket.num_tokens // SEQ_LEN
+        np.save(folder / "rows" / f"{key.source}.npy", bucket.tokens[: count * SEQ_LEN].reshape(count, SEQ_LEN))
+
+
+def measure_datasets(folder: Path, rows: int) -> dict[str, float]:
+    """interleave_datasets of iterable datasets with state_dict, its way of exact resume; batches as NumPy arrays."""
+    import datasets
+
+    def make() -> Any:
+        parts = [
+            datasets.Dataset.from_dict(
+                {"ids": part}, features=datasets.Features({"ids": datasets.List(datasets.Value("uint16"))})
+            )
+            .to_iterable_dataset()
+            .repeat(None)
+            for part in stored_rows(folder)
+        ]
+        mixed = datasets.interleave_datasets(
+            parts, probabilities=shares(RIVAL_BUCKETS), seed=17, stopping_strategy="all_exhausted"
+        )
+        return mixed.with_format("numpy").batch(BATCH_ROWS)
+
+    dataset = make()
+    batches = (batch["ids"].astype(np.int64) for batch in dataset)
+    speed = timed(batches, rows)
+    for _ in range(max(0, int(rows * DEPTH) - rows) // BATCH_ROWS):
+        next(batches)
+    state = dataset.state_dict()
+    start = time.perf_counter()
+    fresh = make()
+    fresh.load_state_dict(state)
+    touch(next(iter(fresh))["ids"].astype(np.int64))
+    return {"rows_per_s": speed, "first_row_s": time.perf_counter() - start}
+
+
+def measure_torchdata(folder: Path, rows: int) -> dict[str, float]:
+    """torchdata.nodes: MultiNodeWeightedSampler over map-style sources, with state_dict."""
+    from torch.utils.data import SequentialSampler
+    from torchdata import nodes
+
+    def make() -> Any:
+        parts = stored_rows(folder)
+        sources = {str(i): nodes.MapStyleWrapper(part, SequentialSampler(part)) for i, part in enumerate(parts)}
+        weights = {str(i): share for i, share in enumerate(shares(RIVAL_BUCKETS))}
+        mixed = nodes.MultiNodeWeightedSampler(sources, weights, stop_criteria="CYCLE_FOREVER", seed=17)
+        batched = nodes.Mapper(nodes.Batcher(mixed, BATCH_ROWS), lambda batch: np.stack(batch).astype(np.int64))
+        return nodes.Loader(batched)
+
+    loader = make()
+    speed = timed(iter(loader), rows)
+    state = loader.state_dict()
+    start = time.perf_counter()
+    fresh = make()
+    fresh.load_state_dict(state)
+    touch(next(iter(fresh)))
+    return {"rows_per_s": speed, "first_row_s": time.perf_counter() - start}
+
+
+def measure_streaming(folder: Path, rows: int) -> dict[str, float]:
+    """mosaicml-streaming: one Stream per bucket with its proportion, MDS shards, resume by load_state_dict."""
+    import streaming
+    from torch.utils.data import default_convert  # noqa: F401 - torch is imported before the clock starts
+
+    root = folder / "mds"
+    if not root.exists():
+        for i, part in enumerate(stored_rows(folder)):
+            with streaming.MDSWriter(
+                out=str(root / f"{i:03d}"), columns={"ids": f"ndarray:uint16:{SEQ_LEN}"}
+            ) as writer:
+                for row in part:
+                    writer.write({"ids": np.array(row)})
+    streaming.util.clean_stale_shared_memory()
+
+    def make() -> Any:
+        parts = [
+            streaming.Stream(local=str(root / f"{i:03d}"), proportion=share)
+            for i, share in enumerate(shares(RIVAL_BUCKETS))
+        ]
+        return streaming.StreamingDataset(
+            streams=parts, epoch_size=rows * 2, batch_size=BATCH_ROWS, shuffle=False, num_canonical_nodes=1
+        )
+
+    def batched(samples: Iterator[Any]) -> Iterator[np.ndarray]:
+        while True:
+            yield np.stack([next(samples)["ids"] for _ in range(BATCH_ROWS)]).astype(np.int64)
+
+    dataset = make()
+    speed = timed(batched(iter(dataset)), rows)
+    state = dataset.state_dict(num_samples=int(rows * DEPTH), from_beginning=True)
+    del dataset
+    streaming.util.clean_stale_shared_memory()
+    start = time.perf_counter()
+    fresh = make()
+    fresh.load_state_dict(state)
+    touch(next(batched(iter(fresh))))
+    return {"rows_per_s": speed, "first_row_s": time.perf_counter() - start}
+
+
+MEASURES: dict[str, tuple[str, Callable[[Path, int], dict[str, float]]]] = {
+    "reprise": ("reprise", measure_reprise),
+    "datasets.interleave_datasets": ("datasets", measure_datasets),
+    "torchdata": ("torchdata", measure_torchdata),
+    "mosaicml-streaming": ("streaming", measure_streaming),
+}
+"""Name -> the module that it needs, and how it is measured."""
+
+
+def measure_alone(name: str, folder: Path, rows: int, python: str) -> dict[str, Any]:
+    """A measurement in a process of its own, for its memory."""
+    command = [python, __file__, "--measure", name, "--folder", str(folder), "--rows", str(rows)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return {"failed": done.stderr.strip().splitlines()[-1][:300] if done.stderr.strip() else "no message"}
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def measure_deep(folder: Path) -> float:
+    """Seconds from nothing to the first batch after row 10^9."""
+    state = open_sampler(folder / "store-40", RIVAL_BUCKETS).state()
+    deep = 10**9
+    state["rows"] = deep
+    sampler = open_sampler(folder / "store-40", RIVAL_BUCKETS)
+    for leaf, entry, share in zip(state["leaves"], sampler.entries, shares(RIVAL_BUCKETS), strict=True):
+        leaf["rows"] = int(deep * share)
+        leaf["cursor"] = list(divmod(leaf["rows"] * SEQ_LEN, entry.epoch_tokens))
+    start = time.perf_counter()
+    sampler = open_sampler(folder / "store-40", RIVAL_BUCKETS)
+    sampler.load_state(state)
+    touch(sampler.next_batch(BATCH_ROWS).ids)
+    return time.perf_counter() - start
+
+
+def measure_model() -> tuple[float, float]:
+    """Seconds of a training step and of a forward pass on one row, by a model of SmolLM2-135M's shape."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=49_152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
+        num_key_value_heads=3, tie_word_embeddings=True,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    ids = torch.randint(0, 49_152, (1, SEQ_LEN))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        seconds.append(time.perf_counter() - start)
+    start = time.perf_counter()
+    with torch.no_grad():
+        model(input_ids=ids, labels=ids, use_cache=False)
+    return min(seconds), time.perf_counter() - start
+
+
+def measure_policy() -> float:
+    """Seconds of the slowest policy's update of 22 topics."""
+    from reprise.mixture.policy import update
+    from reprise.mixture.rules import RULES
+    from reprise.recipe.mixture import Policy
+
+    weights = {str(i): 1 / 22 for i in range(22)}
+    slowest = 0.0
+    for name in RULES:
+        state: dict[str, Any] = {}
+        for step in range(70):
+            losses = {topic: 2 + 1 / (step + 1 + int(topic)) for topic in weights}
+            start = time.perf_counter()
+            state, weights = update(Policy.model_validate({"name": name}), state, weights, losses, step * 10**6)
+            slowest = max(slowest, time.perf_counter() - start)
+    return slowest
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--rivals", default=sys.executable, help="interpreter with the other loaders")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        module, measure = MEASURES[arguments.measure]
+        if importlib.util.find_spec(module) is None:
+            raise SystemExit(f"{module} is not installed")
+        found = measure(arguments.folder, arguments.rows)
+        found["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps(found))
+        return
+    with tempfile.TemporaryDirectory() as name:
+        print(json.dumps(compare(Path(name), arguments.rows, arguments.rivals)))
+
+
+def compare(folder: Path, rows: int, rivals: str) -> dict[str, Any]:
+    """All numbers; prints a table on the way."""
+    speeds = {}
+    for buckets in BUCKETS:
+        build(folder / f"store-{buckets}", buckets)
+        sampler = open_sampler(folder / f"store-{buckets}", buckets)
+        speeds[buckets] = timed((sampler.next_batch(BATCH_ROWS).ids for _ in iter(int, 1)), rows)
+        print(f"reprise, {buckets} buckets: {speeds[buckets]:,.0f} rows/s")
+    store_rows(folder)
+    loaders = {}
+    for name in MEASURES:
+        loaders[name] = measure_alone(name, folder, rows, sys.executable if name == "reprise" else rivals)
+        print(f"{name}: {loaders[name]}")
+    step_s, forward_s = measure_model()
+    update_s = measure_policy()
+    row_s = 1 / speeds[40]
+    validation_s = RIVAL_BUCKETS * HELD_OUT_TOKENS / SEQ_LEN * forward_s + update_s
+    return {
+        "rows_per_s": round(min(speeds.values())),
+        "rows_per_s_by_buckets": {str(buckets): round(speed) for buckets, speed in speeds.items()},
+        "share_of_step": row_s / step_s,
+        "resume_deep_s": round(measure_deep(folder), 4),
+        "policy_share": validation_s / (VALIDATE_EVERY / SEQ_LEN * step_s),
+        "step_s_per_row": round(step_s, 3),
+        "forward_s_per_row": round(forward_s, 3),
+        "policy_update_s": round(update_s, 6),
+        "seq_len": SEQ_LEN,
+        "loaders": loaders,
+    }
+
+
+if __name__ == "__main__":
+    main()
