@@ -114,6 +114,22 @@ def test_topics_without_held_out_text_change_no_colour(unchanged: Run) -> None:
     assert charts.topic_colors(facts, "zh", ["web", "book"]) == [0, 1]
 
 
+def test_a_part_that_changes_later_begins_with_what_it_had(unchanged: Run) -> None:
+    facts = gather(*unchanged)
+    change = {"cause": "read 4 times", "path": ""}
+    facts["training"][0]["weights"] = [
+        change | {"tokens": 100, "old": {"a": 0.5, "b": 0.2}, "new": {"a": 0.0, "b": 0.7}},
+        change | {"tokens": 300, "old": {"b": 0.7, "c": 0.3}, "new": {"b": 0.0, "c": 1.0}},
+    ]
+    facts["training"][1]["weights"] = []
+    (chart,) = (chart for chart in charts.course_charts(facts) if chart["id"] == "chart-weights-stage")
+    end = facts["training"][0]["tokens"]
+    points = {trace["name"]: list(zip(trace["x"], trace["y"], strict=True))[:4] for trace in chart["traces"]}
+    assert points["a"][:3] == [(0, 50), (100, 0), (end, 0)]
+    assert points["b"] == [(0, 20), (100, 70), (300, 0), (end, 0)]
+    assert points["c"][:3] == [(0, 30), (300, 100), (end, 100)]
+
+
 def test_inherited_weights_hold_through_the_next_stage(unchanged: Run) -> None:
     facts = gather(*unchanged)
     facts["training"][1] |= {"weights": []}
