@@ -44,7 +44,7 @@ def test_good_pairs_pass() -> None:
         (Pair(GOOD.question, GOOD_ZH.answer), "language"),
         (Pair("What does the text say about the ice on a lake?", GOOD.answer), "not_self_contained"),
         (Pair("What is meant by the quantity in Figure 3 of a lake?", GOOD.answer), "not_self_contained"),
-        (Pair(GOOD.question, "As described above, water is densest at four degrees, so ice floats."), "not_self_contained"),
+        (Pair(GOOD.question, "As described above, water is densest at four degrees."), "not_self_contained"),
         (Pair(GOOD.question, "I'm sorry, but as an AI language model I cannot tell why lakes freeze."), "refusal"),
         (Pair(GOOD.question, "A lake does freeze from the top rather than from the bottom."), "echo"),
     ],

@@ -20,8 +20,6 @@ DISCIPLINES = (
     "general education",
 )
 
-KINDS = ("problem", "question", "multiple_choice", "textbook", "faq", "table")
-
 
 class Generator(Settings):
     """What writes the answers."""

@@ -1,11 +1,14 @@
 """Ask what the journal does not know yet, and show how it goes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
 from reprise.errors import UserError
-from reprise.progress import console, track
+from reprise.progress import console
 from reprise.recipe.synthesis import Generator as GeneratorSettings
 from reprise.synthesis.generator import Answer, Generator, Outcome, Request, price
 from reprise.synthesis.journal import Journal
@@ -67,7 +70,7 @@ class Asker:
         keys = list(wanted)
         failed: list[str] = []
         done = 0
-        with track(what, len(keys), "requests") as advance:
+        with _progress(what, len(keys), self.spending) as advance:
             for group in self._generator.answer(list(wanted.values()), keys, self._budget()):
                 self._journal.record({keys[index]: got for index, got in group if isinstance(got, Answer)})
                 for index, outcome in group:
@@ -77,7 +80,7 @@ class Asker:
                     else:
                         failed.append(outcome.reason)
                 done += len(group)
-                advance(len(group))
+                advance(len(group), len(failed))
                 self._check_failures(failed, done, len(keys))
         self.spending.failed += len(failed)
         if len(failed) > self._settings.max_failed_share * len(keys):
@@ -96,3 +99,31 @@ class Asker:
             where=f"synthesis.generator.max_failed_share={self._settings.max_failed_share}",
             remedy="see to the server and run again: what was answered is kept and not asked again",
         )
+
+
+@contextmanager
+def _progress(what: str, total: int, spending: Spending) -> Iterator[Callable[[int, int], None]]:
+    """A bar with requests, tokens, cost, failures and remaining time; call with (new requests, failures so far)."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("requests{task.fields[state]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=total, state="")
+        before = spending.completion_tokens
+
+        def advance(requests: int, failures: int) -> None:
+            elapsed = progress.tasks[0].elapsed or 0.0
+            tokens = spending.completion_tokens - before
+            state = f", {tokens:,} tokens ({tokens / max(elapsed, 1e-3):,.0f}/s)"
+            if spending.cost:
+                state += f", cost {spending.cost:,.2f}"
+            if failures:
+                state += f", {failures} failed"
+            progress.update(task, advance=requests, state=state)
+
+        yield advance

@@ -57,7 +57,7 @@ class InProcess:
 
     @property
     def identity(self) -> Json:
-        """Name and content of the model, and the type it computes in."""
+        """Content of the model and the type it computes in: the same model in another folder is the same."""
         return self._identity
 
     def answer(
@@ -156,7 +156,7 @@ class _Row:
 
 
 def identify(model: Model) -> Json:
-    """Name of a model and, where its files are here, a hash of their names, sizes, beginnings and ends.
+    """A hash of the names, sizes, beginnings and ends of a model's files, or its name where they are not here.
 
     Whole weight files are not read: that would take minutes for a large model.
     """
@@ -173,7 +173,7 @@ def identify(model: Model) -> Json:
             hasher.update(file.read(_LOOKED_AT_BYTES))
             file.seek(max(0, size - _LOOKED_AT_BYTES))
             hasher.update(file.read(_LOOKED_AT_BYTES))
-    return {"name": model.path, "content": hasher.hexdigest()}
+    return {"content": hasher.hexdigest()}
 
 
 def _sample(logits: torch.Tensor, rows: Sequence[_Row]) -> list[int]:

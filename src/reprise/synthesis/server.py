@@ -30,6 +30,8 @@ _FATAL = {
     403: "put a key that may use this model into the environment variable {variable}",
     404: "check synthesis.generator.base_url (it usually ends in /v1) and synthesis.generator.model",
 }
+_ENDS = (None, "stop", "eos", "stop_sequence", "length")
+"""Ends of an answer that was not filtered or turned into something else."""
 _LONGEST_PAUSE_S = 60.0
 FIRST_PAUSE_S = 0.5
 
@@ -205,7 +207,7 @@ class Server:
         return text.replace(self._key, "[key]") if self._key else text
 
 
-def _read_answer(reply: httpx.Response) -> Answer:
+def _read_answer(reply: httpx.Response) -> Outcome:
     try:
         data = reply.json()
         choice = data["choices"][0]
@@ -216,6 +218,8 @@ def _read_answer(reply: httpx.Response) -> Answer:
             raise TypeError("the content is not text")
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise _AnotherAttemptError(f"the answer is not a chat completion ({type(error).__name__}: {error})") from None
+    if finish not in _ENDS:
+        return Failure(f"the server ended the answer with {str(finish)[:40]!r}")
     return Answer(text, "length" if finish == "length" else "stop", *counts)
 
 

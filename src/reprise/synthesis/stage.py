@@ -91,7 +91,7 @@ def run(
         generator.close()
         if synthesis.checks.judge is not None:
             _judge(tasks, synthesis, model, journal, asker.spending)
-        identity = generator.identity
+        identity = {"name": synthesis.generator.model or model.path, **generator.identity}
     finally:
         generator.close()
         journal.close()
@@ -192,6 +192,8 @@ def _rows(folder: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def _write(work: Work, tasks: Sequence[Task], identity: Json, spending: Spending) -> None:
+    for name in (DOCUMENTS, DROPPED):  # of a run that was killed between here and its publication
+        shutil.rmtree(work.output / name, ignore_errors=True)
     dropped = TableWriter(work.output / DROPPED, DROPPED_SCHEMA)
     with TableWriter(work.output / DOCUMENTS) as documents, dropped:
         for task in tasks:

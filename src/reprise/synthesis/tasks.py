@@ -13,6 +13,8 @@ from reprise.synthesis.parsing import Pair
 from reprise.synthesis.prompts import Prompt, load_prompt
 from reprise.synthesis.seeds import Disciplines, Seed, choose_seeds, discipline_name, find_seeds, share_out
 
+_SPARE_SEEDS = 10_000
+
 
 @dataclass
 class Task:
@@ -57,7 +59,11 @@ def science_tasks(synthesis: Synthesis, rows: Iterable[Mapping[str, Any]]) -> li
     disciplines = Disciplines(synthesis.disciplines, synthesis.seeds.terms)
     found: dict[str, list[Seed]] = defaultdict(list)
     for seed in find_seeds(rows, disciplines, synthesis.languages, synthesis.seeds):
-        found[_bucket(seed.language, seed.discipline)].append(seed)
+        bucket = found[_bucket(seed.language, seed.discipline)]
+        bucket.append(seed)
+        # What is not chosen among some is not chosen among more, so memory is bounded without a change of the choice.
+        if len(bucket) > 2 * synthesis.requests + _SPARE_SEEDS:
+            bucket[:] = choose_seeds(bucket, synthesis.requests, synthesis.seeds.max_per_origin)
     if not found:
         raise UserError(
             f"no document gives a seed in {', '.join(synthesis.languages)} of {synthesis.seeds.min_chars} to "

@@ -43,7 +43,7 @@ class VllmEngine:
 
     @property
     def identity(self) -> Json:
-        """Name and content of the model."""
+        """Content of the model, and that vLLM ran it."""
         return self._identity
 
     def answer(
