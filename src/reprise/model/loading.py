@@ -71,7 +71,7 @@ def load_model(
     load_config(settings)
     attention = None if settings.attention == "auto" else settings.attention
     with _explained(settings):
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             locate_model(settings),
             revision=settings.revision,
             trust_remote_code=settings.trust_remote_code,
@@ -79,7 +79,8 @@ def load_model(
             attn_implementation=attention,
         )
     model.config.use_cache = False
-    return model.to(device).eval()
+    loaded: PreTrainedModel = model.to(device).eval()
+    return loaded
 
 
 def load_tokenizer(settings: Model) -> PreTrainedTokenizerBase:
@@ -111,7 +112,7 @@ def _converted(source: Path) -> Path:
         if importlib.util.find_spec(package) is None:
             raise missing_extra(package, "gguf", "reading a GGUF file")
     transformers.logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(str(source.parent), gguf_file=source.name, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(str(source.parent), gguf_file=source.name, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name)
     # The weights are dequantized now; what is left of the quantizer would make save_pretrained refuse.
     model.hf_quantizer = None
