@@ -16,7 +16,9 @@ _BEGINNING_BYTES = 120
 
 
 def choose_prompts(texts: Sequence[Text], settings: Evaluation) -> list[tuple[str, str]]:
-    """(language, beginning): the user's own, else those of the first held-out documents of each language."""
+    """(language, beginning): the user's own, else those of the first held-out documents; none for 0 tokens."""
+    if not settings.sample_tokens:
+        return []
     prompts = []
     for language in sorted({text.language for text in texts} | set(settings.sample_prompts)):
         members = [text.text for text in texts if text.language == language][: settings.samples_per_language]
@@ -38,8 +40,8 @@ def continue_prompts(
     evaluated: EvaluatedModel, prompts: Sequence[tuple[str, str]], settings: Evaluation, *, cache: Path
 ) -> list[str]:
     """The greedy continuation of each beginning, without it."""
-    if not prompts or not settings.sample_tokens:
-        return [""] * len(prompts)
+    if not prompts:
+        return []
     path = cache / f"continuations-{digest([evaluated.fingerprint, list(prompts), settings.sample_tokens])}.json"
     if path.exists():
         return [str(text) for text in json.loads(path.read_text(encoding="utf-8"))]
@@ -64,17 +66,3 @@ def _continue(evaluated: EvaluatedModel, prompt: str, max_tokens: int) -> str:
             pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
         )
     return str(tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True))
-
-
-def compare_samples(
-    before: EvaluatedModel, after: EvaluatedModel, texts: Sequence[Text], settings: Evaluation, *, cache: Path
-) -> list[dict[str, str]]:
-    """Both models' continuations as rows {language, prompt, before, after}."""
-    if not settings.sample_tokens:
-        return []
-    prompts = choose_prompts(texts, settings)
-    sides = [continue_prompts(model, prompts, settings, cache=cache) for model in (before, after)]
-    return [
-        {"language": language, "prompt": prompt, "before": one, "after": two}
-        for (language, prompt), one, two in zip(prompts, *sides, strict=True)
-    ]

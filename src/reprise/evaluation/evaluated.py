@@ -1,5 +1,6 @@
 """A model that is measured: identified by its files, loaded when the first measure needs it, once for all of them."""
 
+import gc
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -42,3 +43,10 @@ class EvaluatedModel:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The model's tokenizer."""
         return load_tokenizer(self.settings)
+
+    def release(self) -> None:
+        """Let go of the weights; the next measure loads them again."""
+        self.__dict__.pop("model", None)
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()

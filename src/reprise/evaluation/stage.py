@@ -20,7 +20,7 @@ import numpy.typing as npt
 from reprise.documents.table import DOCUMENTS, read_table
 from reprise.errors import UserError
 from reprise.evaluation.benchmarks import BenchmarkRunner, compare_benchmarks, group_means
-from reprise.evaluation.continuations import compare_samples
+from reprise.evaluation.continuations import choose_prompts, continue_prompts
 from reprise.evaluation.evaluated import EvaluatedModel
 from reprise.evaluation.heldout import Text, group_texts, measure_bits
 from reprise.evaluation.retention import compare_rates, headline
@@ -67,12 +67,16 @@ def compare_models(
         seed: of the bootstrap and of the choice of questions.
     """
     sides = {"before": EvaluatedModel(before, evaluation), "after": EvaluatedModel(after, evaluation)}
-    bits, scores, absent = {}, {}, {}
+    prompts = choose_prompts(texts, evaluation)
+    bits, scores, said, absent = {}, {}, {}, {}
     for side, evaluated in sides.items():
         bits[side] = measure_bits(evaluated, texts, evaluation, cache=cache / "bits", what=f"bits per byte {side}")
         runner = BenchmarkRunner(evaluated, evaluation, cache=cache / "benchmarks", seed=seed)
         scores[side] = runner.run()
         absent.update(runner.absent)
+        said[side] = continue_prompts(evaluated, prompts, evaluation, cache=cache / "samples")
+        del runner
+        evaluated.release()  # two large models need not fit at once
     table = compare_bits(texts, bits["before"], bits["after"], evaluation, seed)
     benchmarks = compare_benchmarks(scores["before"], scores["after"], evaluation, seed)
     verdicts = language_verdicts(table) + benchmark_verdicts(benchmarks)
@@ -83,7 +87,10 @@ def compare_models(
         "benchmarks": benchmarks,
         "groups": {side: group_means({row["benchmark"]: row[side] for row in benchmarks}) for side in sides},
         "absent": absent,
-        "samples": compare_samples(sides["before"], sides["after"], texts, evaluation, cache=cache / "samples"),
+        "samples": [
+            {"language": language, "prompt": prompt, "before": one, "after": two}
+            for (language, prompt), one, two in zip(prompts, said["before"], said["after"], strict=True)
+        ],
         "settings": evaluation.model_dump(mode="json")
         | {"fingerprints": {side: evaluated.fingerprint for side, evaluated in sides.items()}},
     }
