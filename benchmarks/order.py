@@ -9,6 +9,7 @@ beforehand, Reprise cuts them from the token store as it goes. The last line is 
 """
 
 import argparse
+import importlib
 import importlib.util
 import json
 import resource
@@ -25,7 +26,7 @@ import numpy as np
 SEQ_LEN, BATCH_ROWS = 2048, 16
 BUCKETS = (1, 40, 400)
 RIVAL_BUCKETS = 40
-TOKENS_PER_BUCKET = 40 * SEQ_LEN * 16
+TOKENS_PER_BUCKET = 160 * SEQ_LEN
 DEPTH = 0.9
 """Where in the run the resume is measured."""
 VALIDATE_EVERY, HELD_OUT_TOKENS = 4_000_000_000, 65_536
@@ -50,13 +51,14 @@ def build(folder: Path, buckets: int) -> None:
     rng = np.random.default_rng(buckets)
     for bucket in range(buckets):
         left = max(TOKENS_PER_BUCKET * RIVAL_BUCKETS // max(buckets, RIVAL_BUCKETS), 4 * SEQ_LEN)
-        number = 0
+        documents: list[dict[str, Any]] = []
         while left > 0:
             length = min(left, int(np.clip(rng.lognormal(6.0, 1.0), 20, 4000)))
             text = rng.integers(2, 256, length, dtype=np.uint8).tobytes().decode("latin-1")
             fields = {"lang": "en", "source": f"s{bucket:03d}", "topic": None, "split": "train", "ppl": 10.0}
-            builder.add([{"id": f"{bucket}-{number}", "text": text, **fields}])
-            left, number = left - length, number + 1
+            documents.append({"id": f"{bucket}-{len(documents)}", "text": text, **fields})
+            left -= length
+        builder.add(documents)
     builder.finish()
 
 
@@ -72,14 +74,20 @@ def open_sampler(folder: Path, buckets: int, max_epochs: float = 1e12, policy: s
     return Sampler(TokenStore.open(folder), stage, Rows(seq_len=SEQ_LEN), 17)
 
 
-def timed(batches: Iterator[Any], rows: int) -> float:
-    """Rows a second over so many rows, after a warm-up."""
+def timed(batches: Iterator[Any], rows: int) -> dict[str, float]:
+    """Rows a second, and rows a second of CPU time (which another load on the machine hardly moves)."""
     for _ in range(8):
         next(batches)
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     for _ in range(rows // BATCH_ROWS):
         touch(next(batches))
-    return rows / (time.perf_counter() - start)
+    return {"rows_per_s": rows / (time.perf_counter() - start), "rows_per_cpu_s": rows / (time.process_time() - cpu)}
+
+
+def resumed(start: tuple[float, float]) -> dict[str, float]:
+    """Time from the start of a resume to its first batch."""
+    seconds, cpu = time.perf_counter() - start[0], time.process_time() - start[1]
+    return {"first_row_s": seconds, "first_row_cpu_s": cpu}
 
 
 def touch(batch: Any) -> None:
@@ -94,11 +102,11 @@ def measure_reprise(folder: Path, rows: int) -> dict[str, float]:
     speed = timed((sampler.next_batch(BATCH_ROWS).ids for _ in iter(int, 1)), rows)
     sampler.skip(int(rows * DEPTH))
     state = json.loads(json.dumps(sampler.state()))
-    start = time.perf_counter()
+    start = time.perf_counter(), time.process_time()
     fresh = open_sampler(folder / "store-40", RIVAL_BUCKETS)
     fresh.load_state(state)
     touch(fresh.next_batch(BATCH_ROWS).ids)
-    return {"rows_per_s": speed, "first_row_s": time.perf_counter() - start}
+    return {**speed, **resumed(start)}
 
 
 def stored_rows(folder: Path) -> list[np.ndarray]:
@@ -116,35 +124,54 @@ def store_rows(folder: Path) -> None:
         np.save(folder / "rows" / f"{key.source}.npy", bucket.tokens[: count * SEQ_LEN].reshape(count, SEQ_LEN))
 
 
-def measure_datasets(folder: Path, rows: int) -> dict[str, float]:
-    """interleave_datasets of iterable datasets with state_dict, its way of exact resume; batches as NumPy arrays."""
+def arrow_parts(folder: Path) -> list[Any]:
+    """The stored rows as datasets that give NumPy arrays."""
     import datasets
 
-    def make() -> Any:
-        parts = [
-            datasets.Dataset.from_dict(
-                {"ids": part}, features=datasets.Features({"ids": datasets.List(datasets.Value("uint16"))})
-            )
-            .to_iterable_dataset()
-            .repeat(None)
-            for part in stored_rows(folder)
-        ]
+    features = datasets.Features({"ids": datasets.Sequence(datasets.Value("uint16"), length=SEQ_LEN)})
+    parts = stored_rows(folder)
+    return [datasets.Dataset.from_dict({"ids": part}, features=features).with_format("numpy") for part in parts]
+
+
+def measure_datasets(folder: Path, rows: int) -> dict[str, float]:
+    """interleave_datasets of map-style datasets; a resume skips the rows that were read."""
+    import datasets
+
+    parts = arrow_parts(folder)
+
+    def make(skip: int) -> Iterator[np.ndarray]:
         mixed = datasets.interleave_datasets(
             parts, probabilities=shares(RIVAL_BUCKETS), seed=17, stopping_strategy="all_exhausted"
         )
-        return mixed.with_format("numpy").batch(BATCH_ROWS)
+        return (batch["ids"].astype(np.int64) for batch in mixed.skip(skip).iter(BATCH_ROWS))
+
+    speed = timed(make(0), rows)
+    start = time.perf_counter(), time.process_time()
+    fresh = make(int(rows * DEPTH) // BATCH_ROWS * BATCH_ROWS)
+    touch(next(fresh))
+    return {**speed, **resumed(start)}
+
+
+def measure_iterable_datasets(folder: Path, rows: int) -> dict[str, float]:
+    """interleave_datasets of iterable datasets; a resume loads its state_dict."""
+    import datasets
+
+    parts = arrow_parts(folder)
+
+    def make() -> Any:
+        endless = [part.to_iterable_dataset().repeat(None) for part in parts]
+        return datasets.interleave_datasets(
+            endless, probabilities=shares(RIVAL_BUCKETS), seed=17, stopping_strategy="all_exhausted"
+        ).batch(BATCH_ROWS)
 
     dataset = make()
-    batches = (batch["ids"].astype(np.int64) for batch in dataset)
-    speed = timed(batches, rows)
-    for _ in range(max(0, int(rows * DEPTH) - rows) // BATCH_ROWS):
-        next(batches)
+    speed = timed((np.asarray(batch["ids"]).astype(np.int64) for batch in dataset), rows)
     state = dataset.state_dict()
-    start = time.perf_counter()
+    start = time.perf_counter(), time.process_time()
     fresh = make()
     fresh.load_state_dict(state)
-    touch(next(iter(fresh))["ids"].astype(np.int64))
-    return {"rows_per_s": speed, "first_row_s": time.perf_counter() - start}
+    touch(np.asarray(next(iter(fresh))["ids"]).astype(np.int64))
+    return {**speed, **resumed(start)}
 
 
 def measure_torchdata(folder: Path, rows: int) -> dict[str, float]:
@@ -163,16 +190,17 @@ def measure_torchdata(folder: Path, rows: int) -> dict[str, float]:
     loader = make()
     speed = timed(iter(loader), rows)
     state = loader.state_dict()
-    start = time.perf_counter()
+    start = time.perf_counter(), time.process_time()
     fresh = make()
     fresh.load_state_dict(state)
     touch(next(iter(fresh)))
-    return {"rows_per_s": speed, "first_row_s": time.perf_counter() - start}
+    return {**speed, **resumed(start)}
 
 
 def measure_streaming(folder: Path, rows: int) -> dict[str, float]:
     """mosaicml-streaming: one Stream per bucket with its proportion, MDS shards, resume by load_state_dict."""
     import streaming
+    from streaming.base.util import clean_stale_shared_memory
     from torch.utils.data import default_convert  # noqa: F401 - torch is imported before the clock starts
 
     root = folder / "mds"
@@ -183,7 +211,7 @@ def measure_streaming(folder: Path, rows: int) -> dict[str, float]:
             ) as writer:
                 for row in part:
                     writer.write({"ids": np.array(row)})
-    streaming.util.clean_stale_shared_memory()
+    clean_stale_shared_memory()
 
     def make() -> Any:
         parts = [
@@ -202,21 +230,22 @@ def measure_streaming(folder: Path, rows: int) -> dict[str, float]:
     speed = timed(batched(iter(dataset)), rows)
     state = dataset.state_dict(num_samples=int(rows * DEPTH), from_beginning=True)
     del dataset
-    streaming.util.clean_stale_shared_memory()
-    start = time.perf_counter()
+    clean_stale_shared_memory()
+    start = time.perf_counter(), time.process_time()
     fresh = make()
     fresh.load_state_dict(state)
     touch(next(batched(iter(fresh))))
-    return {"rows_per_s": speed, "first_row_s": time.perf_counter() - start}
+    return {**speed, **resumed(start)}
 
 
 MEASURES: dict[str, tuple[str, Callable[[Path, int], dict[str, float]]]] = {
-    "reprise": ("reprise", measure_reprise),
+    "reprise": ("reprise.mixture.sampler", measure_reprise),
     "datasets.interleave_datasets": ("datasets", measure_datasets),
-    "torchdata": ("torchdata", measure_torchdata),
+    "datasets.interleave_datasets, iterable": ("datasets", measure_iterable_datasets),
+    "torchdata": ("torchdata.nodes", measure_torchdata),
     "mosaicml-streaming": ("streaming", measure_streaming),
 }
-"""Name -> the module that it needs, and how it is measured."""
+"""Name -> the module that it needs, and how it is measured; memory is what comes on top of importing the module."""
 
 
 def measure_alone(name: str, folder: Path, rows: int, python: str) -> dict[str, Any]:
@@ -245,10 +274,11 @@ def measure_deep(folder: Path) -> float:
 
 
 def measure_model() -> tuple[float, float]:
-    """Seconds of a training step and of a forward pass on one row, by a model of SmolLM2-135M's shape."""
+    """CPU seconds of a training step and of a forward pass on one row: SmolLM2-135M's shape, one thread."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    torch.set_num_threads(1)
     config = LlamaConfig(
         vocab_size=49_152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
         num_key_value_heads=3, tie_word_embeddings=True,
@@ -256,21 +286,19 @@ def measure_model() -> tuple[float, float]:
     model = LlamaForCausalLM(config)
     ids = torch.randint(0, 49_152, (1, SEQ_LEN))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
-    seconds = []
-    for _ in range(2):
-        start = time.perf_counter()
-        model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        seconds.append(time.perf_counter() - start)
-    start = time.perf_counter()
+    start = time.process_time()
+    model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    step = time.process_time() - start
+    start = time.process_time()
     with torch.no_grad():
         model(input_ids=ids, labels=ids, use_cache=False)
-    return min(seconds), time.perf_counter() - start
+    return step, time.process_time() - start
 
 
 def measure_policy() -> float:
-    """Seconds of the slowest policy's update of 22 topics."""
+    """CPU seconds of the slowest policy's update of 22 topics."""
     from reprise.mixture.policy import update
     from reprise.mixture.rules import RULES
     from reprise.recipe.mixture import Policy
@@ -281,9 +309,9 @@ def measure_policy() -> float:
         state: dict[str, Any] = {}
         for step in range(70):
             losses = {topic: 2 + 1 / (step + 1 + int(topic)) for topic in weights}
-            start = time.perf_counter()
+            start = time.process_time()
             state, weights = update(Policy.model_validate({"name": name}), state, weights, losses, step * 10**6)
-            slowest = max(slowest, time.perf_counter() - start)
+            slowest = max(slowest, time.process_time() - start)
     return slowest
 
 
@@ -296,10 +324,12 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.measure:
         module, measure = MEASURES[arguments.measure]
-        if importlib.util.find_spec(module) is None:
+        if importlib.util.find_spec(module.split(".")[0]) is None:
             raise SystemExit(f"{module} is not installed")
+        importlib.import_module(module)
+        imported = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         found = measure(arguments.folder, arguments.rows)
-        found["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        found["memory_mb"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - imported) / 1024
         print(json.dumps(found))
         return
     with tempfile.TemporaryDirectory() as name:
@@ -313,25 +343,27 @@ def compare(folder: Path, rows: int, rivals: str) -> dict[str, Any]:
         build(folder / f"store-{buckets}", buckets)
         sampler = open_sampler(folder / f"store-{buckets}", buckets)
         speeds[buckets] = timed((sampler.next_batch(BATCH_ROWS).ids for _ in iter(int, 1)), rows)
-        print(f"reprise, {buckets} buckets: {speeds[buckets]:,.0f} rows/s")
+        print(f"reprise, {buckets} buckets: {speeds[buckets]}", flush=True)
     store_rows(folder)
     loaders = {}
     for name in MEASURES:
         loaders[name] = measure_alone(name, folder, rows, sys.executable if name == "reprise" else rivals)
-        print(f"{name}: {loaders[name]}")
+        print(f"{name}: {loaders[name]}", flush=True)
     step_s, forward_s = measure_model()
     update_s = measure_policy()
-    row_s = 1 / speeds[40]
     validation_s = RIVAL_BUCKETS * HELD_OUT_TOKENS / SEQ_LEN * forward_s + update_s
     return {
-        "rows_per_s": round(min(speeds.values())),
-        "rows_per_s_by_buckets": {str(buckets): round(speed) for buckets, speed in speeds.items()},
-        "share_of_step": row_s / step_s,
+        "rows_per_s": round(min(speed["rows_per_s"] for speed in speeds.values())),
+        "rows_per_s_by_buckets": {str(buckets): round(speed["rows_per_s"]) for buckets, speed in speeds.items()},
+        "rows_per_cpu_s_by_buckets": {
+            str(buckets): round(speed["rows_per_cpu_s"]) for buckets, speed in speeds.items()
+        },
+        "share_of_step": 1 / speeds[RIVAL_BUCKETS]["rows_per_cpu_s"] / step_s,
         "resume_deep_s": round(measure_deep(folder), 4),
         "policy_share": validation_s / (VALIDATE_EVERY / SEQ_LEN * step_s),
-        "step_s_per_row": round(step_s, 3),
-        "forward_s_per_row": round(forward_s, 3),
-        "policy_update_s": round(update_s, 6),
+        "step_cpu_s_per_row": round(step_s, 3),
+        "forward_cpu_s_per_row": round(forward_s, 3),
+        "policy_update_cpu_s": round(update_s, 6),
         "seq_len": SEQ_LEN,
         "loaders": loaders,
     }

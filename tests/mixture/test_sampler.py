@@ -208,6 +208,14 @@ def test_a_source_that_a_stage_does_not_split_draws_from_all_its_topics(store: T
     assert sorted(read) == sorted(expected)
 
 
+def test_a_topic_with_held_out_text_only_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    texts = [document("a", range(5, 90), topic="Law"), document("v", [5, 6], topic="Arts", split="valid")]
+    store = build_store(tmp_path, texts)
+    it = Sampler(store, small_stage(topics={"sources": ["web"]}), ROWS, 1)
+    assert it.weights() == {Leaf("en", "web", "Law"): 1.0}
+    assert "en/web has no text to train on about Arts: the other topics get more" in caplog.text
+
+
 def test_first_topic_weights(store: TokenStore) -> None:
     topics = {"sources": ["web"]}
     law, arts = Leaf("en", "web", "Law"), Leaf("en", "web", "Arts")

@@ -52,6 +52,8 @@ def open_leaves(store: TokenStore, stage: Stage, rows: Rows, seed: int) -> list[
                     where=f"stage {stage.name!r}: mixture.{name}.sources.{source} = {share:g}",
                     remedy="add documents of this language and source, or set the share to 0",
                 )
+            if source in stage.topics.sources:
+                _warn_of_missing_topics(store, name, component.language or name, source)
             for leaf, parts in _split(name, source, buckets, source in stage.topics.sources).items():
                 found.append(_open_leaf(store, leaf, parts, stage, rows, seed))
     return found
@@ -91,6 +93,17 @@ def _first_weight(entry: LeafRows, stage: Stage, inherited: Mapping[str, float] 
             )
         return inherited.get(entry.leaf.path, 0.0)
     return 1.0
+
+
+def _warn_of_missing_topics(store: TokenStore, name: str, language: str, source: str) -> None:
+    """Topics that have held-out text but none to train on; those without any are named by `forecast`."""
+    held_out, trained = (
+        {key.topic for key in split if key[:2] == (language, source) and key.topic}
+        for split in (store.valid, store.train)
+    )
+    if trained and held_out - trained:
+        names = "; ".join(sorted(held_out - trained))
+        log.warning("%s/%s has no text to train on about %s: the other topics get more", name, source, names)
 
 
 def _buckets(store: TokenStore, language: str, source: str) -> list[Bucket]:
