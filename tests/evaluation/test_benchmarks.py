@@ -367,12 +367,15 @@ def test_broken_question_names_its_line(tmp_path, line, message):
         read_set(tmp_path, "sciq")
 
 
-def test_suites_and_folders():
+def test_suites_and_folders(tmp_path):
     assert (
         expand_benchmarks(["quick", "mmlu", "math"])[-1] == "math" and len(expand_benchmarks(["quick", "quick"])) == 5
     )
     assert benchmark_folders(["sat-math", "math", "icl-probe", "cmmlu-0shot", "cmmlu"]) == ["agieval", "cmmlu"]
     assert set(expand_benchmarks(list(SUITES))) == set(BENCHMARKS)
+    (tmp_path / "sciq").mkdir()
+    assert Evaluation(benchmarks=["sciq", "ceval", "icl-probe"], data=str(tmp_path)).question_folders() == ["sciq"]
+    assert Evaluation(benchmarks=["sciq", "icl-probe"]).question_folders() == ["sciq"]
     with pytest.raises(ValueError, match="did you mean 'cmmlu'"):
         Evaluation(benchmarks=["cmlu"])
 

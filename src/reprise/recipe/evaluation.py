@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -86,3 +87,13 @@ class Evaluation(Settings):
         if self.stride >= self.max_length:
             raise ValueError(f"stride {self.stride} must be below max_length {self.max_length}")
         return self
+
+    def question_folders(self) -> list[str]:
+        """Folders under `data` whose questions no document may hold.
+
+        A folder that is missing is left out: its benchmark cannot run either, and the results name it.
+        """
+        folders = benchmark_folders(self.benchmarks)
+        if self.data is None:
+            return folders
+        return [folder for folder in folders if Path(self.data, folder).expanduser().is_dir()]
