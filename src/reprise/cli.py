@@ -12,6 +12,7 @@ import typer
 from reprise.errors import UserError
 from reprise.progress import console
 from reprise.recipe import Recipe, load_recipe, presets, read_preset
+from reprise.recipe.evaluation import Evaluation
 from reprise.training.interrupt import Interrupted
 
 app = typer.Typer(
@@ -225,23 +226,26 @@ def order(
 
 @app.command()
 def report(
-    recipe: RecipePath,
-    overrides: Overrides = None,
-    compare: Annotated[list[Path] | None, typer.Option(help="Folder of another run, to lay beside it.")] = None,
-    output: Annotated[Path | None, typer.Option(help="The HTML file; default: in the run's folder.")] = None,
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RECIPE [NAME=VALUE]...", help="The recipe, or folders of runs.")
+    ],
+    compare: Annotated[bool, typer.Option("--compare", help="Lay the named runs side by side.")] = False,
+    output: Annotated[Path | None, typer.Option(help="The HTML file; default: in the first run's folder.")] = None,
 ) -> None:
     """Write the report of a run, at any moment of it; with --compare, of several side by side."""
     from reprise.report.build import compare_report, write_report
     from reprise.workspace import Workspace
 
-    loaded = _load(recipe, overrides)
-    root = Path(loaded.workspace)
+    overrides = [argument for argument in runs if "=" in argument]
+    recipes = [_load(Path(argument), overrides) for argument in runs if "=" not in argument]
+    if not recipes or (len(recipes) > 1 and not compare):
+        raise UserError("name one recipe or run, or several with --compare", where=f"reprise report {' '.join(runs)}")
+    root = Path(recipes[0].workspace)
+    target = output or root / ("comparison.html" if compare else "report.html")
     if compare:
-        target = output or root / "comparison.html"
-        compare_report([root, *compare], target)
+        compare_report([Path(recipe.workspace) for recipe in recipes], target)
     else:
-        target = output or root / "report.html"
-        write_report(Workspace(root), loaded, target)
+        write_report(Workspace(root), recipes[0], target)
     _say(f"wrote {target}")
 
 
@@ -258,9 +262,112 @@ def watch(
 
 
 @app.command()
-def evaluate(recipe: RecipePath, overrides: Overrides = None) -> None:
-    """Measure before and after, and judge what was gained and kept."""
-    _run(_load(recipe, overrides), ["evaluate"])
+def evaluate(
+    model: Annotated[Path, typer.Argument(metavar="RECIPE|MODEL", help="A recipe or run; or a model directory.")],
+    overrides: Overrides = None,
+    against: Annotated[str | None, typer.Option(help="The model that MODEL came from.")] = None,
+    suite: Annotated[
+        list[str] | None, typer.Option(help="paper, guards, quick, or a benchmark; again for more.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of local benchmark files; else from the Hub.")] = None,
+    text: Annotated[Path | None, typer.Option(help="Text whose bits per byte are measured.")] = None,
+    limit: Annotated[int, typer.Option(help="Questions per benchmark; 0: all.")] = 0,
+    run_code: Annotated[
+        bool, typer.Option("--run-code", help="Run the programs that the model writes, sandboxed.")
+    ] = False,
+    fail_on_loss: Annotated[bool, typer.Option("--fail-on-loss", help="Exit code 1 where anything is lost.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure before and after, and judge what was gained and kept: of a run, or of any two models."""
+    from reprise.evaluation.retention import has_loss
+
+    is_run = model.suffix in (".yaml", ".yml") or (model / "recipe.yaml").exists()
+    if is_run:
+        recipe = _load(model, overrides)
+        _run(recipe, ["evaluate"])
+        results = json.loads((Path(recipe.workspace) / "evaluate" / "results.json").read_text(encoding="utf-8"))
+    else:
+        results = _evaluate_model(model, against, suite or [], data, text, limit, run_code)
+    if as_json:
+        print(json.dumps(results, ensure_ascii=False, indent=1))
+    else:
+        from reprise.evaluation.command import result_tables
+
+        for table in result_tables(results):
+            _print(table)
+        if "headline" in results:
+            print(results["headline"])
+    if fail_on_loss and has_loss(results.get("verdicts", [])):
+        raise typer.Exit(1)
+
+
+def _evaluate_model(
+    model: Path, against: str | None, suite: list[str], data: Path | None, text: Path | None, limit: int, run_code: bool
+) -> dict[str, Any]:
+    from reprise.evaluation.command import evaluate_model
+    from reprise.model.loading import cache_folder
+    from reprise.recipe.loading import check
+    from reprise.recipe.model import Model
+
+    values = {"benchmarks": suite, "data": None if data is None else str(data), "limit": limit, "run_code": run_code}
+    return evaluate_model(
+        Model(path=str(model)),
+        evaluation=check(Evaluation, values, where="the command line"),
+        against=None if against is None else Model(path=against),
+        text=text,
+        cache=cache_folder() / "evaluation",
+    )
+
+
+@app.command()
+def export(
+    recipe: RecipePath,
+    checkpoint: Annotated[Path, typer.Argument(help="Such as RUN/train-1.partial/checkpoints/step-00000100.")],
+    output: Annotated[Path, typer.Argument(help="Folder to write; must not exist.")],
+    averaged: Annotated[
+        bool, typer.Option("--averaged", help="The mean of the weights in place of the weights.")
+    ] = False,
+) -> None:
+    """Write a checkpoint as a Hugging Face model directory."""
+    from reprise.training.export import export_checkpoint
+
+    export_checkpoint(checkpoint, _load(recipe, None).model, output, averaged=averaged)
+    _say(f"wrote {output}")
+
+
+@app.command()
+def merge(
+    recipe: RecipePath,
+    factor: Annotated[float, typer.Argument(help="0 is the base model, 1 the trained one.")],
+    output: Annotated[Path, typer.Argument(help="Folder to write; must not exist.")],
+) -> None:
+    """Interpolate the trained weights with the base model's: less gain, less forgetting."""
+    from reprise.training.export import merge_with_base
+
+    loaded = _load(recipe, None)
+    trained = Path(loaded.workspace) / f"train-{len(loaded.stages)}" / "model"
+    if not trained.is_dir():
+        raise UserError("there is no trained model yet", where=str(trained), remedy="run `reprise train RECIPE` first")
+    merge_with_base(trained, loaded.model, factor, output)
+    _say(f"wrote {output}")
+
+
+@app.command()
+def study(
+    path: Annotated[Path, typer.Argument(metavar="STUDY", help="The study (YAML).")],
+    recipe: Annotated[str | None, typer.Option(help="Recipe that every variant starts from.")] = None,
+    workspace: Annotated[str | None, typer.Option(help="Folder of the runs.")] = None,
+) -> None:
+    """Run a grid of recipes with seeds and compare them; resumes where it stopped."""
+    from reprise.evaluation.study import load_study, run_study
+
+    changes = {name: value for name, value in {"recipe": recipe, "workspace": workspace}.items() if value is not None}
+    loaded = load_study(path, changes)
+    result = run_study(loaded, lambda one: _run(one, ["evaluate"]))
+    for found in result["measures"].values():
+        for sentence in found["sentences"]:
+            print(sentence)
+    _say(f"wrote {Path(loaded.workspace) / 'study.html'}")
 
 
 def _print(thing: Any) -> None:

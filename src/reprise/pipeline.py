@@ -50,7 +50,7 @@ def stages(recipe: Recipe) -> list[Stage]:
     """The stages of a run, in order."""
     documents = recipe.documents
     split = sorted(recipe.split_sources())
-    benchmarks = {"benchmarks": recipe.evaluation.benchmarks, "data": recipe.evaluation.data}
+    benchmarks = {"benchmarks": recipe.evaluation.question_folders(), "data": recipe.evaluation.data}
     base = _BaseModel(recipe)
     before_tokens = ["score", *(["synthesize"] if recipe.synthesis.enabled else [])]
     steps = [
@@ -390,7 +390,7 @@ def _benchmark_files(recipe: Recipe) -> list[Path]:
     if not settings.enabled:
         return []
     evaluation = recipe.evaluation
-    return list(benchmark_files(evaluation.benchmarks, evaluation.data, settings.extra_benchmarks))
+    return list(benchmark_files(evaluation.question_folders(), evaluation.data, settings.extra_benchmarks))
 
 
 def _import(module: str) -> Run:

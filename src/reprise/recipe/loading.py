@@ -6,13 +6,15 @@ import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from reprise.errors import UserError
 from reprise.recipe.recipe import Recipe
+
+Section = TypeVar("Section", bound=BaseModel)
 
 
 def presets() -> list[str]:
@@ -66,10 +68,19 @@ def parse_recipe(text: str, overrides: Sequence[str] = (), where: str = "recipe"
         raise UserError("a recipe is a list of settings, `name: value`", where=where, remedy="see `reprise init`")
     for override in overrides:
         _apply(data, override)
+    return check(Recipe, data, where)
+
+
+def check(section: type[Section], data: Any, where: str) -> Section:
+    """Check the settings of a section.
+
+    Raises:
+        UserError: one line per mistake: the setting, its value, and what would be right.
+    """
     try:
-        return Recipe.model_validate(data)
+        return section.model_validate(data)
     except ValidationError as error:
-        raise UserError(_explain(error), where=where) from None
+        raise UserError(_explain(section, error), where=where) from None
 
 
 def _apply(data: dict[str, Any], override: str) -> None:
@@ -110,13 +121,13 @@ def _child(node: Any, key: str, dotted: str, override: str) -> Any:
     raise UserError(f"{dotted} is not a section", where=override, remedy="see `reprise init` for the settings")
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(section: type[BaseModel], error: ValidationError) -> str:
     """One line per mistake: the setting, its value, and what would be right."""
     lines = []
     for item in error.errors():
         name = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            valid = _fields_at(item["loc"][:-1])
+            valid = _fields_at(section, item["loc"][:-1])
             close = difflib.get_close_matches(str(item["loc"][-1]), valid, n=1, cutoff=0.5)
             hint = f"did you mean `{close[0]}`?" if close else f"valid here: {', '.join(valid)}"
             lines.append(f"unknown setting `{name}` -- {hint}")
@@ -125,13 +136,13 @@ def _explain(error: ValidationError) -> str:
         else:
             message = item["msg"].removeprefix("Value error, ")
             shown = "" if isinstance(item["input"], dict | list | BaseModel) else f" = {item['input']!r}"
-            lines.append(f"`{name or 'recipe'}`{shown}: {message}")
+            lines.append(f"`{name or section.__name__.lower()}`{shown}: {message}")
     return "; ".join(lines) if len(lines) == 1 else f"{len(lines)} mistakes:\n  " + "\n  ".join(lines)
 
 
-def _fields_at(loc: tuple[int | str, ...]) -> list[str]:
-    """Names of the settings of the section at a location in the recipe."""
-    kind: Any = Recipe
+def _fields_at(section: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """Names of the settings at a location in a section."""
+    kind: Any = section
     for part in loc:
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             field = kind.model_fields.get(str(part))
