@@ -111,7 +111,7 @@ def test_scaling_is_read_from_the_configuration():
 
 @pytest.mark.slow
 def test_the_loss_never_holds_the_logits_of_a_large_vocabulary():
-    """8,192 tokens, vocabulary 128,256: the logits alone would take 2.1 GB in bf16; gradients of the weight are 0.02."""
+    """8,192 tokens, vocabulary 128,256: the logits alone would take 2.1 GB in bf16, the gradients 0.02."""
     script = """
 import resource, torch
 from reprise.model.loss import linear_cross_entropy
