@@ -68,6 +68,14 @@ def test_carried_topics_stay_and_the_others_are_learned(run):
     assert work.counts["unlabelled"] == {"en": 30}
 
 
+def test_the_report_is_shown(run, capsys):
+    rng = random.Random(6)
+    rows = [row(n, make_text(rng, name), name if n < 30 else None) for n, name in enumerate(list(WORDS) * 12)]
+    topics.show_report(run(rows)[2])
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in WORDS)
+
+
 def test_unsure_documents_go_to_the_last_topic(run):
     rng = random.Random(2)
     rows = [row(n, make_text(rng, name), name) for n, name in enumerate(["Law", "Health"] * 40)]
