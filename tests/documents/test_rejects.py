@@ -7,7 +7,7 @@ def test_what_was_not_kept_can_be_read_back(make_work, tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "short"}\nbroken\n{"text": "' + "long enough " * 20 + '"}\n', encoding="utf-8")
     work = make_work("read")
-    entry = Input(path=str(path), constants={"lang": "en", "source": "web"})
+    entry = Input(path=str(path), constants={"lang": "en", "source": "book"})
     read.run(work, inputs=[entry], engine="native", valid_share=0.0, max_reject_share=1.0)
     clean.run(make_work("clean", read=work.output), clean=Clean(), engine="native")
     root = work.output.parent
