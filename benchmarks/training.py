@@ -131,7 +131,7 @@ def prepare(folder: Path, chosen: argparse.Namespace) -> None:
     encoder = Encoder("random", make, config.vocab_size, 0, None, "")
     builder = StoreBuilder(folder / "tokenize", encoder, [])
     needed = chosen.rows * chosen.seq_len * (chosen.steps + 1) // 1000 + 10
-    (folder / "tokenize").mkdir()
+    (folder / "tokenize").mkdir(exist_ok=True)
     common = {"text": "x", "lang": "en", "source": "web", "topic": None, "ppl": None}
     builder.add([{**common, "id": f"d{i}", "split": "train"} for i in range(needed)])
     builder.add([{**common, "id": "v", "split": "valid"}])

@@ -196,7 +196,8 @@ def validate(state: Run) -> None:
     progress.last_validation = progress.tokens
     progress.next_validation = next_multiple(progress.tokens, state.training.validation.every_tokens)
     state.log("validation", validation=[loss.to_json() for loss in losses])
-    log_weights(state, state.sampler.observe({loss.key: loss.nll for loss in losses}))
+    # Rounded far below noise: the last digits depend on the number of processes, and the weights decide the rows.
+    log_weights(state, state.sampler.observe({loss.key: round(loss.nll, 4) for loss in losses}))
     if not progress.baseline:
         found = {path: bits_per_byte(losses, path) for path in state.tolerance}
         progress.baseline = {path: value for path, value in found.items() if value is not None}
