@@ -9,10 +9,9 @@ import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.tokens.stores import EOS, build_store, document, random_documents
 
 from reprise.tokens.rows import BestFitRows, ConcatRows, DocumentSet, Row
-from reprise.tokens.store import TokenStore
-from tests.tokens.stores import EOS, build_store, document, random_documents
 
 CORPUS = Path(os.environ.get("REPRISE_CORPUS", "../shared/corpus"))
 

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.tokens.stores import EOS, build_store, document, number_encoder, random_documents
 
 from reprise.errors import UserError
 from reprise.tokens.store import BucketKey, StoreBuilder, TokenStore
-from tests.tokens.stores import EOS, build_store, document, number_encoder, random_documents
 
 
 def mixed_documents() -> list[dict]:
