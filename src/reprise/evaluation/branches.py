@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from reprise.model.likelihood import IGNORE, token_scores
+from reprise.model.likelihood import IGNORE, fit_batch, token_scores
 
 Ids = tuple[int, ...]
 
@@ -52,7 +52,7 @@ class ContinuationScorer:
             device: where the model is.
         """
         self._model, self._device = model, torch.device(device)
-        self._max_length, self._batch_tokens = max_length, batch_tokens
+        self._max_length, self._batch_tokens = max_length, fit_batch(batch_tokens, device)
         self._takes_branches: bool | None = None
 
     def score(

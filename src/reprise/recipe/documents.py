@@ -157,7 +157,7 @@ class Perplexity(Settings):
     stride: Annotated[int, Field(ge=1)] = 1024
     """Tokens by which the window moves; each token is scored once, with at least max_length - stride before it."""
     batch_tokens: Count = 8192
-    """Tokens in one batch."""
+    """Most tokens in one batch; a CPU takes fewer."""
     shard_documents: Annotated[int, Field(ge=1)] = 256
     """Documents to a shard; a killed run goes on after the last finished shard."""
     min_tokens: Count = 16

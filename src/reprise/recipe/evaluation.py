@@ -61,7 +61,7 @@ class Evaluation(Settings):
     stride: Annotated[int, Field(ge=1)] = 1024
     """Tokens by which the window moves; each token is scored once, with at least max_length - stride before it."""
     batch_tokens: Count = 8192
-    """Tokens in one batch."""
+    """Most tokens in one batch; a CPU takes fewer."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of both models; `auto` takes bfloat16 where the device multiplies it in hardware."""
     samples_per_language: Count = 2
