@@ -20,7 +20,7 @@ from reprise.errors import UserError
 from reprise.model.files import model_files
 from reprise.recipe import Recipe
 from reprise.recipe.documents import Input
-from reprise.workspace import Json, Plan, Status, Work, Workspace, digest_file
+from reprise.workspace import Json, Manifest, Plan, Status, Work, Workspace, digest_file
 
 Run = Callable[..., None]
 
@@ -259,6 +259,8 @@ def run_stages(
         ranks.wait()
         count = 0
         for stage, plan in list(plan_stages(recipe, workspace, until)):
+            if "read" in stage.needs:
+                _check_sources(recipe, workspace.manifest("read"))
             status = workspace.status(plan)
             ranks.wait()
             if status.state == "fresh":
@@ -273,6 +275,31 @@ def run_stages(
             _run_stage(stage, plan, workspace, ranks, restart=restart, adopt=adopt, say=say)
             count += 1
     return count
+
+
+def _check_sources(recipe: Recipe, read: Manifest | None) -> None:
+    """Refuse a share of text that is not there, before hours are spent on the rest.
+
+    Raises:
+        UserError: a source with a share above 0 has no training document.
+    """
+    at_hand = {(entry["language"], entry["source"]) for entry in _train_buckets(read)}
+    for index, stage in enumerate(recipe.stages):
+        for name, component in stage.mixture.items():
+            for source, share in component.sources.items():
+                language = component.language or name
+                made = recipe.synthesis.enabled and source == "synthetic"
+                if share and component.share and not made and (language, source) not in at_hand:
+                    known = ", ".join(f"{lang}/{source}" for lang, source in sorted(at_hand))
+                    raise UserError(
+                        f"there is no training document of the language {language!r} and the source {source!r}",
+                        where=f"stages.{index}.mixture.{name}.sources.{source} = {share:g}",
+                        remedy=f"add such text, or set the share to 0; at hand are {known}",
+                    )
+
+
+def _train_buckets(read: Manifest | None) -> list[dict[str, Json]]:
+    return [] if read is None else [entry for entry in read.counts["buckets"] if entry["split"] == "train"]
 
 
 def say_result(recipe: Recipe, until: Sequence[str] | None, count: int) -> str:

@@ -74,10 +74,9 @@ def test_unreadable_line_is_rejected_counted_and_over_the_limit_stops(with_lines
 
 def test_empty_bucket_with_a_ratio_above_zero(recipe_data, write_recipe):
     recipe_data["stages"][0]["mixture"]["en"]["sources"] = {"web": 0.5, "poetry": 0.5}
-    told = refuse(write_recipe(recipe_data), command="train")
-    assert "poetry" in told
-    assert "0.5" in told
-    assert "stages.0.mixture.en.sources" in told
+    told = refuse(write_recipe(recipe_data), command="clean")
+    assert "stages.0.mixture.en.sources.poetry = 0.5" in told
+    assert "en/web" in told
 
 
 def test_ratios_that_do_not_sum(recipe_data, write_recipe):
@@ -94,7 +93,7 @@ def test_vocabulary_that_does_not_fit_the_model(recipe_data, write_recipe, tmp_p
     recipe_data["stages"] = [{**stage, "curriculum": {}} for stage in recipe_data["stages"]]
     told = refuse(write_recipe(recipe_data), command="tokenize")
     assert "300" in told
-    assert "600" in told
+    assert "599" in told
     assert "model.path" in told
 
 
@@ -145,7 +144,7 @@ def test_debug_shows_the_traceback(recipe_data, write_recipe):
 
 
 def test_input_files_are_never_changed(with_lines):
-    recipe, text = with_lines(good=40)
+    recipe, text = with_lines(good=None)
     before = (text.read_bytes(), text.stat().st_mtime_ns)
     subprocess.run([sys.executable, "-m", "reprise", "label", str(recipe)], capture_output=True, check=True)
     assert (text.read_bytes(), text.stat().st_mtime_ns) == before
