@@ -49,12 +49,15 @@ def test_topic_perplexity_by_hand_with_its_other_constants() -> None:
     assert got == pytest.approx({"A": 0.75 / 1.21, "B": 0.3 / 1.21, "C": 0.16 / 1.21})
 
 
-def test_a_topic_without_a_loss_counts_as_unchanged() -> None:
+def test_a_topic_without_a_loss_keeps_its_share() -> None:
+    """C was never measured: A and B share their 0.8 anew, r f = 0.6, 0.3 over 0.9. Then B has no loss: A is alone."""
     policy = Policy(name="topic_perplexity", alpha=2.0, **FREE)
     state, weights = update(policy, {}, START, ppl(A=10, B=20), 0)
-    state, weights = update(policy, state, weights, {**ppl(A=11), "B": math.nan}, 1)
-    assert weights == pytest.approx({"A": 0.6 / 1.1, "B": 0.3 / 1.1, "C": 0.2 / 1.1})
-    assert state["rule"]["ppl"] == pytest.approx({"A": 11, "B": 20})
+    state, weights = update(policy, state, weights, ppl(A=11, B=20), 1)
+    assert weights == pytest.approx({"A": 0.6 * 0.8 / 0.9, "B": 0.3 * 0.8 / 0.9, "C": 0.2})
+    state, after = update(policy, state, weights, {**ppl(A=12), "B": math.nan}, 2)
+    assert after == pytest.approx(weights)
+    assert state["rule"]["ppl"] == pytest.approx({"A": 12, "B": 20})
 
 
 def test_updates_wait_for_their_interval() -> None:

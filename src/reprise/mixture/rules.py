@@ -43,6 +43,7 @@ def _topic_perplexity(
     of the perplexity p_i. The sign is the paper's. Ours, since the paper does not give them: alpha, w_i
     (`topic_weights`), the interval (`every_tokens`), the bounds, and the normaliser: delta_i is
     (p_i(t) - p_i(t-1)) / p_i(t-1) or, with `normaliser: largest`, that over the largest such change of any topic.
+    A topic whose perplexity was not measured keeps its share, and the sum is over the others.
     """
     ppl = {topic: math.exp(loss) for topic, loss in losses.items()}
     before = state.get("ppl", {})
@@ -51,11 +52,16 @@ def _topic_perplexity(
         largest = max(map(abs, change.values()), default=0.0)
         change = {topic: delta / largest if largest else 0.0 for topic, delta in change.items()}
     factors = {
-        topic: max(0.0, 1 + policy.alpha * change.get(topic, 0.0) * policy.topic_weights.get(topic, 1.0))
-        for topic in weights
+        topic: max(0.0, 1 + policy.alpha * delta * policy.topic_weights.get(topic, 1.0))
+        for topic, delta in change.items()
+        if topic in weights
     }
-    wanted = {topic: share * factors[topic] for topic, share in weights.items()}
-    return {"ppl": {**before, **ppl}}, wanted if change and sum(wanted.values()) > 0 else None
+    old_sum = sum(weights[topic] for topic in factors)
+    new_sum = sum(weights[topic] * factor for topic, factor in factors.items())
+    wanted = None
+    if new_sum > 0:
+        wanted = {**weights, **{topic: weights[topic] * f * old_sum / new_sum for topic, f in factors.items()}}
+    return {"ppl": {**before, **ppl}}, wanted
 
 
 def _velocity(
