@@ -72,13 +72,18 @@ def test_sigkill_at_random_moments(store: TokenStore, tmp_path: Path) -> None:
         _, status = os.waitpid(child, 0)
         if os.WIFEXITED(status):  # it was done before the kill came
             assert os.WEXITSTATUS(status) == 0
-            _check_log(run / "log", whole, complete=True)
+            _check_log(run / "log", whole)
             finished += 1
             run = tmp_path / f"run-{finished}"
         else:
             kills += 1
-    assert finished >= 3
-    _check_log(run / "log", whole, complete=False)
+    # However slow the machine, the last run is left in peace to its end.
+    child = os.fork()
+    if child == 0:
+        _train(store, stages, rows, run)
+    _, status = os.waitpid(child, 0)
+    assert os.WEXITSTATUS(status) == 0
+    _check_log(run / "log", whole)
 
 
 def _train(store: TokenStore, stages: list[Stage], rows: Rows, run: Path) -> None:
@@ -92,9 +97,9 @@ def _train(store: TokenStore, stages: list[Stage], rows: Rows, run: Path) -> Non
         os._exit(code)
 
 
-def _check_log(log: Path, whole: list[str], *, complete: bool) -> None:
+def _check_log(log: Path, whole: list[str]) -> None:
     """Every step that was ever trained on had its rows, in every life of the run, and none was left out."""
-    lines = log.read_text().splitlines() if log.exists() else []
+    lines = log.read_text().splitlines()
     seen = set()
     at = -1
     for number, line in enumerate(lines):
@@ -106,8 +111,7 @@ def _check_log(log: Path, whole: list[str], *, complete: bool) -> None:
         assert int(step) <= at + 1, "no step is skipped"
         at = max(at, int(step)) if int(step) > at else int(step)
         seen.add(int(step))
-    if complete:
-        assert seen == set(range(len(whole)))
+    assert seen == set(range(len(whole)))
 
 
 def test_weights_of_the_user_come_at_the_same_row_after_a_kill(store: TokenStore, tmp_path: Path) -> None:
