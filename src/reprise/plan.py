@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
@@ -13,6 +14,7 @@ from reprise.mixture.plan import budgets
 from reprise.model.files import model_folder
 from reprise.recipe import Recipe
 from reprise.recipe.hardware import PEAK_BF16_TFLOPS
+from reprise.synthesis.need import estimate_need
 from reprise.tokens.store import TokenStore
 from reprise.workspace import Json, Workspace
 
@@ -26,7 +28,7 @@ def make_plan(recipe: Recipe) -> dict[str, Json]:
     Returns:
         A JSON object: `stages` (list: stage, name, tokens, steps, training_flops, gpu_hours), `buckets` (list: stage
         counted from 1, language, source, topic or null, tokens; and, once the token store is there, available_tokens,
-        epochs and runs_out_after), `totals`, `assumptions`, `warnings`.
+        epochs and runs_out_after), `totals`, `assumptions`, `synthesis` (null without), `warnings`.
     """
     per_token, formula = _flops_per_token(recipe)
     peak = PEAK_BF16_TFLOPS.get(recipe.hardware.gpu)
@@ -87,8 +89,21 @@ def make_plan(recipe: Recipe) -> dict[str, Json]:
             "formula": formula,
             "tokens_per_step": step_tokens,
         },
+        "synthesis": _synthesis(recipe, store, buckets),
         "warnings": warnings,
     }
+
+
+def _synthesis(recipe: Recipe, store: TokenStore | None, buckets: list[dict[str, Json]]) -> dict[str, Json] | None:
+    """Synthetic tokens that the stages need, that are there, and what the rest would take; None without synthesis."""
+    if not recipe.synthesis.enabled:
+        return None
+    needed = sum(bucket["tokens"] for bucket in buckets if bucket["source"] == "synthetic")
+    at_hand = {} if store is None else store.train
+    there = sum(bucket.num_tokens for key, bucket in at_hand.items() if key.source == "synthetic")
+    folder = Workspace(recipe.workspace).folder("synthesize")
+    stage = folder if folder.is_dir() else None
+    return asdict(estimate_need(recipe.synthesis, tokens_needed=needed, tokens_there=there, stage=stage))
 
 
 def _total(stages: list[dict[str, Json]], key: str) -> float | None:
@@ -166,5 +181,19 @@ def show_plan(plan: dict[str, Any]) -> None:
         markup=False,
         highlight=False,
     )
+    if plan["synthesis"]:
+        console.print(_synthesis_line(plan["synthesis"]), markup=False, highlight=False)
     for warning in plan["warnings"]:
         console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
+
+
+def _synthesis_line(need: dict[str, Any]) -> str:
+    line = f"synthetic tokens: {need['tokens_needed']:,} needed, {need['tokens_there']:,} there"
+    if not need["tokens_missing"]:
+        return line
+    hours = "hours not known before a run" if need["hours"] is None else f"{need['hours']:,.1f} hours"
+    source = "at the rates of the run so far" if need["measured"] else "at assumed rates"
+    return (
+        f"{line}; the rest takes about {need['requests']:,} requests, {need['completion_tokens']:,} generated tokens, "
+        f"cost {need['cost']:,.2f}, {hours} ({source})"
+    )

@@ -57,6 +57,13 @@ def test_the_cost_is_the_formula(paper):
     assert [stage["steps"] for stage in plan["stages"]] == steps
 
 
+def test_synthetic_tokens_that_are_missing_are_counted(paper):
+    need = make_plan(paper)["synthesis"]
+    assert (need["tokens_needed"], need["tokens_there"]) == (1_500_000_000, 0)
+    assert need["requests"] > 0
+    assert need["hours"] is None  # no run has shown the speed
+
+
 def test_flops_of_a_small_model_by_hand(recipe_data):
     plan = make_plan(parse_recipe(json.dumps(recipe_data)))
     embedding = 600 * 32  # tied: it multiplies as the head
