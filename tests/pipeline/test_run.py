@@ -103,7 +103,8 @@ def test_a_changed_setting_makes_exactly_its_stages_stale(run, override, stale):
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, tiny_model):
+@pytest.mark.parametrize("changed", [(), ("stages.0.schedule.peak_lr=2e-3", "--adopt")])
+def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, tiny_model, changed):
     from tests.pipeline.conftest import small_recipe
 
     recipe = tmp_path / "recipe.yaml"
@@ -125,7 +126,12 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, tiny_model):
     _, told = child.communicate(timeout=60)
     assert child.returncode == 0, told
     assert "same command" in told
-    done = reprise("train", recipe)
+    if changed:
+        refused = reprise("train", recipe, changed[0], check=False)
+        assert refused.returncode == 2
+        assert "stage.schedule.peak_lr: 0.001 -> 0.002" in refused.stderr
+        assert "--adopt" in refused.stderr
+    done = reprise("train", recipe, *changed)
     assert "train-2: done" in done.stderr
     events = [json.loads(line) for line in (tmp_path / "run" / "train-1" / "metrics.jsonl").read_text().splitlines()]
     assert any(event["kind"] == "resume" and event["tokens"] > 0 for event in events)
