@@ -23,11 +23,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from reprise.generators.asking import Asker
+from reprise.generators.generator import Request
+from reprise.generators.journal import Journal
 from reprise.recipe.model import Model
 from reprise.recipe.synthesis import Generator
-from reprise.synthesis.asking import Asker
-from reprise.synthesis.generator import Request
-from reprise.synthesis.journal import Journal
 from reprise.synthesis.prompts import load_prompt
 
 SLOTS, SERVICE_S, IN_FLIGHT = 32, 0.5, 48
@@ -80,7 +80,7 @@ def measure_requests(count: int) -> dict[str, float]:
             content = {"role": "user", "content": f"{messages[0][1]} {number}"}
             client.post(f"{url}/chat/completions", json={"model": "m", "messages": [content]}).json()
         loop = LOOP_REQUESTS / (time.perf_counter() - start)
-    from reprise.synthesis.server import Server
+    from reprise.generators.server import Server
 
     settings = Generator(kind="openai", base_url=url, model="m", batch_size=IN_FLIGHT)
     generator = Server(settings)
@@ -111,7 +111,7 @@ def measure_model() -> dict[str, float]:
     """Generated tokens a second: batched, one at a time, and by `generate` one at a time."""
     import torch
 
-    from reprise.synthesis.in_process import InProcess
+    from reprise.generators.in_process import InProcess
 
     requests = model_requests()
     speeds: dict[str, float] = {}

@@ -14,11 +14,11 @@ from tests.synthesis.serving import FaultyServer, Runner, corpus_rows, settings
 
 from reprise.documents.table import TableWriter
 from reprise.errors import UserError
+from reprise.generators.generator import Answer
+from reprise.generators.journal import Journal
 from reprise.recipe.documents import Clean, Decontaminate, Deduplicate
 from reprise.recipe.model import Model
 from reprise.recipe.synthesis import Synthesis
-from reprise.synthesis.generator import Answer
-from reprise.synthesis.journal import Journal
 from reprise.synthesis.stage import run
 from reprise.workspace import Work
 

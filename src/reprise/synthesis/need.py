@@ -5,8 +5,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from reprise.generators.generator import price
 from reprise.recipe.synthesis import Synthesis
-from reprise.synthesis.generator import price
 
 
 @dataclass(frozen=True)

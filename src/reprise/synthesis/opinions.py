@@ -3,9 +3,9 @@
 import re
 from collections.abc import Sequence
 
+from reprise.generators.asking import Asker
+from reprise.generators.generator import Answer, Request
 from reprise.recipe.synthesis import Synthesis
-from reprise.synthesis.asking import Asker
-from reprise.synthesis.generator import Answer, Request
 from reprise.synthesis.parsing import find_boxed, normalize_final
 from reprise.synthesis.prompts import load_prompt
 from reprise.synthesis.seeds import discipline_name

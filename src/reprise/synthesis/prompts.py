@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from reprise.errors import UserError
-from reprise.synthesis.generator import Request
+from reprise.generators.generator import Request
 
 _PLACE = re.compile(r"\{(\w+)\}")
 _KEYS = {"version", "sections", "begin", "stop", "messages", "endings"}

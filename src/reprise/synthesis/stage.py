@@ -20,16 +20,16 @@ import xxhash
 
 from reprise.documents.table import DOCUMENTS, DROPPED, DROPPED_SCHEMA, TableWriter, read_table
 from reprise.errors import UserError
+from reprise.generators.asking import Asker, Spending
+from reprise.generators.generator import Answer, Failure, open_generator
+from reprise.generators.journal import Journal
 from reprise.model.loading import load_tokenizer
 from reprise.progress import console
 from reprise.recipe.documents import Clean, Decontaminate, Deduplicate
 from reprise.recipe.model import Model
 from reprise.recipe.synthesis import Synthesis
-from reprise.synthesis.asking import Asker, Spending
 from reprise.synthesis.checks import check_pair
 from reprise.synthesis.corpus import drop_by_documents
-from reprise.synthesis.generator import Answer, Failure, open_generator
-from reprise.synthesis.journal import Journal
 from reprise.synthesis.opinions import check_agreement, judge
 from reprise.synthesis.parsing import DoesNotParseError, corrupt_final, parse_answer
 from reprise.synthesis.programs import code_tasks, verify_programs

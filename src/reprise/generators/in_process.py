@@ -16,11 +16,11 @@ import torch
 import xxhash
 from transformers import DynamicCache
 
+from reprise.generators.generator import Answer, Outcome, Request, no_chat_template, random_seed
 from reprise.model.likelihood import native_dtype
 from reprise.model.loading import load_model, load_tokenizer, locate_model
+from reprise.recipe.generator import Generator as GeneratorSettings
 from reprise.recipe.model import Model
-from reprise.recipe.synthesis import Generator as GeneratorSettings
-from reprise.synthesis.generator import Answer, Outcome, Request, no_chat_template, random_seed
 from reprise.workspace import Json
 
 _LOOKED_AT_BYTES = 1 << 20

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from reprise.errors import UserError
+from reprise.generators.generator import Answer, Outcome, Request, no_chat_template, random_seed
+from reprise.generators.in_process import identify
 from reprise.model.loading import load_tokenizer, locate_model
+from reprise.recipe.generator import Generator as GeneratorSettings
 from reprise.recipe.model import Model
-from reprise.recipe.synthesis import Generator as GeneratorSettings
-from reprise.synthesis.generator import Answer, Outcome, Request, no_chat_template, random_seed
-from reprise.synthesis.in_process import identify
 from reprise.workspace import Json
 
 try:

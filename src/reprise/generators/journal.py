@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from reprise.errors import UserError
-from reprise.synthesis.generator import Answer
+from reprise.generators.generator import Answer
 
 FILE = "answers.jsonl"
 

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from reprise.errors import UserError, missing_extra
-from reprise.recipe.synthesis import Generator as GeneratorSettings
-from reprise.synthesis.generator import Answer, Failure, Outcome, Request, price, random_seed
+from reprise.generators.generator import Answer, Failure, Outcome, Request, price, random_seed
+from reprise.recipe.generator import Generator as GeneratorSettings
 from reprise.workspace import Json
 
 try:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from reprise.errors import UserError
+from reprise.recipe.generator import Generator as GeneratorSettings
 from reprise.recipe.model import Model
-from reprise.recipe.synthesis import Generator as GeneratorSettings
 from reprise.workspace import Json, digest
 
 
@@ -100,16 +100,16 @@ def open_generator(settings: GeneratorSettings, model: Model) -> Generator:
         UserError: a package is missing, or the model cannot be loaded.
     """
     if settings.kind == "openai":
-        from reprise.synthesis.server import Server
+        from reprise.generators.server import Server
 
         return Server(settings)
     if settings.model is not None:
         model = Model(path=settings.model)
     if settings.kind == "vllm":
-        from reprise.synthesis.vllm_engine import VllmEngine
+        from reprise.generators.vllm_engine import VllmEngine
 
         return VllmEngine(settings, model)
-    from reprise.synthesis.in_process import InProcess
+    from reprise.generators.in_process import InProcess
 
     return InProcess(settings, model)
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from reprise.errors import UserError
+from reprise.generators.generator import Answer, Generator, Outcome, Request, price
+from reprise.generators.journal import Journal
 from reprise.progress import console
-from reprise.recipe.synthesis import Generator as GeneratorSettings
-from reprise.synthesis.generator import Answer, Generator, Outcome, Request, price
-from reprise.synthesis.journal import Journal
+from reprise.recipe.generator import Generator as GeneratorSettings
 
 STOP_AFTER = 20
 """So many requests, more than half of them without an answer, stop the stage early."""

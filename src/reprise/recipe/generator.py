@@ -1,0 +1,67 @@
+"""A model that answers requests: for labels and for synthesis."""
+
+import urllib.parse
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from reprise.recipe.fields import Count, Settings, Share
+
+
+class Generator(Settings):
+    """What writes the answers."""
+
+    kind: Literal["transformers", "openai", "vllm"] = "transformers"
+    """`transformers`: in this process. `openai`: any OpenAI-compatible server. `vllm`: vLLM's engine, in process."""
+    model: str | None = None
+    """Model directory or name; null takes the base model of the recipe (only with `transformers` and `vllm`)."""
+    base_url: str | None = None
+    """Address of the server, such as http://127.0.0.1:8000/v1."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Environment variable that holds the key; the key itself is never written anywhere."""
+    temperature: Annotated[float, Field(ge=0.0)] = 0.7
+    """Sampling temperature; 0 takes the most probable token."""
+    top_p: Share = 1.0
+    """Nucleus of the sampling."""
+    max_tokens: Annotated[Count, Field(ge=1)] = 2048
+    """Longest answer in tokens."""
+    batch_size: Annotated[int, Field(ge=1)] = 8
+    """Requests in one batch (`transformers`), or in flight (`openai`)."""
+    timeout_s: Annotated[float, Field(gt=0.0)] = 600.0
+    """Deadline of one attempt at a request (`openai`)."""
+    max_retries: Annotated[int, Field(ge=0)] = 6
+    """Further attempts after 408, 409, 429, 5xx, a broken connection or an answer that is not valid (`openai`)."""
+    requests_per_minute: Count = 0
+    """Most requests that are begun in a minute (`openai`); 0: no limit."""
+    input_price: Annotated[float, Field(ge=0.0)] = 0.0
+    """Price of a million prompt tokens, in any currency."""
+    output_price: Annotated[float, Field(ge=0.0)] = 0.0
+    """Price of a million generated tokens, in the same currency."""
+    max_cost: Annotated[float, Field(ge=0.0)] = 0.0
+    """The stage stops before the answers of this recipe cost more than this; 0: no limit."""
+    max_failed_share: Share = 0.02
+    """More requests without an answer than this share stop the stage; what was answered is kept."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where `transformers` computes."""
+    engine_options: dict[str, Any] = {}
+    """Arguments for vLLM's engine, such as `tensor_parallel_size: 4`."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _no_credentials(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("write an address with http:// or https://, such as http://127.0.0.1:8000/v1")
+        if parts.username or parts.password or parts.query:
+            raise ValueError("an address in the recipe carries no key; put the key into the variable of api_key_env")
+        return url.rstrip("/")
+
+    @model_validator(mode="after")
+    def _server_is_named(self) -> "Generator":
+        if self.kind == "openai" and (self.base_url is None or self.model is None):
+            raise ValueError("kind `openai` needs `base_url` and `model`")
+        if self.max_cost and not (self.input_price or self.output_price):
+            raise ValueError("max_cost needs input_price or output_price")
+        return self
