@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from reprise.errors import UserError
+from reprise.generators import in_process
 from reprise.generators.generator import Answer, Request, random_seed
 from reprise.generators.in_process import InProcess
 from reprise.recipe.model import Model
 from reprise.recipe.synthesis import Generator
-from reprise.generators import in_process
 
 
 @pytest.fixture(autouse=True)
