@@ -265,6 +265,9 @@ def run_stages(
             ranks.wait()
             if status.state == "fresh":
                 continue
+            if stage.precious and _restored(plan, workspace, ranks):
+                say(f"{stage.name}: was made from these settings before and was kept")
+                continue
             if ranks.world > 1 and not stage.name.startswith("train-"):
                 raise UserError(
                     f"{stage.name} must run before training on several processes ({status.state}: {status.reason})",
@@ -275,6 +278,16 @@ def run_stages(
             _run_stage(stage, plan, workspace, ranks, restart=restart, adopt=adopt, say=say)
             count += 1
     return count
+
+
+def _restored(plan: Plan, workspace: Workspace, ranks: "_Ranks") -> bool:
+    """Whether what was kept of a precious stage is in its place again, and whole."""
+    if ranks.leads:
+        workspace.restore(plan)
+    ranks.wait()
+    fresh = workspace.status(plan).state == "fresh"
+    ranks.wait()
+    return fresh
 
 
 def _check_sources(recipe: Recipe, read: Manifest | None) -> None:

@@ -4,6 +4,7 @@
       recipe.yaml            the resolved recipe of the last run
       STAGE/                 a published stage; present means complete
         manifest.json        written last, before the folder gets its name
+      STAGE.kept-HASH/       a precious stage (training) made under other settings; back in its place when they return
       STAGE.partial/         a stage at work, or killed; never read by another stage
         begun.json           the fingerprint and settings it was begun under
       cache/STAGE/           answers that were paid for, keyed by content; outlives changes of the settings
@@ -53,6 +54,7 @@ class Manifest:
     seconds: float
     version: str
     finished: str
+    precious: bool = False
 
 
 @dataclass
@@ -94,7 +96,7 @@ class Plan:
     resumable: bool = False
     """What a killed run left is gone on from."""
     precious: bool = False
-    """What it left is not thrown away when a setting changes, unless the user says so."""
+    """Took so long that nothing of it is thrown away when a setting changes, unless the user says so."""
 
     @property
     def fingerprint(self) -> str:
@@ -215,12 +217,21 @@ class Workspace:
             seconds=round(seconds, 3),
             version=__version__,
             finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            precious=plan.precious,
         )
         for name in outputs:
             _sync(work.output / name)
         write_json(work.output / MANIFEST, vars(manifest))
         (work.output / _BEGUN).unlink()
         self._replace(work.output, self.folder(plan.stage))
+
+    def restore(self, plan: Plan) -> bool:
+        """Put a precious stage back that was made from the same settings, inputs and files; False where none was kept."""
+        kept = self._kept(plan.stage, plan.fingerprint)
+        if not kept.exists():
+            return False
+        self._replace(kept, self.folder(plan.stage))
+        return True
 
     def status(self, plan: Plan) -> Status:
         """Whether a stage must run, and why, judged by its manifest and the sizes of its files."""
@@ -236,17 +247,28 @@ class Workspace:
     def _partial(self, stage: str) -> Path:
         return self.root / f"{stage}.partial"
 
+    def _kept(self, stage: str, fingerprint: str) -> Path:
+        return self.root / f"{stage}.kept-{fingerprint[:12]}"
+
     def _replace(self, new: Path, old: Path) -> None:
         """Give `new` the name of `old`. A kill in between leaves no `old`, never a mixture of the two."""
         if old.exists():
-            retired = old.with_name(f"{old.name}.retired")
+            retired = self._retirement(old)
             shutil.rmtree(retired, ignore_errors=True)
             old.rename(retired)
             new.rename(old)
-            shutil.rmtree(retired)
+            if retired.suffix == ".retired":
+                shutil.rmtree(retired)
         else:
             new.rename(old)
         _sync(old.parent)
+
+    def _retirement(self, folder: Path) -> Path:
+        """Where a published stage goes when another takes its place: a precious and whole one is kept for good."""
+        manifest = self.manifest(folder.name)
+        if manifest is None or not manifest.precious or self.damage(manifest):
+            return folder.with_name(f"{folder.name}.retired")
+        return self._kept(folder.name, manifest.fingerprint)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -100,6 +101,21 @@ def test_a_changed_setting_makes_exactly_its_stages_stale(run, override, stale):
     assert {name for name, entry in states.items() if entry["state"] != "fresh"} == stale
     name = override.split("=")[0].split(".")[-1]
     assert any(name in entry["reason"] for entry in states.values())
+
+
+@pytest.mark.slow
+def test_a_trained_model_outlives_a_change_of_mind(run, tmp_path):
+    recipe, workspace = run
+    shutil.copytree(workspace, tmp_path / "run")
+    model = tmp_path / "run" / "train-2" / "model" / "model.safetensors"
+    first = model.read_bytes()
+    where = f"workspace={tmp_path / 'run'}"
+    assert "train-2: done" in reprise("train", recipe, where, "stages.1.tokens=1024").stderr
+    assert model.read_bytes() != first
+    done = reprise("train", recipe, where)
+    assert "train-2: was made from these settings before" in done.stderr
+    assert "train-2: done" not in done.stderr
+    assert model.read_bytes() == first
 
 
 @pytest.mark.slow

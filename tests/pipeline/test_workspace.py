@@ -100,6 +100,27 @@ def test_precious_progress_is_never_lost_silently(tmp_path):
     assert not (workspace.begin(old, restart=True).output / "half").exists()
 
 
+def test_a_precious_stage_is_kept_and_put_back(tmp_path):
+    workspace = Workspace(tmp_path)
+    publish(workspace, plan_of(1, precious=True), "first")
+    publish(workspace, plan_of(2, precious=True), "second")
+    assert (tmp_path / "work" / "sub" / "out.txt").read_text() == "second"
+    assert not workspace.restore(plan_of(3, precious=True))
+    assert workspace.restore(plan_of(1, precious=True))
+    assert workspace.status(plan_of(1, precious=True)).state == "fresh"
+    assert (tmp_path / "work" / "sub" / "out.txt").read_text() == "first"
+    assert workspace.restore(plan_of(2, precious=True))
+    assert len(list(tmp_path.glob("work.kept-*"))) == 1
+
+
+def test_a_damaged_precious_stage_makes_room(tmp_path):
+    workspace = Workspace(tmp_path)
+    publish(workspace, plan_of(precious=True))
+    (tmp_path / "work" / "sub" / "out.txt").unlink()
+    publish(workspace, plan_of(precious=True))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["work"]
+
+
 def test_two_runs_in_one_workspace_are_refused(tmp_path):
     with Workspace(tmp_path).locked(), pytest.raises(UserError, match="another reprise"), Workspace(tmp_path).locked():
         pass
