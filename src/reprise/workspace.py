@@ -226,7 +226,7 @@ class Workspace:
         self._replace(work.output, self.folder(plan.stage))
 
     def restore(self, plan: Plan) -> bool:
-        """Put a precious stage back that was made from the same settings, inputs and files; False where none was kept."""
+        """Put back a precious stage that was made from the same settings, inputs and files; False: none was kept."""
         kept = self._kept(plan.stage, plan.fingerprint)
         if not kept.exists():
             return False
