@@ -40,9 +40,15 @@ class Asker:
     """A generator behind the journal."""
 
     def __init__(
-        self, generator: Generator, settings: GeneratorSettings, journal: Journal, spending: Spending | None = None
+        self,
+        generator: Generator,
+        settings: GeneratorSettings,
+        journal: Journal,
+        spending: Spending | None = None,
+        setting: str = "generator",
     ) -> None:
         self._generator, self._settings, self._journal = generator, settings, journal
+        self._setting = setting
         self.spending = spending or Spending()
 
     def ask(self, requests: Sequence[Request], what: str) -> list[Outcome]:
@@ -96,7 +102,7 @@ class Asker:
     def _stop(self, failed: list[str], total: int) -> None:
         raise UserError(
             f"{len(failed)} of {total} requests got no answer; the last one: {failed[-1]}",
-            where=f"synthesis.generator.max_failed_share={self._settings.max_failed_share}",
+            where=f"{self._setting}.max_failed_share={self._settings.max_failed_share}",
             remedy="see to the server and run again: what was answered is kept and not asked again",
         )
 

@@ -89,12 +89,13 @@ def price(prompt_tokens: int, completion_tokens: int, settings: GeneratorSetting
     return (prompt_tokens * settings.input_price + completion_tokens * settings.output_price) / 1e6
 
 
-def open_generator(settings: GeneratorSettings, model: Model) -> Generator:
+def open_generator(settings: GeneratorSettings, model: Model, setting: str) -> Generator:
     """The generator that the recipe names.
 
     Args:
         settings: of the generator.
         model: the base model of the recipe, used where the generator names none.
+        setting: where the settings stand in the recipe, for errors, such as `synthesis.generator`.
 
     Raises:
         UserError: a package is missing, or the model cannot be loaded.
@@ -102,22 +103,22 @@ def open_generator(settings: GeneratorSettings, model: Model) -> Generator:
     if settings.kind == "openai":
         from reprise.generators.server import Server
 
-        return Server(settings)
+        return Server(settings, setting)
     if settings.model is not None:
         model = Model(path=settings.model)
     if settings.kind == "vllm":
         from reprise.generators.vllm_engine import VllmEngine
 
-        return VllmEngine(settings, model)
+        return VllmEngine(settings, model, setting)
     from reprise.generators.in_process import InProcess
 
-    return InProcess(settings, model)
+    return InProcess(settings, model, setting)
 
 
-def no_chat_template(path: str) -> UserError:
+def no_chat_template(path: str, setting: str) -> UserError:
     """The error for a model that was not taught to follow instructions."""
     return UserError(
-        f"{path!r} has no chat template, so it is not an instruct model and cannot be asked to write questions",
-        where="synthesis.generator.model",
+        f"{path!r} has no chat template, so it is not an instruct model and cannot be asked",
+        where=f"{setting}.model",
         remedy="name an instruct model, such as one whose name ends in -Instruct",
     )

@@ -31,7 +31,7 @@ _STOP_WINDOW = 24
 class InProcess:
     """Generates with `model(...)` and a key-value cache."""
 
-    def __init__(self, settings: GeneratorSettings, model: Model) -> None:
+    def __init__(self, settings: GeneratorSettings, model: Model, setting: str = "generator") -> None:
         """Find the model and load its tokenizer.
 
         Raises:
@@ -43,7 +43,7 @@ class InProcess:
         self._settings = model
         self._tokenizer = load_tokenizer(model)
         if not self._tokenizer.chat_template:
-            raise no_chat_template(model.path)
+            raise no_chat_template(model.path, setting)
         self._identity = {**identify(model), "dtype": str(self._dtype).removeprefix("torch.")}
         self._model: Any = None
 

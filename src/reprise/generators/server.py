@@ -22,14 +22,14 @@ from reprise.workspace import Json
 try:
     import httpx
 except ImportError:
-    raise missing_extra("httpx", "synthesis", "synthesis.generator.kind=openai") from None
+    raise missing_extra("httpx", "synthesis", "generator.kind=openai") from None
 
 _RETRIED = frozenset({408, 409, 425, 429})
 _FATAL = {
     401: "put a valid key into the environment variable {variable}",
     402: "see to the account of the key in {variable}",
     403: "put a key that may use this model into the environment variable {variable}",
-    404: "check synthesis.generator.base_url (it usually ends in /v1) and synthesis.generator.model",
+    404: "check {setting}.base_url (it usually ends in /v1) and {setting}.model",
 }
 _ENDS = (None, "stop", "eos", "stop_sequence", "length")
 """Ends of an answer that was not filtered or turned into something else."""
@@ -48,9 +48,9 @@ class _AnotherAttemptError(Exception):
 class Server:
     """Keeps `batch_size` requests in flight."""
 
-    def __init__(self, settings: GeneratorSettings) -> None:
+    def __init__(self, settings: GeneratorSettings, setting: str = "generator") -> None:
         """Prepare; nothing is sent yet."""
-        self._settings = settings
+        self._settings, self._setting = settings, setting
         self._key = os.environ.get(settings.api_key_env, "")
         self._runner = asyncio.Runner()
         self._clients: list[httpx.AsyncClient] = []
@@ -163,8 +163,8 @@ class Server:
         if reply.status_code in _FATAL:
             raise UserError(
                 f"the server refuses: {self._describe(reply)}",
-                where=f"synthesis.generator.base_url={self._settings.base_url}",
-                remedy=_FATAL[reply.status_code].format(variable=self._settings.api_key_env),
+                where=f"{self._setting}.base_url={self._settings.base_url}",
+                remedy=_FATAL[reply.status_code].format(variable=self._settings.api_key_env, setting=self._setting),
             )
         if reply.status_code != 200:
             return Failure(self._describe(reply))
@@ -200,8 +200,8 @@ class Server:
             left = max(0.0, self._budget - self._committed)
             raise UserError(
                 f"the next request could cost more than the limit leaves ({left:.4f})",
-                where=f"synthesis.generator.max_cost={self._settings.max_cost:g}",
-                remedy="raise the limit, or lower synthesis.requests; what was answered is kept",
+                where=f"{self._setting}.max_cost={self._settings.max_cost:g}",
+                remedy="raise the limit, or ask for less; what was answered is kept",
             )
         self._committed += most
         return most

@@ -17,7 +17,7 @@ try:
 except ImportError:
     raise UserError(
         "vLLM is not installed",
-        where="synthesis.generator.kind=vllm",
+        where="generator.kind=vllm",
         remedy="pip install vllm (it brings its own torch), or start a vLLM server elsewhere and use kind: openai",
     ) from None
 
@@ -28,7 +28,7 @@ GROUP = 64
 class VllmEngine:
     """Hands groups of requests to `vllm.LLM`, which batches them itself."""
 
-    def __init__(self, settings: GeneratorSettings, model: Model) -> None:
+    def __init__(self, settings: GeneratorSettings, model: Model, setting: str = "generator") -> None:
         """Find the model.
 
         Raises:
@@ -37,7 +37,7 @@ class VllmEngine:
         self._settings, self._model = settings, model
         self._tokenizer = load_tokenizer(model)
         if not self._tokenizer.chat_template:
-            raise no_chat_template(model.path)
+            raise no_chat_template(model.path, setting)
         self._identity = {**identify(model), "engine": "vllm"}
         self._engine: Any = None
 

@@ -36,6 +36,8 @@ from reprise.synthesis.programs import code_tasks, verify_programs
 from reprise.synthesis.tasks import Task, needs_final, science_tasks
 from reprise.workspace import Json, Work, write_json
 
+_GENERATOR, _JUDGE = "synthesis.generator", "synthesis.checks.judge"
+
 SOURCE = "synthetic"
 SAMPLES = 10
 _SEED_COLUMNS = ["id", "text", "lang", "source", "topic", "split", "origin"]
@@ -78,9 +80,9 @@ def run(
     corpus = work.inputs["label"] / DOCUMENTS
     tasks = science_tasks(synthesis, _rows(corpus)) + code_tasks(synthesis, seed)
     journal = Journal(work.cache)
-    generator = open_generator(synthesis.generator, model)
+    generator = open_generator(synthesis.generator, model, _GENERATOR)
     try:
-        asker = Asker(generator, synthesis.generator, journal)
+        asker = Asker(generator, synthesis.generator, journal, setting=_GENERATOR)
         for task in tasks:
             task.key = task.request.key(generator.identity)
         for task, outcome in zip(tasks, asker.ask([task.request for task in tasks], "synthesize"), strict=True):
@@ -107,9 +109,9 @@ def run(
 
 def _judge(tasks: Sequence[Task], synthesis: Synthesis, model: Model, journal: Journal, spending: Spending) -> None:
     assert synthesis.checks.judge is not None
-    generator = open_generator(synthesis.checks.judge, model)
+    generator = open_generator(synthesis.checks.judge, model, _JUDGE)
     try:
-        judge(tasks, synthesis, Asker(generator, synthesis.checks.judge, journal, spending))
+        judge(tasks, synthesis, Asker(generator, synthesis.checks.judge, journal, spending, _JUDGE))
     finally:
         generator.close()
 
