@@ -1,0 +1,29 @@
+"""In the log of a job, work that takes long says how far it is."""
+
+from types import SimpleNamespace
+
+from reprise import progress
+
+
+def test_a_log_gets_a_line_now_and_then(capsys, monkeypatch):
+    clock = iter([0.0, 30.0, 61.0, 90.0, 122.0])
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(progress, "console", progress.Console(stderr=True, force_terminal=False))
+    with progress.track("score", 1000, "documents") as advance:
+        for _ in range(4):
+            advance(61)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "score: 122 of 1,000 documents, 2.0/s, 7 min left",
+        "score: 244 of 1,000 documents, 2.0/s, 6 min left",
+    ]
+
+
+def test_work_of_unknown_size_has_no_time_left(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
+    monkeypatch.setattr(progress, "console", progress.Console(stderr=True, force_terminal=False))
+    with progress.track("read", None, "bytes") as advance:
+        advance(5)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("read: 5 bytes, ")
+    assert "left" not in line
