@@ -238,8 +238,8 @@ def measure_classifier(root: Path, rows: list[dict[str, Any]], rounds: int, num_
     demo = Path(reprise.__file__).parent / "demo" / "en.jsonl"
     known = [json.loads(line) for line in demo.open(encoding="utf-8")]
     labels = Labelled([row["text"] for row in known], [row["topic"] for row in known])
-    classifier, _ = topics.fit_classifier(labels, Topics().lists["en"], seed=0)
-    classifier.save(root / "classifiers" / "en")
+    classifier, _ = topics.fit_classifier(labels, Topics().lists["en"], 0, Topics())
+    output = root / "label"
     kilobytes = [
         {**row, "text": row["text"][start : start + 1000]}
         for row in rows
@@ -248,10 +248,11 @@ def measure_classifier(root: Path, rows: list[dict[str, Any]], rounds: int, num_
     kilobytes = (kilobytes * (1 + num_documents // max(1, len(kilobytes))))[:num_documents]
     write_stage(root, "decontaminate", kilobytes)
     sources = tuple(sorted({row["source"] for row in rows}))
-    step = functools.partial(topics._label_rows, Topics(), sources, str((root / "classifiers").resolve()))
+    step = functools.partial(topics._label_rows, Topics(), sources, str(output.resolve()), os.getpid())
 
     def ours() -> None:
         work = make_work(root, "label", "decontaminate")
+        classifier.save(output / topics.CLASSIFIERS / "en")
         stages.run_step(work, "decontaminate", step, engine="native", what="label")
 
     seconds = take_turns(rounds, {f"reprise, {len(kilobytes)} documents of 1 kB": ours})

@@ -154,7 +154,7 @@ def main() -> None:
             pairs = list(dict([*asked, *more]).items())
             start = time.perf_counter()
             known = Labelled([text for text, _ in pairs], [topic for _, topic in pairs])
-            classifier, report = fit_classifier(known, lists[lang], seed=0)
+            classifier, report = fit_classifier(known, lists[lang], 0, Topics())
             seconds = time.perf_counter() - start
             scores = classifier.log_probabilities([text for _, text in test])
             gold = [lists[lang].index(topic) for topic, _ in test]

@@ -91,9 +91,14 @@ def stages(recipe: Recipe) -> list[Stage]:
             "label",
             lambda: _import("reprise.documents.topics"),
             ("decontaminate",),
-            settings={"topics": documents.topics, "split_sources": split, "seed": recipe.seed},
+            settings={
+                "topics": documents.topics,
+                "split_sources": split,
+                "seed": recipe.seed,
+                **({"model": recipe.model} if documents.topics.llm is not None else {}),
+            },
             means={"engine": documents.engine},
-            files=lambda: _input_files(documents.topics.labelled, "documents.topics.labelled"),
+            files=lambda: _label_files(recipe, base),
         ),
         Stage(
             "score",
@@ -422,6 +427,17 @@ def _input_files(inputs: Sequence[Input], setting: str) -> list[Path | SourceFil
     """The files of inputs; those of an object store stay as they are, with their size."""
     found = [file for number, entry in enumerate(inputs) for file in find_files(entry, f"{setting}.{number}.path")]
     return [file if is_remote(file.path) else Path(file.path) for file in found]
+
+
+def _label_files(recipe: Recipe, base: _BaseModel) -> list[Path | SourceFile]:
+    """The labelled files, and the files of the models that topics are learned with or asked of."""
+    topics = recipe.documents.topics
+    files = _input_files(topics.labelled, "documents.topics.labelled")
+    if topics.classifier == "encoder" and topics.encoder.model and Path(topics.encoder.model).is_dir():
+        files += sorted(path for path in Path(topics.encoder.model).iterdir() if path.is_file())
+    if topics.llm is not None and topics.llm.generator.model is None:
+        files += base.files()
+    return files
 
 
 def _benchmark_files(recipe: Recipe) -> list[Path]:

@@ -2,6 +2,7 @@ import os
 from pathlib import Path
 
 import pytest
+from tests.synthesis.conftest import server, tiny_model  # noqa: F401
 
 from reprise.workspace import Work
 

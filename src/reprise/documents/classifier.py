@@ -1,6 +1,7 @@
 """Topic classifiers behind one interface: fit, apply, save, load.
 
 `LinearClassifier`: a linear support vector machine over hashed n-grams of words and characters.
+`reprise.documents.encoder.EncoderClassifier`: a fine-tuned model of transformers.
 """
 
 import json
@@ -12,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reprise.documents.words import Hashes, Words, hash_ngrams, split_words
+
+DESCRIPTION = "classifier.json"
 
 _FEATURE_BITS = 20
 _WORD_SIZES, _CHAR_SIZES, _SINGLE_SIZES = (1, 2), (4,), (1, 2, 3)
@@ -27,13 +30,30 @@ class Classifier(Protocol):
 
     topics: list[str]
 
+    def log_probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """float64[texts, topics]."""
+        ...
+
     def probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """float64[texts, topics]; each row sums to 1."""
+        ...
+
+    def scale(self, temperature: float) -> None:
+        """Divide the scores by a temperature: the order of the topics stays, the confidence changes."""
         ...
 
     def save(self, folder: Path) -> None:
         """Write what `load_classifier` needs."""
         ...
+
+
+def load_classifier(folder: Path) -> Classifier:
+    """What `save` wrote, of whichever kind."""
+    if json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["kind"] == "linear":
+        return LinearClassifier.load(folder)
+    from reprise.documents.encoder import EncoderClassifier
+
+    return EncoderClassifier.load(folder)
 
 
 class LinearClassifier:
@@ -121,14 +141,14 @@ class LinearClassifier:
         """Write `classifier.json` and `classifier.npz`."""
         folder.mkdir(parents=True, exist_ok=True)
         description = {"kind": "linear", "topics": self.topics}
-        (folder / "classifier.json").write_text(json.dumps(description, ensure_ascii=False), encoding="utf-8")
+        (folder / DESCRIPTION).write_text(json.dumps(description, ensure_ascii=False), encoding="utf-8")
         weights = self._weights.astype(np.float32)
         np.savez(folder / "classifier.npz", columns=self._columns, idf=self._idf, weights=weights, bias=self._bias)
 
     @classmethod
     def load(cls, folder: Path) -> "LinearClassifier":
         """What `save` wrote."""
-        topics = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))["topics"]
+        topics = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["topics"]
         with np.load(folder / "classifier.npz") as arrays:
             weights = arrays["weights"].astype(np.float64)
             return cls(topics, arrays["columns"], arrays["idf"], weights, arrays["bias"])

@@ -7,9 +7,9 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from reprise.documents.classifier import LinearClassifier
+from reprise.documents.classifier import Classifier
 
-Fit = Callable[[Sequence[str], Sequence[str]], LinearClassifier]
+Fit = Callable[[Sequence[str], Sequence[str]], Classifier]
 
 _FOLDS = 5
 _EVERY_FOLD_BELOW = 2000
@@ -40,9 +40,9 @@ class Quality:
 
 
 def hold_out(
-    texts: Sequence[str], labels: Sequence[str], topics: Sequence[str], fit: Fit
+    texts: Sequence[str], labels: Sequence[str], topics: Sequence[str], fit: Fit, *, once: bool = False
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Fit on four fifths, answer on the rest; every fifth in turn where labels are few.
+    """Fit on four fifths, answer on the rest; every fifth in turn where labels are few, unless it is to be `once`.
 
     A fifth is chosen by a hash of the text, so that copies of a text fall into the same one.
 
@@ -51,7 +51,7 @@ def hold_out(
     """
     folds = np.array([xxhash.xxh3_64_intdigest(text.encode()) % _FOLDS for text in texts])
     answers, gold = [], []
-    for fold in range(_FOLDS if len(texts) < _EVERY_FOLD_BELOW else 1):
+    for fold in range(1 if once or len(texts) >= _EVERY_FOLD_BELOW else _FOLDS):
         inside, outside = np.flatnonzero(folds != fold).tolist(), np.flatnonzero(folds == fold).tolist()
         if inside and outside:
             classifier = fit([texts[place] for place in inside], [labels[place] for place in inside])

@@ -1,11 +1,14 @@
 """Stage `label`: one topic to each document of the sources that are split by topic.
 
-A document that carries a topic keeps it. The others are labelled by a classifier, one to a language, that is fitted on
-the labels at hand; how good it is on labels that it did not see goes into `report.json`.
+A document that carries a topic keeps it; a sample of the others may be labelled by a language model. The rest is
+labelled by a classifier, one to a language, that is fitted on the labels at hand; how good it is on labels that it did
+not see goes into `report.json`.
 """
 
 import functools
 import json
+import os
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -17,38 +20,63 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from reprise.documents.classifier import LinearClassifier
+from reprise.documents.asked import FILE as ASKED
+from reprise.documents.asked import ask_topics, read_asked
+from reprise.documents.classifier import Classifier, LinearClassifier, load_classifier
 from reprise.documents.engine import Engine
 from reprise.documents.labels import Labelled, collect_labels
-from reprise.documents.quality import choose_temperature, hold_out, measure
+from reprise.documents.quality import Fit, choose_temperature, hold_out, measure
 from reprise.documents.stages import Outcome, Place, run_step
-from reprise.documents.table import DOCUMENTS, read_table
+from reprise.documents.table import DOCUMENTS, hash_text, read_table
 from reprise.errors import UserError
 from reprise.recipe.documents import Topics
+from reprise.recipe.model import Model
 from reprise.workspace import Work, write_json
 
-REPORT = "report.json"
+REPORT, CLASSIFIERS = "report.json", "classifiers"
 
 _COUNTED = "topic "
 
 
-def run(work: Work, *, topics: Topics, split_sources: Sequence[str], seed: int, engine: Engine) -> None:
+def run(
+    work: Work,
+    *,
+    topics: Topics,
+    split_sources: Sequence[str],
+    seed: int,
+    engine: Engine,
+    model: Model | None = None,
+) -> None:
     """Write `documents/`, the classifiers and `report.json` of the stage.
 
+    Args:
+        work: reads `decontaminate`.
+        topics: settings.
+        split_sources: sources whose documents get a topic.
+        seed: of the classifier.
+        engine: where the documents are labelled.
+        model: base model of the recipe, asked for labels where `topics.llm.generator` names none.
+
     Raises:
-        UserError: a label is no topic of its language, or there are no labels to learn from.
+        UserError: a label is no topic of its language, there are no labels to learn from, or the language model that
+            is asked for some refuses or costs too much.
     """
     source = work.inputs["decontaminate"] / DOCUMENTS
     unlabelled = _count_unlabelled(source, set(split_sources))
     labelled = collect_labels(source, topics.labelled, topics.lists, split_sources)
     for lang, count in sorted(unlabelled.items()):
-        _check_can_learn(lang, count, labelled, topics.lists)
-    classifiers = work.output.resolve() / "classifiers"
+        _check_can_learn(lang, count, labelled, topics)
     report: dict[str, Any] = {}
+    if topics.llm is not None:
+        assert model is not None
+        asked = ask_topics(work, source, topics, split_sources, model, labelled)
+        report = {lang: {"asked": found} for lang, found in asked.items()}
+    classifiers = work.output.resolve() / CLASSIFIERS
     for lang, known in labelled.items():
-        classifier, report[lang] = fit_classifier(known, topics.lists[lang], seed)
+        classifier, figures = fit_classifier(known, topics.lists[lang], seed, topics)
         classifier.save(classifiers / lang)
-    step = functools.partial(_label_rows, topics, tuple(split_sources), str(classifiers))
+        report[lang] = figures | report.get(lang, {})
+    step = functools.partial(_label_rows, topics, tuple(split_sources), str(work.output.resolve()), os.getpid())
     run_step(work, "decontaminate", step, engine=engine, what="label")
     for name in [name for name in work.counts if name.startswith(_COUNTED)]:
         _, lang, how, topic = name.split("\t")
@@ -58,24 +86,39 @@ def run(work: Work, *, topics: Topics, split_sources: Sequence[str], seed: int, 
     work.counts.update(labels={lang: len(known.texts) for lang, known in labelled.items()}, unlabelled=dict(unlabelled))
 
 
-def fit_classifier(known: Labelled, topics: Sequence[str], seed: int) -> tuple[LinearClassifier, dict[str, Any]]:
-    """A classifier with calibrated confidence, and its figures on held-out labels."""
+def fit_classifier(
+    known: Labelled, topics: Sequence[str], seed: int, settings: Topics
+) -> tuple[Classifier, dict[str, Any]]:
+    """A classifier with calibrated confidence, and its figures on held-out labels.
 
-    def fit(texts: Sequence[str], labels: Sequence[str]) -> LinearClassifier:
-        return LinearClassifier.fit(texts, labels, topics, seed=seed)
-
-    scores, gold = hold_out(known.texts, known.labels, topics, fit)
+    Raises:
+        UserError: the encoder that is to be fine-tuned cannot be loaded.
+    """
+    fit = _fit_encoder(topics, seed, settings) if settings.classifier == "encoder" else _fit_linear(topics, seed)
+    once = settings.classifier == "encoder"
+    scores, gold = hold_out(known.texts, known.labels, topics, fit, once=once)
     temperature = choose_temperature(scores, gold)
     classifier = fit(known.texts, known.labels)
     classifier.scale(temperature)
     report = {
-        "classifier": "linear",
+        "classifier": settings.classifier,
         "topics": list(topics),
         "labels": dict(Counter(known.labels)),
         "temperature": temperature,
         "held_out": asdict(measure(scores / temperature, gold, topics)),
     }
     return classifier, report
+
+
+def _fit_linear(topics: Sequence[str], seed: int) -> Fit:
+    return lambda texts, labels: LinearClassifier.fit(texts, labels, topics, seed=seed)
+
+
+def _fit_encoder(topics: Sequence[str], seed: int, settings: Topics) -> Fit:
+    from reprise.documents.encoder import EncoderClassifier
+
+    encoder = settings.encoder
+    return lambda texts, labels: EncoderClassifier.fit(texts, labels, topics, seed=seed, settings=encoder)
 
 
 def _count_unlabelled(documents: Path, split_sources: set[str]) -> Counter[str]:
@@ -88,30 +131,32 @@ def _count_unlabelled(documents: Path, split_sources: set[str]) -> Counter[str]:
     return count
 
 
-def _check_can_learn(
-    lang: str, count: int, labelled: Mapping[str, Labelled], lists: Mapping[str, Sequence[str]]
-) -> None:
-    if lang not in lists:
+def _check_can_learn(lang: str, count: int, labelled: Mapping[str, Labelled], topics: Topics) -> None:
+    if lang not in topics.lists:
         raise UserError(
             f"{count} documents of the language {lang!r} need a topic, but it has no list of topics",
             where="documents.topics.lists",
             remedy=f"add documents.topics.lists.{lang}, or do not split their source by topic",
         )
-    if lang not in labelled:
+    if lang not in labelled and topics.llm is None:
         raise UserError(
             f"{count} documents of the language {lang!r} need a topic, and there is no label to learn from",
             where="documents.topics.labelled",
-            remedy="name labelled files (fields text, lang, topic), or give some of the documents a `topic`",
+            remedy="name labelled files (fields text, lang, topic), give some of the documents a `topic`, "
+            "or have a language model name some: documents.topics.llm",
         )
 
 
 @functools.lru_cache(maxsize=8)
-def _load(folder: str) -> LinearClassifier:
-    return LinearClassifier.load(Path(folder))
+def _load(folder: str, is_worker: bool) -> Classifier:
+    classifier = load_classifier(Path(folder))
+    if is_worker and "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)  # there is a worker to each core
+    return classifier
 
 
 def _label_rows(
-    topics: Topics, split_sources: tuple[str, ...], classifiers: str, rows: pa.Table, place: Place
+    topics: Topics, split_sources: tuple[str, ...], output: str, main_process: int, rows: pa.Table, place: Place
 ) -> Outcome:
     """Runs in a worker."""
     langs, sources = rows["lang"].to_pylist(), rows["source"].to_pylist()
@@ -120,9 +165,17 @@ def _label_rows(
     confidence: list[float | None] = [None] * rows.num_rows
     numbers = Counter(f"{_COUNTED}\t{langs[row]}\tcarried\t{topic}" for row, topic in enumerate(chosen) if topic)
     missing = [row for row, topic in enumerate(chosen) if topic is None and sources[row] in split_sources]
+    if topics.llm is not None:
+        named = read_asked(str(Path(output, ASKED)))
+        texts = rows["text"]
+        for row in missing:
+            chosen[row] = named.get(hash_text(texts[row].as_py()))
+            if chosen[row] is not None:
+                numbers[f"{_COUNTED}\t{langs[row]}\tnamed\t{chosen[row]}"] += 1
+        missing = [row for row in missing if chosen[row] is None]
     for lang in sorted({langs[row] for row in missing}):
         places = [row for row in missing if langs[row] == lang]
-        classifier = _load(str(Path(classifiers, lang)))
+        classifier = _load(str(Path(output, CLASSIFIERS, lang)), os.getpid() != main_process)
         probabilities = classifier.probabilities(rows["text"].take(places).to_pylist())
         for row, best, probability in zip(places, probabilities.argmax(1), probabilities.max(1), strict=True):
             is_sure = probability >= topics.min_confidence
@@ -152,6 +205,12 @@ def show_report(report: Mapping[str, Any]) -> None:
     """Print, for each language, how good the labels are on labels that the classifier was not fitted on."""
     console = Console()
     for language, found in report.items():
+        if asked := found.get("asked"):
+            unusable = ", ".join(f"{count} {reason}" for reason, count in asked["unusable"].items()) or "none unusable"
+            console.print(
+                f"{language}: a language model named the topic of {asked['labelled']:,} of {asked['documents']:,} "
+                f"documents ({unusable}; cost {asked['cost']:,.2f})"
+            )
         held_out = found.get("held_out")
         if held_out is None:
             console.print(f"{language}: every document carries its topic; no classifier was fitted")

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from reprise.recipe.fields import Count, Settings, Share
+from reprise.recipe.generator import Generator
 from reprise.recipe.heuristics import DEFAULTS, Heuristics
 
 ENGLISH_TOPICS = (
@@ -136,17 +137,64 @@ class Decontaminate(Settings):
     """More benchmark files (JSON Lines with a `question`), besides those that the recipe evaluates on."""
 
 
+class LabelGenerator(Generator):
+    """What names the topics."""
+
+    temperature: Annotated[float, Field(ge=0.0)] = 0.0
+    """Sampling temperature; 0 takes the most probable token."""
+    max_tokens: Annotated[Count, Field(ge=1)] = 32
+    """Longest answer in tokens; a model that thinks before it answers needs more."""
+
+
+class Llm(Settings):
+    """Labels for a sample of the documents, asked of a language model; the classifier learns from them."""
+
+    sample_per_source: Annotated[Count, Field(ge=1)] = 5000
+    """Documents of each language and source that are asked about: those with the smallest hash of the text."""
+    max_chars: Annotated[Count, Field(ge=100)] = 4000
+    """Characters of a document that the model is shown, from its beginning."""
+    prompts: str | None = None
+    """Folder of your own prompt files, topic.LANGUAGE.yaml; they take the place of those of the same name."""
+    generator: LabelGenerator = LabelGenerator()
+
+
+class Encoder(Settings):
+    """A sequence classifier of transformers that is fine-tuned on the labels."""
+
+    model: str | None = None
+    """Model directory or name, such as huawei-noah/TinyBERT_General_4L_312D."""
+    max_length: Annotated[int, Field(ge=8)] = 512
+    """Tokens of a document that are looked at, from its beginning; never more than the model's positions."""
+    epochs: Annotated[int, Field(ge=1)] = 3
+    """Passes over the labels."""
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    """Labelled documents in one step."""
+    learning_rate: Annotated[float, Field(gt=0.0)] = 5e-5
+    """Highest learning rate: reached after a tenth of the steps, then down to zero in a straight line."""
+
+
 class Topics(Settings):
     """One topic to each document of the sources that are split by topic."""
 
     lists: dict[str, list[str]] = {"en": list(ENGLISH_TOPICS), "zh": list(CHINESE_TOPICS)}
     """The topics of each language; the last one takes documents under `min_confidence`."""
-    classifier: Literal["linear"] = "linear"
-    """`linear`: hashed character and word n-grams."""
+    classifier: Literal["linear", "encoder"] = "linear"
+    """`linear`: hashed character and word n-grams. `encoder`: a model of transformers, fine-tuned."""
     labelled: list[Input] = []
     """Labelled documents to fit the classifier on (fields text, lang, topic), besides those that carry a topic."""
     min_confidence: Share = 0.0
     """Documents whose best topic is less probable than this go to the last topic of the list."""
+    encoder: Encoder = Encoder()
+    llm: Llm | None = None
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "Topics":
+        if self.classifier == "encoder" and self.encoder.model is None:
+            raise ValueError("classifier `encoder` needs encoder.model")
+        for lang, topics in self.lists.items():
+            if not topics or len({topic.casefold() for topic in topics}) < len(topics):
+                raise ValueError(f"lists.{lang}: name each topic once")
+        return self
 
 
 class Perplexity(Settings):
