@@ -19,7 +19,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -233,6 +233,28 @@ class Workspace:
         self._replace(kept, self.folder(plan.stage))
         return True
 
+    def borrow(self, plan: Plan, others: Sequence[Path]) -> Path | None:
+        """Link a stage that another workspace published from the same settings, inputs and files; None: there is none.
+
+        Args:
+            plan: the stage.
+            others: workspaces to look in.
+
+        Returns:
+            The workspace it came from.
+        """
+        for root in others:
+            other = Workspace(root)
+            manifest = other.manifest(plan.stage)
+            if manifest is None or manifest.fingerprint != plan.fingerprint or other.damage(manifest):
+                continue
+            copy = self.root / f".{plan.stage}.borrowed"
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(other.folder(plan.stage), copy, copy_function=_link)
+            self._replace(copy, self.folder(plan.stage))
+            return root
+        return None
+
     def status(self, plan: Plan) -> Status:
         """Whether a stage must run, and why, judged by its manifest and the sizes of its files."""
         manifest = self.manifest(plan.stage)
@@ -327,6 +349,9 @@ def differences(old: Json, new: Json, prefix: str = "") -> list[str]:
             name = f"{prefix}.{key}" if prefix else str(key)
             found += differences(old.get(key), new.get(key), name)
         return found
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = enumerate(zip(old, new, strict=True))
+        return [line for number, (a, b) in pairs for line in differences(a, b, f"{prefix}.{number}")]
     return [] if old == new else [f"{prefix}: {_short(old)} -> {_short(new)}"]
 
 
@@ -354,6 +379,15 @@ def _read_json(path: Path) -> Json:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
+
+
+def _link(source: str, target: str) -> str:
+    """A second name for a file of a published stage, which never changes; a copy where the file system has none."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    return target
 
 
 def _sync(path: Path) -> None:

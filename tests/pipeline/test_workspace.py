@@ -168,6 +168,8 @@ def test_digest_does_not_depend_on_key_order():
 
 def test_differences_name_nested_settings():
     assert differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 3, "c": 2, "d": 4}}) == ["a.b: 1 -> 3", "a.d: null -> 4"]
+    assert differences([{"sample": 1.0}, 2], [{"sample": 0.1}, 2], "inputs") == ["inputs.0.sample: 1.0 -> 0.1"]
+    assert differences([1], [1, 2], "inputs") == ["inputs: [1] -> [1, 2]"]
 
 
 def test_write_json_survives_a_reader(tmp_path):
