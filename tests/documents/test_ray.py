@@ -1,4 +1,7 @@
-"""The same rows on a Ray cluster of two workers as in one process. Each engine runs in a process of its own."""
+"""The same rows on a Ray cluster of two workers as in one process, also when a worker is killed.
+
+Each engine runs in a process of its own.
+"""
 
 import json
 import subprocess
@@ -13,9 +16,9 @@ from reprise.documents.table import DOCUMENTS, read_table
 pytest.importorskip("ray", reason="the extra `ray` is not installed")
 
 PROGRAM = """
-import json, sys
+import functools, json, os, signal, sys
 from pathlib import Path
-from reprise.documents import clean, deduplicate, decontaminate, read, topics
+from reprise.documents import clean, deduplicate, decontaminate, read, stages, topics
 from reprise.recipe.documents import Clean, Deduplicate, Decontaminate, Input, Topics
 from reprise.workspace import Work
 
@@ -39,11 +42,20 @@ deduplicate.run(work("deduplicate", "clean"), deduplicate=Deduplicate(), engine=
 settings = Decontaminate(extra_benchmarks=[extra])
 decontaminate.run(work("decontaminate", "deduplicate"), decontaminate=settings, benchmarks=[], data=None, engine=engine)
 topics.run(work("label", "decontaminate"), topics=Topics(), split_sources=["web"], seed=1, engine=engine)
+
+def die_once(marker, rows, place):
+    if engine == "ray" and place.part.startswith("part-00001") and not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return clean.clean_rows(Clean(), rows, place)
+
+step = functools.partial(die_once, Path(root, "killed"))
+stages.run_step(work("clean-again", "read"), "read", step, engine=engine, what="clean")
 """
 
 
 @pytest.mark.slow
-def test_ray_gives_the_rows_of_the_native_runner(tmp_path):
+def test_ray_gives_the_rows_of_the_native_runner_though_a_worker_is_killed(tmp_path):
     import reprise
 
     source = tmp_path / "in"
@@ -67,7 +79,13 @@ def test_ray_gives_the_rows_of_the_native_runner(tmp_path):
         command = [sys.executable, "-c", PROGRAM, engine, str(root), str(source), str(tmp_path / "mine.jsonl")]
         subprocess.run(command, check=True, timeout=300)
         rows = [row for batch in read_table(root / "label" / DOCUMENTS) for row in batch.to_pylist()]
+        cleaned = [
+            [row for batch in read_table(root / name / DOCUMENTS) for row in batch.to_pylist()]
+            for name in ("clean", "clean-again")
+        ]
+        assert cleaned[0] == cleaned[1]
         outcomes[engine] = rows, list(read_rejects(root))
+    assert (tmp_path / "ray" / "killed").exists()
     assert outcomes["native"] == outcomes["ray"]
     assert {entry["stage"] for entry in outcomes["ray"][1]} >= {"read", "deduplicate", "decontaminate"}
     assert len(outcomes["ray"][0]) > 150
