@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -12,7 +13,6 @@ import typer
 from reprise.errors import UserError
 from reprise.progress import console
 from reprise.recipe import Recipe, load_recipe, presets, read_preset
-from reprise.recipe.evaluation import Evaluation
 from reprise.training.interrupt import Interrupted
 
 app = typer.Typer(
@@ -272,6 +272,9 @@ def evaluate(
     data: Annotated[Path | None, typer.Option(help="Folder of local benchmark files; else from the Hub.")] = None,
     text: Annotated[Path | None, typer.Option(help="Text whose bits per byte are measured.")] = None,
     limit: Annotated[int, typer.Option(help="Questions per benchmark; 0: all.")] = 0,
+    backend: Annotated[
+        str | None, typer.Option(help="vllm, or the address of an OpenAI-compatible server; else in this process.")
+    ] = None,
     run_code: Annotated[
         bool, typer.Option("--run-code", help="Run the programs that the model writes, sandboxed.")
     ] = False,
@@ -281,13 +284,23 @@ def evaluate(
     """Measure before and after, and judge what was gained and kept: of a run, or of any two models."""
     from reprise.evaluation.retention import has_loss
 
+    options: dict[str, Any] = {"against": against, "suite": suite, "data": data, "text": text}
+    options |= {"limit": limit, "backend": backend, "run_code": run_code}
     is_run = model.suffix in (".yaml", ".yml") or (model / "recipe.yaml").exists()
     if is_run:
+        if given := [f"--{name.replace('_', '-')}" for name, value in options.items() if value]:
+            raise UserError(
+                f"{', '.join(given)}: only for a model, as a run has its recipe",
+                where=str(model),
+                remedy="write evaluation.benchmarks=[...] and the like, or name a model, such as RUN/train-1/model",
+            )
         recipe = _load(model, overrides)
         _run(recipe, ["evaluate"])
         results = json.loads((Path(recipe.workspace) / "evaluate" / "results.json").read_text(encoding="utf-8"))
+    elif fail_on_loss and against is None:
+        raise UserError("--fail-on-loss compares two models", remedy="name the other one with --against")
     else:
-        results = _evaluate_model(model, against, suite or [], data, text, limit, run_code)
+        results = _evaluate_model(model, overrides or [], options)
     if as_json:
         print(json.dumps(results, ensure_ascii=False, indent=1))
     else:
@@ -297,24 +310,20 @@ def evaluate(
             _print(table)
         if "headline" in results:
             print(results["headline"])
-    if fail_on_loss and has_loss(results.get("verdicts", [])):
+    if fail_on_loss and has_loss(results["verdicts"]):
         raise typer.Exit(1)
 
 
-def _evaluate_model(
-    model: Path, against: str | None, suite: list[str], data: Path | None, text: Path | None, limit: int, run_code: bool
-) -> dict[str, Any]:
-    from reprise.evaluation.command import evaluate_model
+def _evaluate_model(model: Path, overrides: list[str], options: dict[str, Any]) -> dict[str, Any]:
+    from reprise.evaluation.command import evaluate_model, read_settings
     from reprise.model.loading import cache_folder
-    from reprise.recipe.loading import check
-    from reprise.recipe.model import Model
 
-    values = {"benchmarks": suite, "data": None if data is None else str(data), "limit": limit, "run_code": run_code}
+    settings = read_settings(str(model), overrides, **options)
     return evaluate_model(
-        Model(path=str(model)),
-        evaluation=check(Evaluation, values, where="the command line"),
-        against=None if against is None else Model(path=against),
-        text=text,
+        settings.model,
+        evaluation=settings.evaluation,
+        against=settings.against,
+        text=options["text"],
         cache=cache_folder() / "evaluation",
     )
 
@@ -354,20 +363,27 @@ def merge(
 
 @app.command()
 def study(
-    path: Annotated[Path, typer.Argument(metavar="STUDY", help="The study (YAML).")],
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="The study (YAML), or the name of a shipped one.")],
     recipe: Annotated[str | None, typer.Option(help="Recipe that every variant starts from.")] = None,
     workspace: Annotated[str | None, typer.Option(help="Folder of the runs.")] = None,
+    parallel: Annotated[int | None, typer.Option(help="Runs at the same time, each in a process of its own.")] = None,
+    only: Annotated[str | None, typer.Option(metavar="VARIANT-seed-N", help="Only this run of the grid.")] = None,
 ) -> None:
     """Run a grid of recipes with seeds and compare them; resumes where it stopped."""
-    from reprise.evaluation.study import load_study, run_study
+    from reprise.evaluation.study import load_study, run_apart, run_study
 
-    changes = {name: value for name, value in {"recipe": recipe, "workspace": workspace}.items() if value is not None}
-    loaded = load_study(path, changes)
-    result = run_study(loaded, lambda one: _run(one, ["evaluate"]))
-    for found in result["measures"].values():
+    changes = {"recipe": recipe, "workspace": workspace, "parallel": parallel}
+    loaded = load_study(study, {name: value for name, value in changes.items() if value is not None})
+    if loaded.parallel > 1 and only is None:
+        arguments = [study, "--recipe", loaded.recipe, "--workspace", loaded.workspace]
+        result = run_study(loaded, run_apart(arguments, loaded.parallel))
+    else:
+        result = run_study(loaded, lambda one, others: _run(one, ["evaluate"], others=others), only=only)
+    for found in result["measures"].values() if result else ():
         for sentence in found["sentences"]:
             print(sentence)
-    _say(f"wrote {Path(loaded.workspace) / 'study.html'}")
+    if result:
+        _say(f"wrote {Path(loaded.workspace) / 'study.html'}")
 
 
 def _print(thing: Any) -> None:
@@ -383,12 +399,24 @@ def _load(path: Path, overrides: list[str] | None) -> Recipe:
     return load_recipe(path, overrides or [])
 
 
-def _run(recipe: Recipe, until: list[str] | None, *, restart: bool = False, adopt: bool = False) -> None:
+def _run(
+    recipe: Recipe,
+    until: list[str] | None,
+    *,
+    restart: bool = False,
+    adopt: bool = False,
+    others: Sequence[Path] = (),
+) -> None:
     from reprise.pipeline import run_stages, say_result
 
     leads = os.environ.get("RANK", "0") == "0"
     count = run_stages(
-        recipe, until=until, restart=restart, adopt=adopt, say=lambda line: _say(line) if leads else None
+        recipe,
+        until=until,
+        restart=restart,
+        adopt=adopt,
+        others=others,
+        say=lambda line: _say(line) if leads else None,
     )
     if leads:
         _say(say_result(recipe, until, count))

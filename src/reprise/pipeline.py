@@ -94,7 +94,7 @@ def stages(recipe: Recipe) -> list[Stage]:
             settings={
                 "topics": documents.topics,
                 "split_sources": split,
-                "seed": recipe.seed,
+                "seed": recipe.seed if split else 0,  # runs with other seeds then have their scores in common
                 **({"model": recipe.model} if documents.topics.llm is not None else {}),
             },
             means={"engine": documents.engine},
@@ -238,6 +238,7 @@ def run_stages(
     until: Sequence[str] | None = None,
     restart: bool = False,
     adopt: bool = False,
+    others: Sequence[Path] = (),
     say: Callable[[str], None] = print,
 ) -> int:
     """Run the stages that are not fresh, each after the stages that it needs.
@@ -247,6 +248,7 @@ def run_stages(
         until: the stages that are wanted; None wants all.
         restart: throw away the progress of a half-trained stage whose settings changed.
         adopt: go on from it with the new settings.
+        others: workspaces of runs alike; a stage that one of them made in the same way is taken over from there.
         say: told what happens, a line each.
 
     Returns:
@@ -272,6 +274,9 @@ def run_stages(
                 continue
             if stage.precious and _restored(plan, workspace, ranks):
                 say(f"{stage.name}: was made from these settings before and was kept")
+                continue
+            if lender := workspace.borrow(plan, others):
+                say(f"{stage.name}: the same as in {lender}")
                 continue
             if ranks.world > 1 and not stage.name.startswith("train-"):
                 raise UserError(

@@ -1,15 +1,16 @@
 """A study runs its grid once, pairs by seed, and says no more than its numbers do."""
 
-import importlib.resources
 import json
 import random
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
 from reprise.errors import UserError
-from reprise.evaluation.study import load_study, mean_interval, run_study, student_quantile
+from reprise.evaluation.study import load_study, mean_interval, run_study, shipped_studies, student_quantile
 from reprise.evaluation.study_page import study_page
 
 RECIPE = """
@@ -47,20 +48,19 @@ class Pipeline:
     """Stands for the pipeline: publishes a stage and an evaluation whose numbers follow from order and seed."""
 
     def __init__(self, gain):
-        self.gain, self.ran, self.shared = gain, [], []
+        self.gain, self.ran, self.cached = gain, [], []
 
-    def __call__(self, recipe):
-        from pathlib import Path
-
+    def __call__(self, recipe, others):
         root = Path(recipe.workspace)
         order = recipe.stages[0].curriculum["zh"].order
         if (root / "evaluate").exists():
             return
         self.ran.append((order, recipe.seed))
-        self.shared.append((root / "score" / "manifest.json").exists())
-        for stage in ("score", "train-1", "evaluate"):
-            (root / stage).mkdir(parents=True, exist_ok=True)
-            (root / stage / "manifest.json").write_text("{}")
+        self.cached.append((root / "cache" / "evaluate" / "base").exists())
+        assert Path(root) not in others
+        for folder in ("cache/evaluate", "evaluate"):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+        (root / "cache" / "evaluate" / "base").touch()
         noise = random.Random(recipe.seed).random()
         value = 2.0 + noise - (self.gain * (1 + noise / 10) if order == "ascending" else 0.0)
         row = {"language": "zh", "source": None, "topic": None, "after": value}
@@ -69,27 +69,52 @@ class Pipeline:
         (root / "evaluate" / "results.json").write_text(json.dumps(results))
 
 
-def test_grid_runs_once_and_shares_the_stages_before_training(study):
+def test_grid_runs_once_baseline_first_with_the_answers_of_the_others(study):
     pipeline = Pipeline(0.1)
     result = run_study(study, pipeline)
     assert sorted(pipeline.ran) == [(order, seed) for order in ("ascending", "random") for seed in (1, 2, 3)]
     assert pipeline.ran[:3] == [("random", 1), ("random", 2), ("random", 3)]
-    assert pipeline.shared == [False] * 3 + [True] * 3
+    assert pipeline.cached == [False] + [True] * 5
     assert run_study(study, pipeline) == result and len(pipeline.ran) == 6
 
 
 def test_killed_study_goes_on(study):
     pipeline = Pipeline(0.1)
 
-    def dies(recipe):
+    def dies(recipe, others):
         if len(pipeline.ran) == 4:
             raise KeyboardInterrupt
-        pipeline(recipe)
+        pipeline(recipe, others)
 
     with pytest.raises(KeyboardInterrupt):
         run_study(study, dies)
     run_study(study, pipeline)
     assert len(pipeline.ran) == 6
+
+
+def test_one_run_of_the_grid_alone(study):
+    pipeline = Pipeline(0.1)
+    assert run_study(study, pipeline, only="ascending-seed-2") is None
+    assert pipeline.ran == [("ascending", 2)]
+    with pytest.raises(UserError, match=r"(?s)no run .ascending-seed-9.*random-seed-1, "):
+        run_study(study, pipeline, only="ascending-seed-9")
+
+
+def test_runs_at_the_same_time_wait_for_the_baseline(study):
+    at_work, most = [], []
+
+    class Slow(Pipeline):
+        def __call__(self, recipe, others):
+            at_work.append(recipe.workspace)
+            time.sleep(0.05)
+            most.append(len(at_work))
+            super().__call__(recipe, others)
+            at_work.remove(recipe.workspace)
+
+    pipeline = Slow(0.1)
+    run_study(study.model_copy(update={"parallel": 2}), pipeline)
+    assert most[0] == 1 and max(most) == 2
+    assert pipeline.ran[0] == ("random", 1) and {order for order, _ in pipeline.ran[:3]} == {"random"}
 
 
 def test_differences_are_paired_by_seed(study):
@@ -136,17 +161,25 @@ def test_missing_measure_and_broken_study_are_the_users_to_mend(study, tmp_path)
     (tmp_path / "bad.yaml").write_text("name: x\nvariants: {a: []}\n")
     with pytest.raises(UserError, match=r"bad.yaml: the study does not pass"):
         load_study(tmp_path / "bad.yaml")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match=r"(?s)cannot be read.*one of curriculum, policies, quality"):
         load_study(tmp_path / "none.yaml")
+    values = yaml.safe_load((tmp_path / "study.yaml").read_text())
+    values["variants"] = {"random": [], "a/b": []}
+    (tmp_path / "bad.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(UserError, match="cannot be the name of a folder"):
+        load_study(tmp_path / "bad.yaml")
 
 
-@pytest.mark.parametrize("name", ["curriculum", "policies", "quality", "separation", "synthetic", "synthetic-ratio"])
+def test_the_papers_five_studies_and_ours_are_shipped():
+    assert shipped_studies() == ["curriculum", "policies", "quality", "separation", "synthetic", "synthetic-ratio"]
+
+
+@pytest.mark.parametrize("name", shipped_studies())
 def test_shipped_studies_fit_the_recipe(name, tmp_path):
     from reprise.evaluation.study import _recipe
 
     (tmp_path / "recipe.yaml").write_text(RECIPE)
-    path = importlib.resources.files("reprise.evaluation") / "studies" / f"{name}.yaml"
-    study = load_study(path, {"recipe": str(tmp_path / "recipe.yaml"), "workspace": str(tmp_path)})
+    study = load_study(name, {"recipe": str(tmp_path / "recipe.yaml"), "workspace": str(tmp_path)})
     recipes = [_recipe(study, variant, 1) for variant in study.variants]
     assert len({recipe.model_dump_json() for recipe in recipes}) == len(recipes) >= 2
     tokens = {sum(stage.tokens for stage in recipe.stages) for recipe in recipes}

@@ -2,35 +2,42 @@
 
     WORKSPACE/
       VARIANT-seed-N/     the run of a variant, a workspace like any other
+      VARIANT-seed-N.log  what it said, where runs go on at the same time
       study.json          results (see `run_study`)
       study.html          the same as a picture and sentences
 
-Runs are paired by seed: the difference to the baseline is taken seed by seed, and its interval is Student's, so three
-seeds give an interval that is honest about being three.
+A stage that several runs have in common is made once: the pipeline takes it over from the run that made it. Runs are
+paired by seed: the difference to the baseline is taken seed by seed, and its interval is Student's, so three seeds give
+an interval that is honest about being three.
 """
 
+import importlib.resources
 import itertools
 import json
 import math
 import os
+import queue
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from reprise.errors import UserError
 from reprise.recipe import Recipe, load_recipe
 from reprise.recipe.fields import Settings
-from reprise.workspace import MANIFEST, write_json
+from reprise.workspace import write_json
 
-RunRecipe = Callable[[Recipe], None]
-"""Takes a recipe to its evaluation; does nothing where that is done."""
+RunRecipe = Callable[[Recipe, Sequence[Path]], None]
+"""Takes a recipe to its evaluation, with the workspaces of the other runs; does nothing where it is done."""
 
 
 class Study(Settings):
@@ -55,6 +62,13 @@ class Study(Settings):
     parallel: Annotated[int, Field(ge=1)] = 1
     """Runs at the same time."""
 
+    @field_validator("variants")
+    @classmethod
+    def _names_are_folders(cls, variants: dict[str, list[str]]) -> dict[str, list[str]]:
+        if bad := [name for name in variants if "/" in name or name.startswith(".")]:
+            raise ValueError(f"the variant {bad[0]!r} cannot be the name of a folder; leave out `/` and a leading `.`")
+        return variants
+
     @model_validator(mode="after")
     def _baseline_is_a_variant(self) -> "Study":
         if self.baseline not in self.variants:
@@ -62,47 +76,66 @@ class Study(Settings):
         return self
 
 
-def load_study(path: Path | str, overrides: dict[str, Any] | None = None) -> Study:
+def shipped_studies() -> list[str]:
+    """Names of the studies that come with Reprise."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in _shipped().iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_study(name: Path | str, overrides: dict[str, Any] | None = None) -> Study:
     """Read and check a study.
 
     Args:
-        path: the YAML file.
+        name: a YAML file, or the name of a study that is shipped.
         overrides: settings that replace those of the file (recipe, workspace, seeds, ...).
 
     Raises:
         UserError: it cannot be read, or a setting does not pass its check.
     """
+    is_shipped = str(name) in shipped_studies() and not Path(name).exists()
+    path = _shipped() / f"{name}.yaml" if is_shipped else Path(name)
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
         return Study.model_validate((values or {}) | (overrides or {}))
     except OSError as error:
-        raise UserError(f"the study cannot be read: {error.strerror}", where=str(path)) from None
+        raise UserError(
+            f"the study cannot be read: {error.strerror}",
+            where=str(path),
+            remedy=f"name a YAML file, or one of {', '.join(shipped_studies())}",
+        ) from None
     except yaml.YAMLError as error:
         raise UserError(f"the study is not YAML: {error}", where=str(path)) from None
     except (ValidationError, TypeError) as error:
         raise UserError(f"the study does not pass its check: {error}", where=str(path)) from None
 
 
-def run_study(study: Study, run_recipe: RunRecipe) -> dict[str, Any]:
+def run_study(study: Study, run_recipe: RunRecipe, *, only: str | None = None) -> dict[str, Any] | None:
     """Run what is missing and compare.
 
     Args:
         study: the study.
         run_recipe: takes one recipe through the pipeline.
+        only: the one run that is wanted, such as `random-seed-1`; nothing is compared.
 
     Returns:
         {name, question, baseline, seeds, measures}, with for each measure {higher_is_better, sentences,
         variants: {variant: {values, mean, ci}}, differences: {variant: {values, mean, ci, unit}}}: `values` in the
         order of the seeds; a difference is relative for bits per byte, else of shares; `ci` is null with one seed.
+        None where only one run was wanted.
+
+    Raises:
+        UserError: there is no such run; or a run has no such measure.
     """
-    runs = list(itertools.product(study.variants, study.seeds))
-    recipes = {run: _recipe(study, *run) for run in runs}
-    # The first run of each seed goes alone, so that the others find the stages that they have in common.
-    first = [run for run in runs if run[0] == study.baseline]
-    others = [run for run in runs if run[0] != study.baseline]
-    for batch in (first, others):
+    recipes = {run: _recipe(study, *run) for run in itertools.product(study.variants, study.seeds)}
+    if only is not None:
+        _run_one(recipes, _find(recipes, only), run_recipe)
+        return None
+    for batch in _batches(study):
+        if study.parallel == 1:  # in this thread, since training catches signals
+            for run in batch:
+                _run_one(recipes, run, run_recipe)
+            continue
         with ThreadPoolExecutor(max_workers=study.parallel) as pool:
-            for future in [pool.submit(_run_one, study, recipes, run, run_recipe) for run in batch]:
+            for future in [pool.submit(_run_one, recipes, run, run_recipe) for run in batch]:
                 future.result()
     outcomes = {run: _read_results(Path(recipe.workspace)) for run, recipe in recipes.items()}
     result = {
@@ -118,6 +151,45 @@ def run_study(study: Study, run_recipe: RunRecipe) -> dict[str, Any]:
 
     (root / "study.html").write_text(study_page(result), encoding="utf-8")
     return result
+
+
+def run_apart(arguments: Sequence[str], parallel: int) -> RunRecipe:
+    """Each run in a process of its own, with an accelerator of its own where there are several.
+
+    Args:
+        arguments: of `reprise study`, for this study.
+        parallel: runs at the same time.
+    """
+    import torch
+
+    accelerators = torch.cuda.device_count()
+    places: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for place in range(parallel):
+        places.put(place)
+
+    def run(recipe: Recipe, others: Sequence[Path]) -> None:
+        place = places.get()
+        environment = dict(os.environ)
+        if accelerators:
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+            names = visible if len(visible) == accelerators else [str(number) for number in range(accelerators)]
+            environment["CUDA_VISIBLE_DEVICES"] = names[place % accelerators]
+        else:
+            environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // parallel)))
+        workspace = Path(recipe.workspace)
+        log = workspace.with_name(f"{workspace.name}.log")
+        log.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "reprise", "study", *arguments, "--only", workspace.name]
+        try:
+            with log.open("a", encoding="utf-8") as output:
+                code = subprocess.run(command, stdout=output, stderr=output, env=environment, check=False).returncode
+        finally:
+            places.put(place)
+        if code:
+            last = log.read_text(encoding="utf-8").strip().split("\n")[-1]
+            raise UserError(f"the run {workspace.name} ended with code {code}: {last}", where=str(log))
+
+    return run
 
 
 @cache
@@ -152,33 +224,36 @@ def _recipe(study: Study, variant: str, seed: int) -> Recipe:
     return load_recipe(study.recipe, [*study.variants[variant], *fixed])
 
 
-def _run_one(study: Study, recipes: dict[tuple[str, int], Recipe], run: tuple[str, int], run_recipe: RunRecipe) -> None:
+def _shipped() -> Traversable:
+    return importlib.resources.files("reprise.evaluation") / "studies"
+
+
+def _find(recipes: dict[tuple[str, int], Recipe], name: str) -> tuple[str, int]:
+    names = {Path(recipe.workspace).name: run for run, recipe in recipes.items()}
+    if name not in names:
+        raise UserError(f"the study has no run {name!r}", where="--only", remedy=f"its runs are {', '.join(names)}")
+    return names[name]
+
+
+def _batches(study: Study) -> list[list[tuple[str, int]]]:
+    """The first run goes alone, and the baseline of each seed before the others, which then find the stages that they
+    have in common instead of making them at the same time."""
+    baselines = [(study.baseline, seed) for seed in study.seeds]
+    others = [(variant, seed) for variant in study.variants if variant != study.baseline for seed in study.seeds]
+    return [baselines[:1], baselines[1:], others]
+
+
+def _run_one(recipes: dict[tuple[str, int], Recipe], run: tuple[str, int], run_recipe: RunRecipe) -> None:
     target = Path(recipes[run].workspace)
-    if not target.exists():
-        same_seed = Path(recipes[study.baseline, run[1]].workspace)
-        if same_seed != target and same_seed.exists():
-            _share_stages(same_seed, target)
-    run_recipe(recipes[run])
-
-
-def _share_stages(source: Path, target: Path) -> None:
-    """Give a new run what another made before training: the pipeline keeps what is fresh there and redoes the rest."""
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for folder in sorted(source.iterdir()):
-        is_stage = (folder / MANIFEST).is_file()
-        if folder.name == "cache" or (is_stage and not folder.name.startswith(("train-", "evaluate", "report"))):
-            shutil.copytree(folder, partial / folder.name, copy_function=_link)
-    partial.rename(target)
-
-
-def _link(source: str, target: str) -> str:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system
-        shutil.copy2(source, target)
-    return target
+    others = [Path(recipe.workspace) for other, recipe in recipes.items() if other != run]
+    for other in others:
+        if not (target / "cache").exists() and (other / "cache").is_dir():
+            partial = target.with_name(f".{target.name}.cache")
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.copytree(other / "cache", partial, ignore=shutil.ignore_patterns(".*"))
+            target.mkdir(parents=True, exist_ok=True)
+            partial.rename(target / "cache")
+    run_recipe(recipes[run], others)
 
 
 def _read_results(workspace: Path) -> dict[str, Any]:

@@ -1,0 +1,56 @@
+"""Make a tiny Llama with random weights and a tokenizer of its own: what `base.yaml` trains into a base model.
+
+    python examples/studies/make_base.py CORPUS FOLDER
+
+CORPUS holds `train-*.jsonl.zst` files with a `text` per line, FOLDER becomes a Hugging Face model directory.
+"""
+
+import io
+import json
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import torch
+import zstandard
+from tokenizers import ByteLevelBPETokenizer
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+VOCABULARY = 8192
+DOCUMENTS_PER_FILE = 300
+
+
+def texts(corpus: Path) -> Iterator[str]:
+    """Beginnings of documents, of every file as many."""
+    for path in sorted(corpus.glob("train-*.jsonl.zst")):
+        with zstandard.open(path, "rb") as raw:
+            for line in islice(io.TextIOWrapper(raw, encoding="utf-8"), DOCUMENTS_PER_FILE):
+                yield json.loads(line)["text"][:4000]
+
+
+def main() -> None:
+    corpus, folder = map(Path, sys.argv[1:])
+    tokenizer = ByteLevelBPETokenizer()
+    tokenizer.train_from_iterator(texts(corpus), vocab_size=VOCABULARY, special_tokens=["</s>"], show_progress=False)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer._tokenizer, eos_token="</s>").save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=192,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=0,
+    )
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    print(f"{model.num_parameters():,} parameters, {VOCABULARY:,} tokens: {folder}")
+
+
+if __name__ == "__main__":
+    main()
