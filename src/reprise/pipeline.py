@@ -168,7 +168,7 @@ def stages(recipe: Recipe) -> list[Stage]:
         Stage(
             "evaluate",
             lambda: _import("reprise.evaluation.stage"),
-            ("score", *previous),
+            ("score", *(step.name for step in steps if step.name.startswith("train-"))),
             settings={
                 "evaluation": recipe.evaluation,
                 "model": recipe.model,

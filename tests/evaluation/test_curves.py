@@ -1,17 +1,25 @@
-"""Curves over checkpoints and merges."""
+"""One point per checkpoint and merge factor, of a real run of a tiny model."""
 
+import json
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from tests.evaluation.conftest import make_model, make_tokenizer
+from tests.pipeline.conftest import small_recipe
 from transformers import AutoModelForCausalLM
 
-from reprise.errors import UserError
-from reprise.evaluation.curves import forgetting_curve, merge_models, plane
-from reprise.evaluation.heldout import Text
+from reprise.evaluation import curves
+from reprise.evaluation.curves import measure_curve
+from reprise.evaluation.evaluated import EvaluatedModel
+from reprise.evaluation.heldout import Text, language_totals, measure_bits
+from reprise.pipeline import run_stages
+from reprise.recipe import Recipe
 from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.model import Model
+from reprise.training.export import export_checkpoint, merge_with_base
 
-SETTINGS = Evaluation(max_length=64, stride=32, dtype="float32")
 TEXTS = [
     Text("The river runs to the sea.", "en", "web"),
     Text("河水流向大海。", "zh", "web"),
@@ -19,39 +27,78 @@ TEXTS = [
 ]
 
 
-@pytest.fixture
-def other_model(tmp_path):
-    return Model(path=str(make_model(tmp_path / "other", make_tokenizer(), seed=3)))
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of two stages that keeps a checkpoint for every 1,024 tokens."""
+    root = tmp_path_factory.mktemp("run")
+    recipe = small_recipe(root / "run", make_model(root / "base", make_tokenizer()))
+    for stage in recipe["stages"]:
+        stage |= {"topics": {}, "curriculum": {}, "schedule": {"peak_lr": 2e-3}}
+    recipe["training"] |= {"precision": "float32", "checkpoints": {"every_tokens": 1024, "keep_every_tokens": 1024}}
+    recipe["evaluation"] |= {"dtype": "float32", "merge_factors": [0.5], "limit": 8}
+    recipe["evaluation"] |= {"benchmarks": ["icl-probe"], "curve_benchmarks": ["icl-probe"]}
+    loaded = Recipe.model_validate(recipe)
+    run_stages(loaded, until=["evaluate"], say=lambda line: None)
+    return loaded
 
 
-def test_merge_is_the_weighted_mean_of_every_weight(tiny_model, other_model, tmp_path):
-    merge_models(Model(path=str(tiny_model)), other_model, 0.25, tmp_path / "merged")
-    loaded = [
-        AutoModelForCausalLM.from_pretrained(path) for path in (tiny_model, other_model.path, tmp_path / "merged")
+def totals(folder, texts, settings, cache):
+    model = EvaluatedModel(Model(path=str(folder)), settings)
+    return language_totals(texts, measure_bits(model, texts, settings, cache=cache, what="test"))
+
+
+def test_curve_of_a_run_is_what_its_checkpoints_and_merges_measure(finished, tmp_path):
+    root, settings = Path(finished.workspace), finished.evaluation
+    results = json.loads((root / "evaluate" / "results.json").read_text())
+    curve = results["curve"]
+    assert [(row["kind"], row["stage"], row["tokens"], row["factor"]) for row in curve] == [
+        ("base", None, 0, None),
+        *(("checkpoint", 1, tokens, None) for tokens in (1024, 2048, 3072, 4096)),
+        *(("checkpoint", 2, tokens, None) for tokens in (5120, 6144)),
+        ("merge", None, None, 0.5),
     ]
-    for base, trained, merged in zip(*(model.parameters() for model in loaded), strict=True):
-        torch.testing.assert_close(merged, 0.75 * base + 0.25 * trained)
+    ends = {row["language"]: row for row in results["bits_per_byte"] if row["source"] is None}
+    for side, row in (("before", curve[0]), ("after", curve[6])):
+        assert row["bits_per_byte"] == pytest.approx({language: end[side] for language, end in ends.items()})
+    assert curve[6]["change"] == pytest.approx({language: end["change"] for language, end in ends.items()})
+    assert curve[0]["scores"]["icl-probe"] == results["benchmarks"][0]["before"]
+    assert not (root / "evaluate" / "model").exists()
 
+    from reprise.evaluation.stage import read_held_out
 
-def test_curve_is_in_the_order_of_tokens_and_merges_meet_its_ends(tiny_model, other_model, tmp_path):
-    base = Model(path=str(tiny_model))
-    checkpoints = [(2000, other_model), (1000, base)]
-    points = forgetting_curve(
-        base, checkpoints, TEXTS, SETTINGS, cache=tmp_path / "c", merge_factors=[0.5, 1.0], scratch=tmp_path
+    texts = read_held_out(root / "score" / "documents")
+    export_checkpoint(root / "train-2" / "checkpoints" / "step-00000002", finished.model, tmp_path / "checkpoint")
+    merge_with_base(root / "train-2" / "model", finished.model, 0.5, tmp_path / "merged")
+    for row, folder in ((curve[5], tmp_path / "checkpoint"), (curve[7], tmp_path / "merged")):
+        assert row["bits_per_byte"] == pytest.approx(totals(folder, texts, settings, tmp_path), rel=1e-6)
+    base, trained, merged = (
+        AutoModelForCausalLM.from_pretrained(path).state_dict()
+        for path in (finished.model.path, root / "train-2" / "model", tmp_path / "merged")
     )
-    assert [point.kind for point in points] == ["base", "checkpoint", "checkpoint", "merge", "merge"]
-    assert [point.tokens for point in points] == [0, 1000, 2000, None, None]
-    assert points[0].bits_per_byte == points[1].bits_per_byte and set(points[0].bits_per_byte) == {"en", "zh"}
-    assert points[4].bits_per_byte == pytest.approx(points[2].bits_per_byte)
-    assert not list(tmp_path.glob("merge-*"))
-    drawn = plane(points, ["zh"], ["en"])
-    assert drawn[0]["gain"] == 0 == drawn[0]["loss"]
-    first, last = points[0].bits_per_byte, points[2].bits_per_byte
-    assert drawn[2]["gain"] == pytest.approx(1 - last["zh"] / first["zh"])
-    assert drawn[2]["loss"] == pytest.approx(last["en"] / first["en"] - 1)
+    for name, value in merged.items():
+        torch.testing.assert_close(value, 0.5 * base[name] + 0.5 * trained[name])
 
 
-def test_models_of_other_shape_cannot_be_merged(tiny_model, tmp_path):
-    longer = make_model(tmp_path / "longer", make_tokenizer(["abab abab"], 259))
-    with pytest.raises(UserError, match="cannot be merged"):
-        merge_models(Model(path=str(tiny_model)), Model(path=str(longer)), 0.5, tmp_path / "merged")
+def test_killed_curve_goes_on_without_writing_a_model_again(finished, tmp_path, monkeypatch):
+    stages = [Path(finished.workspace) / name for name in ("train-1", "train-2")]
+    written = []
+
+    def export(checkpoint, settings, folder):
+        written.append(checkpoint.name)
+        if len(written) == 2:
+            folder.mkdir()
+            raise KeyboardInterrupt
+        export_checkpoint(checkpoint, settings, folder)
+
+    monkeypatch.setattr(curves, "export_checkpoint", export)
+    settings = Evaluation(max_length=64, stride=32, dtype="float32", merge_factors=[0.25])
+    options = {"cache": tmp_path / "cache", "scratch": tmp_path / "model", "seed": 0}
+    with pytest.raises(KeyboardInterrupt):
+        measure_curve(finished.model, stages, TEXTS, settings, **options)
+    first = measure_curve(finished.model, stages, TEXTS, settings, **options)
+    assert written == [f"step-0000000{number}" for number in (2, 4, 4, 6, 2)]
+    monkeypatch.setattr(curves, "load_model", lambda *_: pytest.fail("a model was loaded again"))
+    assert measure_curve(finished.model, stages, TEXTS, settings, **options) == first
+    assert not (tmp_path / "model").exists()
+    shares = [row["change"]["zh"] for row in first if row["kind"] == "checkpoint"]
+    assert np.argmin(shares) > 0 > shares[-1]

@@ -18,6 +18,7 @@ from reprise.evaluation.evaluated import EvaluatedModel
 from reprise.evaluation.heldout import Text, measure_bits
 from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.model import Model
+from reprise.training.checkpoint import VERSION
 from reprise.workspace import Work
 
 SETTINGS = Evaluation(max_length=64, stride=32, batch_tokens=512, bootstrap_samples=200, dtype="float32")
@@ -46,6 +47,9 @@ def work(tmp_path, tiny_model):
         writer.write(list(documents()))
     (tmp_path / "evaluate.partial").mkdir()
     fit(tiny_model, tmp_path / "train-1" / "model", SENTENCES["zh"])
+    described = {"version": VERSION, "files": {}, "progress": {"tokens": 960}}
+    (tmp_path / "train-1" / "state").mkdir()
+    (tmp_path / "train-1" / "state" / "checkpoint.json").write_text(json.dumps(described))
     inputs = {"score": tmp_path / "score", "train-1": tmp_path / "train-1"}
     return Work(output=tmp_path / "evaluate.partial", inputs=inputs, cache=tmp_path / "cache")
 
@@ -154,7 +158,9 @@ def test_samples_are_greedy_continuations_of_held_out_beginnings(work, tiny_mode
     )
     samples = results["samples"]
     assert [sample["language"] for sample in samples] == ["en", "zh", "zh"] and samples[0]["prompt"] == "Two and"
-    assert samples[1]["prompt"] in {row["text"] for row in documents() if row["split"] == "valid"}
+    held_out = [row["text"] for row in documents() if row["split"] == "valid" and row["lang"] == "zh"]
+    for sample in samples[1:]:  # a beginning leaves text to go on with
+        assert any(text.startswith(sample["prompt"]) and len(text) > len(sample["prompt"]) for text in held_out)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_model), AutoTokenizer.from_pretrained(tiny_model)
     ids = tokenizer("Two and")["input_ids"]
     for _ in range(4):
@@ -165,10 +171,22 @@ def test_samples_are_greedy_continuations_of_held_out_beginnings(work, tiny_mode
 
 
 @pytest.mark.parametrize(
-    ("text", "prompt"), [("short", "short"), ("字" * 90, "字" * 40), ("word " * 60, "word " * 23 + "word")]
+    ("text", "prompt"),
+    [("two words", "two"), ("短文字", "短"), ("字" * 90, "字" * 40), ("word " * 60, "word " * 23 + "word")],
 )
 def test_beginning_ends_between_words(text, prompt):
     assert continuations.beginning(text) == prompt
+
+
+def test_beginnings_are_spread_over_the_documents():
+    texts = [Text(f"{number} " + "words to go on with " * 20, "en", "web") for number in range(100)]
+    few = [Text("short", "en", "web"), Text("short, too", "en", "web")]
+    prompts = continuations.choose_prompts([*few, *texts], Evaluation(samples_per_language=4))
+    assert [int(prompt.split()[0]) for _, prompt in prompts] == [12, 37, 62, 87]
+    assert [prompt for _, prompt in continuations.choose_prompts(few, Evaluation(samples_per_language=3))] == [
+        "sh",
+        "short",
+    ]
 
 
 def test_nothing_held_out_is_the_users_to_mend(tmp_path):

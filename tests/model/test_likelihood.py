@@ -172,7 +172,7 @@ def test_documents_equal_the_plain_loop(llama, lengths, max_length, stride_share
 
 
 def test_every_window_but_the_first_keeps_its_context():
-    windows = list(likelihood._windows(1000, 100, 40))
+    windows = list(likelihood.cut_windows(1000, 100, 40))
     assert [first for *_, first in windows[:2]] == [1, 100]
     assert all(first - begin >= 60 for begin, _, first in windows[1:])
     assert windows[-1][1] == 1000

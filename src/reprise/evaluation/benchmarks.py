@@ -4,9 +4,10 @@ Every benchmark is kept in the cache when it is done, under what decides its sco
 so a killed evaluation goes on and a second one reads.
 """
 
+import contextlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 from reprise.errors import missing_extra
 from reprise.evaluation.catalogue import BENCHMARKS, GROUPS, Benchmark
 from reprise.evaluation.evaluated import EvaluatedModel
+from reprise.evaluation.hub import SOURCES, read_hub
 from reprise.evaluation.retention import compare_scores
 from reprise.evaluation.sets import LocalSet, read_set
 from reprise.progress import console
@@ -80,8 +82,8 @@ class BenchmarkRunner:
                     reason = items
                 else:
                     measured = self._measure(benchmark, items)
-            except (OSError, ConnectionError) as error:
-                reason = f"the Hub cannot be reached ({type(error).__name__})"
+            except _AbsentError as error:
+                reason = str(error)
         if measured is None:
             self.absent[benchmark.name] = reason
             console.print(f"evaluate: {benchmark.name} is left out: {reason}", style="yellow")
@@ -92,11 +94,7 @@ class BenchmarkRunner:
         if benchmark.folder is None:
             return LocalSet([], [])
         if self._settings.data is None:
-            return (
-                None
-                if benchmark.hub
-                else f"there is no copy on the Hub; put {benchmark.folder}/test.jsonl into a folder"
-            )
+            return _read_hub(benchmark)
         items = read_set(Path(self._settings.data).expanduser(), benchmark.folder, benchmark.subjects)
         if items is None or not items.test:
             return f"{Path(self._settings.data, benchmark.folder, 'test.jsonl')} is missing"
@@ -116,10 +114,10 @@ class BenchmarkRunner:
         path = self._cache / f"{benchmark.name}-{digest(key)}.json"
         if path.exists():
             return Measured(**json.loads(path.read_text(encoding="utf-8"))["measured"])
-        tasks = harness.hub_tasks(benchmark) if items is None else harness.local_tasks(benchmark, items)
+        tasks = _from_hub(harness, benchmark) if items is None else harness.local_tasks(benchmark, items)
         total = {name: len(task.eval_docs) for name, task in tasks.items()}
         chosen = choose(total, self._settings.limit, self._seed)
-        logs = harness.run_tasks(self._loaded(harness), tasks, chosen)
+        logs = self._ask(harness, tasks, chosen)
         scores = {
             f"{name}/{number}": score
             for name, log in logs.items()
@@ -130,6 +128,14 @@ class BenchmarkRunner:
         self._cache.mkdir(parents=True, exist_ok=True)
         write_json(path, {"key": key, "measured": asdict(measured)})
         return measured
+
+    def _ask(self, harness: Any, tasks: dict[str, Any], chosen: dict[str, list[int]]) -> Any:
+        if self._evaluated.in_process:
+            return harness.run_tasks(self._loaded(harness), tasks, chosen)
+        from reprise.evaluation.backends import explained
+
+        with explained():
+            return harness.run_tasks(self._evaluated.remote, tasks, chosen)
 
     def _loaded(self, harness: Any) -> Any:
         if self._lm is None:
@@ -217,6 +223,34 @@ def group_means(scores: dict[str, float]) -> dict[str, float]:
     """Group -> mean of its benchmarks' scores, where all of them were measured."""
     complete = {name: members for name, members in GROUPS.items() if all(member in scores for member in members)}
     return {name: sum(scores[member] for member in members) / len(members) for name, members in complete.items()}
+
+
+class _AbsentError(Exception):
+    """Why the questions of a benchmark cannot be had."""
+
+
+def _read_hub(benchmark: Benchmark) -> LocalSet | None:
+    """Questions of the Hub for a task of our own; None where the harness's task loads them."""
+    if benchmark.name not in SOURCES:
+        return None
+    with _explained():
+        return read_hub(benchmark.name)
+
+
+def _from_hub(harness: Any, benchmark: Benchmark) -> dict[str, Any]:
+    with _explained():
+        return dict(harness.hub_tasks(benchmark))
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise missing_extra("lm-eval", "evaluation", "running benchmarks") from error
+    except Exception as error:  # `datasets` raises many kinds for a set that is gone, gated or out of reach
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise _AbsentError(f"it cannot be had from the Hub ({type(error).__name__}: {first_line[:200]})") from error
 
 
 def _harness() -> Any:

@@ -40,7 +40,7 @@ class Benchmark:
     parts: Callable[[LocalSet], list[Part]]
     """The tasks over local questions."""
     hub: str
-    """The harness's task or group that loads the questions from the Hub."""
+    """The harness's task or group that loads the questions from the Hub; empty: `hub.py` reads them."""
     harness: tuple[str, ...] = ()
     """Folders of the harness that hold its tasks; empty: the task is written here."""
     metric: str = "acc"
@@ -204,11 +204,11 @@ _ALL = [
               differs="the validation questions, as the test answers are not public"),
     Benchmark("cmmlu", "zh", 5, _by_subject("cmmlu_", columns.cmmlu), "cmmlu", ("cmmlu",)),
     Benchmark("math", "en", 5, _whole("math_boxed", columns.competition_math, _COMPETITION),
-              "hendrycks_math", ("hendrycks_math",), subjects=("math",),
-              differs="files: AGIEval's 1,000 questions, its 4 examples; Hub: the harness's hendrycks_math"),
+              "", subjects=("math",),
+              differs="files: AGIEval's 1,000 questions, its 4 examples; Hub: all 5,000, examples of training"),
     Benchmark("gsm8k", "en", 8, _whole("gsm8k_cot", columns.word_problem), "gsm8k_cot", ("gsm8k",),
               metric="exact_match", filter="flexible-extract", differs="the eight worked examples of the harness"),
-    Benchmark("asdiv", "en", 8, _with_reasoning("asdiv_cot"), "asdiv_cot_llama", ("asdiv",),
+    Benchmark("asdiv", "en", 8, _with_reasoning("asdiv_cot"), "",
               differs="the eight worked examples of GSM8K; answers that are words count too"),
     Benchmark("mawps", "en", 8, _with_reasoning("mawps_cot"), "",
               differs="written here; the eight worked examples of GSM8K"),

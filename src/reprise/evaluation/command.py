@@ -14,7 +14,48 @@ from reprise.evaluation.evaluated import EvaluatedModel
 from reprise.evaluation.heldout import Text, group_texts, measure_bits
 from reprise.evaluation.stage import compare_models
 from reprise.recipe.evaluation import Evaluation
+from reprise.recipe.fields import Settings
+from reprise.recipe.loading import apply_override, check
 from reprise.recipe.model import Model
+
+
+class CommandSettings(Settings):
+    """What a command line without a recipe can set: `model.gguf_file=...`, `evaluation.dtype=float32`."""
+
+    model: Model
+    """The model."""
+    against: Model | None = None
+    """The model that it came from."""
+    evaluation: Evaluation = Evaluation()
+
+
+def read_settings(
+    model: str,
+    overrides: Sequence[str],
+    *,
+    against: str | None,
+    suite: Sequence[str] | None,
+    data: Path | None,
+    limit: int,
+    backend: str | None,
+    run_code: bool,
+    **others: Any,
+) -> CommandSettings:
+    """The options of the command line, with overrides of single settings over them.
+
+    Raises:
+        UserError: a setting does not pass its check.
+    """
+    evaluation: dict[str, Any] = {"benchmarks": list(suite or []), "limit": limit, "run_code": run_code}
+    evaluation["data"] = None if data is None else str(data)
+    if backend is not None:
+        evaluation["backend"] = {"kind": "vllm"} if backend == "vllm" else {"kind": "openai", "base_url": backend}
+    values: dict[str, Any] = {"model": {"path": model}, "evaluation": evaluation}
+    if against is not None:
+        values["against"] = {"path": against}
+    for override in overrides:
+        apply_override(values, override)
+    return check(CommandSettings, values, where="the command line")
 
 
 def evaluate_model(
@@ -41,13 +82,24 @@ def evaluate_model(
         bits_per_byte, num_bytes, documents}], benchmarks: see `benchmarks.summarize`, groups, absent, settings}.
 
     Raises:
-        UserError: there is nothing to measure, or a file cannot be read.
+        UserError: there is nothing to measure, nothing could be measured, or a file cannot be read.
     """
     if not evaluation.benchmarks and text is None:
-        raise UserError("there is nothing to measure", remedy="give --suite, --benchmarks or --text")
+        raise UserError("there is nothing to measure", remedy="give --suite or --text")
     texts = read_texts(text) if text is not None else []
     if against is not None:
-        return compare_models(against, model, texts, evaluation, cache=cache, seed=seed)
+        results = compare_models(against, model, texts, evaluation, cache=cache, seed=seed)
+    else:
+        results = _measure_alone(model, texts, evaluation, cache=cache, seed=seed)
+    if not results["bits_per_byte"] and not results["benchmarks"]:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in results["absent"].items())
+        raise UserError(f"nothing could be measured ({reasons})", remedy="see docs/evaluation.md for the files")
+    return results
+
+
+def _measure_alone(
+    model: Model, texts: Sequence[Text], evaluation: Evaluation, *, cache: Path, seed: int
+) -> dict[str, Any]:
     evaluated = EvaluatedModel(model, evaluation)
     bits = measure_bits(evaluated, texts, evaluation, cache=cache / "bits", what="bits per byte")
     num_bytes = np.array([len(entry.text.encode()) for entry in texts], dtype=np.float64)

@@ -16,22 +16,30 @@ _BEGINNING_BYTES = 120
 
 
 def choose_prompts(texts: Sequence[Text], settings: Evaluation) -> list[tuple[str, str]]:
-    """(language, beginning): the user's own, else those of the first held-out documents; none for 0 tokens."""
+    """(language, beginning): the user's own, else those of held-out documents, spread evenly over them in their order;
+    none for 0 tokens. Documents that are longer than a beginning come first."""
     if not settings.sample_tokens:
         return []
     prompts = []
     for language in sorted({text.language for text in texts} | set(settings.sample_prompts)):
-        members = [text.text for text in texts if text.language == language][: settings.samples_per_language]
         own = settings.sample_prompts.get(language)
-        prompts += [(language, prompt) for prompt in (own or [beginning(text) for text in members])]
+        members = [text.text for text in texts if text.language == language]
+        chosen = own or [beginning(text) for text in _spread(members, settings.samples_per_language)]
+        prompts += [(language, prompt) for prompt in chosen]
     return prompts
 
 
+def _spread(texts: Sequence[str], count: int) -> list[str]:
+    """So many of the texts, from all of their length, long ones where there are enough."""
+    long = [text for text in texts if len(text.encode()) >= 2 * _BEGINNING_BYTES]
+    among = long if len(long) >= count else sorted(texts, key=len)[-count:]
+    return [among[len(among) * (2 * number + 1) // (2 * count)] for number in range(min(count, len(among)))]
+
+
 def beginning(text: str) -> str:
-    """The first words of a text, cut at a space where there is one."""
-    cut = text.encode()[:_BEGINNING_BYTES].decode(errors="ignore")
-    if len(cut) == len(text):
-        return text
+    """The first words of a text, at most half of it, cut at a space where there is one."""
+    data = text.encode()
+    cut = data[: min(_BEGINNING_BYTES, max(1, len(data) // 2))].decode(errors="ignore")
     head, space, _ = cut.rpartition(" ")
     return head if space and len(head) > len(cut) // 2 else cut
 
@@ -45,7 +53,12 @@ def continue_prompts(
     path = cache / f"continuations-{digest([evaluated.fingerprint, list(prompts), settings.sample_tokens])}.json"
     if path.exists():
         return [str(text) for text in json.loads(path.read_text(encoding="utf-8"))]
-    answers = [_continue(evaluated, prompt, settings.sample_tokens) for _, prompt in prompts]
+    if evaluated.in_process:
+        answers = [_continue(evaluated, prompt, settings.sample_tokens) for _, prompt in prompts]
+    else:
+        from reprise.evaluation.backends import generate
+
+        answers = generate(evaluated.remote, [prompt for _, prompt in prompts], settings.sample_tokens)
     cache.mkdir(parents=True, exist_ok=True)
     write_json(path, answers)
     return answers

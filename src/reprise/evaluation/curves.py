@@ -5,128 +5,138 @@ model. Merging back often keeps most of the gain at a fraction of the forgetting
 """
 
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
+from transformers import PreTrainedModel
 
-from reprise.errors import UserError
+from reprise.evaluation.benchmarks import BenchmarkRunner
 from reprise.evaluation.evaluated import EvaluatedModel
-from reprise.evaluation.heldout import Text, group_texts, measure_bits
-from reprise.model.loading import load_model, load_tokenizer, save_model
+from reprise.evaluation.heldout import Text, language_totals, measure_bits
+from reprise.model.loading import load_model
 from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.model import Model
+from reprise.training.checkpoint import checkpoints_in, read_facts
+from reprise.training.export import export_checkpoint, merge_with_base
+from reprise.workspace import Json, digest
 
 
-@dataclass(frozen=True)
-class Point:
-    """One model on the way from the base to the end."""
+class Snapshot(EvaluatedModel):
+    """Weights on the way of a run; they are written out, and loaded, only when a measure needs them."""
 
-    name: str
-    kind: str
-    """`base`, `checkpoint` or `merge`."""
-    tokens: int | None
-    """Trained until then; None for a merge."""
-    factor: float | None
-    """Merge factor; None for a checkpoint."""
-    bits_per_byte: dict[str, float]
-    """Language -> held-out bits per byte."""
+    def __init__(
+        self, base: Model, evaluation: Evaluation, identity: Json, write: Callable[[Path], None], scratch: Path
+    ) -> None:
+        """Name a model that has no directory yet.
+
+        Args:
+            base: the base model, which has the same configuration and tokenizer.
+            evaluation: number format.
+            identity: what decides the weights.
+            write: writes the model's directory, which does not exist.
+            scratch: folder for it; removed once the model is in memory.
+        """
+        super().__init__(base, evaluation)
+        self._identity, self._write, self._scratch = identity, write, scratch
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of what decides its answers."""
+        return digest([self._identity, str(self.dtype), self.device.type])
+
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        """The weights, on the device, in evaluation mode."""
+        shutil.rmtree(self._scratch, ignore_errors=True)  # of a killed evaluation
+        self._write(self._scratch)
+        written = self.settings.model_copy(update={"path": str(self._scratch), "gguf_file": None, "revision": None})
+        try:
+            return load_model(written, self.dtype, self.device)
+        finally:
+            shutil.rmtree(self._scratch)
 
 
-def forgetting_curve(
+def measure_curve(
     base: Model,
-    checkpoints: Sequence[tuple[int, Model]],
+    stages: Sequence[Path],
     texts: Sequence[Text],
     evaluation: Evaluation,
     *,
     cache: Path,
-    merge_factors: Sequence[float] = (),
-    scratch: Path | None = None,
-) -> list[Point]:
-    """Measure the base, each checkpoint in the order of its tokens, and merges of the last one with the base.
+    scratch: Path,
+    seed: int,
+) -> list[Json]:
+    """Measure the base, every kept checkpoint, the end of every stage, and merges of the last one with the base.
 
     Args:
         base: the base model.
-        checkpoints: (tokens, model directory) of a run, exported in Hugging Face format.
+        stages: folders of the finished training stages, in order.
         texts: held-out documents.
-        evaluation: window and number format.
-        cache: folder of answers that were computed before.
-        merge_factors: 0 to 1, exclusive; needs at least one checkpoint.
-        scratch: folder for merged models, removed one by one; needed for merges.
+        evaluation: what is measured; benchmarks are those of `curve_benchmarks`.
+        cache: folder of answers that were computed before; one that is there is not computed again.
+        scratch: a folder that does not exist, for one written model at a time.
+        seed: of the choice of questions.
 
-    Raises:
-        UserError: a merge is asked for where the two models have other weights.
+    Returns:
+        {kind: base, checkpoint or merge; stage (from 1) and tokens of the whole run, null for a merge; factor, null
+        but for a merge; bits_per_byte, change: language -> value, relative change since the base; scores: benchmark ->
+        0 to 1}.
     """
-    points = [_measure("base", "base", 0, None, base, texts, evaluation, cache)]
-    ordered = sorted(checkpoints, key=lambda pair: pair[0])
-    for tokens, model in ordered:
-        name = f"{tokens:,} tokens"
-        points.append(_measure(name, "checkpoint", tokens, None, model, texts, evaluation, cache))
-    if merge_factors and ordered and scratch is not None:
-        for factor in merge_factors:
-            folder = scratch / f"merge-{factor:g}"
-            merge_models(base, ordered[-1][1], factor, folder)
-            merged = Model(path=str(folder), trust_remote_code=base.trust_remote_code, attention=base.attention)
-            points.append(_measure(f"merge {factor:g}", "merge", None, factor, merged, texts, evaluation, cache))
-            shutil.rmtree(folder)
-    return points
+    rows: list[Json] = []
+    few = evaluation.model_copy(update={"benchmarks": evaluation.curve_benchmarks})
+    for facts, evaluated in _models(base, stages, evaluation, scratch):
+        bits = measure_bits(evaluated, texts, evaluation, cache=cache / "bits", what=_words(facts))
+        measured = BenchmarkRunner(evaluated, few, cache=cache / "benchmarks", seed=seed).run()
+        evaluated.release()
+        values = language_totals(texts, bits)
+        first = rows[0]["bits_per_byte"] if rows else values
+        change = {language: value / first[language] - 1 for language, value in values.items()}
+        scores = {one.benchmark: one.score for one in measured}
+        rows.append(facts | {"bits_per_byte": values, "change": change, "scores": scores})
+    return rows
 
 
-def merge_models(base: Model, trained: Model, factor: float, folder: Path) -> None:
-    """Write (1 - factor) * base + factor * trained, computed in float32, in the type of the trained model.
-
-    Raises:
-        UserError: the two models have other weights.
-    """
-    one, two = load_model(base, torch.float32), load_model(trained, torch.float32)
-    start, end = dict(one.named_parameters()), dict(two.named_parameters())
-    shapes = [{name: tuple(value.shape) for name, value in side.items()} for side in (start, end)]
-    if shapes[0] != shapes[1]:
-        raise UserError(
-            f"{base.path} and {trained.path} have other weights, so they cannot be merged",
-            remedy="name the model that the training began with",
+def _models(
+    base: Model, stages: Sequence[Path], evaluation: Evaluation, scratch: Path
+) -> Iterator[tuple[Json, EvaluatedModel]]:
+    """Each point's facts and its model, in the order of the run."""
+    start = EvaluatedModel(base, evaluation)
+    yield _facts("base", tokens=0), start
+    before, end = 0, start
+    for number, stage in enumerate(stages, 1):
+        done = read_facts(stage / "state")["progress"]["tokens"]
+        for checkpoint in reversed(checkpoints_in(stage / "checkpoints")):
+            facts = read_facts(checkpoint)
+            if facts["progress"]["tokens"] < done:  # the last one is the end of the stage
+                snapshot = Snapshot(base, evaluation, facts["files"], _export(checkpoint, base), scratch)
+                yield _facts("checkpoint", stage=number, tokens=before + facts["progress"]["tokens"]), snapshot
+        before += done
+        end = EvaluatedModel(trained_model(base, stage), evaluation)
+        yield _facts("checkpoint", stage=number, tokens=before), end
+    for factor in evaluation.merge_factors:
+        merged = Snapshot(
+            base, evaluation, [start.fingerprint, end.fingerprint, factor], _merge(stages[-1], base, factor), scratch
         )
-    with torch.no_grad():
-        for name, value in end.items():
-            value.lerp_(start[name], 1.0 - factor)
-    save_model(two, load_tokenizer(trained), folder)
+        yield _facts("merge", factor=factor), merged
 
 
-def plane(points: Sequence[Point], gained: Sequence[str], kept: Sequence[str]) -> list[dict[str, Any]]:
-    """Each point as {name, kind, gain, loss}, means over languages.
-
-    gain is the relative fall of the bits per byte of the languages that were to gain, loss the relative rise of those
-    that were to be kept.
-    """
-    first = points[0].bits_per_byte
-
-    def change(point: Point, languages: Sequence[str]) -> float:
-        return float(np.mean([point.bits_per_byte[name] / first[name] - 1 for name in languages]))
-
-    return [
-        {"name": point.name, "kind": point.kind, "gain": -change(point, gained), "loss": change(point, kept)}
-        for point in points
-    ]
+def trained_model(base: Model, stage: Path) -> Model:
+    """The model that a finished training stage wrote."""
+    return base.model_copy(update={"path": str(stage / "model"), "gguf_file": None, "revision": None})
 
 
-def _measure(
-    name: str,
-    kind: str,
-    tokens: int | None,
-    factor: float | None,
-    model: Model,
-    texts: Sequence[Text],
-    evaluation: Evaluation,
-    cache: Path,
-) -> Point:
-    bits = measure_bits(EvaluatedModel(model, evaluation), texts, evaluation, cache=cache, what=name)
-    num_bytes = np.array([len(text.text.encode()) for text in texts], dtype=np.float64)
-    totals = {
-        language: float(bits[members].sum() / num_bytes[members].sum())
-        for (language, source, _), members in group_texts(texts)
-        if source is None
-    }
-    return Point(name, kind, tokens, factor, totals)
+def _export(checkpoint: Path, base: Model) -> Callable[[Path], None]:
+    return lambda folder: export_checkpoint(checkpoint, base, folder)
+
+
+def _merge(stage: Path, base: Model, factor: float) -> Callable[[Path], None]:
+    return lambda folder: merge_with_base(stage / "model", base, factor, folder)
+
+
+def _facts(kind: str, *, stage: int | None = None, tokens: int | None = None, factor: float | None = None) -> Json:
+    return {"kind": kind, "stage": stage, "tokens": tokens, "factor": factor}
+
+
+def _words(facts: Json) -> str:
+    return f"bits per byte, merge {facts['factor']:g}" if facts["kind"] == "merge" else f"after {facts['tokens']:,}"

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from reprise.errors import missing_extra
 from reprise.model.files import model_files
 from reprise.model.likelihood import native_dtype
 from reprise.model.loading import load_config, load_model, load_tokenizer
@@ -20,7 +21,9 @@ class EvaluatedModel:
     """A model with the number format and device that its measures use."""
 
     def __init__(self, settings: Model, evaluation: Evaluation) -> None:
-        self.settings = settings
+        self.settings, self.backend = settings, evaluation.backend
+        self.in_process = evaluation.backend.kind == "transformers"
+        """Whether transformers computes it in this process."""
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         named = evaluation.dtype
         self.dtype: torch.dtype = native_dtype(self.device) if named == "auto" else getattr(torch, named)
@@ -32,7 +35,18 @@ class EvaluatedModel:
         if not files:
             commit = getattr(load_config(self.settings), "_commit_hash", None) or self.settings.revision
             files = {self.settings.path: commit}
+        if not self.in_process:
+            return digest([files, self.backend.kind, self.backend.engine_options])
         return digest([files, str(self.dtype), self.device.type])
+
+    @cached_property
+    def remote(self) -> Any:
+        """The harness's client for a backend that is not in this process."""
+        try:
+            from reprise.evaluation.backends import open_backend
+        except ImportError as error:
+            raise missing_extra("lm-eval", "evaluation", f"evaluation.backend.kind={self.backend.kind}") from error
+        return open_backend(self.settings, self.backend)
 
     @cached_property
     def model(self) -> PreTrainedModel:
@@ -47,6 +61,7 @@ class EvaluatedModel:
     def release(self) -> None:
         """Let go of the weights; the next measure loads them again."""
         self.__dict__.pop("model", None)
+        self.__dict__.pop("remote", None)
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -98,20 +98,6 @@ def run_tasks(lm: Any, tasks: dict[str, Any], samples: dict[str, list[int]]) -> 
     return {name: list(results["samples"][name]) for name in chosen}
 
 
-def make_server_lm(model: str, base_url: str, tokenizer: str | None = None, **options: Any) -> Any:
-    """The harness's client for an OpenAI-compatible completions server (vLLM among them)."""
-    from lm_eval.api.registry import get_model
-
-    return get_model("local-completions")(model=model, base_url=base_url, tokenizer=tokenizer or model, **options)
-
-
-def make_vllm_lm(model: str, **options: Any) -> Any:
-    """The harness's vLLM backend, in this process."""
-    from lm_eval.api.registry import get_model
-
-    return get_model("vllm")(pretrained=model, **options)
-
-
 def _manager(benchmark: Benchmark) -> Any:
     """Knows only the tasks of one benchmark: reading the names of all takes half a minute."""
     root = Path(lm_eval.__file__).parent / "tasks"

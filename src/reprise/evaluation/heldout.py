@@ -4,7 +4,7 @@ A document stands behind the token that begins a text (BOS, else EOS), so that i
 byte = nll / ln 2 / UTF-8 bytes then counts every byte, whatever the vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,21 +58,37 @@ def measure_bits(
         return np.asarray(np.load(path), dtype=np.float64)
     documents = encode(evaluated.tokenizer, [text.text for text in texts])
     with track(what, sum(len(ids) - 1 for ids in documents), "tokens") as advance:
-        nll, _ = document_nll(
-            evaluated.model,
-            documents,
-            max_length=max_length,
-            stride=stride,
-            batch_tokens=settings.batch_tokens,
-            device=evaluated.device,
-            advance=advance,
-        )
-    bits: npt.NDArray[np.float64] = nll / np.log(2)
+        bits = _measure(evaluated, documents, max_length, stride, settings.batch_tokens, advance)
     cache.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as file:
         np.save(file, bits)
     temporary.replace(path)
+    return bits
+
+
+def _measure(
+    evaluated: EvaluatedModel,
+    documents: Sequence[npt.NDArray[np.int64]],
+    max_length: int,
+    stride: int,
+    batch_tokens: int,
+    advance: Callable[[float], None],
+) -> npt.NDArray[np.float64]:
+    if not evaluated.in_process:
+        from reprise.evaluation.backends import document_bits
+
+        return document_bits(evaluated.remote, documents, max_length=max_length, stride=stride, advance=advance)
+    nll, _ = document_nll(
+        evaluated.model,
+        documents,
+        max_length=max_length,
+        stride=stride,
+        batch_tokens=batch_tokens,
+        device=evaluated.device,
+        advance=advance,
+    )
+    bits: npt.NDArray[np.float64] = nll / np.log(2)
     return bits
 
 
@@ -89,6 +105,21 @@ def encode(tokenizer: Any, texts: Sequence[str]) -> list[npt.NDArray[np.int64]]:
         return []
     encoded = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
     return [np.array([start, *ids], dtype=np.int64) for ids in encoded]
+
+
+def language_totals(texts: Sequence[Text], bits: npt.NDArray[np.float64]) -> dict[str, float]:
+    """Language -> bits per byte of all its texts.
+
+    Args:
+        texts: the documents.
+        bits: float64[len(texts)], of each.
+    """
+    num_bytes = np.array([len(text.text.encode()) for text in texts], dtype=np.float64)
+    return {
+        language: float(bits[members].sum() / num_bytes[members].sum())
+        for (language, source, _), members in group_texts(texts)
+        if source is None
+    }
 
 
 def group_texts(texts: Sequence[Text]) -> Iterator[tuple[tuple[str, str | None, str | None], npt.NDArray[np.int64]]]:

@@ -6,6 +6,7 @@ results.json
   bits_per_byte  [{language, source, topic, before, after, change, ci, tolerance, verdict, num_bytes, documents}];
                  source and topic null: the language's total; topic null: the source's total
   benchmarks     see `benchmarks.py`
+  curve          [{kind, stage, tokens, factor, bits_per_byte, change, scores}]: see `curves.py`
   samples        [{language, prompt, before, after}]: what each model writes after the same beginnings
   settings       number format, window, fingerprints of both models
 """
@@ -21,6 +22,7 @@ from reprise.documents.table import DOCUMENTS, read_table
 from reprise.errors import UserError
 from reprise.evaluation.benchmarks import BenchmarkRunner, compare_benchmarks, group_means
 from reprise.evaluation.continuations import choose_prompts, continue_prompts
+from reprise.evaluation.curves import measure_curve, trained_model
 from reprise.evaluation.evaluated import EvaluatedModel
 from reprise.evaluation.heldout import Text, group_texts, measure_bits
 from reprise.evaluation.retention import compare_rates, headline
@@ -35,7 +37,7 @@ def run(work: Work, *, evaluation: Evaluation, model: Model, last_stage: str, se
     """Measure both models and judge.
 
     Args:
-        work: reads `score` (held-out documents) and `last_stage` (the trained model).
+        work: reads `score` (held-out documents) and the training stages, in order.
         evaluation: what is measured.
         model: the base model.
         last_stage: the training stage whose model is judged, such as `train-2`.
@@ -45,9 +47,12 @@ def run(work: Work, *, evaluation: Evaluation, model: Model, last_stage: str, se
         UserError: there is no held-out document.
     """
     texts = read_held_out(work.inputs["score"] / DOCUMENTS)
-    folder = work.inputs[last_stage] / "model"
-    trained = model.model_copy(update={"path": str(folder), "gguf_file": None, "revision": None})
+    trained = trained_model(model, work.inputs[last_stage])
     results = compare_models(model, trained, texts, evaluation, cache=work.cache, seed=seed)
+    if evaluation.backend.kind == "transformers":
+        stages = [folder for name, folder in work.inputs.items() if name.startswith("train-")]
+        scratch = work.output / "model"
+        results["curve"] = measure_curve(model, stages, texts, evaluation, cache=work.cache, scratch=scratch, seed=seed)
     write_json(work.output / RESULTS, results)
     work.counts.update(documents=len(texts), bytes=sum(len(text.text.encode()) for text in texts))
     work.counts["headline"] = results["headline"]

@@ -149,7 +149,7 @@ def document_nll(
     windows = [
         (document, *window)
         for document, ids in enumerate(documents)
-        for window in _windows(len(ids), max_length, stride)
+        for window in cut_windows(len(ids), max_length, stride)
     ]
     for batch in _batches(windows, fit_batch(batch_tokens, device)):
         longest = max(end - begin for _, begin, end, _ in batch)
@@ -166,8 +166,8 @@ def document_nll(
     return nll, scored
 
 
-def _windows(length: int, max_length: int, stride: int) -> Iterator[tuple[int, int, int]]:
-    """(begin, end, first scored token) of each window over a document."""
+def cut_windows(length: int, max_length: int, stride: int) -> Iterator[tuple[int, int, int]]:
+    """(begin, end, first scored token) of each window over a document of `length` tokens."""
     if not 1 <= stride < max_length:
         raise ValueError(f"stride must be at least 1 and below max_length={max_length}, got {stride}")
     first = 1

@@ -3,11 +3,11 @@
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from reprise.recipe.fields import Count, Settings, Share
+from reprise.recipe.fields import Count, ServerUrl, Settings, Share
 
 SUITES: dict[str, tuple[str, ...]] = {
     "paper": (
@@ -39,6 +39,30 @@ def benchmark_folders(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(folder for folder in folders if folder is not None))
 
 
+class Backend(Settings):
+    """What computes the measures."""
+
+    kind: Literal["transformers", "openai", "vllm"] = "transformers"
+    """`transformers`: in this process. `openai`: a server that tells the log-probabilities of a prompt, as vLLM does.
+    `vllm`: vLLM's engine, in process."""
+    base_url: ServerUrl | None = None
+    """Address of the server, such as http://127.0.0.1:8000/v1."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Environment variable that holds the key of the server; the key itself is never written anywhere."""
+    served_names: dict[str, str] = {}
+    """Path of a model -> its name at the server; a model that is not here has its path as its name."""
+    requests_in_flight: Annotated[int, Field(ge=1)] = 16
+    """Requests that the server gets at one time."""
+    engine_options: dict[str, Any] = {}
+    """Arguments for vLLM's engine, such as `tensor_parallel_size: 4`."""
+
+    @model_validator(mode="after")
+    def _server_has_an_address(self) -> "Backend":
+        if (self.kind == "openai") != (self.base_url is not None):
+            raise ValueError("kind `openai` and `base_url` go together")
+        return self
+
+
 class Evaluation(Settings):
     """Held-out bits per byte, benchmarks, and the retention verdict."""
 
@@ -50,6 +74,11 @@ class Evaluation(Settings):
     """Folder of local benchmark files; null loads from the Hub."""
     limit: Count = 0
     """Questions per benchmark; 0: all. A sample is marked as such."""
+    backend: Backend = Backend()
+    curve_benchmarks: list[str] = []
+    """Those of the benchmarks that every kept checkpoint and merge is asked, too; each is kept in the cache."""
+    merge_factors: list[Annotated[float, Field(gt=0.0, lt=1.0)]] = []
+    """Also measure mixtures of the trained and the base weights, such as [0.25, 0.5, 0.75]; 0 would be the base."""
     tolerance: dict[str, Share] = {"en": 0.02}
     """Kept language -> largest relative rise of its bits per byte that still counts as kept."""
     benchmark_tolerance: Share = 0.01
@@ -71,7 +100,7 @@ class Evaluation(Settings):
     sample_tokens: Count = 64
     """Most tokens of such a continuation; 0: none is written."""
 
-    @field_validator("benchmarks")
+    @field_validator("benchmarks", "curve_benchmarks")
     @classmethod
     def _known(cls, names: list[str]) -> list[str]:
         known = [*SUITES, *dict.fromkeys(name for suite in SUITES.values() for name in suite)]
@@ -81,6 +110,15 @@ class Evaluation(Settings):
                 hint = f"did you mean {near[0]!r}? " if near else ""
                 raise ValueError(f"there is no benchmark {name!r}; {hint}known are: {', '.join(known)}")
         return names
+
+    @model_validator(mode="after")
+    def _curve_can_be_measured(self) -> "Evaluation":
+        if (self.merge_factors or self.curve_benchmarks) and self.backend.kind != "transformers":
+            raise ValueError("merge_factors and curve_benchmarks need backend.kind transformers")
+        other = set(expand_benchmarks(self.curve_benchmarks)) - set(expand_benchmarks(self.benchmarks))
+        if other:
+            raise ValueError(f"curve_benchmarks: {', '.join(sorted(other))} must also be among `benchmarks`")
+        return self
 
     @model_validator(mode="after")
     def _window_moves_less_than_its_length(self) -> "Evaluation":

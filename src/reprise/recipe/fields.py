@@ -1,9 +1,10 @@
 """The kinds of value that settings are made of."""
 
+import urllib.parse
 from decimal import Decimal, InvalidOperation
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 _SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 
@@ -15,6 +16,9 @@ class Settings(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+
+    means: ClassVar[frozenset[str]] = frozenset()
+    """Names of fields that change nothing in what a stage writes but its speed and its records."""
 
 
 def parse_count(value: Any) -> Any:
@@ -38,6 +42,20 @@ Count = Annotated[int, BeforeValidator(parse_count), Field(ge=0)]
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 """A part of a whole, 0 to 1."""
+
+
+def check_server_url(url: str) -> str:
+    """The address without a slash at its end; ValueError where it is none, or carries a key."""
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("write an address with http:// or https://, such as http://127.0.0.1:8000/v1")
+    if parts.username or parts.password or parts.query:
+        raise ValueError("an address in the recipe carries no key; put the key into the variable of api_key_env")
+    return url.rstrip("/")
+
+
+ServerUrl = Annotated[str, AfterValidator(check_server_url)]
+"""Address of a server, without credentials."""
 
 
 def check_sum(shares: dict[str, float], what: str) -> None:

@@ -1,11 +1,10 @@
 """A model that answers requests: for labels and for synthesis."""
 
-import urllib.parse
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from reprise.recipe.fields import Count, Settings, Share
+from reprise.recipe.fields import Count, ServerUrl, Settings, Share
 
 
 class Generator(Settings):
@@ -15,7 +14,7 @@ class Generator(Settings):
     """`transformers`: in this process. `openai`: any OpenAI-compatible server. `vllm`: vLLM's engine, in process."""
     model: str | None = None
     """Model directory or name; null takes the base model of the recipe (only with `transformers` and `vllm`)."""
-    base_url: str | None = None
+    base_url: ServerUrl | None = None
     """Address of the server, such as http://127.0.0.1:8000/v1."""
     api_key_env: str = "OPENAI_API_KEY"
     """Environment variable that holds the key; the key itself is never written anywhere."""
@@ -45,18 +44,6 @@ class Generator(Settings):
     """Where `transformers` computes."""
     engine_options: dict[str, Any] = {}
     """Arguments for vLLM's engine, such as `tensor_parallel_size: 4`."""
-
-    @field_validator("base_url")
-    @classmethod
-    def _no_credentials(cls, url: str | None) -> str | None:
-        if url is None:
-            return None
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("write an address with http:// or https://, such as http://127.0.0.1:8000/v1")
-        if parts.username or parts.password or parts.query:
-            raise ValueError("an address in the recipe carries no key; put the key into the variable of api_key_env")
-        return url.rstrip("/")
 
     @model_validator(mode="after")
     def _server_is_named(self) -> "Generator":

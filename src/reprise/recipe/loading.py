@@ -67,7 +67,7 @@ def parse_recipe(text: str, overrides: Sequence[str] = (), where: str = "recipe"
     if not isinstance(data, dict):
         raise UserError("a recipe is a list of settings, `name: value`", where=where, remedy="see `reprise init`")
     for override in overrides:
-        _apply(data, override)
+        apply_override(data, override)
     return check(Recipe, data, where)
 
 
@@ -83,8 +83,8 @@ def check(section: type[Section], data: Any, where: str) -> Section:
         raise UserError(_explain(section, error), where=where) from None
 
 
-def _apply(data: dict[str, Any], override: str) -> None:
-    """Set one dotted name in the raw recipe."""
+def apply_override(data: dict[str, Any], override: str) -> None:
+    """Set one dotted name in raw settings."""
     dotted, equals, value = override.partition("=")
     if not equals or not dotted:
         raise UserError(
