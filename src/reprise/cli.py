@@ -38,7 +38,7 @@ def main() -> NoReturn:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        app(arguments, standalone_mode=False)
+        code = app(arguments, standalone_mode=False)  # the code of typer.Exit, which it catches itself
     except UserError as error:
         if debug:
             raise
@@ -51,7 +51,7 @@ def main() -> NoReturn:
         sys.exit(143 if isinstance(stop, _Stopped) else 130)
     except Exception as error:
         _leave(error, debug)
-    sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 class _Stopped(BaseException):
