@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lm_eval.api.model import LM
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from tests.evaluation.conftest import make_model, make_tokenizer
@@ -302,7 +303,8 @@ def test_wilson_interval_covers():
             chance = math.comb(count, right) * share**right * (1 - share) ** (count - right)
             hits += chance * (low <= share <= high)
         assert 0.92 < hits < 0.99
-    assert wilson(0.0, 10)[0] == 0.0 and wilson(1.0, 10)[1] == pytest.approx(1.0)
+    for count in range(1, 200):
+        assert wilson(0.0, count)[0] == 0.0 and wilson(1.0, count)[1] == 1.0
 
 
 def test_finished_benchmarks_are_not_run_again(data, tiny_model, tmp_path, monkeypatch):
@@ -397,6 +399,53 @@ def test_prompts_of_programs_are_those_of_the_harness(tmp_path):
     assert ours.doc_to_target(doc) == Template(theirs["doc_to_target"]).render(**doc, is_fewshot=True)
     assert ours.config.generation_kwargs["until"] == theirs["generation_kwargs"]["until"]
     assert [example["text"] for example in ours.fewshot_docs()][:1] == ["Say it back."]
+
+
+class Oracle(LM):
+    """Says what it is told; keeps the prompts."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer, self.prompts = answer, []
+
+    def generate_until(self, requests):
+        self.prompts += [request.args[0] for request in requests]
+        return [self.answer for _ in requests]
+
+    def loglikelihood(self, requests):
+        raise AssertionError
+
+    loglikelihood_rolling = loglikelihood
+
+
+@pytest.mark.parametrize(("said", "score"), [("So the answer is (J).", 1.0), ("The answer is A", 0.0)])
+def test_mmlu_pro_from_local_files(tmp_path, said, score):
+    questions = [
+        item("p", n, "test", "computer science") | {"choices": [f"c{k}" for k in range(10)], "answer": "J"}
+        for n in range(3)
+    ]
+    example = questions[0] | {"question": "Example?", "solution": "It is c9. The answer is (J)."}
+    write(tmp_path / "mmlu-pro", test=questions, dev=[example])
+    tasks = harness.local_tasks(BENCHMARKS["mmlu-pro"], read_set(tmp_path, "mmlu-pro"))
+    lm = Oracle(said)
+    logs = harness.run_tasks(lm, tasks, {"mmlu_pro_computer_science": [0, 1, 2]})
+    found = harness.ordered(logs["mmlu_pro_computer_science"], "exact_match", "custom-extract")
+    assert [value for _, value in found] == [score] * 3
+    assert "Example?" in lm.prompts[0] and "Let's think step by step. It is c9." in lm.prompts[0]
+    assert lm.prompts[0].index("J. c9") and lm.prompts[0].rstrip().endswith("Answer: Let's think step by step.")
+
+
+def test_bbh_from_local_files(tmp_path):
+    questions = [item("b", n, "test", "boolean_expressions", kind="gen") | {"answer": "True"} for n in range(2)]
+    write(tmp_path / "bbh", test=questions)
+    tasks = harness.local_tasks(BENCHMARKS["bbh"], read_set(tmp_path, "bbh"))
+    lm = Oracle("True")
+    logs = harness.run_tasks(lm, tasks, {"bbh_fewshot_boolean_expressions": [0, 1]})
+    assert [value for _, value in harness.ordered(logs["bbh_fewshot_boolean_expressions"], "exact_match", "none")] == [
+        1,
+        1,
+    ]
+    assert lm.prompts[0].count("Q: ") == 4 and lm.prompts[0].endswith(f"Q: {questions[0]['question']}\nA:")
 
 
 EVALSETS = Path(os.environ.get("REPRISE_EVALSETS", Path(__file__).parents[2] / ".." / "shared" / "evalsets"))

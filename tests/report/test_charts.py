@@ -5,7 +5,7 @@ import plotly.graph_objects as go
 import pytest
 
 from reprise.recipe import Recipe
-from reprise.report import charts
+from reprise.report import charts, retention
 from reprise.report.facts import changes_so_far, gather
 from reprise.report.page import count, duration, fixed, percent
 from reprise.workspace import Json, Workspace
@@ -23,7 +23,7 @@ def colored(value: Json) -> Json:
 
 
 def all_charts(facts: Json) -> list[Json]:
-    plane = charts.plane_chart({"run": facts}, ["en"])
+    plane = retention.plane_chart({"run": facts}, ["en"])
     return [*charts.course_charts(facts), *charts.perplexity_charts(facts), *([plane] if plane else [])]
 
 
@@ -83,17 +83,75 @@ def test_the_change_of_the_held_out_loss_is_what_the_metrics_say(unchanged: Run)
 
 def test_the_plane_joins_the_validations_of_each_run(unchanged: Run) -> None:
     facts = gather(*unchanged)
-    alone = charts.plane_chart({"run": facts}, ["en"])
-    both = charts.plane_chart({"one": facts, "two": facts}, ["en"])
+    alone = retention.plane_chart({"run": facts}, ["en"])
+    both = retention.plane_chart({"one": facts, "two": facts}, ["en"])
     assert alone and both
     assert [trace["name"] for trace in alone["traces"]] == ["zh against en"]
     assert [trace["name"] for trace in both["traces"]] == ["one: zh against en", "two: zh against en"]
     first, last = alone["table"]["rows"][0], alone["table"]["rows"][-1]
-    assert first == ["zh against en", 0, 0.0, 0.0]
+    assert first == ["zh against en", "after 0 tokens", 0.0, 0.0]
     changes = {change["language"]: 100 * change["change"] for change in changes_so_far(facts["training"])}
     assert last[2:] == pytest.approx([-changes["zh"], changes["en"]])
-    assert charts.plane_chart({"run": facts}, ["fr"]) is None  # nothing to keep
-    assert charts.plane_chart({"run": facts}, ["zh", "en"]) is None  # nothing new
+    assert retention.plane_chart({"run": facts}, ["fr"]) is None  # nothing to keep
+    assert retention.plane_chart({"run": facts}, ["zh", "en"]) is None  # nothing new
+
+
+def curve_row(kind: str, tokens: int | None, zh: float, en: float, factor: float | None = None) -> Json:
+    change = {"zh": zh / 2.0 - 1, "en": en / 1.0 - 1}
+    at = {"kind": kind, "stage": None if tokens is None else 1, "tokens": tokens, "factor": factor}
+    return at | {"bits_per_byte": {"zh": zh, "en": en}, "change": change, "scores": {"arc-easy": 0.5 - en / 10}}
+
+
+CURVE = [
+    curve_row("base", 0, 2.0, 1.0),
+    curve_row("checkpoint", 500, 1.8, 1.02),
+    curve_row("checkpoint", 1000, 1.6, 1.05),
+    curve_row("merge", None, 1.65, 1.01, 0.75),
+    curve_row("merge", None, 1.75, 0.99, 0.5),
+]
+
+
+def test_the_plane_has_a_point_per_checkpoint_and_per_merge_factor(unchanged: Run) -> None:
+    facts = gather(*unchanged) | {"curve": CURVE}
+    plane = retention.plane_chart({"run": facts}, ["en"])
+    assert plane and [trace["name"] for trace in plane["traces"]] == [
+        "zh against en checkpoints",
+        "zh against en merges",
+    ]
+    run, merges = plane["traces"]
+    assert run["y"] == pytest.approx([0, 10, 20]) and run["x"] == pytest.approx([0, 2, 5])
+    assert merges["customdata"] == ["after 0 tokens", "merge 0.5", "merge 0.75", "after 1,000 tokens"]
+    assert merges["y"] == pytest.approx([0, 12.5, 17.5, 20]) and merges["x"] == pytest.approx([0, -1, 1, 5])
+    both = retention.plane_chart({"one": facts, "two": facts | {"curve": []}}, ["en"])
+    assert both and len(both["traces"]) == 3
+    for chart in (plane, both):
+        go.Figure(data=colored(chart["traces"]), layout=colored(chart["layout"]))
+
+
+def test_forgetting_and_scores_over_checkpoints(unchanged: Run) -> None:
+    forgetting, scores = retention.curve_charts(gather(*unchanged) | {"curve": CURVE})
+    assert [(trace["name"], trace["y"]) for trace in forgetting["traces"][:2]] == [
+        ("zh", pytest.approx([0, -10, -20])),
+        ("en", pytest.approx([0, 2, 5])),
+    ]
+    assert forgetting["traces"][2]["name"] == "tolerance of en"
+    assert scores["traces"][0]["y"] == pytest.approx([40, 39.8, 39.5]) and scores["table"]["rows"][2][0] == 1000
+    for chart in (forgetting, scores):
+        go.Figure(data=colored(chart["traces"]), layout=colored(chart["layout"]))
+    assert retention.curve_charts(gather(*unchanged) | {"curve": [CURVE[0], CURVE[2]]}) == []
+
+
+def test_benchmarks_while_training_are_one_curve_over_the_stages(unchanged: Run) -> None:
+    facts = gather(*unchanged)
+    assert "chart-benchmarks" not in [chart["id"] for chart in charts.course_charts(facts)]
+    for stage, scores in zip(facts["training"], ((0.25, 0.3), (0.35, 0.2)), strict=True):
+        stage["benchmarks"] = [
+            {"tokens": tokens, "scores": {"sciq": score}} for tokens, score in zip((100, 200), scores, strict=True)
+        ]
+    (chart,) = [chart for chart in charts.course_charts(facts) if chart["id"] == "chart-benchmarks"]
+    first = facts["training"][0]["tokens"]
+    assert chart["traces"][0]["x"] == [100, 200, first + 100, first + 200]
+    assert chart["traces"][0]["y"] == pytest.approx([25, 30, 35, 20])
 
 
 def test_a_topic_has_one_colour_in_every_chart(unchanged: Run) -> None:

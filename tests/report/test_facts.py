@@ -8,6 +8,7 @@ import pytest
 
 from reprise.errors import UserError
 from reprise.recipe import Recipe
+from reprise.report import facts as facts_module
 from reprise.report.build import HTML, JSON, compare_report, run, write_report
 from reprise.report.facts import finite, gather, stage_names
 from reprise.workspace import Work, Workspace, write_json
@@ -84,8 +85,19 @@ def test_events_are_restarts_guards_and_changes_by_hand(unchanged: Run) -> None:
 def test_the_machine_and_its_hours_are_those_of_training(unchanged: Run) -> None:
     facts = gather(*unchanged)
     machine = facts["repeat"]["machine"]
-    assert machine["process_hours_of_training"] == round(sum(s["seconds"] for s in facts["training"]) / 3600, 3)
+    cost = facts["repeat"]["cost"]
+    assert cost["process_hours"] == round(sum(s["seconds"] for s in facts["training"]) / 3600, 4)
+    assert cost["tokens"] == sum(s["tokens"] for s in facts["training"]) and cost["price"] is None
     assert machine["versions"]["torch"]
+
+
+def test_cost_has_flops_and_price_where_they_are_known(unchanged: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace, recipe = unchanged
+    monkeypatch.setattr(facts_module, "_flops_per_token", lambda model, seq_len: 6e8)
+    priced = recipe.model_copy(update={"hardware": recipe.hardware.model_copy(update={"price_per_hour": 2.5})})
+    cost = gather(workspace, priced)["repeat"]["cost"]
+    assert cost["training_flops"] == 6e8 * cost["tokens"] > 0
+    assert cost["price"] == pytest.approx(2.5 * cost["process_hours"], rel=1e-2)
 
 
 def test_a_result_of_an_older_stage_is_named(finished: Run) -> None:

@@ -163,7 +163,7 @@ def wilson(score: float, count: int, z: float = 1.959964) -> tuple[float, float]
     """95 % interval of a share (Wilson 1927), which keeps inside 0 and 1 for small counts."""
     centre = (score + z * z / (2 * count)) / (1 + z * z / count)
     width = z / (1 + z * z / count) * math.sqrt(score * (1 - score) / count + z * z / (4 * count * count))
-    return max(0.0, centre - width), min(1.0, centre + width)
+    return min(score, max(0.0, centre - width)), max(score, min(1.0, centre + width))
 
 
 def compare_benchmarks(

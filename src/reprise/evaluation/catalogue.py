@@ -92,7 +92,12 @@ def _generation(name: str, **config: Any) -> dict[str, Any]:
 
 def _by_subject(prefix: str, convert: Callable[[Item], columns.Columns]) -> Callable[[LocalSet], list[Part]]:
     """One task per subject, as the harness cuts MMLU, CMMLU and C-Eval."""
-    return lambda items: [Part(f"{prefix}{name}", {}, items.subject(name), convert) for name in items.subjects()]
+
+    def parts(items: LocalSet) -> list[Part]:
+        names = items.subjects()
+        return [Part(f"{prefix}{name.replace(' ', '_')}", {}, items.subject(name), convert) for name in names]
+
+    return parts
 
 
 def _whole(
@@ -230,8 +235,9 @@ _ALL = [
     Benchmark("icl-probe", "en", 0, _probe, "", differs="written here; not in the paper"),
     Benchmark("ceval-0shot", "zh", 0, _by_subject("ceval-valid_", columns.ceval), "ceval-valid", ("ceval",)),
     Benchmark("cmmlu-0shot", "zh", 0, _by_subject("cmmlu_", columns.cmmlu), "cmmlu", ("cmmlu",)),
-    Benchmark("bbh", "en", 3, lambda items: [], "bbh_fewshot", ("bbh/fewshot",), metric="exact_match"),
-    Benchmark("mmlu-pro", "en", 5, lambda items: [], "mmlu_pro", ("mmlu_pro",),
+    Benchmark("bbh", "en", 3, _by_subject("bbh_fewshot_", columns.bbh), "bbh_fewshot", ("bbh/fewshot",),
+              metric="exact_match"),
+    Benchmark("mmlu-pro", "en", 5, _by_subject("mmlu_pro_", columns.mmlu_pro), "mmlu_pro", ("mmlu_pro",),
               metric="exact_match", filter="custom-extract"),
 ]  # fmt: skip
 

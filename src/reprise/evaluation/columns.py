@@ -86,6 +86,27 @@ def scieval(item: Item) -> Columns:
     return {"query": f"{question}\nAnswer:", "choices": choices, "gold": right}
 
 
+def bbh(item: Item) -> Columns:
+    """`bbh_fewshot_*`: the question and its answer."""
+    return {"input": item["question"], "target": item["answer"]}
+
+
+_THINKS = "A: Let's think step by step. "
+"""How the worked examples of MMLU-Pro begin, in its own files."""
+
+
+def mmlu_pro(item: Item) -> Columns:
+    """`mmlu_pro_*`: up to ten choices; an example reasons before it answers."""
+    reasoning = item.get("solution") or f"The answer is ({item['answer'][0]})."
+    return {
+        "question": item["question"],
+        "options": item["choices"],
+        "answer": item["answer"][0],
+        "cot_content": f"{_THINKS}{reasoning.removeprefix(_THINKS)}",
+        "category": item["subject"].replace("_", " "),
+    }
+
+
 def program(item: Item) -> Columns:
     """HumanEval: what the prompt, the tests and the entry point are."""
     return {"prompt": item["question"], "test": item["test"], "entry_point": item["entry_point"]}

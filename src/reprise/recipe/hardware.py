@@ -19,3 +19,5 @@ class Hardware(Settings):
     """Parameters of the model, for the plan where its configuration is not at hand."""
     utilisation: Annotated[float, Field(gt=0.0, le=1.0)] = 0.4
     """Share of the peak that training reaches (MFU)."""
+    price_per_hour: Annotated[float, Field(ge=0.0)] = 0.0
+    """Price of an hour of one training process (one GPU), in any currency, for the cost in the report; 0: not told."""

@@ -34,7 +34,7 @@ def label(language: str, source: str | None, topic: str | None) -> str:
 
 def course_charts(facts: Json) -> list[Json]:
     """How training went: training loss, held-out loss, topic weights, learning rate, speed."""
-    charts = [_loss(facts), *_held_out(facts), *_weight_charts(facts), *_small_series(facts)]
+    charts = [_loss(facts), *_held_out(facts), _benchmarks(facts), *_weight_charts(facts), *_small_series(facts)]
     return [chart for chart in charts if chart]
 
 
@@ -70,7 +70,7 @@ def _stage_marks(facts: Json) -> Json:
     return {"shapes": shapes, "annotations": notes}
 
 
-def _line(name: str, xs: Sequence[float], ys: Sequence[float | None], index: int, *, markers: bool = False) -> Json:
+def draw_line(name: str, xs: Sequence[float], ys: Sequence[float | None], index: int, *, markers: bool = False) -> Json:
     """One curve."""
     return {
         "type": "scatter",
@@ -119,7 +119,7 @@ def _loss(facts: Json) -> Json | None:
         for stage, offset in zip(facts["training"], _offsets(facts), strict=True)
         for event in stage["events"]
     ]
-    traces = [_line("training loss", xs, ys, 0)]
+    traces = [draw_line("training loss", xs, ys, 0)]
     names = ["training loss"]
     for index, (kind, symbol) in enumerate((("resume", "triangle-up"), ("guard", "x")), start=1):
         places = [tokens for tokens, found in events if found == kind]
@@ -127,17 +127,17 @@ def _loss(facts: Json) -> Json | None:
             names.append({"resume": "restart", "guard": "guard's event"}[kind])
             near = [ys[min(range(len(xs)), key=lambda i: abs(xs[i] - place))] for place in places]
             traces.append(
-                _line(names[-1], places, near, index)
+                draw_line(names[-1], places, near, index)
                 | {"mode": "markers", "marker": {"size": 11, "symbol": symbol, "color": f"var(--c{index})"}}
             )
     width = max(stage["series"]["steps_per_point"] for stage in facts["training"])
     note = "Loss of each step on the text it trained on." if width == 1 else f"Each point is the mean of {width} steps."
-    return _chart(
+    return make_chart(
         "loss",
         "Training loss",
         f"{note} It moves with the mixture, so judge progress by the held-out text below.",
         traces,
-        _tokens_axis(facts, "nats per token"),
+        tokens_axis(facts, "nats per token"),
         names,
         {
             "columns": ["Tokens", "Loss (nats per token)"],
@@ -156,7 +156,8 @@ def _joined(facts: Json, name: str) -> tuple[list[int], list[float | None]]:
     return xs, ys
 
 
-def _tokens_axis(facts: Json, y_title: str) -> Json:
+def tokens_axis(facts: Json, y_title: str) -> Json:
+    """Layout of a chart over the tokens of a run."""
     return {
         "xaxis": {"title": {"text": "tokens trained"}, "rangemode": "tozero"},
         "yaxis": {"title": {"text": plot_text(y_title)}},
@@ -164,9 +165,10 @@ def _tokens_axis(facts: Json, y_title: str) -> Json:
     } | _stage_marks(facts)
 
 
-def _chart(
+def make_chart(
     name: str, title: str, note: str, traces: list[Json], layout: Json, names: Sequence[str], table: Json
 ) -> Json:
+    """A chart (see the top) from its curves and their names."""
     return {
         "id": "chart-" + re.sub(r"\W+", "-", name),
         "title": title,
@@ -213,7 +215,7 @@ def _held_out(facts: Json) -> list[Json | None]:
     chart = change_chart(
         "languages", "Held-out text, by language", facts, {k[0]: v for k, v in series.items() if not k[1]}
     )
-    charts = [_with_tolerances(chart, facts["tolerance"])] if chart else []
+    charts = [with_tolerances(chart, facts["tolerance"])] if chart else []
     for language in languages:
         sources = {k[1]: v for k, v in series.items() if k[0] == language and k[1] and k[2] is None}
         if len(sources) > 1:
@@ -227,14 +229,14 @@ def _held_out(facts: Json) -> list[Json | None]:
     return charts
 
 
-def _with_tolerances(chart: Json, tolerance: dict[str, float]) -> Json:
+def with_tolerances(chart: Json, tolerance: dict[str, float]) -> Json:
     """The chart of the languages with a line where the tolerance of each kept language ends."""
     names = [trace["name"] for trace in chart["traces"]]
     end = max(x for trace in chart["traces"] for x in trace["x"])
     for language, share in tolerance.items():
         if language in names:
             name, color = f"tolerance of {language}", names.index(language) % COLORS
-            line = _line(name, [0, end], [100 * share] * 2, color) | {"hoverinfo": "skip"}
+            line = draw_line(name, [0, end], [100 * share] * 2, color) | {"hoverinfo": "skip"}
             line["line"] |= {"dash": "dot", "width": 1}
             chart["traces"].append(line)
             chart["legend"].append({"name": name, "color": color, "dash": "dot"})
@@ -248,16 +250,18 @@ def change_chart(
     if not series:
         return None
     traces = [
-        _line(key, [x for x, _ in points], [100 * (value / points[0][1] - 1) for _, value in points], i, markers=True)
+        draw_line(
+            key, [x for x, _ in points], [100 * (value / points[0][1] - 1) for _, value in points], i, markers=True
+        )
         | {"customdata": [value for _, value in points], "hovertemplate": "%{y:+.2f} % (%{customdata:.4f})"}
         for i, (key, points) in zip(colors or range(len(series)), series.items(), strict=True)
     ]
-    layout = _tokens_axis(facts, "change of bits per byte, %")
+    layout = tokens_axis(facts, "change of bits per byte, %")
     layout["yaxis"] |= {"zeroline": True, "ticksuffix": " %"}
     tokens = sorted({x for points in series.values() for x, _ in points})
     values = {key: dict(points) for key, points in series.items()}
     rows = [[x, *(values[key].get(x) for key in series)] for x in tokens]
-    return _chart(
+    return make_chart(
         name,
         title,
         "Bits per byte on text that was held out, against the start of training: below zero is better.",
@@ -266,6 +270,35 @@ def change_chart(
         list(series),
         {"columns": ["Tokens", *(f"{key} (bits per byte)" for key in series)], "rows": thin(rows)},
     )
+
+
+def score_chart(
+    name: str, title: str, note: str, facts: Json, points: Sequence[tuple[int, dict[str, float]]]
+) -> Json | None:
+    """Scores of benchmarks over tokens, of those that every point has; None where there is nothing to join."""
+    names = [name for name in points[0][1] if all(name in scores for _, scores in points)] if points else []
+    if not names or len(points) < 2:
+        return None
+    tokens = [place for place, _ in points]
+    curves = [[100 * scores[name] for _, scores in points] for name in names]
+    traces = [draw_line(one, tokens, curves[i], i, markers=True) for i, one in enumerate(names)]
+    layout = tokens_axis(facts, "right answers, %")
+    layout["yaxis"] |= {"ticksuffix": " %"}
+    rows = thin([list(row) for row in zip(tokens, *curves, strict=True)])
+    return make_chart(
+        name, title, f"{note} More is better.", traces, layout, names, {"columns": ["Tokens", *names], "rows": rows}
+    )
+
+
+def _benchmarks(facts: Json) -> Json | None:
+    """Benchmarks that were run while training."""
+    points = [
+        (offset + point["tokens"], point["scores"])
+        for stage, offset in zip(facts["training"], _offsets(facts), strict=True)
+        for point in stage["benchmarks"]
+    ]
+    note = "Share of right answers of the model as it was."
+    return score_chart("benchmarks", "Benchmarks while training", note, facts, points)
 
 
 def _weight_charts(facts: Json) -> list[Json]:
@@ -301,16 +334,16 @@ def _weights_chart(facts: Json, path: str, curves: dict[str, list[tuple[int, flo
     traces = []
     for i, child in zip(topic_colors(facts, language, [names[child] for child in children]), children, strict=True):
         points = curves[child]
-        trace = _line(names[child], [x for x, _ in points], [100 * share for _, share in points], i)
+        trace = draw_line(names[child], [x for x, _ in points], [100 * share for _, share in points], i)
         trace["line"]["shape"] = "hv"
         traces.append(trace | {"hovertemplate": "%{y:.2f} %"})
-    layout = _tokens_axis(facts, f"share of {whole}, %")
+    layout = tokens_axis(facts, f"share of {whole}, %")
     layout["yaxis"] |= {"ticksuffix": " %", "rangemode": "tozero"}
     rows: list[list[Json]] = []
     for child in children:
         first, last = 100 * curves[child][0][1], 100 * curves[child][-1][1]
         rows.append([names[child], first, last, last - first])
-    return _chart(
+    return make_chart(
         f"weights-{path or 'stage'}",
         f"Weights inside {whole}",
         "Shares in what is drawn over tokens. A step is one change, by the policy or by hand.",
@@ -332,10 +365,10 @@ def _small_series(facts: Json) -> list[Json]:
         xs, ys = _joined(facts, name)
         if any(y is not None for y in ys):
             table = {"columns": ["Tokens", title], "rows": thin([list(pair) for pair in zip(xs, ys, strict=True)])}
-            layout = _tokens_axis(facts, unit)
+            layout = tokens_axis(facts, unit)
             layout["yaxis"] |= {"rangemode": "tozero", "exponentformat": "power" if name == "lr" else "SI"}
             charts.append(
-                _chart(name, title, note, [_line(title, xs, ys, 0)], layout, [title], table) | {"small": True}
+                make_chart(name, title, note, [draw_line(title, xs, ys, 0)], layout, [title], table) | {"small": True}
             )
     return charts
 
@@ -352,7 +385,7 @@ def _histogram(index: int, found: Json) -> Json:
     # Bars of a histogram over bins of equal ratio: drawn as a filled step, which a logarithmic axis takes as it is.
     xs = [edge for edge in edges for _ in range(2)]
     ys = [0, *(count for count in counts for _ in range(2)), 0]
-    trace = _line(name, xs, ys, 0) | {"fill": "tozeroy", "fillcolor": "var(--c0-soft)"}
+    trace = draw_line(name, xs, ys, 0) | {"fill": "tozeroy", "fillcolor": "var(--c0-soft)"}
     trace["line"]["width"] = 1.5
     trace["hovertemplate"] = "perplexity %{x:.3~g}: %{y} documents<extra></extra>"
     line = {"color": "var(--text)", "width": 1.5, "dash": "dash"}
@@ -362,7 +395,7 @@ def _histogram(index: int, found: Json) -> Json:
         "shapes": [{"type": "line", "x0": median, "x1": median, "y0": 0, "y1": 1, "yref": "paper", "line": line}],
     }
     rows = [[f"{edges[i]:.4g} to {edges[i + 1]:.4g}", count] for i, count in enumerate(counts)]
-    return _chart(
+    return make_chart(
         f"perplexity-{index}",
         f"Perplexity of {name}",
         f"{found['documents']:,} training documents; the dashed line is the median, {median:.3g}.",
@@ -385,7 +418,7 @@ def curriculum_charts(facts: Json) -> list[Json]:
 def _curriculum_chart(stage: int, language: str, curves: dict[str, list[float | None]]) -> Json:
     shares = [100 * (i + 0.5) / len(next(iter(curves.values()))) for i in range(len(next(iter(curves.values()))))]
     traces = [
-        _line(source, shares, values, i, markers=True) | {"connectgaps": True, "hovertemplate": "%{y:.3~g}"}
+        draw_line(source, shares, values, i, markers=True) | {"connectgaps": True, "hovertemplate": "%{y:.3~g}"}
         for i, (source, values) in enumerate(curves.items())
     ]
     known = [value for values in curves.values() for value in values if value is not None]
@@ -394,7 +427,7 @@ def _curriculum_chart(stage: int, language: str, curves: dict[str, list[float | 
         "yaxis": {"type": "log", "title": {"text": "perplexity"}} | _log_ticks(min(known), max(known)),
         "hovermode": "x unified",
     }
-    return _chart(
+    return make_chart(
         f"curriculum-{stage}-{language}",
         f"Order of {language} in stage {stage}",
         "Median perplexity of the documents along one epoch, in the order in which training reads them: "
@@ -421,54 +454,3 @@ def _log_ticks(low: float, high: float) -> Json:
         step = next((k for k in steps_down if math.floor(high / k) - math.ceil(low / k) >= 2), 0.1 * power)
         shown = [k * step for k in range(math.floor(low / step), math.ceil(high / step) + 1)]
     return {"tickvals": shown, "ticktext": [f"{value:,.10g}" for value in shown]}
-
-
-def plane_chart(runs: dict[str, Json], kept: Sequence[str]) -> Json | None:
-    """Gain against retention: a curve for each run and pair of languages, one point per validation.
-
-    Args:
-        runs: name -> facts of a run; the name of a single run is left out.
-        kept: languages that must be kept; all others are new.
-    """
-    curves: dict[str, list[tuple[int, float, float]]] = {}
-    for name, facts in runs.items():
-        series = {key[0]: dict(points) for key, points in held_out_series(facts).items() if key[1] is None}
-        for new in (language for language in series if language not in kept):
-            for old in (language for language in kept if language in series):
-                curve = f"{new} against {old}"
-                curves[curve if len(runs) == 1 else f"{name}: {curve}"] = _gain_and_loss(series[new], series[old])
-    if not curves or max(map(len, curves.values())) < 2:
-        return None
-    traces = [
-        _line(curve, [loss for _, _, loss in points], [gain for _, gain, _ in points], i, markers=True)
-        | {"customdata": [tokens for tokens, _, _ in points], "hovertemplate": _PLANE_HOVER}
-        for i, (curve, points) in enumerate(curves.items())
-    ]
-    layout = {
-        "xaxis": {"title": {"text": "rise of bits per byte of the kept language, %"}, "zeroline": True},
-        "yaxis": {"title": {"text": "fall in the new language, %"}, "zeroline": True},
-    }
-    return _chart(
-        "plane",
-        "Gain against retention",
-        "One point per validation, joined in the order of training, which begins at zero. Up is gained, right is lost.",
-        traces,
-        layout,
-        list(curves),
-        {
-            "columns": ["Languages", "Tokens", "Gained, %", "Lost, %"],
-            "rows": thin([[curve, *point] for curve, points in curves.items() for point in points]),
-        },
-    )
-
-
-_PLANE_HOVER = "after %{customdata:,} tokens: %{y:+.2f} % gained, %{x:+.2f} % lost"
-
-
-def _gain_and_loss(new: dict[int, float], old: dict[int, float]) -> list[tuple[int, float, float]]:
-    """(tokens, gain in the new language, loss in the old one) in per cent, at the validations that measured both."""
-    shared = [tokens for tokens in new if tokens in old]
-    return [
-        (tokens, 100 * (1 - new[tokens] / new[shared[0]]), 100 * (old[tokens] / old[shared[0]] - 1))
-        for tokens in shared
-    ]

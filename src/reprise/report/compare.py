@@ -1,6 +1,6 @@
 """Several runs -> what differs between them and what came of it."""
 
-from reprise.report import charts
+from reprise.report import charts, retention
 from reprise.report.facts import changes_so_far
 from reprise.workspace import Json
 
@@ -81,7 +81,7 @@ def _held_out(names: list[str], runs: list[Json], languages: list[str]) -> list[
 def _plane(names: list[str], runs: list[Json]) -> list[Json]:
     """Gain against retention of all runs, where they have the same kept and the same new language."""
     kept = list(dict.fromkeys(language for run in runs for language in run["tolerance"]))
-    chart = charts.plane_chart(dict(zip(names, runs, strict=True)), kept)
+    chart = retention.plane_chart(dict(zip(names, runs, strict=True)), kept)
     return [chart] if chart else []
 
 

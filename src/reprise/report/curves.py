@@ -84,6 +84,10 @@ def training_facts(workspace: Workspace, recipe: Recipe, index: int) -> Json:
         "start": next(iter(reversed(_of(everything, "start"))), None),
         "damaged_lines": damaged,
         "series": _series(steps),
+        "benchmarks": [
+            {"tokens": record["tokens"], "scores": {row["benchmark"]: row["score"] for row in record["benchmarks"]}}
+            for record in _of(records, "benchmarks")
+        ],
         "validations": validations,
         "weights": _weights(records),
         "events": [_event(record) for record in records if _is_event(record, stage.topics.policy.name)],

@@ -7,7 +7,7 @@ tolerance       kept language -> largest relative rise of its bits per byte
 topics          language -> its topics, in the recipe's order
 verdict         headline, provisional, verdicts (from the evaluation; while it is missing, from the last validation)
 bits_per_byte   {language, source, topic, before, after, ...}; source and topic null for a language's total
-benchmarks, samples   from the evaluation
+benchmarks, curve, samples   from the evaluation
 corpus          flow, drops, rejects, buckets, perplexity (see corpus.py)
 budget          {stage, language, source, topic, planned, spent, available, epochs}
 order           {stage, language, source, order, ...}
@@ -16,6 +16,7 @@ synthesis       the funnel
 repeat          recipe, seed, files, versions, hardware
 """
 
+import functools
 import json
 import math
 import time
@@ -26,6 +27,7 @@ from reprise import __version__
 from reprise.errors import UserError
 from reprise.mixture.plan import budgets
 from reprise.recipe import Recipe
+from reprise.recipe.model import Model
 from reprise.report.corpus import corpus_facts, excerpt, stage_folder
 from reprise.report.curves import training_facts
 from reprise.workspace import Json, Manifest, Workspace
@@ -59,6 +61,7 @@ def gather(workspace: Workspace, recipe: Recipe) -> Json:
         "benchmarks": results.get("benchmarks", []),
         "groups": results.get("groups", {}),
         "absent": results.get("absent", {}),
+        "curve": results.get("curve", []),
         "samples": results.get("samples", []),
         "corpus": corpus_facts(workspace, recipe),
         "budget": _budget(workspace, recipe, training),
@@ -241,15 +244,41 @@ def _repeat(workspace: Workspace, recipe: Recipe, stages: list[Json], training: 
         "recipe": recipe.model_dump(mode="json"),
         "files": [{"file": name, "bytes": entry["size"], "xxh128": entry["xxh128"]} for name, entry in files.items()],
         "machine": _machine(training),
+        "cost": _cost(recipe, training),
         "seconds": round(sum(stage["seconds"] or 0.0 for stage in stages), 1),
     }
 
 
+def _cost(recipe: Recipe, training: list[Json]) -> Json:
+    """What training has taken until now; price null where the recipe names none, flops where they are not known."""
+    begun = [stage for stage in training if stage["start"]]
+    hours = sum(stage["seconds"] * stage["start"]["processes"] for stage in begun) / 3600
+    tokens = sum(stage["tokens"] for stage in begun)
+    per_token = _flops_per_token(recipe.model.model_dump_json(), recipe.rows.seq_len) if tokens else 0.0
+    return {
+        "tokens": tokens,
+        "training_flops": None if per_token is None else per_token * tokens,
+        "process_hours": round(hours, 4),
+        "price": hours * recipe.hardware.price_per_hour if recipe.hardware.price_per_hour else None,
+    }
+
+
+@functools.lru_cache(maxsize=8)
+def _flops_per_token(model_json: str, seq_len: int) -> float | None:
+    """Of forward and backward pass; None where the model's configuration is not at hand any more."""
+    from reprise.model.flops import training_flops_per_token
+    from reprise.model.loading import load_config
+
+    try:
+        return training_flops_per_token(load_config(Model.model_validate_json(model_json)), seq_len)
+    except UserError:
+        return None
+
+
 def _machine(training: list[Json]) -> Json:
-    """What training ran on, as its last process said when it began, and for how long; None before there was one."""
+    """What training ran on, as its last process said when it began; None before there was one."""
     begun = [stage for stage in training if stage["start"]]
     if not begun:
         return None
-    hours = sum(stage["seconds"] * stage["start"]["processes"] for stage in begun) / 3600
     start = begun[-1]["start"]
-    return start["machine"] | {"processes": start["processes"], "process_hours_of_training": round(hours, 3)}
+    return start["machine"] | {"processes": start["processes"]}

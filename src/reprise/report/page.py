@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 import yaml
 
-from reprise.report import charts, tables
+from reprise.report import charts, retention, tables
 from reprise.report.compare import compare
 from reprise.workspace import Json
 
@@ -30,7 +30,8 @@ def render_report(facts: Json, *, live: bool = False) -> str:
         "course": charts.course_charts(facts),
         "perplexity": charts.perplexity_charts(facts),
         "curriculum": charts.curriculum_charts(facts),
-        "plane": [chart for chart in [charts.plane_chart({facts["run"]["name"]: facts}, kept)] if chart],
+        "curve": retention.curve_charts(facts),
+        "plane": [chart for chart in [retention.plane_chart({facts["run"]["name"]: facts}, kept)] if chart],
     }
     return _render("report.html", facts, drawn, _report_views(facts), title=facts["run"]["name"], live=live)
 
@@ -151,6 +152,7 @@ def _environment() -> jinja2.Environment:
         "count": count,
         "percent": percent,
         "fixed": fixed,
+        "scientific": scientific,
         "duration": duration,
         "words": words,
         "bucket": lambda row: charts.label(row["language"], row["source"], row["topic"]),
@@ -196,6 +198,12 @@ def change(row: Json) -> str:
 def fixed(value: float | None, digits: int = 3) -> str:
     """A number with so many decimals."""
     return "–" if value is None else f"{value:,.{digits}f}".replace("-", "\u2212")
+
+
+def scientific(value: float) -> str:
+    """A large number as `2.31 x 10^18`, with a true sign of multiplication."""
+    digits, exponent = f"{value:.2e}".split("e")
+    return f"{digits}\u202f\u00d7\u202f10^{int(exponent)}"
 
 
 def duration(seconds: float | None) -> str:
