@@ -20,6 +20,8 @@ from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.model import Model
 from reprise.training.export import export_checkpoint, merge_with_base
 
+pytestmark = pytest.mark.slow
+
 TEXTS = [
     Text("The river runs to the sea.", "en", "web"),
     Text("河水流向大海。", "zh", "web"),

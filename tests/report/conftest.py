@@ -16,7 +16,7 @@ from reprise.recipe import Recipe, read_preset
 from reprise.recipe.loading import parse_recipe
 from reprise.tokens.encoder import Encoder
 from reprise.tokens.store import StoreBuilder
-from reprise.workspace import Workspace, write_json
+from reprise.workspace import Json, Workspace, write_json
 
 TOPICS = {"en": "Law and Policy", "zh": "Medicine and Health"}
 
@@ -309,6 +309,21 @@ def _validation(recipe: Recipe, index: int, step: int, tokens: float, rng: np.ra
     return {"kind": "validation", "step": step, "tokens": tokens, "seconds": 2.0 * step, "validation": entries}
 
 
+def curve_row(kind: str, tokens: int | None, zh: float, en: float, factor: float | None = None) -> Json:
+    change = {"zh": zh / 2.0 - 1, "en": en / 1.0 - 1}
+    at = {"kind": kind, "stage": None if tokens is None else 1, "tokens": tokens, "factor": factor}
+    return at | {"bits_per_byte": {"zh": zh, "en": en}, "change": change, "scores": {"arc-easy": 0.5 - en / 10}}
+
+
+CURVE = [
+    curve_row("base", 0, 2.0, 1.0),
+    curve_row("checkpoint", 500, 1.8, 1.02),
+    curve_row("checkpoint", 1000, 1.6, 1.05),
+    curve_row("merge", None, 1.65, 1.01, 0.75),
+    curve_row("merge", None, 1.75, 0.99, 0.5),
+]
+
+
 def write_results(folder: Path, rng: np.random.Generator) -> None:
     """Results of the evaluation: Chinese gained, English kept."""
     rows = []
@@ -350,6 +365,8 @@ def write_results(folder: Path, rng: np.random.Generator) -> None:
             "groups": {"before": {"ARC": 0.55}, "after": {"ARC": 0.54}},
             "benchmarks": BENCHMARKS,
             "samples": SAMPLES,
+            "curve": CURVE,
+            "settings": {"harness": "0.4.13"},
             "absent": {"humaneval": "runs programs"},
         },
     )

@@ -137,6 +137,15 @@ def test_text_and_curves_stand_out_from_the_ground(open_page: Callable[..., Any]
         assert ratio >= (3.0 if what.startswith("line") else 4.5), (what, ratio)
 
 
+def test_checkpoints_and_merges_are_told_apart(open_page: Callable[..., Any], address: str) -> None:
+    page = open_page(address)
+    names = page.locator("#chart-plane ~ .legend button").all_text_contents()
+    assert [name.strip() for name in names] == ["zh against en checkpoints", "zh against en merges"]
+    page.locator("#chart-plane-numbers summary").click()
+    assert "merge 0.75" in page.locator("#chart-plane-numbers tbody").text_content()
+    assert page.locator("#chart-curve").is_visible() and page.locator("#chart-scores").is_visible()
+
+
 def test_charts_follow_the_scheme(open_page: Callable[..., Any], address: str) -> None:
     page = open_page(address, color_scheme="light")
     stroke = "() => getComputedStyle(document.querySelector('#chart-loss path.js-line')).stroke"

@@ -82,7 +82,7 @@ def test_the_change_of_the_held_out_loss_is_what_the_metrics_say(unchanged: Run)
 
 
 def test_the_plane_joins_the_validations_of_each_run(unchanged: Run) -> None:
-    facts = gather(*unchanged)
+    facts = gather(*unchanged) | {"curve": []}
     alone = retention.plane_chart({"run": facts}, ["en"])
     both = retention.plane_chart({"one": facts, "two": facts}, ["en"])
     assert alone and both
@@ -96,23 +96,8 @@ def test_the_plane_joins_the_validations_of_each_run(unchanged: Run) -> None:
     assert retention.plane_chart({"run": facts}, ["zh", "en"]) is None  # nothing new
 
 
-def curve_row(kind: str, tokens: int | None, zh: float, en: float, factor: float | None = None) -> Json:
-    change = {"zh": zh / 2.0 - 1, "en": en / 1.0 - 1}
-    at = {"kind": kind, "stage": None if tokens is None else 1, "tokens": tokens, "factor": factor}
-    return at | {"bits_per_byte": {"zh": zh, "en": en}, "change": change, "scores": {"arc-easy": 0.5 - en / 10}}
-
-
-CURVE = [
-    curve_row("base", 0, 2.0, 1.0),
-    curve_row("checkpoint", 500, 1.8, 1.02),
-    curve_row("checkpoint", 1000, 1.6, 1.05),
-    curve_row("merge", None, 1.65, 1.01, 0.75),
-    curve_row("merge", None, 1.75, 0.99, 0.5),
-]
-
-
 def test_the_plane_has_a_point_per_checkpoint_and_per_merge_factor(unchanged: Run) -> None:
-    facts = gather(*unchanged) | {"curve": CURVE}
+    facts = gather(*unchanged)
     plane = retention.plane_chart({"run": facts}, ["en"])
     assert plane and [trace["name"] for trace in plane["traces"]] == [
         "zh against en checkpoints",
@@ -129,7 +114,7 @@ def test_the_plane_has_a_point_per_checkpoint_and_per_merge_factor(unchanged: Ru
 
 
 def test_forgetting_and_scores_over_checkpoints(unchanged: Run) -> None:
-    forgetting, scores = retention.curve_charts(gather(*unchanged) | {"curve": CURVE})
+    forgetting, scores = retention.curve_charts(gather(*unchanged))
     assert [(trace["name"], trace["y"]) for trace in forgetting["traces"][:2]] == [
         ("zh", pytest.approx([0, -10, -20])),
         ("en", pytest.approx([0, 2, 5])),
@@ -138,7 +123,9 @@ def test_forgetting_and_scores_over_checkpoints(unchanged: Run) -> None:
     assert scores["traces"][0]["y"] == pytest.approx([40, 39.8, 39.5]) and scores["table"]["rows"][2][0] == 1000
     for chart in (forgetting, scores):
         go.Figure(data=colored(chart["traces"]), layout=colored(chart["layout"]))
-    assert retention.curve_charts(gather(*unchanged) | {"curve": [CURVE[0], CURVE[2]]}) == []
+    facts = gather(*unchanged)
+    ends = [facts["curve"][0], facts["curve"][2]]
+    assert retention.curve_charts(facts | {"curve": ends}) == []
 
 
 def test_benchmarks_while_training_are_one_curve_over_the_stages(unchanged: Run) -> None:

@@ -5,6 +5,7 @@ so a killed evaluation goes on and a second one reads.
 """
 
 import contextlib
+import importlib.metadata
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -86,7 +87,8 @@ class BenchmarkRunner:
                 reason = str(error)
         if measured is None:
             self.absent[benchmark.name] = reason
-            console.print(f"evaluate: {benchmark.name} is left out: {reason}", style="yellow")
+            line = f"evaluate: {benchmark.name} is left out: {reason}"
+            console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
         return measured
 
     def _items(self, benchmark: Benchmark) -> LocalSet | str | None:
@@ -251,6 +253,14 @@ def _explained() -> Iterator[None]:
     except Exception as error:  # `datasets` raises many kinds for a set that is gone, gated or out of reach
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise _AbsentError(f"it cannot be had from the Hub ({type(error).__name__}: {first_line[:200]})") from error
+
+
+def harness_version() -> str | None:
+    """Version of lm-evaluation-harness, which decides the prompts; None where it is not installed."""
+    try:
+        return importlib.metadata.version("lm_eval")
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _harness() -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 from rich.table import Table
 
 from reprise.errors import UserError
-from reprise.evaluation.benchmarks import BenchmarkRunner, group_means, summarize
+from reprise.evaluation.benchmarks import BenchmarkRunner, group_means, harness_version, summarize
 from reprise.evaluation.evaluated import EvaluatedModel
 from reprise.evaluation.heldout import Text, group_texts, measure_bits
 from reprise.evaluation.stage import compare_models
@@ -116,7 +116,8 @@ def _measure_alone(
         "benchmarks": summarize(measured),
         "groups": group_means({one.benchmark: one.score for one in measured}),
         "absent": runner.absent,
-        "settings": evaluation.model_dump(mode="json") | {"fingerprints": {"model": evaluated.fingerprint}},
+        "settings": evaluation.model_dump(mode="json")
+        | {"fingerprints": {"model": evaluated.fingerprint}, "harness": harness_version()},
     }
 
 

@@ -8,7 +8,7 @@ results.json
   benchmarks     see `benchmarks.py`
   curve          [{kind, stage, tokens, factor, bits_per_byte, change, scores}]: see `curves.py`
   samples        [{language, prompt, before, after}]: what each model writes after the same beginnings
-  settings       number format, window, fingerprints of both models
+  settings       number format, window, fingerprints of both models, version of lm-evaluation-harness
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from reprise.documents.table import DOCUMENTS, read_table
 from reprise.errors import UserError
-from reprise.evaluation.benchmarks import BenchmarkRunner, compare_benchmarks, group_means
+from reprise.evaluation.benchmarks import BenchmarkRunner, compare_benchmarks, group_means, harness_version
 from reprise.evaluation.continuations import choose_prompts, continue_prompts
 from reprise.evaluation.curves import measure_curve, trained_model
 from reprise.evaluation.evaluated import EvaluatedModel
@@ -97,7 +97,8 @@ def compare_models(
             for (language, prompt), one, two in zip(prompts, said["before"], said["after"], strict=True)
         ],
         "settings": evaluation.model_dump(mode="json")
-        | {"fingerprints": {side: evaluated.fingerprint for side, evaluated in sides.items()}},
+        | {"fingerprints": {side: evaluated.fingerprint for side, evaluated in sides.items()}}
+        | {"harness": harness_version()},
     }
 
 

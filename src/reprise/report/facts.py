@@ -61,6 +61,7 @@ def gather(workspace: Workspace, recipe: Recipe) -> Json:
         "benchmarks": results.get("benchmarks", []),
         "groups": results.get("groups", {}),
         "absent": results.get("absent", {}),
+        "harness": results.get("settings", {}).get("harness"),
         "curve": results.get("curve", []),
         "samples": results.get("samples", []),
         "corpus": corpus_facts(workspace, recipe),
