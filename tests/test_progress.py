@@ -27,3 +27,12 @@ def test_work_of_unknown_size_has_no_time_left(capsys, monkeypatch):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("read: 5 bytes, ")
     assert "left" not in line
+
+
+def test_a_note_stands_at_the_end_of_the_line(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
+    monkeypatch.setattr(progress, "console", progress.Console(stderr=True, force_terminal=False))
+    with progress.track("ask", 2, "requests") as advance:
+        advance(1, "3 failed")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("min left, 3 failed")

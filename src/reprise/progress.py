@@ -19,8 +19,8 @@ LINE_EVERY_S = 60.0
 class Advance(Protocol):
     """Called with the amount of work that was done since the last call."""
 
-    def __call__(self, amount: float = 1.0, /) -> None:
-        """Add to what is done."""
+    def __call__(self, amount: float = 1.0, note: str = "", /) -> None:
+        """Add to what is done; the note, such as `3 failed`, is shown beside the rate."""
 
 
 @contextmanager
@@ -45,23 +45,26 @@ def track(what: str, total: float | None, unit: str) -> Iterator[Advance]:
         task = progress.add_task(what, total=total, rate="")
         start = line = time.monotonic()
 
-        def advance(amount: float = 1.0, /) -> None:
+        def advance(amount: float = 1.0, note: str = "", /) -> None:
             nonlocal line
             progress.advance(task, amount)
             speed = progress.tasks[0].speed
-            progress.update(task, rate=f"{speed:,.1f}/s" if speed else "")
+            rate = f"{speed:,.1f}/s" if speed else ""
+            progress.update(task, rate=", ".join(part for part in (rate, note) if part))
             now = time.monotonic()
             if not console.is_terminal and now - line >= LINE_EVERY_S:
                 line = now
-                _say(what, progress.tasks[0].completed, total, unit, now - start)
+                _say(what, progress.tasks[0].completed, total, unit, now - start, note)
 
         yield advance
 
 
-def _say(what: str, done: float, total: float | None, unit: str, seconds: float) -> None:
-    """`score: 1,200 of 6,000 documents, 10.0/s, 8 min left`."""
+def _say(what: str, done: float, total: float | None, unit: str, seconds: float, note: str) -> None:
+    """`score: 1,200 of 6,000 documents, 10.0/s, 8 min left`, and the note."""
     rate = done / seconds
     text = f"{what}: {done:,.0f}{'' if total is None else f' of {total:,.0f}'} {unit}, {rate:,.1f}/s"
     if total is not None and rate:
         text += f", {(total - done) / rate / 60:,.0f} min left"
+    if note:
+        text += f", {note}"
     console.print(text, markup=False, highlight=False, soft_wrap=True)

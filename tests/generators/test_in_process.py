@@ -1,5 +1,8 @@
 """Batched generation gives what one request at a time gives; sampling follows the distribution."""
 
+import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -89,6 +92,43 @@ def test_rows_leave_when_they_end(tiny_model: Model) -> None:
     assert all(answer.completion_tokens <= 30 for answer in found)
 
 
+def test_a_place_that_is_free_is_taken_while_the_others_go_on(tiny_model: Model, monkeypatch: Any) -> None:
+    """Answers of very different lengths, of prompts of two kinds: many joins and leaves, and every row as if alone."""
+    requests = []
+    for number in range(24):
+        kind = "Shared words that all begin with." if number % 2 else "Other words for the second kind of prompt."
+        text = "y" * (11 * number % 37) + str(number)
+        requests.append(Request((("system", kind), ("user", text)), 3 + 40 * (number % 3), 0.9, 1.0))
+    at_work: list[int] = []
+    advance = InProcess._advance
+
+    def counted(self: InProcess, places: Any) -> None:
+        at_work.append(len(places.rows))
+        advance(self, places)
+
+    monkeypatch.setattr(InProcess, "_advance", counted)
+    found = answers(tiny_model, requests, 6)
+    steps, share = len(at_work), sum(at_work) / (6 * len(at_work))
+    assert [answer.text for answer in found] == [plain(tiny_model, request) for request in requests]
+    longest = sum(max(answer.completion_tokens for answer in found[at : at + 6]) for at in range(0, 24, 6))
+    assert steps < longest
+    assert share > 0.6
+
+
+def test_a_model_whose_layers_forget_answers_the_same_batch_by_batch(tiny_model: Model, tmp_path: Path) -> None:
+    """Sliding windows: rows cannot join others, and the beginning that prompts share may be longer than the window."""
+    folder = tmp_path / "sliding"
+    shutil.copytree(tiny_model.path, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config.update(model_type="mistral", architectures=["MistralForCausalLM"], sliding_window=8)
+    (folder / "config.json").write_text(json.dumps(config))
+    model = Model(path=str(folder))
+    requests = requests_of(7)
+    wanted = [plain(model, request) for request in requests]
+    assert [answer.text for answer in answers(model, requests, 3)] == wanted
+    assert wanted != [plain(tiny_model, request) for request in requests]
+
+
 def test_equal_requests_have_equal_answers_and_samples_differ(tiny_model: Model) -> None:
     one = requests_of(1)[0]
     other = requests_of(1, sample=1)[0]
@@ -109,11 +149,8 @@ def test_sampling_follows_the_probabilities() -> None:
     assert np.abs(counts / 4000 - wanted).max() < 0.025
 
 
-def test_a_model_without_chat_template_is_refused(tiny_model: Model, tmp_path: object) -> None:
-    import shutil
-    from pathlib import Path
-
-    folder = Path(str(tmp_path)) / "base"
+def test_a_model_without_chat_template_is_refused(tiny_model: Model, tmp_path: Path) -> None:
+    folder = tmp_path / "base"
     shutil.copytree(tiny_model.path, folder)
     for name in ("chat_template.jinja",):
         (folder / name).unlink()

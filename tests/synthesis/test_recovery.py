@@ -13,9 +13,6 @@ import pytest
 from tests.synthesis.serving import FaultyServer, Runner, corpus_rows, settings
 
 from reprise.documents.table import TableWriter
-from reprise.errors import UserError
-from reprise.generators.generator import Answer
-from reprise.generators.journal import Journal
 from reprise.recipe.documents import Clean, Decontaminate, Deduplicate
 from reprise.recipe.model import Model
 from reprise.recipe.synthesis import Synthesis
@@ -30,6 +27,7 @@ def run_in_child(root: Path, recipe: dict[str, Any], model: str) -> None:
         Work(output=root / "out", inputs={"label": root / "label"}, cache=root / "cache"),
         synthesis=Synthesis.model_validate(recipe), model=Model(path=model), clean=Clean(min_chars=20),
         deduplicate=Deduplicate(), decontaminate=Decontaminate(), benchmarks=[], data=None, seed=1,
+        engine="native",
     )  # fmt: skip
 
 
@@ -77,51 +75,6 @@ def test_killed_again_and_again_the_end_is_the_same(server: FaultyServer, tmp_pa
         assert one.read_bytes() == other.read_bytes()
     one, other = (tmp_path / run / "out" / "provenance.jsonl" for run in ("whole", "killed"))
     assert one.read_bytes() == other.read_bytes()
-
-
-def answer(text: str) -> Answer:
-    return Answer(text, "stop", 1, 2)
-
-
-def test_half_a_line_is_cut_off_and_asked_again(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
-    journal.record({"a": answer("eins"), "b": answer("zwei 二")})
-    whole = journal.path.read_bytes()
-    journal.record({"c": answer("drei")})
-    journal.close()
-    line = journal.path.read_bytes()[len(whole) :]
-    for cut in range(len(line)):
-        journal.path.write_bytes(whole + line[:cut])
-        again = Journal(tmp_path)
-        assert len(again) == 2
-        assert "c" not in again
-        assert again["b"] == answer("zwei 二")
-        again.record({"c": answer("neu")})
-        again.close()
-        assert journal.path.read_bytes().startswith(whole)
-        last = Journal(tmp_path)
-        assert last["c"] == answer("neu")
-        last.close()
-
-
-def test_a_damaged_line_is_counted_and_asked_again(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
-    journal.record({"a": answer("eins"), "b": answer("zwei"), "c": answer("drei")})
-    journal.close()
-    lines = journal.path.read_bytes().splitlines(keepends=True)
-    journal.path.write_bytes(lines[0] + b"\x00\xff\x00{}\n" + lines[2])
-    again = Journal(tmp_path)
-    assert (again.damaged_lines, len(again), "b" in again) == (1, 2, False)
-    assert again["c"] == answer("drei")
-    again.close()
-
-
-def test_two_writers_are_refused(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
-    with pytest.raises(UserError, match="another process"):
-        Journal(tmp_path)
-    journal.close()
-    Journal(tmp_path).close()
 
 
 def test_a_changed_prompt_asks_only_what_depends_on_it(server: FaultyServer, run_stage: Runner, tmp_path: Path) -> None:

@@ -1,16 +1,14 @@
 """Ask what the journal does not know yet, and show how it goes."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from reprise.errors import UserError
 from reprise.generators.generator import Answer, Generator, Outcome, Request, price
 from reprise.generators.journal import Journal
-from reprise.progress import console
+from reprise.progress import console, track
 from reprise.recipe.generator import Generator as GeneratorSettings
 
 STOP_AFTER = 20
@@ -76,7 +74,8 @@ class Asker:
         keys = list(wanted)
         failed: list[str] = []
         done = 0
-        with _progress(what, len(keys), self.spending) as advance:
+        meter = _Meter(self.spending)
+        with track(what, len(keys), "requests") as advance:
             for group in self._generator.answer(list(wanted.values()), keys, self._budget()):
                 self._journal.record({keys[index]: got for index, got in group if isinstance(got, Answer)})
                 for index, outcome in group:
@@ -86,7 +85,7 @@ class Asker:
                     else:
                         failed.append(outcome.reason)
                 done += len(group)
-                advance(len(group), len(failed))
+                advance(len(group), meter.show(len(failed)))
                 self._check_failures(failed, done, len(keys))
         self.spending.failed += len(failed)
         if len(failed) > self._settings.max_failed_share * len(keys):
@@ -107,29 +106,16 @@ class Asker:
         )
 
 
-@contextmanager
-def _progress(what: str, total: int, spending: Spending) -> Iterator[Callable[[int, int], None]]:
-    """A bar with requests, tokens, cost, failures and remaining time; call with (new requests, failures so far)."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("requests{task.fields[state]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(what, total=total, state="")
-        before = spending.completion_tokens
+class _Meter:
+    """What the new answers of one call took, as it is shown beside the bar."""
 
-        def advance(requests: int, failures: int) -> None:
-            elapsed = progress.tasks[0].elapsed or 0.0
-            tokens = spending.completion_tokens - before
-            state = f", {tokens:,} tokens ({tokens / max(elapsed, 1e-3):,.0f}/s)"
-            if spending.cost:
-                state += f", cost {spending.cost:,.2f}"
-            if failures:
-                state += f", {failures} failed"
-            progress.update(task, advance=requests, state=state)
+    def __init__(self, spending: Spending) -> None:
+        self._spending, self._before, self._start = spending, spending.completion_tokens, time.monotonic()
 
-        yield advance
+    def show(self, failed: int) -> str:
+        """`1,200 tokens (40/s), cost 0.12, 3 failed`; cost and failures only where there are any."""
+        tokens = self._spending.completion_tokens - self._before
+        text = f"{tokens:,} tokens ({tokens / max(time.monotonic() - self._start, 1e-3):,.0f}/s)"
+        if self._spending.cost:
+            text += f", cost {self._spending.cost:,.2f}"
+        return text + (f", {failed} failed" if failed else "")

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from reprise.errors import UserError
 from reprise.recipe.generator import Generator as GeneratorSettings
 from reprise.recipe.model import Model
 from reprise.workspace import Json, digest
@@ -113,12 +112,3 @@ def open_generator(settings: GeneratorSettings, model: Model, setting: str) -> G
     from reprise.generators.in_process import InProcess
 
     return InProcess(settings, model, setting)
-
-
-def no_chat_template(path: str, setting: str) -> UserError:
-    """The error for a model that was not taught to follow instructions."""
-    return UserError(
-        f"{path!r} has no chat template, so it is not an instruct model and cannot be asked",
-        where=f"{setting}.model",
-        remedy="name an instruct model, such as one whose name ends in -Instruct",
-    )

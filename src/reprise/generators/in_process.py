@@ -1,31 +1,33 @@
 """A transformers model in this process, many requests at a time.
 
-Rows of a batch leave it when they end, and what all prompts of a batch begin with is computed once. Each request has
-random numbers of its own, so that its answer does not depend on the requests beside it (but for rounding).
+A request that ends leaves its place to the next one, and what the prompts of a kind begin with is computed once. Each
+request has random numbers of its own, so that its answer does not depend on the requests beside it (but for rounding).
 """
 
+import copy
 import inspect
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from itertools import groupby
 from typing import Any, Literal
 
 import numpy as np
 import torch
-import xxhash
-from transformers import DynamicCache
 
-from reprise.generators.generator import Answer, Outcome, Request, no_chat_template, random_seed
+from reprise.generators.generator import Answer, Outcome, Request, random_seed
+from reprise.generators.local import identify, load_chat_tokenizer, prompt_ids
+from reprise.generators.places import Places, new_cache
 from reprise.model.likelihood import native_dtype
-from reprise.model.loading import load_model, load_tokenizer, locate_model
+from reprise.model.loading import load_model
 from reprise.recipe.generator import Generator as GeneratorSettings
 from reprise.recipe.model import Model
 from reprise.workspace import Json
 
-_LOOKED_AT_BYTES = 1 << 20
 _STOP_WINDOW = 24
 """Last tokens of an answer that are searched for a stop text."""
+_SAME_KIND = 24
+"""Prompts that begin with the same tokens, so many, are of one kind and worked on together."""
 
 
 class InProcess:
@@ -41,9 +43,7 @@ class InProcess:
         self._device = _device(settings.device)
         self._dtype = native_dtype(self._device)
         self._settings = model
-        self._tokenizer = load_tokenizer(model)
-        if not self._tokenizer.chat_template:
-            raise no_chat_template(model.path, setting)
+        self._tokenizer = load_chat_tokenizer(model, setting)
         self._identity = {**identify(model), "dtype": str(self._dtype).removeprefix("torch.")}
         self._model: Any = None
 
@@ -60,16 +60,32 @@ class InProcess:
         """Content of the model and the type it computes in: the same model in another folder is the same."""
         return self._identity
 
+    @torch.inference_mode()
     def answer(
         self, requests: Sequence[Request], keys: Sequence[str], budget: float = math.inf
     ) -> Iterator[list[tuple[int, Outcome]]]:
-        """Answers, the longest prompts first, so that the prompts of a batch are about as long as each other."""
+        """Answers, kind by kind, the longest prompts first, so that neighbours are about as long as each other."""
         if self._model is None and requests:
             self._load()
         rows = [self._row(index, request, keys[index]) for index, request in enumerate(requests)]
-        rows.sort(key=lambda row: (-len(row.prompt), row.index))
-        for start in range(0, len(rows), self._batch_size):
-            for finished in self._generate(rows[start : start + self._batch_size]):
+        rows.sort(key=lambda row: (row.prompt[:_SAME_KIND], -len(row.prompt), row.index))
+        places: Places[_Row] = Places(self._model)
+        for _, kind in groupby(rows, key=lambda row: row.prompt[:_SAME_KIND]):
+            waiting = list(kind)
+            prefix = self._read_prefix(waiting)
+            while waiting:
+                if places.rows:
+                    self._advance(places)
+                free = self._batch_size - len(places.rows)
+                # A few places at a time: reading one prompt takes longer than its part of reading some.
+                if not places.rows or (places.can_be_refilled and free >= math.ceil(self._batch_size / 4)):
+                    self._join(places, waiting[:free], *prefix)
+                    del waiting[:free]
+                if finished := self._leave(places):
+                    yield [(row.index, self._finish(row)) for row in finished]
+        while places.rows:
+            self._advance(places)
+            if finished := self._leave(places):
                 yield [(row.index, self._finish(row)) for row in finished]
 
     def close(self) -> None:
@@ -77,21 +93,21 @@ class InProcess:
         self._model = None
 
     def _row(self, index: int, request: Request, key: str) -> "_Row":
-        messages = [{"role": role, "content": text} for role, text in request.messages]
-        text = str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-        prompt = self._tokenizer(text + request.begin, add_special_tokens=False)["input_ids"]
+        prompt = prompt_ids(self._tokenizer, request)
         uniforms = np.random.default_rng(random_seed(key)).random(request.max_tokens)
         return _Row(index, request, prompt, torch.from_numpy(uniforms))
 
-    @torch.inference_mode()
-    def _generate(self, rows: "list[_Row]") -> "Iterator[list[_Row]]":
-        """Yield rows as they end."""
+    def _read_prefix(self, rows: "Sequence[_Row]") -> tuple[int, Any]:
+        """Number of tokens that all prompts begin with, and their cache, of one row."""
         shared = _shared_prefix([row.prompt for row in rows])
-        cache = DynamicCache(config=self._model.config)
+        cache = new_cache(self._model)
         if shared:
             prefix = torch.tensor([rows[0].prompt[:shared]], device=self._device)
             self._model(input_ids=prefix, past_key_values=cache, **self._options)
-            cache.batch_repeat_interleave(len(rows))
+        return shared, cache
+
+    def _join(self, places: "Places[_Row]", rows: "list[_Row]", shared: int, prefix: Any) -> None:
+        """Read the prompts of new rows, padded between the shared beginning and their own end, and give them places."""
         longest = max(len(row.prompt) for row in rows)
         padding = [longest - len(row.prompt) for row in rows]
         ids = torch.tensor([[0] * pad + row.prompt[shared:] for pad, row in zip(padding, rows, strict=True)])
@@ -99,24 +115,26 @@ class InProcess:
         for line, pad in enumerate(padding):
             mask[line, shared : shared + pad] = 0
         ids, mask = ids.to(self._device), mask.to(self._device)
-        while rows:
-            positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-            logits = self._model(
-                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, **self._options
-            ).logits[:, -1]
-            chosen = _sample(logits.float().cpu(), rows)
-            finished = [row for row, token in zip(rows, chosen, strict=True) if self._take(row, token)]
-            if finished:
-                keep = [line for line, row in enumerate(rows) if not row.finish]
-                yield finished
-                if not keep:
-                    return
-                rows = [rows[line] for line in keep]
-                index = torch.tensor(keep, device=self._device)
-                cache.batch_select_indices(index)
-                mask = mask[index]
-            ids = torch.tensor([[row.generated[-1]] for row in rows], device=self._device)
-            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+        cache = copy.deepcopy(prefix)
+        cache.batch_repeat_interleave(len(rows))
+        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, shared:]
+        logits = self._model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, **self._options
+        ).logits[:, -1]
+        places.join(rows, cache, mask, logits)
+
+    def _advance(self, places: "Places[_Row]") -> None:
+        """Read the last token of every row."""
+        ids = torch.tensor([[row.generated[-1]] for row in places.rows], device=self._device)
+        places.logits = self._model(input_ids=ids, **places.grow(), **self._options).logits[:, -1]
+
+    def _leave(self, places: "Places[_Row]") -> "list[_Row]":
+        """Sample a token for every row; the rows that have ended leave and are returned."""
+        chosen = _sample(places.logits.float().cpu(), places.rows)
+        finished = [row for row, token in zip(places.rows, chosen, strict=True) if self._take(row, token)]
+        if finished:
+            places.keep([line for line, row in enumerate(places.rows) if not row.finish])
+        return finished
 
     def _take(self, row: "_Row", token: int) -> bool:
         """Add a token to a row; whether the row has ended."""
@@ -153,27 +171,6 @@ class _Row:
     """A random number, 0 to 1, for each token."""
     generated: list[int] = field(default_factory=list)
     finish: str = ""
-
-
-def identify(model: Model) -> Json:
-    """A hash of the names, sizes, beginnings and ends of a model's files, or its name where they are not here.
-
-    Whole weight files are not read: that would take minutes for a large model.
-    """
-    folder = Path(locate_model(model))
-    if not folder.is_dir():
-        return {"name": model.path, "revision": model.revision}
-    hasher = xxhash.xxh3_128()
-    for path in sorted(folder.iterdir()):
-        if not path.is_file() or path.name.startswith("."):
-            continue
-        size = path.stat().st_size
-        hasher.update(f"{path.name}\0{size}\0".encode())
-        with path.open("rb") as file:
-            hasher.update(file.read(_LOOKED_AT_BYTES))
-            file.seek(max(0, size - _LOOKED_AT_BYTES))
-            hasher.update(file.read(_LOOKED_AT_BYTES))
-    return {"content": hasher.hexdigest()}
 
 
 def _sample(logits: torch.Tensor, rows: Sequence[_Row]) -> list[int]:

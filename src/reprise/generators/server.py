@@ -6,6 +6,7 @@ written nowhere: texts from the server are searched for it before they are shown
 """
 
 import asyncio
+import json
 import math
 import os
 import random
@@ -168,7 +169,7 @@ class Server:
             )
         if reply.status_code != 200:
             return Failure(self._describe(reply))
-        return _read_answer(reply)
+        return _read_answer(self._hide(reply.content.decode(errors="replace")))
 
     def _take_client(self) -> httpx.AsyncClient:
         """A client that no other request uses. Each has one connection: a shared pool looks through all of its
@@ -219,9 +220,9 @@ class Server:
         return text.replace(self._key, "[key]") if self._key else text
 
 
-def _read_answer(reply: httpx.Response) -> Outcome:
+def _read_answer(body: str) -> Outcome:
     try:
-        data = reply.json()
+        data = json.loads(body)
         choice = data["choices"][0]
         text, finish = choice["message"]["content"], choice.get("finish_reason")
         usage = data.get("usage") or {}

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from reprise.errors import UserError
-from reprise.generators.generator import Answer, Outcome, Request, no_chat_template, random_seed
-from reprise.generators.in_process import identify
-from reprise.model.loading import load_tokenizer, locate_model
+from reprise.generators.generator import Answer, Outcome, Request, random_seed
+from reprise.generators.local import identify, load_chat_tokenizer, prompt_ids
+from reprise.model.loading import locate_model
 from reprise.recipe.generator import Generator as GeneratorSettings
 from reprise.recipe.model import Model
 from reprise.workspace import Json
@@ -35,9 +35,7 @@ class VllmEngine:
             UserError: there is no such model, or it has no chat template.
         """
         self._settings, self._model = settings, model
-        self._tokenizer = load_tokenizer(model)
-        if not self._tokenizer.chat_template:
-            raise no_chat_template(model.path, setting)
+        self._tokenizer = load_chat_tokenizer(model, setting)
         self._identity = {**identify(model), "engine": "vllm"}
         self._engine: Any = None
 
@@ -51,11 +49,16 @@ class VllmEngine:
     ) -> Iterator[list[tuple[int, Outcome]]]:
         """Answers, group by group."""
         if self._engine is None and requests:
-            self._engine = vllm.LLM(model=locate_model(self._model), **self._settings.engine_options)
+            options = {
+                "revision": self._model.revision,
+                "trust_remote_code": self._model.trust_remote_code,
+                **self._settings.engine_options,
+            }
+            self._engine = vllm.LLM(model=locate_model(self._model), **options)
         size = GROUP * self._settings.batch_size
         for start in range(0, len(requests), size):
             group = requests[start : start + size]
-            prompts = [self._prompt(request) for request in group]
+            prompts = [{"prompt_token_ids": prompt_ids(self._tokenizer, request)} for request in group]
             sampling = [self._sampling(request, key) for request, key in zip(group, keys[start:], strict=False)]
             outputs = self._engine.generate(prompts, sampling, use_tqdm=False)
             yield [
@@ -66,12 +69,6 @@ class VllmEngine:
     def close(self) -> None:
         """Free the memory of the engine."""
         self._engine = None
-
-    def _prompt(self, request: Request) -> Json:
-        messages = [{"role": role, "content": text} for role, text in request.messages]
-        text = str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-        ids = self._tokenizer(text + request.begin, add_special_tokens=False)["input_ids"]
-        return {"prompt_token_ids": ids}
 
     def _sampling(self, request: Request, key: str) -> Any:
         return vllm.SamplingParams(

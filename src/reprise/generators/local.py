@@ -1,0 +1,62 @@
+"""What the generators in this process share: the model's identity, its chat template, the ids of a prompt."""
+
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from reprise.errors import UserError
+from reprise.generators.generator import Request
+from reprise.model.loading import load_tokenizer, locate_model
+from reprise.recipe.model import Model
+from reprise.workspace import Json
+
+_LOOKED_AT_BYTES = 1 << 20
+
+
+def load_chat_tokenizer(model: Model, setting: str) -> Any:
+    """The tokenizer of an instruct model.
+
+    Args:
+        model: where it is.
+        setting: where its settings stand in the recipe, for errors.
+
+    Raises:
+        UserError: there is no such model, or it was not taught to follow instructions.
+    """
+    tokenizer = load_tokenizer(model)
+    if not tokenizer.chat_template:
+        raise UserError(
+            f"{model.path!r} has no chat template, so it is not an instruct model and cannot be asked",
+            where=f"{setting}.model",
+            remedy="name an instruct model, such as one whose name ends in -Instruct",
+        )
+    return tokenizer
+
+
+def prompt_ids(tokenizer: Any, request: Request) -> list[int]:
+    """Ids of a request: the chat, and the beginning of the answer."""
+    messages = [{"role": role, "content": text} for role, text in request.messages]
+    text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    return list(tokenizer(text + request.begin, add_special_tokens=False)["input_ids"])
+
+
+def identify(model: Model) -> Json:
+    """A hash of the names, sizes, beginnings and ends of a model's files, or its name where they are not here.
+
+    Whole weight files are not read: that would take minutes for a large model.
+    """
+    folder = Path(locate_model(model))
+    if not folder.is_dir():
+        return {"name": model.path, "revision": model.revision}
+    hasher = xxhash.xxh3_128()
+    for path in sorted(folder.iterdir()):
+        if not path.is_file() or path.name.startswith("."):
+            continue
+        size = path.stat().st_size
+        hasher.update(f"{path.name}\0{size}\0".encode())
+        with path.open("rb") as file:
+            hasher.update(file.read(_LOOKED_AT_BYTES))
+            file.seek(max(0, size - _LOOKED_AT_BYTES))
+            hasher.update(file.read(_LOOKED_AT_BYTES))
+    return {"content": hasher.hexdigest()}

@@ -1,0 +1,130 @@
+"""Rows that are generated together: each has a place in a key-value cache, which the next row takes when it ends.
+
+All rows end at the same position of the cache, so that a token of each is one slice; a shorter row begins later. A new
+row is put beside the others with as much room before it as they are longer.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+_ROOM = 64
+"""Positions that are made room for at a time."""
+
+Row = TypeVar("Row")
+
+
+class RoomyLayer(DynamicLayer):
+    """A cache layer that grows in steps: a token does not copy all those before it."""
+
+    _view: Any = None
+    _key_room: Any
+    _value_room: Any
+
+    def update(self, key_states: Any, value_states: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """Write the new states, [rows, heads, positions, dimensions], behind those that are there; return all."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        held = self.get_seq_length()
+        end = held + key_states.shape[-2]
+        # Whoever selects, cuts or joins rows puts other tensors in the place of the views: then the room is made anew.
+        if self._view is None or self._view is not self.keys or end > self._key_room.shape[-2]:
+            self._key_room, self._value_room = (
+                _make_room(old, new, held, end + _ROOM)
+                for old, new in ((self.keys, key_states), (self.values, value_states))
+            )
+        self._key_room[..., held:end, :] = key_states
+        self._value_room[..., held:end, :] = value_states
+        self.keys, self.values = self._key_room[..., :end, :], self._value_room[..., :end, :]
+        self._view = self.keys
+        return self.keys, self.values
+
+
+def _make_room(old: Any, new: torch.Tensor, held: int, positions: int) -> torch.Tensor:
+    room = new.new_empty(*new.shape[:-2], positions, new.shape[-1])
+    if held:
+        room[..., :held, :] = old
+    return room
+
+
+def new_cache(model: Any) -> DynamicCache:
+    """An empty cache for a model: layers that keep all they read are roomy, others (sliding windows) as they come."""
+    cache = DynamicCache(config=model.config)
+    if all(type(layer) is DynamicLayer for layer in cache.layers):
+        cache.layers = [RoomyLayer() for _ in cache.layers]  # type: ignore[no-untyped-call]
+    return cache
+
+
+class Places(Generic[Row]):
+    """The rows at work, their cache, and the logits of the token that each has read last, [rows, vocabulary]."""
+
+    def __init__(self, model: Any) -> None:
+        self.rows: list[Row] = []
+        self.logits = torch.empty(0)
+        self._cache: Any = new_cache(model)
+        self._mask = torch.empty(0)
+        """[rows, positions]: 1 where the row has a token."""
+        layers = self._cache.layers
+        self.can_be_refilled = bool(layers) and all(type(layer) is RoomyLayer for layer in layers)
+        """Rows can join others only where every layer keeps all positions; else all end before others begin."""
+        self._masks_itself = self.can_be_refilled and model.config._attn_implementation == "sdpa"
+
+    def join(self, rows: Sequence[Row], cache: Any, mask: torch.Tensor, logits: torch.Tensor) -> None:
+        """Take in rows that have read their prompts.
+
+        Args:
+            rows: the new ones.
+            cache: what they have read.
+            mask: [rows, positions], 1 where a row has a token.
+            logits: [rows, vocabulary].
+        """
+        if not self.rows:
+            self.rows, self._cache, self._mask, self.logits = list(rows), cache, mask, logits
+            return
+        length = max(mask.shape[1], self._mask.shape[1])
+        self.rows = [*self.rows, *rows]
+        self._mask = torch.cat([_lengthen(part, length, 1) for part in (self._mask, mask)])
+        self.logits = torch.cat([self.logits, logits])
+        for layer, new in zip(self._cache.layers, cache.layers, strict=True):
+            layer.keys = torch.cat([_lengthen(part, length, 2) for part in (layer.keys, new.keys)])
+            layer.values = torch.cat([_lengthen(part, length, 2) for part in (layer.values, new.values)])
+
+    def keep(self, lines: Sequence[int]) -> None:
+        """Let the other rows go, and the positions that only they had."""
+        self.rows = [self.rows[line] for line in lines]
+        if not lines:
+            return
+        index = torch.tensor(lines, device=self._mask.device)
+        self._mask, self.logits = self._mask[index], self.logits[index]
+        self._cache.batch_select_indices(index)
+        unused = int(self._mask.argmax(dim=1).min()) if self.can_be_refilled else 0
+        if unused:
+            self._mask = self._mask[:, unused:]
+            for layer in self._cache.layers:
+                layer.keys, layer.values = layer.keys[:, :, unused:], layer.values[:, :, unused:]
+
+    def grow(self) -> dict[str, Any]:
+        """Make every row a token longer; what the model is called with beside the ids."""
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(self.rows), 1)], dim=1)
+        mask = self._mask
+        if self._masks_itself:
+            # Where no row is padded, transformers leaves the mask away, and attention with fewer key heads than query
+            # heads then takes ten times as long on a CPU: so the mask is always given, in its final form.
+            mask = torch.zeros(mask.shape, dtype=self.logits.dtype, device=mask.device)
+            mask = mask.masked_fill(self._mask == 0, torch.finfo(mask.dtype).min)[:, None, None]
+        return {
+            "attention_mask": mask,
+            "position_ids": self._mask.sum(dim=1, keepdim=True) - 1,
+            "past_key_values": self._cache,
+        }
+
+
+def _lengthen(part: torch.Tensor, length: int, dim: int) -> torch.Tensor:
+    """Zeros before what is there, along a dimension, up to a length."""
+    missing = length - part.shape[dim]
+    if not missing:
+        return part
+    return torch.cat([part.new_zeros(*part.shape[:dim], missing, *part.shape[dim + 1 :]), part], dim=dim)

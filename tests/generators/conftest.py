@@ -1,0 +1,1 @@
+from tests.synthesis.conftest import server, tiny_model  # noqa: F401
