@@ -128,6 +128,17 @@ def test_the_stage_drops_and_reports(make_work, tmp_path):
     assert not list(work.output.glob("index*"))
 
 
+def test_files_of_one_name_are_told_apart_by_their_paths(tmp_path):
+    (tmp_path / "sciq").mkdir()
+    paths = [tmp_path / "sciq" / "test.jsonl", tmp_path / "sciq.jsonl", tmp_path / "one.jsonl", tmp_path / "test.jsonl"]
+    for path in paths:
+        path.write_text('{"question": "?"}')
+    names = benchmark_files(["sciq"], str(tmp_path), [str(path) for path in paths[1:]])
+    assert list(names.values()) == ["sciq", str(tmp_path / "sciq.jsonl"), "one", "test"]
+    extra = [str(paths[0]), str(paths[3])]
+    assert list(benchmark_files([], None, extra).values()) == extra
+
+
 def test_missing_questions_are_explained(tmp_path):
     with pytest.raises(UserError, match="not at hand"):
         benchmark_files(["mmlu"], None, [])

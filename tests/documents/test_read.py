@@ -1,5 +1,7 @@
+import functools
 import gzip
 import json
+import tracemalloc
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -164,6 +166,23 @@ def test_a_line_that_is_too_long_is_passed_over(tmp_path, make_work, monkeypatch
     assert [(reject["line"], reject["reason"]) for reject in rejects] == [(2, "too_long"), (4, "too_long")]
     (tmp_path / "a.txt").write_text("y" * 1001, encoding="utf-8")
     assert run(make_work("text"), web(tmp_path / "a.txt"))[1][0]["reason"] == "too_long"
+
+
+@pytest.mark.slow
+def test_a_line_of_200_mb_is_passed_over_in_little_memory(tmp_path, make_work):
+    for name, opener in (("a.jsonl", open), ("a.jsonl.gz", functools.partial(gzip.open, compresslevel=1))):
+        with opener(tmp_path / name, "wb") as file:
+            file.write(as_jsonl([{"text": "first"}]) + b'{"text": "')
+            for _ in range(200):
+                file.write(b"x" * 1_000_000)
+            file.write(b'"}\n' + as_jsonl([{"text": "second"}]))
+        tracemalloc.start()
+        rows, rejects = run(make_work(name), web(tmp_path / name))
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert [row["text"] for row in rows] == ["first", "second"]
+        assert [(reject["line"], reject["reason"]) for reject in rejects] == [(2, "too_long")]
+        assert peak < 150e6
 
 
 def test_too_many_rejects_stop_the_run(tmp_path, make_work):

@@ -4,6 +4,7 @@ A piece of work is a part of a table (or a group of input files). It reads and w
 run twice - Ray repeats those of a lost worker - writes the same bytes to the same place.
 """
 
+import errno
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -88,7 +89,7 @@ def run_pieces(
 
 
 class _Caller:
-    """What Daft runs. A UserError travels as a value: Daft would wrap it into its own."""
+    """What Daft runs. An error of the user's travels as a value: Daft would wrap it into its own."""
 
     def __init__(self, function: Callable[[Json], Json]) -> None:
         self._function = function
@@ -102,3 +103,9 @@ class _Caller:
             return json.dumps({"value": self._function(piece)})
         except UserError as error:
             return json.dumps({"user_error": {"what": error.what, "where": error.where, "remedy": error.remedy}})
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            remedy = "free some space and run the same command again; what was published is whole"
+            where = str(error.filename or error)
+            return json.dumps({"user_error": {"what": "the disk is full", "where": where, "remedy": remedy}})

@@ -124,19 +124,19 @@ def _inside_package(path: str, where: str) -> str:
 
 
 def _find_remote(url: str, where: str) -> tuple[list[tuple[str, int]], bool]:
-    import daft
+    from daft.daft import io_glob  # a data frame would choose a runner for this process
 
     is_folder = not glob.has_magic(url) and _format_of(url) is None
     pattern = f"{url.rstrip('/')}/**" if is_folder else url
     try:
-        rows = daft.from_glob_path(pattern).select("path", "size").to_pylist()
+        found = [entry for entry in io_glob(pattern) if entry["type"] == "File"]
     except Exception as error:
         raise UserError(
             f"cannot be listed: {_first_line(error)}",
             where=f"{where}={url}",
             remedy="check the address, the network and the credentials in the environment",
         ) from error
-    return [(str(row["path"]), int(row["size"] or 0)) for row in rows], is_folder
+    return [(str(entry["path"]), int(entry["size"] or 0)) for entry in found], is_folder
 
 
 def _first_line(error: BaseException) -> str:

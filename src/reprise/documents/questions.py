@@ -1,6 +1,7 @@
 """The questions of benchmark files. Imports without Daft."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ def benchmark_files(benchmarks: Sequence[str], data: str | None, extra: Sequence
     Args:
         benchmarks: names; each is a folder of `data` that holds JSON Lines files.
         data: folder of the benchmarks.
-        extra: more files; the stem of the name is the name of the benchmark.
+        extra: more files; the stem of the name is the name of the benchmark, or all of the path where stems are alike.
 
     Raises:
         UserError: a benchmark or file is not there.
@@ -48,6 +49,7 @@ def benchmark_files(benchmarks: Sequence[str], data: str | None, extra: Sequence
                 remedy=f"put JSON Lines with a `question` into {Path(str(data), name)}",
             )
         files.update(dict.fromkeys(found, name))
+    stems = Counter([*benchmarks, *(Path(path).name.split(".")[0] for path in dict.fromkeys(extra))])
     for path in extra:
         if not Path(path).expanduser().is_file():
             raise UserError(
@@ -55,7 +57,8 @@ def benchmark_files(benchmarks: Sequence[str], data: str | None, extra: Sequence
                 where=f"documents.decontaminate.extra_benchmarks={path}",
                 remedy="correct the path",
             )
-        files[Path(path).expanduser()] = Path(path).name.split(".")[0]
+        stem = Path(path).name.split(".")[0]
+        files[Path(path).expanduser()] = stem if stems[stem] == 1 else path
     return files
 
 

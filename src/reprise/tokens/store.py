@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 
 VERSION = 1
 STORE = "store.json"
-SAMPLE_DOCUMENTS = 512
-"""Documents of the run on which a fast tokenizer is compared before it is used."""
+SAMPLE_DOCUMENTS, SAMPLE_CHARS = 512, 2_000
+"""Documents of the run, and characters of each, on which a fast tokenizer is compared before it is used."""
 COPY_TOKENS = 1 << 22
 """Tokens copied at once when a bucket is put into the order of its ids."""
 
@@ -180,7 +180,8 @@ def run(work: Work, *, model: Model, tokens: Tokens, split_sources: list[str]) -
     """
     folders = [work.inputs[name] / "documents" for name in ("score", "synthesize") if name in work.inputs]
     texts = (text for folder in folders for batch in read_table(folder, ["text"]) for text in batch["text"].to_pylist())
-    encoder = open_encoder(model, tokens, list(islice(texts, SAMPLE_DOCUMENTS)))
+    sample = [text[:SAMPLE_CHARS] for text in islice(texts, SAMPLE_DOCUMENTS)]
+    encoder = open_encoder(model, tokens, sample)
     builder = StoreBuilder(work.output, encoder, split_sources)
     total = sum(map(count_rows, folders))
     columns = ["id", "text", "lang", "source", "topic", "split", "ppl"]

@@ -1,0 +1,42 @@
+"""Reading from an object store, played by a server on this machine."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.documents.test_read import run
+
+from reprise.errors import UserError
+from reprise.recipe.documents import Input
+
+
+@pytest.fixture(scope="module")
+def store():
+    """One for all tests: Daft keeps its client, and with it the address."""
+    server = subprocess.Popen([sys.executable, str(Path(__file__).with_name("bucket.py"))], stdout=subprocess.PIPE)
+    endpoint = f"http://127.0.0.1:{int(server.stdout.readline())}"
+    settings = {"ENDPOINT_URL": endpoint, "ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "REGION": "us-east-1"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**settings, "EC2_METADATA_DISABLED": "true"}.items():
+            patch.setenv(f"AWS_{name}", value)
+        yield
+    server.kill()
+    server.wait()
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/corpus", "s3://bucket/corpus/zh/*", "s3://bucket/corpus/zh/a.jsonl"])
+def test_folders_globs_and_files_of_a_bucket(store, make_work, url):
+    given = Input(path=url, constants={"source": "web", "lang": "en"})
+    rows, rejects = run(make_work("read"), given)
+    count = 5 if url.endswith("a.jsonl") else 9
+    assert [row["text"] for row in rows] == [f"Document number {number}." for number in range(count)]
+    assert rows[0]["origin"] == "s3://bucket/corpus/zh/a.jsonl:1"
+    assert [reject["line"] for reject in rejects] == ([] if count == 5 else [5])
+
+
+def test_what_is_not_there_is_explained(store, make_work):
+    for url in ("s3://bucket/nothing/*.jsonl", "s3://other/corpus"):
+        with pytest.raises(UserError, match=r"no file matches|cannot be listed|no readable file") as error:
+            run(make_work("read"), Input(path=url, constants={"source": "web"}))
+        assert url in error.value.where
