@@ -13,6 +13,7 @@ import io
 import json
 import re
 import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,16 @@ def split_origins(documents: list[tuple[str, str, str]]) -> tuple[set[str], set[
     return fitted, {name for name, _, _ in documents} - fitted
 
 
+def print_origins(origins: list[tuple[str, str]], answers: list[str]) -> None:
+    """What the documents of each origin were taken for."""
+    taken: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for origin, answer in zip(origins, answers, strict=True):
+        taken[origin][answer] += 1
+    for (name, topic), counts in sorted(taken.items(), key=lambda item: item[0][1]):
+        most = ", ".join(f"{answer} {count}" for answer, count in counts.most_common(3))
+        print(f"  {topic}: {name}, {counts.total()} documents: {most}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--corpus", type=Path, required=True)
@@ -168,6 +179,9 @@ def main() -> None:
             )
             results[f"{lang}_{what.replace(' + ', '_').replace(' ', '_')}"] = round(quality.macro_f1, 4)
         print({topic: round(value, 2) for topic, value in quality.f1.items()})
+        print_origins(
+            [(n, y) for n, y, _ in documents[lang] if n in held_out], [lists[lang][i] for i in scores.argmax(1)]
+        )
     print(json.dumps(results))
 
 

@@ -20,8 +20,10 @@ _FEATURE_BITS = 20
 _WORD_SIZES, _CHAR_SIZES, _SINGLE_SIZES = (1, 2), (4,), (1, 2, 3)
 _STRENGTH = 1.0
 """Inverse of the penalty on the weights: the best of 0.3, 1 and 3 on MMLU and CMMLU subjects."""
-_MAX_CHARS = 3_000
+_MAX_CHARS = 6_000
 """Characters of a document that are looked at: a topic shows in its beginning."""
+_PASSAGE_BYTES = 500
+"""UTF-8 bytes of a passage, about those of a benchmark question with its options."""
 _BATCH_CHARS = 400_000
 
 
@@ -60,8 +62,9 @@ class LinearClassifier:
     """A linear support vector machine, one topic against the rest, on hashed n-grams.
 
     Words and pairs of words, runs of 4 characters across words; in scripts without spaces 1 to 3 characters. A feature
-    weighs (1 + ln of its count) times its inverse document frequency; rows have length 1. Probabilities are a softmax
-    of the margins over a temperature.
+    weighs (1 + ln of its count) times its inverse document frequency; rows have length 1. It is fitted on whole texts
+    and asked about passages, whose mean margins are those of a text: a long text is judged by all of its passages, not
+    by the words that it repeats most. Probabilities are a softmax of the margins over a temperature.
     """
 
     def __init__(
@@ -91,7 +94,7 @@ class LinearClassifier:
         """
         from sklearn.svm import LinearSVC
 
-        counts = _count_features(texts)
+        counts = _count_features([text[:_MAX_CHARS] for text in texts])
         columns, inverse = np.unique(counts.indices, return_inverse=True)
         document_frequency = np.bincount(inverse, minlength=len(columns))
         kept = document_frequency >= min(2, len(texts))
@@ -125,7 +128,12 @@ class LinearClassifier:
 
     def log_probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """float64[texts, topics]."""
-        scores = np.asarray(self._weigh(_count_features(texts)) @ self._weights) + self._bias
+        if not texts:
+            return np.zeros((0, len(self.topics)))
+        passages, of_text = _cut_passages(texts)
+        margins = np.asarray(self._weigh(_count_features(passages)) @ self._weights)
+        count = np.bincount(of_text)
+        scores = np.add.reduceat(margins, np.cumsum(count) - count) / count[:, None] + self._bias
         scores -= scores.max(axis=1, keepdims=True)
         return np.asarray(scores - np.log(np.exp(scores).sum(axis=1, keepdims=True)))
 
@@ -154,14 +162,28 @@ class LinearClassifier:
             return cls(topics, arrays["columns"], arrays["idf"], weights, arrays["bias"])
 
 
+def _cut_passages(texts: Sequence[str]) -> tuple[list[str], NDArray[np.int64]]:
+    """Passages of the texts, at least one of each, and the text that each is of."""
+    passages: list[str] = []
+    counts = []
+    for text in texts:
+        text = text[:_MAX_CHARS]
+        count = max(1, round(len(text.encode()) / _PASSAGE_BYTES))
+        size = max(1, -(-len(text) // count))
+        found = [text[start : start + size] for start in range(0, len(text), size)] or [""]
+        passages += found
+        counts.append(len(found))
+    return passages, np.repeat(np.arange(len(counts)), counts)
+
+
 def _count_features(texts: Sequence[str]) -> Any:
     """CSR matrix float64[texts, 2^20] of n-gram counts."""
     import scipy.sparse as sp
 
     blocks, batch, num_chars = [], [], 0
     for text in texts:
-        batch.append(text[:_MAX_CHARS])
-        num_chars += len(batch[-1])
+        batch.append(text)
+        num_chars += len(text)
         if num_chars >= _BATCH_CHARS:
             blocks.append(_count_batch(batch))
             batch, num_chars = [], 0
