@@ -83,8 +83,8 @@ def test_languages_and_sources_are_on_ratio_too() -> None:
     rng = np.random.default_rng(1)
     worst = np.array([worst_of(*random_tree(rng), rows=300) for _ in range(60)])
     assert worst[:, 2].max() < 1.0
-    assert worst[:, :2].max() < 1.5
-    assert np.mean(worst[:, :2].max(axis=1) > 1.0) < 0.15
+    assert worst[:, :2].max() < 1.1
+    assert np.mean(worst[:, :2].max(axis=1) > 1.0) < 0.05
 
 
 def test_no_bucket_of_an_uneven_tree_is_more_than_a_row_off() -> None:
@@ -103,7 +103,50 @@ def test_no_bucket_of_an_uneven_tree_is_more_than_a_row_off() -> None:
         for _ in range(600):
             turns.next()
             worst = max(worst, int(np.abs(turns.credit).max()))
-        assert worst <= UNITS
+        assert worst < UNITS
+
+
+def test_thousands_of_buckets_from_halves_to_a_millionth_stay_within_a_row() -> None:
+    rng = np.random.default_rng(5)
+    for concentration in (0.05, 1.0, 100.0):
+        weights = np.maximum(rng.dirichlet([concentration] * 3000), 1e-6)
+        turns = Turns([(number % 3, number % 40, number) for number in range(3000)])
+        turns.set_weights(weights.tolist())
+        share = np.array(turns._due)
+        got = np.zeros(3000, dtype=np.int64)
+        for row in range(1, 2001):
+            got[turns.next()] += 1
+            assert np.abs(row * share - got * UNITS).max() < UNITS
+
+
+def test_a_row_follows_from_the_credits_alone() -> None:
+    """Wherever a plan begins (after a resume, a change that changes nothing), the same rows come."""
+    rng = np.random.default_rng(7)
+    for _ in range(5):
+        paths, weights = random_tree(rng)
+        whole, broken = Turns(paths), Turns(paths)
+        for turns in (whole, broken):
+            turns.set_weights(weights)
+        for _ in range(700):
+            if rng.random() < 0.03:
+                broken.credit = broken.credit.copy()
+            assert whole.next() == broken.next()
+
+
+def test_after_any_change_of_weights_buckets_come_back_within_a_row() -> None:
+    """No rule keeps the bound through every change (docs/order.md); this one is back under it after some rows."""
+    rng = np.random.default_rng(11)
+    for _ in range(10):
+        count = int(rng.integers(2, 30))
+        turns = Turns(flat(count))
+        for _ in range(10):
+            turns.set_weights(rng.dirichlet([0.3] * count).tolist())
+            for _ in range(int(rng.integers(1, 40))):
+                turns.next()
+        turns.set_weights(rng.dirichlet([5.0] * count).tolist())
+        for _ in range(60 * count):
+            turns.next()
+        assert np.abs(turns.credit).max() < UNITS
 
 
 def uneven(rng: np.random.Generator, count: int) -> np.ndarray:

@@ -24,7 +24,7 @@ from reprise.workspace import Json, differences
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 NO_LOSS = -100
 """Label of a position that is not trained on."""
 
@@ -342,14 +342,16 @@ class Sampler:
         fresh = Weights(self.leaves, self._weights.shares)
         self._rows = state["rows"]
         by_path = {"/".join(part for part in saved["leaf"] if part is not None): saved for saved in state["leaves"]}
+        credit = np.zeros(len(self.entries), dtype=np.int64)
         for number, entry in enumerate(self.entries):
             saved = by_path.get(entry.leaf.path)
             if saved is None:
                 continue
             entry.rows = saved["rows"]
-            self._turns.credit[number] = saved["credit"]
+            credit[number] = saved["credit"]
             if saved["identity"] == entry.identity:
                 entry.stream.cursor = saved["cursor"]
+        self._turns.credit = credit
         self._turns.balance()
         self._policies = copy.deepcopy(dict(state["policies"]))
         self._weights = Weights(
