@@ -100,7 +100,7 @@ def test_the_held_out_copy_stays(run):
 
 
 def test_recall_and_precision_on_planted_copies(run):
-    """The table in docs/documents.md comes from benchmarks/documents.py; here the ends of the curve are held."""
+    """The table in docs/documents.md comes from benchmarks/duplicates.py; here the ends of the curve are held."""
     rng = random.Random(7)
     rows, similarity = [], {}
     for number in range(300):
