@@ -128,7 +128,8 @@ def stages(recipe: Recipe) -> list[Stage]:
                     **benchmarks,
                     "seed": recipe.seed,
                 },
-                files=lambda: base.files() + _benchmark_files(recipe),
+                means={"engine": documents.engine},
+                files=lambda: _synthesis_files(recipe, base),
                 resumable=True,
             )
         )
@@ -443,6 +444,20 @@ def _label_files(recipe: Recipe, base: _BaseModel) -> list[Path | SourceFile]:
     if topics.llm is not None and topics.llm.generator.model is None:
         files += base.files()
     return files
+
+
+def _synthesis_files(recipe: Recipe, base: _BaseModel) -> list[Path]:
+    """The user's prompts and problems, the models that are asked in this process, and what answers are checked with."""
+    synthesis = recipe.synthesis
+    files = base.files() + _benchmark_files(recipe)
+    if synthesis.prompts is not None:
+        files += sorted(Path(synthesis.prompts).expanduser().glob("*.yaml"))
+    if synthesis.code.problems is not None:
+        files += [path for path in [Path(synthesis.code.problems).expanduser()] if path.is_file()]
+    for generator in (synthesis.generator, synthesis.checks.judge):
+        if generator is not None and generator.kind != "openai" and generator.model and Path(generator.model).is_dir():
+            files += sorted(path for path in Path(generator.model).iterdir() if path.is_file())
+    return list(dict.fromkeys(files))
 
 
 def _benchmark_files(recipe: Recipe) -> list[Path]:

@@ -63,7 +63,7 @@ def run_stage(tmp_path: Path, tiny_model: Model) -> Runner:
         work = Work(output=output, inputs={"label": label}, cache=tmp_path / "cache")
         settings: dict[str, Any] = {
             "model": tiny_model, "clean": Clean(min_chars=20), "deduplicate": Deduplicate(),
-            "decontaminate": Decontaminate(), "benchmarks": [], "data": None, "seed": 1,
+            "decontaminate": Decontaminate(), "benchmarks": [], "data": None, "seed": 1, "engine": "native",
         }  # fmt: skip
         run(work, synthesis=synthesis, **{**settings, **more})
         return work

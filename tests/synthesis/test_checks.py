@@ -139,6 +139,32 @@ def test_a_discipline_of_the_users_own() -> None:
     assert own.of("The cell divides.", "en") is None
 
 
+def test_the_topic_of_a_document_decides_which_disciplines_come_into_question() -> None:
+    disciplines = Disciplines([*DISCIPLINES, "law"], {"law": {"en": ["court", "judge"]}}, {"astronomy": ["Sky"]})
+    text = "The river carried stones into the delta while the ocean rose, and the planet warmed."
+    assert disciplines.of(text, "en") == "earth science"
+    assert disciplines.of(text, "en", "Others") == "earth science"
+    assert disciplines.of(text, "en", "mathematics and physics") == "astronomy"
+    assert disciplines.of(text, "en", "Sky") == "astronomy"
+    assert disciplines.of(text, "en", "Law and Policy") == "general education"
+    assert disciplines.of("Let x be less than two; then the sum grows.", "en") == "general education"
+    assert (
+        disciplines.of("Let x be less than two; then the sum grows.", "en", "Mathematics and Physics") == "mathematics"
+    )
+    assert disciplines.of("The court heard the judge.", "en", "Law and Policy") == "law"
+    assert Disciplines(["physics"], {}).of("Cells have energy and momentum.", "en", "Biology and Chemistry") is None
+
+
+def test_topics_take_turns_and_the_limit_of_a_file_holds_over_its_topics() -> None:
+    rows = [{**row, "topic": "rare" if place == 7 else "common", "origin": f"one.jsonl:{place}"}
+            for place, row in enumerate(corpus_rows(8)[:8])]  # fmt: skip
+    found = list(find_seeds(rows, Disciplines(["physics"], {}), ["en"], Seeds(min_chars=50, max_chars=200)))
+    assert {seed.topic for seed in choose_seeds(found, 2, 0)} == {"rare", "common"}
+    assert len(choose_seeds(found, 9, 3)) == 3
+    some = choose_seeds(found[:9], 4, 3)
+    assert choose_seeds([*some, *found[9:]], 4, 3) == choose_seeds(found, 4, 3)
+
+
 def test_quality_prefers_prose() -> None:
     from reprise.synthesis.seeds import quality_of
 

@@ -121,7 +121,14 @@ def test_boxed() -> None:
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("1,000", "1000.0"), ("$x = 2$", "x=2"), ("3.50", "3.5"), ("\\text{Yes}.", "{yes}"), ("10", "10")],
+    [
+        ("1,000", "1000.0"),
+        ("$x = 2$", "x=2"),
+        ("3.50", "3.5"),
+        ("\\text{Yes}.", "yes"),
+        ("\\text{B}", "B"),
+        ("10", "10"),
+    ],
 )
 def test_equal_finals(one: str, other: str) -> None:
     assert normalize_final(one) == normalize_final(other)

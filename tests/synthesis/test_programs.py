@@ -123,6 +123,27 @@ def test_self_consistency_drops_what_is_not_agreed_on(server: FaultyServer, run_
     assert sum(server.asked.values()) == asked
 
 
+def choice_answer(prompt: str, seed: int) -> str:
+    """A multiple choice whose right option is B; solved again, it is B for some questions and C for the others."""
+    if prompt.startswith("Solve this problem"):
+        return f"So the option is \\boxed{{\\text{{{'B' if 'right' in prompt else 'C'}}}}}."
+    kind = "right" if seed % 2 else "wrong"
+    question, answer = (line.split(": ", 1)[1] for line in good_answer(prompt, seed).split("\n"))
+    options = "\n".join(f"{letter}. Option number {place}" for place, letter in enumerate("ABCD"))
+    return f"## Question\n{kind} {question}\n\n## Options\n{options}\n\n## Answer\nB. {answer}"
+
+
+def test_a_multiple_choice_is_solved_again_too(server: FaultyServer, run_stage: Runner) -> None:
+    server.answer = choice_answer
+    recipe = {**server_settings(server, 8, max_tokens=300).model_dump(), "kinds": {"multiple_choice": 1.0},
+              "checks": {"self_consistency": 2}}  # fmt: skip
+    work = run_stage(Synthesis.model_validate(recipe))
+    lines = [json.loads(line) for line in (work.output / "provenance.jsonl").read_text().splitlines()]
+    assert {line["reason"] for line in lines} == {None, "inconsistent"}
+    assert {line["agreement"] for line in lines if line["kept"]} == {1.0}
+    assert {line["agreement"] for line in lines if not line["kept"]} == {0.0}
+
+
 def test_the_judge_drops_what_it_grades_low(server: FaultyServer, run_stage: Runner) -> None:
     grades = ["Fine.\nGrade: 5", "Bad.\n**Grade: 2**", "I like it.", "Grade: 4"]
 

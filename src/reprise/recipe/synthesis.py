@@ -36,6 +36,8 @@ class Seeds(Settings):
     """How often a seed is asked at most, each time with other randomness, where there are fewer seeds than requests."""
     terms: dict[str, dict[str, list[str]]] = {}
     """Your own disciplines, or more words for a known one: discipline -> language -> words that tell it."""
+    topics: dict[str, list[str]] = {}
+    """More topics of a discipline: passages of a document with such a label belong to one of the disciplines named."""
 
 
 class Code(Settings):
@@ -69,7 +71,7 @@ class Checks(Settings):
     final_answer: list[str] = ["mathematics"]
     """Disciplines whose solutions must end in a boxed result; only for the kind `problem`."""
     self_consistency: Count = 0
-    """Solve each problem so many more times; the final answers must agree."""
+    """Solve each problem and multiple choice so many more times; the final answers must agree."""
     min_agreement: Share = 0.5
     """Least share of those solutions that must give the same final answer."""
     judge: Generator | None = None

@@ -5,18 +5,21 @@ table. Against the corpus only the synthetic documents are indexed; the corpus s
 included, and is not changed.
 """
 
+import functools
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from reprise.documents import clean as clean_stage
 from reprise.documents import decontaminate as decontaminate_stage
 from reprise.documents import deduplicate as deduplicate_stage
 from reprise.documents.deduplicate import choose_bands, estimate_similarity, shingle_text, sign_texts
-from reprise.documents.table import DOCUMENTS, DROPPED, TableWriter, read_table
+from reprise.documents.engine import Engine, run_pieces
+from reprise.documents.table import DOCUMENTS, DROPPED, TableWriter, list_parts, read_table
 from reprise.recipe.documents import Clean, Decontaminate, Deduplicate
 from reprise.synthesis.tasks import Task
 from reprise.workspace import Work
@@ -33,6 +36,7 @@ def drop_by_documents(
     decontaminate: Decontaminate,
     benchmarks: list[str],
     data: str | None,
+    engine: Engine,
 ) -> None:
     """Set `drop` of the tasks whose documents do not pass, and `text` to the cleaned text of the others.
 
@@ -45,6 +49,7 @@ def drop_by_documents(
         decontaminate: settings.
         benchmarks: whose questions must not be there.
         data: folder of their files.
+        engine: runs the steps.
     """
     _drop_same_questions(tasks)
     by_id = {str(number): task for number, task in enumerate(tasks) if task.drop is None}
@@ -56,14 +61,14 @@ def drop_by_documents(
                 for number, task in by_id.items()
             ]
         )  # fmt: skip
-    clean_stage.run(_work(scratch, "clean", "read"), clean=clean, engine="native")
-    deduplicate_stage.run(_work(scratch, "deduplicate", "clean"), deduplicate=deduplicate, engine="native")
+    clean_stage.run(_work(scratch, "clean", "read"), clean=clean, engine=engine)
+    deduplicate_stage.run(_work(scratch, "deduplicate", "clean"), deduplicate=deduplicate, engine=engine)
     decontaminate_stage.run(
         _work(scratch, "decontaminate", "deduplicate"),
         decontaminate=decontaminate,
         benchmarks=benchmarks,
         data=data,
-        engine="native",
+        engine=engine,
     )
     for stage in ("clean", "deduplicate", "decontaminate"):
         for batch in read_table(scratch / stage / DROPPED):
@@ -73,7 +78,7 @@ def drop_by_documents(
         for row in batch.to_pylist():
             by_id[row["id"]].text = row["text"]
     if deduplicate.enabled:
-        _drop_known([task for task in tasks if task.drop is None], corpus, deduplicate)
+        _drop_known([task for task in tasks if task.drop is None], corpus, deduplicate, engine)
 
 
 def _drop_same_questions(tasks: Sequence[Task]) -> None:
@@ -92,26 +97,44 @@ def _work(scratch: Path, stage: str, before: str) -> Work:
     return Work(output=scratch / stage, inputs={before: scratch / before}, cache=scratch / "cache")
 
 
-def _drop_known(tasks: Sequence[Task], corpus: Path, settings: Deduplicate) -> None:
+def _drop_known(tasks: Sequence[Task], corpus: Path, settings: Deduplicate, engine: Engine) -> None:
     """Drop what is a near copy of a document of the corpus, found by the bands of its signature."""
     if not tasks:
         return
-    bands, band_rows = choose_bands(settings)
     signatures = sign_texts([task.text for task in tasks], [task.language for task in tasks], settings)
+    parts = list_parts(corpus.resolve())
+    compare = functools.partial(_find_known, signatures, settings)
+    num_bytes = 2 * sum(part.stat().st_size for part in parts)
+    for found in run_pieces(
+        compare, [str(part) for part in parts], engine=engine, what="compare with the corpus", num_bytes=num_bytes
+    ):
+        for number, similarity, known in found:
+            if tasks[number].drop is None:
+                tasks[number].drop = ("near_copy_of_corpus", f"{similarity:.2f} like the document {known}")
+
+
+def _find_known(signatures: Any, settings: Deduplicate, part: str) -> list[tuple[int, float, str]]:
+    """(number of the signature, similarity, id of the document) of the near copies in a part of the corpus."""
+    bands, band_rows = choose_bands(settings)
     holders: dict[tuple[int, bytes], list[int]] = defaultdict(list)
     for number, signature in enumerate(signatures):
         for band in range(bands):
             holders[band, signature[band * band_rows : (band + 1) * band_rows].tobytes()].append(number)
-    for batch in read_table(corpus, ["id", "text", "lang"], batch_rows=_BATCH_ROWS):
-        rows: list[dict[str, Any]] = batch.to_pylist()
-        known = sign_texts([row["text"] for row in rows], [row["lang"] for row in rows], settings)
-        for row, signature in zip(rows, known, strict=True):
-            near = {
-                number
-                for band in range(bands)
-                for number in holders.get((band, signature[band * band_rows : (band + 1) * band_rows].tobytes()), ())
-            }
-            for number in near:
-                similarity = float(estimate_similarity(signatures[number][np.newaxis], signature[np.newaxis])[0])
-                if similarity >= settings.threshold and tasks[number].drop is None:
-                    tasks[number].drop = ("near_copy_of_corpus", f"{similarity:.2f} like the document {row['id']}")
+    found = []
+    with pq.ParquetFile(part) as file:
+        for batch in file.iter_batches(_BATCH_ROWS, columns=["id", "text", "lang"]):
+            rows: list[dict[str, Any]] = batch.to_pylist()
+            known = sign_texts([row["text"] for row in rows], [row["lang"] for row in rows], settings)
+            for row, signature in zip(rows, known, strict=True):
+                near = {
+                    number
+                    for band in range(bands)
+                    for number in holders.get(
+                        (band, signature[band * band_rows : (band + 1) * band_rows].tobytes()), ()
+                    )
+                }
+                for number in sorted(near):
+                    similarity = float(estimate_similarity(signatures[number][np.newaxis], signature[np.newaxis])[0])
+                    if similarity >= settings.threshold:
+                        found.append((number, similarity, str(row["id"])))
+    return found

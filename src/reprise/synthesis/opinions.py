@@ -15,9 +15,9 @@ _GRADE = re.compile(r"^\W*(?:Grade|评分)\s*[:：]\s*\**([1-5])\b\W*$", re.IGNO
 
 
 def check_agreement(tasks: Sequence[Task], synthesis: Synthesis, asker: Asker) -> None:
-    """Solve each problem that has a boxed result again; drop those on whose result the solutions do not agree."""
+    """Solve what has a final result again; drop that on whose result (boxed, or a letter) the solutions disagree."""
     checks, generator = synthesis.checks, synthesis.generator
-    tasks = [task for task in tasks if task.kind == "problem" and task.drop is None and task.pair and task.pair.final]
+    tasks = [task for task in tasks if task.drop is None and task.pair and task.pair.final]
     if not checks.self_consistency or not tasks:
         return
     requests: list[Request] = []

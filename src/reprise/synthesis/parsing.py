@@ -168,6 +168,8 @@ def find_boxed(text: str) -> str | None:
 def normalize_final(final: str) -> str:
     """A final answer as it is compared with others: no spaces, dollar signs, trailing zeros or full stops."""
     plain = re.sub(r"\\(?:text|mathrm|left|right|,|;|!| )|[\s$]", "", final).rstrip(".。").lower()
+    if re.fullmatch(r"\{[^{}]*\}", plain):  # of \text{...}
+        plain = plain[1:-1]
     if _NUMBER.fullmatch(plain):
         plain = plain.replace(",", "")
         plain = plain.rstrip("0").rstrip(".") if "." in plain else plain

@@ -1,7 +1,8 @@
-"""Passages to make questions from: sorted into disciplines, the best first, files in turn.
+"""Passages to make questions from: sorted into disciplines, the best first, topics and files in turn.
 
 A passage belongs to the discipline whose words make up most of it, once it holds at least two different ones and they
 are one word in `_RAREST` or more; else to `general education`, or to no discipline where the recipe does not list that.
+Where the topic of the document is known to be of some disciplines, only these come into question, and one word will do.
 """
 
 import heapq
@@ -60,14 +61,23 @@ def discipline_name(discipline: str, language: str) -> str:
 class Disciplines:
     """Tells the discipline of a passage by its words."""
 
-    def __init__(self, disciplines: Sequence[str], own_terms: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
-        """Gather the words of each discipline.
+    def __init__(
+        self,
+        disciplines: Sequence[str],
+        own_terms: Mapping[str, Mapping[str, Sequence[str]]],
+        own_topics: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        """Gather the words and the topics of each discipline.
 
         Raises:
             UserError: a discipline has no words in any language.
         """
         self._terms: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+        self._topics: dict[str, set[str]] = defaultdict(set)
         self._catch_all = CATCH_ALL in disciplines
+        for discipline in {*_ours(), *disciplines}:  # a topic of a discipline that is not asked for is of no other one
+            for topic in [*_ours().get(discipline, {}).get("topics", []), *(own_topics or {}).get(discipline, [])]:
+                self._topics[topic.casefold()].add(discipline)
         for discipline in disciplines:
             known = dict(_ours().get(discipline, {}).get("terms", {}))
             own = own_terms.get(discipline, {})
@@ -81,8 +91,25 @@ class Disciplines:
                 for term in [*known.get(language, []), *own.get(language, [])]:
                     self._terms[language][term.lower()].add(discipline)
 
-    def of(self, text: str, language: str) -> str | None:
-        """The discipline of a passage, None where it has none."""
+    def of(self, text: str, language: str, topic: str | None = None) -> str | None:
+        """The discipline of a passage, None where it has none.
+
+        Args:
+            text: the passage.
+            language: of it.
+            topic: label of its document.
+        """
+        scores, kinds, length = self._score(text, language)
+        of_topic = self._topics.get((topic or "").casefold(), set())
+        if of_topic:
+            scores = {name: score for name, score in scores.items() if name in of_topic or name not in _ours()}
+        best = max(scores, key=lambda name: (scores[name], name), default=None)
+        if best is not None and (best in of_topic or (kinds[best] >= 2 and scores[best] * _RAREST >= length)):
+            return best
+        return CATCH_ALL if self._catch_all else None
+
+    def _score(self, text: str, language: str) -> tuple[dict[str, float], Mapping[str, int], float]:
+        """Words of each discipline that come into question, how many different ones, and the words of the text."""
         terms = self._terms.get(language, {})
         lowered = text.lower()
         if language in WITHOUT_SPACES:
@@ -99,10 +126,7 @@ class Disciplines:
             for discipline in owners:
                 scores[discipline] += min(count, _TERM_WEIGHT_LIMIT) / len(owners)
                 kinds[discipline] += 1
-        best = max(scores, key=lambda name: (scores[name], name), default=None)
-        if best is not None and kinds[best] >= 2 and scores[best] * _RAREST >= length:
-            return best
-        return CATCH_ALL if self._catch_all else None
+        return scores, kinds, length
 
 
 def cut_passages(text: str, min_chars: int, max_chars: int) -> list[str]:
@@ -151,9 +175,9 @@ def find_seeds(
         wanted = row["source"] in seeds.sources if seeds.sources else row["source"] not in ("code", "synthetic")
         if not wanted or row["split"] != "train" or row["lang"] not in languages:
             continue
-        whole = disciplines.of(row["text"][:_LOOKED_AT], row["lang"])
+        whole = disciplines.of(row["text"][:_LOOKED_AT], row["lang"], row["topic"])
         for place, passage in enumerate(cut_passages(row["text"], seeds.min_chars, seeds.max_chars)):
-            discipline = disciplines.of(passage, row["lang"])
+            discipline = disciplines.of(passage, row["lang"], row["topic"])
             if discipline is None or discipline == CATCH_ALL:
                 discipline = whole
             if discipline is not None:
@@ -165,28 +189,33 @@ def find_seeds(
 def choose_seeds(found: Iterable[Seed], wanted: int, max_per_origin: int) -> list[Seed]:
     """At most `wanted` seeds of one language and discipline, the same ones whatever the order in which they come.
 
-    Origins (files) take turns, and within an origin documents do; each gives its best passages first.
+    Topics and origins (files) take turns, and within them documents do; each gives its best passages first.
     """
-    by_origin: dict[str, dict[str, list[Seed]]] = defaultdict(lambda: defaultdict(list))
+    grouped: dict[tuple[str, str], dict[str, list[Seed]]] = defaultdict(lambda: defaultdict(list))
     for seed in found:
-        by_origin[seed.origin.rpartition(":")[0] or seed.origin][seed.document_id].append(seed)
-    ordered: dict[str, list[Seed]] = {}
-    for origin, documents in by_origin.items():
+        origin = seed.origin.rpartition(":")[0] or seed.origin
+        grouped[seed.topic or "", origin][seed.document_id].append(seed)
+    ordered: dict[tuple[str, str], list[Seed]] = {}
+    for group, documents in grouped.items():
         turns: list[tuple[int, float, str, Seed]] = []
         for document_id, passages in documents.items():
             passages.sort(key=lambda seed: (-seed.quality, seed.passage))
             tie = xxhash.xxh3_64_hexdigest(document_id.encode())
             turns += [(turn, -seed.quality, tie, seed) for turn, seed in enumerate(passages)]
         turns.sort(key=lambda entry: entry[:3])
-        ordered[origin] = [entry[3] for entry in turns][: max_per_origin or None]
-    queue = [(0, xxhash.xxh3_64_hexdigest(origin.encode()), origin) for origin in ordered]
+        ordered[group] = [entry[3] for entry in turns]
+    queue = [(0, xxhash.xxh3_64_hexdigest("\0".join(group).encode()), group) for group in ordered]
     heapq.heapify(queue)
     chosen: list[Seed] = []
+    taken: Counter[str] = Counter()
     while queue and len(chosen) < wanted:
-        turn, tie, origin = heapq.heappop(queue)
-        chosen.append(ordered[origin][turn])
-        if turn + 1 < len(ordered[origin]):
-            heapq.heappush(queue, (turn + 1, tie, origin))
+        turn, tie, group = heapq.heappop(queue)
+        if max_per_origin and taken[group[1]] >= max_per_origin:
+            continue
+        taken[group[1]] += 1
+        chosen.append(ordered[group][turn])
+        if turn + 1 < len(ordered[group]):
+            heapq.heappush(queue, (turn + 1, tie, group))
     return chosen
 
 

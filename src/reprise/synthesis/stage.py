@@ -18,6 +18,7 @@ from typing import Any
 
 import xxhash
 
+from reprise.documents.engine import Engine
 from reprise.documents.table import DOCUMENTS, DROPPED, DROPPED_SCHEMA, TableWriter, read_table
 from reprise.errors import UserError
 from reprise.generators.asking import Asker, Spending
@@ -54,6 +55,7 @@ def run(
     benchmarks: list[str],
     data: str | None,
     seed: int,
+    engine: Engine,
 ) -> None:
     """Make synthetic documents from the labelled ones.
 
@@ -67,6 +69,7 @@ def run(
         benchmarks: names of the benchmarks whose questions must not be among the answers.
         data: folder of their files.
         seed: chooses templates and corrupted answers.
+        engine: runs the document steps.
 
     Raises:
         UserError: no seed, no generator, too many failed requests, or the cost limit.
@@ -102,7 +105,7 @@ def run(
         task.text = _document(task, synthesis.templates[task.language], seed)
     scratch = work.output / "scratch"
     shutil.rmtree(scratch, ignore_errors=True)
-    drop_by_documents(kept(tasks), corpus, scratch, clean, deduplicate, decontaminate, benchmarks, data)
+    drop_by_documents(kept(tasks), corpus, scratch, clean, deduplicate, decontaminate, benchmarks, data, engine)
     shutil.rmtree(scratch)
     _write(work, tasks, identity, asker.spending)
 

@@ -57,7 +57,7 @@ def science_tasks(synthesis: Synthesis, rows: Iterable[Mapping[str, Any]]) -> li
     }
     if not synthesis.requests:
         return []
-    disciplines = Disciplines(synthesis.disciplines, synthesis.seeds.terms)
+    disciplines = Disciplines(synthesis.disciplines, synthesis.seeds.terms, synthesis.seeds.topics)
     found: dict[str, list[Seed]] = defaultdict(list)
     for seed in find_seeds(rows, disciplines, synthesis.languages, synthesis.seeds):
         bucket = found[_bucket(seed.language, seed.discipline)]
