@@ -7,7 +7,7 @@
 # where numpy, pyarrow, pydantic, pyyaml, rich, safetensors, typer and xxhash are there).
 set -eu
 cd "$(dirname "$0")/.."
-run() { timeout 150 python benchmarks/training.py --rounds 1 --steps 12 --seq-len 8192 "$@" | tail -n 1; }
+run() { timeout 170 python benchmarks/training.py --rounds 1 --steps 12 --seq-len 8192 --split "$@" | tail -n 1; }
 run --shape smollm2-135m --rows 4
-run --shape llama-1b --rows 1
-run --shape llama-1b --rows 2 --checkpointing full
+run --shape llama-1b --rows 1 --no-loss
+run --shape llama-1b --rows 2 --checkpointing full --no-loss

@@ -1,16 +1,17 @@
 """Training speed and memory beside transformers.Trainer: same model, rows, precision, batch and optimizer.
 
-    python benchmarks/training.py [--seq-len 1024] [--rows 1] [--steps 8] [--rounds 2]
+    python benchmarks/training.py [--seq-len 1024] [--rows 1] [--steps 6] [--rounds 2] [--split]
 
 Each contestant runs in a process of its own, in turn, `rounds` times; the figure is the median over the steps of all
 rounds after the first two steps of each. The last line is JSON. The model has the shape of SmolLM2-135M and random
-weights, which cost the same as trained ones.
+weights, which cost the same as trained ones. The loss alone is measured at the size of Llama-3.2-1B: 8,192 tokens, a
+vocabulary of 128,256, 2,048 numbers to a token, in bf16; its peak is that of everything beyond hidden states and
+weights, the gradients of both included. With the default settings the whole takes about five minutes on two cores.
 """
 
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -40,12 +41,14 @@ def main() -> None:
     options.add_argument("--rows", type=int, default=1, help="rows in a step, all in one forward pass")
     options.add_argument("--shape", default="smollm2-135m", choices=list(SHAPES))
     options.add_argument("--checkpointing", default="none", choices=["none", "full"], help="recompute activations")
-    options.add_argument("--steps", type=int, default=8)
+    options.add_argument("--steps", type=int, default=6)
     options.add_argument("--rounds", type=int, default=2)
     options.add_argument("--threads", type=int, default=0)
     options.add_argument("--precision", default="bf16", choices=["bf16", "float32"])
     options.add_argument("--contestants", default="trainer,reprise")
     options.add_argument("--compile", action="store_true", help="torch.compile for all contestants")
+    options.add_argument("--split", action="store_true", help="also say where a step's time goes")
+    options.add_argument("--no-loss", action="store_true", help="leave out the loss alone")
     options.add_argument("--child")
     options.add_argument("--folder")
     chosen = options.parse_args()
@@ -59,9 +62,10 @@ def main() -> None:
         for _ in range(chosen.rounds):
             for name in names:
                 found[name].append(in_a_process(name, folder))
-        losses = {name: in_a_process(name, folder)["peak_gb"] for name in ("loss", "naive_loss")}
-    result = summary(chosen, found)
-    print(json.dumps({**result, "loss_peak_gb": losses["loss"], "naive_loss_peak_gb": losses["naive_loss"]}))
+        alone = [] if chosen.no_loss else ["loss", "naive_bf16_loss", "naive_float32_loss"]
+        peaks = {f"{name}_peak_gb": in_a_process(name, folder)["peak_gb"] for name in alone}
+        split = in_a_process("split", folder) if chosen.split else {}
+    print(json.dumps({**summary(chosen, found), **peaks, **split}))
 
 
 def in_a_process(name: str, folder: str) -> dict:
@@ -101,12 +105,12 @@ def add_mfu(chosen: argparse.Namespace, result: dict, names: list[str]) -> None:
     from transformers import LlamaConfig
 
     from reprise.model.flops import training_flops_per_token
-    from reprise.recipe.hardware import PEAK_BF16_TFLOPS
+    from reprise.recipe.hardware import peak_bf16_tflops
 
     if not torch.cuda.is_available():
         return
     result["gpu"] = torch.cuda.get_device_name()
-    peak = next((value for name, value in PEAK_BF16_TFLOPS.items() if name in result["gpu"].replace(" ", "")), None)
+    peak = peak_bf16_tflops(result["gpu"])
     flops = training_flops_per_token(LlamaConfig(**SHAPES[chosen.shape]), chosen.seq_len)
     for name in names:
         result[f"{name}_mfu"] = peak and round(result[f"{name}_tokens_per_s"] * flops / peak / 1e12, 4)
@@ -127,7 +131,10 @@ def prepare(folder: Path, chosen: argparse.Namespace) -> None:
     tokenizer = Tokenizer(models.WordLevel({"<eos>": 0}, unk_token="<eos>"))
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>").save_pretrained(folder / "model")
     rng = np.random.default_rng(0)
-    make = lambda texts: [rng.integers(1, 49152, 1500) for _ in texts]  # noqa: E731
+
+    def make(texts):
+        return [rng.integers(1, config.vocab_size, 1500) for _ in texts]
+
     encoder = Encoder("random", make, config.vocab_size, 0, None, "")
     builder = StoreBuilder(folder / "tokenize", encoder, [])
     needed = chosen.rows * chosen.seq_len * (chosen.steps + 1) // 1000 + 10
@@ -236,42 +243,171 @@ def run_trainer(chosen: argparse.Namespace, folder: Path) -> dict:
     }
 
 
+def run_litgpt(chosen: argparse.Namespace, folder: Path) -> dict:
+    """litgpt's model and loss in the loop of its `pretrain` (Fabric, bf16-mixed); --compile as its command does."""
+    import lightning
+    import torch
+    from litgpt.config import Config
+    from litgpt.model import GPT
+    from litgpt.utils import chunked_cross_entropy
+
+    from reprise.mixture.sampler import Sampler
+    from reprise.tokens.store import TokenStore
+
+    shape = SHAPES[chosen.shape]
+    stage, rows = stage_settings(chosen)
+    sampler = Sampler(TokenStore.open(folder / "tokenize"), stage, rows, 0)
+    batches = [torch.from_numpy(sampler.next_batch(chosen.rows).ids) for _ in range(chosen.steps)]
+    precision = "bf16-mixed" if chosen.precision == "bf16" else "32-true"
+    fabric = lightning.Fabric(devices=1, precision=precision)
+    config = Config(
+        block_size=8192, vocab_size=shape["vocab_size"], padded_vocab_size=shape["vocab_size"],
+        n_layer=shape["num_hidden_layers"], n_head=shape["num_attention_heads"], n_embd=shape["hidden_size"],
+        n_query_groups=shape["num_key_value_heads"], rotary_percentage=1.0, parallel_residual=False, bias=False,
+        norm_class_name="RMSNorm", mlp_class_name="LLaMAMLP", intermediate_size=shape["intermediate_size"],
+        rope_base=100000,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    with fabric.init_module():
+        model = GPT(config)
+    torch.nn.init.normal_(model.lm_head.weight, std=0.02)
+    model.transformer.wte.weight = model.lm_head.weight
+    model.max_seq_length = chosen.seq_len
+    model = fabric.setup(torch.compile(model) if chosen.compile else model)
+    adam = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    optimizer = fabric.setup_optimizers(adam)
+    times, losses = [], []
+    for ids in batches:
+        start = time.perf_counter()
+        ids = ids.to(fabric.device)
+        loss = chunked_cross_entropy(model(ids)[:, :-1], ids[:, 1:])
+        fabric.backward(loss)
+        fabric.clip_gradients(model, optimizer, max_norm=1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(round(loss.item(), 4))
+        times.append(round(time.perf_counter() - start, 3))
+    return {"step_seconds": times, "losses": losses, "peak_gb": peak_gb()}
+
+
+def run_trainer_with_kept_memory(chosen: argparse.Namespace, folder: Path) -> dict:
+    """The same with the allocator's setting that Reprise trains with."""
+    import torch
+
+    from reprise.training.memory import keep_freed_memory
+
+    with keep_freed_memory(torch.device("cuda" if torch.cuda.is_available() else "cpu")):
+        return run_trainer(chosen, folder)
+
+
+def run_split(chosen: argparse.Namespace, folder: Path) -> dict:
+    """Milliseconds of one step by what they are spent on: kernels on the GPU, operations of all threads' callers here.
+
+    A profiled step is slower than another one: the shares count.
+    """
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    from reprise.mixture.sampler import Sampler
+    from reprise.training import loop
+
+    on_gpu = torch.cuda.is_available()
+    original, next_batch = loop.step, Sampler.next_batch
+    sums: dict[str, float] = {}
+
+    def step(state, *args):
+        if state.progress.step != WARM_UP_STEPS + 1:
+            return original(state, *args)
+        with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as found:
+            result = original(state, *args)
+            if on_gpu:
+                torch.cuda.synchronize()
+        for event in found.events():
+            spent = sum(kernel.duration for kernel in event.kernels) if on_gpu else event.self_cpu_time_total
+            if spent:
+                kind = kind_of(event)
+                sums[kind] = sums.get(kind, 0.0) + spent / 1e3
+        return result
+
+    def timed_batch(*args):
+        start = time.perf_counter()
+        batch = next_batch(*args)
+        sums["data"] = (time.perf_counter() - start) * 1e3
+        return batch
+
+    loop.step, Sampler.next_batch = step, timed_batch
+    run_reprise(chosen, folder)
+    return {"step_split_ms": {kind: round(spent, 1) for kind, spent in sorted(sums.items())}}
+
+
+KINDS = (
+    ("loss", ("LinearCrossEntropy",)),
+    ("communication", ("nccl", "c10d", "all_gather", "reduce_scatter", "all_reduce")),
+    ("attention", ("ttention", "varlen")),
+    ("optimizer", ("Optimizer.step", "_fused_adamw_", "foreach_norm", "foreach_mul_", "vector_norm", "foreach_copy_")),
+    ("linear", ("aten::mm", "aten::addmm", "aten::linear", "aten::matmul", "MmBackward")),
+)
+
+
+def kind_of(event) -> str:
+    """What an operation belongs to, by its name and those of the operations that called it."""
+    names = []
+    while event is not None:
+        names.append(event.name)
+        event = event.cpu_parent
+    for kind, parts in KINDS:
+        if any(part in name for name in names for part in parts):
+            return kind
+    return "elementwise"
+
+
 def peak_gb() -> float:
     """Largest memory of this process, in 10^9 bytes: on the GPU if there is one, else resident."""
     import torch
 
-    if torch.cuda.is_available():
-        return round(torch.cuda.max_memory_reserved() / 1e9, 3)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 3)
+    from reprise.training.memory import peak_memory
+
+    return round(peak_memory(torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")) / 1e9, 3)
 
 
-def run_loss(chosen: argparse.Namespace, folder: Path, *, naive: bool = False) -> dict:
-    """Memory of the loss and its gradients beyond hidden states and weights: 8,192 tokens, a vocabulary of 128,256."""
+def run_loss(chosen: argparse.Namespace, folder: Path, kind: str = "ours") -> dict:
+    """Memory of the loss and its gradients beyond hidden states and weights."""
     import torch
     import torch.nn.functional as F
 
     from reprise.model.loss import linear_cross_entropy
 
-    tokens, vocabulary, size = 8192, 128_256, 576
-    hidden = torch.randn(tokens, size, dtype=torch.bfloat16, requires_grad=True)
-    weight = torch.randn(vocabulary, size, dtype=torch.bfloat16).mul_(0.02).requires_grad_()
-    labels = torch.randint(0, vocabulary, (tokens,))
+    tokens, vocabulary, size = 8192, 128_256, 2048
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    options = {"dtype": torch.bfloat16, "device": device}
+    hidden = torch.empty(tokens, size, **options).normal_().requires_grad_()
+    weight = torch.empty(vocabulary, size, **options).normal_(std=0.02).requires_grad_()
+    labels = torch.randint(0, vocabulary, (tokens,), device=device)
     linear_cross_entropy(hidden[:8], weight[:64], labels[:8] % 64).backward()
     hidden.grad = weight.grad = None
     before = peak_gb()
-    if naive:
-        loss = F.cross_entropy(F.linear(hidden, weight).float(), labels, reduction="sum")
-    else:
+    start = time.perf_counter()
+    if kind == "ours":
         loss = linear_cross_entropy(hidden, weight, labels)
+    else:
+        logits = F.linear(hidden, weight)
+        loss = F.cross_entropy(logits.float() if kind == "float32" else logits, labels, reduction="sum")
+        del logits
     loss.backward()
-    return {"peak_gb": round(peak_gb() - before, 3), "loss": loss.item()}
+    value = loss.item()
+    seconds = round(time.perf_counter() - start, 2)
+    return {"peak_gb": round(peak_gb() - before, 3), "loss": value, "seconds": seconds}
 
 
 CONTESTANTS = {
     "reprise": run_reprise,
     "trainer": run_trainer,
+    "litgpt": run_litgpt,
+    "trainer_with_kept_memory": run_trainer_with_kept_memory,
+    "split": run_split,
     "loss": run_loss,
-    "naive_loss": lambda chosen, folder: run_loss(chosen, folder, naive=True),
+    "naive_bf16_loss": lambda chosen, folder: run_loss(chosen, folder, "bf16"),
+    "naive_float32_loss": lambda chosen, folder: run_loss(chosen, folder, "float32"),
 }
 
 if __name__ == "__main__":

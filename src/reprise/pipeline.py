@@ -20,6 +20,7 @@ from reprise.errors import UserError
 from reprise.model.files import model_files
 from reprise.recipe import Recipe
 from reprise.recipe.documents import Input
+from reprise.recipe.fields import Settings
 from reprise.workspace import Json, Manifest, Plan, Status, Work, Workspace, digest_file
 
 Run = Callable[..., None]
@@ -159,6 +160,7 @@ def stages(recipe: Recipe) -> list[Stage]:
                     "tolerance": recipe.evaluation.tolerance,
                     "seed": recipe.seed,
                 },
+                means={"benchmarks": _benchmarks_during(recipe)},
                 files=base.files,
                 resumable=True,
                 precious=True,
@@ -211,7 +213,7 @@ def plan_stages(
             files[name] = digests[name]
         plan = Plan(
             stage=stage.name,
-            settings={"version": stage.version, **{name: _plain(value) for name, value in stage.settings.items()}},
+            settings={"version": stage.version, **{name: _decisive(value) for name, value in stage.settings.items()}},
             inputs={name: fingerprints[name] for name in stage.needs},
             files=files,
             resumable=stage.resumable,
@@ -474,6 +476,27 @@ def _import(module: str) -> Run:
 
     run: Run = importlib.import_module(module).run
     return run
+
+
+def _benchmarks_during(recipe: Recipe) -> Callable[[Any, str], Json]:
+    """What training calls to run the recipe's benchmarks on the model that it holds."""
+
+    def measure(model: Any, fingerprint: str) -> Json:
+        from reprise.evaluation.during import measure_live
+
+        cache = Path(recipe.workspace) / "cache" / "evaluate" / "benchmarks"
+        return measure_live(
+            model, fingerprint, settings=recipe.model, evaluation=recipe.evaluation, cache=cache, seed=recipe.seed
+        )
+
+    return measure
+
+
+def _decisive(value: Any) -> Json:
+    """A setting as JSON, without the parts of a section that are only means."""
+    if isinstance(value, Settings):
+        return value.model_dump(mode="json", exclude=set(value.means))
+    return _plain(value)
 
 
 def _plain(value: Any) -> Json:

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig
+from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, MistralConfig, Qwen3Config
 
 from reprise.model import attention
-from reprise.model.attention import BLOCK, NAME, blocked_attention, choose_attention
+from reprise.model.attention import BLOCK, BLOCKED, blocked_attention, choose_attention
 
 
 def plain(query, key, value, scale, mask):
@@ -66,7 +66,7 @@ def test_a_model_gives_what_it_gave_with_pytorchs_kernel(monkeypatch, config, le
     original = attention.blocked_attention
     monkeypatch.setattr(attention, "blocked_attention", lambda *args: called.append(1) or original(*args))
     expected = model(ids, **inputs, use_cache=False).logits
-    assert choose_attention(model, "auto") == NAME
+    assert choose_attention(model, "auto", model.device) == BLOCKED
     actual = model(ids, **inputs, use_cache=False).logits
     assert bool(called) == (length % BLOCK == 0)
     assert (actual - expected).float().norm() <= 0.02 * expected.float().norm()
@@ -76,4 +76,61 @@ def test_a_setting_is_kept():
     model = AutoModelForCausalLM.from_config(
         LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=4)
     )
-    assert choose_attention(model, "sdpa") == "sdpa"
+    assert choose_attention(model, "sdpa", model.device) == "sdpa"
+
+
+def plain_varlen(query, key, value, bounds, _bounds, longest, _longest, *, scale, window_size, enable_gqa):
+    """What the GPU kernel computes: plain causal attention, one document after the other."""
+    assert window_size == (-1, 0)
+    assert longest == bounds.diff().max()
+    assert (bounds[0], bounds[-1]) == (0, len(query))
+    parts = []
+    for start, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+        one = [states[start:end].transpose(0, 1) for states in (query, key, value)]
+        attended = torch.nn.functional.scaled_dot_product_attention(
+            *one, is_causal=True, scale=scale, enable_gqa=enable_gqa
+        )
+        parts.append(attended.transpose(0, 1))
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize("key_heads", [2, 4])
+def test_bounds_of_documents_equal_one_forward_per_document(monkeypatch, key_heads):
+    torch.manual_seed(0)
+    monkeypatch.setattr(attention, "varlen_attn", plain_varlen)
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=key_heads,
+    )
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    lengths = [[10, 30, 24], [1, 63]]
+    positions = torch.stack([torch.cat([torch.arange(length) for length in row]) for row in lengths])
+    ids = torch.randint(0, 64, positions.shape)
+    expected = []
+    for row, parts in zip(ids, lengths, strict=True):
+        expected += [model(piece[None], use_cache=False).logits[0] for piece in row.split(parts)]
+    monkeypatch.setattr(attention, "fits_varlen", lambda _config: True)
+    assert choose_attention(model, "auto", torch.device("cuda"), document_mask=True) == attention.VARLEN
+    actual = model(ids, use_cache=False, **attention.document_inputs(model.config, positions)).logits
+    torch.testing.assert_close(actual.flatten(0, 1), torch.cat(expected), rtol=1e-4, atol=1e-5)
+    whole = model(ids[:1, :20], use_cache=False).logits  # a validation: no bounds, one document
+    model.set_attn_implementation("sdpa")
+    torch.testing.assert_close(whole, model(ids[:1, :20], use_cache=False).logits)
+
+
+@pytest.mark.parametrize(
+    "config,fits",
+    [
+        (LlamaConfig(), True),
+        (MistralConfig(sliding_window=40), False),
+        (Gemma2Config(), False),
+        (Qwen3Config(), True),
+        (LlamaConfig(attention_dropout=0.1), False),
+    ],
+)
+def test_only_plain_attention_goes_to_the_kernel_for_bounds(config, fits):
+    assert attention.fits_varlen(config) == fits

@@ -80,7 +80,7 @@ def test_every_family_gives_its_own_logits_likelihood(config):
     ids = torch.randint(0, VOCAB, (3, 40), generator=torch.Generator().manual_seed(1))
     expected = torch.stack([plain_nll(model, row.tolist()) for row in ids])
     torch.testing.assert_close(token_nll(model, ids).double(), expected, rtol=1e-4, atol=1e-4)
-    assert likelihood._has_known_head(model, ids)
+    assert likelihood.has_known_head(model, ids)
 
 
 def test_unknown_output_layer_falls_back_to_the_models_own_logits():
@@ -96,7 +96,7 @@ def test_unknown_output_layer_falls_back_to_the_models_own_logits():
     model.forward = shifted
     ids = torch.randint(0, VOCAB, (2, 30), generator=torch.Generator().manual_seed(1))
     expected = torch.stack([plain_nll(model, row.tolist()) for row in ids])
-    assert not likelihood._has_known_head(model, ids)
+    assert not likelihood.has_known_head(model, ids)
     torch.testing.assert_close(token_nll(model, ids).double(), expected, rtol=1e-4, atol=1e-4)
 
 

@@ -1,6 +1,7 @@
 """Several processes against one; document masks against one forward per document."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,12 +23,12 @@ from reprise.training.stage import run
 SCRIPT = Path(__file__).with_name("train_script.py")
 
 
-def torchrun(processes, arguments, work, during=None):
+def torchrun(processes, arguments, work, during=None, script=SCRIPT, extra=()):
     """Run the stage under torchrun; the processes share the folder. `during` gets the process while it runs."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     with subprocess.Popen(
-        [*command, str(SCRIPT), as_call(arguments, work)], env=environment, stderr=subprocess.PIPE, text=True
+        [*command, str(script), as_call(arguments, work), *extra], env=environment, stderr=subprocess.PIPE, text=True
     ) as process:
         if during is not None:
             during(process)
@@ -50,12 +51,12 @@ def assert_close(first, second):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sharding", ["full", "gradients", "hybrid"])
-def test_two_processes_train_like_one(arguments, make_work, sharding):
+@pytest.mark.parametrize("sharding,processes", [("full", 2), ("gradients", 2), ("hybrid", 4)])
+def test_processes_train_like_one(arguments, make_work, sharding, processes):
     arguments["training"] = make_training(sharding=sharding, micro_batch_rows=1)
     alone, together = make_work("alone"), make_work("together")
     run(alone, **arguments)
-    torchrun(2, arguments, together)
+    torchrun(processes, arguments, together, extra=["2"])  # four: two nodes of two, a mesh of 2 x 2
     assert_close(alone, together)
 
 
@@ -112,3 +113,31 @@ def test_terminated_processes_save_together_and_one_goes_on(arguments, make_work
     assert len(events(moved, "checkpoint")) == 1
     run(moved, **arguments)
     assert_close(alone, moved)
+
+
+@pytest.mark.slow
+def test_what_one_process_sees_all_of_them_leave_out(arguments, make_work):
+    script = SCRIPT.with_name("guard_script.py")
+    arguments["training"] = make_training(micro_batch_rows=1, guards={"spike": "skip", "retention": "off"})
+    alone, together = make_work("alone"), make_work("together")
+    torchrun(1, arguments, alone, script=script, extra=["0"])
+    torchrun(2, arguments, together, script=script, extra=["1"])
+    for work in (alone, together):
+        left_out = [step["step"] - 1 for step in events(work, "step") if step["loss"] is None]
+        assert left_out == [3, 6]
+        assert [(guard["guard"], guard["step"]) for guard in events(work, "guard")] == [("non_finite", 3), ("spike", 6)]
+    a, b = (load_file(work.output / "model" / "model.safetensors") for work in (alone, together))
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=2e-5, msg=name)
+
+
+@pytest.mark.slow
+def test_compiled_layers_compute_the_same(arguments, make_work):
+    pytest.importorskip("torch._inductor")
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler")
+    arguments["stage"] = make_stage(tokens=SEQ_LEN * 4 * 2)
+    plain, compiled = make_work("plain"), make_work("compiled")
+    run(plain, **arguments)
+    run(compiled, **{**arguments, "training": make_training(compile=True)})
+    assert_close(plain, compiled)

@@ -139,7 +139,7 @@ def test_terminated_twice_ends_as_if_never(arguments, make_work, monkeypatch, af
     run(broken, **arguments)
     assert_same_weights(whole.output / "model", broken.output / "model")
     wanted = ("step", "validation", "weights")
-    strip = lambda record: {k: v for k, v in record.items() if k not in ("seconds", "tokens_per_s")}  # noqa: E731
+    strip = lambda record: {k: v for k, v in record.items() if k not in ("seconds", "tokens_per_s", "memory_gb")}  # noqa: E731
     assert [strip(r) for r in events(whole) if r["kind"] in wanted] == [
         strip(r) for r in events(broken) if r["kind"] in wanted
     ]
@@ -164,7 +164,7 @@ def test_killed_goes_on_from_the_last_checkpoint(arguments, make_work, monkeypat
     assert_same_weights(whole.output / "model", broken.output / "model")
 
 
-@pytest.mark.parametrize("damage", ["cut", "shard", "description"])
+@pytest.mark.parametrize("damage", ["cut", "byte", "shard", "description"])
 def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_is_taken(
     arguments, make_work, monkeypatch, after_steps, damage
 ):
@@ -180,6 +180,11 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_is_taken(
     if damage == "cut":
         shard = newest / "__0_0.distcp"
         shard.write_bytes(shard.read_bytes()[:-1])
+    elif damage == "byte":
+        shard = newest / "__0_0.distcp"
+        content = bytearray(shard.read_bytes())
+        content[len(content) // 2] ^= 1
+        shard.write_bytes(content)
     elif damage == "shard":
         (newest / "__0_0.distcp").unlink()
     else:
@@ -256,3 +261,80 @@ def test_a_vocabulary_that_does_not_fit_is_refused(arguments, make_work, tmp_pat
     arguments["model"] = arguments["model"].model_copy(update={"path": str(tmp_path / "small")})
     with pytest.raises(UserError, match="512 tokens, the model's vocabulary 300"):
         run(make_work(), **arguments)
+
+
+def test_a_stage_warms_up_again_from_the_rate_at_which_the_one_before_ended(arguments, make_work):
+    decay = {"kind": "wsd", "peak_lr": 1e-3, "final_lr": 1e-4, "initial_lr": 1e-3, "decay_tokens": SEQ_LEN * 4 * 6}
+    first = make_work("train-1")
+    run(first, **{**arguments, "stage": make_stage(schedule=decay)})
+    rates = [step["lr"] for step in events(first, "step")]
+    assert rates[0] == 1e-3 > rates[-1] > 1e-4
+    second = make_work("train-2.partial", **{"train-1": first.output})
+    warm = {"peak_lr": 5e-4, "initial_lr": "last", "warmup_tokens": SEQ_LEN * 4 * 2}
+    stage = make_stage(name="two", tokens=SEQ_LEN * 4 * 3, schedule=warm, topics={"sources": ["web"]})
+    run(second, **{**arguments, "stage": stage, "stage_index": 1})
+    expected = [rates[-1], (rates[-1] + 5e-4) / 2, 5e-4]
+    assert [step["lr"] for step in events(second, "step")] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("kept", ["full", "selective"])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_recomputed_activations_change_nothing(arguments, make_work, kept, precision):
+    arguments["stage"] = make_stage(tokens=SEQ_LEN * 4 * 3)
+    plain, recomputed = make_work("plain"), make_work("recomputed")
+    run(plain, **{**arguments, "training": make_training(precision=precision)})
+    run(recomputed, **{**arguments, "training": make_training(precision=precision, activation_checkpointing=kept)})
+    losses, norms = (
+        [[step[name] for step in events(work, "step")] for work in (plain, recomputed)]
+        for name in ("loss", "grad_norm")
+    )
+    assert losses[0] == losses[1]
+    assert norms[0] == norms[1]
+    assert_same_weights(plain.output / "model", recomputed.output / "model")
+
+
+def test_ctrl_c_saves_and_goes_on(arguments, make_work, monkeypatch, after_steps):
+    whole, broken = make_work("whole"), make_work("broken")
+    run(whole, **arguments)
+    with monkeypatch.context():
+        after_steps(5, lambda: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(Interrupted, match="the same command goes on"):
+            run(broken, **arguments)
+    monkeypatch.undo()
+    run(broken, **arguments)
+    assert_same_weights(whole.output / "model", broken.output / "model")
+
+
+def test_the_model_is_written_in_the_base_models_type_with_its_own_settings(arguments, make_work, base_model, tmp_path):
+    half = tmp_path / "half"
+    shutil.copytree(base_model, half)
+    model = AutoModelForCausalLM.from_pretrained(half, dtype=torch.bfloat16)
+    model.generation_config.max_length = 77
+    model.save_pretrained(half)
+    arguments["model"] = arguments["model"].model_copy(update={"path": str(half)})
+    work = make_work()
+    run(work, **arguments)
+    assert {value.dtype for value in weights_of(work.output / "model").values()} == {torch.bfloat16}
+    trained = AutoModelForCausalLM.from_pretrained(work.output / "model")
+    assert trained.dtype == torch.bfloat16
+    assert trained.generation_config.max_length == 77
+    assert trained.config.use_cache == model.config.use_cache
+
+
+def test_benchmarks_run_on_the_model_of_the_moment_and_change_nothing(arguments, make_work):
+    plain, measured = make_work("plain"), make_work("measured")
+    run(plain, **arguments)
+    seen = []
+
+    def benchmarks(model, fingerprint):
+        seen.append(
+            (fingerprint, model.training, model.model.layers[0].mlp.up_proj.weight.detach().float().sum().item())
+        )
+        return [{"benchmark": "some", "metric": "acc", "score": 0.25, "questions": 8}]
+
+    arguments["training"] = make_training(benchmarks_every_tokens=SEQ_LEN * 4 * 5)
+    run(measured, **arguments, benchmarks=benchmarks)
+    assert [event["step"] for event in events(measured, "benchmarks")] == [5, 10]
+    assert len(set(seen)) == 2
+    assert [training for _, training, _ in seen] == [False, False]
+    assert_same_weights(plain.output / "model", measured.output / "model")

@@ -1,6 +1,10 @@
-"""What torchrun starts in the tests: one training stage, its settings as JSON on the command line."""
+"""What torchrun starts in the tests: one training stage, its settings as JSON on the command line.
+
+A second argument is the number of processes that count as one node.
+"""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -24,6 +28,8 @@ def run_call(call: dict) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) > 2:
+        os.environ["LOCAL_WORLD_SIZE"] = sys.argv[2]
     try:
         run_call(json.loads(sys.argv[1]))
     except Interrupted as interrupted:

@@ -1,36 +1,74 @@
-"""Causal attention for training in bfloat16 on a CPU, from matrix products alone.
+"""Causal attention for training: blocks of matrix products on a CPU, documents by their bounds on a GPU.
 
-PyTorch's own kernel leaves a third of the time on the table there: it divides the work by heads, which do not divide
-evenly among few cores, and its products are small. Here queries come in blocks of all heads that share a key, and each
-block meets only the keys up to its end. Scores are rounded to bfloat16 before the softmax, as in the eager attention of
-transformers; the softmax itself works in float32. What this does not cover goes to PyTorch's kernel.
+On a CPU, in bfloat16, PyTorch's own kernel leaves a third of the time on the table: it divides the work by heads,
+which do not divide evenly among few cores, and its products are small. Here queries come in blocks of all heads that
+share a key, and each block meets only the keys up to its end. Scores are rounded to bfloat16 before the softmax, as in
+the eager attention of transformers; the softmax itself works in float32. What this does not cover goes to PyTorch's
+kernel.
+
+On a GPU rows of several documents go to PyTorch's flash attention for sequences of any length, which gets the bounds of
+the documents and computes nothing between them; a mask of [T, T] would make it compute all pairs and throw most away.
 """
 
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-NAME = "reprise_blocked"
+BLOCKED = "reprise_blocked"
+VARLEN = "reprise_varlen"
 BLOCK = 64
 """Queries in a block. A block of scores should stay in the second-level cache: 64 was best of 32 to 512 (measured)."""
 
 
-def choose_attention(model: Any, setting: str) -> str:
+def choose_attention(model: Any, setting: str, device: torch.device, *, document_mask: bool = False) -> str:
     """Use the fastest attention that fits a model for training; gives its name.
 
     Args:
-        model: of transformers, on its device.
+        model: of transformers; its weights may be anywhere yet.
         setting: `model.attention`; anything but `auto` stays as it was loaded.
+        device: where it will run.
+        document_mask: rows hold documents that must not see each other.
     """
     current = str(model.config._attn_implementation)
-    if setting == "auto" and current == "sdpa" and model.device.type == "cpu":
-        model.set_attn_implementation(NAME)
-        return NAME
+    if setting == "auto" and current == "sdpa":
+        if device.type == "cpu":
+            model.set_attn_implementation(BLOCKED)
+            return BLOCKED
+        if document_mask and device.type == "cuda" and fits_varlen(model.config):
+            model.set_attn_implementation(VARLEN)
+            return VARLEN
     return current
+
+
+def fits_varlen(config: Any) -> bool:
+    """Whether every layer is plain causal attention over whole documents, which is what the kernel computes."""
+    text = config.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+    features = ("attn_logit_softcapping", "attention_dropout", "attention_chunk_size")
+    windowed = getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True)
+    return kinds == {"full_attention"} and not windowed and not any(getattr(text, name, None) for name in features)
+
+
+def document_inputs(config: Any, position_ids: Tensor) -> dict[str, Any]:
+    """Arguments of the model that keep attention inside documents.
+
+    Args:
+        config: of the model, after `choose_attention`.
+        position_ids: int64[B, T], 0 at the first token of each document and of each row.
+    """
+    inputs: dict[str, Any] = {"position_ids": position_ids}
+    if config._attn_implementation == VARLEN:
+        # transformers' names for the bounds of the documents in the rows, one row after the other.
+        starts = torch.nonzero(position_ids.flatten() == 0).flatten()
+        bounds = torch.cat([starts, starts.new_tensor([position_ids.numel()])]).to(torch.int32)
+        longest = int(bounds.diff().max())
+        inputs |= {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": longest, "max_length_k": longest}
+    return inputs
 
 
 def blocked_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor | None = None) -> Tensor:
@@ -82,8 +120,40 @@ def _attention_forward(
     return blocked_attention(query, key, value, scale, attention_mask).transpose(1, 2).contiguous(), None
 
 
-AttentionInterface.register(NAME, _attention_forward)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+def _varlen_forward(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """The interface of transformers; output [B, T, heads, D]. Without bounds of documents a row is one document."""
+    bounds = others.get("cu_seq_lens_q")
+    if bounds is None:
+        output, _ = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout, scaling, is_causal=is_causal, **others
+        )
+        return output, None
+    batch, heads, length, size = query.shape
+    queries, keys, values = (states.transpose(1, 2).flatten(0, 1) for states in (query, key, value))
+    longest = others["max_length_q"]
+    options: dict[str, Any] = {"scale": scaling, "window_size": (-1, 0), "enable_gqa": key.shape[1] != heads}
+    result: Any = varlen_attn(queries, keys, values, bounds, bounds, longest, longest, **options)
+    return result.view(batch, length, heads, size), None
+
+
+def _no_mask(*_args: Any, **_others: Any) -> None:
+    """Bounds of documents take the place of a mask."""
+
+
+AttentionInterface.register(BLOCKED, _attention_forward)
+AttentionMaskInterface.register(BLOCKED, sdpa_mask)
+AttentionInterface.register(VARLEN, _varlen_forward)
+AttentionMaskInterface.register(VARLEN, _no_mask)
 
 
 class _BlockedAttention(torch.autograd.Function):

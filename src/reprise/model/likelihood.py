@@ -106,7 +106,7 @@ def token_scores(
     """
     inputs = {name: value for name, value in inputs.items() if value is not None}
     targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE)
-    if _has_known_head(model, input_ids):
+    if has_known_head(model, input_ids):
         scores = _score_in_chunks(model, input_ids, targets, with_greedy, inputs)
     else:
         logits = model(input_ids=input_ids, **inputs).logits
@@ -215,7 +215,7 @@ def _score_in_chunks(
             greedy[wanted] = torch.cat([part.greedy for part in parts if part.greedy is not None])
         return hidden[..., :1]
 
-    with _replaced_forward(head, score):
+    with replaced_forward(head, score):
         model(input_ids=input_ids, **inputs)
     return TokenScores(nll, greedy)
 
@@ -240,7 +240,7 @@ def _logits(head: Any, hidden: Tensor, config: Any) -> Tensor:
     return logits
 
 
-def _has_known_head(model: Any, input_ids: Tensor) -> bool:
+def has_known_head(model: Any, input_ids: Tensor) -> bool:
     """Whether hidden states through `_logits` are the model's logits: found out once per model, on two tokens.
 
     Where they are not, the scores come from the model's own logits, which takes memory for all of them.
@@ -256,7 +256,7 @@ def _has_known_head(model: Any, input_ids: Tensor) -> bool:
             seen.append(_logits(head, hidden, model.config))
             return F.linear(hidden, head.weight, getattr(head, "bias", None))
 
-        with _replaced_forward(head, through):
+        with replaced_forward(head, through):
             expected = model(input_ids=input_ids[:1, :2]).logits
         _head_is_known[model] = (
             len(seen) == 1
@@ -267,7 +267,8 @@ def _has_known_head(model: Any, input_ids: Tensor) -> bool:
 
 
 @contextlib.contextmanager
-def _replaced_forward(module: Any, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
+def replaced_forward(module: Any, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Let a module compute something else while the block runs."""
     before = module.__dict__.get("forward")
     module.forward = forward
     try:

@@ -10,7 +10,14 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from reprise.errors import UserError, missing_extra
 from reprise.model.files import model_files, model_folder
@@ -83,6 +90,51 @@ def load_model(
     return loaded
 
 
+def load_skeleton(settings: Model) -> PreTrainedModel:
+    """The model with its weights on the meta device, where they take no memory; buffers are real.
+
+    Raises:
+        UserError: as `load_model`.
+    """
+    config = load_config(settings)
+    attention = None if settings.attention == "auto" else settings.attention
+    with _explained(settings), _weights_on_meta():
+        model: Any = AutoModelForCausalLM.from_config(
+            config,
+            dtype=torch.float32,
+            attn_implementation=attention,
+            trust_remote_code=settings.trust_remote_code,
+        )
+    model.config.use_cache = False
+    skeleton: PreTrainedModel = model.eval()
+    return skeleton
+
+
+def weight_files(settings: Model) -> list[Path]:
+    """The safetensors files of a model, from the Hub if they are not here.
+
+    Raises:
+        UserError: they cannot be had.
+    """
+    path = locate_model(settings)
+    with _explained(settings):
+        folder = Path(path)
+        if not folder.is_dir():
+            import huggingface_hub
+
+            patterns = ["model*.safetensors"]
+            folder = Path(huggingface_hub.snapshot_download(path, revision=settings.revision, allow_patterns=patterns))
+    return sorted(folder.glob("model*.safetensors"))
+
+
+def load_generation_settings(settings: Model) -> GenerationConfig | None:
+    """How the model's makers say that text is to be generated, if they say so."""
+    try:
+        return GenerationConfig.from_pretrained(locate_model(settings), revision=settings.revision or "main")
+    except OSError:
+        return None
+
+
 def load_tokenizer(settings: Model) -> PreTrainedTokenizerBase:
     """The model's tokenizer.
 
@@ -125,6 +177,24 @@ def _converted(source: Path) -> Path:
     except OSError:  # another process was first
         shutil.rmtree(partial)
     return target
+
+
+@contextlib.contextmanager
+def _weights_on_meta() -> Any:
+    """Move every weight to the meta device as soon as a module has it; buffers, which no file holds, stay."""
+    register = torch.nn.Module.register_parameter
+
+    def register_on_meta(self: Any, name: str, parameter: Any) -> None:
+        register(self, name, parameter)
+        if parameter is not None and not parameter.is_meta:  # one that is: tied to another module's
+            on_meta = parameter.detach().to("meta")
+            self._parameters[name] = torch.nn.Parameter(on_meta, requires_grad=parameter.requires_grad)
+
+    torch.nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        torch.nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reprise.model.likelihood import _has_known_head, _replaced_forward
+from reprise.model.likelihood import has_known_head, replaced_forward
 from reprise.model.loss import IGNORE, head_scaling, linear_cross_entropy
 
 
@@ -21,10 +21,19 @@ class Objective(nn.Module):
         self.model = model
         self.config = model.config
         self._scaling = head_scaling(model.config)
-        # On the meta device nothing can be tried; the families with another head are known by name then.
-        self._known_head = model.device.type == "meta" or _has_known_head(
-            model, torch.zeros((1, 2), dtype=torch.int64, device=model.device)
-        )
+        self._known_head = False
+        if model.device.type != "meta":
+            self.find_head(model)
+
+    def find_head(self, model: Any | None = None) -> None:
+        """Find out whether the loss can be worked out from hidden states; call when the weights are there.
+
+        Args:
+            model: what computes; default: this object, in which FSDP gathers the weights. Then every process calls.
+        """
+        ids = torch.zeros((1, 2), dtype=torch.int64, device=self.model.device)
+        with torch.no_grad():
+            self._known_head = has_known_head(self if model is None else model, ids)
 
     def get_output_embeddings(self) -> Any:
         """The output layer."""
@@ -57,6 +66,6 @@ class Objective(nn.Module):
             )
             return hidden[..., :1]
 
-        with _replaced_forward(head, into_loss):
+        with replaced_forward(head, into_loss):
             self.model(input_ids=input_ids, **inputs)
         return losses[0]

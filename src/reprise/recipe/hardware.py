@@ -10,6 +10,12 @@ PEAK_BF16_TFLOPS = {"A100": 312.0, "H100": 989.4, "H200": 989.4, "B200": 2250.0,
 """Dense bf16 peak in TFLOP/s, from the vendor's data sheets."""
 
 
+def peak_bf16_tflops(device_name: str) -> float | None:
+    """Peak of the GPU that calls itself so, such as `NVIDIA H100 80GB HBM3`; None where it is not known."""
+    squeezed = device_name.replace(" ", "")
+    return next((peak for name, peak in PEAK_BF16_TFLOPS.items() if name in squeezed), None)
+
+
 class Hardware(Settings):
     """For the estimate of `reprise plan` and for MFU."""
 

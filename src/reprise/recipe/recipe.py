@@ -39,6 +39,8 @@ class Recipe(Settings):
             raise ValueError(f"stage names must differ, got {', '.join(names)}")
         if self.stages[0].topics.initial == "inherit":
             raise ValueError("the first stage has no stage before it to inherit topic weights from")
+        if self.stages[0].schedule.initial_lr == "last":
+            raise ValueError("the first stage has no stage before it whose rate it could go on from: give a number")
         return self
 
     def split_sources(self) -> set[str]:

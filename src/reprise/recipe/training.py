@@ -1,6 +1,6 @@
 """The training engine."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -25,8 +25,8 @@ class Schedule(Settings):
 
     kind: Literal["constant", "wsd", "cosine"] = "constant"
     """After the warm-up: stay (the paper), stay and then decay (`decay_tokens`), or a cosine to `final_lr`."""
-    initial_lr: Annotated[float, Field(ge=0.0)] = 1e-7
-    """Rate at the first token."""
+    initial_lr: Annotated[float, Field(ge=0.0)] | Literal["last"] = 1e-7
+    """Rate at the first token; `last`: that of the last step of the stage before, to re-warm from where it ended."""
     peak_lr: Annotated[float, Field(gt=0.0)] = 1e-5
     """Rate after the warm-up."""
     final_lr: Annotated[float, Field(ge=0.0)] = 0.0
@@ -98,6 +98,9 @@ class Validation(Settings):
 class Training(Settings):
     """Settings of the loop that hold for every stage."""
 
+    means: ClassVar[frozenset[str]] = frozenset(
+        {"benchmarks_every_tokens", "checkpoints", "log_every_steps", "say_every_seconds", "trackers", "threads"}
+    )
     batch_rows: Annotated[int, Field(ge=1)] = 8
     """Rows in one optimizer step, over all processes."""
     micro_batch_rows: Annotated[int, Field(ge=1)] = 1
@@ -114,9 +117,13 @@ class Training(Settings):
     guards: Guards = Guards()
     checkpoints: Checkpoints = Checkpoints()
     validation: Validation = Validation()
+    benchmarks_every_tokens: Count = 0
+    """Run `evaluation.benchmarks` on the model as it is after every so many tokens, on one process; 0: never."""
     averaging: Averaging = Averaging()
     log_every_steps: Annotated[int, Field(ge=1)] = 1
     """Steps between two lines of metrics.jsonl."""
+    say_every_seconds: Annotated[float, Field(ge=0.0)] = 30.0
+    """Seconds between two lines in the terminal; 0: none."""
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = []
     """Where metrics go besides metrics.jsonl."""
     threads: Count = 0

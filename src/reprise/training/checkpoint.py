@@ -3,18 +3,17 @@
 checkpoints/step-00000120/
   __0_0.distcp ...   tensors of each process (torch.distributed.checkpoint)
   .metadata          which tensor is where
-  checkpoint.json    size of each file, and everything that resumes besides the tensors; written last
+  checkpoint.json    size and checksum of each file, and everything that resumes besides the tensors; written last
 """
 
 import json
 import logging
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint.api import CheckpointException
+import xxhash
 from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
     get_state_dict,
@@ -22,64 +21,15 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
 
 from reprise.errors import UserError
 from reprise.training.parallel import Processes
-from reprise.workspace import Json, write_json
+from reprise.workspace import Json
 
 log = logging.getLogger(__name__)
 
 DESCRIPTION = "checkpoint.json"
-VERSION = 1
-
-
-class CheckpointError(Exception):
-    """A checkpoint could not be written; what was saved before is whole."""
-
-
-def save_checkpoint(folder: Path, tensors: dict[str, Any], facts: dict[str, Json], processes: Processes) -> None:
-    """Write a checkpoint; a kill at any moment leaves the whole of it or nothing under its name.
-
-    Args:
-        folder: its name; there is nothing there yet.
-        tensors: what `tensors_of` gives.
-        facts: everything else that resumes, as JSON.
-        processes: all of them call.
-
-    Raises:
-        CheckpointError: the disk is full or gone; in all processes alike.
-    """
-    partial = folder.with_name(f"{folder.name}.partial")
-    failure = ""
-    try:
-        if processes.is_first:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-    except OSError as error:
-        failure = str(error)
-    processes.wait()
-    try:
-        save(tensors, checkpoint_id=partial)
-        if processes.is_first:
-            sizes = {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
-            write_json(partial / DESCRIPTION, {"version": VERSION, "files": sizes, **facts})
-            partial.rename(folder)
-            _sync_folder(folder.parent)
-    except (OSError, CheckpointException) as error:
-        failure = failure or _cause(error)
-    if processes.any(bool(failure)):
-        if processes.is_first:
-            shutil.rmtree(partial, ignore_errors=True)
-        raise CheckpointError(f"{folder} cannot be written: {failure or 'another process failed'}")
-
-
-def _cause(error: BaseException) -> str:
-    """What the system said, out of the summary that torch makes of all processes."""
-    if isinstance(error, CheckpointException):
-        causes = [_cause(wrapped[0]) for wrapped in error.failures.values()]
-        return "; ".join(dict.fromkeys(causes)) or str(error)
-    return str(error)
+VERSION = 2
 
 
 def tensors_of(
@@ -98,7 +48,7 @@ def load_checkpoint(
     optimizer: torch.optim.Optimizer | None = None,
     average: dict[str, torch.Tensor] | None = None,
 ) -> dict[str, Json]:
-    """Put a checkpoint's tensors in their places; gives its facts.
+    """Put a checkpoint's tensors in their places; gives its facts. Checksums are not looked at.
 
     Args:
         folder: the checkpoint.
@@ -120,7 +70,7 @@ def load_checkpoint(
 
 
 def read_facts(folder: Path) -> dict[str, Json]:
-    """What a checkpoint says of itself, after a check that its files are whole.
+    """What a checkpoint says of itself, after a check that its files are there and have their sizes.
 
     Raises:
         UserError: a file is missing or cut, or the description is of another version.
@@ -136,13 +86,46 @@ def read_facts(folder: Path) -> dict[str, Json]:
         raise UserError(
             f"the checkpoint has version {facts.get('version')}, not {VERSION}", where=str(path), remedy=_GO_BACK
         )
-    for name, size in facts["files"].items():
+    for name, known in facts["files"].items():
         file = folder / name
         actual = file.stat().st_size if file.exists() else None
-        if actual != size:
-            what = "is missing" if actual is None else f"has {actual:,} bytes, not {size:,}"
+        if actual != known["size"]:
+            what = "is missing" if actual is None else f"has {actual:,} bytes, not {known['size']:,}"
             raise UserError(f"a file of the checkpoint {what}", where=str(file), remedy=_GO_BACK)
     return facts
+
+
+def check_content(folder: Path, processes: Processes) -> dict[str, Json]:
+    """What a checkpoint says of itself, after a check of all checksums; every process reads its share of the files.
+
+    Raises:
+        UserError: a file is missing, cut or changed; in all processes alike.
+    """
+    problem = facts = None
+    try:
+        facts = read_facts(folder)
+        for name in sorted(facts["files"])[processes.rank :: processes.world]:
+            if digest_content(folder / name) != facts["files"][name]:
+                raise UserError(
+                    "a file of the checkpoint is damaged: its checksum differs",
+                    where=str(folder / name),
+                    remedy=_GO_BACK,
+                )
+    except UserError as error:
+        problem = error
+    found = next((error for error in processes.gather(problem) if error is not None), None)
+    if found is not None or facts is None:
+        raise found or UserError("another process cannot read it", where=str(folder), remedy=_GO_BACK)
+    return facts
+
+
+def digest_content(path: Path) -> dict[str, Json]:
+    """Size and checksum of a file, as a checkpoint keeps them."""
+    hasher = xxhash.xxh3_128()
+    with path.open("rb") as handle:
+        while block := handle.read(1 << 22):
+            hasher.update(block)
+    return {"size": path.stat().st_size, "xxh128": hasher.hexdigest()}
 
 
 _GO_BACK = "delete that checkpoint's folder; the run goes on from the one before"
@@ -156,18 +139,18 @@ def checkpoints_in(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
 
 
-def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint whose files are whole, and why newer ones were refused."""
+def newest_whole(folder: Path, processes: Processes) -> tuple[Path | None, dict[str, Json], list[str]]:
+    """The newest checkpoint whose files are whole, its facts, and why newer ones were refused; every process calls."""
     refused = []
-    for path in checkpoints_in(folder):
+    for path in processes.same(checkpoints_in(folder)):
         try:
-            read_facts(path)
+            facts = check_content(path, processes)
         except UserError as error:
             refused.append(str(error).splitlines()[0])
             log.warning("checkpoint %s is refused: %s", path.name, error)
             continue
-        return path, refused
-    return None, refused
+        return path, facts, refused
+    return None, {}, refused
 
 
 def checkpoint_name(step: int) -> str:
@@ -213,11 +196,3 @@ def _delete(path: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
     path.rename(doomed)
     shutil.rmtree(doomed)
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

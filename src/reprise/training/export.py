@@ -6,15 +6,15 @@ from typing import Any
 
 import torch
 from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.tensor import DTensor
 
 from reprise.errors import UserError
-from reprise.model.loading import load_model, load_tokenizer
+from reprise.model.loading import load_config, load_generation_settings, load_model, load_tokenizer, weight_files
 from reprise.model.objective import Objective
 from reprise.recipe.model import Model
 from reprise.training.averaging import distinct_weights
 from reprise.training.checkpoint import read_facts
 from reprise.training.parallel import Processes
+from reprise.training.streaming import locate_weights, whole, write_shards
 
 
 def write_model(
@@ -29,14 +29,8 @@ def write_model(
         folder: to write.
         processes: all of them call; the first writes.
     """
-    weights: dict[str, Any] = {}
     current: Mapping[str, Any] = average or distinct_weights(objective)
-    for name, value in current.items():
-        whole = value.full_tensor() if isinstance(value, DTensor) else value
-        if processes.is_first:
-            weights[name] = whole.detach().cpu()
-    if processes.is_first:
-        _write(objective, weights, settings, folder)
+    _write(objective, current, settings, folder, writes=processes.is_first)
     processes.wait()
 
 
@@ -102,16 +96,26 @@ def merge_with_base(trained: Path, settings: Model, factor: float, folder: Path)
 _LOCAL: dict[str, Any] = {"revision": None, "gguf_file": None}
 
 
-def _write(objective: Objective, weights: Mapping[str, torch.Tensor], settings: Model, folder: Path) -> None:
-    """Names begin with `model.`, as in `Objective`."""
-    dtype = objective.config.dtype or torch.float32
-    plain = {
-        name.removeprefix("model."): value.to(dtype) if value.is_floating_point() else value
-        for name, value in weights.items()
-    }
+def _write(
+    objective: Objective, weights: Mapping[str, Any], settings: Model, folder: Path, *, writes: bool = True
+) -> None:
+    """Names begin with `model.`, as in `Objective`. Where the weights are sharded every process calls."""
+    config = load_config(settings)
+    config.dtype = config.dtype or torch.float32
+    plain = {name.removeprefix("model."): value for name, value in weights.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    objective.model.save_pretrained(folder, state_dict=plain)
-    load_tokenizer(settings).save_pretrained(folder)
+    if locate_weights(objective.model, weight_files(settings)) is not None:
+        write_shards(plain, config.dtype, folder, writes=writes)
+    else:  # transformers converts the names and shapes back; it needs all weights at once for that
+        gathered = {name: whole(value, config.dtype, wanted=writes) for name, value in plain.items()}
+        if writes:
+            objective.model.save_pretrained(folder, state_dict=gathered)
+    if writes:
+        config.save_pretrained(folder)
+        generation = load_generation_settings(settings)
+        if generation is not None:
+            generation.save_pretrained(folder)
+        load_tokenizer(settings).save_pretrained(folder)
 
 
 def _check_new(folder: Path) -> None:

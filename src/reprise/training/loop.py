@@ -4,20 +4,25 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from typing import Any
+from functools import partial
+from typing import Any, NoReturn
 
 import torch
 
 from reprise.errors import UserError
 from reprise.mixture.control import CAUSE, WeightsFile
 from reprise.mixture.sampler import Batch
+from reprise.model.attention import document_inputs
 from reprise.progress import track
-from reprise.training.checkpoint import CheckpointError, checkpoint_name, newest_whole, prune, read_facts
+from reprise.training.checkpoint import checkpoint_name, newest_whole, prune
 from reprise.training.guards import Retention, bits_per_byte, check_retention, is_spike
 from reprise.training.interrupt import Interrupted, StopSignal
+from reprise.training.memory import peak_memory
 from reprise.training.optimizer import clip_gradients, learning_rate, set_learning_rate
 from reprise.training.state import Run, next_multiple
 from reprise.training.validation import BucketLoss
+from reprise.training.writer import CheckpointError
+from reprise.workspace import digest
 
 log = logging.getLogger(__name__)
 
@@ -40,18 +45,17 @@ def train(state: Run, stop: StopSignal) -> None:
                 progress.tokens >= progress.next_validation or sampler.finished
             ):
                 validate(state)
+            if progress.tokens >= progress.next_benchmarks:
+                measure_benchmarks(state)
             if sampler.finished:
                 break
+            if state.writer.is_done:
+                note_checkpoint(state)
             must_stop = processes.any(stop.received)
-            is_saved = (must_stop or progress.tokens >= progress.next_checkpoint) and save(state)
-            if must_stop and not is_saved:
-                raise UserError(
-                    "training was asked to stop and could not save",
-                    where=str(state.checkpoints),
-                    remedy="free some space; the same command goes on from the checkpoint before",
-                )
+            if must_stop or progress.tokens >= progress.next_checkpoint:
+                save(state)
             if must_stop:
-                raise Interrupted(progress.step, progress.tokens, state.checkpoints / checkpoint_name(progress.step))
+                leave(state)
 
             wishes = weights_file.poll(sampler) if processes.is_first else []
             if processes.any(bool(wishes)):
@@ -59,7 +63,7 @@ def train(state: Run, stop: StopSignal) -> None:
                     log_weights(state, sampler.set_weights(wanted, CAUSE))
             start = time.perf_counter()
             first_row = sampler.rows_done
-            rate = learning_rate(state.stage.schedule, progress.tokens, total)
+            rate = learning_rate(state.stage.schedule, progress.tokens, total, progress.rate_before)
             batch = sampler.next_batch(training.batch_rows, processes.rank, processes.world)
             went_back = False
             loss = grad_norm = None
@@ -73,10 +77,18 @@ def train(state: Run, stop: StopSignal) -> None:
             tokens = batch.ids.size * processes.world
             state.average.update(progress.step, progress.tokens)
             log_weights(state, batch.changes)
+            speed = round(tokens / (time.perf_counter() - start), 1)
             if progress.step % training.log_every_steps == 0 or sampler.finished:
-                speed = round(tokens / (time.perf_counter() - start), 1)
-                state.log("step", loss=loss, lr=rate, grad_norm=grad_norm, tokens_per_s=speed)
+                state.log("step", loss=loss, lr=rate, grad_norm=grad_norm, **speed_of(state, speed))
+            state.status.say(progress.step, progress.tokens, loss, speed, state.losses, sampler.weights())
             advance(tokens)
+
+
+def speed_of(state: Run, tokens_per_s: float) -> dict[str, float]:
+    """What a step cost: tokens a second, largest memory of the first process in GB, and MFU where it is known."""
+    mfu = state.status.mfu(tokens_per_s)
+    memory = round(peak_memory(state.processes.device) / 1e9, 3)
+    return {"tokens_per_s": tokens_per_s, "memory_gb": memory, **({} if mfu is None else {"mfu": round(mfu, 4)})}
 
 
 def step(state: Run, batch: Batch, rate: float, first_row: int) -> tuple[float | None, float | None, bool]:
@@ -96,7 +108,7 @@ def step(state: Run, batch: Batch, rate: float, first_row: int) -> tuple[float |
     # Dropout, where a model has any, depends on the step and not on what ran before: nothing to save, nothing to lose.
     torch.manual_seed((state.settings["seed"] * 1_000_003 + state.progress.step) * 4_096 + processes.rank)
     counted = processes.sum(torch.tensor(_num_targets(batch), device=device, dtype=torch.float64))
-    parts = list(_micro_batches(batch, training.micro_batch_rows, device))
+    parts = list(_micro_batches(batch, state, device))
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
     for number, inputs in enumerate(parts):
         state.network.begin_backward(is_last=number == len(parts) - 1)
@@ -104,7 +116,6 @@ def step(state: Run, batch: Batch, rate: float, first_row: int) -> tuple[float |
         # FSDP averages over the processes; the mean is over all tokens of the global batch.
         (loss * (processes.world / max(counted.item(), 1))).backward()
         loss_sum += loss.detach()
-    state.network.end_backward()
     mean_loss = (processes.sum(loss_sum) / counted.clamp(min=1)).item()
     grad_norm = clip_gradients(state.network.weights, training.optimizer.clip_norm)
     if processes.any(not (math.isfinite(mean_loss) and math.isfinite(grad_norm))):
@@ -116,6 +127,8 @@ def step(state: Run, batch: Batch, rate: float, first_row: int) -> tuple[float |
         state.network.drop_gradients()
         return None, None, training.guards.spike == "rollback" and _go_back(state, first_row)
     set_learning_rate(state.optimizer, rate)
+    state.progress.last_rate = rate
+    state.writer.release()
     state.optimizer.step()
     state.network.refresh()
     state.network.drop_gradients()
@@ -127,15 +140,19 @@ def _num_targets(batch: Batch) -> int:
     return int((batch.labels[:, 1:] >= 0).sum())
 
 
-def _micro_batches(batch: Batch, rows: int, device: torch.device) -> Iterator[dict[str, torch.Tensor]]:
+def _micro_batches(batch: Batch, state: Run, device: torch.device) -> Iterator[dict[str, Any]]:
     """The arguments of each forward pass."""
-    for start in range(0, len(batch.ids), rows):
-        part = slice(start, start + rows)
-        inputs = {"input_ids": batch.ids[part], "labels": batch.labels[part]}
-        if batch.document_mask:
-            # Positions that restart make transformers keep attention inside a document.
-            inputs["position_ids"] = batch.position_ids[part]
-        yield {name: torch.from_numpy(values.copy()).to(device, non_blocking=True) for name, values in inputs.items()}
+    for start in range(0, len(batch.ids), state.training.micro_batch_rows):
+        part = slice(start, start + state.training.micro_batch_rows)
+        arrays = {"input_ids": batch.ids[part], "labels": batch.labels[part], "position_ids": batch.position_ids[part]}
+        tensors = {name: torch.from_numpy(values.copy()) for name, values in arrays.items()}
+        positions = tensors.pop("position_ids")
+        # Positions that restart keep attention inside a document.
+        masking = document_inputs(state.network.objective.config, positions) if batch.document_mask else {}
+        yield {
+            name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+            for name, value in (tensors | masking).items()
+        }
 
 
 def _rows(state: Run, batch: Batch, first_row: int) -> dict[str, Any]:
@@ -178,14 +195,15 @@ def _spikes(state: Run, batch: Batch, loss: float, first_row: int) -> bool:
 
 def _go_back(state: Run, first_row: int) -> bool:
     """Go on from the newest checkpoint without the batch that begins at a row; False where there is no checkpoint."""
-    found = state.processes.same(newest_whole(state.checkpoints)[0] if state.processes.is_first else None)
+    note_checkpoint(state)
+    found, facts, refused = newest_whole(state.checkpoints, state.processes)
     left_out = [*state.progress.left_out, first_row]
     if found is None:
         state.progress.left_out = left_out
         return False
-    state.load_from(found, read_facts(found))
+    state.load_from(found, facts)
     state.progress.left_out = left_out
-    state.log("resume", checkpoint=found.name, refused=[], cause="spike")
+    state.log("resume", checkpoint=found.name, refused=refused, cause="spike")
     return True
 
 
@@ -193,6 +211,7 @@ def validate(state: Run) -> None:
     """Measure the held-out losses; tell the sampler's policy and the retention guard."""
     progress = state.progress
     losses = state.held_out.measure(state.network.objective, state.processes)
+    state.losses = losses
     progress.last_validation = progress.tokens
     progress.next_validation = next_multiple(progress.tokens, state.training.validation.every_tokens)
     state.log("validation", validation=[loss.to_json() for loss in losses])
@@ -203,6 +222,18 @@ def validate(state: Run) -> None:
         progress.baseline = {path: value for path, value in found.items() if value is not None}
     if state.training.guards.retention != "off":
         guard_retention(state, losses)
+
+
+def measure_benchmarks(state: Run) -> None:
+    """Run the benchmarks on the weights of this moment."""
+    progress = state.progress
+    progress.next_benchmarks = next_multiple(progress.tokens, state.training.benchmarks_every_tokens)
+    assert state.benchmarks is not None
+    model = state.network.objective.model
+    model.eval()
+    scores = state.benchmarks(model, digest([state.settings, progress.step, sorted(progress.left_out)]))
+    model.train()
+    state.log("benchmarks", benchmarks=scores)
 
 
 def guard_retention(state: Run, losses: list[BucketLoss]) -> None:
@@ -223,6 +254,7 @@ def guard_retention(state: Run, losses: list[BucketLoss]) -> None:
         log.warning("%s, more than the %.1f %% that is allowed", message, 100 * kept.tolerance)
         if action == "stop":
             save(state)
+            note_checkpoint(state)
             raise UserError(
                 f"{message} is more than the tolerance",
                 where=f"evaluation.tolerance.{kept.path} = {kept.tolerance}",
@@ -253,20 +285,51 @@ def log_weights(state: Run, changes: list[Any]) -> None:
         state.log("weights", **change.to_json())
 
 
-def save(state: Run) -> bool:
-    """Write a checkpoint and delete old ones; False where the disk did not take it, which does not stop training."""
-    start = time.perf_counter()
+def save(state: Run) -> None:
+    """Begin to write a checkpoint, when the one before has its name. A full disk does not stop training."""
+    note_checkpoint(state)
     settings = state.training.checkpoints
     state.progress.next_checkpoint = next_multiple(state.progress.tokens, settings.every_tokens)
     folder = state.checkpoints / checkpoint_name(state.progress.step)
-    if not state.processes.same(folder.exists()):
-        try:
-            state.save_to(folder)
-        except CheckpointError as error:
-            state.log("guard", guard="checkpoint", action="go on", error=str(error))
-            log.error("%s; training goes on, the checkpoints before are whole", error)
-            return False
-    if state.processes.is_first:
-        prune(state.checkpoints, settings.keep_last, settings.keep_every_tokens)
-    state.log("checkpoint", name=folder.name, stall_s=round(time.perf_counter() - start, 3))
-    return True
+    if state.processes.same(folder.exists()):
+        return
+    delete_old = partial(prune, state.checkpoints, settings.keep_last, settings.keep_every_tokens)
+    try:
+        state.save_to(folder, delete_old)
+    except CheckpointError as error:
+        _not_saved(state, error)
+
+
+def note_checkpoint(state: Run) -> None:
+    """Wait for the checkpoint that is being written, if there is one, and say in the log what became of it."""
+    try:
+        folder = state.writer.finish()
+    except CheckpointError as error:
+        _not_saved(state, error)
+        return
+    if folder is not None:
+        state.log("checkpoint", name=folder.name, stall_s=round(state.writer.stall_s, 3))
+
+
+def _not_saved(state: Run, error: CheckpointError) -> None:
+    state.log("guard", guard="checkpoint", action="go on", error=str(error))
+    log.error("%s; training goes on, the checkpoints before are whole", error)
+
+
+def leave(state: Run) -> NoReturn:
+    """Stop when the checkpoint of this step has its name.
+
+    Raises:
+        Interrupted: it has.
+        UserError: it could not be written.
+    """
+    note_checkpoint(state)
+    progress = state.progress
+    folder = state.checkpoints / checkpoint_name(progress.step)
+    if state.processes.same(folder.exists()):
+        raise Interrupted(progress.step, progress.tokens, folder)
+    raise UserError(
+        "training was asked to stop and could not save",
+        where=str(state.checkpoints),
+        remedy="free some space; the same command goes on from the checkpoint before",
+    )

@@ -32,7 +32,7 @@ class Metrics:
         """One event.
 
         Args:
-            kind: start, step, validation, weights, checkpoint, resume, guard or end.
+            kind: start, step, validation, benchmarks, weights, checkpoint, resume, guard or end.
             step: optimizer steps of the stage so far.
             tokens: tokens of the stage so far.
             values: the rest of the object.
@@ -73,6 +73,8 @@ def _numbers(kind: str, values: Mapping[str, Any]) -> dict[str, float]:
             for entry in values["validation"]
             for unit in ("nll", "bits_per_byte")
         }
+    if kind == "benchmarks":
+        return {f"benchmarks/{entry['benchmark']}": entry["score"] for entry in values["benchmarks"]}
     if kind == "weights":
         return {f"weights/{path}": share for path, share in values["new"].items()}
     if kind == "step":

@@ -27,10 +27,18 @@ def build_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.AdamW:
     )
 
 
-def learning_rate(schedule: Schedule, tokens_done: int, total_tokens: int) -> float:
-    """Rate of a step that begins after `tokens_done` tokens of a stage of `total_tokens`."""
+def learning_rate(schedule: Schedule, tokens_done: int, total_tokens: int, last_rate: float = 0.0) -> float:
+    """Rate of a step.
+
+    Args:
+        schedule: of the stage.
+        tokens_done: tokens of the stage before the step.
+        total_tokens: of the stage.
+        last_rate: of the last step of the stage before.
+    """
     if tokens_done < schedule.warmup_tokens:
-        return schedule.initial_lr + (schedule.peak_lr - schedule.initial_lr) * tokens_done / schedule.warmup_tokens
+        first = last_rate if schedule.initial_lr == "last" else schedule.initial_lr
+        return first + (schedule.peak_lr - first) * tokens_done / schedule.warmup_tokens
     if schedule.kind == "wsd":
         left = total_tokens - tokens_done
         if left >= schedule.decay_tokens:

@@ -5,30 +5,58 @@ from typing import Any
 
 from reprise.errors import UserError
 from reprise.mixture.sampler import Sampler
-from reprise.model.attention import choose_attention
-from reprise.model.loading import load_model
 from reprise.model.machine import describe_machine
-from reprise.model.objective import Objective
 from reprise.recipe.mixture import Stage
 from reprise.recipe.model import Model
 from reprise.recipe.tokens import Rows
 from reprise.recipe.training import Training
 from reprise.tokens.store import TokenStore
 from reprise.training.averaging import Average
-from reprise.training.checkpoint import DESCRIPTION, load_checkpoint, newest_whole, prune, read_facts
+from reprise.training.checkpoint import check_content, load_checkpoint, newest_whole, prune, read_facts
 from reprise.training.export import write_model
 from reprise.training.interrupt import catch_stop
-from reprise.training.loop import log_weights, train
+from reprise.training.loop import log_weights, note_checkpoint, train
 from reprise.training.metrics import Metrics
+from reprise.training.network import open_network
 from reprise.training.optimizer import build_optimizer
-from reprise.training.parallel import Network, Processes, compute_dtype, open_processes, recompute_activations
-from reprise.training.state import Run, next_multiple
+from reprise.training.parallel import Processes, compute_dtype, open_processes
+from reprise.training.state import Benchmarks, Run, next_multiple
+from reprise.training.terminal import StatusLine
 from reprise.training.validation import HeldOut
+from reprise.training.writer import CheckpointError, CheckpointWriter
 from reprise.workspace import Json, Work, differences
 
 
-def run(
+def run(work: Work, *, training: Training, **settings: Any) -> None:
+    """Train one stage, from its newest whole checkpoint if there is one.
+
+    Writes `model/` (a Hugging Face directory), `state/` (the last checkpoint, for the next stage) and `metrics.jsonl`.
+    Under `torchrun` every process calls this with the same folder.
+
+    Args:
+        work: inputs `tokenize` and, for a later stage, the stage before.
+        training: batch, precision, checkpoints.
+        settings: the other arguments of `build`.
+
+    Raises:
+        UserError: the settings do not fit the model, the store or the machine, or training diverged.
+        Interrupted: SIGTERM or Ctrl-C; a checkpoint was saved.
+    """
+    with open_processes(training) as processes, catch_stop() as stop:
+        state = build(work, processes, training=training, **settings)
+        try:
+            train(state, stop)
+            finish(state, settings["model"])
+        except Exception:  # not KeyboardInterrupt: a second Ctrl-C means now
+            state.writer.wait()
+            raise
+        finally:
+            state.metrics.close()
+
+
+def build(
     work: Work,
+    processes: Processes,
     *,
     stage: Stage,
     stage_index: int,
@@ -37,14 +65,13 @@ def run(
     model: Model,
     seed: int,
     tolerance: dict[str, float],
-) -> None:
-    """Train one stage, from its newest whole checkpoint if there is one.
-
-    Writes `model/` (a Hugging Face directory), `state/` (the last checkpoint, for the next stage) and `metrics.jsonl`.
-    Under `torchrun` every process calls this with the same folder.
+    benchmarks: Benchmarks | None = None,
+) -> Run:
+    """Open the store, load the model and stand where the newest checkpoint stood.
 
     Args:
-        work: inputs `tokenize` and, for a later stage, the stage before.
+        work: as in `run`.
+        processes: of the run.
         stage: mixture, schedule, tokens.
         stage_index: from 0.
         rows: length and packing.
@@ -52,54 +79,13 @@ def run(
         model: the base model.
         seed: of the run.
         tolerance: language -> largest relative rise of its bits per byte.
-
-    Raises:
-        UserError: the settings do not fit the model, the store or the machine, or training diverged.
-        Interrupted: SIGTERM or Ctrl-C; a checkpoint was saved.
+        benchmarks: what `training.benchmarks_every_tokens` runs.
     """
-    with open_processes(training) as processes, catch_stop() as stop:
-        state = build(work, stage, stage_index, rows, training, model, seed, tolerance, processes)
-        try:
-            train(state, stop)
-            finish(state, model)
-        finally:
-            state.metrics.close()
-
-
-def build(
-    work: Work,
-    stage: Stage,
-    stage_index: int,
-    rows: Rows,
-    training: Training,
-    model: Model,
-    seed: int,
-    tolerance: dict[str, float],
-    processes: Processes,
-) -> Run:
-    """Open the store, load the model and stand where the newest checkpoint stood."""
-    if training.batch_rows % (training.micro_batch_rows * processes.world):
-        raise UserError(
-            f"batch_rows must be a multiple of micro_batch_rows ({training.micro_batch_rows}) times the number of "
-            f"processes ({processes.world})",
-            where=f"training.batch_rows = {training.batch_rows}",
-            remedy="change one of the three",
-        )
+    _check(training, processes)
     store = TokenStore.open(work.inputs["tokenize"])
     previous = work.inputs[f"train-{stage_index}"] / "state" if stage_index else None
-    base: Any = load_model(model, device=processes.device)
-    vocabulary = base.get_input_embeddings().weight.shape[0]
-    if store.vocab_size > vocabulary:
-        raise UserError(
-            f"the tokenizer has {store.vocab_size:,} tokens, the model's vocabulary {vocabulary:,}",
-            where=f"model.path = {model.path}",
-            remedy="use the tokenizer that belongs to the model",
-        )
-    choose_attention(base, model.attention)
-    recompute_activations(base, training)
-    network = Network(Objective(base), training, processes)
+    network = open_network(model, rows, training, store.vocab_size, processes)
     optimizer = build_optimizer(network.weights, training.optimizer)
-    sampler = Sampler(store, stage, rows, seed, None if previous is None else read_facts(previous)["sampler"])
     settings = {
         "stage": stage.model_dump(mode="json"),
         "stage_index": stage_index,
@@ -112,25 +98,27 @@ def build(
         "seed": seed,
         "store": store.fingerprint,
     }
-    name = f"{work.output.name.removesuffix('.partial')}: {stage.name}"
-    metrics = Metrics(work.output, training.trackers, name, settings, active=processes.is_first)
-    held_out = HeldOut(store.valid, training.validation, rows.seq_len, training.micro_batch_rows)
-    average = Average(network.weights, training.averaging, stage.tokens)
+    name = work.output.name.removesuffix(".partial")
     state = Run(
-        work,
-        stage,
-        rows,
-        training,
-        tolerance,
-        processes,
-        network,
-        optimizer,
-        store,
-        sampler,
-        held_out,
-        metrics,
-        average,
-        settings,
+        work=work,
+        stage=stage,
+        rows=rows,
+        training=training,
+        tolerance=tolerance,
+        processes=processes,
+        network=network,
+        optimizer=optimizer,
+        store=store,
+        sampler=Sampler(store, stage, rows, seed, None if previous is None else read_facts(previous)["sampler"]),
+        held_out=HeldOut(store.valid, training.validation, rows.seq_len, training.micro_batch_rows),
+        metrics=Metrics(work.output, training.trackers, f"{name}: {stage.name}", settings, active=processes.is_first),
+        average=Average(network.weights, training.averaging, stage.tokens),
+        writer=CheckpointWriter(processes),
+        status=StatusLine(
+            name, network.weights.config, rows.seq_len, stage.tokens, training.say_every_seconds, processes
+        ),
+        benchmarks=benchmarks,
+        settings=settings,
     )
     if previous is not None:
         load_checkpoint(previous, network.weights, optimizer if stage.optimizer_state == "carry" else None)
@@ -139,17 +127,34 @@ def build(
     return state
 
 
+def _check(training: Training, processes: Processes) -> None:
+    if training.batch_rows % (training.micro_batch_rows * processes.world):
+        raise UserError(
+            f"batch_rows must be a multiple of micro_batch_rows ({training.micro_batch_rows}) times the number of "
+            f"processes ({processes.world})",
+            where=f"training.batch_rows = {training.batch_rows}",
+            remedy="change one of the three",
+        )
+    if training.benchmarks_every_tokens and processes.world > 1:
+        raise UserError(
+            "benchmarks can run during training on one process only",
+            where=f"training.benchmarks_every_tokens = {training.benchmarks_every_tokens}",
+            remedy="set it to 0 and run `reprise evaluate` afterwards",
+        )
+
+
 def _go_on(state: Run, previous: Path | None) -> None:
     """Load the newest whole checkpoint of this stage, if there is one."""
-    done, refused = _newest(state)
+    done, facts, refused = _newest(state)
     numbers = {"processes": state.processes.world, "total_tokens": state.stage.tokens, "settings": state.settings}
     state.log("start", **numbers, machine=describe_machine())
     if done is None:
         state.progress.next_checkpoint = next_multiple(0, state.training.checkpoints.every_tokens)
+        state.progress.next_benchmarks = next_multiple(0, state.training.benchmarks_every_tokens)
         if previous is not None:
-            state.progress.baseline = read_facts(previous)["progress"]["baseline"]
+            before = read_facts(previous)["progress"]
+            state.progress.baseline, state.progress.rate_before = before["baseline"], before["last_rate"]
         return
-    facts = read_facts(done)
     adopt = state.processes.same(state.work.adopt)
     changed = differences(facts["settings"], state.settings)
     if changed and not adopt:
@@ -159,24 +164,35 @@ def _go_on(state: Run, previous: Path | None) -> None:
             remedy="undo the change, or add --restart, or --adopt to go on with the new settings",
         )
     changes = state.load_from(done, facts, adopt=adopt)
+    progress = state.progress
+    progress.next_checkpoint = next_multiple(progress.tokens, state.training.checkpoints.every_tokens)
+    progress.next_benchmarks = next_multiple(progress.tokens, state.training.benchmarks_every_tokens)
     state.log("resume", checkpoint=done.name, refused=refused, adopted=changed)
     log_weights(state, changes)
 
 
-def _newest(state: Run) -> tuple[Path | None, list[str]]:
-    """All processes must choose the same checkpoint."""
-    found: tuple[Path | None, list[str]] = (None, [])
-    if state.processes.is_first:
-        final = state.work.output / "state"
-        found = (final, []) if (final / DESCRIPTION).exists() else newest_whole(state.checkpoints)
-    return state.processes.same(found)  # type: ignore[no-any-return]
+def _newest(state: Run) -> tuple[Path | None, dict[str, Json], list[str]]:
+    """The state at the end where the stage got that far, else the newest whole checkpoint; with its facts."""
+    final = state.work.output / "state"
+    if state.processes.same(final.exists()):
+        return final, check_content(final, state.processes), []
+    return newest_whole(state.checkpoints, state.processes)
 
 
 def finish(state: Run, model: Model) -> None:
     """Write the model, the state for the next stage and the counts."""
+    note_checkpoint(state)
     final = state.work.output / "state"
-    if not (final / DESCRIPTION).exists():
-        state.save_to(final)
+    if not state.processes.same(final.exists()):
+        try:
+            state.save_to(final)
+            state.writer.finish()
+        except CheckpointError as error:
+            raise UserError(
+                str(error),
+                where=str(final),
+                remedy="free some space; the same command goes on from the last checkpoint",
+            ) from error
     write_model(state.network.weights, state.average.weights, model, state.work.output / "model", state.processes)
     if state.processes.is_first:
         prune(state.checkpoints, 0, state.training.checkpoints.keep_every_tokens)

@@ -1,5 +1,6 @@
 """What a training run holds, and what of it a checkpoint keeps."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,18 @@ from reprise.recipe.tokens import Rows
 from reprise.recipe.training import Training
 from reprise.tokens.store import TokenStore
 from reprise.training.averaging import Average
-from reprise.training.checkpoint import load_checkpoint, save_checkpoint, tensors_of
+from reprise.training.checkpoint import load_checkpoint, tensors_of
 from reprise.training.metrics import Metrics
+from reprise.training.network import Network
 from reprise.training.optimizer import optimizer_steps
-from reprise.training.parallel import Network, Processes
-from reprise.training.validation import HeldOut
+from reprise.training.parallel import Processes
+from reprise.training.terminal import StatusLine
+from reprise.training.validation import BucketLoss, HeldOut
+from reprise.training.writer import CheckpointWriter
 from reprise.workspace import Json, Work
+
+Benchmarks = Callable[[Any, str], list[Json]]
+"""Measures a model that is in memory; the text identifies its weights. Evaluation, which stands above, provides it."""
 
 NEVER = 2**63
 """More tokens than any stage has."""
@@ -35,6 +42,11 @@ class Progress:
     last_validation: int = -1
     """Tokens at the newest measurement."""
     next_checkpoint: int = NEVER
+    next_benchmarks: int = NEVER
+    last_rate: float = 0.0
+    """Learning rate of the newest step."""
+    rate_before: float = 0.0
+    """Learning rate at the end of the stage before."""
     bad_steps: int = 0
     """Steps in a row that were left out because a number was not finite."""
     bad_steps_total: int = 0
@@ -65,9 +77,14 @@ class Run:
     held_out: HeldOut
     metrics: Metrics
     average: Average
+    writer: CheckpointWriter
+    status: StatusLine
+    benchmarks: Benchmarks | None
     settings: Json
     """What decides the result of the stage; a checkpoint of other settings is refused."""
     progress: Progress = field(default_factory=Progress)
+    losses: list[BucketLoss] = field(default_factory=list)
+    """Of the newest validation."""
 
     @property
     def checkpoints(self) -> Path:
@@ -89,14 +106,14 @@ class Run:
             "averaged": self.average.count,
         }
 
-    def save_to(self, folder: Path) -> None:
-        """Write a checkpoint.
+    def save_to(self, folder: Path, published: Callable[[], None] = lambda: None) -> None:
+        """Begin to write a checkpoint; `published` is called when it has its name.
 
         Raises:
             CheckpointError: the disk is full or gone.
         """
         tensors = tensors_of(self.network.weights, self.optimizer, self.average.weights)
-        save_checkpoint(folder, tensors, self.facts(), self.processes)
+        self.writer.begin(folder, tensors, self.facts(), published)
 
     def load_from(self, folder: Path, facts: dict[str, Json], *, adopt: bool = False) -> list[WeightChange]:
         """Stand where a checkpoint stood; gives the changes of weights that adopted settings make."""

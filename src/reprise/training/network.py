@@ -1,0 +1,182 @@
+"""The model that is trained: loaded, sharded, with its weights in the compute type."""
+
+import copy
+import logging
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+
+from reprise.errors import UserError
+from reprise.model.attention import choose_attention
+from reprise.model.loading import load_model, load_skeleton, weight_files
+from reprise.model.objective import Objective
+from reprise.recipe.model import Model
+from reprise.recipe.tokens import Rows
+from reprise.recipe.training import Training
+from reprise.training.parallel import Processes, compute_dtype
+from reprise.training.streaming import locate_weights, read_shards
+
+log = logging.getLogger(__name__)
+
+
+def open_network(model: Model, rows: Rows, training: Training, vocab_size: int, processes: Processes) -> "Network":
+    """The base model, ready to train.
+
+    Args:
+        model: the base model.
+        rows: whether documents in a row see each other.
+        training: precision, sharding, what is recomputed.
+        vocab_size: of the tokenizer.
+        processes: all of them call.
+
+    Raises:
+        UserError: the model cannot be had, or its vocabulary is smaller than the tokenizer's.
+    """
+    base, places = load_base(model, processes)
+    vocabulary = base.get_input_embeddings().weight.shape[0]
+    if vocab_size > vocabulary:
+        raise UserError(
+            f"the tokenizer has {vocab_size:,} tokens, the model's vocabulary {vocabulary:,}",
+            where=f"model.path = {model.path}",
+            remedy="use the tokenizer that belongs to the model",
+        )
+    choose_attention(base, model.attention, processes.device, document_mask=rows.document_mask)
+    recompute_activations(base, training)
+    network = Network(Objective(base), training, processes)
+    if places is not None:
+        read_shards(network.weights, places, processes)
+        network.weights.find_head()
+        for module in network.weights.modules():  # the optimizer must get the shards, not what that pass gathered
+            if isinstance(module, FSDPModule):
+                module.reshard()
+    return network
+
+
+def load_base(model: Model, processes: Processes) -> tuple[Any, dict[str, Path] | None]:
+    """The base model; where several processes share it, without its weights and with the files that have them."""
+    if processes.world == 1:
+        return load_model(model, device=processes.device), None
+    if processes.is_first:  # a GGUF file is converted once, a model of the Hub fetched once
+        weight_files(model)
+    processes.wait()
+    skeleton = load_skeleton(model)
+    places = locate_weights(skeleton, weight_files(model))
+    if places is None:
+        log.warning("%s is converted while it is loaded: every process holds the whole of it for that time", model.path)
+        return load_model(model, device=processes.device), None
+    return skeleton, places
+
+
+class Network:
+    """The model of a run: `weights` are the float32 master weights, `objective` is what runs.
+
+    With several processes both are one FSDP2 module, which gathers the weights in the compute type layer by layer. One
+    process has nothing to gather, and FSDP's copies in and out of its buffers cost a tenth of a step on a CPU; so there
+    `objective` is a copy of the model in the compute type, made once a step, whose gradients go to the master weights.
+    """
+
+    def __init__(self, objective: Objective, training: Training, processes: Processes) -> None:
+        dtype = compute_dtype(training, processes.device)
+        self.weights = self.objective = objective
+        self._sharded = processes.world > 1
+        self._pairs: list[tuple[nn.Parameter, nn.Parameter]] = []
+        layers = decoder_layers(objective.model)
+        if self._sharded:
+            shard(objective, layers, dtype, training, processes)
+        elif dtype != torch.float32:
+            self.objective = copy.deepcopy(objective)
+            self._pairs = list(zip(self.weights.parameters(), self.objective.parameters(), strict=True))
+            for master, working in self._pairs:
+                working.data = working.data.to(dtype)
+                working.register_post_accumulate_grad_hook(partial(self._hand_over, master))  # type: ignore[no-untyped-call]
+        if training.compile:
+            for layer in decoder_layers(self.objective.model):
+                layer.compile()
+        self.objective.train()
+
+    def begin_backward(self, *, is_last: bool) -> None:
+        """Call before each forward and backward pass of a step."""
+        if self._sharded:
+            module: Any = self.objective
+            module.set_requires_gradient_sync(is_last)
+            module.set_is_last_backward(is_last)
+            module.set_reshard_after_backward(is_last)
+
+    def _hand_over(self, master: nn.Parameter, working: torch.Tensor) -> None:
+        """Add a gradient to that of the master weight, in float32."""
+        gradient, working.grad = working.grad, None
+        assert gradient is not None
+        if master.grad is None:
+            master.grad = gradient.to(master.dtype)
+        else:
+            master.grad.add_(gradient)
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Bring the copy to the master weights, after these were changed."""
+        if self._pairs:
+            masters, working = zip(*self._pairs, strict=True)
+            torch._foreach_copy_(working, masters)
+
+    def drop_gradients(self) -> None:
+        """End a step. The memory is needed for activations, which are most where gradients are fewest."""
+        self.weights.zero_grad(set_to_none=True)
+
+
+def shard(
+    objective: Objective, layers: list[Any], dtype: torch.dtype, training: Training, processes: Processes
+) -> None:
+    """Shard a model in place with FSDP2: float32 shards, gathered in the compute type layer by layer."""
+    policy = MixedPrecisionPolicy(param_dtype=dtype if dtype != torch.float32 else None, reduce_dtype=torch.float32)
+    for layer in layers:
+        fully_shard(
+            layer, mesh=processes.mesh, mp_policy=policy, reshard_after_forward=training.sharding != "gradients"
+        )
+    fully_shard(objective, mesh=processes.mesh, mp_policy=policy, reshard_after_forward=False)
+
+
+def decoder_layers(model: Any) -> list[Any]:
+    """The repeated blocks of a model: the entries of its longest list of modules.
+
+    Raises:
+        UserError: it has none.
+    """
+    lists = [list(module) for module in model.modules() if isinstance(module, nn.ModuleList)]
+    if not lists:
+        raise UserError("the model has no list of layers", where="model.path", remedy="use a decoder-only transformer")
+    return max(lists, key=len)
+
+
+# Not bmm: the blocked attention works on its results in place, and what is kept must stay as it was.
+_MATRIX_PRODUCTS = frozenset(
+    {
+        torch.ops.aten.mm.default,
+        torch.ops.aten.addmm.default,
+        torch.ops.aten._scaled_dot_product_flash_attention.default,
+        torch.ops.aten._scaled_dot_product_efficient_attention.default,
+        torch.ops.aten._scaled_dot_product_cudnn_attention.default,
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+    }
+)
+
+
+def recompute_activations(model: Any, training: Training) -> None:
+    """Keep less for the backward pass: only the layers' inputs (`full`), or also results of products (`selective`)."""
+    if training.activation_checkpointing == "none":
+        return
+    options: dict[str, Any] = {"use_reentrant": False}
+    if training.activation_checkpointing == "selective":
+        options["context_fn"] = _keep_products
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+
+
+def _keep_products() -> Any:
+    def choose(_context: Any, operation: Any, *_args: Any, **_kwargs: Any) -> CheckpointPolicy:
+        return CheckpointPolicy.MUST_SAVE if operation in _MATRIX_PRODUCTS else CheckpointPolicy.PREFER_RECOMPUTE
+
+    return create_selective_checkpoint_contexts(choose)  # type: ignore[no-untyped-call]

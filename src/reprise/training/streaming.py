@@ -1,0 +1,127 @@
+"""Weights between safetensors files and a sharded model, without the whole model in any process."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+from torch.distributed.tensor import DTensor, Shard
+
+from reprise.errors import UserError
+from reprise.model.objective import Objective
+from reprise.training.parallel import Processes
+
+FILE_BYTES = 5 * 10**9
+"""Largest file of weights, as transformers writes them."""
+
+
+def locate_weights(model: nn.Module, files: Sequence[Path]) -> dict[str, Path] | None:
+    """Name of each weight -> the file that has it; None where the files use other names than the model.
+
+    They do where transformers converts weights while it loads, such as experts that it stacks.
+    """
+    found: dict[str, Path] = {}
+    for path in files:
+        with safe_open(path, "pt") as handle:
+            found |= dict.fromkeys(handle.keys(), path)
+    names = [name for name, _ in model.named_parameters()]
+    return {name: found[name] for name in names} if all(name in found for name in names) else None
+
+
+@torch.no_grad()
+def read_shards(objective: Objective, places: Mapping[str, Path], processes: Processes) -> None:
+    """Give a sharded model on the meta device its weights: each process reads its own rows.
+
+    Args:
+        objective: after `fully_shard`; its buffers are real.
+        places: what `locate_weights` gave.
+        processes: all of them call.
+
+    Raises:
+        UserError: a weight in the files has another shape.
+    """
+    buffers = {name: buffer.clone() for name, buffer in objective.named_buffers()}
+    objective.to_empty(device=processes.device)
+    objective.model.tie_weights()  # to_empty made two of what was one
+    for name, buffer in objective.named_buffers():
+        buffer.copy_(buffers[name])
+    for name, weight in objective.named_parameters():
+        plain = name.removeprefix("model.")
+        with safe_open(places[plain], "pt") as handle:
+            stored = handle.get_slice(plain)
+            if list(stored.get_shape()) != list(weight.shape):
+                raise UserError(
+                    f"{plain} has the shape {stored.get_shape()}, the model's {list(weight.shape)}",
+                    where=str(places[plain]),
+                    remedy="config.json and the weights must be of the same model",
+                )
+            local: Any = weight.to_local() if isinstance(weight, DTensor) else weight
+            start = _first_row(weight)
+            local.copy_(stored[start : start + len(local)])
+
+
+def _first_row(weight: torch.Tensor) -> int:
+    """Number of the first row that this process has of a weight."""
+    if not isinstance(weight, DTensor):
+        return 0
+    for dimension, placement in enumerate(weight.placements):
+        if isinstance(placement, Shard):
+            assert placement.dim == 0
+            # As torch.chunk cuts, and FSDP2 with it.
+            rows = -(-weight.shape[0] // weight.device_mesh.size(dimension))
+            return min(rows * weight.device_mesh.get_local_rank(dimension), weight.shape[0])
+    return 0
+
+
+def write_shards(weights: Mapping[str, Any], dtype: torch.dtype, folder: Path, *, writes: bool) -> None:
+    """Write weights as safetensors files of at most FILE_BYTES, of which one at a time is in memory.
+
+    Args:
+        weights: name -> tensor, maybe sharded.
+        dtype: to write floating-point numbers in.
+        folder: to write.
+        writes: this process writes; the others only help to gather.
+    """
+    groups = list(_groups(weights, dtype))
+    places: dict[str, str] = {}
+    for number, names in enumerate(groups, start=1):
+        file = f"model-{number:05d}-of-{len(groups):05d}.safetensors" if len(groups) > 1 else "model.safetensors"
+        places |= dict.fromkeys(names, file)
+        part = {name: whole(weights[name], dtype, wanted=writes) for name in names}
+        if writes:
+            save_file(part, folder / file, metadata={"format": "pt"})
+    if writes and len(groups) > 1:
+        size = sum(_num_bytes(value, dtype) for value in weights.values())
+        index = {"metadata": {"total_size": size}, "weight_map": places}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
+
+
+def whole(value: Any, dtype: torch.dtype, *, wanted: bool = True) -> torch.Tensor:
+    """A tensor gathered, on the CPU, in a type if it is floating-point; empty where it is not wanted here."""
+    full = value.full_tensor() if isinstance(value, DTensor) else value
+    if not wanted:
+        return torch.empty(0)
+    tensor: torch.Tensor = full.detach().to("cpu", dtype if full.is_floating_point() else full.dtype).contiguous()
+    return tensor
+
+
+def _groups(weights: Mapping[str, Any], dtype: torch.dtype) -> Iterable[list[str]]:
+    """Names of the weights of each file."""
+    names: list[str] = []
+    size = 0
+    for name, value in weights.items():
+        num_bytes = _num_bytes(value, dtype)
+        if names and size + num_bytes > FILE_BYTES:
+            yield names
+            names, size = [], 0
+        names.append(name)
+        size += num_bytes
+    yield names
+
+
+def _num_bytes(value: Any, dtype: torch.dtype) -> int:
+    return int(value.numel() * (dtype.itemsize if value.is_floating_point() else value.element_size()))

@@ -1,0 +1,97 @@
+"""One line for a person now and then: where training stands."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from reprise.model.flops import training_flops_per_token
+from reprise.progress import console
+from reprise.recipe.hardware import peak_bf16_tflops
+from reprise.training.guards import bits_per_byte
+from reprise.training.memory import peak_memory
+from reprise.training.parallel import Processes
+from reprise.training.validation import BucketLoss
+
+LARGEST_WEIGHTS = 6
+"""Weights in the line; metrics.jsonl has all of them."""
+
+
+class StatusLine:
+    """Says at most every so many seconds; the first process only."""
+
+    def __init__(self, name: str, config: Any, seq_len: int, total: int, every_s: float, processes: Processes) -> None:
+        """Args as in the line: name of the stage, the model's configuration, tokens of the stage."""
+        self._name, self._total, self._every, self._processes = name, total, every_s, processes
+        self._start = self._last = time.monotonic()
+        self._first_tokens: int | None = None
+        self._flops, self._peak = 0.0, None
+        if processes.device.type == "cuda":
+            peak = peak_bf16_tflops(torch.cuda.get_device_name(processes.device))
+            self._peak = None if peak is None else peak * 1e12 * processes.world
+            self._flops = training_flops_per_token(config, seq_len) if self._peak else 0.0
+
+    def mfu(self, tokens_per_s: float) -> float | None:
+        """Share of the accelerators' bf16 peak that training uses; None where the peak is not known."""
+        return None if self._peak is None else tokens_per_s * self._flops / self._peak
+
+    def say(
+        self,
+        step: int,
+        tokens: int,
+        loss: float | None,
+        tokens_per_s: float,
+        losses: Sequence[BucketLoss],
+        weights: Mapping[Any, float],
+    ) -> None:
+        """Print the line, if it is time.
+
+        Args:
+            step: optimizer steps of the stage so far.
+            tokens: tokens of the stage so far.
+            loss: of the newest step, None where it was left out.
+            tokens_per_s: of the newest step.
+            losses: of the newest validation.
+            weights: leaf of the mixture -> its share.
+        """
+        now = time.monotonic()
+        if self._first_tokens is None:
+            self._first_tokens, self._start = tokens, now
+        if not self._processes.is_first or not self._every or now - self._last < self._every:
+            return
+        self._last = now
+        parts = [
+            f"{self._name}: step {step:,}, {tokens:,} of {self._total:,} tokens",
+            "step left out" if loss is None else f"loss {loss:.3f}",
+            *_validation(losses),
+            f"{tokens_per_s:,.0f} tokens/s",
+        ]
+        mfu = self.mfu(tokens_per_s)
+        parts += [] if mfu is None else [f"MFU {mfu:.1%}"]
+        parts.append(f"{peak_memory(self._processes.device) / 1e9:.1f} GB")
+        done = tokens - self._first_tokens
+        if done > 0:
+            parts.append(f"{_duration((self._total - tokens) * (now - self._start) / done)} left")
+        console.print(" | ".join([*parts, _weights(weights)]), markup=False, highlight=False, soft_wrap=True)
+
+
+def _validation(losses: Sequence[BucketLoss]) -> list[str]:
+    """`bits/byte en 0.912 zh 1.203`."""
+    languages = sorted({loss.key.language for loss in losses})
+    found = {language: bits_per_byte(losses, language) for language in languages}
+    shown = [f"{language} {value:.3f}" for language, value in found.items() if value is not None]
+    return [f"bits/byte {' '.join(shown)}"] if shown else []
+
+
+def _weights(weights: Mapping[Any, float]) -> str:
+    """`zh/web 0.52 en/web 0.31 ...`: the largest ones."""
+    ordered = sorted(weights.items(), key=lambda item: -item[1])
+    shown = [f"{leaf.path} {share:.2f}" for leaf, share in ordered[:LARGEST_WEIGHTS]]
+    return " ".join([*shown, *(["..."] if len(ordered) > LARGEST_WEIGHTS else [])])
+
+
+def _duration(seconds: float) -> str:
+    """`1:02:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -1,0 +1,158 @@
+"""Checkpoints that are written by a thread while training goes on.
+
+On an accelerator the tensors are copied to the host first. On a CPU there is nothing to copy: weights and moments
+change only when the optimizer steps, so the thread reads them while the next forward and backward pass runs, and the
+optimizer waits for it.
+"""
+
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.staging import BlockingAsyncStager
+from torch.distributed.checkpoint.state_dict_saver import save
+
+from reprise.training.checkpoint import DESCRIPTION, VERSION, digest_content
+from reprise.training.parallel import Processes
+from reprise.workspace import Json, write_json
+
+
+class CheckpointError(Exception):
+    """A checkpoint could not be written; what was saved before is whole."""
+
+
+class CheckpointWriter:
+    """Writes one checkpoint at a time. All processes call the same methods in the same order."""
+
+    def __init__(self, processes: Processes, *, copies: bool | None = None) -> None:
+        """`copies`: whether the tensors are copied first; None: where they are not on a CPU."""
+        self._processes = processes
+        self._stager = BlockingAsyncStager(cache_staged_state_dict=True) if processes.device.type == "cuda" else None
+        if copies and self._stager is None:
+            self._stager = BlockingAsyncStager()
+        # A group of its own: its messages must not meet those of training, which other threads send.
+        self._group = dist.new_group(backend="gloo") if processes.world > 1 else None
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+        self._folder: Path | None = None
+        self.stall_s = 0.0
+        """Seconds that training waited for it."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is a checkpoint to `finish` without waiting; processes may differ."""
+        return self._thread is not None and not self._thread.is_alive()
+
+    def begin(
+        self, folder: Path, tensors: dict[str, Any], facts: dict[str, Json], published: Callable[[], None]
+    ) -> None:
+        """Start to write; a kill at any moment leaves the whole of it or nothing under its name.
+
+        Args:
+            folder: its name; there is nothing there yet.
+            tensors: what `tensors_of` gives. On a CPU they must not change before `release`.
+            facts: everything else that resumes, as JSON.
+            published: called in the thread of the first process when the checkpoint has its name.
+
+        Raises:
+            CheckpointError: the disk is full or gone; in all processes alike.
+        """
+        assert self._thread is None
+        start = time.perf_counter()
+        description = json.dumps(facts)
+        partial = folder.with_name(f"{folder.name}.partial")
+        failure = ""
+        if self._processes.is_first:
+            try:
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir(parents=True)
+            except OSError as error:
+                failure = str(error)
+        if failure := self._processes.same(failure):
+            raise CheckpointError(f"{folder} cannot be written: {failure}")
+        if self._stager is not None:
+            tensors = self._stager.stage(tensors)
+        self._folder, self._failure = folder, None
+        # Not one of the threads that the interpreter waits for: a second Ctrl-C means now.
+        self._thread = threading.Thread(
+            target=self._write, args=(partial, folder, tensors, description, published), daemon=True
+        )
+        self._thread.start()
+        self.stall_s = time.perf_counter() - start
+
+    def release(self) -> None:
+        """Wait until the tensors that `begin` got may change."""
+        if self._thread is not None and self._stager is None:
+            start = time.perf_counter()
+            self._thread.join()
+            self.stall_s += time.perf_counter() - start
+
+    def finish(self) -> Path | None:
+        """Wait until the checkpoint has its name, which is given; None where none was begun.
+
+        Raises:
+            CheckpointError: the disk is full or gone; the first process knows best.
+        """
+        if self._thread is None:
+            return None
+        start = time.perf_counter()
+        self._thread.join()
+        self.stall_s += time.perf_counter() - start
+        self._thread = None
+        failure, self._failure = self._failure, None
+        if isinstance(failure, OSError | CheckpointException):
+            raise CheckpointError(f"{self._folder} cannot be written: {_cause(failure)}") from failure
+        if failure is not None:
+            raise failure
+        return self._folder
+
+    def wait(self) -> None:
+        """Let a checkpoint that was begun get its name, whatever stopped training."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def _write(
+        self, partial: Path, folder: Path, tensors: dict[str, Any], description: str, published: Callable[[], None]
+    ) -> None:
+        processes = self._processes
+        try:
+            save(tensors, checkpoint_id=partial, process_group=self._group)
+            own = [path for path in partial.iterdir() if path.name.startswith(f"__{processes.rank}_")]
+            own += [partial / ".metadata"] if processes.is_first else []
+            parts: list[Any] = [{path.name: digest_content(path) for path in own}]
+            if self._group is not None:
+                parts = parts * processes.world
+                dist.all_gather_object(parts, parts[0], group=self._group)
+            if processes.is_first:
+                files = {name: value for part in parts for name, value in sorted(part.items())}
+                write_json(partial / DESCRIPTION, {"version": VERSION, "files": files, **json.loads(description)})
+                partial.rename(folder)
+                _sync_folder(folder.parent)
+                published()
+        except BaseException as error:
+            self._failure = error
+            if processes.is_first:
+                shutil.rmtree(partial, ignore_errors=True)
+
+
+def _cause(error: BaseException) -> str:
+    """What the system said, out of the summary that torch makes of all processes."""
+    if isinstance(error, CheckpointException):
+        causes = [_cause(wrapped[0]) for wrapped in error.failures.values()]
+        return "; ".join(dict.fromkeys(causes)) or str(error)
+    return str(error)
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
