@@ -225,6 +225,22 @@ def order(
 
 
 @app.command()
+def verify(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE|STORE", help="A recipe or run; or a token store.")],
+    overrides: Overrides = None,
+) -> None:
+    """Compare the checksums of all files of a token store; names the file that is damaged."""
+    from reprise.tokens.store import STORE, TokenStore
+    from reprise.workspace import Workspace
+
+    is_store = (recipe / STORE).exists()
+    folder = recipe if is_store else Workspace(_load(recipe, overrides).workspace).folder("tokenize")
+    store = TokenStore.open(folder)
+    store.verify()
+    print(f"{folder}: all files are as they were published (fingerprint {store.fingerprint})")
+
+
+@app.command()
 def report(
     runs: Annotated[
         list[str], typer.Argument(metavar="RECIPE [NAME=VALUE]...", help="The recipe, or folders of runs.")

@@ -1,5 +1,6 @@
 """Which text a stage trains on, in which shares and in which order."""
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -21,6 +22,7 @@ class Component(Settings):
     @field_validator("sources")
     @classmethod
     def _sources_sum(cls, sources: dict[str, float]) -> dict[str, float]:
+        _check_names(sources)
         check_sum(sources, "the shares of the sources")
         return sources
 
@@ -115,5 +117,12 @@ class Stage(Settings):
 
     @model_validator(mode="after")
     def _shares_sum(self) -> "Stage":
+        _check_names(self.mixture)
         check_sum({name: part.share for name, part in self.mixture.items()}, "the shares of the mixture")
         return self
+
+
+def _check_names(names: Iterable[str]) -> None:
+    """Names make up paths such as `zh/web`."""
+    if bad := [name for name in names if "/" in name or not name]:
+        raise ValueError(f"the name {bad[0]!r} is empty or holds a `/`, which divides language, source and topic")

@@ -31,10 +31,14 @@ class StopSignal:
 
 @contextlib.contextmanager
 def catch_stop() -> Iterator[StopSignal]:
-    """Note SIGTERM and SIGINT while the block runs, in place of dying of them."""
+    """Note SIGTERM and SIGINT while the block runs, in place of dying of them.
+
+    SIGHUP, by which daemons are told to read their settings again, stops nothing: `weights.json` is looked at before
+    every step in any case.
+    """
     stop = StopSignal()
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.signal(number, stop._receive) for number in numbers}
+    handlers = {signal.SIGTERM: stop._receive, signal.SIGINT: stop._receive, signal.SIGHUP: lambda *_: None}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield stop
     finally:
