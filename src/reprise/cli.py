@@ -216,12 +216,18 @@ def order(
     """What would be trained on when: step, bucket, perplexity, first words."""
     from reprise.mixture.preview import show_order
     from reprise.tokens.store import TokenStore
+    from reprise.training.checkpoint import read_facts
     from reprise.workspace import Workspace
 
     loaded = _load(recipe, overrides)
     _run(loaded, ["tokenize"])
-    store = TokenStore.open(Workspace(loaded.workspace).folder("tokenize"))
-    show_order(loaded, store, stage=stage, rows=rows, picture=picture)
+    workspace = Workspace(loaded.workspace)
+    if not 1 <= stage <= len(loaded.stages):
+        raise UserError(f"there is no stage {stage}", where="--stage", remedy=f"name 1 to {len(loaded.stages)}")
+    before = workspace.folder(f"train-{stage - 1}") / "state"
+    previous = read_facts(before)["sampler"] if before.is_dir() else None
+    store = TokenStore.open(workspace.folder("tokenize"))
+    show_order(loaded, store, stage=stage, rows=rows, previous=previous, picture=picture)
 
 
 @app.command()
