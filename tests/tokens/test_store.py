@@ -1,4 +1,7 @@
 import json
+import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -131,3 +134,34 @@ def test_another_version_and_a_broken_description_are_refused(tmp_path: Path) ->
         TokenStore.open(tmp_path)
     with pytest.raises(UserError, match="no token store"):
         TokenStore.open(tmp_path / "nowhere")
+
+
+def test_more_buckets_than_files_that_may_be_open(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    documents = [document(f"d{i}", [5, i % 7], source=f"source-{i}") for i in range(150)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, limits[1]))
+    try:
+        store = build_store(tmp_path, documents)
+        store.verify()
+        assert {bucket.doc_ids[0] for bucket in store.train.values()} == {f"d{i}" for i in range(150)}
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_the_lines_of_the_manual_read_a_document_without_reprise(tmp_path: Path) -> None:
+    store = build_store(tmp_path, random_documents(1, 20, 9, "en-", lang="en", source="book"))
+    manual = (Path(__file__).parents[2] / "docs" / "order.md").read_text(encoding="utf-8")
+    lines = [line[4:] for line in manual.splitlines() if line.startswith("    ")]
+    first = lines.index("import numpy as np")
+    code = lines[first : first + 5]
+    assert code[4].startswith("print(") and "reprise" not in "".join(code)
+    code[1] = f"folder = {str(tmp_path / 'train' / '0000') + '/'!r}"
+    done = subprocess.run([sys.executable, "-c", "\n".join(code)], capture_output=True, text=True, check=True)
+    (bucket,) = store.train.values()
+    tokens = bucket.tokens[bucket.offsets[7] : bucket.offsets[8]]
+    assert done.stdout.strip() == f"{bucket.doc_ids[7]} {tokens}"
+
+
+def test_a_store_is_read_without_the_model_libraries() -> None:
+    code = "import sys, reprise.tokens.store; assert not {'torch', 'transformers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from reprise.errors import UserError, missing_extra
-from reprise.model.loading import load_config, load_tokenizer
 from reprise.recipe.model import Model
 from reprise.recipe.tokens import Tokens
 
@@ -67,6 +66,8 @@ def open_encoder(model: Model, tokens: Tokens, sample: Sequence[str] = ()) -> En
         UserError: the vocabulary does not fit the model, there is no EOS or BOS token, or the library that was named is
             missing or gives other ids.
     """
+    from reprise.model.loading import load_config, load_tokenizer  # seconds that readers of a store need not spend
+
     tokenizer = load_tokenizer(model)
     eos_id, bos_id = _special_ids(model, tokenizer)
     model_vocab = int(load_config(model).get_text_config().vocab_size)

@@ -2,11 +2,12 @@
 
 import json
 import logging
+import resource
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain, islice, pairwise
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,10 @@ VERSION = 1
 STORE = "store.json"
 SAMPLE_DOCUMENTS, SAMPLE_CHARS = 512, 2_000
 """Documents of the run, and characters of each, on which a fast tokenizer is compared before it is used."""
+OTHER_FILES = 512
+"""Open files that a process may need besides those of a store."""
+SPOOL_BYTES = 1 << 16
+"""Bytes of a bucket that wait in memory before they are written."""
 COPY_TOKENS = 1 << 22
 """Tokens copied at once when a bucket is put into the order of its ids."""
 
@@ -147,6 +152,7 @@ class TokenStore:
                     else f"has {actual} bytes, not {expected['size']}: it was cut or changed"
                 )
                 raise UserError(f"a file of the token store {what}", where=str(path), remedy=_REBUILD)
+        _allow_open_files(sum(1 for _ in _files(root, description)))
         return cls(root, description)
 
     def verify(self) -> None:
@@ -267,7 +273,8 @@ class _Spool:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._handle: BinaryIO = path.open("wb")
+        self._path.touch(exist_ok=False)
+        self._waiting = bytearray()
         self.lengths: list[int] = []
         self._keys: list[tuple[bytes, int]] = []
         self._ppl: list[float] = []
@@ -275,16 +282,25 @@ class _Spool:
 
     def add(self, document: Mapping[str, Any], ids: npt.NDArray[Any]) -> None:
         data = ids.tobytes()
-        self._handle.write(data)
+        self._waiting += data
+        if len(self._waiting) >= SPOOL_BYTES:
+            self._flush()
         self.lengths.append(len(ids))
         # The hash decides between documents with one id, so that the order of arrival never does.
         self._keys.append((document["id"].encode(), xxhash.xxh3_64_intdigest(data)))
         self._ppl.append(np.nan if document["ppl"] is None else document["ppl"])
         self._num_bytes.append(len(document["text"].encode()))
 
+    def _flush(self) -> None:
+        with self._path.open(
+            "ab"
+        ) as file:  # not kept open: a system has fewer open files than a store may have buckets
+            file.write(self._waiting)
+        self._waiting.clear()
+
     def write(self, folder: Path, dtype: np.dtype[Any]) -> dict[str, dict[str, Any]]:
         """Write the bucket's files; returns file -> size and checksum. The spool is gone afterwards."""
-        self._handle.close()
+        self._flush()
         folder.mkdir(parents=True)
         order = np.array(sorted(range(len(self._keys)), key=self._keys.__getitem__), dtype=np.int64)
         lengths = np.array(self.lengths, dtype=np.int64)
@@ -325,6 +341,14 @@ def _files(root: Path, description: Mapping[str, Any]) -> Iterator[tuple[Path, d
     for entry in description["buckets"]:
         for name, expected in entry["files"].items():
             yield root / entry["folder"] / name, expected
+
+
+def _allow_open_files(count: int) -> None:
+    """Raise the process's own limit, as far as the system lets it: each file that is mapped counts as open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + OTHER_FILES if hard == resource.RLIM_INFINITY else min(count + OTHER_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _checksum(path: Path) -> dict[str, Any]:
