@@ -88,6 +88,8 @@ class Turns:
         source_of = of_source.tolist()
         coming = sorted((start, number) for number, start in enumerate(jobs.starts))
         ready: dict[int, list[tuple[int, int]]] = {source: [] for source in language_of}
+        starts, deadlines = sources.starts, sources.deadlines
+        language_starts, language_deadlines = languages.starts, languages.deadlines
         dealt = []
         for now in range(1, PLANNED_ROWS + 1):
             while coming and coming[0][0] <= now:
@@ -95,17 +97,18 @@ class Turns:
                 heappush(ready[source_of[number]], (jobs.deadlines[number], number))
             earliest = preferred = None
             best: list[int] = []
-            for source, language in language_of.items():
-                if not ready[source]:
+            for source, waiting in ready.items():
+                if not waiting:
                     continue
-                job = ready[source][0]
+                job = waiting[0]
                 if earliest is None or job < earliest:
                     earliest = job
-                is_owed = sources.starts[source] <= now and languages.starts[language] <= now
-                if is_owed and job[0] < now + HORIZON_ROWS:
-                    line = sorted((job[0], sources.deadlines[source], languages.deadlines[language]))
-                    if preferred is None or line < best:
-                        preferred, best = job, line
+                language = language_of[source]
+                if starts[source] > now or language_starts[language] > now or job[0] >= now + HORIZON_ROWS:
+                    continue
+                lines = job[0], deadlines[source], language_deadlines[language]
+                if preferred is None or (min(lines) <= best[0] and sorted(lines) < best):
+                    preferred, best = job, sorted(lines)
             if earliest is None:  # after a change of weights that left no bucket its due
                 coming.sort(key=lambda job: (-jobs.credit(job[1], now), job[1]))
                 number = coming.pop(0)[1]
