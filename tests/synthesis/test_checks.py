@@ -11,8 +11,16 @@ from tests.synthesis.serving import settings as server_settings
 
 from reprise.recipe.documents import Deduplicate
 from reprise.recipe.synthesis import DISCIPLINES, Checks, Seeds, Synthesis
-from reprise.synthesis.checks import check_pair, longest_common_run, repetition, support
+from reprise.synthesis.checks import (
+    check_instructions,
+    check_pair,
+    content_words,
+    longest_common_run,
+    repetition,
+    support,
+)
 from reprise.synthesis.parsing import Pair
+from reprise.synthesis.prompts import load_prompt
 from reprise.synthesis.seeds import Disciplines, choose_seeds, cut_passages, find_seeds, share_out
 
 GOOD = Pair(
@@ -61,6 +69,28 @@ def test_bad_chinese_pairs() -> None:
         )
         == "language"
     )
+
+
+@pytest.mark.parametrize("kind", ["problem", "question"])
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_prompt_said_again_is_no_answer(kind: str, language: str) -> None:
+    prompt = load_prompt(kind, language)
+    instructions = "\n".join(text for _, text in prompt.messages)
+    lines = [line for line in instructions.splitlines() if len(content_words(line, language)) > 14 and "{" not in line]
+    assert lines
+    for line in lines:
+        dropped = check_instructions(Pair("What is asked here?", line), instructions, language)
+        assert dropped is not None and dropped[0] == "copied_prompt"
+    own = {"en": "Sodium gives its outer electron to chlorine.", "zh": "钠把最外层的电子交给氯，于是成为离子。"}[
+        language
+    ]
+    assert check_instructions(Pair("Why?", own), instructions, language) is None
+
+
+def test_how_much_an_answer_must_add_is_a_setting() -> None:
+    pair = Pair("Why is the Caspian Sea a lake?", "The Caspian Sea is a lake since no ocean touches any coast there.")
+    assert reason(pair) is None
+    assert reason(pair, min_new_words=8) == "echo"
 
 
 def test_length_in_tokens() -> None:

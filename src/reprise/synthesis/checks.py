@@ -11,6 +11,9 @@ from reprise.synthesis.parsing import Pair
 Drop = tuple[str, str]
 """(reason, detail)."""
 
+_PROMPT_RUN = 12
+"""Words in a row that an answer may have in common with what it was asked by."""
+
 _WORDS = re.compile(r"[^\W_]+")
 _CJK = re.compile(r"[\u3400-\u9fff]")
 _LETTERS = re.compile(r"[^\W\d_]")
@@ -76,7 +79,7 @@ def check_pair(
     return (
         _check_language(pair, language)
         or _check_self_contained(pair, language)
-        or _check_echo(pair, language)
+        or _check_echo(pair, language, checks.min_new_words)
         or _check_repetition(pair, language, checks.max_repetition)
         or (_check_copying(pair, seed, language, checks.max_copied_words) if seed else None)
         or (_check_support(pair, seed, language, checks.min_support) if seed and checks.min_support else None)
@@ -130,13 +133,28 @@ def _check_self_contained(pair: Pair, language: str) -> Drop | None:
     return None
 
 
-def _check_echo(pair: Pair, language: str) -> Drop | None:
+def check_instructions(pair: Pair, instructions: str, language: str) -> Drop | None:
+    """Small models say the instructions again, or the examples in them.
+
+    Args:
+        pair: what was parsed.
+        instructions: text of the prompt file.
+        language: of both.
+    """
+    said = content_words(f"{pair.question}\n{pair.answer}", language)
+    run = longest_common_run(said, content_words(instructions, language))
+    detail = f"{run} words in a row are of the prompt, at most {_PROMPT_RUN} wanted"
+    return ("copied_prompt", detail) if run > _PROMPT_RUN else None
+
+
+def _check_echo(pair: Pair, language: str, least: int) -> Drop | None:
     """An answer that says the question again answers nothing."""
     if not pair.question or pair.program:
         return None
     question, answer = set(content_words(pair.question, language)), content_words(pair.answer, language)
     new = [word for word in answer if word not in question and word not in _STOP_WORDS]
-    return ("echo", f"{len(set(new))} words that are not in the question") if len(set(new)) < 4 else None
+    detail = f"{len(set(new))} words that are not in the question, at least {least} wanted"
+    return ("echo", detail) if len(set(new)) < least else None
 
 
 def _check_copying(pair: Pair, seed: str, language: str, limit: int) -> Drop | None:

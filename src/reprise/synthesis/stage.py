@@ -29,7 +29,7 @@ from reprise.progress import console
 from reprise.recipe.documents import Clean, Decontaminate, Deduplicate
 from reprise.recipe.model import Model
 from reprise.recipe.synthesis import Synthesis
-from reprise.synthesis.checks import check_pair
+from reprise.synthesis.checks import check_instructions, check_pair
 from reprise.synthesis.corpus import drop_by_documents
 from reprise.synthesis.opinions import check_agreement, judge
 from reprise.synthesis.parsing import DoesNotParseError, corrupt_final, parse_answer
@@ -145,6 +145,9 @@ def _inspect_one(task: Task, synthesis: Synthesis, count_tokens: Callable[[str],
         task.pair = parse_answer(task.kind, outcome.text, task.prompt.sections)
     except DoesNotParseError as error:
         return "does_not_parse", str(error)
+    instructions = "\n".join(text for _, text in task.prompt.messages)
+    if (copied := check_instructions(task.pair, instructions, task.language)) is not None:
+        return copied
     if needs_final(synthesis, task.kind, task.discipline) and task.pair.final is None:
         return "no_final_answer", "the solution does not end in a boxed result"
     return check_pair(
