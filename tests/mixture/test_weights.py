@@ -2,6 +2,7 @@ import pytest
 
 from reprise.errors import UserError
 from reprise.mixture.weights import Leaf, Weights
+from reprise.recipe.mixture import Stage
 
 LEAVES = [Leaf("zh", "web", "Law"), Leaf("zh", "web", "Arts"), Leaf("zh", "book", None), Leaf("en", "web", None)]
 
@@ -55,3 +56,12 @@ def test_bad_shares_are_refused_and_change_nothing(wanted: dict, message: str) -
     with pytest.raises(UserError, match=message):
         tree.change(wanted, rows=0, cause="weights.json")
     assert tree.shares == weights().shares
+
+
+def test_a_name_with_a_slash_is_refused_since_it_would_look_like_a_path() -> None:
+    for mixture in (
+        {"zh/web": {"share": 1.0, "sources": {"web": 1.0}}},
+        {"zh": {"share": 1.0, "sources": {"a/b": 1.0}}},
+    ):
+        with pytest.raises(ValueError, match="holds a `/`"):
+            Stage.model_validate({"name": "one", "tokens": 1, "mixture": mixture})

@@ -187,9 +187,9 @@ def _sums(
     of: npt.NDArray[np.int64], owed: npt.NDArray[np.int64], due: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Sums of a group's buckets, by the number of the group."""
-    sums = np.zeros((2, int(of.max(initial=-1)) + 1), dtype=np.int64)
-    np.add.at(sums, (slice(None), of), np.stack([owed, due]))
-    return sums[0], sums[1]
+    sums = np.zeros((int(of.max(initial=-1)) + 1, 2), dtype=np.int64)
+    np.add.at(sums, of, np.stack([owed, due], axis=1))
+    return sums[:, 0], sums[:, 1]
 
 
 def _number(names: Sequence[tuple[Any, ...]]) -> npt.NDArray[np.int64]:
