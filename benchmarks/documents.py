@@ -95,7 +95,7 @@ def encode_as_paper(folder: str, path: str, number: int, texts: list[str]) -> No
     tokenizer = AutoTokenizer.from_pretrained(folder)
     with Path(path, f"{number}.jsonl").open("w") as file:
         for text in texts:
-            ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+            ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
             file.write(json.dumps({"input_ids": ids}) + "\n")
 
 
