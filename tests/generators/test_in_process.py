@@ -129,6 +129,13 @@ def test_a_model_whose_layers_forget_answers_the_same_batch_by_batch(tiny_model:
     assert wanted != [plain(tiny_model, request) for request in requests]
 
 
+def test_nothing_to_ask_loads_nothing(tiny_model: Model) -> None:
+    """Where the journal knows every answer, the weights are not needed."""
+    generator = InProcess(Generator(), tiny_model)
+    assert list(generator.answer([], [])) == []
+    assert generator._model is None
+
+
 def test_equal_requests_have_equal_answers_and_samples_differ(tiny_model: Model) -> None:
     one = requests_of(1)[0]
     other = requests_of(1, sample=1)[0]

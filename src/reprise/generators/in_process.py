@@ -65,7 +65,9 @@ class InProcess:
         self, requests: Sequence[Request], keys: Sequence[str], budget: float = math.inf
     ) -> Iterator[list[tuple[int, Outcome]]]:
         """Answers, kind by kind, the longest prompts first, so that neighbours are about as long as each other."""
-        if self._model is None and requests:
+        if not requests:
+            return
+        if self._model is None:
             self._load()
         rows = [self._row(index, request, keys[index]) for index, request in enumerate(requests)]
         rows.sort(key=lambda row: (row.prompt[:_SAME_KIND], -len(row.prompt), row.index))
