@@ -275,6 +275,8 @@ def run_stages(
             ranks.wait()
             if status.state == "fresh":
                 continue
+            if stage.name == "score" or stage.precious:
+                _check_decontaminated(recipe, workspace.manifest("decontaminate"))
             if stage.precious and _restored(plan, workspace, ranks):
                 say(f"{stage.name}: was made from these settings before and was kept")
                 continue
@@ -322,6 +324,21 @@ def _check_sources(recipe: Recipe, read: Manifest | None) -> None:
                         where=f"stages.{index}.mixture.{name}.sources.{source} = {share:g}",
                         remedy=f"add such text, or set the share to 0; at hand are {known}",
                     )
+
+
+def _check_decontaminated(recipe: Recipe, decontaminate: Manifest | None) -> None:
+    """Refuse to score or train on text that may hold benchmark questions, unless the recipe wants that.
+
+    Raises:
+        UserError: the published documents were not checked against the benchmarks.
+    """
+    done = decontaminate is not None and decontaminate.counts.get("decontaminated") is True
+    if recipe.documents.decontaminate.enabled and not done:
+        raise UserError(
+            "the documents were not checked against the benchmarks",
+            where=str(Path(recipe.workspace) / "decontaminate"),
+            remedy="delete that folder and run again, or say documents.decontaminate.enabled=false",
+        )
 
 
 def _train_buckets(read: Manifest | None) -> list[dict[str, Json]]:
