@@ -30,6 +30,7 @@ def texts(corpus: Path) -> Iterator[str]:
 
 
 def main() -> None:
+    """Train a byte-level tokenizer on the corpus, and write it with a small random model."""
     corpus, folder = map(Path, sys.argv[1:])
     tokenizer = ByteLevelBPETokenizer()
     tokenizer.train_from_iterator(texts(corpus), vocab_size=VOCABULARY, special_tokens=["</s>"], show_progress=False)
