@@ -455,13 +455,15 @@ def _input_files(inputs: Sequence[Input], setting: str) -> list[Path | SourceFil
 
 
 def _label_files(recipe: Recipe, base: _BaseModel) -> list[Path | SourceFile]:
-    """The labelled files, and the files of the models that topics are learned with or asked of."""
+    """The labelled files, the user's prompts, and the files of the models that topics are learned with or asked of."""
     topics = recipe.documents.topics
     files = _input_files(topics.labelled, "documents.topics.labelled")
     if topics.classifier == "encoder" and topics.encoder.model and Path(topics.encoder.model).is_dir():
         files += sorted(path for path in Path(topics.encoder.model).iterdir() if path.is_file())
     if topics.llm is not None and topics.llm.generator.model is None:
         files += base.files()
+    if topics.llm is not None and topics.llm.prompts is not None:
+        files += sorted(Path(topics.llm.prompts).expanduser().glob("*.yaml"))
     return files
 
 

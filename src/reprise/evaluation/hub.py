@@ -1,6 +1,6 @@
 """Questions of the benchmarks whose tasks are written here, from the Hugging Face Hub.
 
-The columns are those of the datasets' cards; the names were checked against stored copies of the cards, not downloaded.
+The columns are those of the datasets' cards. None of the sets has been downloaded in the tests.
 """
 
 import re
