@@ -4,7 +4,6 @@ A piece of work is a part of a table (or a group of input files). It reads and w
 run twice - Ray repeats those of a lost worker - writes the same bytes to the same place.
 """
 
-import errno
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -63,6 +62,7 @@ def run_pieces(
 
     Raises:
         UserError: raised by the function.
+        OSError: likewise, such as a full disk.
     """
     start(engine)
     if not pieces:
@@ -83,13 +83,15 @@ def run_pieces(
             result = json.loads(row["result"])
             if "user_error" in result:
                 raise UserError(**result["user_error"])
+            if "os_error" in result:
+                raise OSError(*result["os_error"])
             results.append(result["value"])
             advance()
     return results
 
 
 class _Caller:
-    """What Daft runs. An error of the user's travels as a value: Daft would wrap it into its own."""
+    """What Daft runs. Errors of the user's and of the system travel as values: Daft would wrap them into its own."""
 
     def __init__(self, function: Callable[[Json], Json]) -> None:
         self._function = function
@@ -104,8 +106,4 @@ class _Caller:
         except UserError as error:
             return json.dumps({"user_error": {"what": error.what, "where": error.where, "remedy": error.remedy}})
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            remedy = "free some space and run the same command again; what was published is whole"
-            where = str(error.filename or error)
-            return json.dumps({"user_error": {"what": "the disk is full", "where": where, "remedy": remedy}})
+            return json.dumps({"os_error": [error.errno, error.strerror or str(error), error.filename]}, default=str)
