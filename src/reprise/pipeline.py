@@ -1,196 +1,21 @@
-"""The order of the stages, and what each depends on.
-
-A stage gets the settings named here and no others, so that a change re-runs exactly the stages that depend on it.
-"""
+"""Bring the stages of a run up to date: which are stale, and run these."""
 
 import contextlib
 import errno
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from reprise.documents.files import SourceFile, find_files, is_remote
-from reprise.documents.questions import benchmark_files
+from reprise.documents.files import SourceFile
 from reprise.errors import UserError
-from reprise.model.files import model_files
 from reprise.recipe import Recipe
-from reprise.recipe.documents import Input
 from reprise.recipe.fields import Settings
+from reprise.stages import Stage, stages
 from reprise.workspace import Json, Manifest, Plan, Status, Work, Workspace, digest_file
-
-Run = Callable[..., None]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage of a run."""
-
-    name: str
-    run: Callable[[], Run]
-    """Imports the function that does the work, only when there is work."""
-    needs: tuple[str, ...] = ()
-    """Stages whose output it reads."""
-    settings: dict[str, Any] = field(default_factory=dict)
-    """Settings that decide what it writes; keyword arguments of the function."""
-    means: dict[str, Any] = field(default_factory=dict)
-    """Settings that decide only how fast it is written (engine, threads); keyword arguments, not in the fingerprint."""
-    files: Callable[[], Sequence[Path | SourceFile]] = list
-    """The user's files that it reads."""
-    resumable: bool = False
-    precious: bool = False
-    version: int = 1
-    """Raised when the same settings and inputs would give another output."""
-
-
-def stages(recipe: Recipe) -> list[Stage]:
-    """The stages of a run, in order."""
-    documents = recipe.documents
-    split = sorted(recipe.split_sources())
-    benchmarks = {"benchmarks": recipe.evaluation.question_folders(), "data": recipe.evaluation.data}
-    base = _BaseModel(recipe)
-    before_tokens = ["score", *(["synthesize"] if recipe.synthesis.enabled else [])]
-    steps = [
-        Stage(
-            "read",
-            lambda: _import("reprise.documents.read"),
-            settings={
-                "inputs": documents.inputs,
-                "valid_share": documents.valid_share,
-                "max_reject_share": documents.max_reject_share,
-            },
-            means={"engine": documents.engine},
-            files=lambda: _input_files(documents.inputs, "documents.inputs"),
-        ),
-        Stage(
-            "clean",
-            lambda: _import("reprise.documents.clean"),
-            ("read",),
-            settings={"clean": documents.clean},
-            means={"engine": documents.engine},
-        ),
-        Stage(
-            "deduplicate",
-            lambda: _import("reprise.documents.deduplicate"),
-            ("clean",),
-            settings={"deduplicate": documents.deduplicate},
-            means={"engine": documents.engine},
-        ),
-        Stage(
-            "decontaminate",
-            lambda: _import("reprise.documents.decontaminate"),
-            ("deduplicate",),
-            settings={"decontaminate": documents.decontaminate, **benchmarks},
-            means={"engine": documents.engine},
-            files=lambda: _benchmark_files(recipe),
-        ),
-        Stage(
-            "label",
-            lambda: _import("reprise.documents.topics"),
-            ("decontaminate",),
-            settings={
-                "topics": documents.topics,
-                "split_sources": split,
-                "seed": recipe.seed if split else 0,  # runs with other seeds then have their scores in common
-                **({"model": recipe.model} if documents.topics.llm is not None else {}),
-            },
-            means={"engine": documents.engine},
-            files=lambda: _label_files(recipe, base),
-        ),
-        Stage(
-            "score",
-            lambda: _import("reprise.documents.perplexity"),
-            ("label",),
-            settings={
-                "model": recipe.model,
-                "perplexity": documents.perplexity,
-                "buckets": _scored_buckets(recipe),
-            },
-            files=base.files,
-            resumable=True,
-        ),
-    ]
-    if recipe.synthesis.enabled:
-        steps.append(
-            Stage(
-                "synthesize",
-                lambda: _import("reprise.synthesis.stage"),
-                ("label",),
-                settings={
-                    "synthesis": recipe.synthesis,
-                    "model": recipe.model,
-                    "clean": documents.clean,
-                    "deduplicate": documents.deduplicate,
-                    "decontaminate": documents.decontaminate,
-                    **benchmarks,
-                    "seed": recipe.seed,
-                },
-                means={"engine": documents.engine},
-                files=lambda: _synthesis_files(recipe, base),
-                resumable=True,
-            )
-        )
-    steps.append(
-        Stage(
-            "tokenize",
-            lambda: _import("reprise.tokens.store"),
-            tuple(before_tokens),
-            settings={"model": recipe.model, "tokens": recipe.tokens, "split_sources": split},
-            files=base.files,
-        )
-    )
-    previous: tuple[str, ...] = ()
-    for index, stage in enumerate(recipe.stages):
-        name = f"train-{index + 1}"
-        steps.append(
-            Stage(
-                name,
-                lambda: _import("reprise.training.stage"),
-                ("tokenize", *previous),
-                settings={
-                    "stage": stage,
-                    "stage_index": index,
-                    "rows": recipe.rows,
-                    "training": recipe.training,
-                    "model": recipe.model,
-                    "tolerance": recipe.evaluation.tolerance,
-                    "seed": recipe.seed,
-                },
-                means={"benchmarks": _benchmarks_during(recipe)},
-                files=base.files,
-                resumable=True,
-                precious=True,
-            )
-        )
-        previous = (name,)
-    steps.append(
-        Stage(
-            "evaluate",
-            lambda: _import("reprise.evaluation.stage"),
-            ("score", *(step.name for step in steps if step.name.startswith("train-"))),
-            settings={
-                "evaluation": recipe.evaluation,
-                "model": recipe.model,
-                "last_stage": previous[0],
-                "seed": recipe.seed,
-            },
-            files=lambda: base.files() + _benchmark_files(recipe),
-            resumable=True,
-        )
-    )
-    steps.append(
-        Stage(
-            "report",
-            lambda: _import("reprise.report.build"),
-            tuple(step.name for step in steps),
-            settings={"recipe": recipe},
-        )
-    )
-    return steps
 
 
 def plan_stages(
@@ -408,16 +233,6 @@ def _with_needs(every: Sequence[Stage], until: Sequence[str] | None) -> set[str]
     return wanted
 
 
-class _BaseModel:
-    """Files of the base model."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        self._model = recipe.model
-
-    def files(self) -> list[Path]:
-        return model_files(self._model)
-
-
 class _Ranks:
     """The processes that torchrun started; one process where it did not."""
 
@@ -435,80 +250,6 @@ class _Ranks:
             import torch.distributed
 
             torch.distributed.barrier()
-
-
-def _scored_buckets(recipe: Recipe) -> list[tuple[str, str]]:
-    """(language, source) of the documents that need a perplexity."""
-    pairs = {
-        (component.language or name, source)
-        for stage in recipe.stages
-        for name, component in stage.mixture.items()
-        for source in component.sources
-    }
-    return sorted(pair for pair in pairs if recipe.curriculum_selects(*pair))
-
-
-def _input_files(inputs: Sequence[Input], setting: str) -> list[Path | SourceFile]:
-    """The files of inputs; those of an object store stay as they are, with their size."""
-    found = [file for number, entry in enumerate(inputs) for file in find_files(entry, f"{setting}.{number}.path")]
-    return [file if is_remote(file.path) else Path(file.path) for file in found]
-
-
-def _label_files(recipe: Recipe, base: _BaseModel) -> list[Path | SourceFile]:
-    """The labelled files, the user's prompts, and the files of the models that topics are learned with or asked of."""
-    topics = recipe.documents.topics
-    files = _input_files(topics.labelled, "documents.topics.labelled")
-    if topics.classifier == "encoder" and topics.encoder.model and Path(topics.encoder.model).is_dir():
-        files += sorted(path for path in Path(topics.encoder.model).iterdir() if path.is_file())
-    if topics.llm is not None and topics.llm.generator.model is None:
-        files += base.files()
-    if topics.llm is not None and topics.llm.prompts is not None:
-        files += sorted(Path(topics.llm.prompts).expanduser().glob("*.yaml"))
-    return files
-
-
-def _synthesis_files(recipe: Recipe, base: _BaseModel) -> list[Path]:
-    """The user's prompts and problems, the models that are asked in this process, and what answers are checked with."""
-    synthesis = recipe.synthesis
-    files = base.files() + _benchmark_files(recipe)
-    if synthesis.prompts is not None:
-        files += sorted(Path(synthesis.prompts).expanduser().glob("*.yaml"))
-    if synthesis.code.problems is not None:
-        files += [path for path in [Path(synthesis.code.problems).expanduser()] if path.is_file()]
-    for generator in (synthesis.generator, synthesis.checks.judge):
-        if generator is not None and generator.kind != "openai" and generator.model and Path(generator.model).is_dir():
-            files += sorted(path for path in Path(generator.model).iterdir() if path.is_file())
-    return list(dict.fromkeys(files))
-
-
-def _benchmark_files(recipe: Recipe) -> list[Path]:
-    """The files of benchmark questions that documents are checked against."""
-    settings = recipe.documents.decontaminate
-    if not settings.enabled:
-        return []
-    evaluation = recipe.evaluation
-    return list(benchmark_files(evaluation.question_folders(), evaluation.data, settings.extra_benchmarks))
-
-
-def _import(module: str) -> Run:
-    import importlib
-
-    run: Run = importlib.import_module(module).run
-    return run
-
-
-def _benchmarks_during(recipe: Recipe) -> Callable[[Any, str], Json]:
-    """What training calls to run the recipe's benchmarks on the model that it holds."""
-
-    def measure(model: Any, fingerprint: str) -> Json:
-        from reprise.evaluation.during import measure_live
-
-        cache = Path(recipe.workspace) / "cache" / "evaluate" / "benchmarks"
-        return measure_live(
-            model, fingerprint, settings=recipe.model, evaluation=recipe.evaluation, cache=cache, seed=recipe.seed
-        )
-
-    return measure
 
 
 def _decisive(value: Any) -> Json:

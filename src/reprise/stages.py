@@ -1,0 +1,282 @@
+"""What a run consists of: its stages in order, and what each depends on.
+
+A stage gets the settings named here and no others, so that a change re-runs exactly the stages that depend on it.
+"""
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reprise.documents.files import SourceFile, find_files, is_remote
+from reprise.documents.questions import benchmark_files
+from reprise.model.files import model_files
+from reprise.recipe import Recipe
+from reprise.recipe.documents import Input
+from reprise.recipe.generator import Generator
+from reprise.workspace import Json
+
+Run = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a run."""
+
+    name: str
+    run: Callable[[], Run]
+    """Imports the function that does the work, only when there is work."""
+    needs: tuple[str, ...] = ()
+    """Stages whose output it reads."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Settings that decide what it writes; keyword arguments of the function."""
+    means: dict[str, Any] = field(default_factory=dict)
+    """Settings that decide only how fast it is written (engine, threads); keyword arguments, not in the fingerprint."""
+    files: Callable[[], Sequence[Path | SourceFile]] = list
+    """The user's files that it reads."""
+    resumable: bool = False
+    precious: bool = False
+    version: int = 1
+    """Raised when the same settings and inputs would give another output."""
+
+
+def stages(recipe: Recipe) -> list[Stage]:
+    """The stages of a run, in order."""
+    synthesis = [_synthesis_stage(recipe)] if recipe.synthesis.enabled else []
+    before = ("score", *(stage.name for stage in synthesis))
+    training = _training_stages(recipe)
+    trained = [stage.name for stage in training]
+    steps = [
+        *_document_stages(recipe),
+        *synthesis,
+        Stage(
+            "tokenize",
+            lambda: _import("reprise.tokens.store"),
+            before,
+            settings={"model": recipe.model, "tokens": recipe.tokens, "split_sources": sorted(recipe.split_sources())},
+            files=lambda: model_files(recipe.model),
+        ),
+        *training,
+        Stage(
+            "evaluate",
+            lambda: _import("reprise.evaluation.stage"),
+            ("score", *trained),
+            settings={
+                "evaluation": recipe.evaluation,
+                "model": recipe.model,
+                "last_stage": trained[-1],
+                "seed": recipe.seed,
+            },
+            files=lambda: model_files(recipe.model) + _benchmark_files(recipe),
+            resumable=True,
+        ),
+    ]
+    report = Stage(
+        "report",
+        lambda: _import("reprise.report.build"),
+        tuple(step.name for step in steps),
+        settings={"recipe": recipe},
+    )
+    return [*steps, report]
+
+
+def _document_stages(recipe: Recipe) -> list[Stage]:
+    """From the user's files to scored documents."""
+    documents = recipe.documents
+    split = sorted(recipe.split_sources())
+    return [
+        Stage(
+            "read",
+            lambda: _import("reprise.documents.read"),
+            settings={
+                "inputs": documents.inputs,
+                "valid_share": documents.valid_share,
+                "max_reject_share": documents.max_reject_share,
+            },
+            means={"engine": documents.engine},
+            files=lambda: _input_files(documents.inputs, "documents.inputs"),
+        ),
+        Stage(
+            "clean",
+            lambda: _import("reprise.documents.clean"),
+            ("read",),
+            settings={"clean": documents.clean},
+            means={"engine": documents.engine},
+        ),
+        Stage(
+            "deduplicate",
+            lambda: _import("reprise.documents.deduplicate"),
+            ("clean",),
+            settings={"deduplicate": documents.deduplicate},
+            means={"engine": documents.engine},
+        ),
+        Stage(
+            "decontaminate",
+            lambda: _import("reprise.documents.decontaminate"),
+            ("deduplicate",),
+            settings={"decontaminate": documents.decontaminate, **_benchmarks(recipe)},
+            means={"engine": documents.engine},
+            files=lambda: _benchmark_files(recipe),
+        ),
+        Stage(
+            "label",
+            lambda: _import("reprise.documents.topics"),
+            ("decontaminate",),
+            settings={
+                "topics": documents.topics,
+                "split_sources": split,
+                "seed": recipe.seed if split else 0,  # runs with other seeds then have their scores in common
+                **({"model": recipe.model} if documents.topics.llm is not None else {}),
+            },
+            means={"engine": documents.engine},
+            files=lambda: _label_files(recipe),
+        ),
+        Stage(
+            "score",
+            lambda: _import("reprise.documents.perplexity"),
+            ("label",),
+            settings={
+                "model": recipe.model,
+                "perplexity": documents.perplexity,
+                "buckets": _scored_buckets(recipe),
+            },
+            files=lambda: model_files(recipe.model),
+            resumable=True,
+        ),
+    ]
+
+
+def _synthesis_stage(recipe: Recipe) -> Stage:
+    documents = recipe.documents
+    return Stage(
+        "synthesize",
+        lambda: _import("reprise.synthesis.stage"),
+        ("label",),
+        settings={
+            "synthesis": recipe.synthesis,
+            "model": recipe.model,
+            "clean": documents.clean,
+            "deduplicate": documents.deduplicate,
+            "decontaminate": documents.decontaminate,
+            **_benchmarks(recipe),
+            "seed": recipe.seed,
+        },
+        means={"engine": documents.engine},
+        files=lambda: _synthesis_files(recipe),
+        resumable=True,
+    )
+
+
+def _training_stages(recipe: Recipe) -> list[Stage]:
+    return [
+        Stage(
+            f"train-{index + 1}",
+            lambda: _import("reprise.training.stage"),
+            ("tokenize", f"train-{index}") if index else ("tokenize",),
+            settings={
+                "stage": stage,
+                "stage_index": index,
+                "rows": recipe.rows,
+                "training": recipe.training,
+                "model": recipe.model,
+                "tolerance": recipe.evaluation.tolerance,
+                "seed": recipe.seed,
+            },
+            means={"benchmarks": _benchmarks_during(recipe)},
+            files=lambda: model_files(recipe.model),
+            resumable=True,
+            precious=True,
+        )
+        for index, stage in enumerate(recipe.stages)
+    ]
+
+
+def _benchmarks(recipe: Recipe) -> dict[str, Any]:
+    """The settings that name the questions which text is checked against."""
+    return {"benchmarks": recipe.evaluation.question_folders(), "data": recipe.evaluation.data}
+
+
+def _scored_buckets(recipe: Recipe) -> list[tuple[str, str]]:
+    """(language, source) of the documents that need a perplexity."""
+    pairs = {
+        (component.language or name, source)
+        for stage in recipe.stages
+        for name, component in stage.mixture.items()
+        for source in component.sources
+    }
+    return sorted(pair for pair in pairs if recipe.curriculum_selects(*pair))
+
+
+def _input_files(inputs: Sequence[Input], setting: str) -> list[Path | SourceFile]:
+    """The files of inputs; those of an object store stay as they are, with their size."""
+    found = [file for number, entry in enumerate(inputs) for file in find_files(entry, f"{setting}.{number}.path")]
+    return [file if is_remote(file.path) else Path(file.path) for file in found]
+
+
+def _label_files(recipe: Recipe) -> list[Path | SourceFile]:
+    """The labelled files, the user's prompts, and the files of the models that topics are learned with or asked of."""
+    topics = recipe.documents.topics
+    files = _input_files(topics.labelled, "documents.topics.labelled")
+    if topics.classifier == "encoder":
+        files += _local_model(topics.encoder.model)
+    if topics.llm is not None:
+        files += _asked_model(topics.llm.generator, recipe) + _prompts(topics.llm.prompts)
+    return list(dict.fromkeys(files))
+
+
+def _synthesis_files(recipe: Recipe) -> list[Path]:
+    """The user's prompts and problems, the models that are asked in this process, and what answers are checked with."""
+    synthesis = recipe.synthesis
+    files = model_files(recipe.model) + _benchmark_files(recipe) + _prompts(synthesis.prompts)
+    if synthesis.code.problems is not None:
+        files += [path for path in [Path(synthesis.code.problems).expanduser()] if path.is_file()]
+    for generator in (synthesis.generator, synthesis.checks.judge):
+        if generator is not None:
+            files += _asked_model(generator, recipe)
+    return list(dict.fromkeys(files))
+
+
+def _asked_model(generator: Generator, recipe: Recipe) -> list[Path]:
+    """Files of the model that answers in this process; none where a server does."""
+    if generator.kind == "openai":
+        return []
+    return model_files(recipe.model) if generator.model is None else _local_model(generator.model)
+
+
+def _local_model(path: str | None) -> list[Path]:
+    """Files of a model directory; none of a model that is a name on the Hub."""
+    return sorted(file for file in Path(path).iterdir() if file.is_file()) if path and Path(path).is_dir() else []
+
+
+def _prompts(folder: str | None) -> list[Path]:
+    """The user's prompt files."""
+    return [] if folder is None else sorted(Path(folder).expanduser().glob("*.yaml"))
+
+
+def _benchmark_files(recipe: Recipe) -> list[Path]:
+    """The files of benchmark questions that documents are checked against."""
+    settings = recipe.documents.decontaminate
+    if not settings.enabled:
+        return []
+    evaluation = recipe.evaluation
+    return list(benchmark_files(evaluation.question_folders(), evaluation.data, settings.extra_benchmarks))
+
+
+def _import(module: str) -> Run:
+    run: Run = importlib.import_module(module).run
+    return run
+
+
+def _benchmarks_during(recipe: Recipe) -> Callable[[Any, str], Json]:
+    """What training calls to run the recipe's benchmarks on the model that it holds."""
+
+    def measure(model: Any, fingerprint: str) -> Json:
+        from reprise.evaluation.during import measure_live
+
+        cache = Path(recipe.workspace) / "cache" / "evaluate" / "benchmarks"
+        return measure_live(
+            model, fingerprint, settings=recipe.model, evaluation=recipe.evaluation, cache=cache, seed=recipe.seed
+        )
+
+    return measure
