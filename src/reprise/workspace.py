@@ -220,7 +220,7 @@ class Workspace:
             precious=plan.precious,
         )
         for name in outputs:
-            _sync(work.output / name)
+            sync(work.output / name)
         write_json(work.output / MANIFEST, vars(manifest))
         (work.output / _BEGUN).unlink()
         self._replace(work.output, self.folder(plan.stage))
@@ -283,7 +283,7 @@ class Workspace:
                 shutil.rmtree(retired)
         else:
             new.rename(old)
-        _sync(old.parent)
+        sync(old.parent)
 
     def _retirement(self, folder: Path) -> Path:
         """Where a published stage goes when another takes its place: a precious and whole one is kept for good."""
@@ -390,7 +390,8 @@ def _link(source: str, target: str) -> str:
     return target
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Return when what was written to a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,6 +1,5 @@
 """`EncoderClassifier`: a sequence classifier of transformers (BERT, TinyBERT, ...) that is fine-tuned on the labels."""
 
-import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,14 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-import transformers
 from numpy.typing import NDArray
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from reprise.documents.classifier import DESCRIPTION
-from reprise.errors import UserError
+from reprise.model.loading import explain_loading
 from reprise.recipe.documents import Encoder
 
+SETTING = "documents.topics.encoder.model"
 _BATCH_TOKENS = 16_384
 """Tokens of one batch when it is applied, padding counted."""
 _WARMUP_SHARE = 0.1
@@ -54,7 +53,7 @@ class EncoderClassifier:
         assert settings.model is not None
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            with _explained(settings.model):
+            with explain_loading(settings.model, "classifier", SETTING):
                 tokenizer = AutoTokenizer.from_pretrained(settings.model)
                 model = AutoModelForSequenceClassification.from_pretrained(
                     settings.model, num_labels=len(topics), ignore_mismatched_sizes=True, dtype=torch.float32
@@ -116,7 +115,7 @@ class EncoderClassifier:
     def load(cls, folder: Path) -> "EncoderClassifier":
         """What `save` wrote."""
         description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        with _explained(str(folder)):
+        with explain_loading(str(folder), "classifier", SETTING):
             model = AutoModelForSequenceClassification.from_pretrained(folder)
             tokenizer = AutoTokenizer.from_pretrained(folder)
         return cls(description["topics"], description["seen"], description["temperature"], model, tokenizer)
@@ -157,22 +156,3 @@ def _batches_by_length(rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
         size = max(1, _BATCH_TOKENS // max(1, len(rows[order[0]])))
         yield order[:size]
         order = order[size:]
-
-
-@contextlib.contextmanager
-def _explained(model: str) -> Iterator[None]:
-    """Turn what transformers raises for a missing or broken model into one message."""
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        yield
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"the classifier {model!r} cannot be loaded: {first_line}",
-            where="documents.topics.encoder.model",
-            remedy="name a directory with config.json, weights and tokenizer, or a model on the Hub",
-        ) from error
-    finally:
-        transformers.logging.set_verbosity(level)

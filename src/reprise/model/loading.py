@@ -5,6 +5,7 @@ import importlib.util
 import logging
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def load_config(settings: Model) -> Any:
         UserError: it cannot be had, or the model is not a causal language model.
     """
     path = locate_model(settings)
-    with _explained(settings):
+    with explain_loading(settings.path):
         config = AutoConfig.from_pretrained(
             path, revision=settings.revision, trust_remote_code=settings.trust_remote_code
         )
@@ -77,7 +78,7 @@ def load_model(
     """
     load_config(settings)
     attention = None if settings.attention == "auto" else settings.attention
-    with _explained(settings):
+    with explain_loading(settings.path):
         model: Any = AutoModelForCausalLM.from_pretrained(
             locate_model(settings),
             revision=settings.revision,
@@ -98,7 +99,7 @@ def load_skeleton(settings: Model) -> PreTrainedModel:
     """
     config = load_config(settings)
     attention = None if settings.attention == "auto" else settings.attention
-    with _explained(settings), _weights_on_meta():
+    with explain_loading(settings.path), _weights_on_meta():
         model: Any = AutoModelForCausalLM.from_config(
             config,
             dtype=torch.float32,
@@ -117,7 +118,7 @@ def weight_files(settings: Model) -> list[Path]:
         UserError: they cannot be had.
     """
     path = locate_model(settings)
-    with _explained(settings):
+    with explain_loading(settings.path):
         folder = Path(path)
         if not folder.is_dir():
             import huggingface_hub
@@ -141,7 +142,7 @@ def load_tokenizer(settings: Model) -> PreTrainedTokenizerBase:
     Raises:
         UserError: it cannot be had.
     """
-    with _explained(settings):
+    with explain_loading(settings.path):
         return AutoTokenizer.from_pretrained(
             locate_model(settings), revision=settings.revision, trust_remote_code=settings.trust_remote_code
         )
@@ -198,19 +199,28 @@ def _weights_on_meta() -> Any:
 
 
 @contextlib.contextmanager
-def _explained(settings: Model) -> Any:
-    """Turn what transformers raises for a missing or broken model into one message."""
+def explain_loading(path: str, what: str = "model", where: str = "model.path") -> Iterator[None]:
+    """Turn what transformers raises for a missing or broken model into one message.
+
+    Args:
+        path: the model, as the user named it.
+        what: what it is, for the message.
+        where: the setting that names it.
+
+    Raises:
+        UserError: the block could not load the model.
+    """
     level = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
         yield
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         logging.getLogger(__name__).debug("loading failed", exc_info=True)
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"the model {settings.path!r} cannot be loaded: {first_line}",
-            where="model.path",
+            f"the {what} {path!r} cannot be loaded: {first_line}",
+            where=where,
             remedy="name a Hugging Face model directory with config.json and weights, or a model on the Hub",
         ) from error
     finally:

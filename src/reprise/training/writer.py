@@ -6,7 +6,6 @@ optimizer waits for it.
 """
 
 import json
-import os
 import shutil
 import threading
 import time
@@ -21,7 +20,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from reprise.training.checkpoint import DESCRIPTION, VERSION, digest_content
 from reprise.training.parallel import Processes
-from reprise.workspace import Json, write_json
+from reprise.workspace import Json, sync, write_json
 
 
 class CheckpointError(Exception):
@@ -134,7 +133,7 @@ class CheckpointWriter:
                 files = {name: value for part in parts for name, value in sorted(part.items())}
                 write_json(partial / DESCRIPTION, {"version": VERSION, "files": files, **json.loads(description)})
                 partial.rename(folder)
-                _sync_folder(folder.parent)
+                sync(folder.parent)
                 published()
         except BaseException as error:
             self._failure = error
@@ -148,11 +147,3 @@ def _cause(error: BaseException) -> str:
         causes = [_cause(wrapped[0]) for wrapped in error.failures.values()]
         return "; ".join(dict.fromkeys(causes)) or str(error)
     return str(error)
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
