@@ -24,13 +24,14 @@ class Advance(Protocol):
 
 
 @contextmanager
-def track(what: str, total: float | None, unit: str) -> Iterator[Advance]:
+def track(what: str, total: float | None, unit: str, *, logs: bool = True) -> Iterator[Advance]:
     """Show how far the block is: as a bar, or in a log as a line a minute.
 
     Args:
         what: the work, such as `score`.
         total: amount of work, or None where it is not known.
         unit: what the amount counts, such as `documents`.
+        logs: whether a log gets lines; not where the block writes better ones.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -52,7 +53,7 @@ def track(what: str, total: float | None, unit: str) -> Iterator[Advance]:
             rate = f"{speed:,.1f}/s" if speed else ""
             progress.update(task, rate=", ".join(part for part in (rate, note) if part))
             now = time.monotonic()
-            if not console.is_terminal and now - line >= LINE_EVERY_S:
+            if logs and not console.is_terminal and now - line >= LINE_EVERY_S:
                 line = now
                 _say(what, progress.tasks[0].completed, total, unit, now - start, note)
 

@@ -37,7 +37,9 @@ def train(state: Run, stop: StopSignal) -> None:
     training, processes, sampler = state.training, state.processes, state.sampler
     total = sampler.total_rows * state.rows.seq_len
     weights_file = WeightsFile(state.work.output)
-    with track(state.work.output.name.removesuffix(".partial"), total, "tokens") as advance:
+    with track(
+        state.work.output.name.removesuffix(".partial"), total, "tokens", logs=False
+    ) as advance:  # it has a line of its own
         advance(state.progress.tokens)
         while True:
             progress = state.progress
