@@ -1,10 +1,11 @@
-"""A tiny random model with its own tokenizer, and a recipe that takes the whole pipeline through in seconds."""
+"""A tiny random model, and a recipe that takes the whole pipeline through in seconds."""
 
 import importlib.resources
 import json
 
 import pytest
 import yaml
+from tests.models import write_tiny_model
 
 DEMO = importlib.resources.files("reprise") / "demo"
 
@@ -19,30 +20,8 @@ def passages():
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory, passages):
-    import torch
-    from tokenizers import ByteLevelBPETokenizer
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    folder = tmp_path_factory.mktemp("tiny") / "model"
-    bpe = ByteLevelBPETokenizer()
     texts = [passage["text"] for part in passages.values() for passage in part]
-    bpe.train_from_iterator(texts, vocab_size=600, special_tokens=["<eos>"])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token="<eos>", pad_token="<eos>")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=600,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        eos_token_id=tokenizer.eos_token_id,
-        tie_word_embeddings=True,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "model", texts, 600)
 
 
 def small_recipe(workspace, model):

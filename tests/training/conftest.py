@@ -1,4 +1,4 @@
-"""A tiny random model with its tokenizer, and a token store of the demo passages."""
+"""A tiny random model, and a token store of the demo passages."""
 
 import importlib.resources
 import json
@@ -7,8 +7,7 @@ import signal
 
 import pytest
 import torch
-from tokenizers import ByteLevelBPETokenizer
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from tests.models import write_tiny_model
 
 from reprise.recipe.mixture import Stage
 from reprise.recipe.model import Model
@@ -42,24 +41,7 @@ def passages():
 @pytest.fixture(scope="session")
 def base_model(tmp_path_factory, passages):
     """Folder of the model."""
-    folder = tmp_path_factory.mktemp("base") / "model"
-    bpe = ByteLevelBPETokenizer()
-    bpe.train_from_iterator([passage["text"] for passage in passages], vocab_size=512, special_tokens=["<eos>"])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token="<eos>")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=512,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return write_tiny_model(tmp_path_factory.mktemp("base") / "model", [passage["text"] for passage in passages], 512)
 
 
 def build_store(folder, passages, base_model):
