@@ -11,6 +11,7 @@ from typing import Any
 
 from reprise.documents.files import SourceFile, find_files, is_remote
 from reprise.documents.questions import benchmark_files
+from reprise.evaluation.sets import set_files
 from reprise.model.files import model_files
 from reprise.recipe import Recipe
 from reprise.recipe.documents import Input
@@ -68,7 +69,7 @@ def stages(recipe: Recipe) -> list[Stage]:
                 "last_stage": trained[-1],
                 "seed": recipe.seed,
             },
-            files=lambda: model_files(recipe.model) + _benchmark_files(recipe),
+            files=lambda: model_files(recipe.model) + _question_files(recipe),
             resumable=True,
         ),
     ]
@@ -261,6 +262,15 @@ def _benchmark_files(recipe: Recipe) -> list[Path]:
         return []
     evaluation = recipe.evaluation
     return list(benchmark_files(evaluation.question_folders(), evaluation.data, settings.extra_benchmarks))
+
+
+def _question_files(recipe: Recipe) -> list[Path]:
+    """The files of benchmark questions that the models are asked; none where they come from the Hub."""
+    evaluation = recipe.evaluation
+    if evaluation.data is None:
+        return []
+    data = Path(evaluation.data).expanduser()
+    return [path for folder in evaluation.question_folders() for path in set_files(data, folder) if path.is_file()]
 
 
 def _import(module: str) -> Run:

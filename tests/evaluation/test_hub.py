@@ -117,3 +117,24 @@ def test_a_set_that_the_hub_refuses_is_named_and_the_others_run(tiny_model, tmp_
     run = BenchmarkRunner(EvaluatedModel(Model(path=str(tiny_model)), evaluation), evaluation, cache=tmp_path, seed=1)
     assert [one.benchmark for one in run.run()] == ["arc-easy"]
     assert "cannot be had from the Hub (ValueError: the dataset is gated)" in run.absent["sciq"]
+
+
+def test_changed_rows_of_the_hub_are_asked_again(tiny_model, tmp_path, monkeypatch):
+    """A dataset keeps its name when its rows change."""
+    evaluation = Evaluation(benchmarks=["arc-easy"], dtype="float32")
+    asked = []
+    run_tasks = harness.run_tasks
+    monkeypatch.setattr(
+        harness, "run_tasks", lambda lm, tasks, chosen: asked.extend(tasks) or run_tasks(lm, tasks, chosen)
+    )
+
+    def run():
+        model = EvaluatedModel(Model(path=str(tiny_model)), evaluation)
+        return BenchmarkRunner(model, evaluation, cache=tmp_path, seed=1).run()
+
+    assert run() == run()
+    assert asked == ["arc_easy"]
+    question = ROWS["allenai/ai2_arc"][0]
+    monkeypatch.setitem(ROWS, "allenai/ai2_arc", [question, question | {"answerKey": "A"}])
+    assert [one.total for one in run()] == [2]
+    assert asked == ["arc_easy"] * 2

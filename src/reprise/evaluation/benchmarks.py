@@ -104,19 +104,22 @@ class BenchmarkRunner:
 
     def _measure(self, benchmark: Benchmark, items: LocalSet | None) -> Measured:
         harness = _harness()
+        tasks = _from_hub(harness, benchmark) if items is None else {}
+        # A dataset of the Hub may change under its name, so its rows identify it, as they do a file.
+        questions = harness.loaded_questions(tasks) if items is None else [items.test, items.dev]
         key = {
             "format": _FORMAT,
             "model": self._evaluated.fingerprint,
             "benchmark": benchmark.name,
             "harness": harness.VERSION,
-            "questions": "hub" if items is None else digest([items.test, items.dev]),
+            "questions": digest(questions),
             "limit": self._settings.limit,
             "seed": self._seed,
         }
         path = self._cache / f"{benchmark.name}-{digest(key)}.json"
         if path.exists():
             return Measured(**json.loads(path.read_text(encoding="utf-8"))["measured"])
-        tasks = _from_hub(harness, benchmark) if items is None else harness.local_tasks(benchmark, items)
+        tasks = tasks or harness.local_tasks(benchmark, items)
         total = {name: len(task.eval_docs) for name, task in tasks.items()}
         chosen = choose(total, self._settings.limit, self._seed)
         logs = self._ask(harness, tasks, chosen)

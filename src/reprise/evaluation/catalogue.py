@@ -48,7 +48,6 @@ class Benchmark:
     subjects: tuple[str, ...] | None = None
     """The subjects of the folder's questions that belong to it; None: all."""
     runs_code: bool = False
-    average: Literal["questions", "parts"] = "questions"
     differs: str = ""
     """How the setting differs from the paper's, for the table in the docs."""
 

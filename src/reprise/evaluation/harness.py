@@ -84,6 +84,14 @@ def hub_tasks(benchmark: Benchmark) -> dict[str, Any]:
     return dict(loaded)
 
 
+def loaded_questions(tasks: dict[str, Any]) -> dict[str, list[list[Any]]]:
+    """Task -> its questions, and the examples that its prompts draw from: what its scores depend on of a dataset."""
+    return {
+        name: [list(task.eval_docs), list(task.fewshot_docs() if task.get_config("num_fewshot") else [])]
+        for name, task in tasks.items()
+    }
+
+
 def run_tasks(lm: Any, tasks: dict[str, Any], samples: dict[str, list[int]]) -> dict[str, list[dict[str, Any]]]:
     """Run tasks on chosen questions; the harness's log of each question, by task."""
     chosen = {name: task for name, task in tasks.items() if samples[name]}

@@ -36,6 +36,11 @@ class LocalSet:
         return LocalSet(*keep)
 
 
+def set_files(data: Path, folder: str) -> tuple[Path, Path]:
+    """The files of a benchmark's questions and of its examples, whether they exist or not."""
+    return data / folder / "test.jsonl", data / folder / "dev.jsonl"
+
+
 def read_set(data: Path, folder: str, subjects: Sequence[str] | None = None) -> LocalSet | None:
     """Read a benchmark; None where there is no file of it.
 
@@ -47,10 +52,10 @@ def read_set(data: Path, folder: str, subjects: Sequence[str] | None = None) -> 
     Raises:
         UserError: a line is not a question.
     """
-    test = data / folder / "test.jsonl"
+    test, dev = set_files(data, folder)
     if not test.is_file():
         return None
-    found = LocalSet(_read(test), _read(data / folder / "dev.jsonl"))
+    found = LocalSet(_read(test), _read(dev))
     return found if subjects is None else found.subject(*subjects)
 
 

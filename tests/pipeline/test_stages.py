@@ -1,0 +1,33 @@
+"""What each stage of a run depends on."""
+
+import json
+
+import pytest
+
+from reprise.pipeline import plan_stages
+from reprise.recipe.loading import load_recipe
+from reprise.workspace import Workspace
+
+
+@pytest.mark.parametrize("checked", [False, True])
+def test_the_evaluation_depends_on_its_questions(recipe_data, write_recipe, tmp_path, checked):
+    """Also where documents are not checked against them."""
+    sciq = tmp_path / "sets" / "sciq"
+    sciq.mkdir(parents=True)
+    recipe_data["documents"]["decontaminate"] = {"enabled": checked}
+    recipe_data["evaluation"] |= {"benchmarks": ["sciq", "arc-easy", "icl-probe"], "data": str(tmp_path / "sets")}
+    recipe = load_recipe(write_recipe(recipe_data))
+
+    def prints():
+        return {stage.name: plan.fingerprint for stage, plan in plan_stages(recipe, Workspace(recipe.workspace))}
+
+    def write(name, answer):
+        line = {"question": "What?", "choices": ["this", "that"], "answer": answer}
+        (sciq / name).write_text(json.dumps(line) + "\n", encoding="utf-8")
+
+    seen = []
+    for name, answer in (("test.jsonl", "A"), ("test.jsonl", "B"), ("dev.jsonl", "A"), ("dev.jsonl", "B")):
+        write(name, answer)
+        seen.append(prints())
+    assert len({found["evaluate"] for found in seen}) == 4
+    assert len({found["train-2"] for found in seen}) == (4 if checked else 1)
