@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from reprise.documents.table import DROPPED_SCHEMA, read_table, write_part
+from reprise.evaluation.stage import benchmark_verdicts
 from reprise.mixture.plan import budgets
 from reprise.model.machine import describe_machine
 from reprise.recipe import Recipe, read_preset
@@ -354,7 +355,7 @@ def write_results(folder: Path, rng: np.random.Generator) -> None:
         {"measure": f"{language} bits per byte", "unit": "relative", "verdict": verdict, "tolerance": tolerance}
         | {name: totals[language][name] for name in ("language", "before", "after", "change", "ci")}
         for language, verdict, tolerance in (("zh", "gained", None), ("en", "kept", 0.02))
-    ]
+    ] + benchmark_verdicts(BENCHMARKS)
     headline = "Gained zh (11.2 % fewer bits per byte); kept en (+0.6 %, tolerance 2 %); lost nothing."
     write_json(
         folder / "results.json",

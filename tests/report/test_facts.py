@@ -1,6 +1,7 @@
 """The report at every moment of a run."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from reprise.recipe import Recipe
 from reprise.report import facts as facts_module
 from reprise.report.build import HTML, JSON, compare_report, run, write_report
 from reprise.report.facts import finite, gather, stage_names
+from reprise.report.page import render_report
 from reprise.workspace import Work, Workspace, write_json
 
 Run = tuple[Workspace, Recipe]
@@ -147,3 +149,15 @@ def test_a_folder_that_is_no_run_is_named(finished: Run, tmp_path: Path) -> None
     (tmp_path / "other").mkdir()
     with pytest.raises(UserError, match=r"other.*not the folder of a run"):
         compare_report([finished[0].root, tmp_path / "other"], tmp_path / "compare.html")
+
+
+def test_a_verdict_on_a_benchmark_is_said_in_points(unchanged: Run) -> None:
+    """As the evaluation writes it; better is left, as for bits per byte."""
+    page = render_report(gather(*unchanged))
+    verdicts = page[page.index('id="verdict"') : page.index('id="data"')]
+    (row,) = (row for row in verdicts.split("<tr>") if ">ceval<" in row)
+    for cell in ("27.00\u202f%", "33.00\u202f%", "+6.00\u202fpoints", "2\u202fpoints"):
+        assert f">{cell}<" in row
+    dot = re.search(r'class="dot" style="left:([0-9.]+)%"', row)
+    assert dot is not None
+    assert float(dot[1]) < 50

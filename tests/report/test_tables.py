@@ -35,7 +35,7 @@ def test_before_and_after_go_from_the_language_to_the_topic(unchanged: Run) -> N
 def test_better_is_left_for_bits_and_for_points() -> None:
     row = {"tolerance": 0.02, "verdict": "gained"}
     bits = row | {"unit": "relative", "change": -0.1, "ci": [-0.12, -0.08]}
-    points = row | {"unit": "points", "change": 0.1, "ci": [0.08, 0.12]}
+    points = row | {"unit": "difference", "change": 0.1, "ci": [0.08, 0.12]}
     first, second = (item["picture"] for item in tables.with_pictures([bits, points]))
     assert first == second
     assert first["dot"] < 50

@@ -45,7 +45,7 @@ def _report_views(facts: Json) -> dict[str, Any]:
         "gains": tables.gain_rows(facts),
         "verdicts": tables.with_pictures(facts["verdict"]["verdicts"]),
         "groups": tables.group_rows(facts["groups"]),
-        "benchmarks": tables.with_pictures([row | {"unit": "points"} for row in facts["benchmarks"]]),
+        "benchmarks": tables.with_pictures([row | {"unit": "difference"} for row in facts["benchmarks"]]),
         "funnel": tables.funnel_rows(facts),
         "events": [_event(stage["stage"], event) for stage in facts["training"] for event in stage["events"]],
         "machine": _machine_rows(facts["repeat"]["machine"]),
@@ -158,6 +158,8 @@ def _environment() -> jinja2.Environment:
         "bucket": lambda row: charts.label(row["language"], row["source"], row["topic"]),
         "cell": cell,
         "change": change,
+        "amount": amount,
+        "tolerance": tolerance,
         "of": of,
         "setting": lambda value: "–" if value is None else json.dumps(value, ensure_ascii=False),
     }
@@ -191,8 +193,22 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 def change(row: Json) -> str:
     """A relative change in per cent, or the difference of two shares in points."""
-    text = percent(row["change"], 2)
-    return text.replace("%", "points") if row.get("unit") == "points" else text
+    return percent(row["change"], 2).replace("%", _unit(row))
+
+
+def tolerance(row: Json) -> str:
+    """What a measure may lose, in the unit of its change."""
+    return "–" if row["tolerance"] is None else f"{cell(100 * row['tolerance'])}\u202f{_unit(row)}"
+
+
+def _unit(row: Json) -> str:
+    return "points" if row.get("unit") == "difference" else "%"
+
+
+def amount(row: Json, side: str) -> str:
+    """Bits per byte, or the share of right answers in per cent, on one side of a comparison."""
+    share = row.get("unit") == "difference"
+    return f"{fixed(100 * row[side], 2)}\u202f%" if share else fixed(row[side], 4)
 
 
 def fixed(value: float | None, digits: int = 3) -> str:

@@ -29,8 +29,8 @@ def gain_rows(facts: Json) -> list[Json]:
 
 def with_pictures(rows: list[Json]) -> list[Json]:
     """Verdicts or benchmarks with pictures of their changes, in which better is always left."""
-    relative = [row for row in rows if row.get("unit") != "points"]
-    points = [row for row in rows if row.get("unit") == "points"]  # on a scale of their own
+    relative = [row for row in rows if row.get("unit") != "difference"]
+    points = [row for row in rows if row.get("unit") == "difference"]  # on a scale of their own
     pictures = {
         id(row): picture
         for group in (relative, points)
@@ -48,7 +48,7 @@ def group_rows(groups: Json) -> list[Json]:
             "before": before[name],
             "after": after[name],
             "change": after[name] - before[name],
-            "unit": "points",
+            "unit": "difference",
         }
         for name in before
         if name in after
@@ -64,7 +64,7 @@ def change_pictures(rows: list[Json]) -> list[Json]:
 
     pictures = []
     for row in rows:
-        better = -1.0 if row.get("unit") == "points" else 1.0  # more points are better, fewer bits are
+        better = -1.0 if row.get("unit") == "difference" else 1.0  # more points are better, fewer bits are
         low, high = sorted(better * end for end in row.get("ci") or (row["change"], row["change"]))
         tolerance = row.get("tolerance")
         pictures.append(
