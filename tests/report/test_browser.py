@@ -276,6 +276,12 @@ def test_an_early_report(open_page: Callable[..., Any], run_until: RunUntil) -> 
     write_report(workspace, recipe, workspace.root / HTML)
     page = open_page((workspace.root / HTML).as_uri())
     assert "Nothing is measured yet" in page.locator("#verdict").text_content()
+    assert "no guard had to act" not in page.locator("#course").text_content()  # nothing happened that it could act on
+    assert "The evaluation writes them" in page.locator("#samples").text_content()
+    parts = page.locator("#data h3, #data #buckets").evaluate_all(
+        "nodes => nodes.map((node) => node.id || node.textContent)"
+    )
+    assert parts.index("buckets") == parts.index("The way of the documents") + 1
 
 
 def test_the_live_page_follows_the_run(open_page: Callable[..., Any], run_until: RunUntil, live: Any) -> None:

@@ -238,3 +238,11 @@ def test_durations_and_numbers() -> None:
         "1\u202fh 02\u202fmin",
     ]
     assert fixed(-1.5) == "\u22121.500"
+
+
+@pytest.mark.parametrize(("counts", "step"), [([1, 0, 4], 1), ([1, 0, 9], None)])
+def test_few_documents_are_counted_in_whole_ones(counts: list[int], step: int | None) -> None:
+    found = {"language": "zh", "source": "web", "documents": sum(counts), "quantiles": {"0.5": 20.0}}
+    found |= {"bin_edges": [10.0, 20.0, 40.0, 80.0], "bin_documents": counts}
+    (chart,) = charts.perplexity_charts({"corpus": {"perplexity": [found]}})
+    assert chart["layout"]["yaxis"].get("dtick") == step

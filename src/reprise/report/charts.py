@@ -389,9 +389,10 @@ def _histogram(index: int, found: Json) -> Json:
     trace["line"]["width"] = 1.5
     trace["hovertemplate"] = "perplexity %{x:.3~g}: %{y} documents<extra></extra>"
     line = {"color": "var(--text)", "width": 1.5, "dash": "dash"}
+    whole = {"dtick": 1} if max(counts) < 5 else {}  # there is no half of a document
     layout = {
         "xaxis": {"type": "log", "title": {"text": "perplexity"}} | _log_ticks(edges[0], edges[-1]),
-        "yaxis": {"title": {"text": "documents"}, "rangemode": "tozero"},
+        "yaxis": {"title": {"text": "documents"}, "rangemode": "tozero"} | whole,
         "shapes": [{"type": "line", "x0": median, "x1": median, "y0": 0, "y1": 1, "yref": "paper", "line": line}],
     }
     rows = [[f"{edges[i]:.4g} to {edges[i + 1]:.4g}", count] for i, count in enumerate(counts)]
