@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import numpy as np
@@ -50,14 +49,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 
 def test_a_fast_library_is_chosen_and_says_why(model: Model) -> None:
-    encoder = open_encoder(model, Tokens(), TEXT)
-    assert encoder.name in ("gigatoken", "fastokens")
-    assert "gives the ids of tokenizers on" in encoder.reason
+    encoder = open_encoder(model, Tokens())
+    assert encoder.name == "fastokens"
+    assert "gives the ids of tokenizers" in encoder.reason
 
 
 @pytest.fixture(scope="module")
 def pair(model: Model) -> tuple[encoders.Encoder, encoders.Encoder]:
-    return open_encoder(model, Tokens(), TEXT), open_encoder(model, Tokens(tokenizer="tokenizers"))
+    return open_encoder(model, Tokens()), open_encoder(model, Tokens(tokenizer="tokenizers"))
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -78,29 +77,38 @@ def test_a_special_token_in_the_text_stays_text(model: Model, name: str) -> None
 
 
 def test_a_library_that_gives_other_ids_is_not_used(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(tokenizer_json: str) -> encoders.EncodeBatch:
-        right = encoders._fastokens(tokenizer_json)
-        return lambda texts: [ids[::-1] for ids in right(texts)]
-
-    monkeypatch.setattr(encoders, "_gigatoken", wrong)
+    right = encoders._open_fastokens
+    monkeypatch.setattr(
+        encoders, "_open_fastokens", lambda parsed: lambda texts: [x[::-1] for x in right(parsed)(texts)]
+    )
     encoder = open_encoder(model, Tokens())
-    assert encoder.name == "fastokens"
-    assert "gigatoken: it gives other ids on" in encoder.reason
-    with pytest.raises(UserError, match="gigatoken cannot be used"):
-        open_encoder(model, Tokens(tokenizer="gigatoken"))
+    assert encoder.name == "tokenizers"
+    assert "fastokens: it gives other ids on" in encoder.reason
+    with pytest.raises(UserError, match="fastokens cannot be used: it gives other ids"):
+        open_encoder(model, Tokens(tokenizer="fastokens"))
 
 
-def test_a_library_that_refuses_the_vocabulary_is_not_used(tmp_path: Path) -> None:
-    """A byte that has no token of its own, as in SmolLM2's vocabulary: gigatoken refuses that."""
-    model = save_model(tmp_path, eos_token="<|end|>")
-    parsed = json.loads((tmp_path / "tokenizer.json").read_text())
-    lost = "Ą"  # how byte-level vocabularies write byte 4
-    parsed["model"]["vocab"]["never-used"] = parsed["model"]["vocab"].pop(lost)
-    parsed["model"]["merges"] = [merge for merge in parsed["model"]["merges"] if lost not in "".join(merge)]
-    (tmp_path / "tokenizer.json").write_text(json.dumps(parsed))
+def test_a_library_that_refuses_the_vocabulary_is_not_used(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(parsed: str) -> encoders.EncodeBatch:
+        raise RuntimeError("no such normalizer")
+
+    monkeypatch.setattr(encoders, "_open_fastokens", refuse)
     encoder = open_encoder(model, Tokens())
-    assert encoder.name != "gigatoken"
-    assert "gigatoken: it " in encoder.reason
+    assert encoder.name == "tokenizers"
+    assert encoder.reason == "fastokens: it refuses the vocabulary (no such normalizer)"
+
+
+def test_other_ids_are_found_on_the_way(model: Model) -> None:
+    """Every place of a batch has its turn, so that an error that the first check missed is met in the end."""
+    fast, reference = (open_encoder(model, Tokens(tokenizer=name)) for name in ("fastokens", "tokenizers"))
+
+    def wrong_on_dogs(texts: list[str]) -> list[encoders.Ids]:
+        return [ids[1:] if "dog" in text else ids for text, ids in zip(texts, fast.encode_batch(texts), strict=True)]
+
+    encoder = encoders.Encoder("quick", wrong_on_dogs, 400, 0, None, "", reference.encode_batch)
+    with pytest.raises(UserError, match="quick cannot be used: it gives other ids on 'the cat"):
+        for _ in range(3):
+            encoder.encode_batch([TEXT[1], TEXT[2], TEXT[0]])
 
 
 def test_vocabulary_that_does_not_fit_the_model(tmp_path: Path) -> None:

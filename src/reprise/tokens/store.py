@@ -3,14 +3,17 @@
 import json
 import logging
 import resource
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
-from itertools import chain, islice, pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import xxhash
 
 from reprise.documents.table import count_rows, read_table
@@ -18,7 +21,7 @@ from reprise.errors import UserError
 from reprise.progress import track
 from reprise.recipe.model import Model
 from reprise.recipe.tokens import Tokens
-from reprise.tokens.encoder import Encoder, open_encoder
+from reprise.tokens.encoder import Encoder, Ids, open_encoder
 from reprise.tokens.gather import gather_slices
 from reprise.workspace import Work, digest, write_json
 
@@ -26,11 +29,11 @@ log = logging.getLogger(__name__)
 
 VERSION = 1
 STORE = "store.json"
-SAMPLE_DOCUMENTS, SAMPLE_CHARS = 512, 2_000
-"""Documents of the run, and characters of each, on which a fast tokenizer is compared before it is used."""
+BATCH_DOCUMENTS = 1024
+"""Documents encoded at once: fewer leave the library's threads idle, more leave the caches (measured)."""
 OTHER_FILES = 512
 """Open files that a process may need besides those of a store."""
-SPOOL_BYTES = 1 << 16
+SPOOL_BYTES = 1 << 18
 """Bytes of a bucket that wait in memory before they are written."""
 COPY_TOKENS = 1 << 22
 """Tokens copied at once when a bucket is put into the order of its ids."""
@@ -185,16 +188,15 @@ def run(work: Work, *, model: Model, tokens: Tokens, split_sources: list[str]) -
         UserError: see `open_encoder`; or a fast tokenizer was found to give other ids on the way.
     """
     folders = [work.inputs[name] / "documents" for name in ("score", "synthesize") if name in work.inputs]
-    texts = (text for folder in folders for batch in read_table(folder, ["text"]) for text in batch["text"].to_pylist())
-    sample = [text[:SAMPLE_CHARS] for text in islice(texts, SAMPLE_DOCUMENTS)]
-    encoder = open_encoder(model, tokens, sample)
+    encoder = open_encoder(model, tokens)
     builder = StoreBuilder(work.output, encoder, split_sources)
     total = sum(map(count_rows, folders))
     columns = ["id", "text", "lang", "source", "topic", "split", "ppl"]
+    batches = chain.from_iterable(read_table(folder, columns, batch_rows=BATCH_DOCUMENTS) for folder in folders)
     with track("tokenize", total, "documents") as advance:
-        for batch in chain.from_iterable(read_table(folder, columns, batch_rows=256) for folder in folders):
-            builder.add(batch.to_pylist())
-            advance(batch.num_rows)
+        for documents, ids in _encode_ahead(encoder, batches):
+            builder.add(documents, ids)
+            advance(len(documents))
     store = builder.finish()
     buckets = [*store.train.values(), *store.valid.values()]
     work.counts |= {
@@ -211,6 +213,25 @@ def run(work: Work, *, model: Model, tokens: Tokens, split_sources: list[str]) -
         raise AssertionError(f"{total} documents came in, {work.counts['documents']} are in the store")
 
 
+def _encode_ahead(
+    encoder: Encoder, batches: Iterable[pa.RecordBatch]
+) -> Iterator[tuple[list[dict[str, Any]], list[Ids]]]:
+    """Documents and their ids; while the caller has one batch the next is being encoded."""
+
+    def encode(batch: pa.RecordBatch) -> tuple[list[dict[str, Any]], list[Ids]]:
+        documents = batch.to_pylist()
+        return documents, encoder.encode_batch([document["text"] for document in documents])
+
+    with ThreadPoolExecutor(1) as worker:
+        ahead: deque[Future[tuple[list[dict[str, Any]], list[Ids]]]] = deque()
+        for batch in batches:
+            ahead.append(worker.submit(encode, batch))
+            if len(ahead) == 2:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
 class StoreBuilder:
     """Spools the ids of each bucket in the order of arrival; `finish` puts them into the order of the ids."""
 
@@ -219,19 +240,24 @@ class StoreBuilder:
         root.mkdir(parents=True, exist_ok=True)
         self._dtype = np.dtype(np.uint16 if encoder.vocab_size <= 1 << 16 else np.uint32)
         self._spools: dict[tuple[str, BucketKey], _Spool] = {}
-        self._prefix = np.array([] if encoder.bos_id is None else [encoder.bos_id], dtype=self._dtype)
-        self._suffix = np.array([encoder.eos_id], dtype=self._dtype)
+        self._prefix = np.array([] if encoder.bos_id is None else [encoder.bos_id], dtype=self._dtype).tobytes()
+        self._suffix = np.array([encoder.eos_id], dtype=self._dtype).tobytes()
 
-    def add(self, documents: Sequence[Mapping[str, Any]]) -> None:
-        """Encode documents (id, text, lang, source, topic, split, ppl)."""
-        encoded = self._encoder.encode_batch([document["text"] for document in documents])
-        for document, ids in zip(documents, encoded, strict=True):
+    def add(self, documents: Sequence[Mapping[str, Any]], ids: Sequence[Ids] | None = None) -> None:
+        """Take documents (id, text, lang, source, topic, split, ppl).
+
+        Args:
+            documents: rows of the document table.
+            ids: of their texts, by the encoder; None: they are encoded here.
+        """
+        if ids is None:
+            ids = self._encoder.encode_batch([document["text"] for document in documents])
+        for document, own in zip(documents, ids, strict=True):
             topic = document["topic"] if document["source"] in self._split_sources else None
             key = (document["split"], BucketKey(document["lang"], document["source"], topic))
             if key not in self._spools:
-                self._spools[key] = _Spool(self._root / f"spool-{len(self._spools):04d}")
-            whole = np.concatenate([self._prefix, ids.astype(self._dtype), self._suffix])
-            self._spools[key].add(document, whole)
+                self._spools[key] = _Spool(self._root / f"spool-{len(self._spools):04d}", self._dtype)
+            self._spools[key].add(document, self._prefix + own.astype(self._dtype).tobytes() + self._suffix)
 
     def finish(self) -> TokenStore:
         """Write the files of all buckets and the description."""
@@ -241,7 +267,7 @@ class StoreBuilder:
         for (split, key), spool in by_name:
             folder = f"{split}/{counters[split]:04d}"
             counters[split] += 1
-            files = spool.write(self._root / folder, self._dtype)
+            files = spool.write(self._root / folder)
             entries.append(
                 {
                     "split": split,
@@ -271,8 +297,8 @@ class StoreBuilder:
 class _Spool:
     """One bucket while it is being collected: ids on disk, what is per document in memory."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, dtype: np.dtype[Any]) -> None:
+        self._path, self._dtype = path, dtype
         self._path.touch(exist_ok=False)
         self._waiting = bytearray()
         self.lengths: list[int] = []
@@ -280,12 +306,11 @@ class _Spool:
         self._ppl: list[float] = []
         self._num_bytes: list[int] = []
 
-    def add(self, document: Mapping[str, Any], ids: npt.NDArray[Any]) -> None:
-        data = ids.tobytes()
+    def add(self, document: Mapping[str, Any], data: bytes) -> None:
         self._waiting += data
         if len(self._waiting) >= SPOOL_BYTES:
             self._flush()
-        self.lengths.append(len(ids))
+        self.lengths.append(len(data) // self._dtype.itemsize)
         # The hash decides between documents with one id, so that the order of arrival never does.
         self._keys.append((document["id"].encode(), xxhash.xxh3_64_intdigest(data)))
         self._ppl.append(np.nan if document["ppl"] is None else document["ppl"])
@@ -298,15 +323,16 @@ class _Spool:
             file.write(self._waiting)
         self._waiting.clear()
 
-    def write(self, folder: Path, dtype: np.dtype[Any]) -> dict[str, dict[str, Any]]:
+    def write(self, folder: Path) -> dict[str, dict[str, Any]]:
         """Write the bucket's files; returns file -> size and checksum. The spool is gone afterwards."""
         self._flush()
         folder.mkdir(parents=True)
         order = np.array(sorted(range(len(self._keys)), key=self._keys.__getitem__), dtype=np.int64)
         lengths = np.array(self.lengths, dtype=np.int64)
         starts = np.cumsum(lengths) - lengths
-        arrived = np.memmap(self._path, dtype=dtype, mode="r")
-        tokens = np.lib.format.open_memmap(folder / "tokens.npy", mode="w+", dtype=dtype, shape=(int(lengths.sum()),))
+        arrived = np.memmap(self._path, dtype=self._dtype, mode="r").view(np.ndarray)
+        shape = (int(lengths.sum()),)
+        tokens = np.lib.format.open_memmap(folder / "tokens.npy", mode="w+", dtype=self._dtype, shape=shape)
         done = 0
         for part in _parts(lengths[order], COPY_TOKENS):
             chosen = order[part]
