@@ -143,6 +143,7 @@ def test_checkpoints_and_merges_are_told_apart(open_page: Callable[..., Any], ad
     assert [name.strip() for name in names] == ["zh against en checkpoints", "zh against en merges"]
     page.locator("#chart-plane-numbers summary").click()
     assert "merge 0.75" in page.locator("#chart-plane-numbers tbody").text_content()
+    assert page.locator("#chart-plane .textpoint").all_text_contents() == ["merge 0.5", "merge 0.75"]
     assert page.locator("#chart-curve").is_visible() and page.locator("#chart-scores").is_visible()
 
 
@@ -163,6 +164,8 @@ def test_print_is_light_and_fits_the_paper(open_page: Callable[..., Any], addres
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert all(chart["width"] <= 620 for chart in page.evaluate(DRAWN))  # A4 and Letter with their margins
+    size = "name => parseFloat(getComputedStyle(document.querySelector(name)).fontSize)"
+    assert page.evaluate(size, ".lead") > page.evaluate(size, ".note")
     page.evaluate("dispatchEvent(new Event('afterprint'))")
 
 

@@ -338,7 +338,7 @@ def _weights_chart(facts: Json, path: str, curves: dict[str, list[tuple[int, flo
         trace["line"]["shape"] = "hv"
         traces.append(trace | {"hovertemplate": "%{y:.2f} %"})
     layout = tokens_axis(facts, f"share of {whole}, %")
-    layout["yaxis"] |= {"ticksuffix": " %", "rangemode": "tozero"}
+    layout["yaxis"] |= {"ticksuffix": " %"}
     rows: list[list[Json]] = []
     for child in children:
         first, last = 100 * curves[child][0][1], 100 * curves[child][-1][1]
@@ -346,7 +346,7 @@ def _weights_chart(facts: Json, path: str, curves: dict[str, list[tuple[int, flo
     return make_chart(
         f"weights-{path or 'stage'}",
         f"Weights inside {whole}",
-        "Shares in what is drawn over tokens. A step is one change, by the policy or by hand.",
+        "Shares in what is drawn over tokens, on an axis without zero. A step is one change, by the policy or by hand.",
         traces,
         layout,
         [names[child] for child in children],
