@@ -28,7 +28,9 @@ def make_plan(recipe: Recipe) -> dict[str, Json]:
     Returns:
         A JSON object: `stages` (list: stage, name, tokens, steps, training_flops, gpu_hours), `buckets` (list: stage
         counted from 1, language, source, topic or null, tokens; and, once the token store is there, available_tokens,
-        epochs and runs_out_after), `totals`, `assumptions`, `synthesis` (null without), `warnings`.
+        epochs and runs_out_after), `totals`, `assumptions`, `scoring` (tokens, measured: whether the
+        stage `score` counted them, flops, gpu_hours; null where no bucket is ordered by perplexity), `synthesis` (null
+        without), `warnings`.
     """
     per_token, formula = _flops_per_token(recipe)
     peak = PEAK_BF16_TFLOPS.get(recipe.hardware.gpu)
@@ -89,8 +91,42 @@ def make_plan(recipe: Recipe) -> dict[str, Json]:
             "formula": formula,
             "tokens_per_step": step_tokens,
         },
+        "scoring": _scoring(recipe, per_token, rate),
         "synthesis": _synthesis(recipe, store, buckets),
         "warnings": warnings,
+    }
+
+
+def _scoring(recipe: Recipe, per_token: float | None, rate: float) -> dict[str, Json] | None:
+    """Cost of the perplexities that order the text: a forward pass, a third of training, over each token once.
+
+    Before the stage `score` has counted them, the tokens are those that the stages take from the ordered buckets.
+    """
+    ordered = {
+        (component.language or name, source)
+        for stage in recipe.stages
+        for name, component in stage.mixture.items()
+        for source in component.sources
+        if recipe.curriculum_selects(component.language or name, source)
+    }
+    if not ordered:
+        return None
+    manifest = Workspace(recipe.workspace).manifest("score")
+    if manifest is not None:
+        tokens = sum(int(bucket["tokens"]) for bucket in manifest.counts["scored"].values())
+    else:
+        tokens = sum(
+            budget.tokens
+            for budget in budgets(recipe)
+            if (recipe.stages[budget.stage - 1].mixture[budget.language].language or budget.language, budget.source)
+            in ordered
+        )
+    flops = None if per_token is None else per_token / 3 * tokens
+    return {
+        "tokens": tokens,
+        "measured": manifest is not None,
+        "flops": flops,
+        "gpu_hours": None if flops is None else flops / rate / 3600,
     }
 
 
@@ -181,10 +217,18 @@ def show_plan(plan: dict[str, Any]) -> None:
         markup=False,
         highlight=False,
     )
+    if plan["scoring"]:
+        console.print(_scoring_line(plan["scoring"]), markup=False, highlight=False)
     if plan["synthesis"]:
         console.print(_synthesis_line(plan["synthesis"]), markup=False, highlight=False)
     for warning in plan["warnings"]:
         console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
+
+
+def _scoring_line(cost: dict[str, Any]) -> str:
+    tokens = f"{cost['tokens']:,} tokens" if cost["measured"] else f"{cost['tokens']:,} tokens if no more text is read"
+    price = "not known" if cost["flops"] is None else f"{cost['flops']:.3g} FLOPs, {cost['gpu_hours']:,.2f} GPU-hours"
+    return f"perplexities before training: {tokens}: {price}"
 
 
 def _synthesis_line(need: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Stage `score` against a plain loop, and what a kill leaves."""
 
 import math
+from contextlib import contextmanager
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -112,11 +113,11 @@ def test_killed_run_goes_on_and_repeats_no_finished_shard(work, model_folder, mo
     scored = []
     score = stage._Scorer.score
 
-    def dies_in_the_second_shard(self, shard, selected):
+    def dies_in_the_second_shard(self, shard, selected, advance):
         scored.append(shard.column("id").to_pylist())
         if len(scored) == 2:
             raise KeyboardInterrupt
-        return score(self, shard, selected)
+        return score(self, shard, selected, advance)
 
     monkeypatch.setattr(stage._Scorer, "score", dies_in_the_second_shard)
     with pytest.raises(KeyboardInterrupt):
@@ -128,6 +129,21 @@ def test_killed_run_goes_on_and_repeats_no_finished_shard(work, model_folder, mo
     assert parts[0].stat().st_mtime_ns == before
     assert [ids[0] for ids in scored] == ["0", "4", "4", "8"]
     assert [row["id"] for row in rows(work)] == [str(number) for number in range(9)]
+
+
+def test_progress_advances_within_a_shard(work, model_folder, monkeypatch):
+    amounts = []
+
+    @contextmanager
+    def track(what, total, unit):
+        yield amounts.append
+
+    monkeypatch.setattr(stage, "track", track)
+    one_shard = SETTINGS.model_copy(update={"shard_documents": 256})
+    stage.run(work, model=Model(path=str(model_folder)), perplexity=one_shard, buckets=BUCKETS)
+    assert sum(amounts) == len(DOCUMENTS)
+    assert len([amount for amount in amounts if amount]) > 3
+    assert all(amount == int(amount) >= 0 for amount in amounts)
 
 
 def test_nothing_selected_needs_no_model(work):

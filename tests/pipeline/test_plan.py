@@ -57,6 +57,17 @@ def test_the_cost_is_the_formula(paper):
     assert [stage["steps"] for stage in plan["stages"]] == steps
 
 
+def test_scoring_costs_a_forward_pass_over_what_is_ordered(paper, recipe_data):
+    scoring = make_plan(paper)["scoring"]
+    ordered = sum(PAPER[key] for key in PAPER if key[0] == "zh") * 1e9
+    assert (scoring["tokens"], scoring["measured"]) == (ordered, False)
+    assert scoring["flops"] == pytest.approx(2 * 8_030_261_248 * ordered)
+    assert scoring["gpu_hours"] == pytest.approx(scoring["flops"] / (989.4e12 * 0.4) / 3600)
+    for stage in recipe_data["stages"]:
+        del stage["curriculum"]
+    assert make_plan(parse_recipe(json.dumps(recipe_data)))["scoring"] is None
+
+
 def test_synthetic_tokens_that_are_missing_are_counted(paper):
     need = make_plan(paper)["synthesis"]
     assert (need["tokens_needed"], need["tokens_there"]) == (1_500_000_000, 0)

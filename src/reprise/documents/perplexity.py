@@ -18,7 +18,7 @@ from reprise.documents.table import DOCUMENTS, count_rows, read_table, write_par
 from reprise.errors import UserError
 from reprise.model.likelihood import document_nll, fit_window, native_dtype
 from reprise.model.loading import load_config, load_model, load_tokenizer
-from reprise.progress import track
+from reprise.progress import Advance, track
 from reprise.recipe.documents import Perplexity
 from reprise.recipe.model import Model
 from reprise.workspace import Work
@@ -47,9 +47,11 @@ def run(work: Work, *, model: Model, perplexity: Perplexity, buckets: Sequence[S
                 rows = _selected_rows(shard, selected)
                 if rows and scorer is None:
                     scorer = _Scorer(model, perplexity)
-                columns = scorer.score(shard, rows) if scorer and rows else {}
+                columns = scorer.score(shard, rows, advance) if scorer and rows else {}
                 write_part(part, _with_columns(shard, columns))
-            advance(shard.num_rows)
+                advance(shard.num_rows - len(rows))
+            else:
+                advance(shard.num_rows)
     if world > 1:
         torch.distributed.barrier()
     work.counts.update(_counts(target, selected))
@@ -69,14 +71,22 @@ class _Scorer:
         self._tokenizer = load_tokenizer(model)
         self._prefix = [self._tokenizer.bos_token_id] if model.bos else []
 
-    def score(self, shard: pa.RecordBatch, rows: list[int]) -> dict[str, list[Any]]:
-        """The score columns of a shard, null outside `rows`."""
+    def score(self, shard: pa.RecordBatch, rows: list[int], advance: Advance) -> dict[str, list[Any]]:
+        """The score columns of a shard, null outside `rows`; `advance` is told of documents by their tokens."""
         texts = shard.column("text").take(pa.array(rows)).to_pylist()
         encoded = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)[
             "input_ids"
         ]
         documents = [np.array(self._prefix + ids, dtype=np.int64) for ids in encoded]
         self._check(documents)
+        to_score, scored, shown = sum(max(0, len(ids) - 1) for ids in documents), 0.0, 0
+
+        def scored_more(tokens: float) -> None:
+            nonlocal scored, shown
+            scored += tokens
+            before, shown = shown, int(len(rows) * scored / to_score)
+            advance(shown - before)
+
         nll, num_tokens = document_nll(
             self._model,
             documents,
@@ -84,7 +94,9 @@ class _Scorer:
             stride=self._window[1],
             batch_tokens=self._perplexity.batch_tokens,
             device=self._device,
+            advance=scored_more,
         )
+        advance(len(rows) - shown)
         columns: dict[str, list[Any]] = {
             name: [None] * shard.num_rows for name in ("nll", "num_tokens", "ppl", "bits_per_byte")
         }
