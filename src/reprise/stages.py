@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reprise.documents.files import SourceFile, find_files, is_remote
+from reprise.documents.files import SourceFile, find_files
 from reprise.documents.questions import benchmark_files
+from reprise.documents.remote import is_remote
 from reprise.evaluation.sets import set_files
 from reprise.model.files import model_files
 from reprise.recipe import Recipe

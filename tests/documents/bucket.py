@@ -1,19 +1,26 @@
-"""A server that speaks as much S3 as listing and reading take; prints its port.
+"""A server that speaks as much S3, Google Cloud Storage and Hub as listing and reading take; prints its port.
 
 It has a process of its own: Daft reads inside of workers without letting other threads of theirs run.
 """
 
 import gzip
+import io
 import json
 import re
 import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+TABLE = io.BytesIO()
+pq.write_table(pa.table({"text": [f"Row number {number}." for number in range(3)]}), TABLE)
 LINES = [json.dumps({"text": f"Document number {number}.", "id": f"d{number}"}) + "\n" for number in range(9)]
 OBJECTS = {
     "corpus/zh/a.jsonl": "".join(LINES[:5]).encode(),
     "corpus/zh/b.jsonl.gz": gzip.compress("".join([*LINES[5:], "broken\n"]).encode()),
     "corpus/readme.pdf": b"x",
+    "tables/a.parquet": TABLE.getvalue(),
 }
 
 
@@ -23,14 +30,58 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         url = urllib.parse.urlsplit(self.path)
         query = dict(urllib.parse.parse_qsl(url.query))
+        if url.path.startswith("/storage/v1/b/") or url.path.startswith("/download/storage/v1/b/"):
+            return self.google(url.path.split("/b/")[1], query)
+        if url.path.startswith(("/api/datasets/", "/datasets/")):
+            return self.hub(urllib.parse.unquote(url.path))
         _, bucket, *key = urllib.parse.unquote(url.path).split("/", 2)
         if bucket != "bucket":
             return self.reply(404, b"<Error><Code>NoSuchBucket</Code></Error>")
         if "list-type" in query:
             return self.reply(200, list_objects(query.get("prefix", ""), query.get("delimiter")))
-        data = OBJECTS.get(key[0] if key else "")
+        return self.send(OBJECTS.get(key[0] if key else ""), b"<Error><Code>NoSuchKey</Code></Error>")
+
+    def google(self, path, query):
+        bucket, _, name = path.partition("/o")
+        name = urllib.parse.unquote(name.removeprefix("/"))
+        if bucket != "bucket":
+            return self.reply_json(404, {"error": {"code": 404, "message": "The bucket does not exist."}})
+        if query.get("alt") == "media":
+            return self.send(OBJECTS.get(name))
+        if name:
+            found = {"kind": "storage#object", "bucket": bucket, "name": name, "size": str(len(OBJECTS.get(name, b"")))}
+            return self.reply_json(200, found) if name in OBJECTS else self.reply_json(404, {"error": {"code": 404}})
+        if path.endswith("/o"):
+            keys = [key for key in OBJECTS if key.startswith(query.get("prefix", ""))]
+            items = [
+                {"kind": "storage#object", "bucket": bucket, "name": key, "size": str(len(OBJECTS[key]))}
+                for key in keys
+            ]
+            return self.reply_json(200, {"kind": "storage#objects", "items": items})
+        return self.reply_json(200, {"kind": "storage#bucket", "name": bucket})
+
+    def hub(self, path):
+        """The repository user/data, whose files are those of the bucket."""
+        if "/user/data" not in path:
+            headers = {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository Not Found"}
+            return self.reply(404, b"{}", headers)
+        if "/resolve/main/" in path:
+            return self.send(OBJECTS.get(path.split("/resolve/main/")[1]))
+        if "/tree/" in path:
+            inside = path.split("/tree/main", 1)[1].strip("/")
+            entries = tree(inside, recursive="recursive=true" in self.path.lower())
+            if entries or not inside:
+                return self.reply_json(200, entries)
+            return self.reply(404, b"{}", {"X-Error-Code": "EntryNotFound"})
+        return self.reply_json(200, {"id": "user/data", "sha": "0" * 40})
+
+    def reply_json(self, status, value):
+        self.reply(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+    def send(self, data, missing=b"{}"):
+        """All of the data, or the range that was asked for."""
         if data is None:
-            return self.reply(404, b"<Error><Code>NoSuchKey</Code></Error>")
+            return self.reply(404, missing, {"X-Error-Code": "EntryNotFound"})
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if wanted is None:
             return self.reply(200, data)
@@ -50,6 +101,21 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *arguments):
         pass
+
+
+def tree(folder, recursive):
+    """Files and folders below a folder, as the Hub lists them."""
+    prefix = f"{folder}/" if folder else ""
+    files = [key for key in OBJECTS if key.startswith(prefix)]
+    folders = sorted(
+        {key[:place] for key in files for place, char in enumerate(key) if char == "/" and place > len(prefix)}
+    )
+    if not recursive:
+        files = [key for key in files if "/" not in key[len(prefix) :]]
+        folders = [name for name in folders if "/" not in name[len(prefix) :]]
+    return [{"type": "directory", "path": name, "oid": "0" * 40, "size": 0} for name in folders] + [
+        {"type": "file", "path": key, "oid": "0" * 40, "size": len(OBJECTS[key])} for key in files
+    ]
 
 
 def list_objects(prefix, delimiter):

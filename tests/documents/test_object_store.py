@@ -1,4 +1,4 @@
-"""Reading from an object store, played by a server on this machine."""
+"""Reading from object stores and the Hub, played by a server on this machine."""
 
 import subprocess
 import sys
@@ -20,23 +20,39 @@ def store():
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {**settings, "EC2_METADATA_DISABLED": "true"}.items():
             patch.setenv(f"AWS_{name}", value)
+        patch.setenv("STORAGE_EMULATOR_HOST", endpoint)
+        patch.setenv("HF_ENDPOINT", endpoint)
         yield
     server.kill()
     server.wait()
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/corpus", "s3://bucket/corpus/zh/*", "s3://bucket/corpus/zh/a.jsonl"])
-def test_folders_globs_and_files_of_a_bucket(store, make_work, url):
-    given = Input(path=url, constants={"source": "web", "lang": "en"})
+@pytest.mark.parametrize("inside", ["corpus", "corpus/zh/*", "corpus/zh/a.jsonl", "**/*.jsonl*"])
+@pytest.mark.parametrize("root", ["s3://bucket", "gs://bucket", "hf://datasets/user/data"])
+def test_folders_globs_and_files(store, make_work, root, inside):
+    given = Input(path=f"{root}/{inside}", constants={"source": "web", "lang": "en"})
     rows, rejects = run(make_work("read"), given)
-    count = 5 if url.endswith("a.jsonl") else 9
+    count = 5 if inside.endswith("a.jsonl") else 9
     assert [row["text"] for row in rows] == [f"Document number {number}." for number in range(count)]
-    assert rows[0]["origin"] == "s3://bucket/corpus/zh/a.jsonl:1"
+    assert rows[0]["origin"] == f"{root}/corpus/zh/a.jsonl:1"
     assert [reject["line"] for reject in rejects] == ([] if count == 5 else [5])
 
 
-def test_what_is_not_there_is_explained(store, make_work):
-    for url in ("s3://bucket/nothing/*.jsonl", "s3://other/corpus"):
-        with pytest.raises(UserError, match=r"no file matches|cannot be listed|no readable file") as error:
-            run(make_work("read"), Input(path=url, constants={"source": "web"}))
-        assert url in error.value.where
+@pytest.mark.parametrize("root", ["s3://bucket", "gs://bucket", "hf://datasets/user/data"])
+def test_parquet(store, make_work, root):
+    rows, _ = run(make_work("read"), Input(path=f"{root}/tables/a.parquet", constants={"source": "web", "lang": "en"}))
+    assert [row["text"] for row in rows] == [f"Row number {number}." for number in range(3)]
+
+
+MISSING = """
+    s3://bucket/nothing/*.jsonl s3://other/corpus gs://bucket/nothing gs://bucket/nothing/a.jsonl gs://other/corpus
+    hf://datasets/user/data/nothing hf://datasets/user/data/nothing/a.jsonl hf://datasets/user/data/nothing/*.jsonl
+    hf://datasets/user/other
+"""
+
+
+@pytest.mark.parametrize("url", MISSING.split())
+def test_what_is_not_there_is_explained(store, make_work, url):
+    with pytest.raises(UserError, match=r"no file matches|cannot be listed|no readable file") as error:
+        run(make_work("read"), Input(path=url, constants={"source": "web"}))
+    assert url in error.value.where

@@ -12,6 +12,7 @@ from typing import BinaryIO, cast
 
 import zstandard
 
+from reprise.documents.remote import is_remote, list_files, open_url
 from reprise.errors import UserError
 from reprise.recipe.documents import Input
 
@@ -41,11 +42,6 @@ class SourceFile:
     """`jsonl`, `parquet` or `text`."""
     size: int
     """Bytes as stored."""
-
-
-def is_remote(path: str) -> bool:
-    """Whether the path is a URL."""
-    return "://" in path
 
 
 def find_files(entry: Input, where: str) -> list[SourceFile]:
@@ -124,19 +120,17 @@ def _inside_package(path: str, where: str) -> str:
 
 
 def _find_remote(url: str, where: str) -> tuple[list[tuple[str, int]], bool]:
-    from daft.daft import io_glob  # a data frame would choose a runner for this process
-
     is_folder = not glob.has_magic(url) and _format_of(url) is None
-    pattern = f"{url.rstrip('/')}/**" if is_folder else url
     try:
-        found = [entry for entry in io_glob(pattern) if entry["type"] == "File"]
+        return list_files(url, is_folder=is_folder), is_folder
+    except FileNotFoundError:
+        return [], is_folder
     except Exception as error:
         raise UserError(
             f"cannot be listed: {_first_line(error)}",
             where=f"{where}={url}",
             remedy="check the address, the network and the credentials in the environment",
         ) from error
-    return [(str(entry["path"]), int(entry["size"] or 0)) for entry in found], is_folder
 
 
 def _first_line(error: BaseException) -> str:
@@ -150,12 +144,7 @@ def open_file(path: str) -> BinaryIO:
         UserError: it cannot be opened. Reading may raise one of DAMAGED.
     """
     try:
-        if is_remote(path):
-            import daft
-
-            raw = cast(BinaryIO, daft.open_file(path, "rb"))
-        else:
-            raw = Path(path).open("rb")  # noqa: SIM115
+        raw = open_url(path) if is_remote(path) else Path(path).open("rb")  # noqa: SIM115
     except Exception as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or _first_line(error)
         raise UserError(f"cannot be opened: {reason}", where=path) from error

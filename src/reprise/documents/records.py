@@ -8,7 +8,8 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reprise.documents.files import DAMAGED, SourceFile, is_remote, open_file
+from reprise.documents.files import DAMAGED, SourceFile, open_file
+from reprise.documents.remote import is_remote
 from reprise.errors import UserError
 from reprise.recipe.documents import Input
 

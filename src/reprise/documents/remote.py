@@ -1,0 +1,91 @@
+"""Files behind URLs: `hf://` through huggingface_hub, `gs://` through pyarrow, `s3://` and all others through Daft.
+
+Daft goes to huggingface.co and storage.googleapis.com whatever the environment says; the other two take a mirror of the
+Hub (HF_ENDPOINT) and a server in the place of Google's (STORAGE_EMULATOR_HOST). Imports without Daft.
+"""
+
+import datetime
+import glob
+import io
+import os
+import urllib.parse
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+_RETRY = datetime.timedelta(seconds=60)
+_BUFFER = 1 << 20
+
+
+def is_remote(path: str) -> bool:
+    """Whether the path is a URL."""
+    return "://" in path
+
+
+def list_files(url: str, *, is_folder: bool) -> list[tuple[str, int]]:
+    """URLs with sizes in bytes: of all files below a folder, or of those that a glob or the URL itself names.
+
+    Raises:
+        Exception: of the library that was asked, where the store cannot be reached or says no.
+    """
+    if (found := _file_system(url)) is None:
+        from daft.daft import io_glob  # a data frame would choose a runner for this process
+
+        entries = io_glob(f"{url.rstrip('/')}/**" if is_folder else url)
+        return [(str(entry["path"]), int(entry["size"] or 0)) for entry in entries if entry["type"] == "File"]
+    system, path = found
+    scheme = url.split("://")[0]
+    if is_folder:
+        inside = system.find(path, detail=True)
+    elif glob.has_magic(path):
+        inside = system.glob(path, detail=True)
+    else:
+        inside = {path: system.info(path)}
+    return [
+        (f"{scheme}://{name}", int(entry["size"] or 0)) for name, entry in inside.items() if entry["type"] == "file"
+    ]
+
+
+def open_url(url: str) -> BinaryIO:
+    """The bytes of a file as they are stored; seekable.
+
+    Raises:
+        Exception: of the library that was asked.
+    """
+    if (found := _file_system(url)) is None:
+        import daft
+
+        return cast(BinaryIO, daft.open_file(url, "rb"))
+    system, path = found
+    return cast(BinaryIO, io.BufferedReader(system.open(path, "rb"), _BUFFER))
+
+
+def _file_system(url: str) -> tuple[Any, str] | None:
+    """The file system of fsspec that has the URL, and its path there; None where Daft has to do it."""
+    scheme, _, path = url.partition("://")
+    if scheme == "hf":
+        from huggingface_hub import HfFileSystem
+
+        return HfFileSystem(endpoint=os.environ.get("HF_ENDPOINT")), path.rstrip("/")
+    if scheme == "gs":
+        from fsspec.implementations.arrow import ArrowFSWrapper
+        from pyarrow.fs import GcsFileSystem
+
+        emulator = os.environ.get("STORAGE_EMULATOR_HOST")
+        if emulator:
+            server = urllib.parse.urlsplit(emulator if "://" in emulator else f"http://{emulator}")
+            where = {"endpoint_override": server.netloc, "scheme": server.scheme, "anonymous": True}
+        else:
+            where = {"anonymous": not _has_google_credentials()}
+        return ArrowFSWrapper(GcsFileSystem(retry_time_limit=_RETRY, **where)), path.rstrip("/")
+    return None
+
+
+def _has_google_credentials() -> bool:
+    """Whether the environment, gcloud or a machine of Google's has some: elsewhere the search takes minutes."""
+    gcloud = os.environ.get("CLOUDSDK_CONFIG") or Path.home() / ".config" / "gcloud"
+    product = Path("/sys/class/dmi/id/product_name")
+    return (
+        "GOOGLE_APPLICATION_CREDENTIALS" in os.environ
+        or Path(gcloud, "application_default_credentials.json").is_file()
+        or (product.is_file() and product.read_text(errors="replace").startswith("Google"))
+    )
