@@ -7,6 +7,7 @@ from sklearn.metrics import f1_score
 
 from reprise.documents import topics
 from reprise.documents.classifier import LinearClassifier
+from reprise.documents.glossary import read_glossary
 from reprise.documents.labels import Labelled
 from reprise.documents.quality import choose_temperature, hold_out, measure
 from reprise.documents.subjects import CMMLU, MMLU
@@ -174,3 +175,30 @@ def test_the_map_covers_all_subjects_and_all_topics():
     assert (len(MMLU), len(CMMLU)) == (57, 67)
     assert set(MMLU.values()) == set(ENGLISH_TOPICS)
     assert set(CMMLU.values()) == set(CHINESE_TOPICS)
+
+
+def test_terms_teach_what_no_label_shows():
+    labels = ["Law and Policy", "Medicine and Health"] * 20
+    texts = [f"{'court' if label.startswith('Law') else 'fever'} number {n}" for n, label in enumerate(labels)]
+    for topics_of_lang, text, topic in [
+        (ENGLISH_TOPICS, "Stars and galaxies were seen with a telescope near a black hole.", "Mathematics and Physics"),
+        (ENGLISH_TOPICS, "The plaintiff sued for breach of contract and claimed damages.", "Law and Policy"),
+        (CHINESE_TOPICS, "水稻和小麦的施肥与灌溉提高了产量，病虫害减少。", "Biology and Chemistry"),
+        (CHINESE_TOPICS, "皇帝派遣使节，王朝与匈奴议和，都城迁往洛阳。", "History and Geography"),
+    ]:
+        fitted, report = topics.fit_classifier(Labelled(texts, labels), topics_of_lang, 0, Topics())
+        assert topics_of_lang[fitted.probabilities([text]).argmax()] == topic
+        assert report["held_out"]["accuracy"] == 1
+        without, _ = topics.fit_classifier(Labelled(texts, labels), topics_of_lang, 0, Topics(glossary=0))
+        assert set(np.flatnonzero(without.probabilities([text])[0])) <= {
+            topics_of_lang.index(label) for label in labels
+        }
+
+
+def test_terms_are_used_where_they_cover_the_list():
+    for topics_of_lang in (ENGLISH_TOPICS, CHINESE_TOPICS):
+        lines = read_glossary(topics_of_lang)
+        assert {topic for _, topic in lines} == set(topics_of_lang)
+        assert len({line for line, _ in lines}) == len(lines)
+    assert read_glossary(["Law and Policy", "Medicine and Health"])
+    assert read_glossary(["Law and Policy", "Cooking"]) == []

@@ -24,6 +24,7 @@ from reprise.documents.asked import FILE as ASKED
 from reprise.documents.asked import ask_topics, read_asked
 from reprise.documents.classifier import Classifier, LinearClassifier, load_classifier
 from reprise.documents.engine import Engine
+from reprise.documents.glossary import read_glossary
 from reprise.documents.labels import Labelled, collect_labels
 from reprise.documents.quality import Fit, choose_temperature, hold_out, measure
 from reprise.documents.stages import Outcome, Place, run_step
@@ -94,7 +95,11 @@ def fit_classifier(
     Raises:
         UserError: the encoder that is to be fine-tuned cannot be loaded.
     """
-    fit = _fit_encoder(topics, seed, settings) if settings.classifier == "encoder" else _fit_linear(topics, seed)
+    fit = (
+        _fit_encoder(topics, seed, settings)
+        if settings.classifier == "encoder"
+        else _fit_linear(topics, seed, settings)
+    )
     once = settings.classifier == "encoder"
     scores, gold = hold_out(known.texts, known.labels, topics, fit, once=once)
     temperature = choose_temperature(scores, gold)
@@ -110,8 +115,11 @@ def fit_classifier(
     return classifier, report
 
 
-def _fit_linear(topics: Sequence[str], seed: int) -> Fit:
-    return lambda texts, labels: LinearClassifier.fit(texts, labels, topics, seed=seed)
+def _fit_linear(topics: Sequence[str], seed: int, settings: Topics) -> Fit:
+    glossary = read_glossary(topics) if settings.glossary else None
+    return lambda texts, labels: LinearClassifier.fit(
+        texts, labels, topics, seed=seed, glossary=glossary, prior=settings.glossary
+    )
 
 
 def _fit_encoder(topics: Sequence[str], seed: int, settings: Topics) -> Fit:

@@ -184,6 +184,9 @@ class Topics(Settings):
     """Labelled documents to fit the classifier on (fields text, lang, topic), besides those that carry a topic."""
     min_confidence: Share = 0.0
     """Documents whose best topic is less probable than this go to the last topic of the list."""
+    glossary: Annotated[float, Field(ge=0.0)] = 0.2
+    """Weight of our terms for the default topics beside the labels, in the linear classifier. 0 where the labels are of
+    documents like those to be labelled, and many."""
     encoder: Encoder = Encoder()
     llm: Llm | None = None
 
