@@ -1,8 +1,13 @@
 """Trackers, read back from what they wrote."""
 
+import os
+import sqlite3
+import time
+
 import pytest
 from tests.training.conftest import events, make_training
 
+from reprise.training.interrupt import Interrupted
 from reprise.training.stage import run
 
 
@@ -19,3 +24,48 @@ def test_tensorboard_has_the_numbers_of_metrics_jsonl(arguments, make_work):
     assert {"train/lr", "train/grad_norm", "train/tokens_per_s"} <= set(names)
     assert any(name.startswith("validation/en/book") and name.endswith("bits_per_byte") for name in names)
     assert any(name.startswith("weights/") for name in names)
+
+
+def stop_and_go_on(arguments, make_work, monkeypatch):
+    """A run that is stopped once on the way; gives its work folder."""
+    from reprise.training import loop
+
+    work, step = make_work(), loop.step
+
+    def stop_after_three(state, *rest):
+        if state.progress.step == 3:
+            os.kill(os.getpid(), 15)
+        return step(state, *rest)
+
+    monkeypatch.setattr(loop, "step", stop_after_three)
+    with pytest.raises(Interrupted):
+        run(work, **arguments)
+    monkeypatch.setattr(loop, "step", step)
+    run(work, **arguments)
+    return work
+
+
+def test_trackio_goes_on_in_one_run(arguments, make_work, monkeypatch, tmp_path):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read when trackio is imported
+    pytest.importorskip("trackio")
+    arguments["training"] = make_training(trackers=["trackio"])
+    work = stop_and_go_on(arguments, make_work, monkeypatch)
+    time.sleep(1)
+    (path,) = (tmp_path / "trackio").glob("*.db")
+    with sqlite3.connect(path) as database:
+        rows = database.execute("select run_name, step, cast(metrics as text) from metrics").fetchall()
+    names = {name for name, _, metrics in rows if "train/loss" in metrics}
+    assert len(names) == 1
+    assert {step for _, step, metrics in rows if "train/loss" in metrics} == {s["step"] for s in events(work, "step")}
+
+
+def test_wandb_goes_on_in_one_run(arguments, make_work, monkeypatch, tmp_path):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    arguments["training"] = make_training(trackers=["wandb"])
+    stop_and_go_on(arguments, make_work, monkeypatch)
+    runs = [path.name.rsplit("-", 1)[1] for path in (tmp_path / "wandb").glob("offline-run-*")]
+    assert len(runs) == 2  # one folder for each start
+    assert len(set(runs)) == 1

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from reprise.errors import missing_extra
+from reprise.workspace import digest
 
 
 class Metrics:
@@ -99,16 +100,21 @@ class _TensorBoard:
 
 
 class _WandbLike:
-    """Weights & Biases, and Trackio, which has the same interface."""
+    """Weights & Biases, and Trackio, which has the same interface.
 
-    def __init__(self, module: str, name: str, settings: Any) -> None:
+    A run that goes on after a stop goes on in the same run there; steps that are done again, W&B leaves out.
+    """
+
+    def __init__(self, module: str, folder: Path, name: str, settings: Any) -> None:
         import importlib
 
         try:
             self._module = importlib.import_module(module)
         except ImportError:
             raise missing_extra(module, module, f"training.trackers = {module}") from None
-        self._module.init(project="reprise", name=name, config=settings)
+        run_id = digest([str(folder.resolve()), settings])[:12]
+        named = {"id": run_id, "name": name} if module == "wandb" else {"name": f"{name} {run_id}"}
+        self._module.init(project="reprise", resume="allow", config=settings, **named)
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         self._module.log(dict(numbers), step=step)
@@ -119,6 +125,6 @@ class _WandbLike:
 
 _TRACKERS: dict[str, Any] = {
     "tensorboard": _TensorBoard,
-    "wandb": lambda _folder, name, settings: _WandbLike("wandb", name, settings),
-    "trackio": lambda _folder, name, settings: _WandbLike("trackio", name, settings),
+    "wandb": lambda folder, name, settings: _WandbLike("wandb", folder, name, settings),
+    "trackio": lambda folder, name, settings: _WandbLike("trackio", folder, name, settings),
 }
