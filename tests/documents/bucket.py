@@ -21,6 +21,8 @@ OBJECTS = {
     "corpus/zh/b.jsonl.gz": gzip.compress("".join([*LINES[5:], "broken\n"]).encode()),
     "corpus/readme.pdf": b"x",
     "tables/a.parquet": TABLE.getvalue(),
+    "secret/a.jsonl": b"x",
+    "secret/a.parquet": b"x",
 }
 
 
@@ -80,6 +82,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def send(self, data, missing=b"{}"):
         """All of the data, or the range that was asked for."""
+        if data == b"x":  # listed, but not for reading
+            return self.reply(403, b"{}")
         if data is None:
             return self.reply(404, missing, {"X-Error-Code": "EntryNotFound"})
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))

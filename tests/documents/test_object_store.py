@@ -27,7 +27,7 @@ def store():
     server.wait()
 
 
-@pytest.mark.parametrize("inside", ["corpus", "corpus/zh/*", "corpus/zh/a.jsonl", "**/*.jsonl*"])
+@pytest.mark.parametrize("inside", ["corpus", "corpus/zh/*", "corpus/zh/a.jsonl", "corpus/**/*.jsonl*"])
 @pytest.mark.parametrize("root", ["s3://bucket", "gs://bucket", "hf://datasets/user/data"])
 def test_folders_globs_and_files(store, make_work, root, inside):
     given = Input(path=f"{root}/{inside}", constants={"source": "web", "lang": "en"})
@@ -56,3 +56,11 @@ def test_what_is_not_there_is_explained(store, make_work, url):
     with pytest.raises(UserError, match=r"no file matches|cannot be listed|no readable file") as error:
         run(make_work("read"), Input(path=url, constants={"source": "web"}))
     assert url in error.value.where
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+@pytest.mark.parametrize("root", ["s3://bucket", "gs://bucket", "hf://datasets/user/data"])
+def test_what_may_not_be_read_is_explained(store, make_work, root, name):
+    with pytest.raises(UserError, match=r"cannot be (listed|opened|read)") as error:
+        run(make_work("read"), Input(path=f"{root}/secret/{name}", constants={"source": "web"}))
+    assert f"{root}/secret/{name}" in error.value.where

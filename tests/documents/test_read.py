@@ -219,6 +219,8 @@ def test_what_is_no_input_is_explained(tmp_path, make_work):
     (tmp_path / "folder.jsonl").mkdir()
     pq.write_table(pa.table({"body": ["x"]}), tmp_path / "column.parquet")
     pq.write_table(pa.table({"text": [1]}), tmp_path / "type.parquet")
+    twice = pa.Table.from_arrays([pa.array(["x"]), pa.array(["y"])], names=["text", "text"])
+    pq.write_table(twice, tmp_path / "twice.parquet")
     for name, message in {
         "missing.jsonl": "does not exist",
         "nothing*.jsonl": "no file matches",
@@ -229,6 +231,7 @@ def test_what_is_no_input_is_explained(tmp_path, make_work):
         "folder.jsonl": "this folder holds no readable file",
         "column.parquet": "no column 'text' .* the columns are body",
         "type.parquet": "holds int64, not text",
+        "twice.parquet": "there are 2 columns 'text'",
     }.items():
         with pytest.raises(UserError, match=message) as error:
             run(make_work(name), web(tmp_path / name))

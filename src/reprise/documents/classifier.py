@@ -5,7 +5,7 @@
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,7 +25,7 @@ _MAX_CHARS = 6_000
 """Characters of a document that are looked at: a topic shows in its beginning."""
 _PASSAGE_BYTES = 500
 """UTF-8 bytes of a passage, about those of a benchmark question with its options."""
-_BATCH_CHARS = 400_000
+_BATCH_CHARS = 100_000
 
 
 class Classifier(Protocol):
@@ -105,12 +105,13 @@ class LinearClassifier:
             glossary: terms of every topic, or None.
             prior: weight of the terms beside that of the labels.
         """
+        import scipy.sparse as sp
         from sklearn.svm import LinearSVC
 
         num_texts = len(texts)
         texts = [*texts, *(line for line, _ in glossary or [])]
         labels = [*labels, *(topic for _, topic in glossary or [])]
-        counts = _count_features([text[:_MAX_CHARS] for text in texts])
+        counts = sp.vstack(list(_count_features([text[:_MAX_CHARS] for text in texts])), format="csr")
         columns, inverse = np.unique(counts.indices, return_inverse=True)
         document_frequency = np.bincount(inverse, minlength=len(columns))
         kept = document_frequency >= min(2, len(texts))
@@ -123,7 +124,10 @@ class LinearClassifier:
             bias[places] = 0.0
             return classifier
         machine = LinearSVC(C=_STRENGTH, random_state=seed)
-        weighed, gold = classifier._weigh(counts), np.array([classifier.topics.index(label) for label in labels])
+        weighed, gold = (
+            classifier._weigh(_at_places(counts, classifier._place)),
+            np.array([classifier.topics.index(label) for label in labels]),
+        )
         machine.fit(weighed, gold)
         weights, offsets = machine.coef_.T, machine.intercept_
         if len(places) == 2:
@@ -134,23 +138,21 @@ class LinearClassifier:
         return classifier
 
     def _weigh(self, counts: Any) -> Any:
-        """CSR matrix float64[texts, columns] from counts of features."""
+        """CSR matrix float64[texts, columns] from counts of the same shape."""
         import scipy.sparse as sp
 
-        num_texts = counts.shape[0]
-        place = self._place[counts.indices]
-        known = place >= 0
-        rows = np.repeat(np.arange(num_texts), np.diff(counts.indptr))[known]
-        values = (1 + np.log(counts.data[known])) * self._idf[place[known]]
-        norm = np.sqrt(np.bincount(rows, values**2, minlength=num_texts))
-        return sp.csr_matrix((values / norm[rows], (rows, place[known])), shape=(num_texts, len(self._columns)))
+        values = (1 + np.log(counts.data)) * self._idf[counts.indices]
+        rows = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
+        norm = np.sqrt(np.bincount(rows, values**2, minlength=counts.shape[0]))
+        return sp.csr_matrix((values / norm[rows], counts.indices, counts.indptr), shape=counts.shape)
 
     def log_probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """float64[texts, topics]."""
         if not texts:
             return np.zeros((0, len(self.topics)))
         passages, of_text = _cut_passages(texts)
-        margins = np.asarray(self._weigh(_count_features(passages)) @ self._weights)
+        blocks = _count_features(passages, self._place)
+        margins = np.concatenate([self._weigh(block) @ self._weights for block in blocks])
         count = np.bincount(of_text)
         scores = np.add.reduceat(margins, np.cumsum(count) - count) / count[:, None] + self._bias
         scores -= scores.max(axis=1, keepdims=True)
@@ -208,42 +210,48 @@ def _cut_passages(texts: Sequence[str]) -> tuple[list[str], NDArray[np.int64]]:
     return passages, np.repeat(np.arange(len(counts)), counts)
 
 
-def _count_features(texts: Sequence[str]) -> Any:
-    """CSR matrix float64[texts, 2^20] of n-gram counts."""
-    import scipy.sparse as sp
-
-    blocks, batch, num_chars = [], [], 0
+def _count_features(texts: Sequence[str], place: NDArray[np.int32] | None = None) -> Iterator[Any]:
+    """Counts of n-grams: CSR matrices float64[some texts, 2^20], or [, columns] of the features that have a place."""
+    batch, num_chars = [], 0
     for text in texts:
         batch.append(text)
         num_chars += len(text)
         if num_chars >= _BATCH_CHARS:
-            blocks.append(_count_batch(batch))
+            yield _count_batch(batch, place)
             batch, num_chars = [], 0
-    blocks.append(_count_batch(batch))
-    return sp.vstack(blocks, format="csr")
+    yield _count_batch(batch, place)
 
 
-def _count_batch(texts: Sequence[str]) -> Any:
+def _count_batch(texts: Sequence[str], place: NDArray[np.int32] | None) -> Any:
     import scipy.sparse as sp
 
+    width = 1 << _FEATURE_BITS if place is None else int(place.max(initial=-1)) + 1
     if not texts:
-        return sp.csr_matrix((0, 1 << _FEATURE_BITS))
+        return sp.csr_matrix((0, width))
     words, chars = split_words(texts), split_words(texts, by_char=True)
     keys: list[Hashes] = []
     for kind, source, sizes in ((0, words, _WORD_SIZES), (1, chars, _CHAR_SIZES), (2, words, _SINGLE_SIZES)):
-        keys += [_feature_keys(source, size, kind) for size in sizes]
+        keys += [_feature_keys(source, size, kind, place) for size in sizes]
     pairs, counts = np.unique(np.concatenate(keys), return_counts=True)
-    rows, columns = pairs >> np.uint64(32), pairs & np.uint64(0xFFFFFFFF)
-    shape = (len(texts), 1 << _FEATURE_BITS)
-    return sp.csr_matrix((counts.astype(np.float64), (rows.astype(np.int64), columns.astype(np.int64))), shape=shape)
+    starts = np.searchsorted(pairs, np.arange(len(texts) + 1, dtype=np.uint64) << np.uint64(32))
+    columns = (pairs & np.uint64(0xFFFFFFFF)).astype(np.int32)
+    return sp.csr_matrix((counts.astype(np.float64), columns, starts.astype(np.int32)), shape=(len(texts), width))
 
 
-def _feature_keys(words: Words, size: int, kind: int) -> Hashes:
-    """(document << 32) + feature of each n-gram of that kind."""
+def _at_places(counts: Any, place: NDArray[np.int32]) -> Any:
+    """The columns of counts of all features that have a place, in its order."""
+    return counts[:, np.flatnonzero(place >= 0)]
+
+
+def _feature_keys(words: Words, size: int, kind: int, place: NDArray[np.int32] | None) -> Hashes:
+    """(document << 32) + feature, or its place, of each n-gram of that kind; those without a place are left out."""
     hashes, starts = hash_ngrams(words, size)
-    single = words.is_single[starts]
-    chosen = single if kind == 2 else ~single
-    if kind == 1:
-        chosen = np.ones(len(starts), bool)
-    document = words.document_of()[starts[chosen]].astype(np.uint64)
-    return (document << np.uint64(32)) + ((hashes[chosen] + np.uint64(kind)) >> np.uint64(64 - _FEATURE_BITS))
+    if kind != 1:
+        chosen = words.is_single[starts] == (kind == 2)
+        hashes, starts = hashes[chosen], starts[chosen]
+    features = (hashes + np.uint64(kind)) >> np.uint64(64 - _FEATURE_BITS)
+    if place is not None:
+        places = place[features]
+        known = places >= 0
+        features, starts = places[known].astype(np.uint64), starts[known]
+    return (words.document_of()[starts].astype(np.uint64) << np.uint64(32)) + features

@@ -59,12 +59,18 @@ def read_records(file: SourceFile, entry: Input) -> Iterator[Record | Reject]:
         try:
             for line, raw in _documents(stream, file.format):
                 yield _read_one(file, entry, line, raw)
-        except (*DAMAGED, OSError) as error:
+        except _failures(file, *DAMAGED) as error:
+            what = "is damaged or cut off" if isinstance(error, DAMAGED) else "cannot be read"
             raise UserError(
-                f"the file is damaged or cut off: {error or type(error).__name__}",
+                f"the file {what}: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
                 where=f"{file.path}:{line + 1}",
                 remedy="get the file again, or take it out of documents.inputs",
             ) from error
+
+
+def _failures(file: SourceFile, *known: type[Exception]) -> tuple[type[Exception], ...]:
+    """What reading the file may raise; behind a URL that is whatever the store's library raises when it says no."""
+    return (Exception,) if is_remote(file.path) else (*known, OSError)
 
 
 def _documents(stream: BinaryIO, format: str) -> Iterator[tuple[int, bytes | None]]:
@@ -154,7 +160,9 @@ def _read_parquet(file: SourceFile, entry: Input) -> Iterator[Record | Reject]:
                 for values in pa.Table.from_batches([batch]).to_pylist():
                     row += 1
                     yield _read_row(file, entry, row, {name: values[column] for name, column in columns.items()})
-    except (pa.ArrowException, OSError) as error:
+    except UserError:
+        raise
+    except _failures(file, pa.ArrowException) as error:
         raise UserError(
             f"the Parquet file cannot be read: {str(error).splitlines()[0]}",
             where=file.path,
@@ -171,6 +179,13 @@ def _parquet_columns(file: SourceFile, entry: Input, schema: pa.Schema) -> dict[
                 f"there is no column {column!r} for the field {name}; the columns are {', '.join(schema.names)}",
                 where=file.path,
                 remedy=f"map it in documents.inputs: `fields: {{{name}: COLUMN}}`",
+            )
+    for column in columns.values():
+        if schema.names.count(column) > 1:
+            raise UserError(
+                f"there are {schema.names.count(column)} columns {column!r}",
+                where=file.path,
+                remedy="rename all but one of them",
             )
     kind = schema.field(columns["text"]).type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
