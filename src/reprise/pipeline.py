@@ -3,10 +3,11 @@
 import contextlib
 import errno
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -16,6 +17,8 @@ from reprise.recipe import Recipe
 from reprise.recipe.fields import Settings
 from reprise.stages import Stage, stages
 from reprise.workspace import Json, Manifest, Plan, Status, Work, Workspace, digest_file
+
+T = TypeVar("T")
 
 
 def plan_stages(
@@ -88,10 +91,9 @@ def run_stages(
     workspace = Workspace(recipe.workspace)
     ranks = _Ranks()
     with workspace.locked() if ranks.leads else contextlib.nullcontext():
-        if ranks.leads:
-            workspace.adopt_finished()
-            workspace.keep_recipe(yaml.safe_dump(_plain(recipe), allow_unicode=True, sort_keys=False))
-        ranks.wait()
+        ranks.lead(workspace.adopt_finished)
+        kept = yaml.safe_dump(_plain(recipe), allow_unicode=True, sort_keys=False)
+        ranks.lead(lambda: workspace.keep_recipe(kept))
         count = 0
         for stage, plan in list(plan_stages(recipe, workspace, until)):
             if "read" in stage.needs:
@@ -122,9 +124,7 @@ def run_stages(
 
 def _restored(plan: Plan, workspace: Workspace, ranks: "_Ranks") -> bool:
     """Whether what was kept of a precious stage is in its place again, and whole."""
-    if ranks.leads:
-        workspace.restore(plan)
-    ranks.wait()
+    ranks.lead(lambda: workspace.restore(plan))
     fresh = workspace.status(plan).state == "fresh"
     ranks.wait()
     return fresh
@@ -189,11 +189,8 @@ def _run_stage(
     say: Callable[[str], None],
 ) -> None:
     start = time.monotonic()
-    if ranks.leads:
-        work = workspace.begin(plan, restart=restart, adopt=adopt)
-    ranks.wait()
-    if not ranks.leads:
-        work = workspace.join(plan)
+    begun = ranks.lead(lambda: workspace.begin(plan, restart=restart, adopt=adopt))
+    work = begun or workspace.join(plan)
     try:
         stage.run()(work, **stage.settings, **stage.means)
     except OSError as error:
@@ -205,11 +202,10 @@ def _run_stage(
             ) from error
         raise
     ranks.wait()
+    seconds = time.monotonic() - start
+    ranks.lead(lambda: workspace.publish(plan, work, seconds))
     if ranks.leads:
-        seconds = time.monotonic() - start
-        workspace.publish(plan, work, seconds)
         say(f"{stage.name}: done in {seconds:,.1f} s{_summary(work)}")
-    ranks.wait()
 
 
 def _summary(work: Work) -> str:
@@ -243,6 +239,28 @@ class _Ranks:
             from reprise.training.parallel import start_processes
 
             start_processes()
+
+    def lead(self, action: Callable[[], T]) -> T | None:
+        """Let the first process do something while the others wait; they get None.
+
+        If it fails the others leave without a word: the error is the first one's to tell.
+        """
+        result, failure = None, None
+        if self.leads:
+            try:
+                result = action()
+            except Exception as error:
+                failure = error
+        if self.world > 1:
+            import torch.distributed
+
+            failed = [failure is not None]
+            torch.distributed.broadcast_object_list(failed, src=0)
+            if failed[0] and not self.leads:
+                sys.exit(2)
+        if failure is not None:
+            raise failure
+        return result
 
     def wait(self) -> None:
         """Wait until all processes are here."""

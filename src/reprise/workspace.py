@@ -173,6 +173,8 @@ class Workspace:
         """
         partial = self._partial(plan.stage)
         begun = _read_json(partial / _BEGUN)
+        if begun is not None and [path.name for path in partial.iterdir()] == [_BEGUN]:
+            begun = None  # it failed before it wrote anything
         same = begun is not None and begun["fingerprint"] == plan.fingerprint
         if restart or (partial.exists() and not (plan.resumable and (same or (plan.precious and begun)))):
             shutil.rmtree(partial, ignore_errors=True)

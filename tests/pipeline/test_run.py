@@ -160,11 +160,19 @@ def test_two_processes_under_torchrun(tmp_path, tiny_model):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(small_recipe(tmp_path / "run", tiny_model), allow_unicode=True), encoding="utf-8")
     reprise("tokenize", recipe)
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "reprise", "train", str(recipe)],
-        check=True,
-        env={**os.environ, **TIMES},
-        timeout=300,
-    )
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "reprise", "train", recipe]
+    options = {"env": {**os.environ, **TIMES}, "timeout": 300, "text": True, "stderr": subprocess.PIPE}
+
+    left = tmp_path / "run" / "train-1.partial"
+    left.mkdir()
+    (left / "begun.json").write_text('{"fingerprint": "another", "settings": {}}')
+    (left / "metrics.jsonl").touch()
+    refused = subprocess.run([*launcher, "stages.0.schedule.peak_lr=0.5"], **options)
+    assert refused.returncode != 0
+    assert refused.stderr.count("is half-way under other settings") == 1
+    assert "[rank1]" not in refused.stderr  # the other process leaves without a word of its own
+    (left / "metrics.jsonl").unlink()  # nothing but the note that it was begun: nothing to lose
+
+    subprocess.run(launcher, check=True, **options)
     assert (tmp_path / "run" / "train-2" / "model" / "config.json").exists()
     assert "nothing to do" in reprise("train", recipe).stderr
