@@ -72,6 +72,7 @@ def stages(recipe: Recipe) -> list[Stage]:
             },
             files=lambda: model_files(recipe.model) + _question_files(recipe),
             resumable=True,
+            version=2,
         ),
     ]
     report = Stage(

@@ -257,6 +257,8 @@ def test_programs_are_judged_by_their_tests():
     tests = {"test_list": ["assert add(1, 1) == 2", "assert add(0, 0) == 0"]}
     assert programs.mbpp_results(tests, ["def add(a, b):\n" + good]) == {"acc": 1.0}
     assert programs.mbpp_results(tests, ["def add(a, b)"]) == {"acc": 0.0}
+    needs = {"test_list": ["assert add(one, 1) == 2"], "test_setup_code": "one = add(1, 0)"}
+    assert programs.mbpp_results(needs, ["def add(a, b):\n" + good]) == {"acc": 1.0}
 
 
 def test_boxed_answers_with_nested_braces():
@@ -460,3 +462,18 @@ def test_real_sets_have_the_papers_counts():
         benchmark = BENCHMARKS[name]
         tasks = harness.local_tasks(benchmark, read_set(EVALSETS, benchmark.folder, benchmark.subjects))
         assert sum(len(task.eval_docs) for task in tasks.values()) == count
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not EVALSETS.is_dir(), reason="no evaluation sets beside the checkout")
+@pytest.mark.parametrize(("name", "tried"), [("humaneval", 40), ("mbpp", 60)])
+def test_the_official_solutions_of_real_sets_pass(name, tried):
+    """Every few of them, and those whose tests need code of their own."""
+    benchmark = BENCHMARKS[name]
+    questions = read_set(EVALSETS, name).test
+    step = len(questions) // tried
+    chosen = [entry for n, entry in enumerate(questions) if n % step == 0 or entry.get("test_setup_code")]
+    (part,) = benchmark.parts(LocalSet(chosen, []))
+    for entry in chosen:
+        judged = part.config["process_results"](part.columns(entry), [entry["answer"]])
+        assert judged == {"acc": 1.0}, entry["id"]

@@ -91,6 +91,27 @@ def test_scores_change_by_a_difference():
     assert change.verdict == "gained" and change.ci[0] < 0.25 < change.ci[1]
 
 
+@pytest.mark.parametrize("count", [8, 40, 150])
+def test_a_small_sample_in_which_nothing_moved_proves_nothing(count):
+    right = np.array([1.0, 0.0] * (count // 2))
+    assert compare_scores(right, right, tolerance=0.01, samples=500, seed=0).verdict == "undecided"
+    many = np.tile(right, 2000 // count)
+    assert compare_scores(many, many, tolerance=0.01, samples=500, seed=0).verdict == "kept"
+
+
+@pytest.mark.parametrize("count", [8, 40, 150, 600])
+def test_a_model_that_lost_points_is_seldom_called_kept(count):
+    """One question in thirty is lost, three times the tolerance; a plain bootstrap is wrong in 3 of 4 samples of 8."""
+    random = np.random.default_rng(count)
+    wrong = 0
+    for trial in range(200):
+        lost = random.random(count) < 1 / 30
+        before = np.where(lost, 1.0, random.random(count) < 0.5)
+        change = compare_scores(before, np.where(lost, 0.0, before), tolerance=0.01, samples=200, seed=trial)
+        wrong += change.verdict in ("kept", "gained")
+    assert wrong / 200 <= 0.05
+
+
 def entry(measure, verdict, change, tolerance=None, unit="relative"):
     return {"measure": measure, "verdict": verdict, "change": change, "tolerance": tolerance, "unit": unit}
 
@@ -107,5 +128,5 @@ def test_headline_names_every_measure_under_its_verdict():
     )
     assert not has_loss(entries)
     lost = [*entries, entry("MMLU", "lost", -0.05, 0.01, "difference")]
-    assert "lost MMLU (-5.0 points, tolerance 1 points)" in headline(lost)
+    assert "lost MMLU (-5.0 points, tolerance 1 point)" in headline(lost)
     assert has_loss(lost)

@@ -26,7 +26,7 @@ from reprise.recipe.evaluation import Evaluation, expand_benchmarks
 from reprise.synthesis.sandbox import require_sandbox
 from reprise.workspace import digest, write_json
 
-_FORMAT = 1
+_FORMAT = 2
 """Raised when the same settings would give other scores."""
 
 

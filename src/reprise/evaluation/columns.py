@@ -113,5 +113,6 @@ def program(item: Item) -> Columns:
 
 
 def small_program(item: Item) -> Columns:
-    """MBPP: the task, its three tests, a solution for the examples."""
-    return {"text": item["question"], "code": item["answer"], "test_list": item["test_list"]}
+    """MBPP: the task, its three tests and what they need first, a solution for the examples."""
+    columns = {"text": item["question"], "code": item["answer"], "test_list": item["test_list"]}
+    return columns | {"test_setup_code": item.get("test_setup_code") or ""}

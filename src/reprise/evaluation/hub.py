@@ -40,7 +40,8 @@ def _mbpp() -> LocalSet:
 
 
 def _named(row: dict[str, Any]) -> Item:
-    return {name: row[name] for name in ("test", "entry_point", "test_list", "task_id") if name in row}
+    names = ("test", "entry_point", "test_list", "test_setup_code", "task_id")
+    return {name: row[name] for name in names if name in row}
 
 
 def _mawps() -> LocalSet:

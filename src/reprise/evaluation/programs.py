@@ -9,8 +9,8 @@ def humaneval_results(doc: dict[str, Any], results: list[str]) -> dict[str, floa
 
 
 def mbpp_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """MBPP: the program, then its assert statements."""
-    return {"acc": _passes(results[0], "\n".join(doc["test_list"]))}
+    """MBPP: the program, then what its tests need, then its assert statements."""
+    return {"acc": _passes(results[0], "\n".join([doc.get("test_setup_code") or "", *doc["test_list"]]))}
 
 
 def _passes(program: str, tests: str) -> float:

@@ -65,10 +65,15 @@ def compare_rates(
 
 
 def compare_scores(before: Floats, after: Floats, *, tolerance: float | None, samples: int, seed: int) -> Change:
-    """Compare mean scores such as accuracy over the same questions, higher is better; the change is a difference."""
+    """Compare mean scores such as accuracy over the same questions, higher is better; the change is a difference.
+
+    Two questions are added for the interval alone, one that was won and one that was lost: where no answer of a small
+    sample changed, resampling it would give an interval without width, and call a model kept that was hardly asked.
+    """
     ci = None
     if len(before) >= MIN_ITEMS:
-        ci = _interval(_resampled_sums((after - before)[:, None], samples, seed)[:, 0] / len(before))
+        differences = np.concatenate([after - before, [1.0, -1.0]])
+        ci = _interval(_resampled_sums(differences[:, None], samples, seed)[:, 0] / len(differences))
     change = float((after - before).mean())
     verdict = judge(ci, tolerance, better="higher")
     return Change(float(before.mean()), float(after.mean()), change, ci, tolerance, verdict)
@@ -113,7 +118,8 @@ def _in_words(entry: dict[str, Any]) -> str:
     unit = "%" if entry["unit"] == "relative" else "points"
     numbers = f"{100 * entry['change']:+.1f} {unit}"
     if entry["tolerance"] is not None and entry["verdict"] != "gained":
-        numbers += f", tolerance {100 * entry['tolerance']:g} {unit}"
+        tolerance = f"{100 * entry['tolerance']:g}"
+        numbers += f", tolerance {tolerance} {'point' if unit == 'points' and tolerance == '1' else unit}"
     return f"{entry['measure']} ({numbers})"
 
 
