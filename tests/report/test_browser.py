@@ -104,6 +104,9 @@ OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElemen
 def test_a_phone_shows_the_page_without_scrolling_sideways(open_page: Callable[..., Any], address: str) -> None:
     page = open_page(address, width=360, height=740)
     assert page.evaluate(OVERFLOW) == 0
+    scrolls = "nodes => nodes.filter((node) => node.scrollWidth > node.clientWidth).map((node) => node.ariaLabel)"
+    sideways = page.locator("#verdict .scroll, #gains > .scroll").evaluate_all(scrolls)
+    assert sideways == []
     for details in page.query_selector_all("details"):
         details.evaluate("node => { node.open = true; }")
     assert page.evaluate(OVERFLOW) == 0
@@ -269,6 +272,11 @@ def test_runs_side_by_side(open_page: Callable[..., Any], run_until: RunUntil, t
     compare_report([first.root, second.root], tmp_path / "compare.html")
     page = open_page((tmp_path / "compare.html").as_uri(), width=360, height=740)
     assert page.evaluate(OVERFLOW) == 0
+    # A setting's name goes on after its dots, it is not cut into single letters.
+    heights = page.locator(".settings tbody th").evaluate_all("nodes => nodes.map((node) => node.clientHeight)")
+    assert max(heights) < 120
+    cells = page.locator("#result tr").filter(has_text="ceval").locator("th, td").all_text_contents()
+    assert cells == ["ceval", "33.00", "+6.00", "200", "–", "–", "–"]
     charts = page.evaluate(DRAWN)
     assert [chart["id"] for chart in charts] == ["chart-compare-zh", "chart-compare-en", "chart-plane"]
     assert all(chart["marks"] > 0 for chart in charts)

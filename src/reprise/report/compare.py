@@ -32,6 +32,7 @@ def compare(runs: list[Json]) -> tuple[Json, dict[str, list[Json]], Json]:
         {"held_out": _held_out(names, runs, languages), "plane": _plane(names, runs)},
         {
             "rows": rows,
+            "benchmarks": _benchmarks(runs),
             "languages": languages,
             "differ": _different_text(runs),
             "settings": _settings(runs),
@@ -52,6 +53,15 @@ def _changes(run: Json) -> list[Json]:
     if not totals:
         return changes_so_far(run["training"])
     return [{name: row[name] for name in ("language", "before", "after", "change")} for row in totals]
+
+
+def _benchmarks(runs: list[Json]) -> list[Json]:
+    """Each benchmark that a run was asked: its row of each run, None where there is none."""
+    asked = [{row["benchmark"]: row for row in run["benchmarks"]} for run in runs]
+    return [
+        {"name": name, "per_run": [rows.get(name) for rows in asked]}
+        for name in dict.fromkeys(n for rows in asked for n in rows)
+    ]
 
 
 def _different_text(runs: list[Json]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import jinja2
 import yaml
+from markupsafe import Markup, escape
 
 from reprise.report import charts, retention, tables
 from reprise.report.compare import compare
@@ -160,6 +161,9 @@ def _environment() -> jinja2.Environment:
         "change": change,
         "amount": amount,
         "tolerance": tolerance,
+        "unbroken": unbroken,
+        "points": points,
+        "breakable": breakable,
         "of": of,
         "setting": lambda value: "–" if value is None else json.dumps(value, ensure_ascii=False),
     }
@@ -191,6 +195,11 @@ def percent(value: float | None, digits: int = 1) -> str:
     return text.replace("-", "\u2212") + "\u202f%"
 
 
+def points(value: float, digits: int = 1) -> str:
+    """The difference of two shares, in points."""
+    return percent(value, digits).removesuffix("\u202f%")
+
+
 def change(row: Json) -> str:
     """A relative change in per cent, or the difference of two shares in points."""
     return percent(row["change"], 2).replace("%", _unit(row))
@@ -198,7 +207,15 @@ def change(row: Json) -> str:
 
 def tolerance(row: Json) -> str:
     """What a measure may lose, in the unit of its change."""
-    return "–" if row["tolerance"] is None else f"{cell(100 * row['tolerance'])}\u202f{_unit(row)}"
+    if row["tolerance"] is None:
+        return "–"
+    number = cell(100 * row["tolerance"])
+    return f"{number}\u202f{_unit(row).removesuffix('s') if number == '1' else _unit(row)}"
+
+
+def unbroken(headline: str) -> str:
+    """The evaluation's line with true minus signs, and units that stay on the line of their number."""
+    return re.sub(r" (%|points?\b)", "\u202f\\1", headline).replace("(-", "(\u2212")
 
 
 def _unit(row: Json) -> str:
@@ -237,6 +254,11 @@ def duration(seconds: float | None) -> str:
 def words(name: str) -> str:
     """A name of the code for people: `too_short` -> `too short`."""
     return re.sub(r"[_-]+", " ", name)
+
+
+def breakable(name: str) -> Markup:
+    """A long name that may go on in the next line after each of its parts, and nowhere else."""
+    return Markup(re.sub(r"([._])", r"\1<wbr>", str(escape(name))))
 
 
 def cell(value: Any) -> str:

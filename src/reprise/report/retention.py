@@ -82,9 +82,9 @@ def _plane_trace(name: str, places: Sequence[Place], color: int, *, merged: bool
     if merged:
         trace["line"] |= {"dash": "dot"}
         trace["marker"] = {"size": 8, "symbol": "diamond"}
-        # Said beside the point, because paper has no pointer to hover with; on the side where the curve does not go on.
+        # Said beside the point, because paper has no pointer to hover with; across the curve, not along it.
         trace["text"] = [point if point.startswith("merge") else "" for point, _, _ in places]
-        trace["textposition"] = ["top right" if loss < 0 else "top left" for _, _, loss in places]
+        trace["textposition"] = ["top right" if gain * loss < 0 else "top left" for _, gain, loss in places]
         trace |= {"mode": "lines+markers+text", "textfont": {"size": 11}, "cliponaxis": False}
     return trace
 
