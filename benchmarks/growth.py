@@ -4,12 +4,13 @@
 
 Every stage runs in a process of its own, on copies of the same documents in files of 8 MB; before deduplication each
 copy gets letters (in Chinese, characters) of its own, so that no two copies are alike. Memory is the largest sum of the
-proportional set sizes of all processes of the stage, read ten times a second; it needs Linux. Ends with one line of
-JSON: stage -> [[seconds, MB] at 1x, 4x, 16x].
+proportional set sizes of all processes of the stage, processor time the sum over them, both read ten times a second; it
+needs Linux. Ends with one line of JSON: stage -> [[seconds, processor seconds, MB] at 1x, 4x, 16x].
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from documents import read_rows
 FACTORS = (1, 4, 16)
 STAGES = ("read", "clean", "deduplicate", "decontaminate", "label")
 FILE_BYTES = 8 << 20
+SOURCES = ["book", "code", "encyclopedia", "math", "paper", "qa_forum", "web"]
 
 
 def shift(text: str, by: int) -> str:
@@ -78,20 +80,22 @@ def run_stage(stage: str, root: Path) -> None:
         decontaminate.run(work, decontaminate=checks, benchmarks=[], data=None, engine="native")
     else:
         demo = [Input(path="package:reprise/demo")]
-        topics.run(work, topics=Topics(labelled=demo), split_sources=["web"], seed=0, engine="native")
+        topics.run(work, topics=Topics(labelled=demo), split_sources=SOURCES, seed=0, engine="native")
 
 
-def measure(command: list[str]) -> tuple[float, float]:
-    """(seconds, MB) of a command and all that it starts."""
+def measure(command: list[str]) -> tuple[float, float, float]:
+    """(seconds, processor seconds, MB) of a command and all that it starts."""
     start = time.perf_counter()
     process = subprocess.Popen(command)
-    peak = 0.0
+    peak, used = 0.0, dict[int, float]()
     while process.poll() is None:
-        peak = max(peak, sum(map(proportional_mb, family(process.pid))))
+        members = family(process.pid)
+        peak = max(peak, sum(map(proportional_mb, members)))
+        used |= {pid: seconds for pid in members if (seconds := processor_seconds(pid))}
         time.sleep(0.1)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed")
-    return time.perf_counter() - start, peak
+    return time.perf_counter() - start, sum(used.values()), peak
 
 
 def family(pid: int) -> list[int]:
@@ -112,6 +116,14 @@ def proportional_mb(pid: int) -> float:
     except OSError:
         return 0.0
     return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1000
+
+
+def processor_seconds(pid: int) -> float:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
@@ -138,11 +150,13 @@ def main() -> None:
                 (root / "questions").mkdir(exist_ok=True)
                 (root / "questions" / f"{number}.jsonl").write_bytes(path.read_bytes())
             for stage in STAGES[: max(map(STAGES.index, chosen.stages)) + 1]:
-                seconds, peak = measure([sys.executable, __file__, "--run", stage, str(root)])
+                seconds, used, peak = measure([sys.executable, __file__, "--run", stage, str(root)])
                 if stage in results:
-                    results[stage].append([round(seconds, 2), round(peak)])
+                    results[stage].append([round(seconds, 2), round(used, 2), round(peak)])
                     print(
-                        f"{factor}x {len(rows) * factor} documents {stage}: {seconds:.1f} s, {peak:.0f} MB", flush=True
+                        f"{factor}x {len(rows) * factor} documents {stage}: {seconds:.1f} s, {used:.1f} s of the"
+                        f" processors, {peak:.0f} MB",
+                        flush=True,
                     )
     print(json.dumps(results))
 

@@ -1,5 +1,6 @@
 """Reading from object stores and the Hub, played by a server on this machine."""
 
+import datetime
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 from tests.documents.test_read import run
 
+from reprise.documents import remote
 from reprise.errors import UserError
 from reprise.recipe.documents import Input
 
@@ -56,6 +58,14 @@ def test_what_is_not_there_is_explained(store, make_work, url):
     with pytest.raises(UserError, match=r"no file matches|cannot be listed|no readable file") as error:
         run(make_work("read"), Input(path=url, constants={"source": "web"}))
     assert url in error.value.where
+
+
+@pytest.mark.parametrize("inside", ["corpus", "corpus/*.jsonl", "corpus/a.jsonl"])
+def test_a_store_that_cannot_be_reached_is_not_an_empty_one(store, make_work, monkeypatch, inside):
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "127.0.0.1:9")
+    monkeypatch.setattr(remote, "_RETRY", datetime.timedelta(seconds=1))
+    with pytest.raises(UserError, match="cannot be listed"):
+        run(make_work("read"), Input(path=f"gs://bucket/{inside}", constants={"source": "web"}))
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])

@@ -8,11 +8,12 @@ import datetime
 import glob
 import io
 import os
+import re
 import urllib.parse
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-_RETRY = datetime.timedelta(seconds=60)
+_RETRY = datetime.timedelta(seconds=30)
 _BUFFER = 1 << 20
 
 
@@ -34,6 +35,9 @@ def list_files(url: str, *, is_folder: bool) -> list[tuple[str, int]]:
         return [(str(entry["path"]), int(entry["size"] or 0)) for entry in entries if entry["type"] == "File"]
     system, path = found
     scheme = url.split("://")[0]
+    if is_folder or glob.has_magic(path):
+        # `find` and `glob` take a store that cannot be reached for an empty one.
+        system.ls(path if is_folder else re.split(r"[*?[]", path, maxsplit=1)[0].rpartition("/")[0])
     if is_folder:
         inside = system.find(path, detail=True)
     elif glob.has_magic(path):
