@@ -21,8 +21,11 @@ from transformers.masking_utils import sdpa_mask
 
 BLOCKED = "reprise_blocked"
 VARLEN = "reprise_varlen"
-BLOCK = 64
-"""Queries in a block. A block of scores should stay in the second-level cache: 64 was best of 32 to 512 (measured)."""
+BLOCK = 128
+"""Queries in a block: best of 32 to 256 with one thread and with two (measured)."""
+KEPT_LENGTH = 1024
+"""In rows of up to this many tokens the probabilities are kept for the backward pass, a quarter of which they save.
+They take `heads * T` bytes a token and layer; in longer rows that is soon more than all else that a layer keeps."""
 
 
 def choose_attention(model: Any, setting: str, device: torch.device, *, document_mask: bool = False) -> str:
@@ -161,16 +164,20 @@ class _BlockedAttention(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor | None) -> Tensor:
         blocks = _Blocks(query, key, value, scale, mask)
         output = torch.empty_like(blocks.queries)
+        kept = []
         for block in range(blocks.count):
             keys = blocks.seen(block)
-            torch.bmm(blocks.probabilities(block, keys), blocks.values[:, keys], out=output[block])
-        ctx.save_for_backward(query, key, value, mask)
+            probabilities = blocks.probabilities(block, keys)
+            torch.bmm(probabilities, blocks.values[:, keys], out=output[block])
+            if query.shape[2] <= KEPT_LENGTH and any(ctx.needs_input_grad):
+                kept.append(probabilities)
+        ctx.save_for_backward(query, key, value, mask, *kept)
         ctx.scale = scale
         return blocks.joined(output)
 
     @staticmethod
     def backward(ctx: Any, d_output: Tensor) -> Any:
-        query, key, value, mask = ctx.saved_tensors
+        query, key, value, mask, *kept = ctx.saved_tensors
         blocks = _Blocks(query, key, value, ctx.scale, mask)
         d_outputs = blocks.cut(d_output)
         d_query = torch.empty_like(blocks.queries)
@@ -178,7 +185,7 @@ class _BlockedAttention(torch.autograd.Function):
         d_value = torch.zeros(blocks.values.shape, dtype=torch.float32)
         for block in range(blocks.count):
             keys = blocks.seen(block)
-            probabilities = blocks.probabilities(block, keys)
+            probabilities = kept[block] if kept else blocks.probabilities(block, keys)
             d_value[:, keys] += torch.bmm(probabilities.transpose(1, 2), d_outputs[block])
             d_probabilities = torch.bmm(d_outputs[block], blocks.values[:, keys].transpose(1, 2))
             d_scores = torch._softmax_backward_data(d_probabilities, probabilities, -1, probabilities.dtype)
