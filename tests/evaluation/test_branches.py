@@ -113,6 +113,36 @@ def test_models_that_cannot_branch_are_found_out_and_scored_all_the_same(config,
     assert agree(model, requests)._takes_branches == takes_branches
 
 
+@pytest.mark.parametrize(("error", "takes_branches"), [(0.3, True), (2.5, False)])
+def test_the_noise_of_bfloat16_is_no_other_answer(monkeypatch, error, takes_branches):
+    """As SmolLM2-135M answers choices of 16 tokens: -3.87 alone, -4.04 as a branch, -4.015 in float32."""
+    model = make(LlamaConfig(**SMALL, num_key_value_heads=2, max_position_embeddings=96)).to(torch.bfloat16)
+    scorer = ContinuationScorer(model, max_length=96, batch_tokens=64)
+    score_alone = scorer._score_alone
+
+    def off(requests):
+        for number, (value, greedy) in score_alone(requests):
+            yield number, (value / 16 + error, greedy)
+
+    def branch(group, shared):
+        whole = [(number, question.context, ids) for question in group for number, ids in question.branches]
+        for number, (value, greedy) in score_alone(whole):
+            yield number, (value / 16, greedy)
+
+    monkeypatch.setattr(scorer, "_score_alone", off)
+    monkeypatch.setattr(scorer, "_score_group", branch)
+    assert scorer._check([(tuple(range(1, 40)), tuple(range(5, 21)))]) == takes_branches
+
+
+@pytest.mark.parametrize("kind", [MistralConfig, Gemma2Config])
+def test_a_sliding_window_counts_in_any_number_format(kind):
+    heads = {"num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 96}
+    for window, takes_branches in ((8, False), (64, True)):
+        model = make(kind(**SMALL, **heads, sliding_window=window)).to(torch.bfloat16)
+        scorer = ContinuationScorer(model, max_length=96, batch_tokens=64)
+        assert scorer._check([(tuple(range(1, 40)), (5, 6, 7))]) == takes_branches
+
+
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10**6), batch_tokens=st.integers(1, 300), min_shared=st.integers(1, 60))
 def test_any_batching_gives_the_same_scores(llama, seed, batch_tokens, min_shared):
