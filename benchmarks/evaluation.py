@@ -1,6 +1,6 @@
 """Speed of the benchmarks: our backend against lm-evaluation-harness's own `hf` backend at its defaults.
 
-    python benchmarks/evaluation.py --data ../shared/evalsets [--limit 40] [--repeats 3]
+    python benchmarks/evaluation.py --data DIR [--limit 40] [--repeats 3]
 
 Both sides run the same tasks of the quick suite on the same questions, with the same weights in float32, in turns; the
 harness at batch size 1, its default. The scores must be equal. `quick_suite_vs_harness` is the ratio of the median
