@@ -9,6 +9,7 @@ import pytest
 from tests.tokens.stores import EOS, build_store, document, number_encoder, random_documents
 
 from reprise.errors import UserError
+from reprise.tokens import store
 from reprise.tokens.store import BucketKey, StoreBuilder, TokenStore
 
 
@@ -21,10 +22,16 @@ def mixed_documents() -> list[dict]:
     ]
 
 
-def test_store_is_the_same_whatever_the_order_of_the_documents(tmp_path: Path) -> None:
+@pytest.mark.parametrize("held_bytes", [1000, 0])
+def test_store_is_the_same_whatever_the_order_of_the_documents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held_bytes: int
+) -> None:
     documents = mixed_documents()
     shuffled = [documents[i] for i in np.random.default_rng(0).permutation(len(documents))]
-    first, second = build_store(tmp_path / "a", documents), build_store(tmp_path / "b", shuffled)
+    first = build_store(tmp_path / "a", documents)
+    monkeypatch.setattr(store, "HELD_BYTES", held_bytes)  # the second one goes by way of the disk
+    second = build_store(tmp_path / "b", shuffled)
+    assert not list((tmp_path / "b").glob("spool*"))
     assert first.fingerprint == second.fingerprint
     names = [path.relative_to(first.root) for path in sorted(first.root.rglob("*")) if path.is_file()]
     assert len(names) == 4 * 6 + 1

@@ -33,8 +33,8 @@ BATCH_DOCUMENTS = 1024
 """Documents encoded at once: fewer leave the library's threads idle, more leave the caches (measured)."""
 OTHER_FILES = 512
 """Open files that a process may need besides those of a store."""
-SPOOL_BYTES = 1 << 18
-"""Bytes of a bucket that wait in memory before they are written."""
+HELD_BYTES = 64 << 20
+"""Bytes of ids, of all buckets together, that wait in memory before they are written."""
 COPY_TOKENS = 1 << 22
 """Tokens copied at once when a bucket is put into the order of its ids."""
 
@@ -233,7 +233,7 @@ def _encode_ahead(
 
 
 class StoreBuilder:
-    """Spools the ids of each bucket in the order of arrival; `finish` puts them into the order of the ids."""
+    """Collects the ids of each bucket as they arrive; `finish` puts them into the order of the documents' ids."""
 
     def __init__(self, root: Path, encoder: Encoder, split_sources: Sequence[str]) -> None:
         self._root, self._encoder, self._split_sources = root, encoder, frozenset(split_sources)
@@ -258,6 +258,9 @@ class StoreBuilder:
             if key not in self._spools:
                 self._spools[key] = _Spool(self._root / f"spool-{len(self._spools):04d}", self._dtype)
             self._spools[key].add(document, self._prefix + own.astype(self._dtype).tobytes() + self._suffix)
+        if sum(len(spool.waiting) for spool in self._spools.values()) > HELD_BYTES:
+            for spool in self._spools.values():
+                spool.flush()
 
     def finish(self) -> TokenStore:
         """Write the files of all buckets and the description."""
@@ -295,58 +298,55 @@ class StoreBuilder:
 
 
 class _Spool:
-    """One bucket while it is being collected: ids on disk, what is per document in memory."""
+    """One bucket while it is being collected: ids in memory and, where these were too many, on disk."""
 
     def __init__(self, path: Path, dtype: np.dtype[Any]) -> None:
         self._path, self._dtype = path, dtype
-        self._path.touch(exist_ok=False)
-        self._waiting = bytearray()
+        self.waiting = bytearray()
         self.lengths: list[int] = []
         self._keys: list[tuple[bytes, int]] = []
         self._ppl: list[float] = []
         self._num_bytes: list[int] = []
 
     def add(self, document: Mapping[str, Any], data: bytes) -> None:
-        self._waiting += data
-        if len(self._waiting) >= SPOOL_BYTES:
-            self._flush()
+        self.waiting += data
         self.lengths.append(len(data) // self._dtype.itemsize)
         # The hash decides between documents with one id, so that the order of arrival never does.
         self._keys.append((document["id"].encode(), xxhash.xxh3_64_intdigest(data)))
         self._ppl.append(np.nan if document["ppl"] is None else document["ppl"])
         self._num_bytes.append(len(document["text"].encode()))
 
-    def _flush(self) -> None:
-        with self._path.open(
-            "ab"
-        ) as file:  # not kept open: a system has fewer open files than a store may have buckets
-            file.write(self._waiting)
-        self._waiting.clear()
+    def flush(self) -> None:
+        """Write what waits; the file is not kept open, since a store may have more buckets than a system open files."""
+        with self._path.open("ab") as file:
+            file.write(self.waiting)
+        self.waiting = bytearray()
 
     def write(self, folder: Path) -> dict[str, dict[str, Any]]:
         """Write the bucket's files; returns file -> size and checksum. The spool is gone afterwards."""
-        self._flush()
         folder.mkdir(parents=True)
         order = np.array(sorted(range(len(self._keys)), key=self._keys.__getitem__), dtype=np.int64)
         lengths = np.array(self.lengths, dtype=np.int64)
         starts = np.cumsum(lengths) - lengths
-        arrived = np.memmap(self._path, dtype=self._dtype, mode="r").view(np.ndarray)
-        shape = (int(lengths.sum()),)
-        tokens = np.lib.format.open_memmap(folder / "tokens.npy", mode="w+", dtype=self._dtype, shape=shape)
-        done = 0
-        for part in _parts(lengths[order], COPY_TOKENS):
-            chosen = order[part]
-            size = int(lengths[chosen].sum())
-            tokens[done : done + size] = gather_slices(arrived, starts[chosen], lengths[chosen])
-            done += size
-        tokens.flush()
+        if self._path.exists():
+            self.flush()
+            arrived = np.memmap(self._path, dtype=self._dtype, mode="r").view(np.ndarray)
+            self._path.unlink()  # what is mapped stays
+        else:
+            arrived = np.frombuffer(self.waiting, dtype=self._dtype)
+        header = {"descr": self._dtype.str, "fortran_order": False, "shape": (int(lengths.sum()),)}
+        with (folder / "tokens.npy").open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for part in _parts(lengths[order], COPY_TOKENS):
+                chosen = order[part]
+                file.write(gather_slices(arrived, starts[chosen], lengths[chosen]).data)
         ids = [self._keys[i][0] for i in order]
         np.save(folder / "offsets.npy", _offsets(lengths[order]))
         np.save(folder / "ppl.npy", np.array(self._ppl, dtype=np.float32)[order])
         np.save(folder / "num_bytes.npy", np.array(self._num_bytes, dtype=np.int64)[order])
         np.save(folder / "id_bytes.npy", np.frombuffer(b"".join(ids), dtype=np.uint8))
         np.save(folder / "id_offsets.npy", _offsets(np.array([len(i) for i in ids], dtype=np.int64)))
-        self._path.unlink()
+        self.waiting = bytearray()
         return {path.name: _checksum(path) for path in sorted(folder.iterdir())}
 
 
