@@ -3,6 +3,7 @@
 import importlib.resources
 import json
 import os
+import resource
 import signal
 
 import pytest
@@ -165,3 +166,17 @@ def stop_after(monkeypatch):
                 run(work, **arguments)
 
     return go
+
+
+@pytest.fixture
+def small_disk():
+    """Files cannot grow beyond so many bytes, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    def limit(num_bytes):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+
+    yield limit
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)

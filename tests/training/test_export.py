@@ -1,10 +1,15 @@
 """Checkpoints to Hugging Face directories, means of weights, mixtures with the base model."""
 
+import resource
+import shutil
+
 import pytest
 import torch
+from tests.models import write_tiny_model
 from tests.training.conftest import SEQ_LEN, assert_same_weights, events, make_training, weights_of
 
 from reprise.errors import UserError
+from reprise.recipe.model import Model
 from reprise.training.checkpoint import checkpoints_in
 from reprise.training.export import export_checkpoint, merge_with_base
 from reprise.training.stage import run
@@ -25,6 +30,47 @@ def test_a_checkpoint_becomes_the_model_of_its_step(arguments, make_work, tmp_pa
         export_checkpoint(work.output / "state", arguments["model"], tmp_path / "last")
     with pytest.raises(UserError, match="holds no mean"):
         export_checkpoint(work.output / "state", arguments["model"], tmp_path / "mean", averaged=True)
+
+
+@pytest.fixture
+def checkpoint(arguments, make_work):
+    work = make_work()
+    run(work, **arguments)
+    return work.output / "state"
+
+
+def flip(checkpoint):
+    shard = checkpoint / "__0_0.distcp"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage,message", [(flip, "checksum differs"), (shutil.rmtree, r"no checkpoint: .*\n.*step-")])
+def test_a_damaged_checkpoint_becomes_no_model(arguments, checkpoint, tmp_path, damage, message):
+    damage(checkpoint)
+    with pytest.raises(UserError, match=message):
+        export_checkpoint(checkpoint, arguments["model"], tmp_path / "model")
+    assert not list(tmp_path.glob("model*"))
+
+
+def test_a_checkpoint_of_another_model_is_refused(checkpoint, passages, tmp_path):
+    other = write_tiny_model(tmp_path / "other", [passage["text"] for passage in passages], 600)
+    with pytest.raises(UserError, match=r"does not fit the model .*\[512, 32\].*\[600, 32\]"):
+        export_checkpoint(checkpoint, Model(path=str(other)), tmp_path / "model")
+    assert not list(tmp_path.glob("model*"))
+
+
+def test_a_full_disk_leaves_no_half_of_a_model(arguments, checkpoint, base_model, tmp_path, small_disk):
+    small_disk(20_000)
+    with pytest.raises(UserError, match="cannot be written: File too large"):
+        export_checkpoint(checkpoint, arguments["model"], tmp_path / "model")
+    with pytest.raises(UserError, match="cannot be written"):
+        merge_with_base(base_model, arguments["model"], 0.5, tmp_path / "model")
+    small_disk(resource.RLIM_INFINITY)
+    assert not list(tmp_path.glob("model*"))
+    with pytest.raises(UserError, match="cannot be written"):
+        export_checkpoint(checkpoint, arguments["model"], checkpoint / "checkpoint.json" / "model")
 
 
 @pytest.mark.parametrize("kind", ["mean", "ema"])

@@ -116,6 +116,16 @@ def test_terminated_processes_save_together_and_one_goes_on(arguments, make_work
 
 
 @pytest.mark.slow
+def test_what_the_first_process_refuses_is_said_once_and_at_once(arguments, make_work):
+    arguments["training"] = make_training(micro_batch_rows=1, trackers=["wandb"])
+    start = time.monotonic()
+    errors = torchrun(2, arguments, make_work(), lambda process: None)
+    assert errors.count("reprise.errors.UserError") == 1
+    assert "[rank1]" not in errors
+    assert time.monotonic() - start < 30  # torchrun waits so long for a process that hangs before it kills it
+
+
+@pytest.mark.slow
 def test_what_one_process_sees_all_of_them_leave_out(arguments, make_work):
     script = SCRIPT.with_name("guard_script.py")
     arguments["training"] = make_training(micro_batch_rows=1, guards={"spike": "skip", "retention": "off"})

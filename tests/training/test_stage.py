@@ -12,8 +12,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reprise.errors import UserError
 from reprise.mixture.sampler import Sampler
+from reprise.model.attention import BLOCK
+from reprise.recipe.tokens import Rows
 from reprise.tokens.store import TokenStore
-from reprise.training import loop
+from reprise.training import loop, stage
 from reprise.training.checkpoint import checkpoints_in
 from reprise.training.interrupt import Interrupted
 from reprise.training.stage import run
@@ -125,8 +127,15 @@ def after_steps(monkeypatch):
     return install
 
 
+def rows_for(arguments, precision, steps):
+    """In bf16 rows of whole blocks, so that the blocked attention is what runs."""
+    seq_len = BLOCK if precision == "bf16" else SEQ_LEN
+    arguments |= {"rows": Rows(seq_len=seq_len), "stage": make_stage(tokens=seq_len * 4 * steps)}
+
+
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_terminated_twice_ends_as_if_never(arguments, make_work, monkeypatch, after_steps, precision):
+    rows_for(arguments, precision, 12)
     arguments["training"] = make_training(precision=precision)
     whole, broken = make_work("whole"), make_work("broken")
     run(whole, **arguments)
@@ -164,7 +173,7 @@ def test_killed_goes_on_from_the_last_checkpoint(arguments, make_work, monkeypat
     assert_same_weights(whole.output / "model", broken.output / "model")
 
 
-@pytest.mark.parametrize("damage", ["cut", "byte", "shard", "description"])
+@pytest.mark.parametrize("damage", ["cut", "byte", "shard", "description", "a list", "half"])
 def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_is_taken(
     arguments, make_work, monkeypatch, after_steps, damage
 ):
@@ -188,12 +197,78 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_is_taken(
     elif damage == "shard":
         (newest / "__0_0.distcp").unlink()
     else:
-        (newest / "checkpoint.json").write_text("{")
+        text = {"description": "{", "a list": "[1]", "half": '{"version": 2}'}[damage]
+        (newest / "checkpoint.json").write_text(text)
+    shutil.copytree(newest, newest.with_name(f"{newest.name}.bak"))  # what a person may leave there
+    with monkeypatch.context():
+        after_steps(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted, match="step-00000008"):
+            run(broken, **arguments)
+    monkeypatch.undo()
     run(broken, **arguments)
-    (resume,) = events(broken, "resume")
-    assert resume["checkpoint"] == "step-00000006"
-    assert "step-00000008" in resume["refused"][0]
+    refused, resumed = events(broken, "resume")
+    assert refused["checkpoint"] == "step-00000006"
+    assert "step-00000008" in refused["refused"][0]
+    assert (resumed["checkpoint"], resumed["refused"]) == ("step-00000008", [])  # the bad one was not in the way
+    assert [path.name for path in (broken.output / "checkpoints").iterdir()] == ["step-00000008.bak"]
     assert_same_weights(whole.output / "model", broken.output / "model")
+
+
+def test_where_no_checkpoint_is_whole_nothing_begins_again_by_itself(arguments, make_work, stop_after):
+    work = make_work()
+    stop_after(2, work, arguments)
+    (only,) = checkpoints_in(work.output / "checkpoints")
+    (only / "__0_0.distcp").unlink()
+    with pytest.raises(UserError, match=r"none of the 1 checkpoints .*__0_0.distcp.*missing\n.*--restart"):
+        run(work, **arguments)
+    assert len(events(work, "step")) == 2
+
+
+def test_a_damaged_state_of_the_stage_before_is_refused(arguments, make_work):
+    first = make_work("train-1")
+    run(first, **arguments)
+    shard = first.output / "state" / "__0_0.distcp"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    second = make_work("train-2.partial", **{"train-1": first.output})
+    with pytest.raises(UserError, match="its checksum differs"):
+        run(second, **{**arguments, "stage_index": 1})
+
+
+@pytest.mark.parametrize("moment", ["validation", "last validation", "state", "model"])
+def test_a_signal_is_heard_at_any_moment(arguments, make_work, monkeypatch, moment):
+    """While it measures, and while the end is written: else the next stage would begin."""
+    whole, broken = make_work("whole"), make_work("broken")
+    run(whole, **arguments)
+    stop = lambda: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
+    with monkeypatch.context() as patch:
+        if "validation" in moment:
+            original, validations = loop.validate, []
+
+            def validate(state, asked):
+                validations.append(1)
+                if len(validations) == (4 if moment == "last validation" else 2):
+                    stop()
+                original(state, asked)
+
+            patch.setattr(loop, "validate", validate)
+        else:
+            where, name = (loop.Run, "save_to") if moment == "state" else (stage, "write_model")
+            written = getattr(where, name)
+            patch.setattr(where, name, lambda *args: (stop(), written(*args))[1])
+        with pytest.raises(Interrupted, match="the same command goes on"):
+            run(broken, **arguments)
+    assert (broken.output / "model").exists() == (moment == "model")
+    assert (broken.output / "state").exists() == (moment in ("state", "model"))
+    done = [event["tokens"] for event in events(broken, "validation")]
+    assert done == {"validation": [0], "last validation": [0, 1024, 2048]}.get(moment, [0, 1024, 2048, 3072])
+    run(broken, **arguments)
+    assert_same_weights(whole.output / "model", broken.output / "model")
+    assert [event["tokens"] for event in events(broken, "validation")] == [0, 1024, 2048, 3072]
+    assert [event["validation"] for event in events(whole, "validation")] == [
+        event["validation"] for event in events(broken, "validation")
+    ]
 
 
 def test_a_checkpoint_of_other_settings_is_refused(arguments, make_work, monkeypatch, after_steps):
@@ -280,7 +355,7 @@ def test_a_stage_warms_up_again_from_the_rate_at_which_the_one_before_ended(argu
 @pytest.mark.parametrize("kept", ["full", "selective"])
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_recomputed_activations_change_nothing(arguments, make_work, kept, precision):
-    arguments["stage"] = make_stage(tokens=SEQ_LEN * 4 * 3)
+    rows_for(arguments, precision, 3)
     plain, recomputed = make_work("plain"), make_work("recomputed")
     run(plain, **{**arguments, "training": make_training(precision=precision)})
     run(recomputed, **{**arguments, "training": make_training(precision=precision, activation_checkpointing=kept)})

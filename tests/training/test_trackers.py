@@ -7,6 +7,8 @@ import time
 import pytest
 from tests.training.conftest import events, make_training
 
+from reprise.errors import UserError
+from reprise.training import metrics
 from reprise.training.interrupt import Interrupted
 from reprise.training.stage import run
 
@@ -24,6 +26,42 @@ def test_tensorboard_has_the_numbers_of_metrics_jsonl(arguments, make_work):
     assert {"train/lr", "train/grad_norm", "train/tokens_per_s"} <= set(names)
     assert any(name.startswith("validation/en/book") and name.endswith("bits_per_byte") for name in names)
     assert any(name.startswith("weights/") for name in names)
+
+
+class _Broken:
+    name = "wandb"
+
+    def __init__(self, *_args):
+        self.given = 0
+
+    def log(self, *_args):
+        self.given += 1
+        raise ConnectionError("no route to host")
+
+    close = log
+
+
+def test_a_tracker_that_fails_on_the_way_stops_nothing(arguments, make_work, monkeypatch, caplog):
+    broken = _Broken()
+    monkeypatch.setitem(metrics._TRACKERS, "wandb", lambda *_: broken)
+    arguments["training"] = make_training(trackers=["wandb"])
+    work = make_work()
+    run(work, **arguments)
+    assert broken.given == 1
+    assert "wandb gets no more numbers, metrics.jsonl has all of them: no route to host" in caplog.text
+    assert len(events(work, "step")) == 12
+
+
+def test_a_tracker_that_does_not_start_is_one_message(arguments, make_work, monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("no API key")
+
+    monkeypatch.setitem(metrics._TRACKERS, "wandb", refuse)
+    arguments["training"] = make_training(trackers=["wandb"])
+    work = make_work()
+    with pytest.raises(UserError, match=r"training.trackers: wandb does not start: no API key"):
+        run(work, **arguments)
+    assert not list(work.output.iterdir())
 
 
 def stop_and_go_on(arguments, make_work, monkeypatch):

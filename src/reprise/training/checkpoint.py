@@ -9,11 +9,14 @@ checkpoints/step-00000120/
 import json
 import logging
 import shutil
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 import xxhash
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
     get_state_dict,
@@ -57,16 +60,47 @@ def load_checkpoint(
         average: tensors that take the mean of the weights; None leaves it.
 
     Raises:
-        UserError: the checkpoint is damaged.
+        UserError: the checkpoint is damaged, or of another model.
     """
     facts = read_facts(folder)
     tensors = tensors_of(model, optimizer, average or {})
-    load(tensors, checkpoint_id=folder)
+    read_tensors(folder, tensors)
     if optimizer is None:
         set_model_state_dict(model, tensors["model"])
     else:
         set_state_dict(model, optimizer, model_state_dict=tensors["model"], optim_state_dict=tensors["optimizer"])
     return facts
+
+
+def read_tensors(folder: Path, tensors: dict[str, Any], *, alone: bool = False) -> None:
+    """Read a checkpoint into tensors.
+
+    Args:
+        folder: the checkpoint.
+        tensors: what is wanted of it, as in `tensors_of`.
+        alone: this process reads for itself; else all processes call.
+
+    Raises:
+        UserError: it has no such tensors, or of other shapes.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+            load(tensors, checkpoint_id=folder, no_dist=alone)
+    except (CheckpointException, ValueError, RuntimeError, KeyError) as error:
+        raise UserError(
+            f"the checkpoint does not fit the model ({cause_of(error).strip()})",
+            where=str(folder),
+            remedy="use the recipe that the checkpoint was made with, or a checkpoint of this one",
+        ) from error
+
+
+def cause_of(error: BaseException) -> str:
+    """What the system said, out of the summary that torch makes of all processes."""
+    if isinstance(error, CheckpointException):
+        causes = [cause_of(wrapped[0]) for wrapped in error.failures.values()]
+        return "; ".join(dict.fromkeys(causes)) or str(error)
+    return str(error)
 
 
 def read_facts(folder: Path) -> dict[str, Json]:
@@ -78,20 +112,21 @@ def read_facts(folder: Path) -> dict[str, Json]:
     path = folder / DESCRIPTION
     try:
         facts: dict[str, Json] = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError) as error:
-        raise UserError(
-            f"the checkpoint has no readable description ({error})", where=str(path), remedy=_GO_BACK
-        ) from None
-    if facts.get("version") != VERSION:
-        raise UserError(
-            f"the checkpoint has version {facts.get('version')}, not {VERSION}", where=str(path), remedy=_GO_BACK
-        )
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"no checkpoint: it has no {DESCRIPTION}", where=str(folder), remedy=_ANOTHER) from None
+    except ValueError as error:
+        raise UserError(f"the description cannot be read ({error})", where=str(path), remedy=_ANOTHER) from None
+    if not isinstance(facts, dict) or facts.get("version") != VERSION:
+        version = facts.get("version") if isinstance(facts, dict) else None
+        raise UserError(f"the checkpoint has version {version}, not {VERSION}", where=str(path), remedy=_ANOTHER)
+    if missing := sorted(_KEYS - facts.keys()):
+        raise UserError(f"the description lacks {', '.join(missing)}", where=str(path), remedy=_ANOTHER)
     for name, known in facts["files"].items():
         file = folder / name
         actual = file.stat().st_size if file.exists() else None
         if actual != known["size"]:
             what = "is missing" if actual is None else f"has {actual:,} bytes, not {known['size']:,}"
-            raise UserError(f"a file of the checkpoint {what}", where=str(file), remedy=_GO_BACK)
+            raise UserError(f"a file of the checkpoint {what}", where=str(file), remedy=_ANOTHER)
     return facts
 
 
@@ -104,19 +139,26 @@ def check_content(folder: Path, processes: Processes) -> dict[str, Json]:
     problem = facts = None
     try:
         facts = read_facts(folder)
-        for name in sorted(facts["files"])[processes.rank :: processes.world]:
-            if digest_content(folder / name) != facts["files"][name]:
-                raise UserError(
-                    "a file of the checkpoint is damaged: its checksum differs",
-                    where=str(folder / name),
-                    remedy=_GO_BACK,
-                )
+        check_sums(folder, facts, sorted(facts["files"])[processes.rank :: processes.world])
     except UserError as error:
         problem = error
     found = next((error for error in processes.gather(problem) if error is not None), None)
     if found is not None or facts is None:
-        raise found or UserError("another process cannot read it", where=str(folder), remedy=_GO_BACK)
+        raise found or UserError("another process cannot read it", where=str(folder), remedy=_ANOTHER)
     return facts
+
+
+def check_sums(folder: Path, facts: dict[str, Json], names: Iterable[str]) -> None:
+    """Compare the checksums of files of a checkpoint.
+
+    Raises:
+        UserError: one differs.
+    """
+    for name in names:
+        if digest_content(folder / name) != facts["files"][name]:
+            raise UserError(
+                "a file of the checkpoint is damaged: its checksum differs", where=str(folder / name), remedy=_ANOTHER
+            )
 
 
 def digest_content(path: Path) -> dict[str, Json]:
@@ -128,29 +170,43 @@ def digest_content(path: Path) -> dict[str, Json]:
     return {"size": path.stat().st_size, "xxh128": hasher.hexdigest()}
 
 
-_GO_BACK = "delete that checkpoint's folder; the run goes on from the one before"
+_KEYS = {"files", "progress", "sampler", "settings", "averaged"}
+_ANOTHER = "use another one: train-N.partial/checkpoints/step-..., or train-N/state of a finished stage"
+REFUSED = ".refused"
+"""Ending of the name of a checkpoint that was not whole, when a run went on from an older one."""
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
     """The published checkpoints of a stage, newest first."""
     if not folder.is_dir():
         return []
-    found = [path for path in folder.iterdir() if path.name.startswith("step-") and path.suffix != ".partial"]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
+    numbers = {path: path.name.removeprefix("step-") for path in folder.glob("step-*")}
+    found = [path for path, number in numbers.items() if number.isdecimal()]
+    return sorted(found, key=lambda path: int(numbers[path]), reverse=True)
 
 
 def newest_whole(folder: Path, processes: Processes) -> tuple[Path | None, dict[str, Json], list[str]]:
-    """The newest checkpoint whose files are whole, its facts, and why newer ones were refused; every process calls."""
-    refused = []
+    """The newest checkpoint whose files are whole, its facts, and why newer ones were refused; every process calls.
+
+    Those that were refused get another name when an older one is whole: the run will save under theirs again.
+    """
+    refused: dict[Path, str] = {}
     for path in processes.same(checkpoints_in(folder)):
         try:
             facts = check_content(path, processes)
         except UserError as error:
-            refused.append(str(error).splitlines()[0])
-            log.warning("checkpoint %s is refused: %s", path.name, error)
+            refused[path] = str(error).splitlines()[0]
+            if processes.is_first:
+                log.warning("checkpoint %s is refused: %s", path.name, refused[path])
             continue
-        return path, facts, refused
-    return None, {}, refused
+        if processes.is_first:
+            for bad in refused:
+                aside = bad.with_name(f"{bad.name}{REFUSED}")
+                shutil.rmtree(aside, ignore_errors=True)
+                bad.rename(aside)
+        processes.wait()
+        return path, facts, list(refused.values())
+    return None, {}, list(refused.values())
 
 
 def checkpoint_name(step: int) -> str:
@@ -160,6 +216,8 @@ def checkpoint_name(step: int) -> str:
 
 def prune(folder: Path, keep_last: int, keep_every_tokens: int = 0) -> None:
     """Delete what a killed save left, and the checkpoints that are neither among the newest nor kept for good.
+
+    With the last checkpoint those go that were refused.
 
     Args:
         folder: of the checkpoints.
@@ -178,7 +236,7 @@ def prune(folder: Path, keep_last: int, keep_every_tokens: int = 0) -> None:
     for path in found:
         if path.name not in kept:
             _delete(path)
-    for path in folder.glob("*.partial"):
+    for path in [*folder.glob("*.partial"), *(folder.glob(f"*{REFUSED}") if keep_last == 0 else ())]:
         _delete(path)
 
 

@@ -1,18 +1,22 @@
 """Weights to a Hugging Face directory: of a run, of a checkpoint, or mixed with those of the base model."""
 
-from collections.abc import Mapping
+import contextlib
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint.state_dict_loader import load
+from safetensors import SafetensorError
 
 from reprise.errors import UserError
 from reprise.model.loading import load_config, load_generation_settings, load_model, load_tokenizer, weight_files
 from reprise.model.objective import Objective
 from reprise.recipe.model import Model
 from reprise.training.averaging import distinct_weights
-from reprise.training.checkpoint import read_facts
+from reprise.training.checkpoint import check_sums, read_facts, read_tensors
 from reprise.training.parallel import Processes
 from reprise.training.streaming import locate_weights, whole, write_shards
 
@@ -44,18 +48,19 @@ def export_checkpoint(checkpoint: Path, settings: Model, folder: Path, *, averag
         averaged: the mean of the weights in place of the weights.
 
     Raises:
-        UserError: the checkpoint is damaged or has no mean, or the folder exists.
+        UserError: the checkpoint is damaged, of another model or has no mean; the folder exists or cannot be written.
     """
     facts = read_facts(checkpoint)
     if averaged and not facts["averaged"]:
         raise UserError(
             "the checkpoint holds no mean of the weights", where=str(checkpoint), remedy="leave out --averaged"
         )
-    _check_new(folder)
-    objective = Objective(load_model(settings))
-    weights = distinct_weights(objective)
-    load({"average" if averaged else "model": weights}, checkpoint_id=checkpoint, no_dist=True)
-    _write(objective, weights, settings, folder)
+    with _new(folder) as partial:
+        check_sums(checkpoint, facts, facts["files"])
+        objective = Objective(load_model(settings))
+        weights = distinct_weights(objective)
+        read_tensors(checkpoint, {"average" if averaged else "model": weights}, alone=True)
+        _write(objective, weights, settings, partial)
 
 
 def merge_with_base(trained: Path, settings: Model, factor: float, folder: Path) -> None:
@@ -68,13 +73,17 @@ def merge_with_base(trained: Path, settings: Model, factor: float, folder: Path)
         folder: to write; must not exist.
 
     Raises:
-        UserError: the factor is not 0 to 1, the models differ in shape, or the folder exists.
+        UserError: the factor is not 0 to 1, the models differ in shape, or the folder exists or cannot be written.
     """
     if not 0.0 <= factor <= 1.0:
         raise UserError(
             "the factor must be 0 to 1", where=f"factor = {factor:g}", remedy="0 is the base, 1 the trained model"
         )
-    _check_new(folder)
+    with _new(folder) as partial:
+        _merge(trained, settings, factor, partial)
+
+
+def _merge(trained: Path, settings: Model, factor: float, folder: Path) -> None:
     base = load_model(settings)
     other: dict[str, Any] = load_model(settings.model_copy(update=_LOCAL | {"path": str(trained)})).state_dict()
     weights = base.state_dict()
@@ -104,12 +113,8 @@ def _write(
     config.dtype = config.dtype or torch.float32
     plain = {name.removeprefix("model."): value for name, value in weights.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    if locate_weights(objective.model, weight_files(settings)) is not None:
-        write_shards(plain, config.dtype, folder, writes=writes)
-    else:  # transformers converts the names and shapes back; it needs all weights at once for that
-        gathered = {name: whole(value, config.dtype, wanted=writes) for name, value in plain.items()}
-        if writes:
-            objective.model.save_pretrained(folder, state_dict=gathered)
+    with _system_errors(folder):
+        _write_weights(objective, plain, config.dtype, settings, folder, writes=writes)
     if writes:
         config.save_pretrained(folder)
         generation = load_generation_settings(settings)
@@ -118,6 +123,49 @@ def _write(
         load_tokenizer(settings).save_pretrained(folder)
 
 
-def _check_new(folder: Path) -> None:
+def _write_weights(
+    objective: Objective, plain: Mapping[str, Any], dtype: torch.dtype, settings: Model, folder: Path, *, writes: bool
+) -> None:
+    if locate_weights(objective.model, weight_files(settings)) is not None:
+        write_shards(plain, dtype, folder, writes=writes)
+    else:  # transformers converts the names and shapes back; it needs all weights at once for that
+        gathered = {name: whole(value, dtype, wanted=writes) for name, value in plain.items()}
+        if writes:
+            objective.model.save_pretrained(folder, state_dict=gathered)
+
+
+@contextlib.contextmanager
+def _system_errors(folder: Path) -> Iterator[None]:
+    """Raise errors of the disk as such, which safetensors hides in one of its own."""
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) from error
+
+
+@contextlib.contextmanager
+def _new(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which gets its name when it is whole.
+
+    Raises:
+        UserError: there is one of that name, or it cannot be written.
+    """
     if folder.exists():
         raise UserError("the folder exists", where=str(folder), remedy="name another one, or delete it")
+    partial = folder.with_name(f"{folder.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        partial.rename(folder)
+    except OSError as error:
+        raise UserError(
+            f"the model cannot be written: {error.strerror or error}",
+            where=str(folder),
+            remedy="free some space, or name a folder that you may write",
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

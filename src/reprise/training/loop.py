@@ -46,14 +46,14 @@ def train(state: Run, stop: StopSignal) -> None:
             if progress.last_validation != progress.tokens and (
                 progress.tokens >= progress.next_validation or sampler.finished
             ):
-                validate(state)
+                validate(state, stop)
             if progress.tokens >= progress.next_benchmarks:
                 measure_benchmarks(state)
-            if sampler.finished:
+            must_stop = processes.any(stop.received)
+            if sampler.finished and not must_stop:
                 break
             if state.writer.is_done:
                 note_checkpoint(state)
-            must_stop = processes.any(stop.received)
             if must_stop or progress.tokens >= progress.next_checkpoint:
                 save(state)
             if must_stop:
@@ -209,10 +209,15 @@ def _go_back(state: Run, first_row: int) -> bool:
     return True
 
 
-def validate(state: Run) -> None:
-    """Measure the held-out losses; tell the sampler's policy and the retention guard."""
+def validate(state: Run, stop: StopSignal) -> None:
+    """Measure the held-out losses; tell the sampler's policy and the retention guard.
+
+    Asked to stop, it leaves off and changes nothing: the measurement stays due.
+    """
     progress = state.progress
-    losses = state.held_out.measure(state.network.objective, state.processes)
+    losses = state.held_out.measure(state.network.objective, state.processes, stop)
+    if losses is None:
+        return
     state.losses = losses
     progress.last_validation = progress.tokens
     progress.next_validation = next_multiple(progress.tokens, state.training.validation.every_tokens)

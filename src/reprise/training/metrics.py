@@ -1,33 +1,32 @@
 """metrics.jsonl and trackers."""
 
 import json
+import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reprise.errors import missing_extra
+from reprise.errors import UserError, missing_extra
 from reprise.workspace import digest
+
+log = logging.getLogger(__name__)
 
 
 class Metrics:
-    """Appends events to `metrics.jsonl` and hands their numbers to trackers; silent in all processes but the first."""
+    """Appends events to `metrics.jsonl` and hands their numbers to trackers: in the first process only."""
 
-    def __init__(self, folder: Path, trackers: list[Any], name: str, settings: Any, *, active: bool) -> None:
+    def __init__(self, folder: Path, trackers: list[Any], name: str, settings: Any) -> None:
         """Open the file.
 
         Raises:
-            UserError: a tracker's package is not installed.
+            UserError: a tracker's package is not installed, or it does not start.
         """
         self._start = time.monotonic()
-        self._active = active
-        self._file = None
-        self._trackers: list[Any] = []
-        if active:
-            path = folder / "metrics.jsonl"
-            _drop_unfinished_line(path)
-            self._file = path.open("a", encoding="utf-8")
-            self._trackers = [_TRACKERS[tracker](folder, name, settings) for tracker in trackers]
+        self._trackers = [_open(tracker, folder, name, settings) for tracker in trackers]
+        path = folder / "metrics.jsonl"
+        _drop_unfinished_line(path)
+        self._file = path.open("a", encoding="utf-8")
 
     def write(self, kind: str, step: int, tokens: int, **values: Any) -> None:
         """One event.
@@ -38,23 +37,37 @@ class Metrics:
             tokens: tokens of the stage so far.
             values: the rest of the object.
         """
-        if self._file is None:
-            return
         seconds = round(time.monotonic() - self._start, 3)
         event = {"kind": kind, "step": step, "tokens": tokens, "seconds": seconds, **values}
         self._file.write(json.dumps(event, ensure_ascii=False) + "\n")
         self._file.flush()
         numbers = _numbers(kind, values)
-        if numbers:
-            for tracker in self._trackers:
+        for tracker in list(self._trackers) if numbers else ():
+            try:
                 tracker.log(numbers, step)
+            except Exception as error:  # whatever it is, training is worth more
+                self._trackers.remove(tracker)
+                log.warning("%s gets no more numbers, metrics.jsonl has all of them: %s", tracker.name, error)
 
     def close(self) -> None:
         """Close the file and the trackers."""
-        if self._file is not None:
-            self._file.close()
+        self._file.close()
         for tracker in self._trackers:
-            tracker.close()
+            try:
+                tracker.close()
+            except Exception as error:
+                log.warning("%s did not end well, metrics.jsonl has all numbers: %s", tracker.name, error)
+
+
+def _open(name: str, folder: Path, run: str, settings: Any) -> Any:
+    try:
+        return _TRACKERS[name](folder, run, settings)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{name} does not start: {error}", where="training.trackers", remedy="set it up, or leave it out"
+        ) from error
 
 
 def _drop_unfinished_line(path: Path) -> None:
@@ -84,6 +97,8 @@ def _numbers(kind: str, values: Mapping[str, Any]) -> dict[str, float]:
 
 
 class _TensorBoard:
+    name = "tensorboard"
+
     def __init__(self, folder: Path, name: str, settings: Any) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
@@ -108,6 +123,7 @@ class _WandbLike:
     def __init__(self, module: str, folder: Path, name: str, settings: Any) -> None:
         import importlib
 
+        self.name = module
         try:
             self._module = importlib.import_module(module)
         except ImportError:

@@ -2,9 +2,10 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,6 +15,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from reprise.model.likelihood import native_dtype
 from reprise.recipe.training import Training
 from reprise.training.memory import keep_freed_memory
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,23 @@ class Processes:
         box = [value]
         dist.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
+
+    def first(self, action: Callable[[], T]) -> T | None:
+        """What the first process does while the others wait; they get None.
+
+        Where it fails the others leave without a word: the error is the first one's to tell.
+        """
+        result = failure = None
+        if self.is_first:
+            try:
+                result = action()
+            except Exception as error:
+                failure = error
+        if self.same(failure is not None) and not self.is_first:
+            sys.exit(2)
+        if failure is not None:
+            raise failure
+        return result
 
 
 def start_processes() -> bool:

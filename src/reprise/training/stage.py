@@ -14,7 +14,7 @@ from reprise.tokens.store import TokenStore
 from reprise.training.averaging import Average
 from reprise.training.checkpoint import check_content, load_checkpoint, newest_whole, prune, read_facts
 from reprise.training.export import write_model
-from reprise.training.interrupt import catch_stop
+from reprise.training.interrupt import Interrupted, StopSignal, catch_stop
 from reprise.training.loop import log_weights, note_checkpoint, train
 from reprise.training.metrics import Metrics
 from reprise.training.network import open_network
@@ -46,12 +46,13 @@ def run(work: Work, *, training: Training, **settings: Any) -> None:
         state = build(work, processes, training=training, **settings)
         try:
             train(state, stop)
-            finish(state, settings["model"])
+            finish(state, settings["model"], stop)
         except Exception:  # not KeyboardInterrupt: a second Ctrl-C means now
             state.writer.wait()
             raise
         finally:
-            state.metrics.close()
+            if state.metrics is not None:
+                state.metrics.close()
 
 
 def build(
@@ -81,7 +82,7 @@ def build(
         tolerance: language -> largest relative rise of its bits per byte.
         benchmarks: what `training.benchmarks_every_tokens` runs.
     """
-    _check(training, processes)
+    processes.first(lambda: _check(training, processes))
     store = TokenStore.open(work.inputs["tokenize"])
     previous = work.inputs[f"train-{stage_index}"] / "state" if stage_index else None
     network = open_network(model, rows, training, store.vocab_size, processes)
@@ -99,6 +100,7 @@ def build(
         "store": store.fingerprint,
     }
     name = work.output.name.removesuffix(".partial")
+    metrics = processes.first(lambda: Metrics(work.output, training.trackers, f"{name}: {stage.name}", settings))
     state = Run(
         work=work,
         stage=stage,
@@ -111,7 +113,7 @@ def build(
         store=store,
         sampler=Sampler(store, stage, rows, seed, None if previous is None else read_facts(previous)["sampler"]),
         held_out=HeldOut(store.valid, training.validation, rows.seq_len, training.micro_batch_rows),
-        metrics=Metrics(work.output, training.trackers, f"{name}: {stage.name}", settings, active=processes.is_first),
+        metrics=metrics,
         average=Average(network.weights, training.averaging, stage.tokens),
         writer=CheckpointWriter(processes),
         status=StatusLine(
@@ -120,8 +122,6 @@ def build(
         benchmarks=benchmarks,
         settings=settings,
     )
-    if previous is not None:
-        load_checkpoint(previous, network.weights, optimizer if stage.optimizer_state == "carry" else None)
     _go_on(state, previous)
     network.refresh()
     return state
@@ -144,15 +144,28 @@ def _check(training: Training, processes: Processes) -> None:
 
 
 def _go_on(state: Run, previous: Path | None) -> None:
-    """Load the newest whole checkpoint of this stage, if there is one."""
+    """Load the newest whole checkpoint of this stage, or else what the stage before left.
+
+    Raises:
+        UserError: there are checkpoints and none is whole, or the newest is of other settings.
+    """
     done, facts, refused = _newest(state)
     numbers = {"processes": state.processes.world, "total_tokens": state.stage.tokens, "settings": state.settings}
     state.log("start", **numbers, machine=describe_machine())
+    if done is None and refused:
+        raise UserError(
+            f"none of the {len(refused)} checkpoints can be gone on from; the newest: {refused[0]}",
+            where=str(state.checkpoints),
+            remedy="add --restart to begin the stage again, or bring back a whole one",
+        )
     if done is None:
         state.progress.next_checkpoint = next_multiple(0, state.training.checkpoints.every_tokens)
         state.progress.next_benchmarks = next_multiple(0, state.training.benchmarks_every_tokens)
         if previous is not None:
-            before = read_facts(previous)["progress"]
+            before = check_content(previous, state.processes)["progress"]
+            load_checkpoint(
+                previous, state.network.weights, state.optimizer if state.stage.optimizer_state == "carry" else None
+            )
             state.progress.baseline, state.progress.rate_before = before["baseline"], before["last_rate"]
         return
     adopt = state.processes.same(state.work.adopt)
@@ -161,7 +174,8 @@ def _go_on(state: Run, previous: Path | None) -> None:
         raise UserError(
             f"the checkpoint is of other settings ({'; '.join(changed)})",
             where=str(done),
-            remedy="undo the change, or add --restart, or --adopt to go on with the new settings",
+            remedy="undo the change, or delete that folder to go on from the one before, or add --restart, "
+            "or --adopt to go on from it with the new settings",
         )
     changes = state.load_from(done, facts, adopt=adopt)
     progress = state.progress
@@ -175,12 +189,21 @@ def _newest(state: Run) -> tuple[Path | None, dict[str, Json], list[str]]:
     """The state at the end where the stage got that far, else the newest whole checkpoint; with its facts."""
     final = state.work.output / "state"
     if state.processes.same(final.exists()):
-        return final, check_content(final, state.processes), []
+        try:
+            return final, check_content(final, state.processes), []
+        except UserError as error:
+            remedy = f"delete {final}: the same command goes on from the checkpoint before"
+            raise UserError(error.what, where=error.where, remedy=remedy) from error
     return newest_whole(state.checkpoints, state.processes)
 
 
-def finish(state: Run, model: Model) -> None:
-    """Write the model, the state for the next stage and the counts."""
+def finish(state: Run, model: Model, stop: StopSignal) -> None:
+    """Write the model, the state for the next stage and the counts.
+
+    Raises:
+        UserError: the disk is full.
+        Interrupted: a signal came; the state was saved.
+    """
     note_checkpoint(state)
     final = state.work.output / "state"
     if not state.processes.same(final.exists()):
@@ -193,6 +216,7 @@ def finish(state: Run, model: Model) -> None:
                 where=str(final),
                 remedy="free some space; the same command goes on from the last checkpoint",
             ) from error
+    _leave_if_asked(state, stop, final)
     write_model(state.network.weights, state.average.weights, model, state.work.output / "model", state.processes)
     if state.processes.is_first:
         prune(state.checkpoints, 0, state.training.checkpoints.keep_every_tokens)
@@ -205,6 +229,12 @@ def finish(state: Run, model: Model) -> None:
         "steps_left_out": len(progress.left_out),
         "spent": _spent(state),
     }
+    _leave_if_asked(state, stop, final)  # else the next stage would begin
+
+
+def _leave_if_asked(state: Run, stop: StopSignal, final: Path) -> None:
+    if state.processes.any(stop.received):
+        raise Interrupted(state.progress.step, state.progress.tokens, final)
 
 
 def _spent(state: Run) -> list[Json]:

@@ -75,7 +75,8 @@ class Run:
     store: TokenStore
     sampler: Sampler
     held_out: HeldOut
-    metrics: Metrics
+    metrics: Metrics | None
+    """Of the first process."""
     average: Average
     writer: CheckpointWriter
     status: StatusLine
@@ -93,7 +94,8 @@ class Run:
 
     def log(self, kind: str, **values: Any) -> None:
         """One line of metrics.jsonl, at this step."""
-        self.metrics.write(kind, self.progress.step, self.progress.tokens, **values)
+        if self.metrics is not None:
+            self.metrics.write(kind, self.progress.step, self.progress.tokens, **values)
 
     def facts(self) -> dict[str, Json]:
         """Everything that resumes besides weights and moments. Randomness is a function of seed and step."""

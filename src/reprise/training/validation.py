@@ -11,6 +11,7 @@ import torch
 from reprise.model.likelihood import IGNORE, token_nll
 from reprise.recipe.training import Validation
 from reprise.tokens.store import Bucket, BucketKey
+from reprise.training.interrupt import StopSignal
 from reprise.training.parallel import Processes
 
 CHOICE_SEED = 0
@@ -76,13 +77,19 @@ class HeldOut:
         windows.sort(key=lambda window: -len(window.ids))
         self._batches = [windows[start : start + batch_rows] for start in range(0, len(windows), batch_rows)]
 
-    def measure(self, model: Any, processes: Processes) -> list[BucketLoss]:
-        """Losses of all buckets; every process must call, each runs its share of the batches."""
+    def measure(self, model: Any, processes: Processes, stop: StopSignal) -> list[BucketLoss] | None:
+        """Losses of all buckets, None where a signal came before the end.
+
+        Every process must call, each runs its share of the batches.
+        """
         sums = torch.zeros((2, len(self._keys)), dtype=torch.float64, device=processes.device)
         was_training = model.training
         model.eval()
         rounds = -(-len(self._batches) // processes.world)
         for number in range(rounds):
+            if processes.any(stop.received):
+                model.train(was_training)
+                return None
             index = number * processes.world + processes.rank
             # FSDP needs as many forward passes of every process; one without a batch left repeats the last for nothing.
             batch = self._batches[min(index, len(self._batches) - 1)]

@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from reprise.training.checkpoint import DESCRIPTION, VERSION, digest_content
+from reprise.training.checkpoint import DESCRIPTION, VERSION, cause_of, digest_content
 from reprise.training.parallel import Processes
 from reprise.workspace import Json, sync, write_json
 
@@ -107,7 +107,7 @@ class CheckpointWriter:
         self._thread = None
         failure, self._failure = self._failure, None
         if isinstance(failure, OSError | CheckpointException):
-            raise CheckpointError(f"{self._folder} cannot be written: {_cause(failure)}") from failure
+            raise CheckpointError(f"{self._folder} cannot be written: {cause_of(failure)}") from failure
         if failure is not None:
             raise failure
         return self._folder
@@ -139,11 +139,3 @@ class CheckpointWriter:
             self._failure = error
             if processes.is_first:
                 shutil.rmtree(partial, ignore_errors=True)
-
-
-def _cause(error: BaseException) -> str:
-    """What the system said, out of the summary that torch makes of all processes."""
-    if isinstance(error, CheckpointException):
-        causes = [_cause(wrapped[0]) for wrapped in error.failures.values()]
-        return "; ".join(dict.fromkeys(causes)) or str(error)
-    return str(error)
