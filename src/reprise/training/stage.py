@@ -213,7 +213,6 @@ def finish(state: Run, model: Model, stop: StopSignal) -> None:
         except CheckpointError as error:
             raise UserError(
                 str(error),
-                where=str(final),
                 remedy="free some space; the same command goes on from the last checkpoint",
             ) from error
     _leave_if_asked(state, stop, final)

@@ -41,6 +41,7 @@ class CheckpointWriter:
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._folder: Path | None = None
+        self._free = 0
         self.stall_s = 0.0
         """Seconds that training waited for it."""
 
@@ -107,7 +108,9 @@ class CheckpointWriter:
         self._thread = None
         failure, self._failure = self._failure, None
         if isinstance(failure, OSError | CheckpointException):
-            raise CheckpointError(f"{self._folder} cannot be written: {cause_of(failure)}") from failure
+            raise CheckpointError(
+                f"{self._folder} cannot be written ({self._free:,} bytes are free there): {cause_of(failure)}"
+            ) from failure
         if failure is not None:
             raise failure
         return self._folder
@@ -137,5 +140,7 @@ class CheckpointWriter:
                 published()
         except BaseException as error:
             self._failure = error
+            # Torch does not always say that a disk is full, but that a file has another length than it should.
+            self._free = shutil.disk_usage(folder.parent).free
             if processes.is_first:
                 shutil.rmtree(partial, ignore_errors=True)
