@@ -1,6 +1,11 @@
 """In the log of a job, work that takes long says how far it is."""
 
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
+
+import pytest
 
 from reprise import progress
 
@@ -36,3 +41,25 @@ def test_a_note_stands_at_the_end_of_the_line(capsys, monkeypatch):
         advance(1, "3 failed")
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith("min left, 3 failed")
+
+
+WORK = """
+import sys
+from reprise import progress
+with progress.track("train", 100, "tokens") as advance:
+    for _ in range(100):
+        advance()
+        progress.console.print("a line")
+print("done")
+"""
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_closed_terminal_or_pipe_ends_no_work(terminal):
+    ours, theirs = os.openpty() if terminal else os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORK], stdout=subprocess.PIPE, stderr=theirs, text=True, start_new_session=True
+    )
+    os.close(theirs)
+    os.close(ours)
+    assert process.communicate(timeout=60)[0] == "done\n"

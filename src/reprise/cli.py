@@ -72,7 +72,8 @@ def _leave(error: Exception, debug: bool) -> NoReturn:
         console.print(f"error: {error.format_message()}", style="bold red", markup=False, highlight=False)
         sys.exit(2)
     if isinstance(error, Interrupted):
-        console.print(str(error), markup=False, soft_wrap=True)
+        if _leads():
+            console.print(str(error), markup=False, soft_wrap=True)
         sys.exit(0)
     raise error
 
@@ -431,7 +432,7 @@ def _run(
 ) -> None:
     from reprise.pipeline import run_stages, say_result
 
-    leads = os.environ.get("RANK", "0") == "0"
+    leads = _leads()
     count = run_stages(
         recipe,
         until=until,
@@ -442,6 +443,11 @@ def _run(
     )
     if leads:
         _say(say_result(recipe, until, count))
+
+
+def _leads() -> bool:
+    """Whether this is the first process of those that torchrun or Slurm started, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _say(line: str) -> None:

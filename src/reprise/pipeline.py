@@ -90,7 +90,8 @@ def run_stages(
     """
     workspace = Workspace(recipe.workspace)
     ranks = _Ranks()
-    with workspace.locked() if ranks.leads else contextlib.nullcontext():
+    with contextlib.ExitStack() as held:
+        ranks.lead(lambda: held.enter_context(workspace.locked()))
         ranks.lead(workspace.adopt_finished)
         kept = yaml.safe_dump(_plain(recipe), allow_unicode=True, sort_keys=False)
         ranks.lead(lambda: workspace.keep_recipe(kept))

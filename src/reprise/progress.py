@@ -1,14 +1,38 @@
 """How far the work is: a bar with rate and remaining time in a terminal, a line now and then in a log."""
 
+import contextlib
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-console = Console(stderr=True)
+
+class _Stderr:
+    """stderr, which may go away: a closed terminal or the end of a `| tee` must not end work of many hours."""
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._file.flush()
+
+    @property
+    def _file(self) -> Any:
+        # While a bar is shown rich puts an object of its own in place of stderr, which prints to the console.
+        return getattr(sys.stderr, "rich_proxied_file", sys.stderr)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+console = Console(file=_Stderr())  # type: ignore[arg-type]
 """Everything that is for a person goes to stderr; results that a program may read go to stdout."""
 
 

@@ -72,7 +72,7 @@ class Work:
     outside: list[Path] = field(default_factory=list)
     """Files of the stage that lie outside its folder, such as the report; missed when they are gone."""
     adopt: bool = False
-    """What is in the folder was begun under other settings, and the user wants to go on from it."""
+    """The user wants to go on from what is in the folder, whatever settings it was begun under."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ class Workspace:
         partial.mkdir(parents=True, exist_ok=True)
         write_json(partial / _BEGUN, {"fingerprint": plan.fingerprint, "settings": plan.settings})
         work = self.join(plan)
-        work.adopt = begun is not None and not same and adopt
+        work.adopt = begun is not None and adopt
         return work
 
     def join(self, plan: Plan) -> Work:
@@ -299,10 +299,18 @@ class Workspace:
         """Hold the workspace: two runs in one folder would overwrite each other.
 
         Raises:
-            UserError: another process holds it.
+            UserError: another process holds it, or it cannot be written.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / ".lock").open("a+") as handle:
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            lock = (self.root / ".lock").open("a+")
+        except OSError as error:
+            raise UserError(
+                f"the workspace cannot be written: {error.strerror or error}",
+                where=str(self.root),
+                remedy="name another folder (workspace=...), or mend the rights",
+            ) from None
+        with lock as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -11,6 +11,8 @@ import time
 import pytest
 import yaml
 
+from reprise.workspace import Workspace
+
 TIMES = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
@@ -171,6 +173,10 @@ def test_two_processes_under_torchrun(tmp_path, tiny_model):
     assert refused.returncode != 0
     assert refused.stderr.count("is half-way under other settings") == 1
     assert "[rank1]" not in refused.stderr  # the other process leaves without a word of its own
+    with Workspace(tmp_path / "run").locked():
+        locked = subprocess.run(launcher, **options)
+    assert locked.stderr.count("another reprise is at work") == 1
+    assert "[rank1]" not in locked.stderr
     (left / "metrics.jsonl").unlink()  # nothing but the note that it was begun: nothing to lose
 
     subprocess.run(launcher, check=True, **options)

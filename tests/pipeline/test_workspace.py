@@ -97,6 +97,8 @@ def test_precious_progress_is_never_lost_silently(tmp_path):
     assert (workspace.begin(old).output / "half").exists()
     assert (workspace.begin(new, adopt=True).output / "half").exists()
     assert (workspace.begin(new).output / "half").exists()
+    assert workspace.begin(new, adopt=True).adopt  # a run that was killed before it saved under the new settings
+    assert not workspace.begin(new).adopt
     assert not (workspace.begin(old, restart=True).output / "half").exists()
 
 
@@ -131,6 +133,15 @@ def _publish_forever(root, number):
     while True:
         number += 1
         publish(workspace, plan_of(number), "x" * 1000)
+
+
+@pytest.mark.parametrize("place", ["/proc/none", "/dev/null/run"])
+def test_a_workspace_that_cannot_be_written_is_one_message(place):
+    with (
+        pytest.raises(UserError, match=r"the workspace cannot be written: .*\n.*workspace=\.\.\."),
+        Workspace(place).locked(),
+    ):
+        pass
 
 
 def test_kill_at_any_moment_leaves_old_or_new_whole(tmp_path):
