@@ -47,7 +47,8 @@ def work(tmp_path, tiny_model):
         writer.write(list(documents()))
     (tmp_path / "evaluate.partial").mkdir()
     fit(tiny_model, tmp_path / "train-1" / "model", SENTENCES["zh"])
-    described = {"version": VERSION, "files": {}, "progress": {"tokens": 960}}
+    progress = {"tokens": 960}
+    described = {"version": VERSION, "files": {}, "progress": progress, "sampler": {}, "settings": {}, "averaged": 0}
     (tmp_path / "train-1" / "state").mkdir()
     (tmp_path / "train-1" / "state" / "checkpoint.json").write_text(json.dumps(described))
     inputs = {"score": tmp_path / "score", "train-1": tmp_path / "train-1"}
