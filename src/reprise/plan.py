@@ -33,28 +33,10 @@ def make_plan(recipe: Recipe) -> dict[str, Json]:
         without), `warnings`.
     """
     per_token, formula = _flops_per_token(recipe)
-    peak = PEAK_BF16_TFLOPS.get(recipe.hardware.gpu)
-    if peak is None:
-        raise UserError(
-            f"the peak of {recipe.hardware.gpu!r} is not known",
-            where="hardware.gpu",
-            remedy=f"choose one of: {', '.join(PEAK_BF16_TFLOPS)}",
-        )
+    peak = _peak_tflops(recipe)
     rate = peak * 1e12 * recipe.hardware.utilisation
     step_tokens = recipe.training.batch_rows * recipe.rows.seq_len
-    stages = []
-    for number, stage in enumerate(recipe.stages, 1):
-        flops = None if per_token is None else per_token * stage.tokens
-        stages.append(
-            {
-                "stage": number,
-                "name": stage.name,
-                "tokens": stage.tokens,
-                "steps": math.ceil(stage.tokens / step_tokens),
-                "training_flops": flops,
-                "gpu_hours": None if flops is None else flops / rate / 3600,
-            }
-        )
+    stages = _stages(recipe, per_token, rate, step_tokens)
     warnings: list[str] = []
     store = _store(recipe)
     buckets: list[dict[str, Json]]
@@ -95,6 +77,40 @@ def make_plan(recipe: Recipe) -> dict[str, Json]:
         "synthesis": _synthesis(recipe, store, buckets),
         "warnings": warnings,
     }
+
+
+def _peak_tflops(recipe: Recipe) -> float:
+    """Of the recipe's GPU, dense bf16.
+
+    Raises:
+        UserError: it is not known.
+    """
+    peak = PEAK_BF16_TFLOPS.get(recipe.hardware.gpu)
+    if peak is None:
+        raise UserError(
+            f"the peak of {recipe.hardware.gpu!r} is not known",
+            where="hardware.gpu",
+            remedy=f"choose one of: {', '.join(PEAK_BF16_TFLOPS)}",
+        )
+    return peak
+
+
+def _stages(recipe: Recipe, per_token: float | None, rate: float, step_tokens: int) -> list[dict[str, Json]]:
+    """Tokens, steps and cost of each stage of training; `rate` in FLOP/s."""
+    stages = []
+    for number, stage in enumerate(recipe.stages, 1):
+        flops = None if per_token is None else per_token * stage.tokens
+        stages.append(
+            {
+                "stage": number,
+                "name": stage.name,
+                "tokens": stage.tokens,
+                "steps": math.ceil(stage.tokens / step_tokens),
+                "training_flops": flops,
+                "gpu_hours": None if flops is None else flops / rate / 3600,
+            }
+        )
+    return stages
 
 
 def _scoring(recipe: Recipe, per_token: float | None, rate: float) -> dict[str, Json] | None:

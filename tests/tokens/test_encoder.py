@@ -105,8 +105,13 @@ def test_other_ids_are_found_on_the_way(model: Model) -> None:
     def wrong_on_dogs(texts: list[str]) -> list[encoders.Ids]:
         return [ids[1:] if "dog" in text else ids for text, ids in zip(texts, fast.encode_batch(texts), strict=True)]
 
+    message = "quick cannot be used: it gives other ids on 'the cat"
     encoder = encoders.Encoder("quick", wrong_on_dogs, 400, 0, None, "", reference.encode_batch)
-    with pytest.raises(UserError, match="quick cannot be used: it gives other ids on 'the cat"):
+    with pytest.raises(UserError, match=message):  # of the first batch every text is compared
+        encoder.encode_batch([TEXT[1], TEXT[2], TEXT[0]])
+    encoder = encoders.Encoder("quick", wrong_on_dogs, 400, 0, None, "", reference.encode_batch)
+    encoder.encode_batch([TEXT[1]])
+    with pytest.raises(UserError, match=message):
         for _ in range(3):
             encoder.encode_batch([TEXT[1], TEXT[2], TEXT[0]])
 

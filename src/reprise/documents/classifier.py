@@ -124,10 +124,8 @@ class LinearClassifier:
             bias[places] = 0.0
             return classifier
         machine = LinearSVC(C=_STRENGTH, random_state=seed)
-        weighed, gold = (
-            classifier._weigh(_at_places(counts, classifier._place)),
-            np.array([classifier.topics.index(label) for label in labels]),
-        )
+        weighed = classifier._weigh(_at_places(counts, classifier._place))
+        gold = np.array([classifier.topics.index(label) for label in labels])
         machine.fit(weighed, gold)
         weights, offsets = machine.coef_.T, machine.intercept_
         if len(places) == 2:

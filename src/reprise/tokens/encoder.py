@@ -34,8 +34,8 @@ HARD_TEXT = (
 """Text on which tokenizers are known to differ; every special token of the vocabulary, as text, is added to it."""
 
 
-CHECKED_CHARS = 2_000
-"""Characters of the text of each batch on which the fast library is compared again."""
+CHECKED_DOCUMENTS, CHECKED_CHARS = 512, 2_000
+"""Documents of the first batch, and characters of each, on which the fast library is compared; later, one a batch."""
 
 
 class Encoder:
@@ -70,13 +70,16 @@ class Encoder:
         """Ids of each text, uint32.
 
         Raises:
-            UserError: one text of the batch, another place in every batch, has other ids by the reference.
+            UserError: a text that was compared has other ids by the reference: in the first batch the first
+                `CHECKED_DOCUMENTS`, in every later one the text at another place.
         """
         if not texts:
             return []
         if self._reference is not None:
-            checked = texts[self._num_batches % len(texts)][:CHECKED_CHARS]
-            if problem := _difference([checked], self._encode([checked]), self._reference([checked])):
+            place = self._num_batches % len(texts)
+            chosen = texts[place : place + 1] if self._num_batches else texts[:CHECKED_DOCUMENTS]
+            checked = [text[:CHECKED_CHARS] for text in chosen]
+            if problem := _difference(checked, self._encode(checked), self._reference(checked)):
                 raise UserError(
                     f"{self.name} cannot be used: {problem}",
                     where="tokens.tokenizer",
