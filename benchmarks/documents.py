@@ -27,8 +27,11 @@ from typing import Any
 import numpy as np
 import zstandard
 
-from reprise.documents import clean, deduplicate, stages, topics
-from reprise.documents.labels import Labelled
+from reprise.documents import deduplicate
+from reprise.documents import part_step as stages
+from reprise.documents.clean import stage as clean
+from reprise.documents.label import stage as topics
+from reprise.documents.label.training_set import Labelled
 from reprise.documents.table import DOCUMENTS, TableWriter, read_table
 from reprise.recipe.documents import Clean, Deduplicate, Topics
 from reprise.recipe.model import Model

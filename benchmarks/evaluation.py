@@ -20,11 +20,11 @@ from pathlib import Path
 import torch
 from lm_eval.models.huggingface import HFLM
 
-from reprise.evaluation import harness
-from reprise.evaluation.benchmarks import BenchmarkRunner, choose, group_means, summarize
-from reprise.evaluation.catalogue import BENCHMARKS
-from reprise.evaluation.evaluated import EvaluatedModel
-from reprise.evaluation.sets import LocalSet, read_set
+from reprise.benchmark_files import LocalSet, read_set
+from reprise.evaluation.benchmarks import harness
+from reprise.evaluation.benchmarks.catalogue import BENCHMARKS
+from reprise.evaluation.benchmarks.runner import BenchmarkRunner, choose, group_means, summarize
+from reprise.evaluation.model import EvaluatedModel
 from reprise.model.loading import load_model, load_tokenizer
 from reprise.recipe.evaluation import SUITES, Evaluation
 from reprise.recipe.model import Model

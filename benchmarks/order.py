@@ -40,8 +40,8 @@ def shares(buckets: int) -> list[float]:
 
 def build(folder: Path, buckets: int) -> None:
     """A token store of random documents of 20 to 4000 tokens."""
-    from reprise.tokens.encoder import Encoder
     from reprise.tokens.store import StoreBuilder
+    from reprise.tokens.tokenizer import Encoder
 
     encoder = Encoder(
         "random", lambda texts: [np.frombuffer(t.encode("latin-1"), np.uint8) for t in texts], 50_000, 1, None, ""

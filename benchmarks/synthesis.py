@@ -25,7 +25,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from reprise.generators.asking import Asker
+from reprise.generators.cached import Asker
 from reprise.generators.generator import Request
 from reprise.generators.journal import Journal
 from reprise.recipe.generator import Generator
@@ -82,7 +82,7 @@ def measure_requests(count: int, in_flight: int) -> dict[str, float]:
             content = {"role": "user", "content": f"{messages[0][1]} {number}"}
             client.post(f"{url}/chat/completions", json={"model": "m", "messages": [content]}).json()
         loop = LOOP_REQUESTS / (time.perf_counter() - start)
-    from reprise.generators.server import Server
+    from reprise.generators.openai_server import Server
 
     settings = Generator(kind="openai", base_url=url, model="m", batch_size=in_flight)
     generator = Server(settings)
@@ -113,7 +113,7 @@ def measure_model(places: int) -> dict[str, float]:
     """Generated tokens a second: batched, one at a time, and by `generate` one at a time."""
     import torch
 
-    from reprise.generators.in_process import InProcess
+    from reprise.generators.transformers_engine import InProcess
 
     requests = model_requests()
     speeds: dict[str, float] = {}

@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 import zstandard
 
-from reprise.documents.labels import Labelled
-from reprise.documents.quality import measure
-from reprise.documents.subjects import CMMLU, MMLU
-from reprise.documents.topics import fit_classifier
+from reprise.documents.label.calibration import measure
+from reprise.documents.label.stage import fit_classifier
+from reprise.documents.label.subjects import CMMLU, MMLU
+from reprise.documents.label.training_set import Labelled
 from reprise.recipe.documents import Topics
 
 MATHEMATICS, COMPUTERS, BIOLOGY = "Mathematics and Physics", "Computer Science and Engineering", "Biology and Chemistry"

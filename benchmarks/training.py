@@ -122,8 +122,8 @@ def prepare(folder: Path, chosen: argparse.Namespace) -> None:
     from tokenizers import Tokenizer, models
     from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
-    from reprise.tokens.encoder import Encoder
     from reprise.tokens.store import StoreBuilder
+    from reprise.tokens.tokenizer import Encoder
 
     config = LlamaConfig(**SHAPES[chosen.shape], max_position_embeddings=8192, rope_theta=100000.0)
     torch.manual_seed(0)

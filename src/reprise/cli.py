@@ -13,7 +13,7 @@ import typer
 from reprise.errors import UserError
 from reprise.progress import console
 from reprise.recipe import Recipe, load_recipe, presets, read_preset
-from reprise.training.interrupt import Interrupted
+from reprise.training.signals import Interrupted
 
 app = typer.Typer(
     help="Continual pre-training: from raw text to a better model, and the proof of what it gained and kept.",
@@ -173,7 +173,7 @@ def label(
     report: Annotated[bool, typer.Option("--report", help="Print how good the labels are.")] = False,
 ) -> None:
     """Label documents by topic."""
-    from reprise.documents.topics import read_report, show_report
+    from reprise.documents.label.stage import read_report, show_report
     from reprise.workspace import Workspace
 
     loaded = _load(recipe, overrides)
@@ -305,7 +305,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure before and after, and judge what was gained and kept: of a run, or of any two models."""
-    from reprise.evaluation.retention import has_loss
+    from reprise.evaluation.verdicts import has_loss
 
     options: dict[str, Any] = {"against": against, "suite": suite, "data": data, "text": text}
     options |= {"limit": limit, "backend": backend, "run_code": run_code}
@@ -393,7 +393,7 @@ def study(
     only: Annotated[str | None, typer.Option(metavar="VARIANT-seed-N", help="Only this run of the grid.")] = None,
 ) -> None:
     """Run a grid of recipes with seeds and compare them; resumes where it stopped."""
-    from reprise.evaluation.study import load_study, run_apart, run_study
+    from reprise.study import load_study, run_apart, run_study
 
     changes = {"recipe": recipe, "workspace": workspace, "parallel": parallel}
     loaded = load_study(study, {name: value for name, value in changes.items() if value is not None})

@@ -1,4 +1,4 @@
-"""The one kind of error that is the user's to mend."""
+"""The one kind of error that a user can fix."""
 
 
 class UserError(ValueError):
@@ -16,5 +16,5 @@ def missing_extra(package: str, extra: str, purpose: str) -> UserError:
     """The error for an optional package that is not installed, with the command that installs it."""
     return UserError(
         f"{purpose} needs the package `{package}`, which is not installed",
-        remedy=f"pip install 'reprise[{extra}]'",
+        remedy=f"pip install 'reprise-cpt[{extra}]'",
     )

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from reprise.documents.files import SourceFile
+from reprise.documents.read.files import SourceFile
 from reprise.errors import UserError
 from reprise.recipe import Recipe
 from reprise.recipe.fields import Settings

@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.table import Table
 
 from reprise.errors import UserError
+from reprise.mixture.budget import budgets
 from reprise.mixture.forecast import Supply, forecast
-from reprise.mixture.plan import budgets
 from reprise.model.files import model_folder
 from reprise.recipe import Recipe
 from reprise.recipe.hardware import PEAK_BF16_TFLOPS
-from reprise.synthesis.need import estimate_need
+from reprise.synthesis.estimate import estimate_need
 from reprise.tokens.store import TokenStore
 from reprise.workspace import Json, Workspace
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reprise.documents.files import SourceFile, find_files
+from reprise.benchmark_files import set_files
 from reprise.documents.questions import benchmark_files
-from reprise.documents.remote import is_remote
-from reprise.evaluation.sets import set_files
+from reprise.documents.read.files import SourceFile, find_files
+from reprise.documents.read.remote import is_remote
 from reprise.model.files import model_files
 from reprise.recipe import Recipe
 from reprise.recipe.documents import Input
@@ -91,7 +91,7 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
     return [
         Stage(
             "read",
-            lambda: _import("reprise.documents.read"),
+            lambda: _import("reprise.documents.read.stage"),
             settings={
                 "inputs": documents.inputs,
                 "valid_share": documents.valid_share,
@@ -102,7 +102,7 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
         ),
         Stage(
             "clean",
-            lambda: _import("reprise.documents.clean"),
+            lambda: _import("reprise.documents.clean.stage"),
             ("read",),
             settings={"clean": documents.clean},
             means={"engine": documents.engine},
@@ -116,7 +116,7 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
         ),
         Stage(
             "decontaminate",
-            lambda: _import("reprise.documents.decontaminate"),
+            lambda: _import("reprise.documents.decontaminate.stage"),
             ("deduplicate",),
             settings={"decontaminate": documents.decontaminate, **_benchmarks(recipe)},
             means={"engine": documents.engine},
@@ -124,7 +124,7 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
         ),
         Stage(
             "label",
-            lambda: _import("reprise.documents.topics"),
+            lambda: _import("reprise.documents.label.stage"),
             ("decontaminate",),
             settings={
                 "topics": documents.topics,
@@ -137,7 +137,7 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
         ),
         Stage(
             "score",
-            lambda: _import("reprise.documents.perplexity"),
+            lambda: _import("reprise.documents.score"),
             ("label",),
             settings={
                 "model": recipe.model,
@@ -284,7 +284,7 @@ def _benchmarks_during(recipe: Recipe) -> Callable[[Any, str], Json]:
     """What training calls to run the recipe's benchmarks on the model that it holds."""
 
     def measure(model: Any, fingerprint: str) -> Json:
-        from reprise.evaluation.during import measure_live
+        from reprise.evaluation.benchmarks.live import measure_live
 
         cache = Path(recipe.workspace) / "cache" / "evaluate" / "benchmarks"
         return measure_live(

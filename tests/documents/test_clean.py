@@ -3,7 +3,7 @@ from ftfy.badness import is_bad
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reprise.documents import clean
+from reprise.documents.clean import stage as clean
 from reprise.documents.table import DOCUMENTS, DROPPED, as_table, read_table, write_part
 from reprise.recipe.documents import Clean
 

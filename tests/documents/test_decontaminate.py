@@ -6,8 +6,8 @@ import unicodedata
 
 import pytest
 
-from reprise.documents import decontaminate
-from reprise.documents.contamination import build_index, find_questions
+from reprise.documents.decontaminate import stage as decontaminate
+from reprise.documents.decontaminate.index import build_index, find_questions
 from reprise.documents.questions import Question, benchmark_files, read_questions
 from reprise.documents.table import DOCUMENTS, DROPPED, read_table, write_part
 from reprise.errors import UserError

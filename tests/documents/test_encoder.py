@@ -8,8 +8,8 @@ import torch
 from tests.documents.test_topics import WORDS, make_text, row, run  # noqa: F401
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from reprise.documents.classifier import load_classifier
-from reprise.documents.encoder import EncoderClassifier
+from reprise.documents.label.encoder import EncoderClassifier
+from reprise.documents.label.saved import load_classifier
 from reprise.errors import UserError
 from reprise.recipe.documents import Encoder
 

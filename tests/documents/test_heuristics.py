@@ -8,8 +8,8 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reprise.documents.clean import _batches
-from reprise.documents.heuristics import _Repetition, find_broken
+from reprise.documents.clean.heuristics import _Repetition, find_broken
+from reprise.documents.clean.stage import _batches
 from reprise.documents.words import split_words
 from reprise.errors import UserError
 from reprise.recipe.documents import Clean

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.documents.test_read import run
 
-from reprise.documents import remote
+from reprise.documents.read import remote
 from reprise.errors import UserError
 from reprise.recipe.documents import Input
 

@@ -18,7 +18,12 @@ pytest.importorskip("ray", reason="the extra `ray` is not installed")
 PROGRAM = """
 import functools, json, os, signal, sys
 from pathlib import Path
-from reprise.documents import clean, deduplicate, decontaminate, read, stages, topics
+from reprise.documents import deduplicate
+from reprise.documents.clean import stage as clean
+from reprise.documents.decontaminate import stage as decontaminate
+from reprise.documents.read import stage as read
+from reprise.documents import part_step as stages
+from reprise.documents.label import stage as topics
 from reprise.recipe.documents import Clean, Deduplicate, Decontaminate, Input, Topics
 from reprise.workspace import Work
 

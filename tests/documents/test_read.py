@@ -10,7 +10,8 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from reprise.documents import read, records
+from reprise.documents.read import records
+from reprise.documents.read import stage as read
 from reprise.documents.table import list_parts, read_table
 from reprise.errors import UserError
 from reprise.recipe.documents import Input

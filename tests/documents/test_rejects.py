@@ -1,4 +1,5 @@
-from reprise.documents import clean, read
+from reprise.documents.clean import stage as clean
+from reprise.documents.read import stage as read
 from reprise.documents.rejects import read_rejects
 from reprise.recipe.documents import Clean, Input
 

@@ -11,10 +11,10 @@ from tests.evaluation.conftest import make_model, make_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reprise.errors import UserError
-from reprise.evaluation.benchmarks import BenchmarkRunner
-from reprise.evaluation.continuations import continue_prompts
-from reprise.evaluation.evaluated import EvaluatedModel
-from reprise.evaluation.heldout import Text, measure_bits
+from reprise.evaluation.benchmarks.runner import BenchmarkRunner
+from reprise.evaluation.bits_per_byte import Text, measure_bits
+from reprise.evaluation.model import EvaluatedModel
+from reprise.evaluation.samples import continue_prompts
 from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.model import Model
 
@@ -131,9 +131,9 @@ def test_scores_are_those_of_the_model_in_this_process(server, tiny_model, other
 
 
 def test_log_likelihoods_and_generations_are_equal(server, tmp_path):
-    from reprise.evaluation import harness
-    from reprise.evaluation.catalogue import BENCHMARKS
-    from reprise.evaluation.sets import read_set
+    from reprise.benchmark_files import read_set
+    from reprise.evaluation.benchmarks import harness
+    from reprise.evaluation.benchmarks.catalogue import BENCHMARKS
 
     folder = make_model(tmp_path / "long", make_tokenizer(), context=4096)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)

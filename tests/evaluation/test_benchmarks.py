@@ -14,13 +14,23 @@ from lm_eval.models.huggingface import HFLM
 from tests.evaluation.conftest import make_model, make_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from reprise.benchmark_files import LocalSet, read_set
 from reprise.errors import UserError
-from reprise.evaluation import answers, evaluated, harness, programs
-from reprise.evaluation.benchmarks import BenchmarkRunner, choose, compare_benchmarks, group_means, summarize, wilson
-from reprise.evaluation.catalogue import BENCHMARKS
-from reprise.evaluation.evaluated import EvaluatedModel
-from reprise.evaluation.probe import QUESTIONS_OF_A_KIND, probe_questions
-from reprise.evaluation.sets import LocalSet, read_set
+from reprise.evaluation import model as evaluated
+from reprise.evaluation.benchmarks import answer_matching as answers
+from reprise.evaluation.benchmarks import code_execution as programs
+from reprise.evaluation.benchmarks import harness
+from reprise.evaluation.benchmarks.catalogue import BENCHMARKS
+from reprise.evaluation.benchmarks.icl_probe import QUESTIONS_OF_A_KIND, probe_questions
+from reprise.evaluation.benchmarks.runner import (
+    BenchmarkRunner,
+    choose,
+    compare_benchmarks,
+    group_means,
+    summarize,
+    wilson,
+)
+from reprise.evaluation.model import EvaluatedModel
 from reprise.recipe.evaluation import SUITES, Evaluation, benchmark_folders, expand_benchmarks
 from reprise.recipe.model import Model
 

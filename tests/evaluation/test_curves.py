@@ -11,9 +11,9 @@ from tests.pipeline.conftest import small_recipe
 from transformers import AutoModelForCausalLM
 
 from reprise.evaluation import curves
+from reprise.evaluation.bits_per_byte import Text, language_totals, measure_bits
 from reprise.evaluation.curves import measure_curve
-from reprise.evaluation.evaluated import EvaluatedModel
-from reprise.evaluation.heldout import Text, language_totals, measure_bits
+from reprise.evaluation.model import EvaluatedModel
 from reprise.pipeline import run_stages
 from reprise.recipe import Recipe
 from reprise.recipe.evaluation import Evaluation

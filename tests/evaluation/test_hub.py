@@ -3,10 +3,10 @@
 import datasets
 import pytest
 
-from reprise.evaluation import harness, hub
-from reprise.evaluation.benchmarks import BenchmarkRunner
-from reprise.evaluation.catalogue import BENCHMARKS
-from reprise.evaluation.evaluated import EvaluatedModel
+from reprise.evaluation.benchmarks import harness, hub
+from reprise.evaluation.benchmarks.catalogue import BENCHMARKS
+from reprise.evaluation.benchmarks.runner import BenchmarkRunner
+from reprise.evaluation.model import EvaluatedModel
 from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.model import Model
 

@@ -13,9 +13,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reprise.documents.table import TableWriter
 from reprise.errors import UserError
-from reprise.evaluation import continuations, evaluated, stage
-from reprise.evaluation.evaluated import EvaluatedModel
-from reprise.evaluation.heldout import Text, measure_bits
+from reprise.evaluation import model as evaluated
+from reprise.evaluation import samples as continuations
+from reprise.evaluation import stage
+from reprise.evaluation.bits_per_byte import Text, measure_bits
+from reprise.evaluation.model import EvaluatedModel
 from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.model import Model
 from reprise.training.checkpoint import VERSION

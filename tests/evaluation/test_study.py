@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from reprise.errors import UserError
-from reprise.evaluation.study import load_study, mean_interval, run_study, shipped_studies, student_quantile
-from reprise.evaluation.study_page import study_page
+from reprise.report.study_page import study_page
+from reprise.study import load_study, mean_interval, run_study, shipped_studies, student_quantile
 
 RECIPE = """
 name: tiny
@@ -176,7 +176,7 @@ def test_the_papers_five_studies_and_ours_are_shipped():
 
 @pytest.mark.parametrize("name", shipped_studies())
 def test_shipped_studies_fit_the_recipe(name, tmp_path):
-    from reprise.evaluation.study import _recipe
+    from reprise.study import _recipe
 
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     study = load_study(name, {"recipe": str(tmp_path / "recipe.yaml"), "workspace": str(tmp_path)})

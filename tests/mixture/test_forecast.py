@@ -8,7 +8,7 @@ from reprise.errors import UserError
 from reprise.mixture.forecast import forecast
 from reprise.mixture.preview import draw_mixture, packing, preview, show_order, write_picture
 from reprise.mixture.sampler import Sampler
-from reprise.mixture.weights import Leaf
+from reprise.mixture.shares import Leaf
 from reprise.recipe import Recipe
 from reprise.tokens.store import TokenStore
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from tests.mixture.runs import BATCH_ROWS, digest_batch, make_stages, make_store, steps
 
-from reprise.mixture.control import CAUSE, WeightsFile
 from reprise.mixture.sampler import Sampler
+from reprise.mixture.shares_file import CAUSE, WeightsFile
 from reprise.recipe.mixture import Stage
 from reprise.recipe.tokens import Rows
 from reprise.tokens.store import TokenStore

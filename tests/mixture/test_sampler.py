@@ -10,7 +10,7 @@ from tests.tokens.stores import EOS, build_store, document, random_documents
 
 from reprise.errors import UserError
 from reprise.mixture.sampler import NO_LOSS, Batch, Sampler
-from reprise.mixture.weights import Leaf
+from reprise.mixture.shares import Leaf
 from reprise.recipe.mixture import Stage
 from reprise.recipe.tokens import Rows
 from reprise.tokens.store import BucketKey, TokenStore

@@ -11,12 +11,12 @@ import yaml
 
 from reprise.documents.table import DROPPED_SCHEMA, read_table, write_part
 from reprise.evaluation.stage import benchmark_verdicts
-from reprise.mixture.plan import budgets
+from reprise.mixture.budget import budgets
 from reprise.model.machine import describe_machine
 from reprise.recipe import Recipe, read_preset
 from reprise.recipe.loading import parse_recipe
-from reprise.tokens.encoder import Encoder
 from reprise.tokens.store import StoreBuilder
+from reprise.tokens.tokenizer import Encoder
 from reprise.workspace import Json, Workspace, write_json
 
 TOPICS = {"en": "Law and Policy", "zh": "Medicine and Health"}

@@ -73,7 +73,7 @@ def run_stage(tmp_path: Path, tiny_model: Model) -> Runner:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyServer]:
-    monkeypatch.setattr("reprise.generators.server.FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("reprise.generators.openai_server.FIRST_PAUSE_S", 0.01)
     faulty = FaultyServer()
     yield faulty
     faulty.close()

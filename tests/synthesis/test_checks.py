@@ -20,8 +20,8 @@ from reprise.synthesis.checks import (
     support,
 )
 from reprise.synthesis.parsing import Pair
+from reprise.synthesis.passages import Disciplines, choose_seeds, cut_passages, find_seeds, share_out
 from reprise.synthesis.prompts import load_prompt
-from reprise.synthesis.seeds import Disciplines, choose_seeds, cut_passages, find_seeds, share_out
 
 GOOD = Pair(
     "Why does a lake freeze from the top rather than from the bottom?",
@@ -196,7 +196,7 @@ def test_topics_take_turns_and_the_limit_of_a_file_holds_over_its_topics() -> No
 
 
 def test_quality_prefers_prose() -> None:
-    from reprise.synthesis.seeds import quality_of
+    from reprise.synthesis.passages import quality_of
 
     prose = "The river carries sand to the sea. Where it slows down, the sand settles and a delta grows."
     assert quality_of(prose) > 2 * quality_of("- Home\n- About\n- Contact\n- 12345\n- News\n- 6789")

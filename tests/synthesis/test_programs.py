@@ -10,10 +10,10 @@ from tests.synthesis.serving import settings as server_settings
 
 from reprise.errors import UserError
 from reprise.recipe.synthesis import Code, Synthesis
-from reprise.synthesis.need import estimate_need
+from reprise.sandbox.run import require_sandbox
+from reprise.synthesis.estimate import estimate_need
 from reprise.synthesis.parsing import Pair
 from reprise.synthesis.programs import code_tasks, read_bank, run_tests, stand_in
-from reprise.synthesis.sandbox import require_sandbox
 
 SOLUTION = "def double_up(numbers):\n    return [2 * number for number in numbers]"
 TESTS = "assert double_up([1]) == [2]\nassert double_up([]) == []\nassert double_up([-1, 4]) == [-2, 8]"

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from reprise.tokens.encoder import Encoder
 from reprise.tokens.store import StoreBuilder, TokenStore
+from reprise.tokens.tokenizer import Encoder
 
 EOS = 1
 

@@ -14,10 +14,10 @@ from reprise.recipe.mixture import Stage
 from reprise.recipe.model import Model
 from reprise.recipe.tokens import Rows, Tokens
 from reprise.recipe.training import Training
-from reprise.tokens.encoder import open_encoder
 from reprise.tokens.store import StoreBuilder
+from reprise.tokens.tokenizer import open_encoder
 from reprise.training import loop
-from reprise.training.interrupt import Interrupted
+from reprise.training.signals import Interrupted
 from reprise.training.stage import run
 from reprise.workspace import Work
 

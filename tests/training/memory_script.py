@@ -12,7 +12,7 @@ from reprise.recipe.training import Training
 from reprise.training.memory import peak_memory
 from reprise.training.network import Network, load_base
 from reprise.training.parallel import open_processes
-from reprise.training.streaming import read_shards
+from reprise.training.sharded_weights import read_shards
 
 folder = Path(sys.argv[1])
 training = Training(precision="float32", threads=1)

@@ -12,7 +12,7 @@ from reprise.recipe.training import Guards
 from reprise.tokens.store import BucketKey
 from reprise.training import loop
 from reprise.training.guards import bits_per_byte, check_retention, is_spike
-from reprise.training.interrupt import Interrupted
+from reprise.training.signals import Interrupted
 from reprise.training.stage import run
 from reprise.training.validation import BucketLoss
 

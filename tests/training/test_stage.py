@@ -17,7 +17,7 @@ from reprise.recipe.tokens import Rows
 from reprise.tokens.store import TokenStore
 from reprise.training import loop, stage
 from reprise.training.checkpoint import checkpoints_in
-from reprise.training.interrupt import Interrupted
+from reprise.training.signals import Interrupted
 from reprise.training.stage import run
 
 

@@ -9,7 +9,7 @@ from tests.training.conftest import events, make_training
 
 from reprise.errors import UserError
 from reprise.training import metrics
-from reprise.training.interrupt import Interrupted
+from reprise.training.signals import Interrupted
 from reprise.training.stage import run
 
 

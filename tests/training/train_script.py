@@ -12,7 +12,7 @@ from reprise.recipe.mixture import Stage
 from reprise.recipe.model import Model
 from reprise.recipe.tokens import Rows
 from reprise.recipe.training import Training
-from reprise.training.interrupt import Interrupted
+from reprise.training.signals import Interrupted
 from reprise.training.stage import run
 from reprise.workspace import Work
 

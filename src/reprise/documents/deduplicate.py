@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from reprise.documents.engine import Engine, run_pieces
 from reprise.documents.language import WITHOUT_SPACES
-from reprise.documents.stages import Outcome, Place, pass_through, run_step
+from reprise.documents.part_step import Outcome, Place, pass_through, run_step
 from reprise.documents.table import DOCUMENTS, hash_text, list_parts
 from reprise.documents.words import mix, normalise
 from reprise.recipe.documents import Deduplicate

@@ -9,9 +9,9 @@ import numpy as np
 from rich.table import Table
 
 from reprise.errors import UserError
-from reprise.evaluation.benchmarks import BenchmarkRunner, group_means, harness_version, summarize
-from reprise.evaluation.evaluated import EvaluatedModel
-from reprise.evaluation.heldout import Text, group_texts, measure_bits
+from reprise.evaluation.benchmarks.runner import BenchmarkRunner, group_means, harness_version, summarize
+from reprise.evaluation.bits_per_byte import Text, group_texts, measure_bits
+from reprise.evaluation.model import EvaluatedModel
 from reprise.evaluation.stage import compare_models
 from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.fields import Settings

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from reprise.evaluation.benchmarks import BenchmarkRunner
-from reprise.evaluation.evaluated import EvaluatedModel
-from reprise.evaluation.heldout import Text, language_totals, measure_bits
+from reprise.evaluation.benchmarks.runner import BenchmarkRunner
+from reprise.evaluation.bits_per_byte import Text, language_totals, measure_bits
+from reprise.evaluation.model import EvaluatedModel
 from reprise.model.loading import load_model
 from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.model import Model

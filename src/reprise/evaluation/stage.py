@@ -20,12 +20,12 @@ import numpy.typing as npt
 
 from reprise.documents.table import DOCUMENTS, read_table
 from reprise.errors import UserError
-from reprise.evaluation.benchmarks import BenchmarkRunner, compare_benchmarks, group_means, harness_version
-from reprise.evaluation.continuations import choose_prompts, continue_prompts
+from reprise.evaluation.benchmarks.runner import BenchmarkRunner, compare_benchmarks, group_means, harness_version
+from reprise.evaluation.bits_per_byte import Text, group_texts, measure_bits
 from reprise.evaluation.curves import measure_curve, trained_model
-from reprise.evaluation.evaluated import EvaluatedModel
-from reprise.evaluation.heldout import Text, group_texts, measure_bits
-from reprise.evaluation.retention import compare_rates, headline
+from reprise.evaluation.model import EvaluatedModel
+from reprise.evaluation.samples import choose_prompts, continue_prompts
+from reprise.evaluation.verdicts import compare_rates, headline
 from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.model import Model
 from reprise.workspace import Work, write_json

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from reprise.recipe.generator import Generator as GeneratorSettings
-from reprise.recipe.model import Model
 from reprise.workspace import Json, digest
 
 
@@ -86,29 +85,3 @@ def random_seed(key: str) -> int:
 def price(prompt_tokens: int, completion_tokens: int, settings: GeneratorSettings) -> float:
     """Cost of tokens, in the currency of the recipe's prices."""
     return (prompt_tokens * settings.input_price + completion_tokens * settings.output_price) / 1e6
-
-
-def open_generator(settings: GeneratorSettings, model: Model, setting: str) -> Generator:
-    """The generator that the recipe names.
-
-    Args:
-        settings: of the generator.
-        model: the base model of the recipe, used where the generator names none.
-        setting: where the settings stand in the recipe, for errors, such as `synthesis.generator`.
-
-    Raises:
-        UserError: a package is missing, or the model cannot be loaded.
-    """
-    if settings.kind == "openai":
-        from reprise.generators.server import Server
-
-        return Server(settings, setting)
-    if settings.model is not None:
-        model = Model(path=settings.model)
-    if settings.kind == "vllm":
-        from reprise.generators.vllm_engine import VllmEngine
-
-        return VllmEngine(settings, model, setting)
-    from reprise.generators.in_process import InProcess
-
-    return InProcess(settings, model, setting)

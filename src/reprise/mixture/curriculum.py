@@ -5,7 +5,7 @@ import numpy.typing as npt
 import xxhash
 
 from reprise.errors import UserError
-from reprise.mixture.shares import exact
+from reprise.mixture.apportion import exact
 from reprise.recipe.mixture import Curriculum
 from reprise.tokens.rows import DocumentSet, Order
 

@@ -2,9 +2,9 @@
 
 from typing import NamedTuple
 
-from reprise.mixture.leaves import LeafRows, first_weights, open_leaves
-from reprise.mixture.shares import apportion
-from reprise.mixture.weights import Weights
+from reprise.mixture.apportion import apportion
+from reprise.mixture.buckets import LeafRows, first_weights, open_leaves
+from reprise.mixture.shares import Weights
 from reprise.recipe import Recipe
 from reprise.tokens.store import TokenStore
 

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from reprise.mixture.buckets import LeafRows, open_leaves
 from reprise.mixture.forecast import Segment, forecast
-from reprise.mixture.leaves import LeafRows, open_leaves
 from reprise.mixture.sampler import Sampler
 from reprise.model.loading import load_tokenizer
 from reprise.recipe import Recipe

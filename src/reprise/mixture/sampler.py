@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from reprise.errors import UserError
 from reprise.mixture import policy as policies
-from reprise.mixture.leaves import LeafRows, first_weights, open_leaves
+from reprise.mixture.buckets import LeafRows, first_weights, open_leaves
 from reprise.mixture.rules import State
-from reprise.mixture.schedule import Turns
-from reprise.mixture.weights import Leaf, WeightChange, Weights
+from reprise.mixture.shares import Leaf, WeightChange, Weights
+from reprise.mixture.turns import Turns
 from reprise.recipe.mixture import Stage
 from reprise.recipe.tokens import Rows
 from reprise.tokens.rows import DocumentSet, Row

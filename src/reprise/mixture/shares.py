@@ -1,29 +1,138 @@
-"""Exact division of a whole number among shares."""
+"""The shares of languages, sources and topics, as they stand at one moment of a stage."""
 
-from collections.abc import Sequence
-from fractions import Fraction
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from reprise.errors import UserError
 
 
-def exact(share: float) -> Fraction:
-    """The decimal number that was written in the recipe: 0.7 is 7/10, not the nearest binary fraction."""
-    return Fraction(repr(float(share)))
+class Leaf(NamedTuple):
+    """A bucket of a stage's mixture."""
+
+    name: str
+    """Entry of the mixture: a language, or `synthetic`."""
+    source: str
+    topic: str | None
+    """None where the stage does not split the source by topic."""
+
+    @property
+    def path(self) -> str:
+        """`zh/web/Others`: how the leaf is named in weights, logs and the state."""
+        return "/".join(part for part in self if part is not None)
+
+    @property
+    def parents(self) -> list[str]:
+        """Paths above it: `zh`, `zh/web`."""
+        return [self.name] if self.topic is None else [self.name, f"{self.name}/{self.source}"]
 
 
-def apportion(total: int, shares: Sequence[Fraction | float | int]) -> list[int]:
-    """Whole numbers in the ratio of the shares that sum exactly to `total`.
+@dataclass(frozen=True)
+class WeightChange:
+    """A change of the mixture, for the log and the report."""
 
-    The method of largest remainders: round down, then give what is left to the largest fractions, the first of equals
-    first.
+    rows: int
+    """Rows that were handed out before it came into force."""
+    cause: str
+    """Policy's name, `weights.json`, `recipe`, or what ended."""
+    path: str
+    """What is divided: "" the stage, `zh` its sources, `zh/web` its topics."""
+    old: dict[str, float]
+    """Child -> share of its parent, before; where a bucket ran out, leaf -> share of the stage."""
+    new: dict[str, float]
 
-    Args:
-        total: what is divided.
-        shares: at least one above 0; they need not sum to 1. Floats are taken as the decimals they print as.
-    """
-    parts = [exact(share) if isinstance(share, float) else Fraction(share) for share in shares]
-    whole = sum(parts, Fraction(0))
-    quotas = [total * part / whole for part in parts]
-    counts = [quota.numerator // quota.denominator for quota in quotas]
-    by_remainder = sorted(range(len(quotas)), key=lambda i: (counts[i] - quotas[i], i))
-    for i in by_remainder[: total - sum(counts)]:
-        counts[i] += 1
-    return counts
+    def to_json(self) -> dict[str, Any]:
+        """For metrics.jsonl."""
+        return dict(vars(self))
+
+
+class Weights:
+    """A tree of shares: of the stage, of each language, of each split source."""
+
+    def __init__(self, leaves: Iterable[Leaf], shares: Mapping[str, float]) -> None:
+        """Every path of a leaf and of its parents has a share in `shares`."""
+        self.leaves = list(leaves)
+        self.shares = dict(shares)
+        self._children: dict[str, list[str]] = {}
+        for leaf in self.leaves:
+            above = ""
+            for path in (*leaf.parents, leaf.path):
+                siblings = self._children.setdefault(above, [])
+                if path not in siblings:
+                    siblings.append(path)
+                above = path
+
+    def children(self, path: str) -> dict[str, float]:
+        """Child path -> share of its parent; empty for a leaf or an unknown path."""
+        return {child: self.shares[child] for child in self._children.get(path, [])}
+
+    def of_leaves(self, ended: frozenset[str] = frozenset()) -> list[float]:
+        """Share of the stage that each leaf gets; they sum to 1.
+
+        Args:
+            ended: paths of leaves that have no further row; their share goes to their siblings, or where all of these
+                have ended, to those of their source, then of their language.
+        """
+        found: dict[str, float] = {}
+        self._divide("", 1.0, found, ended)
+        return [found.get(leaf.path, 0.0) for leaf in self.leaves]
+
+    def _divide(self, path: str, share: float, found: dict[str, float], ended: frozenset[str]) -> None:
+        alive = {child: part for child, part in self.children(path).items() if self._is_alive(child, ended)}
+        total = sum(alive.values())
+        for child, part in alive.items():
+            if child in self._children:
+                self._divide(child, share * part / total, found, ended)
+            else:
+                found[child] = share * part / total
+
+    def _is_alive(self, path: str, ended: frozenset[str]) -> bool:
+        if self.shares[path] <= 0.0 or path in ended:
+            return False
+        return path not in self._children or any(self._is_alive(child, ended) for child in self._children[path])
+
+    def change(self, wanted: Mapping[str, float], *, rows: int, cause: str) -> list[WeightChange]:
+        """Set the shares of some paths; siblings that are not named share the rest as before.
+
+        Raises:
+            UserError: a path is unknown, a share is not 0 to 1, or siblings cannot sum to 1. Nothing is changed then.
+        """
+        by_parent: dict[str, dict[str, float]] = {}
+        parent_of = {child: parent for parent, children in self._children.items() for child in children}
+        for path, share in wanted.items():
+            where = f"{cause}: {path} = {share!r}"
+            if path not in parent_of:
+                known = ", ".join(sorted(parent_of))
+                raise UserError("this is no part of the mixture", where=where, remedy=f"name one of: {known}")
+            if isinstance(share, bool) or not isinstance(share, int | float) or not 0.0 <= share <= 1.0:
+                raise UserError("a share is a number from 0 to 1", where=where, remedy="mend the number")
+            by_parent.setdefault(parent_of[path], {})[path] = float(share)
+        changes = []
+        for parent, named in by_parent.items():
+            old = self.children(parent)
+            new = _completed(old, named, f"{cause}: {', '.join(named)}")
+            if new != old:
+                changes.append(WeightChange(rows, cause, parent, old, new))
+        proposed = Weights(self.leaves, {**self.shares, **{k: v for change in changes for k, v in change.new.items()}})
+        if sum(proposed.of_leaves()) <= 0.0:
+            raise UserError("these shares leave nothing to train on", where=cause, remedy="give some bucket a share")
+        self.shares = proposed.shares
+        return changes
+
+
+def _completed(old: Mapping[str, float], named: Mapping[str, float], where: str) -> dict[str, float]:
+    """Shares of all siblings: those named, and the others scaled to fill the rest."""
+    total = math.fsum(named.values())
+    others = {path: share for path, share in old.items() if path not in named}
+    rest = math.fsum(others.values())
+    if total > 1.0 + 1e-6 or (abs(total - 1.0) > 1e-6 and rest <= 0.0):
+        raise UserError(
+            f"the shares of siblings must sum to 1, these sum to {total:.6g}",
+            where=where,
+            remedy="correct them, or leave some siblings out: they share the rest",
+        )
+    if all(named[path] == old[path] for path in named):
+        return dict(old)
+    scale = max(0.0, 1.0 - total) / rest if rest > 0.0 else 0.0
+    return {path: named[path] / max(total, 1.0) if path in named else old[path] * scale for path in old}

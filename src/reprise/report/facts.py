@@ -25,7 +25,7 @@ from typing import Any
 
 from reprise import __version__
 from reprise.errors import UserError
-from reprise.mixture.plan import budgets
+from reprise.mixture.budget import budgets
 from reprise.recipe import Recipe
 from reprise.recipe.model import Model
 from reprise.report.corpus import corpus_facts, excerpt, stage_folder

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from reprise.mixture.leaves import LeafRows, open_leaves
+from reprise.mixture.buckets import LeafRows, open_leaves
 from reprise.recipe import Recipe
 from reprise.tokens.store import TokenStore
 from reprise.workspace import Json, Workspace

@@ -14,10 +14,10 @@ import numpy as np
 from reprise.errors import UserError
 from reprise.progress import track
 from reprise.recipe.synthesis import Code, Synthesis
+from reprise.sandbox.run import Limits, Verdict, require_sandbox, run_program
 from reprise.synthesis.checks import content_words, longest_common_run
 from reprise.synthesis.parsing import Pair
 from reprise.synthesis.prompts import load_prompt
-from reprise.synthesis.sandbox import Limits, Verdict, require_sandbox, run_program
 from reprise.synthesis.tasks import Task
 
 DISCIPLINE = "programming"

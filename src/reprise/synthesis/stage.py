@@ -21,17 +21,18 @@ import xxhash
 from reprise.documents.engine import Engine
 from reprise.documents.table import DOCUMENTS, DROPPED, DROPPED_SCHEMA, TableWriter, read_table
 from reprise.errors import UserError
-from reprise.generators.asking import Asker, Spending
-from reprise.generators.generator import Answer, Failure, open_generator
+from reprise.generators.cached import Asker, Spending
+from reprise.generators.generator import Answer, Failure
 from reprise.generators.journal import Journal
+from reprise.generators.open import open_generator
 from reprise.model.loading import load_tokenizer
 from reprise.progress import console
 from reprise.recipe.documents import Clean, Decontaminate, Deduplicate
 from reprise.recipe.model import Model
 from reprise.recipe.synthesis import Synthesis
 from reprise.synthesis.checks import check_instructions, check_pair
-from reprise.synthesis.corpus import drop_by_documents
-from reprise.synthesis.opinions import check_agreement, judge
+from reprise.synthesis.judge import check_agreement, judge
+from reprise.synthesis.novelty import drop_by_documents
 from reprise.synthesis.parsing import DoesNotParseError, corrupt_final, parse_answer
 from reprise.synthesis.programs import code_tasks, verify_programs
 from reprise.synthesis.tasks import Task, needs_final, science_tasks

@@ -11,8 +11,8 @@ from reprise.generators.prompts import Prompt
 from reprise.progress import console
 from reprise.recipe.synthesis import Synthesis
 from reprise.synthesis.parsing import Pair
+from reprise.synthesis.passages import Disciplines, Seed, choose_seeds, discipline_name, find_seeds, share_out
 from reprise.synthesis.prompts import load_prompt
-from reprise.synthesis.seeds import Disciplines, Seed, choose_seeds, discipline_name, find_seeds, share_out
 
 _SPARE_SEEDS = 10_000
 

@@ -21,8 +21,8 @@ from reprise.errors import UserError
 from reprise.progress import track
 from reprise.recipe.model import Model
 from reprise.recipe.tokens import Tokens
-from reprise.tokens.encoder import Encoder, Ids, open_encoder
 from reprise.tokens.gather import gather_slices
+from reprise.tokens.tokenizer import Encoder, Ids, open_encoder
 from reprise.workspace import Work, digest, write_json
 
 log = logging.getLogger(__name__)

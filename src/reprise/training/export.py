@@ -18,7 +18,7 @@ from reprise.recipe.model import Model
 from reprise.training.averaging import distinct_weights
 from reprise.training.checkpoint import check_sums, read_facts, read_tensors
 from reprise.training.parallel import Processes
-from reprise.training.streaming import locate_weights, whole, write_shards
+from reprise.training.sharded_weights import locate_weights, whole, write_shards
 
 
 def write_model(

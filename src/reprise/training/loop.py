@@ -10,15 +10,15 @@ from typing import Any, NoReturn
 import torch
 
 from reprise.errors import UserError
-from reprise.mixture.control import CAUSE, WeightsFile
 from reprise.mixture.sampler import Batch
+from reprise.mixture.shares_file import CAUSE, WeightsFile
 from reprise.model.attention import document_inputs
 from reprise.progress import track
 from reprise.training.checkpoint import checkpoint_name, newest_whole, prune
 from reprise.training.guards import Retention, bits_per_byte, check_retention, is_spike
-from reprise.training.interrupt import Interrupted, StopSignal
 from reprise.training.memory import peak_memory
 from reprise.training.optimizer import clip_gradients, learning_rate, set_learning_rate
+from reprise.training.signals import Interrupted, StopSignal
 from reprise.training.state import Run, next_multiple
 from reprise.training.validation import BucketLoss
 from reprise.training.writer import CheckpointError

@@ -19,7 +19,7 @@ from reprise.recipe.model import Model
 from reprise.recipe.tokens import Rows
 from reprise.recipe.training import Training
 from reprise.training.parallel import Processes, compute_dtype
-from reprise.training.streaming import locate_weights, read_shards
+from reprise.training.sharded_weights import locate_weights, read_shards
 
 log = logging.getLogger(__name__)
 

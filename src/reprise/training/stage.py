@@ -14,14 +14,14 @@ from reprise.tokens.store import TokenStore
 from reprise.training.averaging import Average
 from reprise.training.checkpoint import check_content, load_checkpoint, newest_whole, prune, read_facts
 from reprise.training.export import write_model
-from reprise.training.interrupt import Interrupted, StopSignal, catch_stop
 from reprise.training.loop import log_weights, note_checkpoint, train
 from reprise.training.metrics import Metrics
 from reprise.training.network import open_network
 from reprise.training.optimizer import build_optimizer
 from reprise.training.parallel import Processes, compute_dtype, open_processes
+from reprise.training.signals import Interrupted, StopSignal, catch_stop
 from reprise.training.state import Benchmarks, Run, next_multiple
-from reprise.training.terminal import StatusLine
+from reprise.training.status_line import StatusLine
 from reprise.training.validation import HeldOut
 from reprise.training.writer import CheckpointError, CheckpointWriter
 from reprise.workspace import Json, Work, differences

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from reprise.mixture.sampler import Sampler
-from reprise.mixture.weights import WeightChange
+from reprise.mixture.shares import WeightChange
 from reprise.recipe.mixture import Stage
 from reprise.recipe.tokens import Rows
 from reprise.recipe.training import Training
@@ -19,7 +19,7 @@ from reprise.training.metrics import Metrics
 from reprise.training.network import Network
 from reprise.training.optimizer import optimizer_steps
 from reprise.training.parallel import Processes
-from reprise.training.terminal import StatusLine
+from reprise.training.status_line import StatusLine
 from reprise.training.validation import BucketLoss, HeldOut
 from reprise.training.writer import CheckpointWriter
 from reprise.workspace import Json, Work

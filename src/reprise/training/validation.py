@@ -11,8 +11,8 @@ import torch
 from reprise.model.likelihood import IGNORE, token_nll
 from reprise.recipe.training import Validation
 from reprise.tokens.store import Bucket, BucketKey
-from reprise.training.interrupt import StopSignal
 from reprise.training.parallel import Processes
+from reprise.training.signals import StopSignal
 
 CHOICE_SEED = 0
 """Which held-out documents are measured must not change between runs, or their losses could not be compared."""

@@ -1,0 +1,1 @@
+"""Repair text, mask personal data, drop what the heuristics reject."""

@@ -1,0 +1,98 @@
+"""Stage `clean`: repair the text, mask personal data where asked, drop what no model should read."""
+
+import functools
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+
+from reprise.documents.clean.heuristics import find_broken
+from reprise.documents.clean.personal_data import mask_personal_data
+from reprise.documents.engine import Engine
+from reprise.documents.part_step import Drop, Outcome, Place, pass_through, run_step
+from reprise.recipe.documents import Clean
+from reprise.workspace import Work
+
+_BATCH_CHARS = 400_000
+_CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff\ufffe\uffff]")
+"""Control characters but tab and line ends, byte order marks, and code points that are no characters."""
+_MAY_BE_MOJIBAKE = re.compile("[\x80-\u200f\u2020\u2021\u2030\u20a0-\u2dff\uf8ff\ufb01\ufb02\ufffd]")
+"""What every sign of a wrong decoding holds at least one of: cheaper to look for than the signs themselves."""
+_LINE_ENDS = re.compile("\r\n?|\u2028|\u2029|\x85")
+
+
+def run(work: Work, *, clean: Clean, engine: Engine) -> None:
+    """Write `documents/` and `dropped/` of the stage."""
+    if not clean.enabled:
+        pass_through(work, "read")
+        return
+    run_step(work, "read", functools.partial(clean_rows, clean), engine=engine, what="clean")
+
+
+def clean_rows(clean: Clean, rows: pa.Table, place: Place) -> Outcome:
+    """Repaired texts, and which rows are dropped."""
+    before = rows["text"].to_pylist()
+    texts = [repair(text) for text in before] if clean.fix_unicode else before
+    numbers = Counter({"repaired": sum(old != new for old, new in zip(before, texts, strict=True))})
+    if clean.mask_personal_data:
+        masked = [mask_personal_data(text) for text in texts]
+        texts = [text for text, _ in masked]
+        for _, kinds in masked:
+            numbers.update({f"masked_{kind}": count for kind, count in kinds.items()})
+    drops: list[Drop] = []
+    for row, text in enumerate(texts):
+        if len(text) < clean.min_chars:
+            drops.append((row, "too_short", f"{len(text)} characters, at least {clean.min_chars} wanted"))
+    gone = {row for row, _, _ in drops}
+    langs, sources = rows["lang"].to_pylist(), rows["source"].to_pylist()
+    for lang in sorted(set(langs)):
+        judged = [
+            row
+            for row in range(rows.num_rows)
+            if langs[row] == lang and sources[row] in clean.heuristics_sources and row not in gone
+        ]
+        drops += _judge(clean, lang, judged, texts)
+    return Outcome(columns={"text": texts}, drops=drops, numbers=dict(numbers))
+
+
+def _judge(clean: Clean, lang: str, rows: Sequence[int], texts: Sequence[str]) -> Iterator[Drop]:
+    """Drops by the heuristics among rows of one language."""
+    rules = clean.heuristics.get(lang, clean.heuristics["other"])
+    has_stop_words = lang == "en" or lang in clean.heuristics
+    for start, batch in _batches([texts[row] for row in rows]):
+        for place, broken in enumerate(find_broken(batch, rules, has_stop_words=has_stop_words), start):
+            if broken:
+                yield (rows[place], *broken)
+
+
+def _batches(texts: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    """(first, texts): runs of texts of bounded length together."""
+    first, num_chars = 0, 0
+    for place, text in enumerate(texts):
+        num_chars += len(text)
+        if num_chars >= _BATCH_CHARS or place == len(texts) - 1:
+            yield first, list(texts[first : place + 1])
+            first, num_chars = place + 1, 0
+
+
+def repair(text: str) -> str:
+    """Mojibake mended, NFC, one kind of line end, no control characters, no white space at the ends.
+
+    Full-width punctuation, ligatures and quotation marks stay as they are: they are the author's.
+    """
+    if not text.isascii():
+        text = _mend_mojibake(text)
+    text = _CONTROLS.sub("", _LINE_ENDS.sub("\n", text))
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def _mend_mojibake(text: str) -> str:
+    """Undo wrong decodings line by line. Lines without a suspect sequence, nearly all, are not looked at again."""
+    import ftfy
+    from ftfy.badness import is_bad
+
+    lines = text.split("\n")
+    mended = [ftfy.fix_encoding(line) if _MAY_BE_MOJIBAKE.search(line) and is_bad(line) else line for line in lines]
+    return "\n".join(mended)

@@ -1,0 +1,1 @@
+"""Drop documents that contain benchmark questions."""

@@ -1,0 +1,1 @@
+"""One topic per document, by a classifier that is fitted to labelled documents."""

@@ -1,0 +1,28 @@
+"""Terms by which the topics of the default lists are known, in English and Chinese: `glossary/LANGUAGE.yaml`."""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+FOLDER = Path(__file__).with_name("glossary_terms")
+
+Glossary = list[tuple[str, str]]
+"""(terms of one branch of a field, topic)."""
+
+
+def read_glossary(topics: Sequence[str]) -> Glossary:
+    """The lines of the files that have terms for every one of the topics; none where no file has."""
+    chosen: Glossary = []
+    for path in sorted(FOLDER.glob("*.yaml")):
+        found = _read(path)
+        if set(topics) <= set(found):
+            chosen += [(line, topic) for topic in topics for line in found[topic]]
+    return chosen
+
+
+@functools.cache
+def _read(path: Path) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return found

@@ -1,0 +1,213 @@
+"""Labels by a language model: a sample of the documents of each source, one most related topic to each.
+
+    asked.jsonl   one object per document: hash (of the text), lang, source, origin, topic (null: none), reason, answer
+
+Answers are kept in the journal of `work.cache` under the content of the request, so that nothing is paid for twice.
+"""
+
+import functools
+import heapq
+import importlib.resources
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from reprise.documents.label.training_set import Labelled
+from reprise.documents.table import hash_text, read_table
+from reprise.errors import UserError
+from reprise.generators.cached import Asker
+from reprise.generators.generator import Answer, Outcome, Request
+from reprise.generators.journal import Journal
+from reprise.generators.open import open_generator
+from reprise.generators.prompts import Prompt, parse_prompt
+from reprise.recipe.documents import Llm, Topics
+from reprise.recipe.model import Model
+from reprise.workspace import Json, Work
+
+FILE = "asked.jsonl"
+
+_SETTING = "documents.topics.llm"
+_EXCERPT_CHARS = 200
+_NUMBER = re.compile(r"^\(?(\d{1,3})\s*[.):：、]?\s*")
+_AROUND = " \t\r\n*_`'\"“”‘’「」《》.。-"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A document of the sample."""
+
+    hash: str
+    text: str
+    lang: str
+    source: str
+    origin: str
+
+
+def ask_topics(
+    work: Work, documents: Path, topics: Topics, split_sources: Sequence[str], model: Model, known: dict[str, Labelled]
+) -> dict[str, Json]:
+    """Ask about the sample; write `asked.jsonl` and add the labels to those that are known.
+
+    Args:
+        work: of the stage; gets the totals into `counts`.
+        documents: the table of the stage before.
+        topics: settings with `llm`.
+        split_sources: sources whose documents need a topic.
+        model: base model of the recipe, asked where the generator names none.
+        known: labels per language, which grow.
+
+    Returns:
+        language -> what was asked and answered, for the report.
+
+    Raises:
+        UserError: the generator refuses or costs too much, or no answer in a language names a topic.
+    """
+    assert topics.llm is not None
+    sample = choose_sample(documents, set(split_sources), topics.llm.sample_per_source)
+    setting = f"{_SETTING}.generator"
+    report: dict[str, Json] = {}
+    with (
+        closing(Journal(work.cache)) as journal,
+        closing(open_generator(topics.llm.generator, model, setting)) as generator,
+        (work.output / FILE).open("w", encoding="utf-8") as file,
+    ):
+        asker = Asker(generator, topics.llm.generator, journal, setting=setting)
+        for lang, chosen in sorted(sample.items()):
+            prompt = load_prompt(lang, topics.llm.prompts)
+            requests = [topic_request(prompt, entry.text, topics.lists[lang], topics.llm) for entry in chosen]
+            before = asker.spending.cost
+            outcomes = asker.ask(requests, f"label {lang}")
+            report[lang] = _read_answers(chosen, outcomes, topics.lists[lang], known.setdefault(lang, Labelled()), file)
+            report[lang] |= {"prompt": prompt.name, "cost": asker.spending.cost - before}
+            if not known[lang].texts:
+                raise UserError(
+                    f"none of {len(chosen)} answers about documents of the language {lang!r} names a topic",
+                    where=_SETTING,
+                    remedy=f"look at {work.output / FILE}; take another model or write another prompt",
+                )
+    work.counts["asked"] = vars(asker.spending)
+    return report
+
+
+def choose_sample(documents: Path, split_sources: set[str], per_source: int) -> dict[str, list[Asked]]:
+    """Language -> training documents without a topic, those of each source with the smallest hash of the text."""
+    found: dict[tuple[str, str], list[tuple[str, Asked]]] = defaultdict(list)
+    for batch in read_table(documents, ["text", "lang", "source", "topic", "split", "origin"]):
+        for row in batch.filter(pa.compute.is_null(batch.column("topic"))).to_pylist():
+            if row["source"] in split_sources and row["split"] == "train":
+                entry = Asked(hash_text(row["text"]), row["text"], row["lang"], row["source"], row["origin"])
+                bucket = found[entry.lang, entry.source]
+                bucket.append((entry.hash, entry))
+                if len(bucket) >= 2 * per_source + 1000:
+                    bucket[:] = _smallest(per_source, bucket)
+    sample: dict[str, list[Asked]] = defaultdict(list)
+    for (lang, _), bucket in sorted(found.items()):
+        sample[lang] += [entry for _, entry in _smallest(per_source, bucket)]
+    return dict(sample)
+
+
+def _smallest(count: int, bucket: Iterable[tuple[str, Asked]]) -> list[tuple[str, Asked]]:
+    """Those with the smallest hashes, each text once."""
+    once: dict[str, Asked] = {}
+    for key, entry in bucket:
+        once[key] = min(once.get(key, entry), entry, key=lambda one: one.origin)
+    return heapq.nsmallest(count, once.items(), key=lambda item: item[0])
+
+
+def topic_request(prompt: Prompt, text: str, topics: Sequence[str], llm: Llm) -> Request:
+    """The question about a text."""
+    return prompt.request(
+        max_tokens=llm.generator.max_tokens,
+        temperature=llm.generator.temperature,
+        top_p=llm.generator.top_p,
+        text=text[: llm.max_chars].strip(),
+        topics="\n".join(f"{number}. {topic}" for number, topic in enumerate(topics, 1)),
+    )
+
+
+def parse_topic(outcome: Outcome, topics: Sequence[str]) -> tuple[str | None, str]:
+    """The topic that an answer names, else None and why: `failed`, `cut_off`, `no_topic`, `contradiction`.
+
+    The answer must be one topic of the list and nothing else; case, quotation marks and its number in the list may
+    stand around it, and its number may stand for it.
+    """
+    if not isinstance(outcome, Answer):
+        return None, "failed"
+    text = " ".join(outcome.text.casefold().split()).strip(_AROUND)
+    by_name = {topic.casefold().strip(_AROUND): topic for topic in topics}
+    if text in by_name:
+        return by_name[text], ""
+    match = _NUMBER.match(text)
+    if match is None:
+        return None, "cut_off" if outcome.finish == "length" else "no_topic"
+    place, named = int(match[1]) - 1, text[match.end() :].strip(_AROUND)
+    if not 0 <= place < len(topics) or (named and named not in by_name):
+        return None, "cut_off" if outcome.finish == "length" else "no_topic"
+    if named and by_name[named] != topics[place]:
+        return None, "contradiction"
+    return topics[place], ""
+
+
+def load_prompt(lang: str, folder: str | None) -> Prompt:
+    """topic.LANGUAGE.yaml of the user's folder, else ours; a language that has none is asked about in English.
+
+    Raises:
+        UserError: the folder does not exist, or the file is no prompt file with the places {text} and {topics}.
+    """
+    own = Path(folder).expanduser() if folder else None
+    if own is not None and not own.is_dir():
+        raise UserError(
+            "the folder does not exist", where=f"{_SETTING}.prompts={folder}", remedy="name a folder of prompts"
+        )
+    ours = importlib.resources.files("reprise.documents.label") / "prompts"
+    for name in (f"topic.{lang}", "topic.en"):
+        for place in (own, ours):
+            if place is not None and (file := place / f"{name}.yaml").is_file():
+                prompt = parse_prompt(file.read_text(encoding="utf-8"), name, str(file))
+                whole = "".join(text for _, text in prompt.messages)
+                if "{text}" not in whole or "{topics}" not in whole:
+                    raise UserError("the prompt has no {text} or no {topics}", where=str(file), remedy="write both")
+                return prompt
+    raise AssertionError("topic.en is part of Reprise")
+
+
+@functools.lru_cache(maxsize=2)
+def read_asked(path: str) -> Mapping[str, str]:
+    """Hash of a text -> topic that the model named; empty where none was asked."""
+    if not Path(path).exists():
+        return {}
+    with Path(path).open(encoding="utf-8") as file:
+        return {entry["hash"]: entry["topic"] for entry in map(json.loads, file) if entry["topic"]}
+
+
+def _read_answers(
+    chosen: Sequence[Asked], outcomes: Sequence[Outcome], topics: Sequence[str], known: Labelled, file: Any
+) -> dict[str, Json]:
+    taken = set(known.texts)
+    unusable: Counter[str] = Counter()
+    for entry, outcome in zip(chosen, outcomes, strict=True):
+        topic, reason = parse_topic(outcome, topics)
+        shown = outcome.text if isinstance(outcome, Answer) else outcome.reason
+        line = {"hash": entry.hash, "lang": entry.lang, "source": entry.source, "origin": entry.origin, "topic": topic}
+        line |= {"reason": reason, "answer": shown[:_EXCERPT_CHARS]}
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        if topic is None:
+            unusable[reason] += 1
+        elif entry.text not in taken:
+            known.texts.append(entry.text)
+            known.labels.append(topic)
+    answers = [outcome for outcome in outcomes if isinstance(outcome, Answer)]
+    return {
+        "documents": len(chosen),
+        "labelled": len(chosen) - unusable.total(),
+        "unusable": dict(unusable.most_common()),
+        "prompt_tokens": sum(answer.prompt_tokens for answer in answers),
+        "completion_tokens": sum(answer.completion_tokens for answer in answers),
+    }

@@ -1,0 +1,102 @@
+"""Labelled documents: those that carry a topic, and those of the user's labelled files."""
+
+import heapq
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import xxhash
+
+from reprise.documents.language import detect_languages
+from reprise.documents.read.files import find_files
+from reprise.documents.read.records import Reject, read_records
+from reprise.documents.table import read_table
+from reprise.errors import UserError
+from reprise.recipe.documents import Input
+
+MAX_LABELS = 50_000
+"""Most labels of a language that a classifier is fitted on: those with the smallest hash of the text."""
+
+
+@dataclass
+class Labelled:
+    """Labelled texts of one language."""
+
+    texts: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+
+
+def collect_labels(
+    documents: Path, inputs: Sequence[Input], lists: Mapping[str, Sequence[str]], split_sources: Sequence[str]
+) -> dict[str, Labelled]:
+    """Labelled texts per language, each text once; held-out documents are left out.
+
+    Args:
+        documents: the table of the stage before.
+        inputs: the user's labelled files.
+        lists: language -> topics.
+        split_sources: sources whose labels must be topics of the list; labels of other sources are used if they are.
+
+    Raises:
+        UserError: a label is no topic of its language, or a labelled file cannot be read.
+    """
+    found: dict[str, list[tuple[int, str, str]]] = defaultdict(list)
+    for lang, text, label in [*_of_inputs(inputs, lists), *_of_documents(documents, lists, set(split_sources))]:
+        found[lang].append((xxhash.xxh3_64_intdigest(text.encode()), text, label))
+        if len(found[lang]) > 2 * MAX_LABELS:
+            found[lang] = heapq.nsmallest(MAX_LABELS, found[lang])
+    labelled = {}
+    for lang, entries in sorted(found.items()):
+        once = {text: label for _, text, label in reversed(heapq.nsmallest(MAX_LABELS, entries))}
+        labelled[lang] = Labelled(list(once), list(once.values()))
+    return labelled
+
+
+def _of_documents(
+    documents: Path, lists: Mapping[str, Sequence[str]], split_sources: set[str]
+) -> Iterator[tuple[str, str, str]]:
+    columns = ["text", "lang", "source", "topic", "split", "origin"]
+    for batch in read_table(documents, columns):
+        for row in batch.filter(batch.column("topic").is_valid()).to_pylist():
+            known = row["topic"] in lists.get(row["lang"], ())
+            if row["source"] in split_sources and not known:
+                raise _unknown(row["topic"], row["lang"], row["origin"], lists)
+            if known and row["split"] == "train":
+                yield row["lang"], row["text"], row["topic"]
+
+
+def _of_inputs(inputs: Sequence[Input], lists: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str, str]]:
+    for number, entry in enumerate(inputs):
+        where = f"documents.topics.labelled[{number}].path"
+        constants = {"source": "labelled", **entry.constants}
+        entry = entry.model_copy(update={"constants": constants})
+        for file in find_files(entry, where):
+            for record in read_records(file, entry):
+                if isinstance(record, Reject):
+                    reason = record.reason.replace("_", " ")
+                    raise UserError(
+                        f"cannot be read: {reason}", where=f"{file.path}:{record.line}", remedy="mend the line"
+                    )
+                place = f"{file.path}:{record.line}"
+                text, topic = str(record.fields["text"]), record.fields["topic"]
+                if topic is None:
+                    raise UserError("there is no topic", where=place, remedy="map it: `fields: {topic: NAME}`")
+                lang = record.fields["lang"] or detect_languages([text])[0]
+                if topic not in lists.get(lang, ()):
+                    raise _unknown(topic, lang, place, lists)
+                yield lang, text, topic
+
+
+def _unknown(topic: str, lang: str, where: str, lists: Mapping[str, Sequence[str]]) -> UserError:
+    if lang not in lists:
+        return UserError(
+            f"the document carries the topic {topic!r}, but its language {lang!r} has no list of topics",
+            where=where,
+            remedy=f"add documents.topics.lists.{lang}",
+        )
+    return UserError(
+        f"{topic!r} is no topic of the language {lang!r}; its topics are: {', '.join(lists[lang])}",
+        where=where,
+        remedy=f"correct the label, or add it to documents.topics.lists.{lang}",
+    )

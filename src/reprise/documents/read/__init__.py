@@ -1,0 +1,1 @@
+"""The user's files to one document table."""

@@ -1,0 +1,1 @@
+"""Benchmarks: which tasks there are, how they are run, how answers are judged."""

@@ -1,0 +1,143 @@
+"""lm-evaluation-harness: its tasks over our files, and a backend for it that meets the same tokens once.
+
+Imported only where a benchmark runs.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lm_eval
+from datasets import Dataset, DatasetDict
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.evaluator import evaluate
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+
+from reprise.benchmark_files import LocalSet
+from reprise.evaluation.benchmarks.catalogue import Benchmark, Part
+from reprise.evaluation.benchmarks.loglikelihood import ContinuationScorer
+from reprise.progress import track
+
+FEWSHOT_SEED = 1234
+"""The harness's own default, so that its command line draws the same examples."""
+
+VERSION = str(getattr(lm_eval, "__version__", "unknown"))
+
+logging.getLogger("lm_eval").setLevel(logging.ERROR)
+
+
+class BatchedLM(HFLM):  # type: ignore[misc]
+    """The harness's transformers model with another way of computing the same log-likelihoods.
+
+    Tokens, truncation and everything around it are the harness's. Generation is the harness's too, in batches.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, batch_tokens: int, generation_batch: int = 8) -> None:
+        """Wrap a loaded model.
+
+        Args:
+            model: a causal language model of transformers on its device.
+            tokenizer: of the model.
+            batch_tokens: tokens in one batch of log-likelihoods.
+            generation_batch: prompts that are continued together.
+        """
+        super().__init__(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=generation_batch)
+        self._scorer = ContinuationScorer(
+            model, max_length=self.max_length, batch_tokens=batch_tokens, device=model.device
+        )
+
+    def _loglikelihood_tokens(
+        self, requests: list[Any], disable_tqdm: bool = False, override_bs: int | None = None
+    ) -> list[tuple[float, bool]]:
+        pairs = [(context, continuation) for _, context, continuation in requests]
+        with track("benchmarks", len(pairs), "choices") as advance:
+            return self._scorer.score(pairs, advance)
+
+
+def local_tasks(benchmark: Benchmark, items: LocalSet) -> dict[str, Any]:
+    """Name -> task of the harness, over local questions."""
+    tasks: dict[str, Any] = {}
+    parts = benchmark.parts(items)
+    manager = _manager(benchmark)
+    for part in parts:
+        if "output_type" in part.config:
+            task = ConfigurableTask(config={**_data(part, "test"), **part.config})
+        else:
+            task = _from_harness(manager, part)
+        has_own_examples = bool(getattr(task.get_config("fewshot_config"), "samples", None))
+        shots = benchmark.shots if has_own_examples else min(benchmark.shots, len(part.items.dev))
+        task.set_config(key="num_fewshot", value=shots)
+        task.set_fewshot_seed(seed=FEWSHOT_SEED)
+        tasks[part.name] = task
+    return tasks
+
+
+def hub_tasks(benchmark: Benchmark) -> dict[str, Any]:
+    """Name -> task of the harness, as it is there, questions from the Hub."""
+    loaded = _manager(benchmark).load([benchmark.hub])["tasks"]
+    for task in loaded.values():
+        if task.get_config("num_fewshot") != 0 or benchmark.shots == 0:
+            task.set_config(key="num_fewshot", value=benchmark.shots)
+        task.set_fewshot_seed(seed=FEWSHOT_SEED)
+    return dict(loaded)
+
+
+def loaded_questions(tasks: dict[str, Any]) -> dict[str, list[list[Any]]]:
+    """Task -> its questions, and the examples that its prompts draw from: what its scores depend on of a dataset."""
+    return {
+        name: [list(task.eval_docs), list(task.fewshot_docs() if task.get_config("num_fewshot") else [])]
+        for name, task in tasks.items()
+    }
+
+
+def run_tasks(lm: Any, tasks: dict[str, Any], samples: dict[str, list[int]]) -> dict[str, list[dict[str, Any]]]:
+    """Run tasks on chosen questions; the harness's log of each question, by task."""
+    chosen = {name: task for name, task in tasks.items() if samples[name]}
+    results = evaluate(
+        lm=lm,
+        task_dict={"tasks": chosen, "groups": {}},
+        samples={name: samples[name] for name in chosen},
+        bootstrap_iters=0,
+        log_samples=True,
+        confirm_run_unsafe_code=False,
+    )
+    return {name: list(results["samples"][name]) for name in chosen}
+
+
+def _manager(benchmark: Benchmark) -> Any:
+    """Knows only the tasks of one benchmark: reading the names of all takes half a minute."""
+    root = Path(lm_eval.__file__).parent / "tasks"
+    return TaskManager(include_defaults=False, include_path=[str(root / folder) for folder in benchmark.harness])
+
+
+def _from_harness(manager: Any, part: Part) -> Any:
+    """The harness's task with our questions in place of its dataset."""
+    split = "val" if part.name.startswith("ceval-valid") else "test"
+    override = {**_data(part, split), **part.config, "task": part.name}
+    loaded = manager.load([{"group": f"reprise-{part.name}", "task": [override]}])
+    return next(iter(loaded["tasks"].values()))
+
+
+def _data(part: Part, split: str) -> dict[str, Any]:
+    """The settings that put local questions in place of a dataset."""
+    columns = {split: part.items.test} | ({"dev": part.items.dev} if part.items.dev else {})
+    dataset = DatasetDict(
+        {name: Dataset.from_list([part.columns(item) for item in items]) for name, items in columns.items()}
+    )
+    settings: dict[str, Any] = {
+        "custom_dataset": lambda **ignored: dataset,
+        "dataset_kwargs": {},
+        "training_split": None,
+        "validation_split": split if split == "val" else None,
+        "test_split": None if split == "val" else split,
+        "fewshot_split": "dev" if part.items.dev else None,
+    }
+    return settings
+
+
+def ordered(samples: Sequence[dict[str, Any]], metric: str, filter_name: str) -> list[tuple[int, float]]:
+    """(number of the question, score) in order, from the harness's log."""
+    chosen = [sample for sample in samples if sample["filter"] == filter_name]
+    return sorted((int(sample["doc_id"]), float(sample[metric])) for sample in chosen)

@@ -1,0 +1,116 @@
+"""Questions of the benchmarks whose tasks are written here, from the Hugging Face Hub.
+
+The columns are those of the datasets' cards. None of the sets has been downloaded in the tests.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from reprise.benchmark_files import LETTERS, Item, LocalSet
+from reprise.evaluation.benchmarks.answer_matching import boxed
+
+Rows = Iterable[dict[str, Any]]
+
+
+def read_hub(name: str) -> LocalSet:
+    """The questions of a benchmark of `SOURCES`, in the format of local files."""
+    return SOURCES[name]()
+
+
+def _load(path: str, config: str | None = None, **options: Any) -> Any:
+    import datasets
+
+    return datasets.load_dataset(path, config, **options)
+
+
+def _humaneval() -> LocalSet:
+    rows: Rows = _load("openai/openai_humaneval", split="test")
+    return LocalSet(
+        [{"question": row["prompt"], "answer": row["canonical_solution"], **_named(row)} for row in rows], []
+    )
+
+
+def _mbpp() -> LocalSet:
+    found = _load("google-research-datasets/mbpp", "full")
+    splits = (found["test"], found["prompt"])
+    return LocalSet(
+        *([{"question": row["text"], "answer": row["code"], **_named(row)} for row in rows] for rows in splits)
+    )
+
+
+def _named(row: dict[str, Any]) -> Item:
+    names = ("test", "entry_point", "test_list", "test_setup_code", "task_id")
+    return {name: row[name] for name in names if name in row}
+
+
+def _mawps() -> LocalSet:
+    rows: Rows = _load("MU-NLPC/Calc-mawps", split="test")
+    return LocalSet([{"question": row["question"], "answer": str(row["result"])} for row in rows], [])
+
+
+def _asdiv() -> LocalSet:
+    rows: Rows = _load("EleutherAI/asdiv", split="validation")
+    return LocalSet(
+        [{"question": f"{row['body']} {row['question']}", "answer": row["answer"].split(" (")[0]} for row in rows], []
+    )
+
+
+_MATH = (
+    "algebra",
+    "counting_and_probability",
+    "geometry",
+    "intermediate_algebra",
+    "number_theory",
+    "prealgebra",
+    "precalculus",
+)
+
+
+def _math() -> LocalSet:
+    """All 5,000 questions; the examples are the first training problems of the subjects, one of each."""
+    test: list[Item] = []
+    dev: list[Item] = []
+    for subject in _MATH:
+        found = _load("EleutherAI/hendrycks_math", subject)
+        test += [_math_item(row) for row in found["test"]]
+        dev.append(_math_item(found["train"][0]))
+    return LocalSet(test, dev)
+
+
+def _math_item(row: dict[str, Any]) -> Item:
+    return {"question": row["problem"], "solution": row["solution"], "answer": boxed(row["solution"]) or ""}
+
+
+def _scieval() -> LocalSet:
+    files = {split: f"hf://datasets/OpenDFM/SciEval/scieval-{split}.json" for split in ("valid", "dev")}
+    found = _load("json", data_files=files)
+    return LocalSet(*([_scieval_item(row) for row in found[split]] for split in ("valid", "dev")))
+
+
+_OPTION = re.compile(r"^([A-D])[.:)]\s*(.*)$", re.MULTILINE)
+
+
+def _scieval_item(row: dict[str, Any]) -> Item:
+    """The options stand in the text of the question; they are taken out where all of them are found."""
+    question = str(row["question"]).removesuffix("Answer:").rstrip()
+    item: Item = {"subject": row["category"], "answer_type": row["type"], "answer": str(row["answer"][0])}
+    options = list(_OPTION.finditer(question))
+    if (
+        row["type"] == "multiple-choice"
+        and [found[1] for found in options] == list(LETTERS[: len(options)])
+        and options
+    ):
+        return item | {"question": question[: options[0].start()].rstrip(), "choices": [found[2] for found in options]}
+    return item | {"question": question, "choices": []}
+
+
+SOURCES: dict[str, Callable[[], LocalSet]] = {
+    "humaneval": _humaneval,
+    "mbpp": _mbpp,
+    "mawps": _mawps,
+    "asdiv": _asdiv,
+    "math": _math,
+    "scieval": _scieval,
+}
+"""Benchmark -> reads its questions; all others are loaded by the harness's own tasks."""

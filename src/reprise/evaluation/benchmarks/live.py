@@ -1,0 +1,41 @@
+"""Benchmarks on a model while it is trained, in the same process."""
+
+from pathlib import Path
+from typing import Any
+
+from reprise.evaluation.benchmarks.runner import BenchmarkRunner
+from reprise.evaluation.model import EvaluatedModel
+from reprise.recipe.evaluation import Evaluation
+from reprise.recipe.model import Model
+
+
+class LiveModel(EvaluatedModel):
+    """A model that is in memory already; what it answers today is not what it answers tomorrow."""
+
+    def __init__(self, model: Any, fingerprint: str, settings: Model, evaluation: Evaluation) -> None:
+        super().__init__(settings, evaluation.model_copy(update={"backend": type(evaluation.backend)()}))
+        # In the places of the cached properties, which would load it.
+        self.__dict__ |= {"model": model, "fingerprint": fingerprint}
+
+
+def measure_live(
+    model: Any, fingerprint: str, *, settings: Model, evaluation: Evaluation, cache: Path, seed: int
+) -> list[dict[str, Any]]:
+    """Run the benchmarks of the recipe.
+
+    Args:
+        model: of transformers, in this process.
+        fingerprint: identifies its weights: answers are kept under it, so that a resumed run does not ask again.
+        settings: the base model, for the tokenizer.
+        evaluation: which benchmarks, how many questions of each.
+        cache: folder of answers that were computed before.
+        seed: of the choice of questions.
+
+    Returns:
+        {benchmark, metric, score, questions} of each that could run.
+    """
+    runner = BenchmarkRunner(LiveModel(model, fingerprint, settings, evaluation), evaluation, cache=cache, seed=seed)
+    return [
+        {"benchmark": one.benchmark, "metric": one.metric, "score": one.score, "questions": len(one.scores)}
+        for one in runner.run()
+    ]

@@ -1,0 +1,275 @@
+"""Benchmarks on a model: which questions, what was answered before, scores with their intervals.
+
+Every benchmark is kept in the cache when it is done, under what decides its scores (model, questions, task, settings),
+so a killed evaluation goes on and a second one reads.
+"""
+
+import contextlib
+import importlib.metadata
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reprise.benchmark_files import LocalSet, read_set
+from reprise.errors import missing_extra
+from reprise.evaluation.benchmarks.catalogue import BENCHMARKS, GROUPS, Benchmark
+from reprise.evaluation.benchmarks.hub import SOURCES, read_hub
+from reprise.evaluation.model import EvaluatedModel
+from reprise.evaluation.verdicts import compare_scores
+from reprise.progress import console
+from reprise.recipe.evaluation import Evaluation, expand_benchmarks
+from reprise.sandbox.run import require_sandbox
+from reprise.workspace import digest, write_json
+
+_FORMAT = 2
+"""Raised when the same settings would give other scores."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One model on one benchmark."""
+
+    benchmark: str
+    shots: int
+    metric: str
+    total: int
+    """Questions that the benchmark has; more than were asked where a sample was."""
+    scores: dict[str, float]
+    """`task/number of the question` -> its score, 0 to 1."""
+
+    @property
+    def score(self) -> float:
+        """Mean over the questions."""
+        return sum(self.scores.values()) / len(self.scores)
+
+    def parts(self) -> dict[str, dict[str, float]]:
+        """Task -> its questions and mean score."""
+        groups: dict[str, list[float]] = {}
+        for name, score in self.scores.items():
+            groups.setdefault(name.rsplit("/", 1)[0], []).append(score)
+        return {name: {"questions": len(part), "score": sum(part) / len(part)} for name, part in groups.items()}
+
+
+class BenchmarkRunner:
+    """A model with its benchmarks; loaded only where the cache lacks an answer."""
+
+    def __init__(self, evaluated: EvaluatedModel, settings: Evaluation, *, cache: Path, seed: int) -> None:
+        self._evaluated, self._settings = evaluated, settings
+        self._cache, self._seed = cache, seed
+        self._lm: Any = None
+        self.absent: dict[str, str] = {}
+        """Benchmark -> why it was not run."""
+
+    def run(self) -> list[Measured]:
+        """Run the benchmarks of the settings; those that cannot run are in `absent` with the reason."""
+        found = (self._run_or_say(BENCHMARKS[name]) for name in expand_benchmarks(self._settings.benchmarks))
+        return [measured for measured in found if measured is not None]
+
+    def _run_or_say(self, benchmark: Benchmark) -> Measured | None:
+        measured: Measured | None = None
+        if benchmark.runs_code and not self._settings.run_code:
+            reason = "runs programs that the model wrote: allow it with evaluation.run_code=true"
+        else:
+            try:
+                if benchmark.runs_code:
+                    require_sandbox()
+                items = self._items(benchmark)
+                if isinstance(items, str):
+                    reason = items
+                else:
+                    measured = self._measure(benchmark, items)
+            except _AbsentError as error:
+                reason = str(error)
+        if measured is None:
+            self.absent[benchmark.name] = reason
+            line = f"evaluate: {benchmark.name} is left out: {reason}"
+            console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        return measured
+
+    def _items(self, benchmark: Benchmark) -> LocalSet | str | None:
+        """Local questions, None where they come from the Hub, or why there are none."""
+        if benchmark.folder is None:
+            return LocalSet([], [])
+        if self._settings.data is None:
+            return _read_hub(benchmark)
+        items = read_set(Path(self._settings.data).expanduser(), benchmark.folder, benchmark.subjects)
+        if items is None or not items.test:
+            return f"{Path(self._settings.data, benchmark.folder, 'test.jsonl')} is missing"
+        return items
+
+    def _measure(self, benchmark: Benchmark, items: LocalSet | None) -> Measured:
+        harness = _harness()
+        tasks = _from_hub(harness, benchmark) if items is None else {}
+        # A dataset of the Hub may change under its name, so its rows identify it, as they do a file.
+        questions = harness.loaded_questions(tasks) if items is None else [items.test, items.dev]
+        key = {
+            "format": _FORMAT,
+            "model": self._evaluated.fingerprint,
+            "benchmark": benchmark.name,
+            "harness": harness.VERSION,
+            "questions": digest(questions),
+            "limit": self._settings.limit,
+            "seed": self._seed,
+        }
+        path = self._cache / f"{benchmark.name}-{digest(key)}.json"
+        if path.exists():
+            return Measured(**json.loads(path.read_text(encoding="utf-8"))["measured"])
+        tasks = tasks or harness.local_tasks(benchmark, items)
+        total = {name: len(task.eval_docs) for name, task in tasks.items()}
+        chosen = choose(total, self._settings.limit, self._seed)
+        logs = self._ask(harness, tasks, chosen)
+        scores = {
+            f"{name}/{number}": score
+            for name, log in logs.items()
+            for number, score in harness.ordered(log, benchmark.metric, benchmark.filter)
+        }
+        shots = max(int(task.get_config("num_fewshot") or 0) for task in tasks.values())
+        measured = Measured(benchmark.name, shots, benchmark.metric, sum(total.values()), scores)
+        self._cache.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"key": key, "measured": asdict(measured)})
+        return measured
+
+    def _ask(self, harness: Any, tasks: dict[str, Any], chosen: dict[str, list[int]]) -> Any:
+        if self._evaluated.in_process:
+            return harness.run_tasks(self._loaded(harness), tasks, chosen)
+        from reprise.evaluation.backends import explained
+
+        with explained():
+            return harness.run_tasks(self._evaluated.remote, tasks, chosen)
+
+    def _loaded(self, harness: Any) -> Any:
+        if self._lm is None:
+            model, tokenizer = self._evaluated.model, self._evaluated.tokenizer
+            self._lm = harness.BatchedLM(model, tokenizer, batch_tokens=self._settings.batch_tokens)
+        return self._lm
+
+
+def choose(total: dict[str, int], limit: int, seed: int) -> dict[str, list[int]]:
+    """Numbers of the questions to ask, by task: all, or `limit` of them drawn from all tasks together.
+
+    The same seed draws the same questions for every model.
+    """
+    every = [(name, number) for name, count in total.items() for number in range(count)]
+    if 0 < limit < len(every):
+        draw = np.random.default_rng(seed).choice(len(every), size=limit, replace=False)
+        every = [every[position] for position in sorted(draw)]
+    chosen: dict[str, list[int]] = {name: [] for name in total}
+    for name, number in every:
+        chosen[name].append(number)
+    return chosen
+
+
+def wilson(score: float, count: int, z: float = 1.959964) -> tuple[float, float]:
+    """95 % interval of a share (Wilson 1927), which keeps inside 0 and 1 for small counts."""
+    centre = (score + z * z / (2 * count)) / (1 + z * z / count)
+    width = z / (1 + z * z / count) * math.sqrt(score * (1 - score) / count + z * z / (4 * count * count))
+    return min(score, max(0.0, centre - width)), max(score, min(1.0, centre + width))
+
+
+def compare_benchmarks(
+    before: Sequence[Measured], after: Sequence[Measured], settings: Evaluation, seed: int
+) -> list[dict[str, Any]]:
+    """Each benchmark that ran on both sides, as a row of the results.
+
+    Returns:
+        {benchmark, language, shots, metric, questions, total, sampled, before, after, change, ci, tolerance, verdict,
+        before_ci, after_ci, differs, parts}: scores 0 to 1, intervals of 95 %.
+    """
+    rows = []
+    other = {measured.benchmark: measured for measured in after}
+    for one in before:
+        two = other.get(one.benchmark)
+        if two is None:
+            continue
+        names = [name for name in one.scores if name in two.scores]
+        sides = [np.array([side.scores[name] for name in names]) for side in (one, two)]
+        change = compare_scores(
+            *sides, tolerance=settings.benchmark_tolerance, samples=settings.bootstrap_samples, seed=seed
+        )
+        benchmark = BENCHMARKS[one.benchmark]
+        parts = {
+            name: {"questions": part["questions"], "before": part["score"], "after": two.parts()[name]["score"]}
+            for name, part in one.parts().items()
+        }
+        rows.append(
+            {"benchmark": one.benchmark, "language": benchmark.language, "shots": one.shots, "metric": one.metric}
+            | {"questions": len(names), "total": one.total, "sampled": len(names) < one.total}
+            | change.as_json()
+            | {"before_ci": list(wilson(change.before, len(names))), "after_ci": list(wilson(change.after, len(names)))}
+            | {"differs": benchmark.differs, "parts": parts}
+        )
+    return rows
+
+
+def summarize(measured: Sequence[Measured]) -> list[dict[str, Any]]:
+    """Each benchmark of one model with its 95 % interval."""
+    rows = []
+    for one in measured:
+        count = len(one.scores)
+        rows.append(
+            {"benchmark": one.benchmark, "shots": one.shots, "metric": one.metric, "score": one.score}
+            | {
+                "ci": list(wilson(one.score, count)),
+                "questions": count,
+                "total": one.total,
+                "sampled": count < one.total,
+            }
+            | {"parts": one.parts()}
+        )
+    return rows
+
+
+def group_means(scores: dict[str, float]) -> dict[str, float]:
+    """Group -> mean of its benchmarks' scores, where all of them were measured."""
+    complete = {name: members for name, members in GROUPS.items() if all(member in scores for member in members)}
+    return {name: sum(scores[member] for member in members) / len(members) for name, members in complete.items()}
+
+
+class _AbsentError(Exception):
+    """Why the questions of a benchmark cannot be had."""
+
+
+def _read_hub(benchmark: Benchmark) -> LocalSet | None:
+    """Questions of the Hub for a task of our own; None where the harness's task loads them."""
+    if benchmark.name not in SOURCES:
+        return None
+    with _explained():
+        return read_hub(benchmark.name)
+
+
+def _from_hub(harness: Any, benchmark: Benchmark) -> dict[str, Any]:
+    with _explained():
+        return dict(harness.hub_tasks(benchmark))
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise missing_extra("lm-eval", "evaluation", "running benchmarks") from error
+    except Exception as error:  # `datasets` raises many kinds for a set that is gone, gated or out of reach
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise _AbsentError(f"it cannot be had from the Hub ({type(error).__name__}: {first_line[:200]})") from error
+
+
+def harness_version() -> str | None:
+    """Version of lm-evaluation-harness, which decides the prompts; None where it is not installed."""
+    try:
+        return importlib.metadata.version("lm_eval")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _harness() -> Any:
+    """lm-evaluation-harness, imported only where a benchmark runs."""
+    try:
+        from reprise.evaluation.benchmarks import harness
+    except ImportError as error:
+        raise missing_extra("lm-eval", "evaluation", "running benchmarks") from error
+    return harness

@@ -1,0 +1,137 @@
+"""Bits per byte of text under a model: equal across tokenizers, in sliding windows, cached by content.
+
+A document stands behind the token that begins a text (BOS, else EOS), so that its first token is scored too. Bits per
+byte = nll / ln 2 / UTF-8 bytes then counts every byte, whatever the vocabulary.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from reprise.errors import UserError
+from reprise.evaluation.model import EvaluatedModel
+from reprise.model.likelihood import document_nll, fit_window
+from reprise.model.loading import load_config
+from reprise.progress import track
+from reprise.recipe.evaluation import Evaluation
+from reprise.workspace import digest
+
+_FORMAT = 1
+"""Raised when the same text and model would give another number."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """One held-out document."""
+
+    text: str
+    language: str
+    source: str
+    topic: str | None = None
+
+
+def measure_bits(
+    evaluated: EvaluatedModel, texts: Sequence[Text], settings: Evaluation, *, cache: Path, what: str
+) -> npt.NDArray[np.float64]:
+    """Bits of each text under a model, float64[len(texts)].
+
+    Args:
+        evaluated: the model.
+        texts: the documents.
+        settings: window and batch.
+        cache: folder where the answer is kept.
+        what: shown on the progress bar.
+
+    Raises:
+        UserError: the tokenizer has no token that begins a text.
+    """
+    if not texts:
+        return np.zeros(0)
+    max_length, stride = fit_window(load_config(evaluated.settings), settings.max_length, settings.stride)
+    key = [_FORMAT, evaluated.fingerprint, max_length, stride, [text.text for text in texts]]
+    path = cache / f"bits-{digest(key)}.npy"
+    if path.exists():
+        return np.asarray(np.load(path), dtype=np.float64)
+    documents = encode(evaluated.tokenizer, [text.text for text in texts])
+    with track(what, sum(len(ids) - 1 for ids in documents), "tokens") as advance:
+        bits = _measure(evaluated, documents, max_length, stride, settings.batch_tokens, advance)
+    cache.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        np.save(file, bits)
+    temporary.replace(path)
+    return bits
+
+
+def _measure(
+    evaluated: EvaluatedModel,
+    documents: Sequence[npt.NDArray[np.int64]],
+    max_length: int,
+    stride: int,
+    batch_tokens: int,
+    advance: Callable[[float], None],
+) -> npt.NDArray[np.float64]:
+    if not evaluated.in_process:
+        from reprise.evaluation.backends import document_bits
+
+        return document_bits(evaluated.remote, documents, max_length=max_length, stride=stride, advance=advance)
+    nll, _ = document_nll(
+        evaluated.model,
+        documents,
+        max_length=max_length,
+        stride=stride,
+        batch_tokens=batch_tokens,
+        device=evaluated.device,
+        advance=advance,
+    )
+    bits: npt.NDArray[np.float64] = nll / np.log(2)
+    return bits
+
+
+def encode(tokenizer: Any, texts: Sequence[str]) -> list[npt.NDArray[np.int64]]:
+    """Token ids of each text behind the token that begins a text."""
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if start is None:
+        raise UserError(
+            "the tokenizer has neither a beginning-of-sequence nor an end-of-sequence token",
+            where="model.path",
+            remedy="set `bos_token` or `eos_token` in the model's tokenizer_config.json",
+        )
+    if not texts:
+        return []
+    encoded = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+    return [np.array([start, *ids], dtype=np.int64) for ids in encoded]
+
+
+def language_totals(texts: Sequence[Text], bits: npt.NDArray[np.float64]) -> dict[str, float]:
+    """Language -> bits per byte of all its texts.
+
+    Args:
+        texts: the documents.
+        bits: float64[len(texts)], of each.
+    """
+    num_bytes = np.array([len(text.text.encode()) for text in texts], dtype=np.float64)
+    return {
+        language: float(bits[members].sum() / num_bytes[members].sum())
+        for (language, source, _), members in group_texts(texts)
+        if source is None
+    }
+
+
+def group_texts(texts: Sequence[Text]) -> Iterator[tuple[tuple[str, str | None, str | None], npt.NDArray[np.int64]]]:
+    """Each language, then its sources, then their topics, with the positions of their documents."""
+    groups: dict[tuple[str, str | None, str | None], list[int]] = {}
+    for position, text in enumerate(texts):
+        keys = {
+            (text.language, None, None),
+            (text.language, text.source, None),
+            (text.language, text.source, text.topic),
+        }
+        for key in keys:
+            groups.setdefault(key, []).append(position)
+    for key in sorted(groups, key=lambda key: tuple(part or "" for part in key)):
+        yield key, np.array(groups[key])

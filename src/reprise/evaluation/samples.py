@@ -1,0 +1,81 @@
+"""What a model makes of the same beginnings: for a reader of the report, not a measure."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from reprise.evaluation.bits_per_byte import Text
+from reprise.evaluation.model import EvaluatedModel
+from reprise.recipe.evaluation import Evaluation
+from reprise.workspace import digest, write_json
+
+_BEGINNING_BYTES = 120
+"""About 20 English words or 40 Chinese characters."""
+
+
+def choose_prompts(texts: Sequence[Text], settings: Evaluation) -> list[tuple[str, str]]:
+    """(language, beginning): the user's own, else those of held-out documents, spread evenly over them in their order;
+    none for 0 tokens. Documents that are longer than a beginning come first."""
+    if not settings.sample_tokens:
+        return []
+    prompts = []
+    for language in sorted({text.language for text in texts} | set(settings.sample_prompts)):
+        own = settings.sample_prompts.get(language)
+        members = [text.text for text in texts if text.language == language]
+        chosen = own or [beginning(text) for text in _spread(members, settings.samples_per_language)]
+        prompts += [(language, prompt) for prompt in chosen]
+    return prompts
+
+
+def _spread(texts: Sequence[str], count: int) -> list[str]:
+    """So many of the texts, from all of their length, long ones where there are enough."""
+    long = [text for text in texts if len(text.encode()) >= 2 * _BEGINNING_BYTES]
+    among = long if len(long) >= count else sorted(texts, key=len)[-count:]
+    return [among[len(among) * (2 * number + 1) // (2 * count)] for number in range(min(count, len(among)))]
+
+
+def beginning(text: str) -> str:
+    """The first words of a text, at most half of it, cut at a space where there is one."""
+    data = text.encode()
+    cut = data[: min(_BEGINNING_BYTES, max(1, len(data) // 2))].decode(errors="ignore")
+    head, space, _ = cut.rpartition(" ")
+    return head if space and len(head) > len(cut) // 2 else cut
+
+
+def continue_prompts(
+    evaluated: EvaluatedModel, prompts: Sequence[tuple[str, str]], settings: Evaluation, *, cache: Path
+) -> list[str]:
+    """The greedy continuation of each beginning, without it."""
+    if not prompts:
+        return []
+    path = cache / f"continuations-{digest([evaluated.fingerprint, list(prompts), settings.sample_tokens])}.json"
+    if path.exists():
+        return [str(text) for text in json.loads(path.read_text(encoding="utf-8"))]
+    if evaluated.in_process:
+        answers = [_continue(evaluated, prompt, settings.sample_tokens) for _, prompt in prompts]
+    else:
+        from reprise.evaluation.backends import generate
+
+        answers = generate(evaluated.remote, [prompt for _, prompt in prompts], settings.sample_tokens)
+    cache.mkdir(parents=True, exist_ok=True)
+    write_json(path, answers)
+    return answers
+
+
+def _continue(evaluated: EvaluatedModel, prompt: str, max_tokens: int) -> str:
+    tokenizer, model = evaluated.tokenizer, evaluated.model
+    ids = tokenizer(prompt, return_tensors="pt")["input_ids"].to(evaluated.device)
+    if not ids.numel():
+        return ""
+    with torch.no_grad():
+        output = model.generate(  # type: ignore[operator]
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=max_tokens,
+            do_sample=False,
+            use_cache=True,
+            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+        )
+    return str(tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True))

@@ -1,0 +1,223 @@
+"""A transformers model in this process, many requests at a time.
+
+A request that ends leaves its place to the next one, and what the prompts of a kind begin with is computed once. Each
+request has random numbers of its own, so that its answer does not depend on the requests beside it (but for rounding).
+"""
+
+import copy
+import inspect
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from reprise.generators.generator import Answer, Outcome, Request, random_seed
+from reprise.generators.local import identify, load_chat_tokenizer, prompt_ids
+from reprise.generators.slots import Places, new_cache
+from reprise.model.likelihood import native_dtype
+from reprise.model.loading import load_model
+from reprise.recipe.generator import Generator as GeneratorSettings
+from reprise.recipe.model import Model
+from reprise.workspace import Json
+
+_STOP_WINDOW = 24
+"""Last tokens of an answer that are searched for a stop text."""
+_SAME_KIND = 24
+"""Prompts that begin with the same tokens, so many, are of one kind and worked on together."""
+
+
+class InProcess:
+    """Generates with `model(...)` and a key-value cache."""
+
+    def __init__(self, settings: GeneratorSettings, model: Model, setting: str = "generator") -> None:
+        """Find the model and load its tokenizer.
+
+        Raises:
+            UserError: there is no such model, or it has no chat template.
+        """
+        self._batch_size = settings.batch_size
+        self._device = _device(settings.device)
+        self._dtype = native_dtype(self._device)
+        self._settings = model
+        self._tokenizer = load_chat_tokenizer(model, setting)
+        self._identity = {**identify(model), "dtype": str(self._dtype).removeprefix("torch.")}
+        self._model: Any = None
+
+    def _load(self) -> None:
+        """Load the weights: only once there is something to ask that the journal does not know."""
+        self._model = load_model(self._settings, self._dtype, self._device)
+        self._eos = _end_ids(self._model, self._tokenizer)
+        self._options: dict[str, Any] = {"use_cache": True}
+        if "logits_to_keep" in inspect.signature(self._model.forward).parameters:
+            self._options["logits_to_keep"] = 1
+
+    @property
+    def identity(self) -> Json:
+        """Content of the model and the type it computes in: the same model in another folder is the same."""
+        return self._identity
+
+    @torch.inference_mode()
+    def answer(
+        self, requests: Sequence[Request], keys: Sequence[str], budget: float = math.inf
+    ) -> Iterator[list[tuple[int, Outcome]]]:
+        """Answers, kind by kind, the longest prompts first, so that neighbours are about as long as each other."""
+        if not requests:
+            return
+        if self._model is None:
+            self._load()
+        rows = [self._row(index, request, keys[index]) for index, request in enumerate(requests)]
+        rows.sort(key=lambda row: (row.prompt[:_SAME_KIND], -len(row.prompt), row.index))
+        places: Places[_Row] = Places(self._model)
+        for _, kind in groupby(rows, key=lambda row: row.prompt[:_SAME_KIND]):
+            waiting = list(kind)
+            prefix = self._read_prefix(waiting)
+            while waiting:
+                if places.rows:
+                    self._advance(places)
+                free = self._batch_size - len(places.rows)
+                # A few places at a time: reading one prompt takes longer than its part of reading some.
+                if not places.rows or (places.can_be_refilled and free >= math.ceil(self._batch_size / 4)):
+                    self._join(places, waiting[:free], *prefix)
+                    del waiting[:free]
+                if finished := self._leave(places):
+                    yield [(row.index, self._finish(row)) for row in finished]
+        while places.rows:
+            self._advance(places)
+            if finished := self._leave(places):
+                yield [(row.index, self._finish(row)) for row in finished]
+
+    def close(self) -> None:
+        """Free the memory of the model."""
+        self._model = None
+
+    def _row(self, index: int, request: Request, key: str) -> "_Row":
+        prompt = prompt_ids(self._tokenizer, request)
+        uniforms = np.random.default_rng(random_seed(key)).random(request.max_tokens)
+        return _Row(index, request, prompt, torch.from_numpy(uniforms))
+
+    def _read_prefix(self, rows: "Sequence[_Row]") -> tuple[int, Any]:
+        """Number of tokens that all prompts begin with, and their cache, of one row."""
+        shared = _shared_prefix([row.prompt for row in rows])
+        cache = new_cache(self._model)
+        if shared:
+            prefix = torch.tensor([rows[0].prompt[:shared]], device=self._device)
+            self._model(input_ids=prefix, past_key_values=cache, **self._options)
+        return shared, cache
+
+    def _join(self, places: "Places[_Row]", rows: "list[_Row]", shared: int, prefix: Any) -> None:
+        """Read the prompts of new rows, padded between the shared beginning and their own end, and give them places."""
+        longest = max(len(row.prompt) for row in rows)
+        padding = [longest - len(row.prompt) for row in rows]
+        ids = torch.tensor([[0] * pad + row.prompt[shared:] for pad, row in zip(padding, rows, strict=True)])
+        mask = torch.ones(len(rows), longest, dtype=torch.long)
+        for line, pad in enumerate(padding):
+            mask[line, shared : shared + pad] = 0
+        ids, mask = ids.to(self._device), mask.to(self._device)
+        cache = copy.deepcopy(prefix)
+        cache.batch_repeat_interleave(len(rows))
+        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, shared:]
+        logits = self._model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, **self._options
+        ).logits[:, -1]
+        places.join(rows, cache, mask, logits)
+
+    def _advance(self, places: "Places[_Row]") -> None:
+        """Read the last token of every row."""
+        ids = torch.tensor([[row.generated[-1]] for row in places.rows], device=self._device)
+        places.logits = self._model(input_ids=ids, **places.grow(), **self._options).logits[:, -1]
+
+    def _leave(self, places: "Places[_Row]") -> "list[_Row]":
+        """Sample a token for every row; the rows that have ended leave and are returned."""
+        chosen = _sample(places.logits.float().cpu(), places.rows)
+        finished = [row for row, token in zip(places.rows, chosen, strict=True) if self._take(row, token)]
+        if finished:
+            places.keep([line for line, row in enumerate(places.rows) if not row.finish])
+        return finished
+
+    def _take(self, row: "_Row", token: int) -> bool:
+        """Add a token to a row; whether the row has ended."""
+        if token in self._eos:
+            row.finish = "stop"
+            return True
+        row.generated.append(token)
+        if row.request.stop:
+            tail = self._tokenizer.decode(row.generated[-_STOP_WINDOW:])
+            if any(stop in tail for stop in row.request.stop):
+                row.finish = "stop"
+                return True
+        if len(row.generated) == row.request.max_tokens:
+            row.finish = "length"
+        return bool(row.finish)
+
+    def _finish(self, row: "_Row") -> Answer:
+        text = str(self._tokenizer.decode(row.generated, skip_special_tokens=True))
+        ends = [text.find(stop) for stop in row.request.stop if stop in text]
+        if ends:
+            text = text[: min(ends)]
+        finish: Literal["stop", "length"] = "length" if row.finish == "length" else "stop"
+        return Answer(row.request.begin + text, finish, len(row.prompt), len(row.generated))
+
+
+@dataclass
+class _Row:
+    """A request at work."""
+
+    index: int
+    request: Request
+    prompt: list[int]
+    uniforms: torch.Tensor
+    """A random number, 0 to 1, for each token."""
+    generated: list[int] = field(default_factory=list)
+    finish: str = ""
+
+
+def _sample(logits: torch.Tensor, rows: Sequence[_Row]) -> list[int]:
+    """One token per row, by the inverse of the cumulated probabilities at the row's next random number.
+
+    Args:
+        logits: float32 [rows, vocabulary].
+        rows: give temperature, top_p and the random numbers.
+    """
+    temperatures = torch.tensor([row.request.temperature for row in rows])
+    if not temperatures.any():
+        return [int(token) for token in logits.argmax(dim=-1)]
+    greedy = torch.where(temperatures == 0.0, 1.0, temperatures)
+    probabilities = torch.softmax(logits / greedy[:, None], dim=-1)
+    nuclei = torch.tensor([row.request.top_p for row in rows])
+    order = None
+    if (nuclei < 1.0).any():
+        probabilities, order = probabilities.sort(dim=-1, descending=True, stable=True)
+        before = probabilities.cumsum(dim=-1) - probabilities
+        before[:, 0] = 0.0
+        probabilities = probabilities.masked_fill((before >= nuclei[:, None]) & (nuclei[:, None] < 1.0), 0.0)
+    cumulated = probabilities.cumsum(dim=-1, dtype=torch.float64)
+    uniforms = torch.stack([row.uniforms[len(row.generated)] for row in rows])
+    places = torch.searchsorted(cumulated, (uniforms * cumulated[:, -1])[:, None], right=True)
+    places = places.clamp(max=logits.shape[-1] - 1)
+    tokens = (places if order is None else order.gather(1, places))[:, 0]
+    return [int(token) for token in torch.where(temperatures == 0.0, logits.argmax(dim=-1), tokens)]
+
+
+def _shared_prefix(prompts: Sequence[list[int]]) -> int:
+    """Tokens that all prompts begin with; each keeps at least one of its own. 0 for a single prompt."""
+    if len(prompts) == 1:
+        return 0
+    first, last = min(prompts), max(prompts)
+    limit = min(len(prompt) for prompt in prompts) - 1
+    return next((at for at in range(limit) if first[at] != last[at]), limit)
+
+
+def _end_ids(model: Any, tokenizer: Any) -> set[int]:
+    configured = model.generation_config.eos_token_id
+    ids = configured if isinstance(configured, list) else [configured]
+    return {int(token) for token in [*ids, tokenizer.eos_token_id] if token is not None}
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)

@@ -1,0 +1,56 @@
+"""How many tokens of what each stage will train on, before anything is paid for."""
+
+from typing import NamedTuple
+
+from reprise.mixture.apportion import apportion
+from reprise.recipe import Recipe
+
+
+class Budget(NamedTuple):
+    """Tokens that a stage takes from a bucket under the weights it starts with."""
+
+    stage: int
+    """Counted from 1."""
+    language: str
+    """Entry of the stage's mixture: a language, or `synthetic`."""
+    source: str
+    topic: str | None
+    """None where the source is not split by topic, or where its topic weights are not known before the token store."""
+    tokens: int
+
+
+def budgets(recipe: Recipe) -> list[Budget]:
+    """Planned tokens by stage, language, source and topic; exact integers that sum to the tokens of each stage.
+
+    Tokens are divided level by level by largest remainders, so that each level is exact by itself.
+    """
+    found = []
+    for index, stage in enumerate(recipe.stages):
+        names = list(stage.mixture)
+        of_languages = apportion(stage.tokens, [part.share for part in stage.mixture.values()])
+        for name, language_tokens in zip(names, of_languages, strict=True):
+            part = stage.mixture[name]
+            of_sources = apportion(language_tokens, list(part.sources.values()))
+            for source, source_tokens in zip(part.sources, of_sources, strict=True):
+                topics = planned_topics(recipe, index, name, source)
+                shares = apportion(source_tokens, list(topics.values()))
+                found += [
+                    Budget(index + 1, name, source, topic, tokens) for topic, tokens in zip(topics, shares, strict=True)
+                ]
+    return found
+
+
+def planned_topics(recipe: Recipe, stage_index: int, name: str, source: str) -> dict[str | None, float]:
+    """Topic -> weight that a stage starts with, as far as the recipe alone says; {None: 1} where it does not.
+
+    Args:
+        stage_index: counted from 0.
+        name: entry of the stage's mixture.
+    """
+    stage = recipe.stages[stage_index]
+    topics = recipe.documents.topics.lists.get(stage.mixture[name].language or name, [])
+    if source not in stage.topics.sources or not topics or stage.topics.initial == "available":
+        return {None: 1.0}
+    if stage.topics.initial == "inherit" and name in recipe.stages[stage_index - 1].mixture:
+        return planned_topics(recipe, stage_index - 1, name, source)
+    return dict.fromkeys(topics, 1.0)

@@ -1,0 +1,198 @@
+"""Whose turn it is: rows dealt to buckets so that every prefix of a run is on ratio."""
+
+from collections.abc import Sequence
+from heapq import heappop, heappush
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from reprise.mixture.apportion import apportion
+
+UNITS = 1 << 40
+"""A row, in the whole numbers in which credit is kept: sums of any length are exact."""
+
+LEAST_CREDIT = UNITS // 10
+"""What a language or source must be owed before one of its buckets is preferred."""
+HORIZON_ROWS = 16384
+"""Rows within which the deadline of a preferred bucket must lie: so far ahead deadlines are counted."""
+PLANNED_ROWS = 256
+"""Rows that are dealt at a time. It decides the speed only: each row follows from the credits before it alone."""
+
+
+class Turns:
+    """Deals rows so that buckets, and as far as they allow it the sources and languages above them, are on ratio.
+
+    The credit of a bucket is its share of the rows so far, less the rows that it got; that of a source or a language is
+    the sum of its buckets'. To keep every credit under one row and over minus one is Pfair scheduling on one processor
+    (Baruah et al., Algorithmica 15, 1996): the next row of a bucket is a job that may begin once the bucket is owed
+    something and must be done by the row at which it would be owed a whole one. Of the jobs that may begin, taking the
+    one with the earliest deadline never misses any. But that knows nothing of languages: one of 40 buckets falls rows
+    behind. So the bucket is preferred whose line (itself, its source, its language) has the earliest deadline, where
+    every deadline can still be met after it: where no stretch of rows from here to its own deadline is full of
+    deadlines of others. docs/order.md has the proof, and why no rule can hold the bound through every change of
+    weights.
+    """
+
+    def __init__(self, paths: Sequence[tuple[Any, ...]]) -> None:
+        """Start with no rows dealt.
+
+        Args:
+            paths: (language, source, topic) of each bucket.
+        """
+        self.closed = True
+        """Whether no bucket has a weight, so that there is no next row."""
+        self._credit = np.zeros(len(paths), dtype=np.int64)
+        self._due = np.zeros(len(paths), dtype=np.int64)
+        self._language_of, self._source_of = (
+            _number([path[:1] for path in paths]),
+            _number([path[:2] for path in paths]),
+        )
+        self._plan: list[int] = []
+        self._dealt = 0
+        """Rows of the plan that were handed out; `_credit` is what was before the plan."""
+
+    @property
+    def credit(self) -> npt.NDArray[np.int64]:
+        """int64 [buckets]: what each is owed, in units."""
+        got = np.bincount(self._plan[: self._dealt], minlength=len(self._credit)).astype(np.int64)
+        return self._credit + self._dealt * self._due - UNITS * got
+
+    @credit.setter
+    def credit(self, credit: npt.NDArray[np.int64]) -> None:
+        self._credit, self._plan, self._dealt = credit, [], 0
+
+    def set_weights(self, weights: list[float]) -> None:
+        """Put weights into force for the rows to come."""
+        self.credit = self.credit
+        self.closed = not any(weights)
+        if not self.closed:
+            self._due = np.array(apportion(UNITS, weights), dtype=np.int64)
+
+    def next(self) -> int:
+        """The bucket of the next row."""
+        if self._dealt == len(self._plan):
+            self.credit = self.credit
+            self._plan = self._deal(np.flatnonzero(self._due))
+        self._dealt += 1
+        return self._plan[self._dealt - 1]
+
+    def _deal(self, open_: npt.NDArray[np.int64]) -> list[int]:
+        """The next rows, dealt to the buckets that have a weight; times are rows from here, the next row being 1."""
+        owed, due = self._credit[open_], self._due[open_]
+        slack = _slack(owed, due, PLANNED_ROWS + HORIZON_ROWS)
+        jobs = _Jobs(owed, due, 0)
+        of_source, of_language = self._source_of[open_], self._language_of[open_]
+        sources, languages = (_Jobs(*_sums(of, owed, due), LEAST_CREDIT) for of in (of_source, of_language))
+        language_of = dict(zip(of_source.tolist(), of_language.tolist(), strict=True))
+        source_of = of_source.tolist()
+        coming = sorted((start, number) for number, start in enumerate(jobs.starts))
+        ready: dict[int, list[tuple[int, int]]] = {source: [] for source in language_of}
+        starts, deadlines = sources.starts, sources.deadlines
+        language_starts, language_deadlines = languages.starts, languages.deadlines
+        dealt = []
+        for now in range(1, PLANNED_ROWS + 1):
+            while coming and coming[0][0] <= now:
+                number = heappop(coming)[1]
+                heappush(ready[source_of[number]], (jobs.deadlines[number], number))
+            earliest = preferred = None
+            best: list[int] = []
+            for source, waiting in ready.items():
+                if not waiting:
+                    continue
+                job = waiting[0]
+                if earliest is None or job < earliest:
+                    earliest = job
+                language = language_of[source]
+                if starts[source] > now or language_starts[language] > now or job[0] >= now + HORIZON_ROWS:
+                    continue
+                lines = job[0], deadlines[source], language_deadlines[language]
+                if preferred is None or (min(lines) <= best[0] and sorted(lines) < best):
+                    preferred, best = job, sorted(lines)
+            if earliest is None:  # after a change of weights that left no bucket its due
+                coming.sort(key=lambda job: (-jobs.credit(job[1], now), job[1]))
+                number = coming.pop(0)[1]
+                coming.sort()
+            else:
+                if preferred is not None and preferred[0] > earliest[0]:
+                    full = slack[max(earliest[0], now) : preferred[0]]
+                    if full.min() < 1:
+                        preferred = earliest
+                number = (preferred or earliest)[1]
+                heappop(ready[source_of[number]])
+            source = source_of[number]
+            slack[now : max(now, jobs.deadlines[number])] -= 1
+            jobs.take(number)
+            sources.take(source)
+            languages.take(language_of[source])
+            heappush(coming, (jobs.starts[number], number))
+            dealt.append(int(open_[number]))
+        return dealt
+
+    def hand_over(self, bucket: int, heirs: list[int], weights: list[float]) -> None:
+        """Give the credit of a bucket that ended to others."""
+        owed = self.credit
+        credit = int(owed[bucket])
+        parts = apportion(abs(credit), weights)
+        sign = 1 if credit >= 0 else -1
+        for heir, part in zip(heirs, parts, strict=True):
+            owed[heir] += sign * part
+        owed[bucket] = 0
+        self.credit = owed
+
+    def balance(self) -> None:
+        """Take away credit that belonged to buckets that are gone, so that all credit sums to 0."""
+        owed = self.credit
+        surplus = int(owed.sum())
+        if surplus and len(owed):
+            self.credit = owed - np.array(apportion(abs(surplus), [1] * len(owed)), dtype=np.int64) * np.sign(surplus)
+
+
+class _Jobs:
+    """The next row of each bucket, source or language: from when on it may come, and by when it must."""
+
+    def __init__(self, owed: npt.NDArray[np.int64], due: npt.NDArray[np.int64], least: int) -> None:
+        """With what each is owed, what each row adds, and what it must be owed to get a row, in units."""
+        self._due, self._least = np.maximum(due, 1).tolist(), least
+        self._taken = (-owed).tolist()
+        self.starts, self.deadlines = [0] * len(due), [0] * len(due)
+        for number in range(len(due)):
+            self._plan(number)
+
+    def credit(self, number: int, now: int) -> int:
+        """What it is owed at a row."""
+        return int(now * self._due[number] - self._taken[number])
+
+    def take(self, number: int) -> None:
+        """It got a row."""
+        self._taken[number] += UNITS
+        self._plan(number)
+
+    def _plan(self, number: int) -> None:
+        taken, due = self._taken[number], self._due[number]
+        self.starts[number] = (taken + self._least) // due + 1
+        self.deadlines[number] = -((-taken - UNITS) // due)
+
+
+def _slack(owed: npt.NDArray[np.int64], due: npt.NDArray[np.int64], rows: int) -> npt.NDArray[np.int32]:
+    """int32 [rows]: of the next k rows, how many no deadline needs."""
+    jobs = np.maximum(0, (owed + due * (rows - 1)) // UNITS)
+    bucket = np.repeat(np.arange(len(due)), jobs)
+    number = np.arange(1, len(bucket) + 1) - np.repeat(np.cumsum(jobs) - jobs, jobs)  # first, second, ... of its bucket
+    deadlines = np.maximum(0, -((owed[bucket] - UNITS * number) // due[bucket]))
+    return (np.arange(rows) - np.cumsum(np.bincount(deadlines, minlength=rows))).astype(np.int32)
+
+
+def _sums(
+    of: npt.NDArray[np.int64], owed: npt.NDArray[np.int64], due: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Sums of a group's buckets, by the number of the group."""
+    sums = np.zeros((int(of.max(initial=-1)) + 1, 2), dtype=np.int64)
+    np.add.at(sums, of, np.stack([owed, due], axis=1))
+    return sums[:, 0], sums[:, 1]
+
+
+def _number(names: Sequence[tuple[Any, ...]]) -> npt.NDArray[np.int64]:
+    """Number of each name, equal names alike, in the order of their first use."""
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return np.array([numbers[name] for name in names], dtype=np.int64)

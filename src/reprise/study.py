@@ -1,0 +1,316 @@
+"""`reprise study`: a grid of recipes with seeds, and what the numbers do and do not show.
+
+    WORKSPACE/
+      VARIANT-seed-N/     the run of a variant, a workspace like any other
+      VARIANT-seed-N.log  what it said, where runs go on at the same time
+      study.json          results (see `run_study`)
+      study.html          the same as a picture and sentences
+
+A stage that several runs have in common is made once: the pipeline takes it over from the run that made it. Runs are
+paired by seed: the difference to the baseline is taken seed by seed, and its interval is Student's, so three seeds give
+an interval that is honest about being three.
+"""
+
+import importlib.resources
+import itertools
+import json
+import math
+import os
+import queue
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from reprise.errors import UserError
+from reprise.recipe import Recipe, load_recipe
+from reprise.recipe.fields import Settings
+from reprise.workspace import write_json
+
+RunRecipe = Callable[[Recipe, Sequence[Path]], None]
+"""Takes a recipe to its evaluation, with the workspaces of the other runs; does nothing where it is done."""
+
+
+class Study(Settings):
+    """What is varied, and what is measured."""
+
+    name: str
+    """A word for the page."""
+    question: str
+    """What the study asks, in one sentence."""
+    recipe: str
+    """Recipe that every variant starts from; relative to the current folder."""
+    workspace: str
+    """Folder of the runs."""
+    variants: dict[str, list[str]] = Field(min_length=2)
+    """Variant -> its settings, `dotted.name=value` each."""
+    baseline: str
+    """The variant that the others are compared with."""
+    seeds: list[int] = Field(min_length=1)
+    """Seeds; each variant runs once with each."""
+    measures: list[str] = Field(min_length=1)
+    """`bits_per_byte/LANGUAGE`, `benchmark/NAME` or `group/NAME`, of the trained model."""
+    parallel: Annotated[int, Field(ge=1)] = 1
+    """Runs at the same time."""
+
+    @field_validator("variants")
+    @classmethod
+    def _names_are_folders(cls, variants: dict[str, list[str]]) -> dict[str, list[str]]:
+        if bad := [name for name in variants if "/" in name or name.startswith(".")]:
+            raise ValueError(f"the variant {bad[0]!r} cannot be the name of a folder; leave out `/` and a leading `.`")
+        return variants
+
+    @model_validator(mode="after")
+    def _baseline_is_a_variant(self) -> "Study":
+        if self.baseline not in self.variants:
+            raise ValueError(f"baseline {self.baseline!r} is no variant; choose one of {', '.join(self.variants)}")
+        return self
+
+
+def shipped_studies() -> list[str]:
+    """Names of the studies that come with Reprise."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in _shipped().iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_study(name: Path | str, overrides: dict[str, Any] | None = None) -> Study:
+    """Read and check a study.
+
+    Args:
+        name: a YAML file, or the name of a study that is shipped.
+        overrides: settings that replace those of the file (recipe, workspace, seeds, ...).
+
+    Raises:
+        UserError: it cannot be read, or a setting does not pass its check.
+    """
+    is_shipped = str(name) in shipped_studies() and not Path(name).exists()
+    path = _shipped() / f"{name}.yaml" if is_shipped else Path(name)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return Study.model_validate((values or {}) | (overrides or {}))
+    except OSError as error:
+        raise UserError(
+            f"the study cannot be read: {error.strerror}",
+            where=str(path),
+            remedy=f"name a YAML file, or one of {', '.join(shipped_studies())}",
+        ) from None
+    except yaml.YAMLError as error:
+        raise UserError(f"the study is not YAML: {error}", where=str(path)) from None
+    except (ValidationError, TypeError) as error:
+        raise UserError(f"the study does not pass its check: {error}", where=str(path)) from None
+
+
+def run_study(study: Study, run_recipe: RunRecipe, *, only: str | None = None) -> dict[str, Any] | None:
+    """Run what is missing and compare.
+
+    Args:
+        study: the study.
+        run_recipe: takes one recipe through the pipeline.
+        only: the one run that is wanted, such as `random-seed-1`; nothing is compared.
+
+    Returns:
+        {name, question, baseline, seeds, measures}, with for each measure {higher_is_better, sentences,
+        variants: {variant: {values, mean, ci}}, differences: {variant: {values, mean, ci, unit}}}: `values` in the
+        order of the seeds; a difference is relative for bits per byte, else of shares; `ci` is null with one seed.
+        None where only one run was wanted.
+
+    Raises:
+        UserError: there is no such run; or a run has no such measure.
+    """
+    recipes = {run: _recipe(study, *run) for run in itertools.product(study.variants, study.seeds)}
+    if only is not None:
+        _run_one(recipes, _find(recipes, only), run_recipe)
+        return None
+    for batch in _batches(study):
+        if study.parallel == 1:  # in this thread, since training catches signals
+            for run in batch:
+                _run_one(recipes, run, run_recipe)
+            continue
+        with ThreadPoolExecutor(max_workers=study.parallel) as pool:
+            for future in [pool.submit(_run_one, recipes, run, run_recipe) for run in batch]:
+                future.result()
+    outcomes = {run: _read_results(Path(recipe.workspace)) for run, recipe in recipes.items()}
+    result = {
+        "name": study.name,
+        "question": study.question,
+        "baseline": study.baseline,
+        "seeds": study.seeds,
+        "measures": {measure: _compare(study, measure, outcomes) for measure in study.measures},
+    }
+    root = Path(study.workspace)
+    write_json(root / "study.json", result)
+    from reprise.report.study_page import study_page
+
+    (root / "study.html").write_text(study_page(result), encoding="utf-8")
+    return result
+
+
+def run_apart(arguments: Sequence[str], parallel: int) -> RunRecipe:
+    """Each run in a process of its own, with an accelerator of its own where there are several.
+
+    Args:
+        arguments: of `reprise study`, for this study.
+        parallel: runs at the same time.
+    """
+    import torch
+
+    accelerators = torch.cuda.device_count()
+    places: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for place in range(parallel):
+        places.put(place)
+
+    def run(recipe: Recipe, others: Sequence[Path]) -> None:
+        place = places.get()
+        environment = dict(os.environ)
+        if accelerators:
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+            names = visible if len(visible) == accelerators else [str(number) for number in range(accelerators)]
+            environment["CUDA_VISIBLE_DEVICES"] = names[place % accelerators]
+        else:
+            environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // parallel)))
+        workspace = Path(recipe.workspace)
+        log = workspace.with_name(f"{workspace.name}.log")
+        log.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "reprise", "study", *arguments, "--only", workspace.name]
+        try:
+            with log.open("a", encoding="utf-8") as output:
+                code = subprocess.run(command, stdout=output, stderr=output, env=environment, check=False).returncode
+        finally:
+            places.put(place)
+        if code:
+            last = log.read_text(encoding="utf-8").strip().split("\n")[-1]
+            raise UserError(f"the run {workspace.name} ended with code {code}: {last}", where=str(log))
+
+    return run
+
+
+@cache
+def student_quantile(degrees: int, probability: float = 0.975) -> float:
+    """Quantile of Student's t, from its density by integration and bisection (error below 1e-6)."""
+    constant = math.exp(math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)) / math.sqrt(degrees * math.pi)
+
+    def mass(limit: float) -> float:
+        # With t = sqrt(degrees) tan(angle) the tails need no cut: the integrand is cos(angle) ** (degrees - 1).
+        angles = np.linspace(0.0, math.atan(limit / math.sqrt(degrees)), 4001)
+        return 0.5 + float(np.trapezoid(np.cos(angles) ** (degrees - 1), angles)) * constant * math.sqrt(degrees)
+
+    low, high = 0.0, 1000.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if mass(middle) < probability else (low, middle)
+    return (low + high) / 2
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, tuple[float, float] | None]:
+    """Mean and Student's 95 % interval; None for one value."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return mean, None
+    half = student_quantile(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return mean, (mean - half, mean + half)
+
+
+def _recipe(study: Study, variant: str, seed: int) -> Recipe:
+    workspace = Path(study.workspace) / f"{variant}-seed-{seed}"
+    fixed = [f"seed={seed}", f"workspace={json.dumps(str(workspace))}"]
+    return load_recipe(study.recipe, [*study.variants[variant], *fixed])
+
+
+def _shipped() -> Traversable:
+    return importlib.resources.files("reprise") / "studies"
+
+
+def _find(recipes: dict[tuple[str, int], Recipe], name: str) -> tuple[str, int]:
+    names = {Path(recipe.workspace).name: run for run, recipe in recipes.items()}
+    if name not in names:
+        raise UserError(f"the study has no run {name!r}", where="--only", remedy=f"its runs are {', '.join(names)}")
+    return names[name]
+
+
+def _batches(study: Study) -> list[list[tuple[str, int]]]:
+    """The first run goes alone, and the baseline of each seed before the others, which then find the stages that they
+    have in common instead of making them at the same time."""
+    baselines = [(study.baseline, seed) for seed in study.seeds]
+    others = [(variant, seed) for variant in study.variants if variant != study.baseline for seed in study.seeds]
+    return [baselines[:1], baselines[1:], others]
+
+
+def _run_one(recipes: dict[tuple[str, int], Recipe], run: tuple[str, int], run_recipe: RunRecipe) -> None:
+    target = Path(recipes[run].workspace)
+    others = [Path(recipe.workspace) for other, recipe in recipes.items() if other != run]
+    for other in others:
+        if not (target / "cache").exists() and (other / "cache").is_dir():
+            partial = target.with_name(f".{target.name}.cache")
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.copytree(other / "cache", partial, ignore=shutil.ignore_patterns(".*"))
+            target.mkdir(parents=True, exist_ok=True)
+            partial.rename(target / "cache")
+    run_recipe(recipes[run], others)
+
+
+def _read_results(workspace: Path) -> dict[str, Any]:
+    path = workspace / "evaluate" / "results.json"
+    try:
+        results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError("a run of the study has no evaluation", where=str(path)) from None
+    return results
+
+
+def _value(results: dict[str, Any], measure: str) -> float:
+    kind, _, name = measure.partition("/")
+    found: list[float] = []
+    if kind == "bits_per_byte":
+        rows = results["bits_per_byte"]
+        found = [row["after"] for row in rows if row["language"] == name and row["source"] is None]
+    elif kind == "benchmark":
+        found = [row["after"] for row in results["benchmarks"] if row["benchmark"] == name]
+    elif kind == "group":
+        found = [results["groups"]["after"][name]] if name in results["groups"]["after"] else []
+    if not found:
+        raise UserError(f"the runs have no measure {measure!r}", where="measures", remedy="see results.json of a run")
+    return found[0]
+
+
+def _compare(study: Study, measure: str, outcomes: dict[tuple[str, int], dict[str, Any]]) -> dict[str, Any]:
+    relative = measure.startswith("bits_per_byte/")
+    values = {variant: [_value(outcomes[variant, seed], measure) for seed in study.seeds] for variant in study.variants}
+    base = values[study.baseline]
+    differences = {
+        variant: [one / other - 1 if relative else one - other for one, other in zip(mine, base, strict=True)]
+        for variant, mine in values.items()
+        if variant != study.baseline
+    }
+    result: dict[str, Any] = {"higher_is_better": not relative, "variants": {}, "differences": {}, "sentences": []}
+    for variant, mine in values.items():
+        mean, ci = mean_interval(mine)
+        result["variants"][variant] = {"values": mine, "mean": mean, "ci": ci}
+    for variant, mine in differences.items():
+        mean, ci = mean_interval(mine)
+        unit = "relative" if relative else "difference"
+        result["differences"][variant] = {"values": mine, "mean": mean, "ci": ci, "unit": unit}
+        result["sentences"].append(_sentence(study, measure, variant, mean, ci, relative))
+    return result
+
+
+def _sentence(
+    study: Study, measure: str, variant: str, mean: float, ci: tuple[float, float] | None, relative: bool
+) -> str:
+    """What the numbers do and do not show."""
+    unit, count = ("%" if relative else "points"), len(study.seeds)
+    head = f"{variant} against {study.baseline}: {measure} {100 * mean:+.2f} {unit}"
+    if ci is None:
+        return f"{head} in one run, which shows nothing about chance."
+    head += f" (95 % interval {100 * ci[0]:+.2f} to {100 * ci[1]:+.2f}, {count} seeds)"
+    if ci[0] <= 0 <= ci[1]:
+        return f"{head}: the interval holds 0, so these runs do not show which is better."
+    better = (mean < 0) == relative
+    return f"{head}: {'better' if better else 'worse'} with this model, text and budget; beyond them it shows nothing."

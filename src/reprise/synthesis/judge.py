@@ -1,0 +1,77 @@
+"""Further answers about an answer: solve the problem again, or have it graded."""
+
+import re
+from collections.abc import Sequence
+
+from reprise.generators.cached import Asker
+from reprise.generators.generator import Answer, Request
+from reprise.recipe.synthesis import Synthesis
+from reprise.synthesis.parsing import find_boxed, normalize_final
+from reprise.synthesis.passages import discipline_name
+from reprise.synthesis.prompts import load_prompt
+from reprise.synthesis.tasks import Task
+
+_GRADE = re.compile(r"^\W*(?:Grade|评分)\s*[:：]\s*\**([1-5])\b\W*$", re.IGNORECASE | re.MULTILINE)
+
+
+def check_agreement(tasks: Sequence[Task], synthesis: Synthesis, asker: Asker) -> None:
+    """Solve what has a final result again; drop that on whose result (boxed, or a letter) the solutions disagree."""
+    checks, generator = synthesis.checks, synthesis.generator
+    tasks = [task for task in tasks if task.drop is None and task.pair and task.pair.final]
+    if not checks.self_consistency or not tasks:
+        return
+    requests: list[Request] = []
+    for task in tasks:
+        assert task.pair is not None
+        prompt = load_prompt("solve", task.language, synthesis.prompts)
+        requests += [
+            prompt.request(
+                max_tokens=generator.max_tokens,
+                temperature=generator.temperature,
+                top_p=generator.top_p,
+                sample=number,
+                question=task.pair.question,
+            )
+            for number in range(checks.self_consistency)
+        ]
+    outcomes = asker.ask(requests, "solve again")
+    for place, task in enumerate(tasks):
+        assert task.pair is not None and task.pair.final is not None
+        answers = outcomes[place * checks.self_consistency : (place + 1) * checks.self_consistency]
+        finals = [find_boxed(answer.text) if isinstance(answer, Answer) else None for answer in answers]
+        wanted = normalize_final(task.pair.final)
+        agreement = sum(final is not None and normalize_final(final) == wanted for final in finals) / len(finals)
+        task.notes["agreement"] = agreement
+        if agreement < checks.min_agreement:
+            detail = f"{agreement:.2f} of {len(finals)} solutions agree, at least {checks.min_agreement:g} wanted"
+            task.drop = ("inconsistent", detail)
+
+
+def judge(tasks: Sequence[Task], synthesis: Synthesis, asker: Asker) -> None:
+    """Have each pair graded; drop those under the least grade, and those that got none."""
+    settings = synthesis.checks.judge
+    tasks = [task for task in tasks if task.drop is None]
+    if settings is None or not tasks:
+        return
+    requests = []
+    for task in tasks:
+        assert task.pair is not None
+        prompt = load_prompt("judge", task.language, synthesis.prompts)
+        requests.append(
+            prompt.request(
+                max_tokens=settings.max_tokens,
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                question=task.pair.question or "-",
+                answer=task.pair.answer,
+                discipline=discipline_name(task.discipline, task.language),
+            )
+        )
+    for task, outcome in zip(tasks, asker.ask(requests, "judge"), strict=True):
+        grades = _GRADE.findall(outcome.text) if isinstance(outcome, Answer) else []
+        if not grades:
+            task.drop = ("no_grade", "the judge gave no grade")
+            continue
+        task.notes["grade"] = int(grades[-1])
+        if task.notes["grade"] < synthesis.checks.min_grade:
+            task.drop = ("judged_low", f"grade {grades[-1]}, at least {synthesis.checks.min_grade} wanted")

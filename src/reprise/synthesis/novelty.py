@@ -1,0 +1,140 @@
+"""Synthetic documents go through what every document goes through, and must be new to the corpus.
+
+Cleaning, deduplication among themselves and decontamination are the very stages of `reprise.documents`, run on a small
+table. Against the corpus only the synthetic documents are indexed; the corpus streams past them, held-out documents
+included, and is not changed.
+"""
+
+import functools
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from reprise.documents import deduplicate as deduplicate_stage
+from reprise.documents.clean import stage as clean_stage
+from reprise.documents.decontaminate import stage as decontaminate_stage
+from reprise.documents.deduplicate import choose_bands, estimate_similarity, shingle_text, sign_texts
+from reprise.documents.engine import Engine, run_pieces
+from reprise.documents.table import DOCUMENTS, DROPPED, TableWriter, list_parts, read_table
+from reprise.recipe.documents import Clean, Decontaminate, Deduplicate
+from reprise.synthesis.tasks import Task
+from reprise.workspace import Work
+
+_BATCH_ROWS = 1000
+
+
+def drop_by_documents(
+    tasks: Sequence[Task],
+    corpus: Path,
+    scratch: Path,
+    clean: Clean,
+    deduplicate: Deduplicate,
+    decontaminate: Decontaminate,
+    benchmarks: list[str],
+    data: str | None,
+    engine: Engine,
+) -> None:
+    """Set `drop` of the tasks whose documents do not pass, and `text` to the cleaned text of the others.
+
+    Args:
+        tasks: with their documents, none dropped so far.
+        corpus: table of the labelled documents.
+        scratch: folder to work in; the caller removes it.
+        clean: settings.
+        deduplicate: settings.
+        decontaminate: settings.
+        benchmarks: whose questions must not be there.
+        data: folder of their files.
+        engine: runs the steps.
+    """
+    _drop_same_questions(tasks)
+    by_id = {str(number): task for number, task in enumerate(tasks) if task.drop is None}
+    with TableWriter(scratch / "read" / DOCUMENTS) as writer:
+        writer.write(
+            [
+                {"id": number, "text": task.text, "lang": task.language, "source": "synthetic", "split": "train",
+                 "origin": f"synthetic:{number}"}
+                for number, task in by_id.items()
+            ]
+        )  # fmt: skip
+    clean_stage.run(_work(scratch, "clean", "read"), clean=clean, engine=engine)
+    deduplicate_stage.run(_work(scratch, "deduplicate", "clean"), deduplicate=deduplicate, engine=engine)
+    decontaminate_stage.run(
+        _work(scratch, "decontaminate", "deduplicate"),
+        decontaminate=decontaminate,
+        benchmarks=benchmarks,
+        data=data,
+        engine=engine,
+    )
+    for stage in ("clean", "deduplicate", "decontaminate"):
+        for batch in read_table(scratch / stage / DROPPED):
+            for row in batch.to_pylist():
+                by_id[row["id"]].drop = (row["reason"], row["detail"])
+    for batch in read_table(scratch / "decontaminate" / DOCUMENTS, ["id", "text"]):
+        for row in batch.to_pylist():
+            by_id[row["id"]].text = row["text"]
+    if deduplicate.enabled:
+        _drop_known([task for task in tasks if task.drop is None], corpus, deduplicate, engine)
+
+
+def _drop_same_questions(tasks: Sequence[Task]) -> None:
+    """The first pair of each question stays, whatever the later answers are."""
+    seen: dict[str, Task] = {}
+    for task in tasks:
+        if task.pair is None or not task.pair.question:
+            continue
+        first = seen.setdefault(shingle_text(task.pair.question, task.language), task)
+        if first is not task:
+            task.drop = ("same_question", f"as in the request {first.key}")
+
+
+def _work(scratch: Path, stage: str, before: str) -> Work:
+    (scratch / stage).mkdir(parents=True)
+    return Work(output=scratch / stage, inputs={before: scratch / before}, cache=scratch / "cache")
+
+
+def _drop_known(tasks: Sequence[Task], corpus: Path, settings: Deduplicate, engine: Engine) -> None:
+    """Drop what is a near copy of a document of the corpus, found by the bands of its signature."""
+    if not tasks:
+        return
+    signatures = sign_texts([task.text for task in tasks], [task.language for task in tasks], settings)
+    parts = list_parts(corpus.resolve())
+    compare = functools.partial(_find_known, signatures, settings)
+    num_bytes = 2 * sum(part.stat().st_size for part in parts)
+    for found in run_pieces(
+        compare, [str(part) for part in parts], engine=engine, what="compare with the corpus", num_bytes=num_bytes
+    ):
+        for number, similarity, known in found:
+            if tasks[number].drop is None:
+                tasks[number].drop = ("near_copy_of_corpus", f"{similarity:.2f} like the document {known}")
+
+
+def _find_known(signatures: Any, settings: Deduplicate, part: str) -> list[tuple[int, float, str]]:
+    """(number of the signature, similarity, id of the document) of the near copies in a part of the corpus."""
+    bands, band_rows = choose_bands(settings)
+    holders: dict[tuple[int, bytes], list[int]] = defaultdict(list)
+    for number, signature in enumerate(signatures):
+        for band in range(bands):
+            holders[band, signature[band * band_rows : (band + 1) * band_rows].tobytes()].append(number)
+    found = []
+    with pq.ParquetFile(part) as file:
+        for batch in file.iter_batches(_BATCH_ROWS, columns=["id", "text", "lang"]):
+            rows: list[dict[str, Any]] = batch.to_pylist()
+            known = sign_texts([row["text"] for row in rows], [row["lang"] for row in rows], settings)
+            for row, signature in zip(rows, known, strict=True):
+                near = {
+                    number
+                    for band in range(bands)
+                    for number in holders.get(
+                        (band, signature[band * band_rows : (band + 1) * band_rows].tobytes()), ()
+                    )
+                }
+                for number in sorted(near):
+                    similarity = float(estimate_similarity(signatures[number][np.newaxis], signature[np.newaxis])[0])
+                    if similarity >= settings.threshold:
+                        found.append((number, similarity, str(row["id"])))
+    return found

@@ -1,0 +1,195 @@
+"""Attacks on the sandbox: none gets through."""
+
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from reprise.errors import UserError
+from reprise.sandbox.run import Limits, require_sandbox, run_program
+
+QUICK = Limits(seconds=2.0, memory_mb=256, file_mb=2)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _sandbox_works() -> None:
+    try:
+        require_sandbox()
+    except UserError as error:
+        pytest.skip(str(error))
+
+
+def test_right_and_wrong_programs() -> None:
+    program = "def add(a, b):\n    return a + b"
+    assert run_program(program, "assert add(2, 3) == 5\nassert add('a', 'b') == 'ab'").passed
+    wrong = run_program(program, "assert add(2, 3) == 6, 'sum'")
+    assert (wrong.verdict, wrong.detail) == ("failed", "tests: AssertionError: sum")
+    assert run_program("def add(a, b) return", "").verdict == "failed"
+
+
+def test_what_an_honest_program_needs_is_there() -> None:
+    program = """
+import bisect, collections, concurrent.futures, dataclasses, datetime, decimal, fractions, functools, hashlib, heapq, io
+import itertools, json, math, os, random, re, statistics, string, tempfile, threading, time, typing, zoneinfo
+assert hashlib.sha256(b"").hexdigest().startswith("e3b0")
+with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    assert list(pool.map(abs, [-1, -2])) == [1, 2]
+with open("notes.txt", "w") as file:
+    file.write("x" * 1000)
+os.rename("notes.txt", "other.txt")
+assert len(open("other.txt").read()) == 1000
+time.sleep(0.01); print("done")
+"""
+    verdict = run_program(program, "assert __name__ == '__main__'", QUICK)
+    assert verdict.passed, verdict
+
+
+@pytest.mark.parametrize(
+    ("attack", "wanted"),
+    [
+        ("import os\nwhile True: os.fork()", "PermissionError"),
+        ("import subprocess\nsubprocess.run(['/bin/ls'])", "PermissionError"),
+        ("import os\nos.execv('/bin/ls', ['ls'])", "PermissionError"),
+        ("import multiprocessing\nmultiprocessing.Pool(2)", "PermissionError"),
+        ("import socket\nsocket.socket()", "PermissionError"),
+        ("import socket\nsocket.socket(socket.AF_UNIX)", "PermissionError"),
+        ("import socket\nsocket.create_connection(('127.0.0.1', 80))", "PermissionError"),
+        ("import urllib.request\nurllib.request.urlopen('http://127.0.0.1')", "Operation not permitted"),
+        ("import os\nos.kill(os.getppid(), 9)", "PermissionError"),
+        ("import os, signal\nsignal.pthread_kill(1, 9)\nos.kill(1, 9)", ""),
+        ("open('/etc/passwd').read()", "PermissionError"),
+        ("open(f'/proc/{__import__(\"os\").getppid()}/environ').read()", "PermissionError"),
+        ("open('/proc/self/mem', 'r+b')", "PermissionError"),
+        ("open('/dev/shm/left', 'w')", "PermissionError"),
+        ("open('/dev/tty', 'w')", "Error"),
+        ("import os\nos.listdir('/')", "PermissionError"),
+        ("import os\nos.symlink('/etc/passwd', 'here')", "PermissionError"),
+        ("import os\nos.chmod('/tmp', 0)", "PermissionError"),
+        ("import os\nos.truncate('/etc/hostname', 0)", "PermissionError"),
+        ("import os\nos.setuid(0) or os.chroot('/')", "PermissionError"),
+        ("import resource\nresource.setrlimit(resource.RLIMIT_AS, (-1, -1))", "Error"),
+        ("import threading, time\nfor _ in range(10**5): threading.Thread(target=time.sleep, args=(9,)).start()", ""),
+    ],
+)  # fmt: skip
+def test_attacks_fail(attack: str, wanted: str) -> None:
+    verdict = run_program(attack, "", QUICK)
+    assert verdict.verdict in ("failed", "crashed"), verdict
+    assert wanted in verdict.detail
+
+
+STUBBORN = """
+import signal
+for number in range(1, 65):
+    try:
+        signal.signal(number, signal.SIG_IGN)
+    except (OSError, ValueError):
+        pass
+while True:
+    try:
+        while True:
+            pass
+    except BaseException:
+        pass
+"""
+
+
+def test_endless_loops_end_even_if_they_catch_everything() -> None:
+    for program in ("while True: pass", "import time\ntime.sleep(99)", STUBBORN):
+        started = time.monotonic()
+        assert run_program(program, "", QUICK).verdict == "timeout"
+        assert time.monotonic() - started < 8
+
+
+@pytest.mark.parametrize(
+    "program", ["block = bytearray(10 << 30)", "held = []\nwhile 1: held.append(bytearray(1 << 20))"]
+)
+def test_ten_gigabytes_are_refused(program: str) -> None:
+    assert run_program(program, "", QUICK).verdict == "memory"
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "open('big', 'wb').write(bytes(10 << 20))",
+        "print('x' * (10 << 20))",
+        "for number in range(10**6): open(f'{number}', 'wb').write(bytes(10_000))",
+        "import os\nfor number in range(10**6): os.mkdir(f'{number}'); os.chdir(f'{number}')",
+        "for number in range(60): open(f'{number}', 'wb').write(bytes(1 << 20))\nimport time; time.sleep(5)",
+    ],
+)
+def test_the_disk_is_not_filled(program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert run_program(program, "", QUICK).verdict in ("size", "failed")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_writes_outside_leave_nothing(tmp_path: Path) -> None:
+    target = tmp_path / "target.txt"
+    target.write_text("untouched")
+    target.chmod(0o666)
+    tmp_path.chmod(0o777)
+    attacks = [
+        f"open({str(target)!r}, 'w')", f"open({str(tmp_path / 'new')!r}, 'w')",
+        f"__import__('os').remove({str(target)!r})",
+        f"__import__('os').rename({str(target)!r}, 'mine')", f"__import__('os').mkdir({str(tmp_path / 'folder')!r})",
+        f"__import__('os').truncate({str(target)!r}, 0)", f"open({str(target)!r}).read()",
+    ]  # fmt: skip
+    for attack in attacks:
+        assert run_program(attack, "", QUICK).verdict == "failed", attack
+    assert list(tmp_path.iterdir()) == [target]
+    assert target.read_text() == "untouched"
+
+
+def test_the_environment_and_the_home_folder_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    tests = f"""
+import os
+assert not any('KEY' in name for name in os.environ), os.environ
+for path in [{str(Path.home())!r}, '/root', {str(Path.cwd())!r}]:
+    try:
+        os.listdir(path)
+    except PermissionError:
+        continue
+    raise AssertionError(path)
+"""
+    verdict = run_program("", tests, QUICK)
+    assert verdict.passed, verdict
+
+
+@pytest.mark.parametrize("program", ["raise SystemExit(0)", "import os\nos._exit(0)", "import sys\nsys.exit()"])
+def test_leaving_early_is_not_passing(program: str) -> None:
+    assert run_program(program, "assert 1 == 2", QUICK).verdict in ("failed", "crashed")
+
+
+def test_system_calls_that_python_does_not_wrap_are_refused() -> None:
+    program = """
+import ctypes, errno
+libc = ctypes.CDLL(None, use_errno=True)
+calls = {
+    "io_uring_setup": 425, "bpf": 321, "memfd_create": 319, "unshare": 272, "ptrace": 101, "keyctl": 250, "mount": 165,
+    "userfaultfd": 323, "perf_event_open": 298, "process_vm_readv": 310, "vfork": 58, "x32": 0x40000001,
+}
+for name, number in calls.items():
+    assert libc.syscall(number, 0, 0, 0, 0, 0) == -1 and ctypes.get_errno() == errno.EPERM, name
+"""
+    if os.uname().machine != "x86_64":
+        pytest.skip("the numbers are those of x86-64")
+    verdict = run_program(program, "", QUICK)
+    assert verdict.passed, verdict
+
+
+def test_no_process_is_left() -> None:
+    before = set(Path("/proc").iterdir())
+    run_program("import threading\nthreading.Thread(target=lambda: [0 for _ in iter(int, 1)]).start()", "", QUICK)
+    for process in set(Path("/proc").iterdir()) - before:
+        if process.name.isdigit() and (process / "cmdline").exists():
+            assert "confinement" not in (process / "cmdline").read_text()
+
+
+@pytest.mark.skipif(sys.platform == "linux", reason="for machines without Landlock")
+def test_other_systems_are_refused() -> None:
+    with pytest.raises(UserError, match="Linux"):
+        run_program("", "")

@@ -1,0 +1,85 @@
+"""Weights that the user changes while a stage trains, through the training loop."""
+
+import dataclasses
+import json
+import os
+import signal
+
+import pytest
+from tests.training.conftest import SEQ_LEN, events, make_stage
+
+from reprise.mixture import sampler as sampling
+from reprise.training import loop
+from reprise.training.signals import Interrupted
+from reprise.training.stage import run
+
+ROWS = 4
+
+
+@pytest.fixture
+def dealt(monkeypatch):
+    """Leaves of every row that is trained on."""
+    found, original = [], sampling.Sampler.next_batch
+
+    def next_batch(self, *args):
+        batch = original(self, *args)
+        found.extend(batch.leaves)
+        return batch
+
+    monkeypatch.setattr(sampling.Sampler, "next_batch", next_batch)
+    return found
+
+
+@pytest.fixture
+def after_step(monkeypatch):
+    def install(number, action):
+        original, made = loop.step, []
+
+        def step(*args):
+            result = original(*args)
+            made.append(1)
+            if len(made) == number:
+                action()
+            return result
+
+        monkeypatch.setattr(loop, "step", step)
+
+    return install
+
+
+def test_a_file_and_a_hangup_change_the_shares_and_stop_nothing(arguments, make_work, dealt, after_step):
+    arguments["stage"] = make_stage(tokens=SEQ_LEN * ROWS * 23, topics={}, max_epochs=50)
+    work = make_work()
+
+    def wish():
+        (work.output / "weights.json").write_text(json.dumps({"zh": 0.25}))
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    after_step(3, wish)
+    run(work, **arguments)
+    (event,) = events(work, "weights")
+    assert (event["step"], event["cause"], event["path"]) == (3, "weights.json", "")
+    assert event["old"] == {"zh": 0.5, "en": 0.5} and event["new"] == {"zh": 0.25, "en": 0.75}
+    chinese = [leaf.name == "zh" for leaf in dealt]
+    assert len(chinese) == ROWS * 23
+    assert sum(chinese[: 3 * ROWS]) == 6 and sum(chinese[3 * ROWS :]) == 20
+    applied = json.loads((work.output / "weights-applied.json").read_text())
+    assert [(entry["rows"], entry["weights"]) for entry in applied] == [(3 * ROWS, {"zh": 0.25})]
+
+
+def test_a_changed_recipe_at_resume_changes_the_shares(arguments, make_work, dealt, after_step, monkeypatch):
+    stage = make_stage(tokens=SEQ_LEN * ROWS * 23, topics={}, max_epochs=50)
+    work = make_work()
+    with monkeypatch.context():
+        after_step(3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted):
+            run(work, **{**arguments, "stage": stage})
+    sources = {"web": 0.6, "book": 0.4}
+    mixture = {"zh": {"share": 0.25, "sources": sources}, "en": {"share": 0.75, "sources": sources}}
+    changed = make_stage(tokens=SEQ_LEN * ROWS * 23, topics={}, max_epochs=50, mixture=mixture)
+    run(dataclasses.replace(work, adopt=True), **{**arguments, "stage": changed})
+    (event,) = events(work, "weights")
+    assert (event["step"], event["cause"], event["path"]) == (3, "recipe", "")
+    assert event["old"] == {"zh": 0.5, "en": 0.5} and event["new"] == {"zh": 0.25, "en": 0.75}
+    chinese = [leaf.name == "zh" for leaf in dealt]
+    assert sum(chinese[: 3 * ROWS]) == 6 and sum(chinese[3 * ROWS :]) == 20
