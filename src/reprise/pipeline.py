@@ -111,10 +111,10 @@ def run_stages(
             if lender := workspace.borrow(plan, others):
                 say(f"{stage.name}: the same as in {lender}")
                 continue
-            if ranks.world > 1 and not stage.name.startswith("train-"):
+            if ranks.world > 1 and not stage.parallel:
                 raise UserError(
-                    f"{stage.name} must run before training on several processes ({status.state}: {status.reason})",
-                    remedy=f"run `reprise {stage.name} RECIPE` first, without torchrun",
+                    f"{stage.name} runs in one process and must run first ({status.state}: {status.reason})",
+                    remedy=f"run `reprise {stage.name} RECIPE` without torchrun",
                 )
             if ranks.leads:
                 say(f"{stage.name}: {status.reason}")
