@@ -8,7 +8,7 @@ from reprise.recipe.loading import parse_recipe
 from reprise.recipe.mixture import Stage
 
 CODES = {
-    "zh": "zh zh-CN zh_CN zh-Hant-TW zho zho_Hans zho_Hant cmn cmn_Hani chi wuu yue yue_Hani hak nan lzh zh-yue Chinese",
+    "zh": "zh zh-CN zh_CN zh-Hant-TW zho zho_Hans zho_Hant cmn cmn_Hani chi wuu yue yue_Hani nan lzh zh-yue Chinese",
     "en": "en EN en-US en_GB.UTF-8 eng eng_Latn English",
     "ar": "ar arb arb_Arab ara",
     "sw": "sw swh swh_Latn swa",

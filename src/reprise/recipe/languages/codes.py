@@ -1,6 +1,6 @@
 """One code for each language, whatever a file or a recipe calls it.
 
-`zh-CN`, `zho_Hans`, `cmn_Hani`, `chi`, `wuu` and `yue` are all `zh`. langcodes does the work: it is 180 kB with its tables
+`zh-CN`, `zho_Hans`, `cmn_Hani`, `chi`, `wuu` and `yue` are all `zh`. langcodes does the work: 180 kB with its tables
 (Babel: 11 MB, most of it for numbers and dates), typed, and knows the aliases of CLDR and of ISO 639.
 """
 
