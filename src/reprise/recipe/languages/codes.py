@@ -11,6 +11,7 @@ from typing import Annotated, TypeVar
 
 import langcodes
 from langcodes import data_dicts
+from langcodes.tag_parser import LanguageTagError
 from pydantic import AfterValidator, BeforeValidator
 
 Value = TypeVar("Value")
@@ -60,7 +61,7 @@ def find_language(code: str) -> str | None:
         return name
     try:
         tag = langcodes.Language.get(langcodes.standardize_tag(code, macro=True))
-    except langcodes.LanguageTagError:
+    except LanguageTagError:
         return None
     language = tag.language
     if language is None or language in _UNDETERMINED or not tag.is_valid():
