@@ -48,6 +48,7 @@ test: check
 
 docs: .venv/installed
 	$(BIN)/reprise settings > docs/settings.md
+	$(BIN)/python docs/generate.py
 
 clean:
 	rm -rf .venv runs
