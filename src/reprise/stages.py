@@ -99,6 +99,7 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
             },
             means={"engine": documents.engine},
             files=lambda: _input_files(documents.inputs, "documents.inputs"),
+            version=2,
         ),
         Stage(
             "clean",

@@ -1,11 +1,12 @@
 """Which text a stage trains on, in which shares and in which order."""
 
-from collections.abc import Iterable
-from typing import Annotated, Literal
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from reprise.recipe.fields import Count, Settings, Share, check_sum
+from reprise.recipe.languages.codes import LanguageCode, find_language, normalise_keys, normalise_path
 from reprise.recipe.training import Schedule
 
 
@@ -14,7 +15,7 @@ class Component(Settings):
 
     share: Share
     """Share of the stage's tokens; the shares of a stage sum to 1."""
-    language: str | None = None
+    language: LanguageCode | None = None
     """Language of its documents, where that is not the entry's own name."""
     sources: dict[str, Share]
     """Source -> share within this entry; they sum to 1."""
@@ -115,11 +116,29 @@ class Stage(Settings):
         """Curriculum of a bucket of the mixture entry `name`."""
         return self.curriculum.get(f"{name}/{source}") or self.curriculum.get(name) or Curriculum()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _language_codes(cls, data: Any) -> Any:
+        """An entry that is named after its language has the language's code as its name."""
+        if not isinstance(data, dict) or not isinstance(data.get("mixture"), dict):
+            return data
+        mixture = normalise_keys(data["mixture"], lambda name: _entry_name(name, data["mixture"].get(name)))
+        data = {**data, "mixture": mixture}
+        if isinstance(data.get("curriculum"), dict):
+            data["curriculum"] = normalise_keys(data["curriculum"], lambda path: normalise_path(path, mixture))
+        return data
+
     @model_validator(mode="after")
     def _shares_sum(self) -> "Stage":
         _check_names(self.mixture)
         check_sum({name: part.share for name, part in self.mixture.items()}, "the shares of the mixture")
         return self
+
+
+def _entry_name(name: str, entry: Any) -> str:
+    """An entry with a `language` of its own is called as the user calls it."""
+    language = entry.get("language") if isinstance(entry, Mapping) else getattr(entry, "language", None)
+    return name if language is not None else find_language(name) or name
 
 
 def _check_names(names: Iterable[str]) -> None:

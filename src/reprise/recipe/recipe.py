@@ -6,6 +6,7 @@ from reprise.recipe.documents import Documents
 from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.fields import Settings
 from reprise.recipe.hardware import Hardware
+from reprise.recipe.languages.codes import normalise_keys, normalise_path
 from reprise.recipe.mixture import Stage
 from reprise.recipe.model import Model
 from reprise.recipe.synthesis import Synthesis
@@ -31,6 +32,15 @@ class Recipe(Settings):
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
     hardware: Hardware = Hardware()
+
+    @model_validator(mode="after")
+    def _language_codes(self) -> "Recipe":
+        names = {name for stage in self.stages for name in stage.mixture}
+        names |= {part.language for stage in self.stages for part in stage.mixture.values() if part.language}
+        tolerance = normalise_keys(self.evaluation.tolerance, lambda path: normalise_path(path, names))
+        if tolerance != self.evaluation.tolerance:
+            object.__setattr__(self, "evaluation", self.evaluation.model_copy(update={"tolerance": tolerance}))
+        return self
 
     @model_validator(mode="after")
     def _stages_fit_together(self) -> "Recipe":
