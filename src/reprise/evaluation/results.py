@@ -1,8 +1,8 @@
 """The record of an evaluation: what `evaluate/results.json` contains."""
 
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 from reprise.records import record
 
