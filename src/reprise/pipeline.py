@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -112,15 +113,20 @@ def run_stages(
                 say(f"{stage.name}: the same as in {lender}")
                 continue
             if ranks.world > 1 and not stage.parallel:
-                raise UserError(
-                    f"{stage.name} runs in one process and must run first ({status.state}: {status.reason})",
-                    remedy=f"run `reprise {stage.name} RECIPE` without torchrun",
-                )
+                ranks.lead(partial(_refuse_processes, stage.name, status))
             if ranks.leads:
                 say(f"{stage.name}: {status.reason}")
             _run_stage(stage, plan, workspace, ranks, restart=restart, adopt=adopt, say=say)
             count += 1
     return count
+
+
+def _refuse_processes(name: str, status: Status) -> None:
+    """Raise: a stage that runs in one process was asked for under torchrun."""
+    raise UserError(
+        f"{name} runs in one process and must run first ({status.state}: {status.reason})",
+        remedy=f"run `reprise {name} RECIPE` without torchrun",
+    )
 
 
 def _restored(plan: Plan, workspace: Workspace, ranks: "_Ranks") -> bool:
@@ -139,11 +145,11 @@ def _check_sources(recipe: Recipe, read: Manifest | None) -> None:
     """
     at_hand = {(entry["language"], entry["source"]) for entry in _train_buckets(read)}
     for index, stage in enumerate(recipe.stages):
-        for name, component in stage.mixture.items():
-            for source, share in component.sources.items():
-                language = component.language or name
+        for name, entry in stage.mixture.items():
+            for source, share in entry.sources.items():
+                language = entry.language
                 made = recipe.synthesis.enabled and source == "synthetic"
-                if share and component.share and not made and (language, source) not in at_hand:
+                if share and entry.share and not made and (language, source) not in at_hand:
                     known = ", ".join(f"{lang}/{source}" for lang, source in sorted(at_hand))
                     raise UserError(
                         f"there is no training document of the language {language!r} and the source {source!r}",
