@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from reprise.errors import UserError
+from reprise.errors import Finding, UserError
 from reprise.mixture.budget import budgets
 from reprise.mixture.forecast import Supply, forecast
 from reprise.model.files import model_folder
@@ -237,6 +237,9 @@ def show_plan(plan: dict[str, Any]) -> None:
         console.print(_scoring_line(plan["scoring"]), markup=False, highlight=False)
     if plan["synthesis"]:
         console.print(_synthesis_line(plan["synthesis"]), markup=False, highlight=False)
+    for finding in (Finding(**entry) for entry in plan.get("findings", ())):
+        label = "warning" if finding.severity == "warning" else "before a run"
+        console.print(f"{label}: {finding}", style="yellow", markup=False, highlight=False)
     for warning in plan["warnings"]:
         console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
 
