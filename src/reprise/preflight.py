@@ -136,7 +136,7 @@ def check_text_for_mixture(recipe: Recipe) -> Iterator[Finding]:
     for index, stage in enumerate(recipe.stages):
         for name, component in stage.mixture.items():
             for source, share in component.sources.items():
-                language = component.language or name
+                language = component.language
                 made = recipe.synthesis.enabled and source == "synthetic"
                 if share and component.share and not made and (language, source) not in corpus.pairs:
                     yield Finding(

@@ -57,7 +57,7 @@ def check_names(recipe: Recipe, corpus: Corpus) -> Iterator[Finding]:
 def mixture_pairs(recipe: Recipe) -> set[tuple[str, str]]:
     """(language, source) of the text that some stage trains on."""
     return {
-        (component.language or name, source)
+        (component.language, source)
         for stage in recipe.stages
         for name, component in stage.mixture.items()
         for source in component.sources
@@ -103,7 +103,7 @@ def _check_topics(where: str, stage: Stage, recipe: Recipe) -> Iterator[Finding]
     """Topics that the policy names. Documents may bring topics of their own, so an unlike name is only a warning."""
     lists = recipe.documents.topics.lists
     split = [
-        component.language or name
+        component.language
         for name, component in stage.mixture.items()
         if set(component.sources) & set(stage.topics.sources)
     ]
