@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -113,11 +114,8 @@ def run_stages(
             if lender := workspace.borrow(plan, others):
                 say(f"{stage.name}: the same as in {lender}")
                 continue
-            if ranks.world > 1 and not stage.name.startswith("train-"):
-                raise UserError(
-                    f"{stage.name} must run before training on several processes ({status.state}: {status.reason})",
-                    remedy=f"run `reprise {stage.name} RECIPE` first, without torchrun",
-                )
+            if ranks.world > 1 and not stage.parallel:
+                ranks.lead(partial(_refuse_processes, stage.name, status))
             if ranks.leads:
                 say(f"{stage.name}: {status.reason}")
             _run_stage(stage, plan, workspace, ranks, restart=restart, adopt=adopt, say=say)
@@ -125,9 +123,7 @@ def run_stages(
     return count
 
 
-def _preflight(
-    recipe: Recipe, workspace: Workspace, until: Sequence[str] | None, say: Callable[[str], None]
-) -> None:
+def _preflight(recipe: Recipe, workspace: Workspace, until: Sequence[str] | None, say: Callable[[str], None]) -> None:
     """Say everything that is knowably wrong with the stages that are about to run.
 
     Raises:
@@ -147,6 +143,14 @@ def _preflight(
 
 def _must_run(workspace: Workspace, plan: Plan) -> bool:
     return workspace.status(plan).state != "fresh"
+
+
+def _refuse_processes(name: str, status: Status) -> None:
+    """Raise: a stage that runs in one process was asked for under torchrun."""
+    raise UserError(
+        f"{name} runs in one process and must run first ({status.state}: {status.reason})",
+        remedy=f"run `reprise {name} RECIPE` without torchrun",
+    )
 
 
 def _restored(plan: Plan, workspace: Workspace, ranks: "_Ranks") -> bool:

@@ -73,7 +73,7 @@ def make_plan(recipe: Recipe) -> dict[str, Json]:
             "formula": formula,
             "tokens_per_step": step_tokens,
         },
-        "scoring": _scoring(recipe, per_token, rate),
+        "scoring": _scoring(recipe, rate),
         "synthesis": _synthesis(recipe, store, buckets),
         "warnings": warnings,
     }
@@ -113,7 +113,7 @@ def _stages(recipe: Recipe, per_token: float | None, rate: float, step_tokens: i
     return stages
 
 
-def _scoring(recipe: Recipe, per_token: float | None, rate: float) -> dict[str, Json] | None:
+def _scoring(recipe: Recipe, rate: float) -> dict[str, Json] | None:
     """Cost of the perplexities that order the text: a forward pass, a third of training, over each token once.
 
     Before the stage `score` has counted them, the tokens are those that the stages take from the ordered buckets.
@@ -136,6 +136,8 @@ def _scoring(recipe: Recipe, per_token: float | None, rate: float) -> dict[str, 
             for budget in budgets(recipe)
             if (recipe.stages[budget.stage - 1].mixture[budget.entry].language, budget.source) in ordered
         )
+    scorer = recipe.documents.perplexity.model or recipe.model
+    per_token = _flops_per_token(recipe.model_copy(update={"model": scorer}))[0]
     flops = None if per_token is None else per_token / 3 * tokens
     return {
         "tokens": tokens,

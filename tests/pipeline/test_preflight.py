@@ -29,12 +29,12 @@ def test_a_good_recipe_has_no_finding(recipe_data):
         (lambda r: r["stages"][0].update(curriculum={"zh/wbe": {"order": "ascending"}}), "curriculum.zh/wbe", "`web`"),
         (lambda r: r["stages"][0].update(curriculum={"zhh": {"order": "ascending"}}), "curriculum.zhh", "`zh`"),
         (lambda r: r["stages"][0].update(topics={"sources": ["wbe"]}), "stages.0.topics.sources", "`web`"),
-        (lambda r: r["evaluation"].update(tolerance={"eng": 0.1}), "evaluation.tolerance", "`en`"),
+        (lambda r: r["evaluation"].update(tolerance={"enm": 0.1}), "evaluation.tolerance", "`en`"),
         (lambda r: r["evaluation"].update(tolerance={"en/wbe": 0.1}), "evaluation.tolerance", "`web`"),
         (lambda r: r["evaluation"].update(sample_prompts={"zhh": ["x"]}), "evaluation.sample_prompts", "`zh`"),
-        (lambda r: r["documents"].update(clean={"heuristics": {"zhe": {}}}), "clean.heuristics", "`zh`"),
+        (lambda r: r["documents"].update(clean={"heuristics": {"zhd": {}}}), "clean.heuristics", "`zh`"),
         (lambda r: r["documents"].update(clean={"heuristics_sources": ["wep"]}), "heuristics_sources", "`web`"),
-        (lambda r: r["documents"].update(topics={"lists": {"enn": ["a"]}}), "documents.topics.lists", "`en`"),
+        (lambda r: r["documents"].update(topics={"lists": {"enm": ["a"]}}), "documents.topics.lists", "`en`"),
         (
             lambda r: r["stages"][0]["topics"].update(policy={"topic_weights": {"Law and Polici": 2}}),
             "topic_weights",
@@ -57,7 +57,7 @@ def test_a_misspelt_name_is_an_error_that_knows_the_right_one(recipe_data, chang
 def test_all_findings_are_one_message(recipe_data, write_recipe, tmp_path):
     recipe_data["documents"]["inputs"].append({"path": str(tmp_path / "none.jsonl")})
     recipe_data["model"]["path"] = str(tmp_path / "no-model")
-    recipe_data["evaluation"]["tolerance"] = {"eng": 0.1}
+    recipe_data["evaluation"]["tolerance"] = {"enm": 0.1}
     recipe = write_recipe(recipe_data)
     done = subprocess.run([sys.executable, "-m", "reprise", "run", recipe], capture_output=True, text=True)
     assert done.returncode == 2
@@ -79,7 +79,7 @@ def test_plan_refuses_errors_and_tells_what_is_missing(recipe_data, write_recipe
     found = json.loads(done.stdout)["findings"]
     assert any("none.jsonl" in entry["where"] and entry["severity"] == "missing" for entry in found)
     assert "none.jsonl" in plan().stdout
-    recipe_data["evaluation"]["tolerance"] = {"eng": 0.1}
+    recipe_data["evaluation"]["tolerance"] = {"enm": 0.1}
     refused = plan()
     assert refused.returncode == 2
     assert "did you mean `en`" in refused.stderr

@@ -8,6 +8,7 @@ from reprise.recipe.fields import Count, Settings, Share
 from reprise.recipe.generator import Generator
 from reprise.recipe.heuristics import DEFAULTS, Heuristics
 from reprise.recipe.languages.codes import normalise_keys, normalise_language, unquote_norwegian
+from reprise.recipe.model import Model
 
 ENGLISH_TOPICS = (
     "Mathematics and Physics",
@@ -218,8 +219,10 @@ class Topics(Settings):
 
 
 class Perplexity(Settings):
-    """Scores by the base model, for the curriculum."""
+    """Scores by the base model, or by a smaller one, for the curriculum."""
 
+    model: Model | None = None
+    """A smaller model that scores in place of the base model, which is cheaper."""
     max_length: Annotated[int, Field(ge=16)] = 2048
     """Tokens in one forward pass, never more than the model's context; longer documents are scored in windows."""
     stride: Annotated[int, Field(ge=1)] = 1024
