@@ -18,7 +18,7 @@ from reprise.model.likelihood import document_nll, fit_window
 from reprise.model.loading import load_config
 from reprise.progress import track
 from reprise.recipe.evaluation import Evaluation
-from reprise.workspace import digest
+from reprise.storage import digest
 
 _FORMAT = 1
 """Raised when the same text and model would give another number."""

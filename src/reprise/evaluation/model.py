@@ -14,7 +14,7 @@ from reprise.model.likelihood import native_dtype
 from reprise.model.loading import load_config, load_model, load_tokenizer
 from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.model import Model
-from reprise.workspace import digest, digest_file
+from reprise.storage import checksum, digest
 
 
 class EvaluatedModel:
@@ -31,7 +31,7 @@ class EvaluatedModel:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of what decides its answers: its files (on the Hub, its name and commit) and the number format."""
-        files: dict[str, Any] = {path.name: digest_file(Path(path))["xxh128"] for path in model_files(self.settings)}
+        files: dict[str, Any] = {path.name: checksum(Path(path)) for path in model_files(self.settings)}
         if not files:
             commit = getattr(load_config(self.settings), "_commit_hash", None) or self.settings.revision
             files = {self.settings.path: commit}

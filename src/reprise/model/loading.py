@@ -23,7 +23,7 @@ from transformers import (
 from reprise.errors import UserError, missing_extra
 from reprise.model.files import model_files, model_folder
 from reprise.recipe.model import Model
-from reprise.workspace import digest
+from reprise.storage import digest
 
 
 def cache_folder() -> Path:

@@ -21,9 +21,10 @@ from reprise.errors import UserError
 from reprise.progress import track
 from reprise.recipe.model import Model
 from reprise.recipe.tokens import Tokens
+from reprise.storage import digest, write_json
 from reprise.tokens.gather import gather_slices
 from reprise.tokens.tokenizer import Encoder, Ids, open_encoder
-from reprise.workspace import Work, digest, write_json
+from reprise.workspace import Work
 
 log = logging.getLogger(__name__)
 

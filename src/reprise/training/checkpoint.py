@@ -26,8 +26,8 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.checkpoint.state_dict_loader import load
 
 from reprise.errors import UserError
+from reprise.storage import Json
 from reprise.training.parallel import Processes
-from reprise.workspace import Json
 
 log = logging.getLogger(__name__)
 

@@ -14,6 +14,7 @@ from reprise.mixture.sampler import Batch
 from reprise.mixture.shares_file import CAUSE, SharesFile
 from reprise.model.attention import document_inputs
 from reprise.progress import track
+from reprise.storage import digest
 from reprise.training.checkpoint import checkpoint_name, newest_whole, prune
 from reprise.training.guards import Retention, bits_per_byte, check_retention, is_spike
 from reprise.training.memory import peak_memory
@@ -22,7 +23,6 @@ from reprise.training.signals import Interrupted, StopSignal
 from reprise.training.state import Run, next_multiple
 from reprise.training.validation import BucketLoss
 from reprise.training.writer import CheckpointError
-from reprise.workspace import digest
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from reprise.errors import UserError, missing_extra
-from reprise.workspace import digest
+from reprise.storage import digest
 
 log = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ from reprise.mixture.shares import ShareChange
 from reprise.recipe.mixture import Stage
 from reprise.recipe.tokens import Rows
 from reprise.recipe.training import Training
+from reprise.storage import Json
 from reprise.tokens.store import TokenStore
 from reprise.training.averaging import Average
 from reprise.training.checkpoint import load_checkpoint, tensors_of
@@ -22,7 +23,7 @@ from reprise.training.parallel import Processes
 from reprise.training.status_line import StatusLine
 from reprise.training.validation import BucketLoss, HeldOut
 from reprise.training.writer import CheckpointWriter
-from reprise.workspace import Json, Work
+from reprise.workspace import Work
 
 Benchmarks = Callable[[Any, str], list[Json]]
 """Measures a model that is in memory; the text identifies its weights. Evaluation, which stands above, provides it."""

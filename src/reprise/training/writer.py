@@ -18,9 +18,9 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torch.distributed.checkpoint.state_dict_saver import save
 
+from reprise.storage import Json, sync, write_json
 from reprise.training.checkpoint import DESCRIPTION, VERSION, cause_of, digest_content
 from reprise.training.parallel import Processes
-from reprise.workspace import Json, sync, write_json
 
 
 class CheckpointError(Exception):
