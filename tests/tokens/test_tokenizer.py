@@ -9,11 +9,12 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from reprise.documents.table import write_part
 from reprise.errors import UserError
+from reprise.model import tokenizer as module
+from reprise.model.tokenizer import open_tokenizer
 from reprise.recipe.model import Model
 from reprise.recipe.tokens import Tokens
-from reprise.tokens import tokenizer as encoders
-from reprise.tokens.store import BucketKey, TokenStore, run
-from reprise.tokens.tokenizer import open_encoder
+from reprise.tokens.stage import run
+from reprise.tokens.store import BucketKey, TokenStore
 from reprise.workspace import Work
 
 TEXT = [
@@ -49,19 +50,19 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 
 def test_a_fast_library_is_chosen_and_says_why(model: Model) -> None:
-    encoder = open_encoder(model, Tokens())
-    assert encoder.name == "fastokens"
-    assert "gives the ids of tokenizers" in encoder.reason
+    tokenizer = open_tokenizer(model, "auto")
+    assert tokenizer.library == "fastokens"
+    assert "gives the ids of tokenizers" in tokenizer.reason
 
 
 @pytest.fixture(scope="module")
-def pair(model: Model) -> tuple[encoders.Encoder, encoders.Encoder]:
-    return open_encoder(model, Tokens()), open_encoder(model, Tokens(tokenizer="tokenizers"))
+def pair(model: Model) -> tuple[module.Tokenizer, module.Tokenizer]:
+    return open_tokenizer(model, "auto"), open_tokenizer(model, "tokenizers")
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.text(), min_size=1, max_size=4))
-def test_ids_are_those_of_tokenizers(pair: tuple[encoders.Encoder, encoders.Encoder], texts: list[str]) -> None:
+def test_ids_are_those_of_tokenizers(pair: tuple[module.Tokenizer, module.Tokenizer], texts: list[str]) -> None:
     texts = [text.encode("utf-8", "replace").decode() for text in texts]
     fast, reference = pair[0].encode_batch(texts), pair[1].encode_batch(texts)
     for text, ids, right in zip(texts, fast, reference, strict=True):
@@ -70,67 +71,65 @@ def test_ids_are_those_of_tokenizers(pair: tuple[encoders.Encoder, encoders.Enco
 
 @pytest.mark.parametrize("name", ["auto", "tokenizers", "fastokens"])
 def test_a_special_token_in_the_text_stays_text(model: Model, name: str) -> None:
-    encoder = open_encoder(model, Tokens(tokenizer=name))
-    (ids,) = encoder.encode_batch(["an <|end|> in the <|begin|> text"])
-    assert encoder.eos_id not in ids
+    tokenizer = open_tokenizer(model, name)
+    (ids,) = tokenizer.encode_batch(["an <|end|> in the <|begin|> text"])
+    assert tokenizer.eos_id not in ids
     assert 1 not in ids
 
 
 def test_a_library_that_gives_other_ids_is_not_used(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = encoders._open_fastokens
-    monkeypatch.setattr(
-        encoders, "_open_fastokens", lambda parsed: lambda texts: [x[::-1] for x in right(parsed)(texts)]
-    )
-    encoder = open_encoder(model, Tokens())
-    assert encoder.name == "tokenizers"
-    assert "fastokens: it gives other ids on" in encoder.reason
+    right = module._open_fastokens
+    monkeypatch.setattr(module, "_open_fastokens", lambda parsed: lambda texts: [x[::-1] for x in right(parsed)(texts)])
+    tokenizer = open_tokenizer(model, "auto")
+    assert tokenizer.library == "tokenizers"
+    assert "fastokens: it gives other ids on" in tokenizer.reason
     with pytest.raises(UserError, match="fastokens cannot be used: it gives other ids"):
-        open_encoder(model, Tokens(tokenizer="fastokens"))
+        open_tokenizer(model, "fastokens")
 
 
 def test_a_library_that_refuses_the_vocabulary_is_not_used(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(parsed: str) -> encoders.EncodeBatch:
+    def refuse(parsed: str) -> module.EncodeBatch:
         raise RuntimeError("no such normalizer")
 
-    monkeypatch.setattr(encoders, "_open_fastokens", refuse)
-    encoder = open_encoder(model, Tokens())
-    assert encoder.name == "tokenizers"
-    assert encoder.reason == "fastokens: it refuses the vocabulary (no such normalizer)"
+    monkeypatch.setattr(module, "_open_fastokens", refuse)
+    tokenizer = open_tokenizer(model, "auto")
+    assert tokenizer.library == "tokenizers"
+    assert tokenizer.reason == "fastokens: it refuses the vocabulary (no such normalizer)"
 
 
 def test_other_ids_are_found_on_the_way(model: Model) -> None:
     """Every place of a batch has its turn, so that an error that the first check missed is met in the end."""
-    fast, reference = (open_encoder(model, Tokens(tokenizer=name)) for name in ("fastokens", "tokenizers"))
+    fast, reference = (open_tokenizer(model, name) for name in ("fastokens", "tokenizers"))
 
-    def wrong_on_dogs(texts: list[str]) -> list[encoders.Ids]:
+    def wrong_on_dogs(texts: list[str]) -> list[module.Ids]:
         return [ids[1:] if "dog" in text else ids for text, ids in zip(texts, fast.encode_batch(texts), strict=True)]
 
     message = "quick cannot be used: it gives other ids on 'the cat"
-    encoder = encoders.Encoder("quick", wrong_on_dogs, 400, 0, None, "", reference.encode_batch)
+    tokenizer = module.Tokenizer("quick", wrong_on_dogs, 400, 0, None, "", reference.encode_batch)
     with pytest.raises(UserError, match=message):  # of the first batch every text is compared
-        encoder.encode_batch([TEXT[1], TEXT[2], TEXT[0]])
-    encoder = encoders.Encoder("quick", wrong_on_dogs, 400, 0, None, "", reference.encode_batch)
-    encoder.encode_batch([TEXT[1]])
+        tokenizer.encode_batch([TEXT[1], TEXT[2], TEXT[0]])
+    tokenizer = module.Tokenizer("quick", wrong_on_dogs, 400, 0, None, "", reference.encode_batch)
+    tokenizer.encode_batch([TEXT[1]])
     with pytest.raises(UserError, match=message):
         for _ in range(3):
-            encoder.encode_batch([TEXT[1], TEXT[2], TEXT[0]])
+            tokenizer.encode_batch([TEXT[1], TEXT[2], TEXT[0]])
 
 
 def test_vocabulary_that_does_not_fit_the_model(tmp_path: Path) -> None:
     model = save_model(tmp_path, model_vocab=100, eos_token="<|end|>")
     with pytest.raises(UserError, match="the model embeds 100 tokens"):
-        open_encoder(model, Tokens())
+        open_tokenizer(model, "auto")
 
 
 def test_end_and_begin_tokens_must_exist(tmp_path: Path) -> None:
     model = save_model(tmp_path)
     with pytest.raises(UserError, match="no end-of-sequence token"):
-        open_encoder(model, Tokens())
+        open_tokenizer(model, "auto")
     with pytest.raises(UserError, match=r"'</s>' is not a token"):
-        open_encoder(model.model_copy(update={"eos": "</s>"}), Tokens())
+        open_tokenizer(model.model_copy(update={"eos": "</s>"}), "auto")
     with pytest.raises(UserError, match="no beginning-of-sequence token"):
-        open_encoder(model.model_copy(update={"eos": "<|end|>", "bos": True}), Tokens())
-    assert open_encoder(model.model_copy(update={"eos": "<|end|>"}), Tokens()).eos_id == 0
+        open_tokenizer(model.model_copy(update={"eos": "<|end|>", "bos": True}), "auto")
+    assert open_tokenizer(model.model_copy(update={"eos": "<|end|>"}), "auto").eos_id == 0
 
 
 def test_stage_reads_both_inputs_and_counts(model: Model, tmp_path: Path) -> None:
@@ -150,7 +149,7 @@ def test_stage_reads_both_inputs_and_counts(model: Model, tmp_path: Path) -> Non
     assert set(store.train) == {BucketKey("en", "web", "Law"), BucketKey("en", "synthetic", None)}
     assert work.counts["documents"] == 11
     synthetic = store.train[BucketKey("en", "synthetic", None)]
-    reference = open_encoder(model, Tokens(tokenizer="tokenizers")).encode_batch([TEXT[0]])[0]
+    reference = open_tokenizer(model, "tokenizers").encode_batch([TEXT[0]])[0]
     assert synthetic.tokens.tolist() == [store.bos_id, *reference, store.eos_id]
     assert np.isnan(synthetic.ppl).all()
     assert not list(output.glob("spool*"))

@@ -7,6 +7,7 @@ from reprise.errors import UserError
 from reprise.recipe.model import Model
 
 PACKAGE = "package:"
+_SUFFIXES = {".json", ".safetensors", ".bin", ".model", ".tiktoken", ".txt", ".py", ".jinja"}
 
 
 def model_folder(settings: Model) -> Path | None:
@@ -39,8 +40,17 @@ def model_files(settings: Model) -> list[Path]:
                 f"there is no file {source}", where="model.gguf_file", remedy="name a .gguf file in model.path"
             )
         return [source]
-    return sorted(
-        path for path in folder.iterdir() if path.suffix in {".json", ".safetensors", ".model", ".py", ".jinja"}
+    return sorted(path for path in folder.iterdir() if path.suffix in _SUFFIXES)
+
+
+def sentencepiece_only(settings: Model) -> bool:
+    """Whether the tokenizer of a model on this machine is a `tokenizer.model` without a `tokenizer.json`."""
+    folder = model_folder(settings)
+    return (
+        folder is not None
+        and settings.gguf_file is None
+        and (folder / "tokenizer.model").is_file()
+        and not (folder / "tokenizer.json").is_file()
     )
 
 
