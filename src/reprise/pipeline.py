@@ -139,11 +139,11 @@ def _check_sources(recipe: Recipe, read: Manifest | None) -> None:
     """
     at_hand = {(entry["language"], entry["source"]) for entry in _train_buckets(read)}
     for index, stage in enumerate(recipe.stages):
-        for name, component in stage.mixture.items():
-            for source, share in component.sources.items():
-                language = component.language or name
+        for name, entry in stage.mixture.items():
+            for source, share in entry.sources.items():
+                language = entry.language
                 made = recipe.synthesis.enabled and source == "synthetic"
-                if share and component.share and not made and (language, source) not in at_hand:
+                if share and entry.share and not made and (language, source) not in at_hand:
                     known = ", ".join(f"{lang}/{source}" for lang, source in sorted(at_hand))
                     raise UserError(
                         f"there is no training document of the language {language!r} and the source {source!r}",

@@ -99,6 +99,7 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
             },
             means={"engine": documents.engine},
             files=lambda: _input_files(documents.inputs, "documents.inputs"),
+            version=2,
         ),
         Stage(
             "clean",
@@ -203,10 +204,10 @@ def _benchmarks(recipe: Recipe) -> dict[str, Any]:
 def _scored_buckets(recipe: Recipe) -> list[tuple[str, str]]:
     """(language, source) of the documents that need a perplexity."""
     pairs = {
-        (component.language or name, source)
+        (entry.language, source)
         for stage in recipe.stages
-        for name, component in stage.mixture.items()
-        for source in component.sources
+        for entry in stage.mixture.values()
+        for source in entry.sources
     }
     return sorted(pair for pair in pairs if recipe.curriculum_selects(*pair))
 

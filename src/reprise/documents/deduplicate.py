@@ -21,11 +21,11 @@ from daft import DataType, col
 from numpy.typing import NDArray
 
 from reprise.documents.engine import Engine, run_pieces
-from reprise.documents.language import WITHOUT_SPACES
 from reprise.documents.part_step import Outcome, Place, pass_through, run_step
 from reprise.documents.table import DOCUMENTS, hash_text, list_parts
 from reprise.documents.words import mix, normalise
 from reprise.recipe.documents import Deduplicate
+from reprise.recipe.languages.codes import WITHOUT_SPACES
 from reprise.workspace import Work
 
 _SPACE = re.compile(r"\s+")

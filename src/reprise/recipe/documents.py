@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from reprise.recipe.fields import Count, Settings, Share
 from reprise.recipe.generator import Generator
 from reprise.recipe.heuristics import DEFAULTS, Heuristics
+from reprise.recipe.languages.codes import normalise_keys, normalise_language, unquote_norwegian
 
 ENGLISH_TOPICS = (
     "Mathematics and Physics",
@@ -56,9 +57,18 @@ class Input(Settings):
     def _fields_known(cls, fields: dict[str, str]) -> dict[str, str]:
         return _check_names(fields, ("text", "id", "lang", "source", "topic", "origin", "split"))
 
+    @field_validator("constants", mode="before")
+    @classmethod
+    def _norwegian(cls, constants: Any) -> Any:
+        if isinstance(constants, dict) and "lang" in constants:
+            return {**constants, "lang": unquote_norwegian(constants["lang"])}
+        return constants
+
     @field_validator("constants")
     @classmethod
     def _constants_known(cls, constants: dict[str, str]) -> dict[str, str]:
+        if "lang" in constants:
+            constants = {**constants, "lang": normalise_language(constants["lang"])}
         if constants.get("split", "train") not in ("train", "valid"):
             raise ValueError(f"split is train or valid, not {constants['split']!r}")
         return _check_names(constants, ("lang", "source", "topic", "split"))
@@ -93,7 +103,9 @@ class Clean(Settings):
         if not isinstance(given, dict):
             return given
         merged: dict[str, Any] = dict(DEFAULTS)
-        for lang, changes in given.items():
+        for lang, changes in normalise_keys(
+            given, lambda key: key if key == "other" else normalise_language(key)
+        ).items():
             base = DEFAULTS.get(lang, DEFAULTS["other"])
             merged[lang] = {**base.model_dump(), **changes} if isinstance(changes, dict) else changes
         return merged
@@ -189,6 +201,11 @@ class Topics(Settings):
     documents like those to be labelled, and many."""
     encoder: Encoder = Encoder()
     llm: Llm | None = None
+
+    @field_validator("lists")
+    @classmethod
+    def _language_codes(cls, lists: dict[str, list[str]]) -> dict[str, list[str]]:
+        return normalise_keys(lists)
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "Topics":
