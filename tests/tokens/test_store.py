@@ -9,7 +9,7 @@ import pytest
 from tests.tokens.stores import EOS, build_store, document, number_tokenizer, random_documents
 
 from reprise.errors import UserError
-from reprise.tokens import store
+from reprise.tokens import builder
 from reprise.tokens.builder import StoreBuilder
 from reprise.tokens.store import BucketKey, TokenStore
 
@@ -30,7 +30,7 @@ def test_store_is_the_same_whatever_the_order_of_the_documents(
     documents = mixed_documents()
     shuffled = [documents[i] for i in np.random.default_rng(0).permutation(len(documents))]
     first = build_store(tmp_path / "a", documents)
-    monkeypatch.setattr(store, "HELD_BYTES", held_bytes)  # the second one goes by way of the disk
+    monkeypatch.setattr(builder, "HELD_BYTES", held_bytes)  # the second one goes by way of the disk
     second = build_store(tmp_path / "b", shuffled)
     assert not list((tmp_path / "b").glob("spool*"))
     assert first.fingerprint == second.fingerprint

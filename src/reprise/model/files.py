@@ -43,15 +43,13 @@ def model_files(settings: Model) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix in _SUFFIXES)
 
 
-def sentencepiece_only(settings: Model) -> bool:
-    """Whether the tokenizer of a model on this machine is a `tokenizer.model` without a `tokenizer.json`."""
+def sentencepiece_file(settings: Model) -> Path | None:
+    """`tokenizer.model` of a model on this machine, where there is no `tokenizer.json` that decides."""
     folder = model_folder(settings)
-    return (
-        folder is not None
-        and settings.gguf_file is None
-        and (folder / "tokenizer.model").is_file()
-        and not (folder / "tokenizer.json").is_file()
-    )
+    if folder is None or settings.gguf_file is not None or (folder / "tokenizer.json").is_file():
+        return None
+    file = folder / "tokenizer.model"
+    return file if file.is_file() else None
 
 
 def _package_folder(name: str) -> Path:

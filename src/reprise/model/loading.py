@@ -22,7 +22,7 @@ from transformers import (
 from transformers.utils.hub import cached_file
 
 from reprise.errors import UserError, missing_extra
-from reprise.model.files import model_files, model_folder, sentencepiece_only
+from reprise.model.files import model_files, model_folder, sentencepiece_file
 from reprise.recipe.model import Model
 from reprise.workspace import digest
 
@@ -146,7 +146,7 @@ def load_tokenizer(settings: Model) -> PreTrainedTokenizerBase:
         UserError: it cannot be loaded, or `model.eos` is none of its tokens.
     """
     path = locate_model(settings)
-    if sentencepiece_only(settings) and importlib.util.find_spec("sentencepiece") is None:
+    if sentencepiece_file(settings) is not None and importlib.util.find_spec("sentencepiece") is None:
         raise missing_extra("sentencepiece", "sentencepiece", "a tokenizer that is only there as tokenizer.model")
     with explain_loading(settings.path):
         tokenizer = AutoTokenizer.from_pretrained(

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import tokenizers
 
 from reprise.errors import UserError, missing_extra
+from reprise.model.files import sentencepiece_file
 from reprise.recipe.model import Model
 
 Ids = npt.NDArray[np.uint32]
@@ -38,6 +39,9 @@ HARD_TEXT = (
     "啊" * 700,
 )
 """Text on which tokenizers are known to differ; every added token of the vocabulary, as text, is compared too."""
+
+PLAIN_TEXT = ("The cat didn't sit on 123 mats, did it?", "人工智能的研究进展很快")
+"""Text that no tokenizer normalizes."""
 
 CHECKED_DOCUMENTS, CHECKED_CHARS = 512, 2_000
 """Documents of the first batch, and characters of each, on which the fast library is compared; later, one a batch."""
@@ -138,7 +142,7 @@ def open_tokenizer(model: Model, library: Library = "tokenizers") -> Tokenizer:
             beside.submit(lambda: _open_fastokens(file.read_text(encoding="utf-8"))) if wants_fast and file else None
         )
         tokenizer = load_tokenizer(model)
-    reference = _reference(tokenizer, file)
+    reference = _reference(tokenizer, file, sentencepiece_file(model))
     eos_id, bos_id = special_ids(model, tokenizer)
     start_id = eos_id if tokenizer.bos_token_id is None else int(tokenizer.bos_token_id)
     highest = max(tokenizer.vocab_size - 1, eos_id, start_id)
@@ -193,10 +197,10 @@ def end_ids(model: Any, tokenizer: Any) -> list[int]:
     return sorted({int(token) for token in [*ids, tokenizer.eos_token_id] if token is not None})
 
 
-def _reference(tokenizer: Any, file: Path | None) -> EncodeBatch:
+def _reference(tokenizer: Any, file: Path | None, sentencepiece_file: Path | None) -> EncodeBatch:
     """Encoding by the model's own tokenizer file, once transformers is known to give the same ids.
 
-    Without a `tokenizer.json` it is what transformers makes of the other files, compared with `tokenizer.model`.
+    Without a `tokenizer.json` it is sentencepiece with `tokenizer.model`, else what transformers makes of the files.
 
     Raises:
         UserError: transformers gives other ids than the file.
@@ -205,7 +209,7 @@ def _reference(tokenizer: Any, file: Path | None) -> EncodeBatch:
         return _encode_with(tokenizer)
     built = _encode_with(tokenizers.Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()))
     if file is None:
-        return built
+        return built if sentencepiece_file is None else _sentencepiece(sentencepiece_file, built)
     own_tokenizer = tokenizers.Tokenizer.from_file(str(file))
     own = _encode_with(own_tokenizer)
     texts = _compared_texts(tokenizer)
@@ -218,15 +222,44 @@ def _reference(tokenizer: Any, file: Path | None) -> EncodeBatch:
                 remedy="the model was trained with one of them: set `tokenizer_class` in tokenizer_config.json to "
                 "PreTrainedTokenizerFast for those of tokenizer.json, else replace tokenizer.json",
             )
-    for token in (tokenizer.eos_token, tokenizer.bos_token):
-        own_id, built_id = own_tokenizer.token_to_id(token or ""), tokenizer.convert_tokens_to_ids(token)
-        if token is not None and own_id != built_id:
+    for token in filter(None, (tokenizer.eos_token, tokenizer.bos_token)):
+        own_id, built_id = own_tokenizer.token_to_id(token), tokenizer.convert_tokens_to_ids(token)
+        if own_id != built_id:
             raise UserError(
                 f"{token!r} has the id {own_id} by tokenizer.json and {built_id} by transformers",
                 where=str(file),
                 remedy="name a token of tokenizer.json in tokenizer_config.json",
             )
     return own
+
+
+def _sentencepiece(file: Path, built: EncodeBatch) -> EncodeBatch:
+    """Encoding by sentencepiece itself: transformers leaves out the normalization that `tokenizer.model` may hold.
+
+    Raises:
+        UserError: the two differ where there is nothing to normalize.
+    """
+    import sentencepiece
+
+    try:
+        processor = sentencepiece.SentencePieceProcessor(model_file=str(file))
+    except (RuntimeError, OSError):  # a file of another library under the same name
+        return built
+
+    def encode(texts: list[str]) -> list[Ids]:
+        return [np.array(ids, dtype=np.uint32) for ids in processor.encode(texts)]
+
+    if problem := _difference(PLAIN_TEXT, built(list(PLAIN_TEXT)), encode(list(PLAIN_TEXT))):
+        raise UserError(
+            f"transformers does not read tokenizer.model as sentencepiece does: {problem}",
+            where=str(file),
+            remedy="add the tokenizer.json that belongs to the model",
+        )
+    if problem := _difference(HARD_TEXT, built(list(HARD_TEXT)), encode(list(HARD_TEXT))):
+        log.warning(
+            "transformers leaves out what tokenizer.model does to rare text: %s; ours are sentencepiece's", problem
+        )
+    return encode
 
 
 def _encode_with(tokenizer: Any) -> EncodeBatch:

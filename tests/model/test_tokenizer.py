@@ -1,21 +1,20 @@
+import importlib.util
+import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast
 
-from reprise.documents.table import write_part
 from reprise.errors import UserError
+from reprise.evaluation.bits_per_byte import encode
+from reprise.evaluation.model import EvaluatedModel
 from reprise.model import tokenizer as module
 from reprise.model.tokenizer import open_tokenizer
+from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.model import Model
-from reprise.recipe.tokens import Tokens
-from reprise.tokens.stage import run
-from reprise.tokens.store import BucketKey, TokenStore
-from reprise.workspace import Work
 
 TEXT = [
     "the cat sat on the mat, and the dog didn't mind it at all 123 times",
@@ -132,24 +131,82 @@ def test_end_and_begin_tokens_must_exist(tmp_path: Path) -> None:
     assert open_tokenizer(model.model_copy(update={"eos": "<|end|>"}), "auto").eos_id == 0
 
 
-def test_stage_reads_both_inputs_and_counts(model: Model, tmp_path: Path) -> None:
-    def row(id: str, text: str, **fields: object) -> dict[str, object]:
-        return {"id": id, "text": text, "lang": "en", "source": "web", "split": "train", "origin": "f:1", **fields}
+def write_json(path: Path, **changes: object) -> None:
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
 
-    scored = [row(str(i), TEXT[i % 3], topic="Law", ppl=float(i)) for i in range(10)]
-    write_part(tmp_path / "score" / "documents" / "part-00000.parquet", scored)
-    made = [row("q", TEXT[0], source="synthetic")]
-    write_part(tmp_path / "synthesize" / "documents" / "part-00000.parquet", made)
-    output = tmp_path / "out"
-    output.mkdir()
-    inputs = {name: tmp_path / name for name in ("score", "synthesize")}
-    work = Work(output=output, inputs=inputs, cache=tmp_path / "cache")
-    run(work, model=model.model_copy(update={"bos": True}), tokens=Tokens(), split_sources=["web"])
-    store = TokenStore.open(output)
-    assert set(store.train) == {BucketKey("en", "web", "Law"), BucketKey("en", "synthetic", None)}
-    assert work.counts["documents"] == 11
-    synthetic = store.train[BucketKey("en", "synthetic", None)]
-    reference = open_tokenizer(model, "tokenizers").encode_batch([TEXT[0]])[0]
-    assert synthetic.tokens.tolist() == [store.bos_id, *reference, store.eos_id]
-    assert np.isnan(synthetic.ppl).all()
-    assert not list(output.glob("spool*"))
+
+def test_transformers_must_give_the_ids_of_the_file(tmp_path: Path) -> None:
+    """A class of transformers that builds its own pre-tokenizer overlooks that the file splits digits."""
+    model = save_model(tmp_path, eos_token="<|end|>")
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    digits = {"type": "Digits", "individual_digits": True}
+    content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [digits, content["pre_tokenizer"]]}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    right = Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode("123 times").ids
+    assert open_tokenizer(model).encode_batch(["123 times"])[0].tolist() == right
+    write_json(tmp_path / "tokenizer_config.json", tokenizer_class="GPT2Tokenizer")
+    with pytest.raises(UserError, match=r"has the ids \[[\d, .]+\] by tokenizer.json, but transformers, .* gives \[\d"):
+        open_tokenizer(model)
+
+
+def test_an_unused_token_past_the_embeddings_is_no_error(tmp_path: Path) -> None:
+    model = save_model(tmp_path, eos_token="<|end|>")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.add_tokens(["reprise"])
+    tokenizer.save_pretrained(tmp_path)
+    opened = open_tokenizer(model)
+    assert opened.vocab_size == json.loads((tmp_path / "config.json").read_text())["vocab_size"] + 2
+    opened.encode_batch([TEXT[0], "the text [PAD]"])  # as text it is not the token
+    with pytest.raises(UserError, match=r"gives the id \d+ in the text 'a reprise', but the model embeds \d+ tokens"):
+        opened.encode_batch([TEXT[0], "a reprise"])
+
+
+def test_eos_of_the_recipe_is_eos_everywhere(tmp_path: Path) -> None:
+    model = save_model(tmp_path).model_copy(update={"eos": "<|end|>"})
+    opened, evaluated = open_tokenizer(model), EvaluatedModel(model, Evaluation())
+    assert (opened.eos_id, opened.start_id) == (0, 0)
+    assert encode(evaluated.text_tokenizer, ["a"])[0][0] == 0
+    assert evaluated.tokenizer.eos_token_id == 0  # what the harness and the samples stop at
+
+
+def test_special_tokens_in_text_are_text_in_evaluation(model: Model) -> None:
+    text = "write <|end|> between two <|begin|> of them"
+    evaluated = EvaluatedModel(model, Evaluation())
+    (ids,) = encode(evaluated.text_tokenizer, [text])
+    assert ids[1:].tolist() == open_tokenizer(model, "auto").encode_batch([text])[0].tolist()
+    assert not {0, 1} & set(ids[1:].tolist())
+
+
+def write_sentencepiece(folder: Path) -> Model:
+    sentencepiece = pytest.importorskip("sentencepiece")
+    (folder / "text.txt").write_text("\n".join(TEXT * 20), encoding="utf-8")
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(folder / "text.txt"), model_prefix=str(folder / "tokenizer"), vocab_size=400, model_type="bpe",
+        byte_fallback=True, minloglevel=2,
+    )  # fmt: skip
+    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    content = {"tokenizer_class": "LlamaTokenizer", "legacy": True, **special}
+    (folder / "tokenizer_config.json").write_text(json.dumps(content))
+    LlamaConfig(vocab_size=400, hidden_size=32, num_hidden_layers=2, num_attention_heads=2).save_pretrained(folder)
+    return Model(path=str(folder))
+
+
+def test_a_model_with_sentencepiece_only(tmp_path: Path) -> None:
+    model = write_sentencepiece(tmp_path)
+    import sentencepiece
+
+    own = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
+    opened = open_tokenizer(model, "auto")
+    for text in TEXT:
+        assert opened.encode_batch([text])[0].tolist() == own.encode(text)
+    assert opened.eos_id == own.eos_id()
+
+
+def test_sentencepiece_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = write_sentencepiece(tmp_path)
+    known = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None if name == "sentencepiece" else known(name))
+    with pytest.raises(UserError, match=r"sentencepiece`.*\n.*pip install 'reprise-cpt\[sentencepiece\]'"):
+        open_tokenizer(model)
