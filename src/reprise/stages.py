@@ -109,7 +109,7 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
         ),
         Stage(
             "deduplicate",
-            lambda: _import("reprise.documents.deduplicate"),
+            lambda: _import("reprise.documents.deduplicate.stage"),
             ("clean",),
             settings={"deduplicate": documents.deduplicate},
             means={"engine": documents.engine},

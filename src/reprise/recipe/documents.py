@@ -1,6 +1,6 @@
 """Everything before the token store."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -102,6 +102,8 @@ class Clean(Settings):
 class Deduplicate(Settings):
     """Exact, then near duplicates, across all sources."""
 
+    means: ClassVar[frozenset[str]] = frozenset({"memory_gb"})
+
     enabled: bool = True
     """Switch the whole step off."""
     threshold: Share = 0.8
@@ -114,6 +116,9 @@ class Deduplicate(Settings):
     """Hash functions of MinHash."""
     bands: Annotated[int, Field(ge=0)] = 0
     """Bands of the hashing; 0: so many that two documents at the threshold are compared with probability 0.99."""
+    memory_gb: Annotated[float, Field(gt=0.0)] = 1.0
+    """Memory for sorting, of all worker processes together; what does not fit waits on the disk. The same documents are
+    dropped whatever it is."""
 
     @model_validator(mode="after")
     def _bands_fit(self) -> "Deduplicate":
