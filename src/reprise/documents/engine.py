@@ -1,7 +1,7 @@
 """Where the work of a stage runs: in worker processes of this machine, or on a Ray cluster through Daft.
 
-A piece of work is a part of a table or a group of input files. It reads and writes files by name, so a piece that is run
-twice, because its worker was lost, writes the same bytes to the same file.
+A piece of work is a part of a table or a group of input files. It reads and writes files by name, so a piece that is
+run twice, because its worker was lost, writes the same bytes to the same file.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
 """Worker processes of this machine. Each runs one piece of work at a time and answers over a pipe.
 
-The workers are processes of our own, without Daft's threads, so that Ctrl-C, an error or a killed worker ends in the
-parent as an ordinary exception: workers stand in process groups of their own, where the terminal's Ctrl-C does not reach
-them, are killed by the parent when it stops early, and by the kernel when the parent is killed.
+The parent stays free of threads, so that Ctrl-C, an error or a killed worker is an ordinary exception there. Workers
+stand in process groups of their own, where the terminal's Ctrl-C does not reach them; the parent kills them when it
+stops early, and the kernel does when the parent is killed.
 """
 
 import contextlib

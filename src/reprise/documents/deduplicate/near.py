@@ -1,4 +1,4 @@
-"""Near copies: pairs of documents with a band in common, compared by their whole signatures, then one choice over all."""
+"""Near copies: pairs of documents that share a band, compared by their signatures, then one choice over all pairs."""
 
 import bisect
 from collections.abc import Iterator, Sequence

@@ -73,7 +73,7 @@ def _codes(text: str) -> NDArray[np.uint32]:
 
 @functools.cache
 def _in_words() -> NDArray[np.bool_]:
-    """Whether a code point is a letter or a digit in the sense of `\\w`, the underscore left out; the last is unused."""
+    """Whether a code point is matched by `\\w` and is no underscore; the last entry is unused."""
     return np.array([chr(code).isalnum() for code in range(_ALONE + 1)])
 
 

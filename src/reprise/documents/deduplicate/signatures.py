@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reprise.documents.deduplicate.shingles import normalise_texts, split_shingle_words
-from reprise.documents.language import WITHOUT_SPACES
 from reprise.documents.words import mix
 from reprise.recipe.documents import Deduplicate
+from reprise.recipe.languages.codes import WITHOUT_SPACES
 
 Signatures = NDArray[np.uint32]
 """uint32[documents, permutations]; all ones for a text without a word."""

@@ -169,7 +169,7 @@ def _sign_part(settings: Deduplicate, scratch: str, piece: SignPiece) -> None:
 def _exact_records(
     batch: pa.RecordBatch, texts: list[str], normal: list[str], first_key: int
 ) -> tuple[pa.Table, np.ndarray]:
-    """Rows of exact.SCHEMA, and the priority of each document: held out or not, then 63 bits of the hash of its text."""
+    """Rows of exact.SCHEMA, and priorities: a bit that says whether it is to train on, then 63 of the text's hash."""
     exact = hash_normal(normal)
     ranks = np.where(np.array(batch["split"].to_pylist()) == "valid", _HELD_OUT, _TRAIN).astype(np.uint64)
     text_hashes = [xxhash.xxh3_128_digest(text.encode()) for text in texts]
