@@ -266,11 +266,11 @@ def measure_deep(folder: Path) -> float:
     """Seconds from nothing to the first batch after row 10^9."""
     state = open_sampler(folder / "store-40", RIVAL_BUCKETS).state()
     deep = 10**9
-    state["rows"] = deep
+    state["rows"], state["tokens"] = deep, deep * SEQ_LEN
     sampler = open_sampler(folder / "store-40", RIVAL_BUCKETS)
     for bucket, opened, share in zip(state["buckets"], sampler.opened, shares(RIVAL_BUCKETS), strict=True):
-        bucket["rows"] = int(deep * share)
-        bucket["cursor"] = list(divmod(bucket["rows"] * SEQ_LEN, opened.epoch_tokens))
+        bucket["tokens"] = int(deep * share) * SEQ_LEN
+        bucket["cursor"] = list(divmod(bucket["tokens"], opened.epoch_tokens))
     start = time.perf_counter()
     sampler = open_sampler(folder / "store-40", RIVAL_BUCKETS)
     sampler.load_state(state)

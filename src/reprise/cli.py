@@ -104,13 +104,20 @@ def settings() -> None:
 @app.command()
 def plan(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """The token budget per stage, mixture entry, source and topic; epochs, steps, FLOPs and GPU-hours."""
+    from dataclasses import asdict
+
+    from reprise import preflight
     from reprise.plan import make_plan, show_plan
 
-    found = make_plan(_load(recipe, overrides))
+    loaded = _load(recipe, overrides)
+    findings = preflight.inspect(loaded)
+    preflight.refuse(findings, "error")
+    result = make_plan(loaded)
+    result["findings"] = [asdict(finding) for finding in findings]
     if as_json:
-        print(json.dumps(found, ensure_ascii=False, indent=1))
+        print(json.dumps(result, ensure_ascii=False, indent=1))
     else:
-        show_plan(found)
+        show_plan(result)
 
 
 @app.command()

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from reprise.errors import UserError
+from reprise.errors import Finding, UserError
 from reprise.mixture.budget import budgets
 from reprise.mixture.forecast import Supply, forecast
 from reprise.model.files import model_folder
@@ -73,7 +73,7 @@ def make_plan(recipe: Recipe) -> dict[str, Json]:
             "formula": formula,
             "tokens_per_step": step_tokens,
         },
-        "scoring": _scoring(recipe, per_token, rate),
+        "scoring": _scoring(recipe, rate),
         "synthesis": _synthesis(recipe, store, buckets),
         "warnings": warnings,
     }
@@ -113,7 +113,7 @@ def _stages(recipe: Recipe, per_token: float | None, rate: float, step_tokens: i
     return stages
 
 
-def _scoring(recipe: Recipe, per_token: float | None, rate: float) -> dict[str, Json] | None:
+def _scoring(recipe: Recipe, rate: float) -> dict[str, Json] | None:
     """Cost of the perplexities that order the text: a forward pass, a third of training, over each token once.
 
     Before the stage `score` has counted them, the tokens are those that the stages take from the ordered buckets.
@@ -136,6 +136,8 @@ def _scoring(recipe: Recipe, per_token: float | None, rate: float) -> dict[str, 
             for budget in budgets(recipe)
             if (recipe.stages[budget.stage - 1].mixture[budget.entry].language, budget.source) in ordered
         )
+    scorer = recipe.documents.perplexity.model or recipe.model
+    per_token = _flops_per_token(recipe.model_copy(update={"model": scorer}))[0]
     flops = None if per_token is None else per_token / 3 * tokens
     return {
         "tokens": tokens,
@@ -236,6 +238,9 @@ def show_plan(plan: dict[str, Any]) -> None:
         console.print(_scoring_line(plan["scoring"]), markup=False, highlight=False)
     if plan["synthesis"]:
         console.print(_synthesis_line(plan["synthesis"]), markup=False, highlight=False)
+    for finding in (Finding(**entry) for entry in plan.get("findings", ())):
+        label = "warning" if finding.severity == "warning" else "before a run"
+        console.print(f"{label}: {finding}", style="yellow", markup=False, highlight=False)
     for warning in plan["warnings"]:
         console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
 

@@ -89,9 +89,11 @@ class DocIds(Sequence[str]):
 class Bucket:
     """The documents of one language, source and topic, memory-mapped, in the order of their ids."""
 
-    def __init__(self, key: BucketKey, folder: Path, num_documents: int, num_tokens: int) -> None:
+    def __init__(self, key: BucketKey, folder: Path, num_documents: int, num_tokens: int, content: str) -> None:
         self.key, self.folder = key, folder
         self.num_documents, self.num_tokens = num_documents, num_tokens
+        self.content = content
+        """Hash of the checksums of its files: the same wherever the documents and their ids are the same."""
 
     def _map(self, name: str) -> npt.NDArray[Any]:
         # A plain view: slices of np.memmap cost a microsecond more each.
@@ -138,7 +140,9 @@ class TokenStore:
         splits: dict[str, dict[BucketKey, Bucket]] = {"train": {}, "valid": {}}
         for entry in description["buckets"]:
             key = BucketKey(entry["language"], entry["source"], entry["topic"])
-            splits[entry["split"]][key] = Bucket(key, root / entry["folder"], entry["documents"], entry["tokens"])
+            splits[entry["split"]][key] = Bucket(
+                key, root / entry["folder"], entry["documents"], entry["tokens"], digest(entry["files"])
+            )
         self.train: Mapping[BucketKey, Bucket] = splits["train"]
         self.valid: Mapping[BucketKey, Bucket] = splits["valid"]
 

@@ -247,7 +247,7 @@ def _spent(state: Run) -> list[Json]:
             for key, bucket in state.store.train.items()
             if key.language == language and key.source == source and topic in (None, key.topic)
         )
-        spent = saved["rows"] * state.rows.seq_len
+        spent = saved["tokens"]
         bucket = {"entry": entry, "source": source, "topic": topic, "spent": spent}
         entries.append({**bucket, "available": available, "epochs": round(spent / available, 4) if available else 0.0})
     return entries
