@@ -3,7 +3,6 @@
 import copy
 import logging
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,13 +12,14 @@ from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint
 
 from reprise.errors import UserError
 from reprise.model.attention import choose_attention
-from reprise.model.loading import load_model, load_skeleton, weight_files
+from reprise.model.loading import load_model, load_skeleton, names_match, open_model_weights
 from reprise.model.objective import Objective
+from reprise.model.weights import StoredWeights, compare
 from reprise.recipe.model import Model
 from reprise.recipe.tokens import Rows
 from reprise.recipe.training import Training
 from reprise.training.parallel import Processes, compute_dtype
-from reprise.training.sharded_weights import locate_weights, read_shards
+from reprise.training.sharded_weights import read_shards
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def open_network(model: Model, rows: Rows, training: Training, highest_id: int, 
     Raises:
         UserError: the model cannot be had, or it does not embed every token of the text.
     """
-    base, places = load_base(model, processes)
+    base, stored = load_base(model, processes)
     vocabulary = base.get_input_embeddings().weight.shape[0]
     if highest_id >= vocabulary:
         raise UserError(
@@ -48,8 +48,8 @@ def open_network(model: Model, rows: Rows, training: Training, highest_id: int, 
     choose_attention(base, model.attention, processes.device, document_mask=rows.document_mask)
     recompute_activations(base, training)
     network = Network(Objective(base), training, processes)
-    if places is not None:
-        read_shards(network.weights, places, processes)
+    if stored is not None:
+        read_shards(network.weights, stored, processes)
         network.weights.find_head()
         for module in network.weights.modules():  # the optimizer must get the shards, not what that pass gathered
             if isinstance(module, FSDPModule):
@@ -57,19 +57,23 @@ def open_network(model: Model, rows: Rows, training: Training, highest_id: int, 
     return network
 
 
-def load_base(model: Model, processes: Processes) -> tuple[Any, dict[str, Path] | None]:
-    """The base model; where several processes share it, without its weights and with the files that have them."""
+def load_base(model: Model, processes: Processes) -> tuple[Any, StoredWeights | None]:
+    """The base model; where several processes share it, without its weights and with the files that have them.
+
+    Raises:
+        UserError: the files do not hold what the model needs, the same in one process and in many.
+    """
     if processes.world == 1:
         return load_model(model, device=processes.device), None
     if processes.is_first:  # a GGUF file is converted once, a model of the Hub fetched once
-        weight_files(model)
+        open_model_weights(model)
     processes.wait()
-    skeleton = load_skeleton(model)
-    places = locate_weights(skeleton, weight_files(model))
-    if places is None:
+    skeleton, stored = load_skeleton(model), open_model_weights(model)
+    if not names_match(skeleton, model, stored):
         log.warning("%s is converted while it is loaded: every process holds the whole of it for that time", model.path)
         return load_model(model, device=processes.device), None
-    return skeleton, places
+    processes.first(lambda: compare(skeleton, stored).refuse(stored.folder))
+    return skeleton, stored
 
 
 class Network:
