@@ -14,8 +14,8 @@ import yaml
 from reprise.benchmark_files import Item, LocalSet
 from reprise.evaluation.benchmarks import answer_matching as answers
 from reprise.evaluation.benchmarks import code_execution as programs
-from reprise.evaluation.benchmarks.icl_probe import probe_questions
 from reprise.evaluation.benchmarks import harness_fields as columns
+from reprise.evaluation.benchmarks.icl_probe import probe_questions
 from reprise.recipe.evaluation import FOLDERS
 
 
