@@ -279,3 +279,17 @@ def test_any_bytes_give_documents_rejects_or_a_clear_message(tmp_path, data, suf
     else:
         if suffix == ".jsonl":
             assert len(items) == sum(bool(line.strip()) for line in data.split(b"\n"))
+
+
+def test_a_language_is_one_whatever_its_code(tmp_path, make_work):
+    texts = {
+        code: f"这是一段用来测试的中文，编号{number}。"
+        for number, code in enumerate(("zh-CN", "zho_Hans", "wuu", "und", ""))
+    }
+    rows = [{"text": text, "lang": code, "source": "web"} for code, text in texts.items()]
+    (tmp_path / "a.jsonl").write_bytes(as_jsonl([*rows, {"text": "neither", "lang": "general", "source": "web"}]))
+    work = make_work("read")
+    rows, rejects = run(work, Input(path=str(tmp_path / "a.jsonl")))
+    assert {row["lang"] for row in rows} == {"zh"}
+    assert work.counts["languages_detected"] == 2
+    assert [reject["reason"] for reject in rejects] == ["unknown_language_code"]

@@ -9,6 +9,7 @@ from tests.training.conftest import SEQ_LEN, assert_same_weights, events, make_s
 
 from reprise.errors import UserError
 from reprise.recipe.training import Guards
+from reprise.schemas import FORMATS
 from reprise.tokens.store import BucketKey
 from reprise.training import trainer as trainer_module
 from reprise.training.guards import bits_per_byte, check_retention, is_spike
@@ -16,6 +17,8 @@ from reprise.training.signals import Interrupted
 from reprise.training.stage import run
 from reprise.training.trainer import Trainer
 from reprise.training.validation import BucketLoss
+
+METRICS = next(one for one in FORMATS if one.name == "metrics")
 
 
 def test_a_spike_is_far_over_the_window():
@@ -101,6 +104,8 @@ def test_a_spike_sends_the_run_back_to_the_checkpoint_without_its_rows(spiky, ma
     assert [step["loss"] for step in steps if step["step"] == 9] == [None]
     assert [event["cause"] for event in events(work, "resume")] == ["spike"]
     assert work.counts["steps_left_out"] == 1
+    for event in events(work):
+        METRICS.check(event)
     run(skipped, **spiky("skip"))
     assert_same_weights(work.output / "model", skipped.output / "model")
 
@@ -138,7 +143,9 @@ def test_retention_warns(arguments, make_work, english_gets_worse):
     run(work, **kept_badly(arguments, "warn"))
     guards = events(work, "guard")
     assert [guard["action"] for guard in guards] == ["warn"] * 3
-    assert not events(work, "weights")
+    for event in events(work):
+        METRICS.check(event)
+    assert not events(work, "shares")
 
 
 def test_retention_stops_and_saves(arguments, make_work, english_gets_worse):
@@ -151,9 +158,9 @@ def test_retention_stops_and_saves(arguments, make_work, english_gets_worse):
 def test_retention_raises_the_share_until_the_language_is_back(arguments, make_work, english_gets_worse):
     work = make_work()
     run(work, **kept_badly(arguments, "raise_share"))
-    shares = [event["new"]["en"] for event in events(work, "weights")]
+    shares = [event["new"]["en"] for event in events(work, "shares")]
     assert shares == pytest.approx([0.2, 0.3, 0.4, 0.1])
-    assert all(event["cause"] == "retention of en" for event in events(work, "weights"))
+    assert all(event["cause"] == "retention of en" for event in events(work, "shares"))
 
 
 def test_the_state_of_the_guards_survives_a_stop(arguments, make_work, monkeypatch):

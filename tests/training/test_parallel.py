@@ -130,7 +130,9 @@ def test_what_the_first_process_refuses_is_said_once_and_at_once(arguments, make
 @pytest.mark.slow
 def test_what_one_process_sees_all_of_them_leave_out(arguments, make_work):
     script = SCRIPT.with_name("guard_script.py")
-    arguments["training"] = make_training(micro_batch_rows=1, guards={"spike": "skip", "retention": "off"})
+    arguments["training"] = make_training(
+        micro_batch_rows=1, guards={"spike": "skip", "spike_window": 10, "retention": "off"}
+    )
     alone, together = make_work("alone"), make_work("together")
     torchrun(1, arguments, alone, script=script, extra=["0"])
     torchrun(2, arguments, together, script=script, extra=["1"])

@@ -14,6 +14,7 @@ from reprise.errors import UserError
 from reprise.mixture.sampler import Sampler
 from reprise.model.attention import BLOCK
 from reprise.recipe.tokens import Rows
+from reprise.schemas import FORMATS
 from reprise.tokens.store import TokenStore
 from reprise.training import stage
 from reprise.training.checkpoint import checkpoints_in
@@ -79,7 +80,7 @@ def test_leaves_a_loadable_model_and_records(arguments, make_work):
     assert all(entry["nll"] == pytest.approx(math.log(512), rel=0.1) for entry in validations[0]["validation"])
     mean = [sum(entry["nll"] for entry in record["validation"]) for record in validations]
     assert mean[-1] < mean[0]
-    assert events(work, "weights")
+    assert events(work, "shares")
     assert work.counts["tokens"] == work.counts["steps"] * 4 * SEQ_LEN == 3072
     assert sum(entry["spent"] for entry in work.counts["spent"]) == 3072
     assert not checkpoints_in(work.output / "checkpoints")
@@ -147,7 +148,7 @@ def test_terminated_twice_ends_as_if_never(arguments, make_work, monkeypatch, af
         monkeypatch.undo()
     run(broken, **arguments)
     assert_same_weights(whole.output / "model", broken.output / "model")
-    wanted = ("step", "validation", "weights")
+    wanted = ("step", "validation", "shares")
     strip = lambda record: {k: v for k, v in record.items() if k not in ("seconds", "tokens_per_s", "memory_gb")}  # noqa: E731
     assert [strip(r) for r in events(whole) if r["kind"] in wanted] == [
         strip(r) for r in events(broken) if r["kind"] in wanted
@@ -323,6 +324,9 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_stops_in_the_end(argument
         run(work, **arguments)
     guards = events(work, "guard")
     assert [guard["in_a_row"] for guard in guards] == [1, 2, 3, 4, 5]
+    metrics = next(one for one in FORMATS if one.name == "metrics")
+    for event in events(work):
+        metrics.check(event)
     assert [guard["first_row"] for guard in guards] == [0, 4, 8, 12, 16]
 
 

@@ -1,12 +1,14 @@
 """Everything before the token store."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from reprise.recipe.fields import Count, Settings, Share
 from reprise.recipe.generator import Generator
 from reprise.recipe.heuristics import DEFAULTS, Heuristics
+from reprise.recipe.languages.codes import normalise_keys, normalise_language, unquote_norwegian
+from reprise.recipe.model import Model
 
 ENGLISH_TOPICS = (
     "Mathematics and Physics",
@@ -56,9 +58,18 @@ class Input(Settings):
     def _fields_known(cls, fields: dict[str, str]) -> dict[str, str]:
         return _check_names(fields, ("text", "id", "lang", "source", "topic", "origin", "split"))
 
+    @field_validator("constants", mode="before")
+    @classmethod
+    def _norwegian(cls, constants: Any) -> Any:
+        if isinstance(constants, dict) and "lang" in constants:
+            return {**constants, "lang": unquote_norwegian(constants["lang"])}
+        return constants
+
     @field_validator("constants")
     @classmethod
     def _constants_known(cls, constants: dict[str, str]) -> dict[str, str]:
+        if "lang" in constants:
+            constants = {**constants, "lang": normalise_language(constants["lang"])}
         if constants.get("split", "train") not in ("train", "valid"):
             raise ValueError(f"split is train or valid, not {constants['split']!r}")
         return _check_names(constants, ("lang", "source", "topic", "split"))
@@ -93,7 +104,9 @@ class Clean(Settings):
         if not isinstance(given, dict):
             return given
         merged: dict[str, Any] = dict(DEFAULTS)
-        for lang, changes in given.items():
+        for lang, changes in normalise_keys(
+            given, lambda key: key if key == "other" else normalise_language(key)
+        ).items():
             base = DEFAULTS.get(lang, DEFAULTS["other"])
             merged[lang] = {**base.model_dump(), **changes} if isinstance(changes, dict) else changes
         return merged
@@ -101,6 +114,8 @@ class Clean(Settings):
 
 class Deduplicate(Settings):
     """Exact, then near duplicates, across all sources."""
+
+    means: ClassVar[frozenset[str]] = frozenset({"memory_gb"})
 
     enabled: bool = True
     """Switch the whole step off."""
@@ -114,6 +129,9 @@ class Deduplicate(Settings):
     """Hash functions of MinHash."""
     bands: Annotated[int, Field(ge=0)] = 0
     """Bands of the hashing; 0: so many that two documents at the threshold are compared with probability 0.99."""
+    memory_gb: Annotated[float, Field(gt=0.0)] = 1.0
+    """Memory for sorting, of all worker processes together; what does not fit waits on the disk. The same documents are
+    dropped whatever it is."""
 
     @model_validator(mode="after")
     def _bands_fit(self) -> "Deduplicate":
@@ -190,6 +208,11 @@ class Topics(Settings):
     encoder: Encoder = Encoder()
     llm: Llm | None = None
 
+    @field_validator("lists")
+    @classmethod
+    def _language_codes(cls, lists: dict[str, list[str]]) -> dict[str, list[str]]:
+        return normalise_keys(lists)
+
     @model_validator(mode="after")
     def _parts_fit(self) -> "Topics":
         if self.classifier == "encoder" and self.encoder.model is None:
@@ -201,8 +224,10 @@ class Topics(Settings):
 
 
 class Perplexity(Settings):
-    """Scores by the base model, for the curriculum."""
+    """Scores by the base model, or by a smaller one, for the curriculum."""
 
+    model: Model | None = None
+    """A smaller model that scores in place of the base model, which is cheaper."""
     max_length: Annotated[int, Field(ge=16)] = 2048
     """Tokens in one forward pass, never more than the model's context; longer documents are scored in windows."""
     stride: Annotated[int, Field(ge=1)] = 1024

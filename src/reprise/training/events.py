@@ -1,29 +1,32 @@
-"""The events of `metrics.jsonl`: one TypedDict per kind, as it is written and as it is read.
+"""The events of `metrics.jsonl`: one TypedDict per kind, as it is written and as it is read."""
 
-An event is what the trainer says; a record is the event with its moment, one line of the file.
-"""
+from typing import Annotated, Any, Literal
 
-from typing import Any, Literal, NotRequired, TypedDict
+from pydantic import Field
+from typing_extensions import TypedDict
 
+from reprise.records import record
 from reprise.workspace import Json
+
+# Fields that several kinds share have their meaning in the annotation: pydantic does not see inherited docstrings.
 
 
 class Moment(TypedDict):
     """When an event happened."""
 
-    step: int
-    """Optimizer steps of the stage so far."""
-    tokens: int
-    """Tokens of the stage so far."""
-    seconds: float
-    """Seconds since the process opened the file."""
+    step: Annotated[int, Field(description="Optimizer steps of the stage so far.")]
+    tokens: Annotated[int, Field(description="Tokens of the stage so far.")]
+    seconds: Annotated[float, Field(description="Seconds since the process began to work on the stage.")]
 
 
-class StartEvent(TypedDict):
+@record
+class StartEvent(Moment):
     """A process began to work on the stage."""
 
     kind: Literal["start"]
+    """Which event it is."""
     processes: int
+    """Processes of the run."""
     total_tokens: int
     """Tokens of the whole stage."""
     settings: Json
@@ -34,144 +37,194 @@ class StartEvent(TypedDict):
     """Environment variables that decide the speed of the threads, and their values."""
 
 
-class StepEvent(TypedDict):
+@record
+class StepEvent(Moment):
     """An optimizer step."""
 
     kind: Literal["step"]
+    """Which event it is."""
     loss: float | None
     """Mean over the targets of the global batch, in nats; null where a guard left the step out."""
     lr: float
+    """Learning rate."""
     grad_norm: float | None
     """Before clipping."""
     tokens_per_s: float
     """Of all processes together."""
     memory_gb: float
     """Largest memory of the first process so far, in 10^9 bytes: reserved on the GPU, else resident."""
-    mfu: NotRequired[float]
-    """Share of the accelerators' peak; only where the peak is known."""
+    mfu: float | None
+    """Share of the accelerators' peak; null where the peak is not known."""
 
 
+@record
 class BucketMeasurement(TypedDict):
     """Held-out loss of one bucket."""
 
     language: str
+    """Language of the held-out text."""
     source: str
+    """Source of it."""
     topic: str | None
+    """Topic of it; null where the source is not split."""
     nll: float
     """Nats per token."""
     bits_per_byte: float
+    """The same loss per byte of text."""
     tokens: int
     """Scored tokens."""
     num_bytes: int
     """UTF-8 bytes of the measured documents."""
 
 
-class ValidationEvent(TypedDict):
+@record
+class ValidationEvent(Moment):
     """A measurement on held-out text."""
 
     kind: Literal["validation"]
+    """Which event it is."""
     validation: list[BucketMeasurement]
+    """One entry per bucket."""
 
 
-class BenchmarksEvent(TypedDict):
+@record
+class BenchmarksEvent(Moment):
     """Benchmarks of the weights of this moment."""
 
     kind: Literal["benchmarks"]
+    """Which event it is."""
     benchmarks: list[Json]
+    """One entry per benchmark: benchmark, metric, score, questions."""
 
 
-class WeightsEvent(TypedDict):
+@record
+class SharesEvent(Moment):
     """A change of the mixture."""
 
-    kind: Literal["weights"]
+    kind: Literal["shares"]
+    """Which event it is."""
     rows: int
     """Rows that were handed out before it came into force."""
     cause: str
+    """A policy, `shares.json`, `recipe`, a guard, or what ran out."""
     path: str
     """What is divided: "" the stage, `zh` its sources, `zh/web` its topics."""
     old: dict[str, float]
+    """Child -> its share of `path`, before."""
     new: dict[str, float]
+    """Child -> its share of `path`, from now on."""
 
 
-class CheckpointEvent(TypedDict):
+@record
+class CheckpointEvent(Moment):
     """A checkpoint was published."""
 
     kind: Literal["checkpoint"]
+    """Which event it is."""
     name: str
+    """Folder of the checkpoint."""
     stall_s: float
     """Seconds that training waited for it."""
 
 
-class ResumeEvent(TypedDict):
+@record
+class ResumeEvent(Moment):
     """Training continues from a checkpoint."""
 
     kind: Literal["resume"]
+    """Which event it is."""
     checkpoint: str
+    """Folder of the checkpoint."""
     refused: list[str]
     """Why newer checkpoints were refused."""
-    adopted: NotRequired[list[str]]
+    adopted: list[str]
     """Settings that differ from those of the checkpoint, under `--adopt`."""
-    cause: NotRequired[Literal["spike"]]
+    cause: Literal["spike"] | None
+    """What rolled training back; null where a process was started."""
 
 
 class BatchRows(TypedDict):
     """Which rows a step trained on."""
 
-    first_row: int
-    """Index of the first row of the global batch in the stage."""
-    num_rows: int
-    buckets: list[str]
-    """Buckets of the rows of the first process."""
+    first_row: Annotated[int, Field(description="Index of the first row of the global batch in the stage.")]
+    num_rows: Annotated[int, Field(description="Rows of the global batch.")]
+    buckets: Annotated[list[str], Field(description="Buckets of the rows of the first process.")]
 
 
-class NonFiniteEvent(BatchRows):
+@record
+class NonFiniteEvent(Moment, BatchRows):
     """A step was left out because its loss or gradient was not finite."""
 
     kind: Literal["guard"]
+    """Which event it is."""
     guard: Literal["non_finite"]
+    """Which guard."""
     action: Literal["skip"]
+    """What was done."""
     loss: str
+    """As Python writes it: JSON has no NaN."""
     grad_norm: str
+    """As Python writes it."""
     in_a_row: int
+    """Consecutive steps that were left out."""
 
 
-class SpikeEvent(BatchRows):
+@record
+class SpikeEvent(Moment, BatchRows):
     """The loss of a step was far above the recent ones."""
 
     kind: Literal["guard"]
+    """Which event it is."""
     guard: Literal["spike"]
+    """Which guard."""
     action: Literal["log", "skip", "rollback"]
+    """What was done."""
     loss: float
+    """Of the step, in nats."""
     mean: float
     """Of the recent losses."""
 
 
-class RetentionEvent(TypedDict):
+@record
+class RetentionEvent(Moment):
     """A kept language got worse than its tolerance allows."""
 
     kind: Literal["guard"]
+    """Which event it is."""
     guard: Literal["retention"]
+    """Which guard."""
     action: Literal["warn", "stop", "raise_share"]
+    """What was done."""
     path: str
+    """Language or source, as in `evaluation.tolerance`."""
     before: float
     """Bits per byte of the base model."""
     now: float
+    """Bits per byte now."""
     tolerance: float
+    """Largest relative rise that the recipe allows."""
 
 
-class UnsavedEvent(TypedDict):
+@record
+class UnsavedEvent(Moment):
     """A checkpoint could not be written; training continues."""
 
     kind: Literal["guard"]
+    """Which event it is."""
     guard: Literal["checkpoint"]
+    """Which guard."""
     action: Literal["continue"]
+    """What was done."""
     error: str
+    """What the system said."""
 
 
-class EndEvent(TypedDict):
+@record
+class EndEvent(Moment):
     """The stage is complete."""
 
     kind: Literal["end"]
+    """Which event it is."""
     bad_steps: int
     """Steps that were left out because a number was not finite."""
     left_out: int
@@ -184,77 +237,12 @@ Event = (
     | StepEvent
     | ValidationEvent
     | BenchmarksEvent
-    | WeightsEvent
+    | SharesEvent
     | CheckpointEvent
     | ResumeEvent
     | GuardEvent
     | EndEvent
 )
-
-
-class StartRecord(StartEvent, Moment):
-    """Line of a `start`."""
-
-
-class StepRecord(StepEvent, Moment):
-    """Line of a `step`."""
-
-
-class ValidationRecord(ValidationEvent, Moment):
-    """Line of a `validation`."""
-
-
-class BenchmarksRecord(BenchmarksEvent, Moment):
-    """Line of a `benchmarks`."""
-
-
-class WeightsRecord(WeightsEvent, Moment):
-    """Line of a change of the mixture."""
-
-
-class CheckpointRecord(CheckpointEvent, Moment):
-    """Line of a `checkpoint`."""
-
-
-class ResumeRecord(ResumeEvent, Moment):
-    """Line of a `resume`."""
-
-
-class NonFiniteRecord(NonFiniteEvent, Moment):
-    """Line of a `guard`."""
-
-
-class SpikeRecord(SpikeEvent, Moment):
-    """Line of a `guard`."""
-
-
-class RetentionRecord(RetentionEvent, Moment):
-    """Line of a `guard`."""
-
-
-class UnsavedRecord(UnsavedEvent, Moment):
-    """Line of a `guard`."""
-
-
-class EndRecord(EndEvent, Moment):
-    """Line of an `end`."""
-
-
-MetricsRecord = (
-    StartRecord
-    | StepRecord
-    | ValidationRecord
-    | BenchmarksRecord
-    | WeightsRecord
-    | CheckpointRecord
-    | ResumeRecord
-    | NonFiniteRecord
-    | SpikeRecord
-    | RetentionRecord
-    | UnsavedRecord
-    | EndRecord
-)
-"""A line of metrics.jsonl."""
 
 
 def numbers_of(event: Event) -> dict[str, float]:
@@ -269,8 +257,8 @@ def numbers_of(event: Event) -> dict[str, float]:
         }
     if event["kind"] == "benchmarks":
         return {f"benchmarks/{row['benchmark']}": row["score"] for row in event["benchmarks"]}
-    if event["kind"] == "weights":
-        return {f"weights/{path}": share for path, share in event["new"].items()}
+    if event["kind"] == "shares":
+        return {f"shares/{path}": share for path, share in event["new"].items()}
     if event["kind"] == "step":
         values: dict[str, Any] = dict(event)
         return {f"train/{name}": value for name, value in values.items() if isinstance(value, int | float)}

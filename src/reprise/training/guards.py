@@ -10,7 +10,7 @@ from typing import Literal
 from reprise.errors import UserError
 from reprise.recipe.training import Guards
 from reprise.training.checkpoint_facts import Progress
-from reprise.training.events import BatchRows, GuardEvent
+from reprise.training.events import BatchRows, GuardEvent, Moment
 from reprise.training.validation import BucketLoss
 
 log = logging.getLogger(__name__)
@@ -26,8 +26,9 @@ def is_spike(loss: float, recent: Sequence[float], settings: Guards) -> bool:
 class StepGuard:
     """Decides whether a step's gradients change the weights. It sees reduced numbers, so all processes agree."""
 
-    def __init__(self, settings: Guards, tell: Callable[[GuardEvent], None]) -> None:
-        self._settings, self._tell = settings, tell
+    def __init__(self, settings: Guards, tell: Callable[[GuardEvent], None], moment: Callable[[], Moment]) -> None:
+        """`tell` logs an event, `moment` gives the present one."""
+        self._settings, self._tell, self._moment = settings, tell, moment
 
     def decide(
         self, loss: float, grad_norm: float, progress: Progress, rows: BatchRows
@@ -56,7 +57,9 @@ class StepGuard:
             del recent[: -self._settings.spike_window]
             return "keep"
         mean = sum(recent) / len(recent)
-        self._tell({"kind": "guard", "guard": "spike", "action": action, "loss": loss, "mean": mean, **rows})
+        self._tell(
+            {**self._moment(), "kind": "guard", "guard": "spike", "action": action, "loss": loss, "mean": mean, **rows}
+        )
         log.warning("step %d: the loss jumped from about %.3f to %.3f (%s)", progress.step, mean, loss, action)
         return "keep" if action == "log" else action
 
@@ -64,7 +67,7 @@ class StepGuard:
         """Count and log a step that is not finite; stop after too many in a row."""
         progress.bad_steps += 1
         progress.bad_steps_total += 1
-        self._tell({"kind": "guard", "guard": "non_finite", "action": "skip", "loss": repr(loss),
+        self._tell({**self._moment(), "kind": "guard", "guard": "non_finite", "action": "skip", "loss": repr(loss),
                     "grad_norm": repr(grad_norm), "in_a_row": progress.bad_steps, **rows})  # fmt: skip
         buckets = ", ".join(rows["buckets"])
         log.warning("step %d left out: loss %r, gradient norm %r, rows of %s", progress.step, loss, grad_norm, buckets)

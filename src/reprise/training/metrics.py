@@ -2,13 +2,12 @@
 
 import json
 import logging
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from reprise.errors import UserError, missing_extra
-from reprise.training.events import Event, Moment, numbers_of
+from reprise.training.events import Event, numbers_of
 from reprise.workspace import digest
 
 log = logging.getLogger(__name__)
@@ -23,28 +22,19 @@ class Metrics:
         Raises:
             UserError: a tracker's package is not installed, or it does not start.
         """
-        self._start = time.monotonic()
         self._trackers = [_open(tracker, folder, name, settings) for tracker in trackers]
         path = folder / "metrics.jsonl"
         _drop_unfinished_line(path)
         self._file = path.open("a", encoding="utf-8")
 
-    def write(self, event: Event, step: int, tokens: int) -> None:
-        """Append one event.
-
-        Args:
-            event: what happened.
-            step: optimizer steps of the stage so far.
-            tokens: tokens of the stage so far.
-        """
-        moment: Moment = {"step": step, "tokens": tokens, "seconds": round(time.monotonic() - self._start, 3)}
-        record = {"kind": event["kind"], **moment, **event}
-        self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    def write(self, event: Event) -> None:
+        """Append one event."""
+        self._file.write(json.dumps(event, ensure_ascii=False) + "\n")
         self._file.flush()
         numbers = numbers_of(event)
         for tracker in list(self._trackers) if numbers else ():
             try:
-                tracker.log(numbers, step)
+                tracker.log(numbers, event["step"])
             except Exception as error:  # whatever it is, training is worth more
                 self._trackers.remove(tracker)
                 log.warning("%s gets no more numbers, metrics.jsonl has all of them: %s", tracker.name, error)

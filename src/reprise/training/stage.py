@@ -159,6 +159,7 @@ def _resume(trainer: Trainer, previous: Path | None) -> None:
     folder, facts, refused = _newest(trainer)
     trainer.log(
         {
+            **trainer.moment(),
             "kind": "start",
             "processes": trainer.processes.world,
             "total_tokens": trainer.stage.tokens,
@@ -187,7 +188,8 @@ def _resume(trainer: Trainer, previous: Path | None) -> None:
         )
     changes = trainer.load_from(folder, facts, adopt=adopt)
     _plan_next(trainer, trainer.progress)
-    trainer.log({"kind": "resume", "checkpoint": folder.name, "refused": refused, "adopted": changed})
+    trainer.log({**trainer.moment(), "kind": "resume", "checkpoint": folder.name, "refused": refused,
+                 "adopted": changed, "cause": None})  # fmt: skip
     trainer.log_changes(changes)
 
 
@@ -244,7 +246,9 @@ def finish(trainer: Trainer, model: Model) -> None:
     if trainer.processes.is_first:
         prune(trainer.checkpoints, 0, trainer.training.checkpoints.keep_every_tokens)
     progress = trainer.progress
-    trainer.log({"kind": "end", "bad_steps": progress.bad_steps_total, "left_out": len(progress.left_out)})
+    trainer.log(
+        {**trainer.moment(), "kind": "end", "bad_steps": progress.bad_steps_total, "left_out": len(progress.left_out)}
+    )
     trainer.work.counts |= {
         "steps": progress.step,
         "tokens": progress.tokens,
@@ -263,15 +267,15 @@ def _leave_if_asked(trainer: Trainer, final: Path) -> None:
 def _spent(trainer: Trainer) -> list[Json]:
     """Tokens that each bucket of the mixture gave, and how often it was read."""
     entries = []
-    for entry in trainer.sampler.state()["leaves"]:
-        name, source, topic = entry["leaf"]
-        language = trainer.stage.mixture[name].language or name
+    for saved in trainer.sampler.state()["buckets"]:
+        entry, source, topic = saved["bucket"]
+        language = trainer.stage.mixture[entry].language
         available = sum(
             bucket.num_tokens
             for key, bucket in trainer.store.train.items()
             if key.language == language and key.source == source and topic in (None, key.topic)
         )
-        spent = entry["rows"] * trainer.rows.seq_len
-        bucket = {"language": name, "source": source, "topic": topic, "spent": spent}
+        spent = saved["rows"] * trainer.rows.seq_len
+        bucket = {"entry": entry, "source": source, "topic": topic, "spent": spent}
         entries.append({**bucket, "available": available, "epochs": round(spent / available, 4) if available else 0.0})
     return entries

@@ -12,8 +12,8 @@ import torch
 
 from reprise.errors import UserError
 from reprise.mixture.sampler import Batch, Sampler
-from reprise.mixture.shares import WeightChange
-from reprise.mixture.shares_file import CAUSE, WeightsFile
+from reprise.mixture.shares import ShareChange
+from reprise.mixture.shares_file import CAUSE, SharesFile
 from reprise.model.attention import document_inputs
 from reprise.progress import track
 from reprise.recipe.mixture import Stage
@@ -23,7 +23,7 @@ from reprise.tokens.store import TokenStore
 from reprise.training.averaging import Average
 from reprise.training.checkpoint import checkpoint_name, load_checkpoint, newest_whole, prune, tensors_of
 from reprise.training.checkpoint_facts import CheckpointFacts, Progress, ResumeFacts, next_multiple
-from reprise.training.events import BatchRows, Event, StepEvent
+from reprise.training.events import BatchRows, Event, Moment
 from reprise.training.guards import StepGuard, bits_per_byte, check_retention, share_to_set
 from reprise.training.memory import peak_memory
 from reprise.training.metrics import Metrics
@@ -91,8 +91,9 @@ class Trainer:
     """Results of the newest validation."""
 
     def __post_init__(self) -> None:
-        self.shares_file = WeightsFile(self.work.output)
-        self.step_guard = StepGuard(self.training.guards, self.log)
+        self.shares_file = SharesFile(self.work.output)
+        self.step_guard = StepGuard(self.training.guards, self.log, self.moment)
+        self._start = time.monotonic()
 
     @property
     def checkpoints(self) -> Path:
@@ -159,7 +160,7 @@ class Trainer:
         speed = round(batch.ids.size * self.processes.world / (time.perf_counter() - start), 1)
         if progress.step % training.log_every_steps == 0 or sampler.finished:
             self.log_step(update, rate, speed)
-        self.status.say(progress.step, progress.tokens, update.loss, speed, self.losses, sampler.weights())
+        self.status.say(progress.step, progress.tokens, update.loss, speed, self.losses, sampler.shares())
 
     def update(self, batch: Batch, rate: float, first_row: int) -> Update:
         """Change the weights by one batch.
@@ -244,7 +245,7 @@ class Trainer:
 
     def _rows_of(self, batch: Batch, first_row: int) -> BatchRows:
         """Which rows a step trained on."""
-        buckets = sorted({leaf.path for leaf in batch.leaves})
+        buckets = sorted({bucket.path for bucket in batch.buckets})
         return {"first_row": first_row, "num_rows": self.training.batch_rows, "buckets": buckets}
 
     def _roll_back(self, first_row: int) -> bool:
@@ -257,7 +258,8 @@ class Trainer:
             return False
         self.load_from(folder, facts)
         self.progress.left_out = left_out
-        self.log({"kind": "resume", "checkpoint": folder.name, "refused": refused, "cause": "spike"})
+        self.log({**self.moment(), "kind": "resume", "checkpoint": folder.name, "refused": refused,
+                  "adopted": [], "cause": "spike"})  # fmt: skip
         return True
 
     def validate(self) -> None:
@@ -273,7 +275,7 @@ class Trainer:
         self.losses = losses
         progress.last_validation = progress.tokens
         progress.next_validation = next_multiple(progress.tokens, self.training.validation.every_tokens)
-        self.log({"kind": "validation", "validation": [loss.to_json() for loss in losses]})
+        self.log({**self.moment(), "kind": "validation", "validation": [loss.to_json() for loss in losses]})
         # Rounded far below noise: the last digits depend on the number of processes, and the shares decide the rows.
         self.log_changes(self.sampler.observe({loss.key: round(loss.nll, 4) for loss in losses}))
         if not progress.baseline:
@@ -292,7 +294,7 @@ class Trainer:
         with self.network.eager():
             scores = self.benchmarks(model, digest([self.settings, progress.step, sorted(progress.left_out)]))
         model.train()
-        self.log({"kind": "benchmarks", "benchmarks": scores})
+        self.log({**self.moment(), "kind": "benchmarks", "benchmarks": scores})
 
     def guard_retention(self, losses: Sequence[BucketLoss]) -> None:
         """Act on kept languages whose bits per byte rose by more than allowed, as the recipe says.
@@ -308,7 +310,7 @@ class Trainer:
             if not kept.is_lost:
                 continue
             message = f"{kept.path}: {kept.before:.4f} -> {kept.now:.4f} bits per byte ({kept.rise:+.1%})"
-            self.log({"kind": "guard", "guard": "retention", "action": action, "path": kept.path,
+            self.log({**self.moment(), "kind": "guard", "guard": "retention", "action": action, "path": kept.path,
                       "before": kept.before, "now": kept.now, "tolerance": kept.tolerance})  # fmt: skip
             log.warning("%s, more than the %.1f %% that is allowed", message, 100 * kept.tolerance)
             if action == "stop":
@@ -323,40 +325,52 @@ class Trainer:
     def _balance(self, path: str, *, is_lost: bool) -> None:
         """Raise the share of a kept language while it is lost; restore its own share when it is back."""
         language = path.split("/")[0]
-        entries = [name for name, part in self.stage.mixture.items() if (part.language or name) == language]
+        entries = [name for name, entry in self.stage.mixture.items() if entry.language == language]
         for name in entries:
-            share = sum(part for leaf, part in self.sampler.weights().items() if leaf.name == name)
+            share = sum(part for bucket, part in self.sampler.shares().items() if bucket.entry == name)
             new_share = share_to_set(name, share, self.progress.raised, self.training.guards, is_lost=is_lost)
             if new_share is not None:
-                self.log_changes(self.sampler.set_weights({name: new_share}, cause=f"retention of {path}"))
+                self.log_changes(self.sampler.set_shares({name: new_share}, cause=f"retention of {path}"))
 
     def apply_share_changes(self) -> None:
         """Put into force what the user wrote into the file of shares since the last step."""
         wishes = self.shares_file.poll(self.sampler) if self.processes.is_first else []
         if self.processes.any(bool(wishes)):
             for shares in self.processes.same(wishes):
-                self.log_changes(self.sampler.set_weights(shares, CAUSE))
+                self.log_changes(self.sampler.set_shares(shares, CAUSE))
+
+    def moment(self) -> Moment:
+        """The present step, for an event."""
+        seconds = round(time.monotonic() - self._start, 3)
+        return {"step": self.progress.step, "tokens": self.progress.tokens, "seconds": seconds}
 
     def log(self, event: Event) -> None:
-        """Write one line of metrics.jsonl, at the present step."""
+        """Write one line of metrics.jsonl."""
         if self.metrics is not None:
-            self.metrics.write(event, self.progress.step, self.progress.tokens)
+            self.metrics.write(event)
 
     def log_step(self, update: Update, rate: float, tokens_per_s: float) -> None:
         """Log what a step did and what it cost."""
         memory = round(peak_memory(self.processes.device) / 1e9, 3)
-        event: StepEvent = {"kind": "step", "loss": update.loss, "lr": rate, "grad_norm": update.grad_norm,
-                        "tokens_per_s": tokens_per_s, "memory_gb": memory}  # fmt: skip
         mfu = self.status.mfu(tokens_per_s)
-        if mfu is not None:
-            event["mfu"] = round(mfu, 4)
-        self.log(event)
+        self.log(
+            {
+                **self.moment(),
+                "kind": "step",
+                "loss": update.loss,
+                "lr": rate,
+                "grad_norm": update.grad_norm,
+                "tokens_per_s": tokens_per_s,
+                "memory_gb": memory,
+                "mfu": None if mfu is None else round(mfu, 4),
+            }
+        )
 
-    def log_changes(self, changes: Sequence[WeightChange]) -> None:
+    def log_changes(self, changes: Sequence[ShareChange]) -> None:
         """Log each change of the mixture."""
         for change in changes:
-            self.log({"kind": "weights", "rows": change.rows, "cause": change.cause, "path": change.path,
-                      "old": change.old, "new": change.new})  # fmt: skip
+            self.log({**self.moment(), "kind": "shares", "rows": change.rows, "cause": change.cause,
+                      "path": change.path, "old": change.old, "new": change.new})  # fmt: skip
 
     def facts(self) -> ResumeFacts:
         """Everything that resumes besides weights and moments."""
@@ -400,13 +414,15 @@ class Trainer:
             self._not_saved(error)
             return
         if folder is not None:
-            self.log({"kind": "checkpoint", "name": folder.name, "stall_s": round(self.writer.stall_s, 3)})
+            self.log(
+                {**self.moment(), "kind": "checkpoint", "name": folder.name, "stall_s": round(self.writer.stall_s, 3)}
+            )
 
     def _not_saved(self, error: CheckpointError) -> None:
-        self.log({"kind": "guard", "guard": "checkpoint", "action": "continue", "error": str(error)})
+        self.log({**self.moment(), "kind": "guard", "guard": "checkpoint", "action": "continue", "error": str(error)})
         log.error("%s; training continues, the checkpoints before are whole", error)
 
-    def load_from(self, folder: Path, facts: CheckpointFacts, *, adopt: bool = False) -> list[WeightChange]:
+    def load_from(self, folder: Path, facts: CheckpointFacts, *, adopt: bool = False) -> list[ShareChange]:
         """Resume from a checkpoint; gives the changes of shares that adopted settings make."""
         count = facts["averaged"]
         mean = self.average.template() if count else {}

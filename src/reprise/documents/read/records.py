@@ -12,6 +12,7 @@ from reprise.documents.read.files import DAMAGED, SourceFile, open_file
 from reprise.documents.read.remote import is_remote
 from reprise.errors import UserError
 from reprise.recipe.documents import Input
+from reprise.recipe.languages.codes import find_language, is_undetermined
 
 MAX_DOCUMENT_BYTES = 64 << 20
 """A longer line or text file is rejected: one document must fit into the memory of a worker many times over."""
@@ -142,6 +143,8 @@ def _check_fields(values: dict[str, Any], entry: Input) -> dict[str, str | None]
             (value or "").encode("utf-8")
         except UnicodeEncodeError:
             raise _UnreadableError("lone_surrogate") from None
+    if values.get("lang"):
+        values["lang"] = _language_of(values["lang"])
     if not values.get("source"):
         raise _UnreadableError("no_source")
     if values.get("split") not in (None, "train", "valid"):
@@ -149,6 +152,14 @@ def _check_fields(values: dict[str, Any], entry: Input) -> dict[str, str | None]
     if "split" in entry.fields and values.get("split") is None:
         raise _UnreadableError("no_split")
     return {name: values.get(name) or None for name in FIELDS}
+
+
+def _language_of(code: str) -> str | None:
+    """The normalised code; None where the file says that it does not know, so that the language is detected."""
+    language = find_language(code)
+    if language is None and not is_undetermined(code):
+        raise _UnreadableError("unknown_language_code")
+    return language
 
 
 def _read_parquet(file: SourceFile, entry: Input) -> Iterator[Record | Reject]:

@@ -203,6 +203,7 @@ def _join_rejects(output: Path) -> int:
 _REMEDIES = {
     "no_text": "name the field that holds the text: `fields: {text: NAME}`",
     "text_is_not_a_string": "name the field that holds the text: `fields: {text: NAME}`",
+    "unknown_language_code": "write a code of ISO 639 or BCP 47, or set it for the input: `constants: {lang: tr}`",
     "no_source": "name the source of the input: `constants: {source: web}`",
     "not_utf8": "convert the file to UTF-8",
     "not_json": "one JSON object to a line is expected; set `format` if the file holds something else",
