@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import xxhash
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
@@ -26,8 +25,9 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.checkpoint.state_dict_loader import load
 
 from reprise.errors import UserError
-from reprise.training.checkpoint_facts import VERSION, CheckpointFacts, FileDigest
+from reprise.training.checkpoint_facts import VERSION, CheckpointFacts
 from reprise.training.parallel import Processes
+from reprise.workspace import file_checksum
 
 log = logging.getLogger(__name__)
 
@@ -154,19 +154,10 @@ def check_sums(folder: Path, facts: CheckpointFacts, names: Iterable[str]) -> No
         UserError: one differs.
     """
     for name in names:
-        if digest_content(folder / name) != facts["files"][name]:
+        if file_checksum(folder / name) != facts["files"][name]:
             raise UserError(
                 "a file of the checkpoint is damaged: its checksum differs", where=str(folder / name), remedy=_ANOTHER
             )
-
-
-def digest_content(path: Path) -> FileDigest:
-    """Size and checksum of a file, as a checkpoint keeps them."""
-    hasher = xxhash.xxh3_128()
-    with path.open("rb") as handle:
-        while block := handle.read(1 << 22):
-            hasher.update(block)
-    return {"size": path.stat().st_size, "xxh128": hasher.hexdigest()}
 
 
 _KEYS = {"files", "progress", "sampler", "settings", "averaged"}

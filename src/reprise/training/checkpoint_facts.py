@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TypedDict
 
-from reprise.workspace import Json
+from reprise.workspace import FileChecksum, Json
 
 VERSION = 3
 
@@ -40,13 +40,6 @@ class Progress:
     """Entry of the mixture whose share the retention guard raised -> its share before."""
 
 
-class FileDigest(TypedDict):
-    """Identity of a file of the checkpoint."""
-
-    size: int
-    xxh128: str
-
-
 class ResumeFacts(TypedDict):
     """What the trainer keeps. Randomness is a function of seed and step, so none is kept."""
 
@@ -65,7 +58,7 @@ class CheckpointFacts(ResumeFacts):
     """The content of `checkpoint.json`."""
 
     version: int
-    files: dict[str, FileDigest]
+    files: dict[str, FileChecksum]
 
 
 def next_multiple(tokens: int, every: int) -> int:

@@ -91,7 +91,7 @@ def build(
     processes.first(lambda: _check(training, processes))
     store = TokenStore.open(work.inputs["tokenize"])
     previous = work.inputs[f"train-{stage_index}"] / "state" if stage_index else None
-    network = open_network(model, rows, training, store.vocab_size, processes)
+    network = open_network(model, rows, training, store.highest_id, processes)
     optimizer = build_optimizer(network.weights, training.optimizer)
     settings = {
         "stage": stage.model_dump(mode="json"),
@@ -275,7 +275,7 @@ def _spent(trainer: Trainer) -> list[Json]:
             for key, bucket in trainer.store.train.items()
             if key.language == language and key.source == source and topic in (None, key.topic)
         )
-        spent = saved["rows"] * trainer.rows.seq_len
+        spent = saved["tokens"]
         bucket = {"entry": entry, "source": source, "topic": topic, "spent": spent}
         entries.append({**bucket, "available": available, "epochs": round(spent / available, 4) if available else 0.0})
     return entries

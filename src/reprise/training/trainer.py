@@ -108,7 +108,9 @@ class Trainer:
             Interrupted: a signal did; a checkpoint was saved.
         """
         name = self.work.output.name.removesuffix(".partial")
-        with track(name, self.total_tokens, "tokens", logs=False) as advance:  # training has a status line of its own
+        with track(
+            name, self.sampler.total_tokens, "tokens", logs=False
+        ) as advance:  # training has a status line of its own
             advance(self.progress.tokens)
             while True:
                 if self.validation_is_due:
@@ -130,11 +132,6 @@ class Trainer:
                 advance(self.progress.tokens - before)
 
     @property
-    def total_tokens(self) -> int:
-        """Tokens of the stage, rounded up to whole rows."""
-        return self.sampler.total_rows * self.rows.seq_len
-
-    @property
     def validation_is_due(self) -> bool:
         """Whether the held-out losses must be measured before the next step."""
         progress = self.progress
@@ -145,7 +142,7 @@ class Trainer:
         """Train on the next batch, or leave it out where a guard says so."""
         start = time.perf_counter()
         progress, sampler, training = self.progress, self.sampler, self.training
-        rate = learning_rate(self.stage.schedule, progress.tokens, self.total_tokens, progress.rate_before)
+        rate = learning_rate(self.stage.schedule, progress.tokens, self.sampler.total_tokens, progress.rate_before)
         first_row, before = sampler.rows_done, sampler.state()
         batch = sampler.next_batch(training.batch_rows, self.processes.rank, self.processes.world)
         update = Update("left out") if first_row in progress.left_out else self.update(batch, rate, first_row)
