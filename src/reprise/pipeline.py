@@ -14,6 +14,7 @@ import yaml
 
 from reprise import preflight
 from reprise.documents.read.files import SourceFile
+from reprise.documents.read.streams import printable
 from reprise.errors import UserError
 from reprise.recipe import Recipe
 from reprise.recipe.fields import Settings
@@ -37,7 +38,7 @@ def plan_stages(
         known = workspace.manifest(stage.name)
         files = {}
         for file in stage.files():
-            name = file.path if isinstance(file, SourceFile) else str(file)
+            name = printable(file.path if isinstance(file, SourceFile) else str(file))
             if name not in digests:
                 digests[name] = _digest(file, known.files.get(name) if known else None)
             files[name] = digests[name]
