@@ -127,7 +127,7 @@ def test_dotted_names_look_inside(run, tmp_path):
         assert [row["text"] for row in rows] == ["turn 0", "turn 1", "turn 2"]
         rows, _, _ = run(web(tmp_path / "flat.jsonl", fields={"text": "doc.text"})) if _flat(tmp_path) else ([], 0, 0)
         assert [row["text"] for row in rows] == ["a whole name goes first"]
-    with pytest.raises(UserError, match="no column 'doc.body'"):
+    with pytest.raises(UserError, match=r"no column 'doc.body'"):
         run(web(tmp_path / "a.parquet", fields={"text": "doc.body"}))
     with pytest.raises(UserError, match="no_text 3"):
         run(web(tmp_path / "a.jsonl", fields={"text": "doc.body"}), max_reject_share=0.0)
@@ -188,7 +188,7 @@ def test_all_compressions_and_a_long_window(run, tmp_path):
     assert (counts["files"], counts["skipped"]) == (6, [])
     for name in ("c.jsonl.xz", "d.ndjson.bz2"):
         (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-20])
-        with pytest.raises(UserError, match="damaged|cannot be read"):
+        with pytest.raises(UserError, match=r"damaged|cannot be read"):
             run(web(tmp_path / name))
 
 
@@ -307,7 +307,7 @@ def test_arrow_files_csv_and_json_in_other_shapes(run, tmp_path):
     ]  # fmt: skip
     for text in ('[{"text": "a"}, {"text": ', '[{"text": "a"}', '{"text": "a"\n'):
         (tmp_path / "c.json").write_text(text)
-        with pytest.raises(UserError, match="no JSON|no end"):
+        with pytest.raises(UserError, match=r"no JSON|no end"):
             run(web(tmp_path / "c.json"))
 
 
