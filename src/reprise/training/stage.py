@@ -178,6 +178,8 @@ def _go_on(state: Run, previous: Path | None) -> None:
             "or --adopt to go on from it with the new settings",
         )
     changes = state.load_from(done, facts, adopt=adopt)
+    if any(line.startswith(("stage.tokens:", "averaging.")) for line in changed):
+        state.average.restart()  # its samples are of another stretch of the stage
     progress = state.progress
     progress.next_checkpoint = next_multiple(progress.tokens, state.training.checkpoints.every_tokens)
     progress.next_benchmarks = next_multiple(progress.tokens, state.training.benchmarks_every_tokens)
