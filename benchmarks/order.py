@@ -40,13 +40,13 @@ def shares(buckets: int) -> list[float]:
 
 def build(folder: Path, buckets: int) -> None:
     """A token store of random documents of 20 to 4000 tokens."""
-    from reprise.tokens.store import StoreBuilder
-    from reprise.tokens.tokenizer import Encoder
+    from reprise.model.tokenizer import Tokenizer
+    from reprise.tokens.builder import StoreBuilder
 
-    encoder = Encoder(
+    tokenizer = Tokenizer(
         "random", lambda texts: [np.frombuffer(t.encode("latin-1"), np.uint8) for t in texts], 50_000, 1, None, ""
     )
-    builder = StoreBuilder(folder, encoder, [])
+    builder = StoreBuilder(folder, tokenizer, [])
     rng = np.random.default_rng(buckets)
     for bucket in range(buckets):
         left = max(TOKENS_PER_BUCKET * RIVAL_BUCKETS // max(buckets, RIVAL_BUCKETS), 4 * SEQ_LEN)

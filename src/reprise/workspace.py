@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import xxhash
 
@@ -354,11 +354,27 @@ def digest_file(path: Path, known: Mapping[str, Json] | None = None) -> dict[str
     stat = path.stat()
     if known and known["size"] == stat.st_size and known["mtime_ns"] == stat.st_mtime_ns:
         return dict(known)
+    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "xxh128": file_checksum(path)["xxh128"]}
+
+
+class FileChecksum(TypedDict):
+    """What a file must hold."""
+
+    size: int
+    """Bytes."""
+    xxh128: str
+    """XXH3 128-bit hash of the content, in hexadecimal."""
+
+
+def file_checksum(path: Path) -> FileChecksum:
+    """Size and hash of a file's content; reads all of it."""
     hasher = xxhash.xxh3_128()
+    size = 0
     with path.open("rb") as handle:
         while block := handle.read(1 << 20):
             hasher.update(block)
-    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "xxh128": hasher.hexdigest()}
+            size += len(block)
+    return {"size": size, "xxh128": hasher.hexdigest()}
 
 
 def write_json(path: Path, value: Json) -> None:

@@ -85,7 +85,7 @@ def build(
     processes.first(lambda: _check(training, processes))
     store = TokenStore.open(work.inputs["tokenize"])
     previous = work.inputs[f"train-{stage_index}"] / "state" if stage_index else None
-    network = open_network(model, rows, training, store.vocab_size, processes)
+    network = open_network(model, rows, training, store.highest_id, processes)
     optimizer = build_optimizer(network.weights, training.optimizer)
     settings = {
         "stage": stage.model_dump(mode="json"),
