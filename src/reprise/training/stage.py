@@ -85,7 +85,7 @@ def build(
     processes.first(lambda: _check(training, processes))
     store = TokenStore.open(work.inputs["tokenize"])
     previous = work.inputs[f"train-{stage_index}"] / "state" if stage_index else None
-    network = open_network(model, rows, training, store.vocab_size, processes)
+    network = open_network(model, rows, training, store.highest_id, processes)
     optimizer = build_optimizer(network.weights, training.optimizer)
     settings = {
         "stage": stage.model_dump(mode="json"),
@@ -178,6 +178,8 @@ def _go_on(state: Run, previous: Path | None) -> None:
             "or --adopt to go on from it with the new settings",
         )
     changes = state.load_from(done, facts, adopt=adopt)
+    if any(line.startswith(("stage.tokens:", "averaging.")) for line in changed):
+        state.average.restart()  # its samples are of another stretch of the stage
     progress = state.progress
     progress.next_checkpoint = next_multiple(progress.tokens, state.training.checkpoints.every_tokens)
     progress.next_benchmarks = next_multiple(progress.tokens, state.training.benchmarks_every_tokens)
@@ -247,7 +249,7 @@ def _spent(state: Run) -> list[Json]:
             for key, bucket in state.store.train.items()
             if key.language == language and key.source == source and topic in (None, key.topic)
         )
-        spent = saved["rows"] * state.rows.seq_len
+        spent = saved["tokens"]
         bucket = {"entry": entry, "source": source, "topic": topic, "spent": spent}
         entries.append({**bucket, "available": available, "epochs": round(spent / available, 4) if available else 0.0})
     return entries
