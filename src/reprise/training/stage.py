@@ -187,6 +187,8 @@ def _resume(trainer: Trainer, previous: Path | None) -> None:
             "or --adopt to resume from it with the new settings",
         )
     changes = trainer.load_from(folder, facts, adopt=adopt)
+    if any(line.startswith(("stage.tokens:", "averaging.")) for line in changed):
+        trainer.average.restart()  # its samples are of another stretch of the stage
     _plan_next(trainer, trainer.progress)
     trainer.log({**trainer.moment(), "kind": "resume", "checkpoint": folder.name, "refused": refused,
                  "adopted": changed, "cause": None})  # fmt: skip
