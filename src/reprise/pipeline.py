@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -14,11 +13,13 @@ import yaml
 
 from reprise import preflight
 from reprise.documents.read.files import SourceFile
+from reprise.documents.read.streams import printable
 from reprise.errors import UserError
 from reprise.recipe import Recipe
 from reprise.recipe.fields import Settings
 from reprise.stages import Stage, stages
-from reprise.workspace import Json, Manifest, Plan, Status, Work, Workspace, digest_file
+from reprise.training.first_process import first_does
+from reprise.workspace import Json, Manifest, Plan, Status, Work, Workspace, differences, digest_file
 
 T = TypeVar("T")
 
@@ -37,7 +38,7 @@ def plan_stages(
         known = workspace.manifest(stage.name)
         files = {}
         for file in stage.files():
-            name = file.path if isinstance(file, SourceFile) else str(file)
+            name = printable(file.path if isinstance(file, SourceFile) else str(file))
             if name not in digests:
                 digests[name] = _digest(file, known.files.get(name) if known else None)
             files[name] = digests[name]
@@ -116,6 +117,8 @@ def run_stages(
                 continue
             if ranks.world > 1 and not stage.parallel:
                 ranks.lead(partial(_refuse_processes, stage.name, status))
+            if adopt and stage.precious:
+                ranks.lead(partial(_reopen_finished, stage, plan, workspace, say))
             if ranks.leads:
                 say(f"{stage.name}: {status.reason}")
             _run_stage(stage, plan, workspace, ranks, restart=restart, adopt=adopt, say=say)
@@ -151,6 +154,38 @@ def _refuse_processes(name: str, status: Status) -> None:
         f"{name} runs in one process and must run first ({status.state}: {status.reason})",
         remedy=f"run `reprise {name} RECIPE` without torchrun",
     )
+
+
+def _reopen_finished(stage: Stage, plan: Plan, workspace: Workspace, say: Callable[[str], None]) -> None:
+    """For --adopt: let a finished training stage go on from its end, where more tokens are asked for.
+
+    A stage that follows a training stage that changed begins from other weights, so it is trained from its beginning.
+
+    Raises:
+        UserError: nothing would be left to train.
+    """
+    manifest = workspace.manifest(stage.name)
+    if manifest is None or workspace.is_begun(stage.name) or workspace.damage(manifest):
+        return
+    before = [
+        name for name in plan.inputs if name.startswith("train-") and manifest.inputs.get(name) != plan.inputs[name]
+    ]
+    if before:
+        say(f"{stage.name}: is trained from its beginning, as {before[0]}, which it follows, is another")
+        return
+    tokens, done = stage.settings["stage"].tokens, manifest.counts["tokens"]
+    if tokens <= done:
+        changed = "; ".join(differences(manifest.settings, plan.settings)) or "its inputs changed"
+        raise UserError(
+            f"{stage.name} is finished ({done:,} tokens), so with --adopt nothing of it is left to train ({changed})",
+            where=str(workspace.folder(stage.name)),
+            remedy="leave --adopt out: it is then trained from its beginning, and the finished one is kept; "
+            "or ask for more tokens than it has",
+        )
+    from reprise.training.reopen import lay_out_unfinished  # imports torch
+
+    workspace.reopen(manifest, lay_out_unfinished)
+    say(f"{stage.name}: goes on from its end at {done:,} tokens; the finished one is kept")
 
 
 def _restored(plan: Plan, workspace: Workspace, ranks: "_Ranks") -> bool:
@@ -247,26 +282,8 @@ class _Ranks:
             start_processes()
 
     def lead(self, action: Callable[[], T]) -> T | None:
-        """Let the first process do something while the others wait; they get None.
-
-        If it fails the others leave without a word: the error is the first one's to tell.
-        """
-        result, failure = None, None
-        if self.leads:
-            try:
-                result = action()
-            except Exception as error:
-                failure = error
-        if self.world > 1:
-            import torch.distributed
-
-            failed = [failure is not None]
-            torch.distributed.broadcast_object_list(failed, src=0)
-            if failed[0] and not self.leads:
-                sys.exit(2)
-        if failure is not None:
-            raise failure
-        return result
+        """See `first_does`."""
+        return first_does(action, is_first=self.leads, world=self.world)
 
     def wait(self) -> None:
         """Wait until all processes are here."""

@@ -19,7 +19,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -191,6 +191,27 @@ class Workspace:
         work = self.join(plan)
         work.adopt = begun is not None and adopt
         return work
+
+    def is_begun(self, stage: str) -> bool:
+        """Whether a stage has an unpublished folder."""
+        return self._partial(stage).exists()
+
+    def reopen(self, manifest: Manifest, lay_out: Callable[[Path, Path], None]) -> None:
+        """Make an unpublished folder out of a finished stage, as if it had been stopped at its end.
+
+        The finished one stays published until the stage is finished again.
+
+        Args:
+            manifest: of the finished stage.
+            lay_out: fills the second folder from the first.
+        """
+        staged = self.root / f".{manifest.stage}.reopened"
+        shutil.rmtree(staged, ignore_errors=True)
+        staged.mkdir()
+        lay_out(self.folder(manifest.stage), staged)
+        write_json(staged / _BEGUN, {"fingerprint": manifest.fingerprint, "settings": manifest.settings})
+        staged.rename(self._partial(manifest.stage))
+        sync(self.root)
 
     def join(self, plan: Plan) -> Work:
         """What a further process of a stage gets, after the first one began it."""

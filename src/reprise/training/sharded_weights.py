@@ -29,15 +29,11 @@ def read_shards(objective: Objective, stored: StoredWeights, processes: Processe
     Raises:
         UserError: a weight is infinite or not a number, in any process.
     """
+    allocate(objective, processes.device)
     tensors = stored.open()
-    buffers = {
-        name: tensors[_plain(name)][...] if _plain(name) in tensors else buffer.clone()
-        for name, buffer in objective.named_buffers()
-    }
-    objective.to_empty(device=processes.device)
-    objective.model.tie_weights()  # to_empty made two of what was one
     for name, buffer in objective.named_buffers():
-        buffer.copy_(buffers[name])
+        if _plain(name) in tensors:
+            buffer.copy_(tensors[_plain(name)][...])
     refused = []
     for name, weight in objective.named_parameters():
         local: Any = weight.to_local() if isinstance(weight, DTensor) else weight
@@ -52,6 +48,15 @@ def read_shards(objective: Objective, stored: StoredWeights, processes: Processe
 def _plain(name: str) -> str:
     """Name of a weight in the model's files."""
     return name.removeprefix("model.")
+
+
+def allocate(objective: Objective, device: torch.device) -> None:
+    """Give a model on the meta device memory for its weights; its buffers keep their values."""
+    buffers = {name: buffer.clone() for name, buffer in objective.named_buffers()}
+    objective.to_empty(device=device)
+    objective.model.tie_weights()  # to_empty made two of what was one
+    for name, buffer in objective.named_buffers():
+        buffer.copy_(buffers[name])
 
 
 def _first_row(weight: torch.Tensor) -> int:
