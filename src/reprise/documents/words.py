@@ -147,11 +147,23 @@ def split_words(texts: Sequence[str], *, by_char: bool = False) -> Words:
     )
 
 
-def hash_ngrams(words: Words, size: int) -> tuple[Hashes, NDArray[np.int64]]:
-    """Hash of each run of `size` words inside one document, and the word at which it starts, in order.
+class NgramHashes:
+    """Hashes of runs of words, of any size, at some places; `hash_ngrams` mixes the same ones for all places.
 
-    The hash is polynomial modulo 2^64 over mixed word hashes, so that all runs of a length cost one subtraction each.
+    They are polynomial modulo 2^64 over mixed word hashes, so that a run of any length costs one subtraction.
     """
+
+    def __init__(self, words: Words) -> None:
+        self._prefix = _prefix(words.hashes, _WORD_FACTOR)
+        self._inverse = _powers(len(words.hashes), _inverse(_WORD_FACTOR))
+
+    def of(self, starts: NDArray[np.int64], size: int | NDArray[np.int64]) -> Hashes:
+        """Hash of the `size` words (of each its own) from each start on: uint64[starts]."""
+        return (self._prefix[starts + size] - self._prefix[starts]) * self._inverse[starts]
+
+
+def hash_ngrams(words: Words, size: int) -> tuple[Hashes, NDArray[np.int64]]:
+    """Hash of each run of `size` words inside one document, and the word at which it starts, in order."""
     count = len(words.hashes)
     if count < size:
         return np.zeros(0, np.uint64), np.zeros(0, np.int64)

@@ -127,7 +127,7 @@ def _warn(
         )
     at_hand = {(entry.leaf.name, entry.leaf.source, entry.leaf.topic) for entry in leaves}
     for name, component in stage.mixture.items():
-        topics = recipe.documents.topics.lists.get(component.language or name, [])
+        topics = recipe.documents.topics.list_of(component.language or name)
         for source in component.sources:
             split = source in stage.topics.sources and any(key[:2] == (name, source) and key[2] for key in at_hand)
             missing = [topic for topic in topics if split and (name, source, topic) not in at_hand]
