@@ -139,7 +139,7 @@ def split_at_empty(lines):
             part = []
 
 
-@given(st.lists(st.text(alphabet="ab .!?\"”\n\t-*…#。」中\u3000।1", max_size=40), max_size=5), st.integers(0, 6))
+@given(st.lists(st.text(alphabet='ab .!?"”\n\t-*…#。」中\u3000।1', max_size=40), max_size=5), st.integers(0, 6))
 def test_shape_equals_its_plain_form(texts, short_line_chars):
     shape = measure_shape(texts, short_line_chars=short_line_chars)
     plain = [plain_shape(text, short_line_chars) for text in texts]

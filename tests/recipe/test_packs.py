@@ -10,8 +10,8 @@ from reprise.recipe.languages.packs import FOLDER, load_pack, shipped
 from reprise.recipe.loading import parse_recipe
 
 PACKS_DIGEST = "1df4cae3e314d3a7"
-"""Of all packs together. When it changes, raise the version of `clean` (and of `label`, where topics or prompts changed) in
-stages.py, so that older workspaces become stale, and write the new one here."""
+"""Of all packs together. When it changes, raise the version of `clean` (of `label`, where topics or prompts changed)
+in stages.py, so that older workspaces become stale, and write the new one here."""
 
 
 def test_a_changed_pack_raises_the_version_of_the_stages_that_read_it():

@@ -159,7 +159,7 @@ class NgramHashes:
 
     def of(self, starts: NDArray[np.int64], size: int | NDArray[np.int64]) -> Hashes:
         """Hash of the `size` words (of each its own) from each start on: uint64[starts]."""
-        return (self._prefix[starts + size] - self._prefix[starts]) * self._inverse[starts]
+        return np.asarray((self._prefix[starts + size] - self._prefix[starts]) * self._inverse[starts])
 
 
 def hash_ngrams(words: Words, size: int) -> tuple[Hashes, NDArray[np.int64]]:

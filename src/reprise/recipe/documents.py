@@ -1,7 +1,7 @@
 """Everything before the token store."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -10,8 +10,10 @@ from reprise.recipe.generator import Generator
 from reprise.recipe.heuristics import Heuristics
 from reprise.recipe.languages.codes import find_language, normalise_keys, normalise_language, unquote_norwegian
 from reprise.recipe.languages.packs import Pattern, load_pack, read_folder
+from reprise.recipe.model import Model
 
-_ANY = "any"
+ANY_LANGUAGE = "any"
+"""The key of `clean.heuristics` that holds for every language."""
 
 
 class Input(Settings):
@@ -72,7 +74,7 @@ class Clean(Settings):
     heuristics_sources: list[str] = ["web"]
     """Sources that the heuristics look at. They were made for web pages: good formulas and programs break them."""
     heuristics: dict[str, Heuristics] = {}
-    """Language, or `any` for all -> what differs from the language's pack, and nothing else; null switches a rule off."""
+    """Language, or `any` for all -> what differs from its pack, and nothing else; null switches a rule off."""
     personal_data: dict[str, dict[str, list[Pattern]]] = {}
     """Language -> kind, such as `phone` -> regular expressions that are masked besides ours and the pack's."""
 
@@ -81,7 +83,7 @@ class Clean(Settings):
     def _language_codes(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
-        return normalise_keys(given, lambda key: key if key == _ANY else normalise_language(key))
+        return normalise_keys(given, lambda key: key if key == ANY_LANGUAGE else normalise_language(key))
 
     @field_validator("personal_data")
     @classmethod
@@ -90,7 +92,7 @@ class Clean(Settings):
 
     def rules_of(self, language: str) -> Heuristics:
         """The thresholds of a language: its pack's, changed by what the recipe gives for all and for it."""
-        layers = (load_pack(language).heuristics, self.heuristics.get(_ANY), self.heuristics.get(language))
+        layers = (load_pack(language).heuristics, self.heuristics.get(ANY_LANGUAGE), self.heuristics.get(language))
         rules: dict[str, Any] = {}
         for layer in layers:
             rules |= layer.model_dump() if layer is not None else {}
@@ -105,6 +107,8 @@ class Clean(Settings):
 class Deduplicate(Settings):
     """Exact, then near duplicates, across all sources."""
 
+    means: ClassVar[frozenset[str]] = frozenset({"memory_gb"})
+
     enabled: bool = True
     """Switch the whole step off."""
     threshold: Share = 0.8
@@ -117,6 +121,9 @@ class Deduplicate(Settings):
     """Hash functions of MinHash."""
     bands: Annotated[int, Field(ge=0)] = 0
     """Bands of the hashing; 0: so many that two documents at the threshold are compared with probability 0.99."""
+    memory_gb: Annotated[float, Field(gt=0.0)] = 1.0
+    """Memory for sorting, of all worker processes together; what does not fit waits on the disk. The same documents are
+    dropped whatever it is."""
 
     @model_validator(mode="after")
     def _bands_fit(self) -> "Deduplicate":
@@ -216,8 +223,10 @@ class Topics(Settings):
 
 
 class Perplexity(Settings):
-    """Scores by the base model, for the curriculum."""
+    """Scores by the base model, or by a smaller one, for the curriculum."""
 
+    model: Model | None = None
+    """A smaller model that scores in place of the base model, which is cheaper."""
     max_length: Annotated[int, Field(ge=16)] = 2048
     """Tokens in one forward pass, never more than the model's context; longer documents are scored in windows."""
     stride: Annotated[int, Field(ge=1)] = 1024

@@ -17,8 +17,6 @@ _RANGES = (
 )  # fmt: skip
 
 SENTENCE_TERMINAL = "".join(
-    chr(code)
-    for entry in _RANGES
-    for code in (range(entry[0], entry[1] + 1) if isinstance(entry, tuple) else (entry,))
+    chr(code) for entry in _RANGES for code in (range(entry[0], entry[1] + 1) if isinstance(entry, tuple) else (entry,))
 )
 """As `\\p{Sentence_Terminal}` of the package regex gives them; a test compares."""

@@ -196,7 +196,9 @@ def _hash_codes(codes: NDArray[np.uint32]) -> NgramHashes:
 def _duplicates(pieces: _Pieces, text_hashes: NgramHashes, lengths: Ints) -> tuple[Floats, Floats]:
     """Share of the pieces, and of the characters of each document, that occurred before in it."""
     size = pieces.last - pieces.first + 1
-    keys = text_hashes.of(pieces.first, size) ^ mix((pieces.document.astype(np.uint64) << np.uint64(32)) + size.astype(np.uint64))
+    keys = text_hashes.of(pieces.first, size) ^ mix(
+        (pieces.document.astype(np.uint64) << np.uint64(32)) + size.astype(np.uint64)
+    )
     again = np.ones(len(keys), bool)
     again[np.unique(keys, return_index=True)[1]] = False
     num_documents = len(lengths)

@@ -84,7 +84,9 @@ def ask_topics(
             requests = [topic_request(prompt, entry.text, topics.list_of(lang), topics.llm) for entry in chosen]
             before = asker.spending.cost
             outcomes = asker.ask(requests, f"label {lang}")
-            report[lang] = _read_answers(chosen, outcomes, topics.list_of(lang), known.setdefault(lang, Labelled()), file)
+            report[lang] = _read_answers(
+                chosen, outcomes, topics.list_of(lang), known.setdefault(lang, Labelled()), file
+            )
             report[lang] |= {"prompt": prompt.name, "cost": asker.spending.cost - before}
             if not known[lang].texts:
                 raise UserError(

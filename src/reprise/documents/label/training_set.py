@@ -56,9 +56,7 @@ def collect_labels(
     return labelled
 
 
-def _of_documents(
-    documents: Path, list_of: ListOf, split_sources: set[str]
-) -> Iterator[tuple[str, str, str]]:
+def _of_documents(documents: Path, list_of: ListOf, split_sources: set[str]) -> Iterator[tuple[str, str, str]]:
     columns = ["text", "lang", "source", "topic", "split", "origin"]
     for batch in read_table(documents, columns):
         for row in batch.filter(batch.column("topic").is_valid()).to_pylist():

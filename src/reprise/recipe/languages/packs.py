@@ -1,7 +1,7 @@
 """A language pack: what the stages need to know about one language, as one YAML file.
 
-Ours are `packs/CODE.yaml`; a recipe can name a folder of its own (`documents.language_packs`), whose files are laid over
-ours. A pack says what it knows: a threshold that it does not give is off, never that of another language.
+Ours are `packs/CODE.yaml`; a recipe can name a folder of its own (`documents.language_packs`), whose files are laid
+over ours. A pack says what it knows: a threshold that it does not give is off, never that of another language.
 """
 
 import functools
@@ -47,7 +47,7 @@ class Pack(Settings):
     topics: list[str] = []
     """Names of the topics; empty: the English ones."""
     prompts: dict[str, dict[str, Any]] = {}
-    """Task, such as `topic` or `grade` -> what a prompt file holds; a task that is not here is asked about in English."""
+    """Task, such as `topic` or `grade` -> what a prompt file holds; a task without one is asked about in English."""
     templates: list[str] = []
     """Forms of a question-answer document, with {question} and {answer}."""
 
