@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,12 +14,14 @@ import yaml
 
 from reprise import preflight
 from reprise.documents.read.files import SourceFile
+from reprise.documents.read.streams import printable
 from reprise.errors import UserError
 from reprise.recipe import Recipe
 from reprise.recipe.fields import decisive
 from reprise.stages import Stage, stages
 from reprise.storage import InputRecord, record_input
-from reprise.workspace import Comparison, Derivation, Manifest, Status, Work, Workspace
+from reprise.training.first_process import first_does
+from reprise.workspace import Comparison, Derivation, Manifest, Status, Work, Workspace, differences
 
 T = TypeVar("T")
 
@@ -91,10 +92,10 @@ def _derive(
     """
     files = {}
     for name, file in stage.files().items():
-        path = file.path if isinstance(file, SourceFile) else str(file)
+        path = printable(file.path if isinstance(file, SourceFile) else str(file))
         if path not in records:
-            records[path] = _record(file, manifest.files.get(name) if manifest else None, read_files)
-        files[name] = records[path]
+            records[path] = _record(file, manifest.files.get(printable(name)) if manifest else None, read_files)
+        files[printable(name)] = records[path]
     inputs = {}
     for name in stage.needs:
         needed = workspace.manifest(name)
@@ -114,13 +115,13 @@ def _derive(
 def _record(file: Path | SourceFile, known: InputRecord | None, read_files: bool) -> InputRecord:
     """What identifies a file: its content; in an object store, which is not read for this, its size."""
     if isinstance(file, SourceFile):
-        return {"path": file.path, "size": file.size, "mtime_ns": 0, "xxh128": f"{file.size} bytes"}
+        return {"path": printable(file.path), "size": file.size, "mtime_ns": 0, "xxh128": f"{file.size} bytes"}
     if read_files:
         return record_input(file, known)
     stat = file.stat()
     same = known is not None and (known["size"], known["mtime_ns"]) == (stat.st_size, stat.st_mtime_ns)
     content = known["xxh128"] if known and same else UNREAD
-    return {"path": str(file), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "xxh128": content}
+    return {"path": printable(str(file)), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "xxh128": content}
 
 
 def statuses(recipe: Recipe, workspace: Workspace) -> list[tuple[str, Status]]:
@@ -237,6 +238,8 @@ class _Run:
                 continue
             if ranks.world > 1 and not stage.parallel:
                 ranks.lead(partial(_refuse_processes, stage.name, status))
+            if self.adopt and stage.precious:
+                ranks.lead(partial(_reopen_finished, stage, derivation, self.workspace, self.say))
             compared: dict[str, Comparison] = {}
             for name in stage.needs:
                 if ranks.share(partial(self._is_damaged, name, compared)):
@@ -317,6 +320,40 @@ def _refuse_processes(name: str, status: Status) -> None:
     )
 
 
+def _reopen_finished(stage: Stage, derivation: Derivation, workspace: Workspace, say: Callable[[str], None]) -> None:
+    """For --adopt: let a finished training stage go on from its end, where more tokens are asked for.
+
+    A stage that follows a training stage that changed begins from other weights, so it is trained from its beginning.
+
+    Raises:
+        UserError: nothing would be left to train.
+    """
+    manifest = workspace.manifest(stage.name)
+    if manifest is None or workspace.is_begun(stage.name) or workspace.damage(manifest):
+        return
+    before = [
+        name
+        for name in derivation.inputs
+        if name.startswith("train-") and manifest.inputs.get(name) != derivation.inputs[name]
+    ]
+    if before:
+        say(f"{stage.name}: is trained from its beginning, as {before[0]}, which it follows, is another")
+        return
+    tokens, done = stage.settings["stage"].tokens, manifest.counts["tokens"]
+    if tokens <= done:
+        changed = "; ".join(differences(manifest.settings, derivation.settings)) or "its inputs changed"
+        raise UserError(
+            f"{stage.name} is finished ({done:,} tokens), so with --adopt nothing of it is left to train ({changed})",
+            where=str(workspace.folder(stage.name)),
+            remedy="leave --adopt out: it is then trained from its beginning, and the finished one is kept; "
+            "or ask for more tokens than it has",
+        )
+    from reprise.training.reopen import lay_out_unfinished  # imports torch
+
+    workspace.reopen(manifest, lay_out_unfinished)
+    say(f"{stage.name}: goes on from its end at {done:,} tokens; the finished one is kept")
+
+
 def _check_decontaminated(recipe: Recipe, decontaminate: Manifest | None) -> None:
     """Refuse to score or train on text that may hold benchmark questions, unless the recipe wants that.
 
@@ -373,26 +410,8 @@ class _Ranks:
             start_processes()
 
     def lead(self, action: Callable[[], T]) -> T | None:
-        """Let the first process do something while the others wait; they get None.
-
-        If it fails the others leave without a word: the error is the first one's to tell.
-        """
-        result, failure = None, None
-        if self.leads:
-            try:
-                result = action()
-            except Exception as error:
-                failure = error
-        if self.world > 1:
-            import torch.distributed
-
-            failed = [failure is not None]
-            torch.distributed.broadcast_object_list(failed, src=0)
-            if failed[0] and not self.leads:
-                sys.exit(2)
-        if failure is not None:
-            raise failure
-        return result
+        """See `first_does`."""
+        return first_does(action, is_first=self.leads, world=self.world)
 
     def share(self, action: Callable[[], T]) -> T:
         """Let the first process do something, and give all processes what came out of it."""

@@ -67,7 +67,7 @@ def stages(recipe: Recipe) -> list[Stage]:
         *synthesis,
         Stage(
             "tokenize",
-            lambda: _import("reprise.tokens.store"),
+            lambda: _import("reprise.tokens.stage"),
             before,
             settings={"model": recipe.model, "tokens": recipe.tokens, "split_sources": sorted(recipe.split_sources())},
             files=lambda: _files("model", model_files(recipe.model)),
@@ -123,10 +123,11 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
             settings={"clean": documents.clean},
             means={"engine": documents.engine},
             records=DROPPED,
+            version=2,
         ),
         Stage(
             "deduplicate",
-            lambda: _import("reprise.documents.deduplicate"),
+            lambda: _import("reprise.documents.deduplicate.stage"),
             ("clean",),
             settings={"deduplicate": documents.deduplicate},
             means={"engine": documents.engine},
@@ -154,6 +155,7 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
             means={"engine": documents.engine},
             files=lambda: _label_files(recipe),
             records=("classifiers/*", "report.json", "asked.jsonl"),
+            version=2,
         ),
         Stage(
             "score",

@@ -15,7 +15,7 @@ Json = Any
 _BLOCK_BYTES = 1 << 20
 
 
-class FileRecord(TypedDict):
+class FileChecksum(TypedDict):
     """What a file is, by content."""
 
     size: int
@@ -24,7 +24,7 @@ class FileRecord(TypedDict):
     """XXH3-128 of its bytes."""
 
 
-class InputRecord(FileRecord):
+class InputRecord(FileChecksum):
     """A file of the user."""
 
     path: str
@@ -38,22 +38,19 @@ def digest(value: Json) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:32]
 
 
-def checksum(path: Path) -> str:
-    """XXH3-128 of a file, read in blocks of 1 MiB.
+def file_checksum(path: Path) -> FileChecksum:
+    """Size and hash of a file's content, read in blocks of 1 MiB.
 
     Raises:
         OSError: it cannot be read.
     """
     hasher = xxhash.xxh3_128()
+    size = 0
     with path.open("rb") as handle:
         while block := handle.read(_BLOCK_BYTES):
             hasher.update(block)
-    return hasher.hexdigest()
-
-
-def record_file(path: Path) -> FileRecord:
-    """Size and checksum of a file."""
-    return {"size": path.stat().st_size, "xxh128": checksum(path)}
+            size += len(block)
+    return {"size": size, "xxh128": hasher.hexdigest()}
 
 
 def record_input(path: Path, known: Mapping[str, Json] | None = None) -> InputRecord:
@@ -67,11 +64,11 @@ def record_input(path: Path, known: Mapping[str, Json] | None = None) -> InputRe
     if known and (known["path"], known["size"], known["mtime_ns"]) == (str(path), stat.st_size, stat.st_mtime_ns):
         content = str(known["xxh128"])
     else:
-        content = checksum(path)
+        content = file_checksum(path)["xxh128"]
     return {"path": str(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "xxh128": content}
 
 
-def find_damage(folder: Path, records: Mapping[str, FileRecord], *, content: bool) -> list[str]:
+def find_damage(folder: Path, records: Mapping[str, FileChecksum], *, content: bool) -> list[str]:
     """Files that are missing or are not what their records say; one sentence each.
 
     Args:
@@ -86,7 +83,7 @@ def find_damage(folder: Path, records: Mapping[str, FileRecord], *, content: boo
             size = path.stat().st_size
             if size != record["size"]:
                 damage.append(f"{path} has {size} bytes, not {record['size']}")
-            elif content and checksum(path) != record["xxh128"]:
+            elif content and file_checksum(path)["xxh128"] != record["xxh128"]:
                 damage.append(f"{path} is damaged: its content is not what was written")
         except FileNotFoundError:
             damage.append(f"{path} is missing")

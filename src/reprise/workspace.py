@@ -21,7 +21,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypedDict
@@ -29,12 +29,12 @@ from typing import Literal, TypedDict
 from reprise import __version__
 from reprise.errors import UserError
 from reprise.storage import (
-    FileRecord,
+    FileChecksum,
     InputRecord,
     Json,
     digest,
+    file_checksum,
     find_damage,
-    record_file,
     sync,
     write_json,
     write_text,
@@ -66,7 +66,7 @@ class Manifest:
     """Stage that it read -> its content."""
     files: dict[str, InputRecord]
     """File of the user, by a name that does not depend on its folder."""
-    outputs: dict[str, FileRecord]
+    outputs: dict[str, FileChecksum]
     """File of the stage, relative to its folder."""
     counts: dict[str, Json]
     seconds: float
@@ -240,6 +240,27 @@ class Workspace:
         work.adopt = begun is not None and adopt
         return work
 
+    def is_begun(self, stage: str) -> bool:
+        """Whether a stage has an unpublished folder."""
+        return self._partial(stage).exists()
+
+    def reopen(self, manifest: Manifest, lay_out: Callable[[Path, Path], None]) -> None:
+        """Make an unpublished folder out of a finished stage, as if it had been stopped at its end.
+
+        The finished one stays published until the stage is finished again.
+
+        Args:
+            manifest: of the finished stage.
+            lay_out: fills the second folder from the first.
+        """
+        staged = self.root / f".{manifest.stage}.reopened"
+        shutil.rmtree(staged, ignore_errors=True)
+        staged.mkdir()
+        lay_out(self.folder(manifest.stage), staged)
+        write_json(staged / _BEGUN, {"fingerprint": manifest.fingerprint, "settings": manifest.settings})
+        staged.rename(self._partial(manifest.stage))
+        sync(self.root)
+
     def join(self, derivation: Derivation) -> Work:
         """What a further process of a stage gets, after the first one began it."""
         return Work(
@@ -252,12 +273,12 @@ class Workspace:
         """Write the manifest of a finished stage, and give its folder its name."""
         start = time.monotonic()
         outputs = {
-            str(path.relative_to(work.output)): record_file(path)
+            str(path.relative_to(work.output)): file_checksum(path)
             for path in sorted(work.output.rglob("*"))
             if path.is_file() and path.name != _BEGUN
         }
         content = {name: entry["xxh128"] for name, entry in outputs.items() if not _is_record(name, derivation.records)}
-        outputs |= {os.path.relpath(path, work.output): record_file(path) for path in work.outside}
+        outputs |= {os.path.relpath(path, work.output): file_checksum(path) for path in work.outside}
         manifest = Manifest(
             stage=derivation.stage,
             fingerprint=derivation.fingerprint,

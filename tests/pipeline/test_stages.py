@@ -6,7 +6,7 @@ import pytest
 
 from reprise.recipe.loading import load_recipe
 from reprise.stages import stages
-from reprise.storage import checksum
+from reprise.storage import file_checksum
 
 
 @pytest.mark.parametrize("checked", [False, True])
@@ -20,7 +20,7 @@ def test_the_evaluation_depends_on_its_questions(recipe_data, write_recipe, tmp_
 
     def prints():
         return {
-            stage.name: sorted((name, checksum(path)) for name, path in stage.files().items())
+            stage.name: sorted((name, file_checksum(path)["xxh128"]) for name, path in stage.files().items())
             for stage in stages(recipe)
         }
 
