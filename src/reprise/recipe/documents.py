@@ -1,6 +1,7 @@
 """Everything before the token store."""
 
-from typing import Annotated, Any, ClassVar, Literal
+import codecs
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -38,24 +39,45 @@ CHINESE_TOPICS = (
 )
 
 
+Name = TypeVar("Name", str, str | None)
+
+
 class Input(Settings):
     """One set of files."""
 
     path: str
     """A file, folder, glob or URL (`hf://`, `s3://`, `gs://`); `package:NAME/...` looks inside an installed package."""
-    format: Literal["auto", "jsonl", "parquet", "text"] = "auto"
-    """File format; `auto` goes by the file name (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .txt, .md)."""
-    fields: dict[str, str] = {}
-    """Which field holds what: `text: content`. Known: text, id, lang, source, topic, origin, split."""
+    format: Literal["auto", "jsonl", "json", "csv", "tsv", "parquet", "arrow", "text"] = "auto"
+    """File format; `auto` goes by the file name (docs/documents.md lists them)."""
+    encoding: str = "auto"
+    """Encoding of text files, such as gb18030 or cp1252; `auto`: UTF-8, or UTF-16 and UTF-32 where the bytes say so."""
+    fields: dict[str, str | None] = {}
+    """Which field holds what: `text: content`, `text: doc.text` inside another field, `id: null` for none. Known: text,
+    id, lang, source, topic, origin, split."""
     constants: dict[str, str] = {}
     """Values for the whole input, over those of the files: `lang: zh`, `source: web`, `topic: Law`, `split: valid`."""
 
     sample: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Share of the documents that is taken, chosen by a hash of the text; the others are counted and left out."""
+    lone_surrogates: Literal["reject", "repair"] = "reject"
+    """Half characters, as faulty programs write them: `repair` writes U+FFFD in their place."""
+
+    @field_validator("encoding")
+    @classmethod
+    def _encoding_known(cls, encoding: str) -> str:
+        if encoding != "auto":
+            try:
+                if not codecs.lookup(encoding)._is_text_encoding:
+                    raise LookupError
+            except (LookupError, ValueError):
+                raise ValueError(f"{encoding!r} is no encoding of text; say utf-8, gb18030, cp1252, ...") from None
+        return encoding
 
     @field_validator("fields")
     @classmethod
-    def _fields_known(cls, fields: dict[str, str]) -> dict[str, str]:
+    def _fields_known(cls, fields: dict[str, str | None]) -> dict[str, str | None]:
+        if fields.get("text", "text") is None:
+            raise ValueError("the field text cannot be left out")
         return _check_names(fields, ("text", "id", "lang", "source", "topic", "origin", "split"))
 
     @field_validator("constants", mode="before")
@@ -75,7 +97,7 @@ class Input(Settings):
         return _check_names(constants, ("lang", "source", "topic", "split"))
 
 
-def _check_names(names: dict[str, str], known: tuple[str, ...]) -> dict[str, str]:
+def _check_names(names: dict[str, Name], known: tuple[str, ...]) -> dict[str, Name]:
     for name in names:
         if name not in known:
             raise ValueError(f"there is no field {name!r}; known: {', '.join(known)}")

@@ -44,11 +44,7 @@ def read_shards(objective: Objective, places: Mapping[str, Path], processes: Pro
     Raises:
         UserError: a weight in the files has another shape.
     """
-    buffers = {name: buffer.clone() for name, buffer in objective.named_buffers()}
-    objective.to_empty(device=processes.device)
-    objective.model.tie_weights()  # to_empty made two of what was one
-    for name, buffer in objective.named_buffers():
-        buffer.copy_(buffers[name])
+    allocate(objective, processes.device)
     for name, weight in objective.named_parameters():
         plain = name.removeprefix("model.")
         with safe_open(places[plain], "pt") as handle:
@@ -62,6 +58,15 @@ def read_shards(objective: Objective, places: Mapping[str, Path], processes: Pro
             local: Any = weight.to_local() if isinstance(weight, DTensor) else weight
             start = _first_row(weight)
             local.copy_(stored[start : start + len(local)])
+
+
+def allocate(objective: Objective, device: torch.device) -> None:
+    """Give a model on the meta device memory for its weights; its buffers keep their values."""
+    buffers = {name: buffer.clone() for name, buffer in objective.named_buffers()}
+    objective.to_empty(device=device)
+    objective.model.tie_weights()  # to_empty made two of what was one
+    for name, buffer in objective.named_buffers():
+        buffer.copy_(buffers[name])
 
 
 def _first_row(weight: torch.Tensor) -> int:

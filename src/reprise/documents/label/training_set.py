@@ -76,9 +76,9 @@ def _of_inputs(inputs: Sequence[Input], lists: Mapping[str, Sequence[str]]) -> I
                 if isinstance(record, Reject):
                     reason = record.reason.replace("_", " ")
                     raise UserError(
-                        f"cannot be read: {reason}", where=f"{file.path}:{record.line}", remedy="mend the line"
+                        f"cannot be read: {reason}", where=f"{record.file}:{record.line}", remedy="correct the line"
                     )
-                place = f"{file.path}:{record.line}"
+                place = f"{record.file}:{record.line}"
                 text, topic = str(record.fields["text"]), record.fields["topic"]
                 if topic is None:
                     raise UserError("there is no topic", where=place, remedy="map it: `fields: {topic: NAME}`")
