@@ -1,6 +1,5 @@
 """The one stateful loader: which row comes when, for every process of a run."""
 
-import copy
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -331,7 +330,7 @@ class Sampler:
                 for one, credit in zip(self.opened, self._turns.credit, strict=True)
             ],
             "shares": dict(self._shares.shares),
-            "policies": copy.deepcopy(self._policies),
+            "policies": dict(self._policies),  # rules give back new states and never change one in place
         }
 
     def load_state(self, state: Mapping[str, Json], *, adopt: bool = False) -> list[ShareChange]:
@@ -385,7 +384,7 @@ class Sampler:
                 )
         self._turns.credit = credit
         self._turns.balance()
-        self._policies = copy.deepcopy(dict(state["policies"]))
+        self._policies = dict(state["policies"])
         self._shares = Shares(
             self.buckets, {**fresh.shares, **{k: v for k, v in state["shares"].items() if k in fresh.shares}}
         )
