@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reprise.benchmark_files import set_files
-from reprise.documents.questions import benchmark_files
+from reprise.benchmark_files import question_files, set_files
 from reprise.documents.read.files import SourceFile, find_files
 from reprise.documents.read.remote import is_remote
 from reprise.model.files import model_files
@@ -263,7 +262,7 @@ def _benchmark_files(recipe: Recipe) -> list[Path]:
     if not settings.enabled:
         return []
     evaluation = recipe.evaluation
-    return list(benchmark_files(evaluation.question_folders(), evaluation.data, settings.extra_benchmarks))
+    return list(question_files(evaluation.question_folders(), evaluation.data, settings.extra_benchmarks))
 
 
 def _question_files(recipe: Recipe) -> list[Path]:

@@ -6,28 +6,29 @@ import unicodedata
 
 import pytest
 
+from reprise.benchmark_files import Question, question_files, read_questions
 from reprise.documents.decontaminate import stage as decontaminate
-from reprise.documents.decontaminate.index import build_index, find_questions
-from reprise.documents.questions import Question, benchmark_files, read_questions
+from reprise.documents.decontaminate.index import build_index
+from reprise.documents.decontaminate.search import find_questions
 from reprise.documents.table import DOCUMENTS, DROPPED, read_table, write_part
 from reprise.errors import UserError
 from reprise.recipe.documents import Decontaminate
 
 QUESTIONS = [
     Question("mmlu", "long", "A 24-year-old woman comes to the clinic after three days of well-known fever, "
-             "a dry cough and pain in both of her knees. What is the most likely cause?", ("Flu", "Measles"), "", "en"),
-    Question("mmlu", "short", "What's the half-life of radioactive carbon-14?", ("5,730 years", "12 days"), "", "en"),
+             "a dry cough and pain in both of her knees. What is the most likely cause?", ("Flu", "Measles"), "en"),
+    Question("mmlu", "short", "What's the half-life of radioactive carbon-14?", ("5,730 years", "12 days"), "en"),
     Question("cmmlu", "zh-long", "在农业生产中被当作极其重要的劳动对象发挥作用，最主要的不可替代的基本生产资料是",
-             ("土地", "资金"), "", "zh"),
-    Question("cmmlu", "zh-short", "大熊猫最喜欢吃的食物是什么？", ("竹子", "苹果"), "", "zh"),
+             ("土地", "资金"), "zh"),
+    Question("cmmlu", "zh-short", "大熊猫最喜欢吃的食物是什么？", ("竹子", "苹果"), "zh"),
 ]  # fmt: skip
 GENERIC = [
     Question("mmlu", "g1", "Which of the following is true?",
              ("All prime numbers are odd.", "The number two is prime.", "Zero is a prime number.",
-              "No prime is even."), "", "en"),
+              "No prime is even."), "en"),
     Question("mmlu", "g2", "Which of the following is true?",
-             ("Mercury is a gas at room temperature.", "Gold rusts in moist air.", "Iron does not rust."), "", "en"),
-    Question("mmlu", "vague", "−4 + (−3) =", ("−7", "−1", "1", "7"), "", "en"),
+             ("Mercury is a gas at room temperature.", "Gold rusts in moist air.", "Iron does not rust."), "en"),
+    Question("mmlu", "vague", "−4 + (−3) =", ("−7", "−1", "1", "7"), "en"),
 ]  # fmt: skip
 ENGLISH = "The old mill stood by the river, and every morning the miller opened its gates to let the water in. "
 CHINESE = "清晨的集市上人来人往，卖菜的老人把新鲜的青菜摆得整整齐齐，价格写在一块小木板上。"
@@ -133,39 +134,40 @@ def test_files_of_one_name_are_told_apart_by_their_paths(tmp_path):
     paths = [tmp_path / "sciq" / "test.jsonl", tmp_path / "sciq.jsonl", tmp_path / "one.jsonl", tmp_path / "test.jsonl"]
     for path in paths:
         path.write_text('{"question": "?"}')
-    names = benchmark_files(["sciq"], str(tmp_path), [str(path) for path in paths[1:]])
+    names = question_files(["sciq"], str(tmp_path), [str(path) for path in paths[1:]])
     assert list(names.values()) == ["sciq", str(tmp_path / "sciq.jsonl"), "one", "test"]
     extra = [str(paths[0]), str(paths[3])]
-    assert list(benchmark_files([], None, extra).values()) == extra
+    assert list(question_files([], None, extra).values()) == extra
 
 
 def test_missing_questions_are_explained(tmp_path):
-    with pytest.raises(UserError, match="not at hand"):
-        benchmark_files(["mmlu"], None, [])
+    with pytest.raises(UserError, match="no folder with the questions of mmlu"):
+        question_files(["mmlu"], None, [])
     with pytest.raises(UserError, match="no questions of mmlu"):
-        benchmark_files(["mmlu"], str(tmp_path), [])
+        question_files(["mmlu"], str(tmp_path), [])
     with pytest.raises(UserError, match="does not exist"):
-        benchmark_files([], None, [str(tmp_path / "x.jsonl")])
+        question_files([], None, [str(tmp_path / "x.jsonl")])
     (tmp_path / "bad.jsonl").write_text('{"question": "fine"}\n{"q": 1}\n', encoding="utf-8")
-    with pytest.raises(UserError, match=r"bad\.jsonl:2: not a JSON object"):
-        read_questions(benchmark_files([], None, [str(tmp_path / "bad.jsonl")]))
+    with pytest.raises(UserError, match=r"bad\.jsonl:2: `question` is not a text"):
+        read_questions(question_files([], None, [str(tmp_path / "bad.jsonl")]))
 
 
 @pytest.mark.slow
 def test_real_questions_in_eight_disguises(evalsets):
     """Each question that is not counted as vague is found by its text; those known by their options, with these."""
     names = sorted(folder.name for folder in evalsets.iterdir() if folder.is_dir())
-    questions = read_questions(benchmark_files(names, str(evalsets), []))
+    questions = read_questions(question_files(names, str(evalsets), []))
     index = build_index(questions, Decontaminate())
     assert len(index.vague) < 0.003 * len(questions)
     rng = random.Random(11)
     numbers = [number for number in rng.sample(range(len(questions)), 1000) if number not in index.vague]
+    known_by_options = {index.questions[form] for form in index.options}
     missed = []
     for name, disguise in DISGUISES.items():
         texts = []
         for number in numbers:
             text = questions[number].text
-            if number in index.options:
+            if number in known_by_options:
                 text += "".join(
                     f"\n{letter}. {option}" for letter, option in zip("ABCDE", questions[number].choices, strict=False)
                 )

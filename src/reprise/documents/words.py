@@ -98,6 +98,17 @@ def split_words(texts: Sequence[str], *, by_char: bool = False) -> Words:
     )
 
 
+def join_letters(text: str) -> str:
+    """The letters and digits of a text, normalised, without anything between them.
+
+    Word i of `split_words` is the next `num_chars[i]` characters of it.
+    """
+    codes = np.frombuffer(normalise(text).encode("utf-32-le"), np.uint32)
+    kinds = _kinds()[codes]
+    letters: bytes = codes[(kinds == _LETTER) | (kinds == _DIGIT) | (kinds == _SINGLE)].tobytes()
+    return letters.decode("utf-32-le")
+
+
 def hash_ngrams(words: Words, size: int) -> tuple[Hashes, NDArray[np.int64]]:
     """Hash of each run of `size` words inside one document, and the word at which it starts, in order.
 
