@@ -28,7 +28,9 @@ class Letters:
         return cls(letters, np.concatenate([[0], np.cumsum(lengths)]).tolist())
 
 
-def match_letters(question: Letters, text: Letters, seeds: Sequence[tuple[int, int]], size: int) -> float:
+def match_letters(
+    question: Letters, text: Letters, seeds: Sequence[tuple[int, int]], size: int, min_seeded: float
+) -> float:
     """Share of the question's letters that the text has, in order.
 
     Args:
@@ -36,8 +38,12 @@ def match_letters(question: Letters, text: Letters, seeds: Sequence[tuple[int, i
         text: the text.
         seeds: pairs (word of the text, word of the question) at which both have the same `size` words, by the text.
         size: words of a seed.
+        min_seeded: where seeds cover less of the question, nothing else is compared.
     """
     runs = _join_seeds(_longest_chain(seeds), size)
+    seeded = sum(question.starts[last] - question.starts[first] for first, last, _, _ in runs)
+    if seeded < min_seeded * len(question.text):
+        return seeded / len(question.text)
     matched = 0
     question_end = text_end = None
     for question_first, question_last, text_first, text_last in runs:

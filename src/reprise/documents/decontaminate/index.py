@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reprise.benchmark_files import Question
-from reprise.documents.decontaminate.reveal import reveal, strip_markup
-from reprise.documents.words import Hashes, Words, hash_ngrams, split_words
+from reprise.documents.decontaminate.reveal import fold_lookalikes, reveal, strip_markup
+from reprise.documents.words import Hashes, Words, hash_ngrams, join_letters, split_words
 from reprise.recipe.documents import Decontaminate
 
 
@@ -49,15 +49,17 @@ TELLING_WITH_OPTIONS = 12
 """Length that a generic or tiny question needs together with its options."""
 GENERIC_USES = 5
 """An n-gram in so many questions says nothing about any of them."""
-SEED_SIZE = {Unit.WORDS: 4, Unit.CHARS: 6}
+SEED_SIZE = {Unit.WORDS: 4, Unit.CHARS: 5}
 """Length of the n-grams by which a question with insertions is recognised."""
+MIN_GAPPED = {Unit.WORDS: 7, Unit.CHARS: 10}
+"""Length of a question from which it is looked for with insertions."""
 LETTER_NGRAM = 24
 _LETTER_STRIDE = 8
-"""Every eighth n-gram of letters is kept: their memory is that of the n-grams of words."""
+"""Every eighth n-gram of letters is kept, so that they take about as much memory as those of words."""
 _GENERIC_SIZE = {Unit.WORDS: 3, Unit.CHARS: 4}
 _ANCHORS = (6, 4, 2, 1)
 """Short questions are looked up by so many of their first words."""
-_BITMAP_BITS = 22
+_LEADING_BITS = 26
 _INSIDE_WORDS = re.compile(r"(?<=\w)['\u2019\u2010\u2011-](?=\w)")
 """Who strips punctuation makes `dont` of `don't`, which is two words here."""
 
@@ -67,31 +69,40 @@ class Grams:
     """Hashes of n-grams -> the forms that hold them, and where."""
 
     keys: Hashes
-    """Sorted; a hash that stands in several forms is there several times."""
-    forms: NDArray[np.int64]
-    """forms[i] holds keys[i]."""
-    positions: NDArray[np.int64]
-    """The word of forms[i] at which keys[i] begins."""
-    bitmap: NDArray[np.bool_]
-    """Whether a key has these leading bits: nearly all n-grams of a corpus are turned away here."""
+    """Sorted, each once."""
+    offsets: NDArray[np.int64]
+    """keys[i] stands in forms[offsets[i]:offsets[i + 1]], at the words `positions` of these."""
+    forms: NDArray[np.int32]
+    positions: NDArray[np.int32]
+    bits: NDArray[np.uint8]
+    """A bit for each value of a hash's leading bits, set if a key has them: nearly all n-grams of a corpus are turned
+    away here."""
 
     @classmethod
     def build(cls, hashes: Hashes, forms: NDArray[np.int64], positions: NDArray[np.int64]) -> "Grams":
         """From triples in any order."""
-        order = np.lexsort((positions, forms, hashes))
-        keys = hashes[order]
-        bitmap = np.zeros(1 << _BITMAP_BITS, bool)
-        bitmap[keys >> np.uint64(64 - _BITMAP_BITS)] = True
-        return cls(keys, forms[order], positions[order], bitmap)
+        order = np.argsort(hashes, kind="stable")
+        keys, offsets = np.unique(hashes[order], return_index=True)
+        bits = np.zeros(1 << (_LEADING_BITS - 3), np.uint8)
+        leading = keys >> np.uint64(64 - _LEADING_BITS)
+        np.bitwise_or.at(bits, leading >> np.uint64(3), np.uint8(1) << (leading & np.uint64(7)).astype(np.uint8))
+        ends = np.append(offsets, len(hashes))
+        return cls(keys, ends, forms[order].astype(np.int32), positions[order].astype(np.int32), bits)
 
     def look_up(self, hashes: Hashes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Pairs (index into `hashes`, index into `keys`) of equal hashes, as two arrays."""
-        candidates = np.flatnonzero(self.bitmap[hashes >> np.uint64(64 - _BITMAP_BITS)])
-        first = np.searchsorted(self.keys, hashes[candidates], "left")
-        counts = np.searchsorted(self.keys, hashes[candidates], "right") - first
+        """Pairs (index into `hashes`, index into `forms`) of equal hashes, as two arrays."""
+        leading = hashes >> np.uint64(64 - _LEADING_BITS)
+        candidates = np.flatnonzero(self.bits[leading >> np.uint64(3)] >> (leading & np.uint64(7)) & np.uint8(1))
+        # Sorted, so that the search walks through the keys once.
+        candidates = candidates[np.argsort(hashes[candidates])]
+        keys = np.searchsorted(self.keys, hashes[candidates])
+        same = keys < len(self.keys)
+        same[same] = self.keys[keys[same]] == hashes[candidates[same]]
+        candidates, first = candidates[same], self.offsets[keys[same]]
+        counts = self.offsets[keys[same] + 1] - first
         before = np.cumsum(counts) - counts
-        keys = np.repeat(first - before, counts) + np.arange(int(counts.sum()))
-        return np.repeat(candidates, counts), keys
+        entries = np.repeat(first - before, counts) + np.arange(int(counts.sum()))
+        return np.repeat(candidates, counts), entries
 
 
 @dataclass
@@ -167,8 +178,9 @@ def _add_unit(
     base = split_words([plain[number] for number in numbers], by_char=by_char)
     generic = dict(zip(numbers, _find_generic([questions[number] for number in numbers], base, unit), strict=True))
     first = len(index.questions)
-    for number in numbers:
-        for text in _forms(plain[number]):
+    is_short = np.diff(base.offsets) < (0 if by_char else size)
+    for i, number in enumerate(numbers):
+        for text in _forms(plain[number], bool(is_short[i])):
             index.questions.append(number)
             index.texts.append(text)
     words = split_words(index.texts[first:], by_char=by_char)
@@ -185,16 +197,22 @@ def _add_unit(
     _count_grams(index, hashes, forms)
     lookup = Lookup(size, grams, None, {length: _build_anchors(pairs) for length, pairs in anchors.items()})
     if SEED_SIZE[unit] < size:
-        lookup.seeds = _build_seeds(index, words, size, unit, first)
+        lookup.seeds = _build_seeds(index, words, unit, first)
     index.lookups[unit] = lookup
     if unit is Unit.WORDS:
         _add_letters(index, first, {number for number in numbers if not generic[number]})
 
 
-def _forms(plain: str) -> Iterator[str]:
-    """The question as it stands, without apostrophes and hyphens inside words, and revealed: different texts only."""
-    joined = _INSIDE_WORDS.sub("", plain)
-    yield from dict.fromkeys([plain, joined, reveal(plain), reveal(plain, strewn_letters=True)])
+def _forms(plain: str, is_short: bool) -> Iterator[str]:
+    """The question as it stands, revealed, and if it is short without apostrophes and hyphens inside words."""
+    yield plain
+    if is_short and _INSIDE_WORDS.search(plain):
+        yield _INSIDE_WORDS.sub("", plain)
+    seen = {plain, join_letters(plain)}
+    for text in dict.fromkeys([reveal(plain), reveal(plain, strewn_letters=True), fold_lookalikes(plain)]):
+        if text not in seen and join_letters(text) not in seen:
+            seen.add(join_letters(text))
+            yield text
 
 
 def _add_short(index: Index, question: Question, form: int, whole: Hashes, unit: Unit, is_generic: bool) -> bool:
@@ -235,11 +253,12 @@ def distinct_pairs(hashes: Hashes, owners: NDArray[np.int64]) -> tuple[Hashes, N
     return hashes[first], owners[first]
 
 
-def _build_seeds(index: Index, words: Words, size: int, unit: Unit, first: int) -> Seeds:
-    """The seeds of the forms that have an n-gram, without those of `GENERIC_USES` questions."""
+def _build_seeds(index: Index, words: Words, unit: Unit, first: int) -> Seeds:
+    """The seeds of the forms that say enough without options, but those that `GENERIC_USES` questions have."""
     hashes, positions, forms = _grams_of(words, SEED_SIZE[unit], first)
-    is_long = np.array(index.lengths, np.int64)[forms] >= size
-    keep = is_long & (_count_uses(index, hashes, forms) < GENERIC_USES)
+    is_specific = np.array(index.lengths, np.int64) >= MIN_GAPPED[unit]
+    is_specific[list(index.options)] = False
+    keep = is_specific[forms] & (_count_uses(index, hashes, forms) < GENERIC_USES)
     grams = Grams.build(hashes[keep], forms[keep], positions[keep])
     return Seeds(SEED_SIZE[unit], unit is Unit.CHARS, grams)
 
@@ -267,7 +286,9 @@ def _add_letters(index: Index, first: int, specific: set[int]) -> None:
         if form in index.whole:  # shorter than an n-gram
             index.all_grams.add(start + i)
     hashes, positions, forms = _grams_of(words, LETTER_NGRAM, start)
-    keep = (positions % _LETTER_STRIDE == 0) & (_count_uses(index, hashes, forms) < GENERIC_USES)
+    keep = positions % _LETTER_STRIDE == 0
+    hashes, positions, forms = hashes[keep], positions[keep], forms[keep]
+    keep = _count_uses(index, hashes, forms) < GENERIC_USES
     hashes, positions, forms = hashes[keep], positions[keep], forms[keep]
     _count_grams(index, hashes, forms)
     index.lookups[Unit.LETTERS] = Lookup(LETTER_NGRAM, Grams.build(hashes, forms, positions))

@@ -20,8 +20,6 @@ _TAG = re.compile(
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff"
 _DECODING_ROUNDS = 3
 """Text is decoded again while that changes it: JSON in a URL is two layers."""
-_TRADITIONAL_SIGNS = 2
-"""Different characters that only Traditional text uses, from which on a text counts as Traditional."""
 
 
 def strip_markup(text: str) -> str:
@@ -72,16 +70,17 @@ def _decode_unicode_escape(match: re.Match[str]) -> str:
     return chr(code) if code <= 0x10FFFF else match[0]
 
 
-_PERCENT = re.compile(r"(?:%[0-9A-Fa-f]{2}){2,}|(?<=\w)%20(?=\w)|%[0-9A-Fa-f]{2}(?=[\w%+])")
+_PERCENT = re.compile(r"(?:%[0-9A-Fa-f]{2})+")
+_PERCENT_SIGN = re.compile(r"%(?:20\w|2[278C9]|3[ABF]|0A|[0-9A-Fa-f]{2}%[0-9A-Fa-f]{2})")
 
 
 def _decode_percent(text: str) -> str:
-    if text.count("%") < 3:
+    if "%" not in text or not _PERCENT_SIGN.search(text):
         return text
     return _PERCENT.sub(lambda match: unquote_to_bytes(match[0]).decode("utf-8", "replace"), text)
 
 
-_QUOTED_PRINTABLE = re.compile(r"(?:(?:=[0-9A-F]{2})+(?:=\r?\n)?)+")
+_QUOTED_PRINTABLE = re.compile(r"(?:=[0-9A-F]{2})+")
 _QUOTED_PRINTABLE_SIGN = re.compile(r"=[0-9A-F]{2}=[0-9A-F]{2}|=\r?\n")
 
 
@@ -110,13 +109,21 @@ def _lookalikes() -> dict[int, str]:
     return folds
 
 
+def fold_lookalikes(text: str) -> str:
+    """Make all letters of other scripts that look like a Latin one that Latin one, whatever stands beside them."""
+    return text if text.isascii() else text.translate(_lookalikes())
+
+
 def _fold_lookalikes(text: str, chars: frozenset[str]) -> str:
-    """Where letters of other scripts stand inside Latin words, make them the Latin letters that they look like."""
+    """The same where such letters stand inside Latin words, or are the only ones of the Cyrillic script."""
     folds = _lookalikes()
     present = "".join(map(chr, folds.keys() & map(ord, chars)))
-    if not present or not re.search(f"[a-zA-Z][{present}]|[{present}][a-zA-Z]", text):
+    if not present:
         return text
-    return text.translate(folds)
+    cyrillic = {char for char in chars if "\u0400" <= char <= "\u052f"}
+    if (cyrillic and cyrillic <= set(present)) or re.search(f"[a-zA-Z][{present}]|[{present}][a-zA-Z]", text):
+        return text.translate(folds)
+    return text
 
 
 @functools.cache
@@ -141,24 +148,24 @@ def _traditional() -> tuple[dict[int, str], frozenset[str]]:
 
 def _fold_traditional(text: str, chars: frozenset[str]) -> str:
     folds, signs = _traditional()
-    return text.translate(folds) if len(signs & chars) >= _TRADITIONAL_SIGNS else text
+    return text.translate(folds) if not signs.isdisjoint(chars) else text
 
 
 _MARKS = frozenset(map(chr, range(0x300, 0x370)))
 
 
 def _drop_marks(text: str, chars: frozenset[str]) -> str:
-    """Drop accents where some stand on letters that have no such form (`h\u0337`)."""
-    if chars.isdisjoint(_MARKS) or _MARKS.isdisjoint(unicodedata.normalize("NFC", text)):
+    """Drop accents and strokes that stand on letters that have no such form (`h\u0336`)."""
+    if chars.isdisjoint(_MARKS):
         return text
-    return "".join(char for char in unicodedata.normalize("NFD", text) if char not in _MARKS)
+    return "".join(char for char in unicodedata.normalize("NFC", text) if char not in _MARKS)
 
 
 _LONE_NUMBER = re.compile(
-    r"\n[^\S\n]*(?:[-\u2013\u2014|*#\[(~·.•_][^\S\n]*)*(?:(?:page|p\.|p|pg\.|seite|стр\.|第)[^\S\n]*)?"
-    r"[0-9\uff10-\uff19]{1,4}(?:[^\S\n]*(?:/|of|von|из|,)[^\S\n]*[0-9]{1,4})?"
-    r"(?:[^\S\n]*(?:[-\u2013\u2014|*#\])~·.•_]|页|頁))*[^\S\n]*(?=\n)",
-    re.IGNORECASE,
+    r"\n[^\S\n]*+(?:[-\u2013\u2014|*#\[(~·.•_][^\S\n]*+)*+"
+    r"(?:(?:[Pp](?:age|AGE)?\.?|[Ss]eite|[Pp]ágina|[Сс]тр\.|第)[^\S\n]*+)?"
+    r"[0-9\uff10-\uff19]{1,4}+(?:[^\S\n]*+(?:/|of|von|de|из|,)[^\S\n]*+[0-9]{1,4}+)?"
+    r"(?:[^\S\n]*+[-\u2013\u2014|*#\])~·.•_页頁])*+[^\S\n]*+(?=\n)"
 )
 _NOTE_NUMBER = re.compile(r"\[\d{1,3}\]")
 _LINK_TARGET = re.compile(r"\]\([^()\s]{1,300}\)")

@@ -10,18 +10,18 @@ from numpy.typing import NDArray
 from reprise.documents.decontaminate.gaps import Letters, match_letters
 from reprise.documents.decontaminate.index import Grams, Index, Lookup, Seeds, Unit, distinct_pairs
 from reprise.documents.decontaminate.reveal import reveal, strip_markup
-from reprise.documents.words import Hashes, Words, hash_ngrams, join_letters, split_words
+from reprise.documents.words import Hashes, Words, hash_ngrams, join_letters, normalise, split_words
 
 MIN_LETTERS = 0.95
 """Share of a question's letters that must be there, in order, where something was inserted into it."""
-MIN_SEEDED = 0.35
-"""Share of a question that seeds must cover before its letters are compared."""
+MIN_SEEDED = 0.5
+"""Share of a question that seeds must cover before its other letters are compared."""
 _OPTIONS_WINDOW = 40
 """Words between a question and its options that do not count: letters, numbers, instructions."""
 _INSERTION = 20
 """Words that may stand inside a question, besides half its length: a page's header and footer."""
-_STREWN = (4, 24)
-"""So many single letters within so many words are taken for letters that were strewn into the text."""
+_STREWN = (3, 16)
+"""So many single letters, each between two words, within so many words are taken for letters strewn into the text."""
 _SPACED_RUN = 8
 """So many single letters in a row are taken for words with spaces inside them."""
 _LONG_WORD = 30
@@ -44,13 +44,14 @@ def find_questions(index: Index, texts: Sequence[str], min_overlap: float) -> Fo
     """For each text, the questions that it holds -> the share that is there (1 where it was looked for as a whole)."""
     found: Found = [{} for _ in texts]
     plain = [strip_markup(text) for text in texts]
-    words = split_words(plain)
+    normal = [normalise(text) for text in plain]  # once: a second time costs little
+    words = split_words(normal)
     strewn = _find_strewn(words)
     revealed = [reveal(text, strewn_letters=i in strewn) for i, text in enumerate(plain)]
     changed = np.array([i for i in range(len(texts)) if revealed[i] != plain[i]], np.int64)
-    views = [_View(plain, np.arange(len(texts)), words)]
+    views = [_View(normal, np.arange(len(texts)), words)]
     if len(changed):
-        views.append(_make_view([revealed[i] for i in changed], changed, by_char=False))
+        views.append(_make_view([normalise(revealed[i]) for i in changed], changed, by_char=False))
     if Unit.WORDS in index.lookups:
         _look_up(index, index.lookups[Unit.WORDS], views, min_overlap, found)
     if Unit.CHARS in index.lookups:
@@ -72,15 +73,23 @@ def _by_chars(view: _View) -> _View:
 
 
 def _find_strewn(words: Words) -> set[int]:
-    """Texts with many single letters between their words."""
+    """Texts with many single letters between their words; formulas have theirs between letters and digits."""
     count, within = _STREWN
-    letters = np.flatnonzero((words.num_chars == 1) & words.has_letter & ~words.is_single)
+    is_word = words.has_letter & (words.is_single | (words.num_chars > 1))
+    is_letter = (words.num_chars == 1) & words.has_letter & ~words.is_single & ~np.isin(words.hashes, _common_letters())
+    letters = np.flatnonzero(is_letter[1:-1] & is_word[:-2] & is_word[2:]) + 1
     if len(letters) < count:
         return set()
     texts = words.document_of()[letters]
     last, first = slice(count - 1, None), slice(None, 1 - count)
     dense = (letters[last] - letters[first] < within) & (texts[last] == texts[first])
     return set(texts[first][dense].tolist())
+
+
+@functools.cache
+def _common_letters() -> Hashes:
+    """Single letters that English writes between words: words, and what follows an apostrophe."""
+    return split_words(["a i o d m s t"]).hashes
 
 
 def _find_unspaced(views: Sequence[_View]) -> Iterator[NDArray[np.int64]]:
@@ -170,7 +179,8 @@ def _look_up_gapped(index: Index, seeds: Seeds, view: _View, found: Found) -> No
     hits, keys = seeds.grams.look_up(hashes)
     if not len(hits):
         return
-    places, forms, positions = starts[hits], seeds.grams.forms[keys], seeds.grams.positions[keys]
+    places = starts[hits]
+    forms, positions = (part[keys].astype(np.int64) for part in (seeds.grams.forms, seeds.grams.positions))
     texts = view.words.document_of()[places]
     group = texts * len(index.questions) + forms
     order = np.lexsort((positions, places, group))
@@ -197,7 +207,7 @@ def _look_up_gapped(index: Index, seeds: Seeds, view: _View, found: Found) -> No
             (place - offset, position)
             for place, position in zip(places[first:end].tolist(), positions[first:end].tolist(), strict=True)
         ]
-        share = match_letters(_cached_letters(index.texts[form], by_char), letters[text], pairs, size)
+        share = match_letters(_cached_letters(index.texts[form], by_char), letters[text], pairs, size, MIN_SEEDED)
         if share >= MIN_LETTERS:
             _add(found, owner, question, share)
 
