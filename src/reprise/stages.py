@@ -110,6 +110,7 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
             ("read",),
             settings={"clean": documents.clean},
             means={"engine": documents.engine},
+            version=2,
         ),
         Stage(
             "deduplicate",
@@ -138,6 +139,7 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
             },
             means={"engine": documents.engine},
             files=lambda: _label_files(recipe),
+            version=2,
         ),
         Stage(
             "score",
