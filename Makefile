@@ -48,6 +48,7 @@ test: check
 
 docs: .venv/installed
 	$(BIN)/reprise settings > docs/settings.md
+	$(BIN)/python -m reprise.schemas docs/formats.md
 	$(BIN)/python docs/generate.py
 
 clean:

@@ -3,20 +3,23 @@
 import contextlib
 import errno
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
+from reprise import preflight
 from reprise.documents.read.files import SourceFile
+from reprise.documents.read.streams import printable
 from reprise.errors import UserError
 from reprise.recipe import Recipe
 from reprise.recipe.fields import Settings
 from reprise.stages import Stage, stages
-from reprise.workspace import Json, Manifest, Plan, Status, Work, Workspace, digest_file
+from reprise.training.first_process import first_does
+from reprise.workspace import Json, Manifest, Plan, Status, Work, Workspace, differences, digest_file
 
 T = TypeVar("T")
 
@@ -35,7 +38,7 @@ def plan_stages(
         known = workspace.manifest(stage.name)
         files = {}
         for file in stage.files():
-            name = file.path if isinstance(file, SourceFile) else str(file)
+            name = printable(file.path if isinstance(file, SourceFile) else str(file))
             if name not in digests:
                 digests[name] = _digest(file, known.files.get(name) if known else None)
             files[name] = digests[name]
@@ -95,10 +98,11 @@ def run_stages(
         ranks.lead(workspace.adopt_finished)
         kept = yaml.safe_dump(_plain(recipe), allow_unicode=True, sort_keys=False)
         ranks.lead(lambda: workspace.keep_recipe(kept))
+        ranks.lead(lambda: _preflight(recipe, workspace, until, say))
         count = 0
         for stage, plan in list(plan_stages(recipe, workspace, until)):
-            if "read" in stage.needs:
-                _check_sources(recipe, workspace.manifest("read"))
+            if "read" in stage.needs:  # now the languages and sources of the text are counted
+                preflight.refuse(preflight.check_text_for_mixture(recipe))
             status = workspace.status(plan)
             ranks.wait()
             if status.state == "fresh":
@@ -111,16 +115,77 @@ def run_stages(
             if lender := workspace.borrow(plan, others):
                 say(f"{stage.name}: the same as in {lender}")
                 continue
-            if ranks.world > 1 and not stage.name.startswith("train-"):
-                raise UserError(
-                    f"{stage.name} must run before training on several processes ({status.state}: {status.reason})",
-                    remedy=f"run `reprise {stage.name} RECIPE` first, without torchrun",
-                )
+            if ranks.world > 1 and not stage.parallel:
+                ranks.lead(partial(_refuse_processes, stage.name, status))
+            if adopt and stage.precious:
+                ranks.lead(partial(_reopen_finished, stage, plan, workspace, say))
             if ranks.leads:
                 say(f"{stage.name}: {status.reason}")
             _run_stage(stage, plan, workspace, ranks, restart=restart, adopt=adopt, say=say)
             count += 1
     return count
+
+
+def _preflight(recipe: Recipe, workspace: Workspace, until: Sequence[str] | None, say: Callable[[str], None]) -> None:
+    """Say everything that is knowably wrong with the stages that are about to run.
+
+    Raises:
+        UserError: something would stop them.
+    """
+    try:
+        names = [stage.name for stage, plan in plan_stages(recipe, workspace, until) if _must_run(workspace, plan)]
+    except UserError as error:
+        preflight.refuse(preflight.inspect(recipe, _with_needs(stages(recipe), until)))
+        raise error
+    if names:
+        findings = preflight.inspect(recipe, names)
+        preflight.refuse(findings)
+        for finding in findings:
+            say(f"warning: {finding}")
+
+
+def _must_run(workspace: Workspace, plan: Plan) -> bool:
+    return workspace.status(plan).state != "fresh"
+
+
+def _refuse_processes(name: str, status: Status) -> None:
+    """Raise: a stage that runs in one process was asked for under torchrun."""
+    raise UserError(
+        f"{name} runs in one process and must run first ({status.state}: {status.reason})",
+        remedy=f"run `reprise {name} RECIPE` without torchrun",
+    )
+
+
+def _reopen_finished(stage: Stage, plan: Plan, workspace: Workspace, say: Callable[[str], None]) -> None:
+    """For --adopt: let a finished training stage go on from its end, where more tokens are asked for.
+
+    A stage that follows a training stage that changed begins from other weights, so it is trained from its beginning.
+
+    Raises:
+        UserError: nothing would be left to train.
+    """
+    manifest = workspace.manifest(stage.name)
+    if manifest is None or workspace.is_begun(stage.name) or workspace.damage(manifest):
+        return
+    before = [
+        name for name in plan.inputs if name.startswith("train-") and manifest.inputs.get(name) != plan.inputs[name]
+    ]
+    if before:
+        say(f"{stage.name}: is trained from its beginning, as {before[0]}, which it follows, is another")
+        return
+    tokens, done = stage.settings["stage"].tokens, manifest.counts["tokens"]
+    if tokens <= done:
+        changed = "; ".join(differences(manifest.settings, plan.settings)) or "its inputs changed"
+        raise UserError(
+            f"{stage.name} is finished ({done:,} tokens), so with --adopt nothing of it is left to train ({changed})",
+            where=str(workspace.folder(stage.name)),
+            remedy="leave --adopt out: it is then trained from its beginning, and the finished one is kept; "
+            "or ask for more tokens than it has",
+        )
+    from reprise.training.reopen import lay_out_unfinished  # imports torch
+
+    workspace.reopen(manifest, lay_out_unfinished)
+    say(f"{stage.name}: goes on from its end at {done:,} tokens; the finished one is kept")
 
 
 def _restored(plan: Plan, workspace: Workspace, ranks: "_Ranks") -> bool:
@@ -129,27 +194,6 @@ def _restored(plan: Plan, workspace: Workspace, ranks: "_Ranks") -> bool:
     fresh = workspace.status(plan).state == "fresh"
     ranks.wait()
     return fresh
-
-
-def _check_sources(recipe: Recipe, read: Manifest | None) -> None:
-    """Refuse a share of text that is not there, before hours are spent on the rest.
-
-    Raises:
-        UserError: a source with a share above 0 has no training document.
-    """
-    at_hand = {(entry["language"], entry["source"]) for entry in _train_buckets(read)}
-    for index, stage in enumerate(recipe.stages):
-        for name, component in stage.mixture.items():
-            for source, share in component.sources.items():
-                language = component.language or name
-                made = recipe.synthesis.enabled and source == "synthetic"
-                if share and component.share and not made and (language, source) not in at_hand:
-                    known = ", ".join(f"{lang}/{source}" for lang, source in sorted(at_hand))
-                    raise UserError(
-                        f"there is no training document of the language {language!r} and the source {source!r}",
-                        where=f"stages.{index}.mixture.{name}.sources.{source} = {share:g}",
-                        remedy=f"add such text, or set the share to 0; at hand are {known}",
-                    )
 
 
 def _check_decontaminated(recipe: Recipe, decontaminate: Manifest | None) -> None:
@@ -165,10 +209,6 @@ def _check_decontaminated(recipe: Recipe, decontaminate: Manifest | None) -> Non
             where=str(Path(recipe.workspace) / "decontaminate"),
             remedy="delete that folder and run again, or say documents.decontaminate.enabled=false",
         )
-
-
-def _train_buckets(read: Manifest | None) -> list[dict[str, Json]]:
-    return [] if read is None else [entry for entry in read.counts["buckets"] if entry["split"] == "train"]
 
 
 def say_result(recipe: Recipe, until: Sequence[str] | None, count: int) -> str:
@@ -242,26 +282,8 @@ class _Ranks:
             start_processes()
 
     def lead(self, action: Callable[[], T]) -> T | None:
-        """Let the first process do something while the others wait; they get None.
-
-        If it fails the others leave without a word: the error is the first one's to tell.
-        """
-        result, failure = None, None
-        if self.leads:
-            try:
-                result = action()
-            except Exception as error:
-                failure = error
-        if self.world > 1:
-            import torch.distributed
-
-            failed = [failure is not None]
-            torch.distributed.broadcast_object_list(failed, src=0)
-            if failed[0] and not self.leads:
-                sys.exit(2)
-        if failure is not None:
-            raise failure
-        return result
+        """See `first_does`."""
+        return first_does(action, is_first=self.leads, world=self.world)
 
     def wait(self) -> None:
         """Wait until all processes are here."""

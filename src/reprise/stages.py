@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from reprise.benchmark_files import question_files, set_files
+from reprise.documents.drop_limit import check_drop_share
 from reprise.documents.read.files import SourceFile, find_files
 from reprise.documents.read.remote import is_remote
 from reprise.model.files import model_files
 from reprise.recipe import Recipe
 from reprise.recipe.documents import Input
 from reprise.recipe.generator import Generator
-from reprise.workspace import Json
+from reprise.workspace import Json, Work
 
 Run = Callable[..., None]
 
@@ -38,6 +39,8 @@ class Stage:
     """The user's files that it reads."""
     resumable: bool = False
     precious: bool = False
+    parallel: bool = False
+    """Whether the processes that `torchrun` starts share its work; all other stages run in one process."""
     version: int = 1
     """Raised when the same settings and inputs would give another output."""
 
@@ -53,7 +56,7 @@ def stages(recipe: Recipe) -> list[Stage]:
         *synthesis,
         Stage(
             "tokenize",
-            lambda: _import("reprise.tokens.store"),
+            lambda: _import("reprise.tokens.stage"),
             before,
             settings={"model": recipe.model, "tokens": recipe.tokens, "split_sources": sorted(recipe.split_sources())},
             files=lambda: model_files(recipe.model),
@@ -98,28 +101,31 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
             },
             means={"engine": documents.engine},
             files=lambda: _input_files(documents.inputs, "documents.inputs"),
+            version=2,
         ),
         Stage(
             "clean",
-            lambda: _import("reprise.documents.clean.stage"),
+            lambda: _limited("clean", recipe),
             ("read",),
             settings={"clean": documents.clean},
             means={"engine": documents.engine},
+            version=2,
         ),
         Stage(
             "deduplicate",
-            lambda: _import("reprise.documents.deduplicate"),
+            lambda: _limited("deduplicate", recipe),
             ("clean",),
             settings={"deduplicate": documents.deduplicate},
             means={"engine": documents.engine},
         ),
         Stage(
             "decontaminate",
-            lambda: _import("reprise.documents.decontaminate.stage"),
+            lambda: _limited("decontaminate", recipe),
             ("deduplicate",),
             settings={"decontaminate": documents.decontaminate, **_benchmarks(recipe)},
             means={"engine": documents.engine},
             files=lambda: _benchmark_files(recipe),
+            version=2,
         ),
         Stage(
             "label",
@@ -133,18 +139,21 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
             },
             means={"engine": documents.engine},
             files=lambda: _label_files(recipe),
+            version=2,
         ),
         Stage(
             "score",
             lambda: _import("reprise.documents.score"),
             ("label",),
             settings={
-                "model": recipe.model,
+                "model": documents.perplexity.model or recipe.model,
                 "perplexity": documents.perplexity,
                 "buckets": _scored_buckets(recipe),
             },
-            files=lambda: model_files(recipe.model),
+            files=lambda: model_files(documents.perplexity.model or recipe.model),
             resumable=True,
+            parallel=True,
+            version=2,
         ),
     ]
 
@@ -189,6 +198,7 @@ def _training_stages(recipe: Recipe) -> list[Stage]:
             files=lambda: model_files(recipe.model),
             resumable=True,
             precious=True,
+            parallel=True,
         )
         for index, stage in enumerate(recipe.stages)
     ]
@@ -202,10 +212,10 @@ def _benchmarks(recipe: Recipe) -> dict[str, Any]:
 def _scored_buckets(recipe: Recipe) -> list[tuple[str, str]]:
     """(language, source) of the documents that need a perplexity."""
     pairs = {
-        (component.language or name, source)
+        (entry.language, source)
         for stage in recipe.stages
-        for name, component in stage.mixture.items()
-        for source in component.sources
+        for entry in stage.mixture.values()
+        for source in entry.sources
     }
     return sorted(pair for pair in pairs if recipe.curriculum_selects(*pair))
 
@@ -272,6 +282,24 @@ def _question_files(recipe: Recipe) -> list[Path]:
         return []
     data = Path(evaluation.data).expanduser()
     return [path for folder in evaluation.question_folders() for path in set_files(data, folder) if path.is_file()]
+
+
+def _limited(name: str, recipe: Recipe) -> Run:
+    """A document stage, refused where it drops too much; the limit is no setting of it, as it changes no output."""
+    run = _import(f"reprise.documents.{name}.stage")
+    needed = {
+        (component.language, source)
+        for stage in recipe.stages
+        for component in stage.mixture.values()
+        for source, share in component.sources.items()
+        if share and component.share
+    }
+
+    def run_and_check(work: Work, **settings: Any) -> None:
+        run(work, **settings)
+        check_drop_share(name, work, recipe.documents.max_drop_share, needed)
+
+    return run_and_check
 
 
 def _import(module: str) -> Run:

@@ -175,7 +175,7 @@ def test_text_without_a_disguise_is_left_as_it_is(text):
     [
         ("\\ud83d\\ude00 \\u4f60\\u597d", "😀 你好"),
         ("%E4%BD%A0%E5%A5%BD", "你好"),
-        ("What%2520is%2520this", "What is this"),
+        ("What%20is%20%E4%BD%A0", "What is 你"),
         ("=E4=BD=A0=E5=\n=A5=BD", "你好"),
         ("inter-\nest", "interest"),
         ("one\n\n- 12 -\n\ntwo", "one\n\n\ntwo"),

@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 
+import jsonschema
 import numpy as np
 import pytest
 import torch
@@ -20,6 +21,7 @@ from reprise.evaluation.bits_per_byte import Text, measure_bits
 from reprise.evaluation.model import EvaluatedModel
 from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.model import Model
+from reprise.schemas import shipped_schema
 from reprise.training.checkpoint import VERSION
 from reprise.workspace import Work
 
@@ -73,7 +75,9 @@ def fit(base, folder, sentences):
 
 def run(work, tiny_model, settings=SETTINGS):
     stage.run(work, evaluation=settings, model=Model(path=str(tiny_model)), last_stage="train-1", seed=17)
-    return json.loads((work.output / "results.json").read_text())
+    results = json.loads((work.output / "results.json").read_text())
+    jsonschema.validate(results, shipped_schema("results"))
+    return results
 
 
 def plain_bits(folder, text):

@@ -19,8 +19,9 @@ BATCH_ROWS = 12
 OBSERVE_EVERY = 4
 
 
-def make_store(root: Path) -> TokenStore:
+def make_store(root: Path, more_books: int = 0) -> TokenStore:
     documents = [
+        *random_documents(9, more_books, 25, "em-", lang="en", source="book"),
         *random_documents(1, 60, 25, "eb-", lang="en", source="book"),
         *random_documents(2, 50, 25, "el-", lang="en", source="web", topic="Law"),
         *random_documents(3, 20, 25, "ea-", lang="en", source="web", topic="Arts"),
@@ -65,15 +66,15 @@ def make_stages(tokens: int = 12_000, policy: str = "topic_perplexity", **first:
 
 
 def digest_batch(batch: Batch) -> str:
-    leaves = ",".join(leaf.path for leaf in batch.leaves)
-    return hashlib.sha256(batch.ids.tobytes() + batch.documents.tobytes() + leaves.encode()).hexdigest()
+    buckets = ",".join(bucket.path for bucket in batch.buckets)
+    return hashlib.sha256(batch.ids.tobytes() + batch.documents.tobytes() + buckets.encode()).hexdigest()
 
 
 def losses_at(step: int, sampler: Sampler) -> dict[Any, float]:
     """Held-out losses that move up and down, each topic in its own way."""
     return {
-        (leaf.name, leaf.source, leaf.topic): 3.0 + 0.3 * math.sin(step * (1 + number))
-        for number, leaf in enumerate(sampler.leaves)
+        (bucket.entry, bucket.source, bucket.topic): 3.0 + 0.3 * math.sin(step * (1 + number))
+        for number, bucket in enumerate(sampler.buckets)
     }
 
 
@@ -101,7 +102,7 @@ def steps(
                     sampler.observe(losses_at(step, sampler))
             if step in (7, 30):
                 for sampler in samplers:
-                    sampler.set_weights({"zh": 0.2 + step / 100}, "user")
+                    sampler.set_shares({"zh": 0.2 + step / 100}, "user")
             yield step, [sampler.next_batch(BATCH_ROWS, rank, world) for rank, sampler in enumerate(samplers)]
             step += 1
             if checkpoint is not None and step % every == 0:

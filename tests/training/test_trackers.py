@@ -25,7 +25,7 @@ def test_tensorboard_has_the_numbers_of_metrics_jsonl(arguments, make_work):
     assert losses == [(step["step"], pytest.approx(step["loss"])) for step in events(work, "step")]
     assert {"train/lr", "train/grad_norm", "train/tokens_per_s"} <= set(names)
     assert any(name.startswith("validation/en/book") and name.endswith("bits_per_byte") for name in names)
-    assert any(name.startswith("weights/") for name in names)
+    assert any(name.startswith("shares/") for name in names)
 
 
 class _Broken:
@@ -66,19 +66,19 @@ def test_a_tracker_that_does_not_start_is_one_message(arguments, make_work, monk
 
 def stop_and_go_on(arguments, make_work, monkeypatch):
     """A run that is stopped once on the way; gives its work folder."""
-    from reprise.training import loop
+    from reprise.training.trainer import Trainer
 
-    work, step = make_work(), loop.step
+    work, step = make_work(), Trainer.step
 
-    def stop_after_three(state, *rest):
-        if state.progress.step == 3:
+    def stop_after_three(trainer):
+        if trainer.progress.step == 3:
             os.kill(os.getpid(), 15)
-        return step(state, *rest)
+        step(trainer)
 
-    monkeypatch.setattr(loop, "step", stop_after_three)
+    monkeypatch.setattr(Trainer, "step", stop_after_three)
     with pytest.raises(Interrupted):
         run(work, **arguments)
-    monkeypatch.setattr(loop, "step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     run(work, **arguments)
     return work
 

@@ -2,10 +2,12 @@
 
     documents/part-000000.parquet   the table of `label`, one part to a shard, with nll, num_tokens, ppl, bits_per_byte
 
-Shards are slices of the input table in its order, so a part that is there is a shard that is done. Under `torchrun`
-each process takes every n-th shard on its own device; the first one publishes.
+Shards are slices of the input table in its order, so a part that exists is a shard that is done. Under `torchrun`
+each process scores every n-th shard on its own device and the first one publishes; the bytes do not depend on the
+number of processes, and a process that is killed loses the shard that it was scoring.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,9 @@ import pyarrow as pa
 import torch
 
 from reprise.documents.table import DOCUMENTS, count_rows, read_table, write_part
-from reprise.errors import UserError
 from reprise.model.likelihood import document_nll, fit_window, native_dtype
-from reprise.model.loading import load_config, load_model, load_tokenizer
+from reprise.model.loading import load_config, load_model
+from reprise.model.tokenizer import open_tokenizer
 from reprise.progress import Advance, track
 from reprise.recipe.documents import Perplexity
 from reprise.recipe.model import Model
@@ -38,7 +40,7 @@ def run(work: Work, *, model: Model, perplexity: Perplexity, buckets: Sequence[S
     """
     source, target = work.inputs["label"] / DOCUMENTS, work.output / DOCUMENTS
     selected = {(language, name) for language, name in buckets}
-    rank, world = _place()
+    rank, world = _rank_and_world()
     scorer: _Scorer | None = None
     with track("score", count_rows(source), "documents") as advance:
         for index, shard in enumerate(read_table(source, batch_rows=perplexity.shard_documents)):
@@ -63,22 +65,16 @@ class _Scorer:
     def __init__(self, model: Model, perplexity: Perplexity) -> None:
         self._perplexity = perplexity
         self._window = fit_window(load_config(model), perplexity.max_length, perplexity.stride)
-        self._device = torch.device(
-            f"cuda:{_place()[0] % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
-        )
+        self._device = _device()
         dtype = native_dtype(self._device) if perplexity.dtype == "auto" else getattr(torch, perplexity.dtype)
         self._model = load_model(model, dtype, self._device)
-        self._tokenizer = load_tokenizer(model)
-        self._prefix = [self._tokenizer.bos_token_id] if model.bos else []
+        self._tokenizer = open_tokenizer(model)
+        self._prefix = [] if self._tokenizer.bos_id is None else [self._tokenizer.bos_id]
 
     def score(self, shard: pa.RecordBatch, rows: list[int], advance: Advance) -> dict[str, list[Any]]:
         """The score columns of a shard, null outside `rows`; `advance` is told of documents by their tokens."""
         texts = shard.column("text").take(pa.array(rows)).to_pylist()
-        encoded = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)[
-            "input_ids"
-        ]
-        documents = [np.array(self._prefix + ids, dtype=np.int64) for ids in encoded]
-        self._check(documents)
+        documents = [np.array([*self._prefix, *ids], dtype=np.int64) for ids in self._tokenizer.encode_batch(texts)]
         to_score, scored, shown = sum(max(0, len(ids) - 1) for ids in documents), 0.0, 0
 
         def scored_more(tokens: float) -> None:
@@ -107,22 +103,19 @@ class _Scorer:
                 columns["bits_per_byte"][row] = total / np.log(2) / len(text.encode())
         return columns
 
-    def _check(self, documents: list[np.ndarray[Any, Any]]) -> None:
-        vocabulary = int(self._model.config.get_text_config().vocab_size)
-        highest = max((int(ids.max()) for ids in documents if len(ids)), default=0)
-        if highest >= vocabulary:
-            raise UserError(
-                f"the tokenizer gives token {highest}, but the model knows {vocabulary} tokens",
-                where="model.path",
-                remedy="use the tokenizer that belongs to the model",
-            )
 
-
-def _place() -> tuple[int, int]:
-    """(rank, number of processes)."""
+def _rank_and_world() -> tuple[int, int]:
+    """Rank of this process, number of processes."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1
+
+
+def _device() -> torch.device:
+    """The GPU of this process: `LOCAL_RANK`, or the only one where the launcher shows each process its own."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
 def _selected_rows(shard: pa.RecordBatch, selected: set[tuple[str, str]]) -> list[int]:
@@ -144,13 +137,15 @@ def _counts(folder: Path, selected: set[tuple[str, str]]) -> dict[str, Any]:
     documents = 0
     for batch in read_table(folder, ["lang", "source", "nll", "num_tokens", "ppl"]):
         documents += batch.num_rows
-        for row in batch.to_pylist():
+        groups = pa.Table.from_batches([batch]).group_by(["lang", "source"], use_threads=False)
+        sums = groups.aggregate([("nll", "sum"), ("num_tokens", "sum"), ("ppl", "count"), ([], "count_all")])
+        for row in sums.to_pylist():
             if (row["lang"], row["source"]) in selected:
                 bucket = buckets.setdefault(
                     f"{row['lang']}/{row['source']}", {"documents": 0, "too_short": 0, "tokens": 0, "nll": 0.0}
                 )
-                bucket["documents"] += 1
-                bucket["too_short"] += row["ppl"] is None
-                bucket["tokens"] += row["num_tokens"]
-                bucket["nll"] += row["nll"]
+                bucket["documents"] += row["count_all"]
+                bucket["too_short"] += row["count_all"] - row["ppl_count"]
+                bucket["tokens"] += row["num_tokens_sum"] or 0
+                bucket["nll"] += row["nll_sum"] or 0.0
     return {"documents_in": documents, "documents_out": documents, "scored": buckets}

@@ -15,6 +15,7 @@ from reprise.evaluation.model import EvaluatedModel
 from reprise.evaluation.stage import compare_models
 from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.fields import Settings
+from reprise.recipe.languages.codes import find_language
 from reprise.recipe.loading import apply_override, check
 from reprise.recipe.model import Model
 
@@ -152,7 +153,8 @@ def _text(line: str, where: str, source: str) -> Text:
         text = None
     if not isinstance(text, str):
         raise UserError("not a JSON object with a `text`", where=where, remedy="mend the line")
-    return Text(text, str(record.get("lang") or "text"), str(record.get("source") or source), record.get("topic"))
+    lang = str(record.get("lang") or "text")
+    return Text(text, find_language(lang) or lang, str(record.get("source") or source), record.get("topic"))
 
 
 def result_tables(results: dict[str, Any]) -> list[Table]:

@@ -6,6 +6,7 @@ from reprise.recipe.documents import Documents
 from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.fields import Settings
 from reprise.recipe.hardware import Hardware
+from reprise.recipe.languages.codes import normalise_keys, normalise_path
 from reprise.recipe.mixture import Stage
 from reprise.recipe.model import Model
 from reprise.recipe.synthesis import Synthesis
@@ -33,12 +34,21 @@ class Recipe(Settings):
     hardware: Hardware = Hardware()
 
     @model_validator(mode="after")
+    def _language_codes(self) -> "Recipe":
+        names = {name for stage in self.stages for name in stage.mixture}
+        names |= {part.language for stage in self.stages for part in stage.mixture.values() if part.language}
+        tolerance = normalise_keys(self.evaluation.tolerance, lambda path: normalise_path(path, names))
+        if tolerance != self.evaluation.tolerance:
+            object.__setattr__(self, "evaluation", self.evaluation.model_copy(update={"tolerance": tolerance}))
+        return self
+
+    @model_validator(mode="after")
     def _stages_fit_together(self) -> "Recipe":
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):
             raise ValueError(f"stage names must differ, got {', '.join(names)}")
         if self.stages[0].topics.initial == "inherit":
-            raise ValueError("the first stage has no stage before it to inherit topic weights from")
+            raise ValueError("the first stage has no stage before it to inherit topic shares from")
         if self.stages[0].schedule.initial_lr == "last":
             raise ValueError("the first stage has no stage before it whose rate it could go on from: give a number")
         return self
@@ -52,6 +62,6 @@ class Recipe(Settings):
         return any(
             stage.curriculum_of(name, source).needs_perplexity
             for stage in self.stages
-            for name, component in stage.mixture.items()
-            if (component.language or name) == language and source in component.sources
+            for name, entry in stage.mixture.items()
+            if entry.language == language and source in entry.sources
         )

@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from reprise.recipe.fields import Count, Settings, Share, check_sum
 from reprise.recipe.generator import Generator
+from reprise.recipe.languages.codes import LanguageCode, normalise_keys
 
 DISCIPLINES = (
     "mathematics",
@@ -38,6 +39,11 @@ class Seeds(Settings):
     """Your own disciplines, or more words for a known one: discipline -> language -> words that tell it."""
     topics: dict[str, list[str]] = {}
     """More topics of a discipline: passages of a document with such a label belong to one of the disciplines named."""
+
+    @field_validator("terms")
+    @classmethod
+    def _language_codes(cls, terms: dict[str, dict[str, list[str]]]) -> dict[str, dict[str, list[str]]]:
+        return {discipline: normalise_keys(words) for discipline, words in terms.items()}
 
 
 class Code(Settings):
@@ -91,7 +97,7 @@ class Synthesis(Settings):
     """The disciplines of the science questions."""
     requests: Count = 0
     """How many science question-answer pairs are asked for, over all disciplines and languages."""
-    languages: list[str] = ["en"]
+    languages: list[LanguageCode] = ["en"]
     """Languages of the questions."""
     kinds: dict[str, Share] = {"problem": 1.0}
     """Kind of text -> share of the requests: `problem` (the paper's), `question`, `multiple_choice`, `textbook`, ..."""
@@ -132,6 +138,7 @@ class Synthesis(Settings):
     @field_validator("templates")
     @classmethod
     def _templates_hold_both(cls, templates: dict[str, list[str]]) -> dict[str, list[str]]:
+        templates = normalise_keys(templates)
         for language, forms in templates.items():
             for form in forms:
                 if "{question}" not in form or "{answer}" not in form:

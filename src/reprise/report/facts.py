@@ -56,7 +56,7 @@ def gather(workspace: Workspace, recipe: Recipe) -> Json:
         "stages": stages,
         "verdict": _verdict(results, training, recipe),
         "tolerance": recipe.evaluation.tolerance,
-        "topics": recipe.documents.topics.lists,
+        "topics": {language: recipe.documents.topics.list_of(language) for language in _languages(recipe)},
         "bits_per_byte": results.get("bits_per_byte", []),
         "benchmarks": results.get("benchmarks", []),
         "groups": results.get("groups", {}),
@@ -179,20 +179,20 @@ def changes_so_far(training: list[Json]) -> list[Json]:
 
 
 def _budget(workspace: Workspace, recipe: Recipe, training: list[Json]) -> list[Json]:
-    """Planned and spent tokens of every leaf of the mixture."""
-    planned = {(plan.stage, plan.language, plan.source, plan.topic): plan.tokens for plan in budgets(recipe)}
+    """Planned and spent tokens of every bucket of the mixture."""
+    planned = {(plan.stage, plan.entry, plan.source, plan.topic): plan.tokens for plan in budgets(recipe)}
     spent: dict[tuple[int, str, str, str | None], Json] = {
-        (stage["stage"], entry["language"], entry["source"], entry["topic"]): entry
+        (stage["stage"], entry["entry"], entry["source"], entry["topic"]): entry
         for stage in training
         for entry in stage["spent"]
     }
     rows = []
     for key in [*planned, *(key for key in spent if key not in planned)]:
-        stage, language, source, topic = key
+        stage, name, source, topic = key
         entry = spent.get(key, {})
         rows.append(
-            {"stage": stage, "language": language, "source": source, "topic": topic, "planned": planned.get(key)}
-            | {name: entry.get(name) for name in ("spent", "available", "epochs")}
+            {"stage": stage, "entry": name, "source": source, "topic": topic, "planned": planned.get(key)}
+            | {key: entry.get(key) for key in ("spent", "available", "epochs")}
         )
     return rows
 
@@ -201,11 +201,11 @@ def _order(recipe: Recipe) -> list[Json]:
     """In which order each stage takes the documents of each source."""
     rows = []
     for index, stage in enumerate(recipe.stages):
-        for name, component in stage.mixture.items():
-            for source in component.sources:
+        for name, entry in stage.mixture.items():
+            for source in entry.sources:
                 curriculum = stage.curriculum_of(name, source)
                 rows.append(
-                    {"stage": index + 1, "language": name, "source": source, "scored": curriculum.needs_perplexity}
+                    {"stage": index + 1, "entry": name, "source": source, "scored": curriculum.needs_perplexity}
                     | curriculum.model_dump(mode="json")
                 )
     return rows
@@ -283,3 +283,9 @@ def _machine(training: list[Json]) -> Json:
         return None
     start = begun[-1]["start"]
     return start["machine"] | {"processes": start["processes"]}
+
+
+def _languages(recipe: Recipe) -> list[str]:
+    """Languages of the mixtures, each once, in order."""
+    parts = (item for stage in recipe.stages for item in stage.mixture.items())
+    return list(dict.fromkeys(part.language or name for name, part in parts))

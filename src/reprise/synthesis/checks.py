@@ -4,7 +4,8 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from reprise.documents.language import WITHOUT_SPACES, detect_languages
+from reprise.documents.language import detect_languages
+from reprise.recipe.languages.codes import WITHOUT_SPACES
 from reprise.recipe.synthesis import Checks
 from reprise.synthesis.parsing import Pair
 

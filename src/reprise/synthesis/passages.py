@@ -18,8 +18,8 @@ from typing import Any
 import xxhash
 import yaml
 
-from reprise.documents.language import WITHOUT_SPACES
 from reprise.errors import UserError
+from reprise.recipe.languages.codes import WITHOUT_SPACES
 from reprise.recipe.synthesis import Seeds
 
 CATCH_ALL = "general education"

@@ -11,6 +11,7 @@ import torch
 from reprise.model.likelihood import IGNORE, token_nll
 from reprise.recipe.training import Validation
 from reprise.tokens.store import Bucket, BucketKey
+from reprise.training.events import BucketMeasurement
 from reprise.training.parallel import Processes
 from reprise.training.signals import StopSignal
 
@@ -35,8 +36,8 @@ class BucketLoss:
         """The loss per byte of text."""
         return self.nll * self.tokens / math.log(2) / max(self.num_bytes, 1)
 
-    def to_json(self) -> dict[str, Any]:
-        """For metrics.jsonl."""
+    def to_json(self) -> BucketMeasurement:
+        """As metrics.jsonl keeps it."""
         return {
             "language": self.key.language,
             "source": self.key.source,
@@ -44,6 +45,7 @@ class BucketLoss:
             "nll": self.nll,
             "bits_per_byte": self.bits_per_byte,
             "tokens": self.tokens,
+            "num_bytes": self.num_bytes,
         }
 
 

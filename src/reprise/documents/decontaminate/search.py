@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from reprise.documents.decontaminate.gaps import Letters, match_letters
 from reprise.documents.decontaminate.index import Grams, Index, Lookup, Seeds, Unit, distinct_pairs
 from reprise.documents.decontaminate.reveal import reveal, strip_markup
-from reprise.documents.words import Hashes, Words, hash_ngrams, join_letters, normalise, split_words
+from reprise.documents.words import Hashes, Words, hash_ngrams, join_letters, split_words
 
 MIN_LETTERS = 0.95
 """Share of a question's letters that must be there, in order, where something was inserted into it."""
@@ -44,14 +44,13 @@ def find_questions(index: Index, texts: Sequence[str], min_overlap: float) -> Fo
     """For each text, the questions that it holds -> the share that is there (1 where it was looked for as a whole)."""
     found: Found = [{} for _ in texts]
     plain = [strip_markup(text) for text in texts]
-    normal = [normalise(text) for text in plain]  # once: a second time costs little
-    words = split_words(normal)
+    words = split_words(plain)
     strewn = _find_strewn(words)
     revealed = [reveal(text, strewn_letters=i in strewn) for i, text in enumerate(plain)]
     changed = np.array([i for i in range(len(texts)) if revealed[i] != plain[i]], np.int64)
-    views = [_View(normal, np.arange(len(texts)), words)]
+    views = [_View(plain, np.arange(len(texts)), words)]
     if len(changed):
-        views.append(_make_view([normalise(revealed[i]) for i in changed], changed, by_char=False))
+        views.append(_make_view([revealed[i] for i in changed], changed, by_char=False))
     if Unit.WORDS in index.lookups:
         _look_up(index, index.lookups[Unit.WORDS], views, min_overlap, found)
     if Unit.CHARS in index.lookups:

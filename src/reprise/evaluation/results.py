@@ -1,0 +1,175 @@
+"""The record of an evaluation: what `evaluate/results.json` contains."""
+
+from typing import Any, Literal, NotRequired
+
+from typing_extensions import TypedDict
+
+from reprise.records import record
+
+Interval = tuple[float, float]
+
+VerdictWord = Literal["gained", "kept", "lost", "undecided"]
+
+
+@record
+class Verdict(TypedDict):
+    """One measure before and after, and what was decided about it."""
+
+    measure: str
+    """Name for people, such as `en bits per byte`."""
+    kind: Literal["bits_per_byte", "benchmark"]
+    """What was measured."""
+    language: str
+    """Language of the text or of the questions."""
+    before: float
+    """Value of the base model: bits per byte, or a score from 0 to 1."""
+    after: float
+    """Value of the trained model."""
+    change: float
+    """`relative`: after / before - 1; `difference`: after - before."""
+    unit: Literal["relative", "difference"]
+    """How `change`, `ci` and `tolerance` are given."""
+    ci: Interval | None
+    """95 % interval of `change`; null where there are too few documents."""
+    tolerance: float | None
+    """Largest change for the worse that still counts as kept; null: none was given."""
+    verdict: VerdictWord
+    """What the interval supports."""
+
+
+@record
+class BitsRow(TypedDict):
+    """Bits per byte of a language, of a source of it, or of a topic of a source."""
+
+    language: str
+    """Language of the documents."""
+    source: str | None
+    """Source; null: the total of the language."""
+    topic: str | None
+    """Topic; null: the total of the source."""
+    before: float
+    """Bits per byte of the base model."""
+    after: float
+    """Bits per byte of the trained model."""
+    change: float
+    """after / before - 1."""
+    ci: Interval | None
+    """95 % interval of `change`."""
+    tolerance: float | None
+    """Largest rise that still counts as kept."""
+    verdict: VerdictWord
+    """What the interval supports."""
+    num_bytes: int
+    """UTF-8 bytes of the documents."""
+    documents: int
+    """Held-out documents."""
+
+
+@record
+class BenchmarkPart(TypedDict):
+    """A task of a benchmark, such as a subject of MMLU."""
+
+    questions: int
+    """Questions that both models were asked."""
+    before: float
+    """Mean score of the base model."""
+    after: float
+    """Mean score of the trained model."""
+
+
+@record
+class BenchmarkRow(TypedDict):
+    """A benchmark before and after."""
+
+    benchmark: str
+    """Name in `evaluation.benchmarks`."""
+    language: str
+    """Language of the questions."""
+    shots: int
+    """Examples in the prompt."""
+    metric: str
+    """The harness's name of the score."""
+    questions: int
+    """Questions that both models were asked."""
+    total: int
+    """Questions that the benchmark has."""
+    sampled: bool
+    """Whether fewer were asked than there are."""
+    before: float
+    """Mean score of the base model, 0 to 1."""
+    after: float
+    """Mean score of the trained model, 0 to 1."""
+    change: float
+    """after - before."""
+    ci: Interval | None
+    """95 % interval of `change`."""
+    tolerance: float | None
+    """Largest fall that still counts as kept."""
+    verdict: VerdictWord
+    """What the interval supports."""
+    before_ci: Interval
+    """95 % interval of `before` (Wilson)."""
+    after_ci: Interval
+    """95 % interval of `after` (Wilson)."""
+    differs: str
+    """How the setting differs from that of arXiv 2407.18743."""
+    parts: dict[str, BenchmarkPart]
+    """Task of the harness -> its questions and scores."""
+
+
+@record
+class CurvePoint(TypedDict):
+    """The model at one checkpoint, or at one merge with the base weights."""
+
+    kind: Literal["base", "checkpoint", "merge"]
+    """What the model is."""
+    stage: int | None
+    """Training stage, counted from 1; null for the base and for merges."""
+    tokens: int | None
+    """Tokens that the whole run had trained on; null for a merge."""
+    factor: float | None
+    """Weight of the trained model in a merge, else null."""
+    bits_per_byte: dict[str, float]
+    """Language -> bits per byte of all its held-out text."""
+    change: dict[str, float]
+    """Language -> relative change since the base."""
+    scores: dict[str, float]
+    """Benchmark of `evaluation.curve_benchmarks` -> score, 0 to 1."""
+
+
+@record
+class Sample(TypedDict):
+    """What both models wrote after the same beginning."""
+
+    language: str
+    """Language of the beginning."""
+    prompt: str
+    """The beginning."""
+    before: str
+    """Continuation of the base model."""
+    after: str
+    """Continuation of the trained model."""
+
+
+@record
+class Results(TypedDict):
+    """What was measured on both models, and the verdicts."""
+
+    headline: str
+    """One line for the top of the report."""
+    verdicts: list[Verdict]
+    """What was decided."""
+    bits_per_byte: list[BitsRow]
+    """Held-out bits per byte: languages, sources, topics."""
+    benchmarks: list[BenchmarkRow]
+    """The benchmarks that ran."""
+    groups: dict[Literal["before", "after"], dict[str, float]]
+    """Group of benchmarks -> mean score, where all of its benchmarks ran."""
+    absent: dict[str, str]
+    """Benchmark -> why it did not run."""
+    curve: NotRequired[list[CurvePoint]]
+    """Forgetting over checkpoints and merges; only of the stage `evaluate`, with `backend.kind: transformers`."""
+    samples: list[Sample]
+    """Continuations for a reader."""
+    settings: dict[str, Any]
+    """The section `evaluation` of the recipe, the fingerprints of both models and the version of the harness."""
