@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from reprise.documents.questions import benchmark_files
+from reprise.benchmark_files import question_files
 from reprise.documents.read.files import SourceFile, find_files
 from reprise.documents.read.records import Record, read_records
 from reprise.documents.read.remote import is_remote
@@ -160,7 +160,7 @@ def check_benchmark_files(recipe: Recipe) -> Iterator[Finding]:
     """Whether the questions that documents are checked against are there."""
     settings, evaluation = recipe.documents.decontaminate, recipe.evaluation
     if settings.enabled:
-        benchmark_files(evaluation.question_folders(), evaluation.data, settings.extra_benchmarks)
+        question_files(evaluation.question_folders(), evaluation.data, settings.extra_benchmarks)
     return iter(())
 
 
