@@ -89,6 +89,7 @@ def make_training(**changes):
         "micro_batch_rows": 2,
         "precision": "float32",
         "threads": 1,
+        "verify_model": False,
         "validation": {"every_tokens": SEQ_LEN * 16, "max_tokens": 256},
     }
     return Training(**{**settings, **changes})
