@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reprise.benchmark_files import set_files
-from reprise.documents.questions import benchmark_files
+from reprise.benchmark_files import question_files, set_files
+from reprise.documents.drop_limit import check_drop_share
 from reprise.documents.read.files import SourceFile, find_files
 from reprise.documents.read.remote import is_remote
 from reprise.model.files import model_files
@@ -19,6 +19,7 @@ from reprise.recipe import Recipe
 from reprise.recipe.documents import Input
 from reprise.recipe.generator import Generator
 from reprise.storage import Json
+from reprise.workspace import Work
 
 Run = Callable[..., None]
 
@@ -118,7 +119,7 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
         ),
         Stage(
             "clean",
-            lambda: _import("reprise.documents.clean.stage"),
+            lambda: _limited("clean", recipe),
             ("read",),
             settings={"clean": documents.clean},
             means={"engine": documents.engine},
@@ -127,7 +128,7 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
         ),
         Stage(
             "deduplicate",
-            lambda: _import("reprise.documents.deduplicate.stage"),
+            lambda: _limited("deduplicate", recipe),
             ("clean",),
             settings={"deduplicate": documents.deduplicate},
             means={"engine": documents.engine},
@@ -135,12 +136,13 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
         ),
         Stage(
             "decontaminate",
-            lambda: _import("reprise.documents.decontaminate.stage"),
+            lambda: _limited("decontaminate", recipe),
             ("deduplicate",),
             settings={"decontaminate": documents.decontaminate, "benchmarks": recipe.evaluation.question_folders()},
             means={"engine": documents.engine, "data": recipe.evaluation.data},
             records=DROPPED,
             files=lambda: _benchmark_files(recipe),
+            version=2,
         ),
         Stage(
             "label",
@@ -309,7 +311,7 @@ def _benchmark_files(recipe: Recipe) -> dict[str, Path | SourceFile]:
     if not settings.enabled:
         return {}
     evaluation = recipe.evaluation
-    files = benchmark_files(evaluation.question_folders(), evaluation.data, settings.extra_benchmarks)
+    files = question_files(evaluation.question_folders(), evaluation.data, settings.extra_benchmarks)
     return {f"benchmarks/{Path(benchmark).name}/{path.name}": path for path, benchmark in files.items()}
 
 
@@ -325,6 +327,24 @@ def _question_files(recipe: Recipe) -> dict[str, Path | SourceFile]:
         for path in set_files(data, folder)
         if path.is_file()
     }
+
+
+def _limited(name: str, recipe: Recipe) -> Run:
+    """A document stage, refused where it drops too much; the limit is no setting of it, as it changes no output."""
+    run = _import(f"reprise.documents.{name}.stage")
+    needed = {
+        (component.language, source)
+        for stage in recipe.stages
+        for component in stage.mixture.values()
+        for source, share in component.sources.items()
+        if share and component.share
+    }
+
+    def run_and_check(work: Work, **settings: Any) -> None:
+        run(work, **settings)
+        check_drop_share(name, work, recipe.documents.max_drop_share, needed)
+
+    return run_and_check
 
 
 def _import(module: str) -> Run:
