@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from reprise.errors import UserError
 from reprise.model.likelihood import IGNORE, fit_batch, token_scores
 
 Ids = tuple[int, ...]
@@ -40,6 +41,30 @@ class _Question:
         return len(self.context) - 1 - shared + sum(len(ids) for _, ids in self.branches) + 1
 
 
+def check_requests(requests: Sequence[tuple[Sequence[int], Sequence[int]]], max_length: int) -> None:
+    """Refuse what lm-evaluation-harness refuses.
+
+    A continuation without a token of its own would have the log-likelihood 0 and win against every other.
+
+    Raises:
+        UserError: a context or a continuation has no token, or a continuation is longer than the model's context.
+    """
+    for number, (context, continuation) in enumerate(requests):
+        problem = None
+        if not continuation:
+            problem = "has no token of its own"
+        elif not context:
+            problem = "stands behind nothing that could be scored"
+        elif len(continuation) > max_length:
+            problem = f"has {len(continuation)} tokens, more than the {max_length} that the model sees"
+        if problem:
+            raise UserError(
+                f"choice {number} of the {len(requests)} that are scored {problem}",
+                where="evaluation.benchmarks",
+                remedy="correct the question in the benchmark's files, or leave the benchmark out",
+            )
+
+
 class ContinuationScorer:
     """Scores continuations under a model; finds out once whether the model takes rows with branches."""
 
@@ -61,7 +86,12 @@ class ContinuationScorer:
         requests: Sequence[tuple[Sequence[int], Sequence[int]]],
         advance: Callable[[float], None] = lambda amount: None,
     ) -> list[tuple[float, bool]]:
-        """(log-likelihood in nats, whether it is the greedy continuation) of each (context, continuation), in order."""
+        """(log-likelihood in nats, whether it is the greedy continuation) of each (context, continuation), in order.
+
+        Raises:
+            UserError: see `check_requests`.
+        """
+        check_requests(requests, self._max_length)
         results: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
         pairs = [(tuple(context), tuple(continuation)) for context, continuation in requests]
         if self._takes_branches is None and pairs:
