@@ -14,7 +14,7 @@ import yaml
 from reprise import preflight
 from reprise.documents.read.files import SourceFile
 from reprise.documents.read.streams import printable
-from reprise.errors import UserError
+from reprise.errors import UserError, out_of_memory
 from reprise.recipe import Recipe
 from reprise.recipe.fields import Settings
 from reprise.stages import Stage, stages
@@ -233,7 +233,7 @@ def _run_stage(
     begun = ranks.lead(lambda: workspace.begin(plan, restart=restart, adopt=adopt))
     work = begun or workspace.join(plan)
     try:
-        stage.run()(work, **stage.settings, **stage.means)
+        _run_with_memory(stage, work)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(
@@ -247,6 +247,30 @@ def _run_stage(
     ranks.lead(lambda: workspace.publish(plan, work, seconds))
     if ranks.leads:
         say(f"{stage.name}: done in {seconds:,.1f} s{_summary(work)}")
+
+
+_MEMORY_SETTINGS = {
+    "train": "lower training.micro_batch_rows or rows.seq_len, set training.activation_checkpointing=full, or train on "
+    "more processes with torchrun",
+    "score": "lower documents.perplexity.batch_tokens or max_length",
+    "evaluate": "lower evaluation.batch_tokens or max_length",
+    "synthesize": "lower synthesis.generator.batch_size",
+    "label": "lower documents.topics.encoder.batch_size",
+}
+
+
+def _run_with_memory(stage: Stage, work: Work) -> None:
+    """Run a stage; memory that runs out is one message with the settings that help."""
+    try:
+        stage.run()(work, **stage.settings, **stage.means)
+    except UserError:
+        raise
+    except Exception as error:
+        remedy = _MEMORY_SETTINGS.get(stage.name.partition("-")[0], "lower documents.engine.workers")
+        message = out_of_memory(error, f"{remedy}; then run the same command again")
+        if message is None:
+            raise
+        raise UserError(message.what, where=stage.name, remedy=message.remedy) from error
 
 
 def _summary(work: Work) -> str:

@@ -72,8 +72,8 @@ class BatchedLM(HFLM):  # type: ignore[misc]
             return True
         if context:
             return bool(self._encode_pair(context, continuation)[1])
-        ids = self.tok_encode(continuation, add_special_tokens=False)
-        return len(ids) > (ids[:1] == [self.prefix_token_id])
+        ids: list[int] = self.tok_encode(continuation, add_special_tokens=False)
+        return len(ids) > int(ids[:1] == [self.prefix_token_id])
 
     def _loglikelihood_tokens(
         self, requests: list[Any], disable_tqdm: bool = False, override_bs: int | None = None
