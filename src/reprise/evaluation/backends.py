@@ -20,7 +20,7 @@ from lm_eval.api.registry import get_model
 from lm_eval.models.openai_completions import LocalCompletionsAPI
 
 from reprise.errors import UserError, missing_extra
-from reprise.evaluation.benchmarks.loglikelihood import check_requests
+from reprise.evaluation.choices import check_requests
 from reprise.model.likelihood import cut_windows
 from reprise.model.loading import load_config, load_tokenizer, locate_model
 from reprise.model.tokenizer import begins_with_bos

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from reprise.errors import UserError
+from reprise.evaluation.choices import check_requests
 from reprise.model.likelihood import IGNORE, fit_batch, token_scores
 
 Ids = tuple[int, ...]
@@ -39,30 +39,6 @@ class _Question:
     def row_length(self, shared: int) -> int:
         """Tokens of its row behind a shared beginning; one more so that the last target has a place."""
         return len(self.context) - 1 - shared + sum(len(ids) for _, ids in self.branches) + 1
-
-
-def check_requests(requests: Sequence[tuple[Sequence[int], Sequence[int]]], max_length: int) -> None:
-    """Refuse what lm-evaluation-harness refuses.
-
-    A continuation without a token of its own would have the log-likelihood 0 and win against every other.
-
-    Raises:
-        UserError: a context or a continuation has no token, or a continuation is longer than the model's context.
-    """
-    for number, (context, continuation) in enumerate(requests):
-        problem = None
-        if not continuation:
-            problem = "has no token of its own"
-        elif not context:
-            problem = "stands behind nothing that could be scored"
-        elif len(continuation) > max_length:
-            problem = f"has {len(continuation)} tokens, more than the {max_length} that the model sees"
-        if problem:
-            raise UserError(
-                f"choice {number} of the {len(requests)} that are scored {problem}",
-                where="evaluation.benchmarks",
-                remedy="correct the question in the benchmark's files, or leave the benchmark out",
-            )
 
 
 class ContinuationScorer:
