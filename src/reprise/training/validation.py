@@ -59,8 +59,16 @@ class HeldOut:
     """The held-out documents that are measured: whole ones, at most `max_tokens` per bucket but at least one."""
 
     def __init__(
-        self, buckets: Mapping[BucketKey, Bucket], settings: Validation, seq_len: int, batch_rows: int
+        self, buckets: Mapping[BucketKey, Bucket], settings: Validation, seq_len: int, batch_tokens: int
     ) -> None:
+        """Choose the documents and cut them into batches.
+
+        Args:
+            buckets: all held-out text.
+            settings: how much of each.
+            seq_len: tokens in the longest window.
+            batch_tokens: most tokens in one forward pass, padding counted; one window is never cut.
+        """
         self._keys: list[BucketKey] = []
         self._num_bytes: list[int] = []
         windows: list[_Window] = []
@@ -77,7 +85,7 @@ class HeldOut:
             self._keys.append(key)
             self._num_bytes.append(int(bucket.num_bytes[documents].sum()))
         windows.sort(key=lambda window: -len(window.ids))
-        self._batches = [windows[start : start + batch_rows] for start in range(0, len(windows), batch_rows)]
+        self._batches = list(_batches(windows, batch_tokens))
 
     def measure(self, model: Any, processes: Processes, stop: StopSignal) -> list[BucketLoss] | None:
         """Losses of all buckets, None where a signal came before the end.
@@ -106,6 +114,18 @@ class HeldOut:
             BucketLoss(key, nll / max(tokens, 1), num_bytes, int(tokens))
             for key, num_bytes, nll, tokens in zip(self._keys, self._num_bytes, nll_sums, token_sums, strict=True)
         ]
+
+
+def _batches(windows: list[_Window], batch_tokens: int) -> Iterator[list[_Window]]:
+    """Windows of like length together; the longest come first, so that too large a batch fails at once."""
+    batch: list[_Window] = []
+    for window in windows:
+        if batch and len(batch[0].ids) * (len(batch) + 1) > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(window)
+    if batch:
+        yield batch
 
 
 def _choose(bucket: Bucket, max_tokens: int) -> np.ndarray[Any, Any]:
