@@ -157,7 +157,7 @@ _REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{(\d{1,20})\}")
 _FUNCTIONS = frozenset(
     re.findall(
         r"\w+",
-        "sin cos tan cot sec csc log ln exp sqrt pi infty circ degree pm mp alpha beta gamma theta phi omega cup cap in",
+        "sin cos tan cot sec csc log ln exp sqrt pi infty circ degree pm mp alpha beta gamma theta phi omega in",
     )
 )
 
@@ -176,8 +176,8 @@ def _compare(first: str, second: str) -> bool:
 
 
 class _Answer:
-    """An answer in parts: `words` if it is only letters (`is_text`: and surely no product); its value, and where it has them unit, base of its digits, name
-    of the variable that equals it, and kind of bracket around it.
+    """An answer in parts: `words` if it is only letters (`is_text`: and surely no product of them); its value, and
+    where it has them unit, base of its digits, name of the variable that equals it, and kind of bracket around it.
     """
 
     def __init__(self, text: str) -> None:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from reprise.generators.cached import Asker
 from reprise.generators.generator import Answer, Request
-from reprise.recipe.synthesis import Synthesis
 from reprise.math_answers import boxed
+from reprise.recipe.synthesis import Synthesis
 from reprise.synthesis.parsing import normalize_final
 from reprise.synthesis.passages import discipline_name
 from reprise.synthesis.prompts import load_prompt

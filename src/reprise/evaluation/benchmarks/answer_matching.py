@@ -9,7 +9,7 @@ from reprise.math_answers import Judge, boxed
 
 _NUMBER = re.compile(
     r"-?\$?(?:\d[\d,]*(?:\.\d+)?|\.\d+)"
-    r"(?:[eE][-+]?\d{1,3}(?![\w.])|\s*(?:\*|x|\u00d7|\\times)\s*10\s*(?:\^|\*\*)\s*\{?-?\d{1,3}\}?|(?:\s+\d+)?\s*/\s*\d+)?"
+    r"(?:[eE][-+]?\d{1,3}(?!\w|\.\d)|\s*(?:\*|x|\u00d7|\\times)\s*10\s*(?:\^|\*\*)\s*\{?-?\d{1,3}\}?|(?:\s+\d+)?\s*/\s*\d+)?"
 )
 _REMARK = re.compile(r"(?<=[\w%.])\s*\([^()]*\)")
 """`8 (5+3)`: what stands in parentheses behind a number explains it."""
