@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import logging
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -13,12 +14,15 @@ from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint
 
 from reprise.errors import UserError
 from reprise.model.attention import choose_attention
+from reprise.model.check import is_rotary, positions_finding
 from reprise.model.objective import Objective
 from reprise.recipe.model import Model
 from reprise.recipe.tokens import Rows
 from reprise.recipe.training import Training
 from reprise.training.base_model import load_base, load_weights
 from reprise.training.parallel import Processes, compute_dtype
+
+log = logging.getLogger(__name__)
 
 
 def open_network(model: Model, rows: Rows, training: Training, highest_id: int, processes: Processes) -> "Network":
@@ -42,6 +46,7 @@ def open_network(model: Model, rows: Rows, training: Training, highest_id: int, 
             where=f"model.path = {model.path}",
             remedy="use the tokenizer that belongs to the model",
         )
+    check_positions(base.config, rows.seq_len)
     dtype = compute_dtype(training, processes.device)
     choose_attention(base, model.attention, processes.device, document_mask=rows.document_mask, dtype=dtype)
     recompute_activations(base, training)
@@ -53,6 +58,21 @@ def open_network(model: Model, rows: Rows, training: Training, highest_id: int, 
     if training.compile:
         network.compile()
     return network
+
+
+def check_positions(config: Any, seq_len: int) -> None:
+    """Refuse rows that are longer than a model's table of positions; warn where positions are computed.
+
+    Raises:
+        UserError: the model has a table, and it is shorter than a row.
+    """
+    text = config.get_text_config()
+    positions = getattr(text, "max_position_embeddings", None)
+    if positions is not None and seq_len > positions:
+        finding = positions_finding(positions, seq_len, is_rotary=is_rotary(text.to_dict()))
+        if finding.severity == "error":
+            raise UserError(finding.what, where=finding.where, remedy=finding.remedy)
+        log.warning("%s", finding.what)
 
 
 class Network:
