@@ -134,7 +134,8 @@ def _by_the_trainer(recipe: Recipe, stage: Stage, rows: Rows, training: Training
         lines = (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         events = [event for event in map(json.loads, lines) if event["kind"] == "step"]
         weights = {name: value.detach().cpu() for name, value in trainer.network.weights.model.named_parameters()}
-    return _Trace(*([event[name] for event in events] for name in ("loss", "grad_norm", "lr")), weights)
+    losses, norms, rates = ([float(event[name]) for event in events] for name in ("loss", "grad_norm", "lr"))
+    return _Trace(losses, norms, rates, weights)
 
 
 def _by_a_plain_loop(
@@ -147,7 +148,8 @@ def _by_a_plain_loop(
         trust_remote_code=recipe.model.trust_remote_code,
         dtype=torch.float32,
         attn_implementation="eager",
-    ).to(device)
+    )
+    model = model.to(device)
     model.train()
     model.config.use_cache = False
     for module in model.modules():
@@ -162,7 +164,7 @@ def _by_a_plain_loop(
     for batch, rate in zip(batches, rates, strict=True):
         targets = torch.from_numpy(batch.labels.copy()).to(device)[:, 1:]
         logits = model(**_inputs(batch, device)).logits[:, :-1].float()
-        loss = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
+        loss: Any = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
         loss.backward()
         norms.append(float(nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm, foreach=False)))
         for group in optimizer.param_groups:
