@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from reprise.documents.questions import benchmark_files
+from reprise.benchmark_files import question_files
 from reprise.documents.read.files import SourceFile, find_files
 from reprise.documents.read.records import Record, read_records
 from reprise.documents.read.remote import is_remote
 from reprise.errors import Finding, Severity, UserError, missing_extra
+from reprise.mixture.idle_settings import check_idle_settings
 from reprise.model.files import model_files
 from reprise.recipe import Recipe
 from reprise.recipe.documents import Input
@@ -160,7 +161,7 @@ def check_benchmark_files(recipe: Recipe) -> Iterator[Finding]:
     """Whether the questions that documents are checked against are there."""
     settings, evaluation = recipe.documents.decontaminate, recipe.evaluation
     if settings.enabled:
-        benchmark_files(evaluation.question_folders(), evaluation.data, settings.extra_benchmarks)
+        question_files(evaluation.question_folders(), evaluation.data, settings.extra_benchmarks)
     return iter(())
 
 
@@ -263,6 +264,7 @@ CHECKS: tuple[Check, ...] = (
     Check(check_model_files, ("score", "synthesize", "tokenize", TRAIN, "evaluate"), "missing"),
     Check(check_benchmark_files, ("decontaminate", "synthesize"), "missing"),
     Check(check_packages, ("read", "clean", "label", "synthesize", TRAIN, "evaluate")),
+    Check(check_idle_settings, (TRAIN,)),
     Check(check_disk),
 )
 """All checks, in the order in which their findings are told."""

@@ -282,6 +282,8 @@ class Documents(Settings):
     """Share of the documents that is held out, chosen by a hash of the text; unused where the files give a split."""
     max_reject_share: Share = 0.01
     """More unreadable documents than this share stop the run."""
+    max_drop_share: Share = 0.3
+    """A stage that drops more than this share of a language and source, with confidence 0.95, stops; 1: none does."""
     clean: Clean = Clean()
     deduplicate: Deduplicate = Deduplicate()
     decontaminate: Decontaminate = Decontaminate()

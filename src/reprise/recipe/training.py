@@ -115,6 +115,9 @@ class Training(Settings):
     """Rows in one forward and backward pass of a process."""
     precision: Literal["auto", "bf16", "float32"] = "auto"
     """Compute type; master weights are float32. `auto`: bf16 where the processor computes it fast."""
+    verify_model: bool = True
+    """Load the trained model in another process, by transformers alone, and compare ids and logits before it is
+    published; takes host memory for one copy of the model."""
     activation_checkpointing: Literal["none", "full", "selective"] = "none"
     """Recompute activations in the backward pass to save memory."""
     compile: bool = False

@@ -243,7 +243,12 @@ def finish(trainer: Trainer, model: Model) -> None:
             ) from error
     _leave_if_asked(trainer, final)
     write_model(
-        trainer.network.weights, trainer.average.weights, model, trainer.work.output / "model", trainer.processes
+        trainer.network.weights,
+        trainer.average.weights,
+        model,
+        trainer.work.output / "model",
+        trainer.processes,
+        verify=trainer.training.verify_model,
     )
     if trainer.processes.is_first:
         prune(trainer.checkpoints, 0, trainer.training.checkpoints.keep_every_tokens)

@@ -274,7 +274,12 @@ class Trainer:
         progress.next_validation = next_multiple(progress.tokens, self.training.validation.every_tokens)
         self.log({**self.moment(), "kind": "validation", "validation": [loss.to_json() for loss in losses]})
         # Rounded far below noise: the last digits depend on the number of processes, and the shares decide the rows.
-        self.log_changes(self.sampler.observe({loss.key: round(loss.nll, 4) for loss in losses}))
+        self.log_changes(
+            self.sampler.observe(
+                {loss.key: round(loss.nll, 4) for loss in losses},
+                resampled={loss.key: [round(nll, 4) for nll in loss.resampled] for loss in losses},
+            )
+        )
         if not progress.baseline:
             measured = {path: bits_per_byte(losses, path) for path in self.tolerance}
             progress.baseline = {path: value for path, value in measured.items() if value is not None}
