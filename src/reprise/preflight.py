@@ -18,6 +18,7 @@ from reprise.documents.read.records import Record, read_records
 from reprise.documents.read.remote import is_remote
 from reprise.errors import Finding, Severity, UserError, missing_extra
 from reprise.mixture.idle_settings import check_idle_settings
+from reprise.model.check import check_model
 from reprise.model.files import model_files
 from reprise.recipe import Recipe
 from reprise.recipe.documents import Input
@@ -150,11 +151,13 @@ def check_text_for_mixture(recipe: Recipe) -> Iterator[Finding]:
 
 
 def check_model_files(recipe: Recipe) -> Iterator[Finding]:
-    """Whether the model's folder and files are there."""
+    """Whether the model's folder and files are there and whole, as far as small files tell."""
     try:
         model_files(recipe.model)
     except UserError as error:
         yield Finding.of(error, "missing")
+    else:
+        yield from check_model(recipe.model, recipe.rows.seq_len)
 
 
 def check_benchmark_files(recipe: Recipe) -> Iterator[Finding]:

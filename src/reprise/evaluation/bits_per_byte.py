@@ -17,7 +17,7 @@ from reprise.model.loading import load_config
 from reprise.model.tokenizer import Tokenizer
 from reprise.progress import track
 from reprise.recipe.evaluation import Evaluation
-from reprise.workspace import digest
+from reprise.storage import digest
 
 _FORMAT = 2
 """Raised when the same text and model would give another number."""

@@ -11,9 +11,9 @@ from reprise.mixture.curriculum import DocumentOrder
 from reprise.mixture.shares import MixtureBucket, Shares
 from reprise.recipe.mixture import Stage
 from reprise.recipe.tokens import Rows
+from reprise.storage import digest
 from reprise.tokens.rows import BestFitRows, ConcatRows, DocumentSet, RowStream
 from reprise.tokens.store import Bucket, TokenStore
-from reprise.workspace import digest
 
 log = logging.getLogger(__name__)
 

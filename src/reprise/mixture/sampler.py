@@ -17,9 +17,10 @@ from reprise.mixture.shares import MixtureBucket, ShareChange, Shares
 from reprise.mixture.turns import Turns
 from reprise.recipe.mixture import Stage
 from reprise.recipe.tokens import Rows
+from reprise.storage import Json
 from reprise.tokens.rows import DocumentSet, Row
 from reprise.tokens.store import TokenStore
-from reprise.workspace import Json, differences
+from reprise.workspace import differences
 
 log = logging.getLogger(__name__)
 
@@ -432,7 +433,7 @@ class Sampler:
 
     def _settings(self) -> dict[str, Json]:
         """Everything that decides the order, besides the store."""
-        decides = {"name", "mixture", "topics", "curriculum", "documents", "max_epochs"}
+        decides = {"mixture", "topics", "curriculum", "documents", "max_epochs"}
         return {
             "stage": self._stage.model_dump(mode="json", include=decides),
             "rows": self._rows_settings.model_dump(mode="json", exclude={"document_mask"}),

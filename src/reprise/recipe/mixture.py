@@ -1,7 +1,7 @@
 """Which text a stage trains on, in which shares and in which order."""
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -109,6 +109,8 @@ class Topic(Settings):
 
 class Stage(Settings):
     """One stage of training."""
+
+    means: ClassVar[frozenset[str]] = frozenset({"name"})
 
     name: str
     """A word for the logs and the report."""

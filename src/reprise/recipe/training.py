@@ -55,6 +55,17 @@ class Guards(Settings):
     retention_cap: Share = 0.9
     """`raise_share`: no further than this."""
 
+    def idle(self) -> frozenset[str]:
+        """What a guard that only warns looks at does not change the model."""
+        spike = {"spike", "spike_sigmas", "spike_window"} if self.spike in ("off", "log") else set()
+        retention = set() if self.acts_on_retention else {"retention", "retention_step", "retention_cap"}
+        return frozenset(spike | retention)
+
+    @property
+    def acts_on_retention(self) -> bool:
+        """Whether a kept language that got worse changes the training, not only the log."""
+        return self.retention in ("stop", "raise_share")
+
 
 class Checkpoints(Settings):
     """What a killed run resumes from."""

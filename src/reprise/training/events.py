@@ -6,7 +6,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from reprise.records import record
-from reprise.workspace import Json
+from reprise.storage import Json
 
 # Fields that several kinds share have their meaning in the annotation: pydantic does not see inherited docstrings.
 

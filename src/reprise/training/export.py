@@ -24,12 +24,12 @@ from reprise.model.loading import (
 from reprise.model.objective import Objective
 from reprise.model.tokenizer import open_tokenizer
 from reprise.recipe.model import Model
+from reprise.storage import write_json
 from reprise.training.averaging import distinct_weights
 from reprise.training.checkpoint import check_sums, read_facts, read_tensors
 from reprise.training.parallel import Processes
 from reprise.training.published import check_published, make_probe
 from reprise.training.sharded_weights import whole, write_shards
-from reprise.workspace import write_json
 
 
 def write_model(
