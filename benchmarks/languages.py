@@ -154,9 +154,9 @@ def pages(root: Path) -> Iterator[tuple[str, str, list[tuple[str, str]]]]:
             yield "desktop help", path.parent.parent.name, mallard_blocks(path.read_text(errors="replace"))
         except ElementTree.ParseError:
             continue
-    for path in sorted((share / "man").glob("??*/man[1578]/*.gz")):
-        code = path.parent.parent.name
-        if not code.startswith("man") and path.is_file():
+    for path in sorted([*(share / "man").glob("man[1578]/*.gz"), *(share / "man").glob("??*/man[1578]/*.gz")]):
+        code = "en" if path.parents[1].name == "man" else path.parents[1].name
+        if path.is_file():
             yield "manual", code, roff_blocks(gzip.decompress(path.read_bytes()).decode(errors="replace"))
 
 

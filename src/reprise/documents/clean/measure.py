@@ -2,7 +2,7 @@
 
 import heapq
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypedDict
 
@@ -52,7 +52,9 @@ class BucketRetention(TypedDict):
     """Those that would drop something, the costliest first."""
 
 
-class _Document(TypedDict):
+class Measured(TypedDict):
+    """A document to measure."""
+
     text: str
     origin: str
 
@@ -66,7 +68,7 @@ def measure_stage(read: Path, clean: Clean, *, sample: int = 500, examples: int 
         sample: documents of each language and source, those with the smallest hash of the text.
         examples: documents shown for each rule.
     """
-    buckets: dict[tuple[str, str], list[tuple[str, _Document]]] = defaultdict(list)
+    buckets: dict[tuple[str, str], list[tuple[str, Measured]]] = defaultdict(list)
     for batch in read_table(read / DOCUMENTS, ["text", "lang", "source", "origin"]):
         for row in batch.to_pylist():
             bucket = buckets[row["lang"], row["source"]]
@@ -79,12 +81,12 @@ def measure_stage(read: Path, clean: Clean, *, sample: int = 500, examples: int 
     ]
 
 
-def _smallest(count: int, bucket: list[tuple[str, _Document]]) -> list[tuple[str, _Document]]:
+def _smallest(count: int, bucket: list[tuple[str, Measured]]) -> list[tuple[str, Measured]]:
     return heapq.nsmallest(count, bucket, key=lambda item: item[0])
 
 
 def measure_bucket(
-    language: str, source: str, documents: Sequence[Mapping[str, str]], clean: Clean, examples: int = 2
+    language: str, source: str, documents: Sequence[Measured], clean: Clean, examples: int = 2
 ) -> BucketRetention:
     """What cleaning would drop of some documents (text, origin) of one language and source."""
     texts = [repair(document["text"]) if clean.fix_unicode else document["text"] for document in documents]
@@ -140,9 +142,10 @@ def show_retention(buckets: Iterable[BucketRetention]) -> None:
     for bucket in buckets:
         kept = f"{bucket['kept'] / max(1, bucket['documents']):.1%}"
         first = [bucket["language"], bucket["source"], f"{bucket['documents']:,}", kept]
-        for loss in bucket["rules"] or [None]:
-            shown = [loss["rule"], f"{loss['documents']:,}", f"{loss['alone']:,}"] if loss else ["", "0", "0"]
-            table.add_row(*first, *shown)
+        if not bucket["rules"]:
+            table.add_row(*first, "", "0", "0")
+        for loss in bucket["rules"]:
+            table.add_row(*first, loss["rule"], f"{loss['documents']:,}", f"{loss['alone']:,}")
             first = ["", "", "", ""]
     console.print(table)
     for bucket in buckets:
