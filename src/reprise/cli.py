@@ -384,6 +384,33 @@ def _evaluate_model(model: Path, overrides: list[str], options: dict[str, Any]) 
 
 
 @app.command()
+def selftest(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the optimizer.")] = 30,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of a batch, at most the recipe's.")] = 4,
+    seq_len: Annotated[int, typer.Option(min=8, help="Tokens of a row, at most the recipe's.")] = 256,
+    as_json: AsJson = False,
+) -> None:
+    """Train a few steps on your model and tokens, and again by a plain PyTorch loop; exit code 1 where they differ."""
+    from reprise.training.selftest import selftest as run_selftest
+
+    result = run_selftest(_load(recipe, overrides), steps=steps, batch_rows=rows, seq_len=seq_len)
+    if as_json:
+        print(json.dumps(result, indent=1))
+    else:
+        size = f"{result['steps']} steps of {result['batch_rows']} rows of {result['seq_len']} tokens"
+        _say(f"{size} on {result['device']}, loss {result['first_loss']:.4f} -> {result['last_loss']:.4f}")
+        _say("worst relative difference from a plain PyTorch loop in float32:")
+        for name, limit in result["limits"].items():
+            where = f" ({result['weight']})" if name == "weights" else ""
+            _say(f"  {name.replace('_', ' '):<10} {result[name]:.1e}, at most {limit:.0e} passes{where}")  # type: ignore[literal-required]
+        _say("passed" if result["passed"] else "FAILED: training would not do what a plain loop does")
+    if not result["passed"]:
+        raise typer.Exit(1)
+
+
+@app.command()
 def export(
     recipe: RecipePath,
     checkpoint: Annotated[Path, typer.Argument(help="Such as RUN/train-1.partial/checkpoints/step-00000100.")],
