@@ -226,7 +226,7 @@ def clean(
     from reprise.documents.clean.measure import measure_stage, show_retention
     from reprise.workspace import Workspace
 
-    loaded = _load(recipe, overrides)
+    loaded = open_recipe(recipe, overrides)
     if not measure:
         _run(loaded, ["clean"])
         return
