@@ -152,7 +152,6 @@ def _stage_command(name: str, doc: str) -> None:
 
 for _name, _doc in {
     "read": "Read the inputs into one table; what cannot be read goes to rejects.jsonl.",
-    "clean": "Repair the text, and drop what the heuristics find bad.",
     "deduplicate": "Drop exact and near duplicates, across all sources.",
     "decontaminate": "Drop documents that hold benchmark questions.",
     "score": "Score perplexity by the base model, for the curriculum.",
@@ -183,6 +182,32 @@ def label(
     _run(loaded, ["label"])
     if report:
         show_report(read_report(Workspace(loaded.workspace).folder("label")))
+
+
+@app.command()
+def clean(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Drop nothing: print what each rule would drop of a sample, and examples.")
+    ] = False,
+    sample: Annotated[int, typer.Option(min=1, help="Documents of each language and source to measure.")] = 500,
+    as_json: AsJson = False,
+) -> None:
+    """Repair the text, and drop what the heuristics find bad."""
+    from reprise.documents.clean.measure import measure_stage, show_retention
+    from reprise.workspace import Workspace
+
+    loaded = _load(recipe, overrides)
+    if not measure:
+        _run(loaded, ["clean"])
+        return
+    _run(loaded, ["read"])
+    found = measure_stage(Workspace(loaded.workspace).folder("read"), loaded.documents.clean, sample=sample)
+    if as_json:
+        print(json.dumps(found, ensure_ascii=False, indent=1))
+    else:
+        show_retention(found)
 
 
 @app.command()
