@@ -155,7 +155,7 @@ def run_stages(
         UserError: a stage refused its settings or its input; what was published before stays.
     """
     workspace = Workspace(recipe.workspace)
-    ranks = _Ranks()
+    ranks = _Ranks(recipe.training.collective_timeout_s)
     run = _Run(recipe, workspace, ranks, restart=restart, adopt=adopt, others=others, say=say)
     with contextlib.ExitStack() as held, _explain_full_disk(workspace.root):
         ranks.lead(lambda: held.enter_context(workspace.locked()))
@@ -427,13 +427,13 @@ def _with_needs(every: Sequence[Stage], until: Sequence[str] | None) -> set[str]
 class _Ranks:
     """The processes that torchrun started; one process where it did not."""
 
-    def __init__(self) -> None:
+    def __init__(self, timeout_s: int) -> None:
         self.world = int(os.environ.get("WORLD_SIZE", "1"))
         self.leads = int(os.environ.get("RANK", "0")) == 0
         if self.world > 1:
             from reprise.training.parallel import start_processes
 
-            start_processes()
+            start_processes(timeout_s)
 
     def lead(self, action: Callable[[], T]) -> T | None:
         """See `first_does`."""

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.resources
+import json
 import types
 import typing
 from collections.abc import Sequence
@@ -53,6 +54,17 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     except OSError as error:
         raise UserError(f"the recipe cannot be read: {error.strerror}", where=str(path)) from None
     return parse_recipe(text, overrides, where=str(path))
+
+
+def open_recipe(path: Path, overrides: Sequence[str] | None) -> Recipe:
+    """The recipe of a file, or the one that a run's folder keeps; the folder is then the workspace, wherever it is.
+
+    Raises:
+        UserError: as `load_recipe`.
+    """
+    if path.is_dir():
+        return load_recipe(path / "recipe.yaml", [*(overrides or []), f"workspace={json.dumps(str(path))}"])
+    return load_recipe(path, overrides or [])
 
 
 def parse_recipe(text: str, overrides: Sequence[str] = (), where: str = "recipe") -> Recipe:

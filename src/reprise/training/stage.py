@@ -6,6 +6,7 @@ from typing import Any
 
 from reprise.errors import UserError
 from reprise.mixture.sampler import Sampler
+from reprise.model.likelihood import fit_batch
 from reprise.model.machine import describe_machine
 from reprise.recipe.fields import decisive
 from reprise.recipe.mixture import Stage
@@ -120,7 +121,12 @@ def build(
         optimizer=optimizer,
         store=store,
         sampler=Sampler(store, stage, rows, seed, None if previous is None else read_facts(previous)["sampler"]),
-        held_out=HeldOut(store.valid, training.validation, rows.seq_len, training.micro_batch_rows),
+        held_out=HeldOut(
+            store.valid,
+            training.validation,
+            rows.seq_len,
+            fit_batch(training.micro_batch_rows * rows.seq_len, processes.device),
+        ),
         metrics=metrics,
         average=Average(network.weights, training.averaging, stage.tokens),
         writer=CheckpointWriter(processes),

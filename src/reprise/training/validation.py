@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from reprise.model.likelihood import IGNORE, token_nll
+from reprise.model.likelihood import token_nll
+from reprise.model.loss import IGNORE
 from reprise.recipe.training import Validation
 from reprise.stable_random import permutation, resamples
 from reprise.tokens.store import Bucket, BucketKey
@@ -74,8 +75,16 @@ class HeldOut:
     """The held-out documents that are measured: whole ones, at most `max_tokens` per bucket but at least one."""
 
     def __init__(
-        self, buckets: Mapping[BucketKey, Bucket], settings: Validation, seq_len: int, batch_rows: int
+        self, buckets: Mapping[BucketKey, Bucket], settings: Validation, seq_len: int, batch_tokens: int
     ) -> None:
+        """Choose the documents and cut them into batches.
+
+        Args:
+            buckets: all held-out text.
+            settings: how much of each.
+            seq_len: tokens in the longest window.
+            batch_tokens: most tokens in one forward pass, padding counted; one window is never cut.
+        """
         self._keys: list[BucketKey] = []
         self._num_bytes: list[int] = []
         self._ends: list[int] = []
@@ -95,7 +104,7 @@ class HeldOut:
             self._ends.append((self._ends[-1] if self._ends else 0) + len(documents))
             self._num_bytes.append(int(bucket.num_bytes[documents].sum()))
         windows.sort(key=lambda window: -len(window.ids))
-        self._batches = [windows[start : start + batch_rows] for start in range(0, len(windows), batch_rows)]
+        self._batches = list(_batches(windows, batch_tokens))
 
     def measure(self, model: Any, processes: Processes, stop: StopSignal) -> list[BucketLoss] | None:
         """Losses of all buckets, None where a signal came before the end.
@@ -125,6 +134,18 @@ class HeldOut:
             _bucket_loss(key, num_bytes, nll, tokens)
             for key, num_bytes, (nll, tokens) in zip(self._keys, self._num_bytes, parts, strict=True)
         ]
+
+
+def _batches(windows: list[_Window], batch_tokens: int) -> Iterator[list[_Window]]:
+    """Windows of like length together; the longest come first, so that too large a batch fails at once."""
+    batch: list[_Window] = []
+    for window in windows:
+        if batch and len(batch[0].ids) * (len(batch) + 1) > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(window)
+    if batch:
+        yield batch
 
 
 def _bucket_loss(key: BucketKey, num_bytes: int, nll: np.ndarray[Any, Any], tokens: np.ndarray[Any, Any]) -> BucketLoss:
