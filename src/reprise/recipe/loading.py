@@ -147,7 +147,9 @@ def apply_override(data: dict[str, Any], override: str) -> None:
         parsed = yaml.load(value, _Loader) if value else None
     except (yaml.YAMLError, RecursionError):
         shown = value if len(value) <= 60 else f"{value[:60]}..."
-        raise UserError(f"{shown!r} is not valid YAML", where=override[:120], remedy="quote it, or correct the value") from None
+        raise UserError(
+            f"{shown!r} is not valid YAML", where=override[:120], remedy="quote it, or correct the value"
+        ) from None
     if isinstance(node, list):
         _child(node, last, dotted, override)
         node[int(last)] = parsed
