@@ -118,25 +118,25 @@ def add_mfu(chosen: argparse.Namespace, result: dict, names: list[str]) -> None:
 
 def prepare(folder: Path, chosen: argparse.Namespace) -> None:
     """The model, a tokenizer and a token store of random ids: what the text is does not change the speed."""
+    import tokenizers
     import torch
-    from tokenizers import Tokenizer, models
     from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
-    from reprise.tokens.store import StoreBuilder
-    from reprise.tokens.tokenizer import Encoder
+    from reprise.model.tokenizer import Tokenizer
+    from reprise.tokens.builder import StoreBuilder
 
     config = LlamaConfig(**SHAPES[chosen.shape], max_position_embeddings=8192, rope_theta=100000.0)
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder / "model")
-    tokenizer = Tokenizer(models.WordLevel({"<eos>": 0}, unk_token="<eos>"))
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<eos>": 0}, unk_token="<eos>"))
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>").save_pretrained(folder / "model")
     rng = np.random.default_rng(0)
 
     def make(texts):
         return [rng.integers(1, config.vocab_size, 1500) for _ in texts]
 
-    encoder = Encoder("random", make, config.vocab_size, 0, None, "")
-    builder = StoreBuilder(folder / "tokenize", encoder, [])
+    tokenizer = Tokenizer("random", make, config.vocab_size, 0, None, "")
+    builder = StoreBuilder(folder / "tokenize", tokenizer, [])
     needed = chosen.rows * chosen.seq_len * (chosen.steps + 1) // 1000 + 10
     (folder / "tokenize").mkdir(exist_ok=True)
     common = {"text": "x", "lang": "en", "source": "web", "topic": None, "ppl": None}
@@ -309,17 +309,17 @@ def run_split(chosen: argparse.Namespace, folder: Path) -> dict:
     from torch.profiler import ProfilerActivity, profile
 
     from reprise.mixture.sampler import Sampler
-    from reprise.training import loop
+    from reprise.training.trainer import Trainer
 
     on_gpu = torch.cuda.is_available()
-    original, next_batch = loop.step, Sampler.next_batch
+    update, next_batch = Trainer.update, Sampler.next_batch
     sums: dict[str, float] = {}
 
-    def step(state, *args):
-        if state.progress.step != WARM_UP_STEPS + 1:
-            return original(state, *args)
+    def profiled(trainer, *args):
+        if trainer.progress.step != WARM_UP_STEPS + 1:
+            return update(trainer, *args)
         with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as found:
-            result = original(state, *args)
+            result = update(trainer, *args)
             if on_gpu:
                 torch.cuda.synchronize()
         for event in found.events():
@@ -335,7 +335,7 @@ def run_split(chosen: argparse.Namespace, folder: Path) -> dict:
         sums["data"] = (time.perf_counter() - start) * 1e3
         return batch
 
-    loop.step, Sampler.next_batch = step, timed_batch
+    Trainer.update, Sampler.next_batch = profiled, timed_batch
     run_reprise(chosen, folder)
     return {"step_split_ms": {kind: round(spent, 1) for kind, spent in sorted(sums.items())}}
 

@@ -8,15 +8,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from reprise.errors import UserError
+from reprise.errors import Finding, UserError
 from reprise.mixture.budget import budgets
 from reprise.mixture.forecast import Supply, forecast
 from reprise.model.files import model_folder
 from reprise.recipe import Recipe
 from reprise.recipe.hardware import PEAK_BF16_TFLOPS
+from reprise.storage import Json
 from reprise.synthesis.estimate import estimate_need
 from reprise.tokens.store import TokenStore
-from reprise.workspace import Json, Workspace
+from reprise.workspace import Workspace
 
 WARN_EPOCHS = 4.0
 """More passes than this over a text teach little (arXiv 2305.16264)."""
@@ -238,6 +239,9 @@ def show_plan(plan: dict[str, Any]) -> None:
         console.print(_scoring_line(plan["scoring"]), markup=False, highlight=False)
     if plan["synthesis"]:
         console.print(_synthesis_line(plan["synthesis"]), markup=False, highlight=False)
+    for finding in (Finding(**entry) for entry in plan.get("findings", ())):
+        label = "warning" if finding.severity == "warning" else "before a run"
+        console.print(f"{label}: {finding}", style="yellow", markup=False, highlight=False)
     for warning in plan["warnings"]:
         console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
 

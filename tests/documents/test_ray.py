@@ -18,7 +18,7 @@ pytest.importorskip("ray", reason="the extra `ray` is not installed")
 PROGRAM = """
 import functools, json, os, signal, sys
 from pathlib import Path
-from reprise.documents import deduplicate
+from reprise.documents.deduplicate import stage as deduplicate
 from reprise.documents.clean import stage as clean
 from reprise.documents.decontaminate import stage as decontaminate
 from reprise.documents.read import stage as read
@@ -49,7 +49,7 @@ decontaminate.run(work("decontaminate", "deduplicate"), decontaminate=settings, 
 topics.run(work("label", "decontaminate"), topics=Topics(), split_sources=["web"], seed=1, engine=engine)
 
 def die_once(marker, rows, place):
-    if engine == "ray" and place.part.startswith("part-00001") and not marker.exists():
+    if engine == "ray" and place.part.startswith("part-000001") and not marker.exists():
         marker.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return clean.clean_rows(Clean(), rows, place)

@@ -3,6 +3,7 @@ import gzip
 import json
 import tracemalloc
 
+import py3langid
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -10,11 +11,12 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from reprise.documents.read import records
+from reprise.documents.read import record, records
 from reprise.documents.read import stage as read
 from reprise.documents.table import list_parts, read_table
 from reprise.errors import UserError
 from reprise.recipe.documents import Input
+from reprise.recipe.languages.codes import find_language
 
 
 def run(work, *inputs, valid_share=0.0, max_reject_share=1.0):
@@ -138,8 +140,9 @@ BROKEN = [
     (b'{"text": " \\n\\t "}', "empty_text"),
     (b'{"text": "\\ud800 alone"}', "lone_surrogate"),
     (b'{"text": "x", "id": "\\udfff"}', "lone_surrogate"),
-    (b'{"text": "x", "topic": {"a": 1}}', "topic_is_not_a_string"),
-    (b'{"text": "x", "id": 1.5}', "id_is_not_a_string"),
+    (b'{"text": "x", "source": {"a": 1}}', None),
+    (b'{"text": "x", "split": [1, 2]}', None),
+    (b'{"text": "x", "lang": ["en", "fr"]}', None),
     (b'{"text": "with \\u0000 nul"}', None),
     ("{\"text\": \"line\u2028separator\"}".encode(), None),
     (b'{"text": "windows"}\r', None),
@@ -153,12 +156,12 @@ def test_broken_lines_become_rejects_with_file_and_line(tmp_path, make_work):
     expected = [(number, reason) for number, (_, reason) in enumerate(BROKEN, 1) if reason]
     assert [(reject["line"], reject["reason"]) for reject in rejects] == expected
     assert {reject["file"] for reject in rejects} == {str(path)}
-    assert [row["text"] for row in rows] == ["fine", "with \0 nul", "line\u2028separator", "windows"]
+    assert [row["text"] for row in rows] == ["fine", "x", "x", "x", "with \0 nul", "line\u2028separator", "windows"]
     assert all(len(reject["excerpt"]) <= 200 for reject in rejects)
 
 
 def test_a_line_that_is_too_long_is_passed_over(tmp_path, make_work, monkeypatch):
-    monkeypatch.setattr(records, "MAX_DOCUMENT_BYTES", 1000)
+    monkeypatch.setattr(record, "MAX_DOCUMENT_BYTES", 1000)
     path = tmp_path / "a.jsonl"
     long = as_jsonl([{"text": "x" * 3_000_000}])
     path.write_bytes(as_jsonl([{"text": "first"}]) + long + as_jsonl([{"text": "second"}]) + long.rstrip())
@@ -293,3 +296,12 @@ def test_a_language_is_one_whatever_its_code(tmp_path, make_work):
     assert {row["lang"] for row in rows} == {"zh"}
     assert work.counts["languages_detected"] == 2
     assert [reject["reason"] for reject in rejects] == ["unknown_language_code"]
+
+
+def test_every_answer_of_the_language_identifier_is_a_code(tmp_path, make_work):
+    answers = [answer for answer, _ in py3langid.rank("x")]
+    assert len(answers) > 90
+    assert [answer for answer in answers if find_language(answer) is None] == ["zxx"]
+    (tmp_path / "a.jsonl").write_bytes(as_jsonl([{"text": "1 2 3 4 5", "source": "web"}]))
+    rows, _ = run(make_work("read"), Input(path=str(tmp_path / "a.jsonl")))
+    assert find_language(rows[0]["lang"]) or rows[0]["lang"] == "und"

@@ -13,11 +13,13 @@ from reprise.documents.table import DROPPED_SCHEMA, read_table, write_part
 from reprise.evaluation.stage import benchmark_verdicts
 from reprise.mixture.budget import budgets
 from reprise.model.machine import describe_machine
+from reprise.model.tokenizer import Tokenizer
 from reprise.recipe import Recipe, read_preset
 from reprise.recipe.loading import parse_recipe
-from reprise.tokens.store import StoreBuilder
-from reprise.tokens.tokenizer import Encoder
-from reprise.workspace import Json, Workspace, write_json
+from reprise.storage import InputRecord, Json, write_json
+from reprise.tokens.builder import StoreBuilder
+from reprise.workspace import Manifest, Workspace
+from reprise.workspace import write_manifest as publish_manifest
 
 TOPICS = {"en": "Law and Policy", "zh": "Medicine and Health"}
 
@@ -87,29 +89,29 @@ def make_run(root: Path, recipe: Recipe, *, until: str = "evaluate", seed: int =
         elif stage == "evaluate":
             write_results(folder, rng)
         write_manifest(folder, previous, counts)
-        previous[stage] = f"{stage}-fingerprint-0123456789"
+        previous[stage] = f"{stage}-content"
     (root / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")), encoding="utf-8")
     return Workspace(root)
 
 
 def write_manifest(folder: Path, inputs: dict[str, str], counts: dict[str, object]) -> None:
-    write_json(
-        folder / "manifest.json",
-        {
-            "stage": folder.name,
-            "fingerprint": f"{folder.name}-fingerprint-0123456789",
-            "settings": {},
-            "inputs": dict(inputs),
-            "files": {"en.jsonl": {"size": 153580, "mtime_ns": 1, "xxh128": "8f3c" * 8}}
-            if folder.name == "read"
-            else {},
-            "outputs": {},
-            "counts": counts,
-            "seconds": 12.5,
-            "version": "0.1.0",
-            "finished": "2026-11-24T09:00:00Z",
-        },
+    file: InputRecord = {"path": "en.jsonl", "size": 153580, "mtime_ns": 1, "xxh128": "8f3c" * 8}
+    manifest = Manifest(
+        stage=folder.name,
+        fingerprint=f"{folder.name}-fingerprint-0123456789",
+        content=f"{folder.name}-content",
+        settings={},
+        inputs=dict(inputs),
+        files={"documents.inputs.0/en.jsonl": file} if folder.name == "read" else {},
+        outputs={},
+        counts=counts,
+        seconds=12.5,
+        hashing_seconds=0.1,
+        compared={},
+        version="0.1.0",
+        finished="2026-11-24T09:00:00Z",
     )
+    publish_manifest(folder, manifest)
 
 
 def _documents(recipe: Recipe, rng: np.random.Generator) -> list[dict[str, object]]:
@@ -117,7 +119,7 @@ def _documents(recipe: Recipe, rng: np.random.Generator) -> list[dict[str, objec
     found = []
     for lang in ("zh", "en"):
         for source in recipe.stages[0].mixture[lang].sources:
-            for topic in recipe.documents.topics.lists[lang] if source == "web" else [None]:
+            for topic in recipe.documents.topics.list_of(lang) if source == "web" else [None]:
                 for i in range(8 if source == "web" else 30):
                     text = ("水是生命之源。" if lang == "zh" else "The quick brown fox jumps. ") * int(
                         rng.integers(8, 30)
@@ -142,7 +144,7 @@ def _write_store(root: Path, recipe: Recipe) -> None:
     def encode(texts: list[str]) -> list[np.ndarray]:
         return [np.frombuffer(text.encode(), dtype=np.uint8).astype(np.uint32) for text in texts]
 
-    builder = StoreBuilder(root / "tokenize", Encoder("bytes", encode, 258, 256, None, "a test"), ["web"])
+    builder = StoreBuilder(root / "tokenize", Tokenizer("bytes", encode, 258, 256, None, "a test"), ["web"])
     for stage in ("score", "synthesize"):
         for batch in read_table(root / stage / "documents"):
             builder.add(batch.to_pylist())
@@ -225,7 +227,7 @@ def write_metrics(folder: Path, recipe: Recipe, index: int, rng: np.random.Gener
     lines: list[dict[str, object]] = [
         {"kind": "start", "step": 0, "tokens": 0, "seconds": 0.0, "processes": 1, "machine": describe_machine()}
     ]
-    shares = dict.fromkeys(recipe.documents.topics.lists["zh"], 1 / 11)
+    shares = dict.fromkeys(recipe.documents.topics.list_of("zh"), 1 / 11)
     lines.append(_validation(recipe, index, 0, 0.0, rng))
     for step in range(1, num_steps + 1):
         tokens = step * step_tokens
@@ -292,7 +294,7 @@ def _validation(recipe: Recipe, index: int, step: int, tokens: float, rng: np.ra
     entries = []
     for name, entry in recipe.stages[0].mixture.items():
         for source in entry.sources:
-            topics = recipe.documents.topics.lists[name] if source == "web" else [None]
+            topics = recipe.documents.topics.list_of(name) if source == "web" else [None]
             for i, topic in enumerate(topics):
                 start = (2.4 if name == "zh" else 1.0) + 0.02 * i
                 fall = (0.25 if name == "zh" else -0.01) * (1 - math.exp(-(step + 24 * index) / 9))

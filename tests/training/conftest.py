@@ -10,15 +10,15 @@ import pytest
 import torch
 from tests.models import write_tiny_model
 
+from reprise.model.tokenizer import open_tokenizer
 from reprise.recipe.mixture import Stage
 from reprise.recipe.model import Model
-from reprise.recipe.tokens import Rows, Tokens
+from reprise.recipe.tokens import Rows
 from reprise.recipe.training import Training
-from reprise.tokens.store import StoreBuilder
-from reprise.tokens.tokenizer import open_encoder
-from reprise.training import loop
+from reprise.tokens.builder import StoreBuilder
 from reprise.training.signals import Interrupted
 from reprise.training.stage import run
+from reprise.training.trainer import Trainer
 from reprise.workspace import Work
 
 DEMO = importlib.resources.files("reprise") / "demo"
@@ -47,7 +47,7 @@ def base_model(tmp_path_factory, passages):
 
 def build_store(folder, passages, base_model):
     """A store in which every sixth passage is held out."""
-    builder = StoreBuilder(folder, open_encoder(Model(path=str(base_model)), Tokens(tokenizer="tokenizers")), ["web"])
+    builder = StoreBuilder(folder, open_tokenizer(Model(path=str(base_model)), "tokenizers"), ["web"])
     builder.add(
         [
             {**passage, "split": "valid" if number % 6 == 0 else "train", "ppl": None}
@@ -77,7 +77,7 @@ def make_stage(**changes):
         "name": "one",
         "tokens": SEQ_LEN * 4 * 12,
         "mixture": {"zh": {"share": 0.5, "sources": sources}, "en": {"share": 0.5, "sources": sources}},
-        "topics": {"sources": ["web"], "policy": {"name": "topic_perplexity"}},
+        "topics": {"sources": ["web"], "policy": {"name": "topic_perplexity", "noise": 0}},
         "schedule": {"peak_lr": 1e-3, "initial_lr": 1e-5, "warmup_tokens": SEQ_LEN * 8},
     }
     return Stage(**{**settings, **changes})
@@ -89,6 +89,7 @@ def make_training(**changes):
         "micro_batch_rows": 2,
         "precision": "float32",
         "threads": 1,
+        "verify_model": False,
         "validation": {"every_tokens": SEQ_LEN * 16, "max_tokens": 256},
     }
     return Training(**{**settings, **changes})
@@ -152,16 +153,16 @@ def stop_after(monkeypatch):
     """Run a stage until SIGTERM comes during a step."""
 
     def go(count, work, arguments):
-        original, made = loop.step, []
+        original, made = Trainer.step, []
 
-        def step(*args):
+        def step(trainer):
             made.append(1)
             if len(made) == count:
                 os.kill(os.getpid(), signal.SIGTERM)
-            return original(*args)
+            original(trainer)
 
         with monkeypatch.context() as patch:
-            patch.setattr(loop, "step", step)
+            patch.setattr(Trainer, "step", step)
             with pytest.raises(Interrupted, match="the same command goes on"):
                 run(work, **arguments)
 

@@ -8,12 +8,13 @@ import pytest
 import torch
 from tests.training.conftest import SEQ_LEN, assert_same_weights, events, make_training
 
-from reprise.training import loop
+from reprise.recipe.training import Averaging
 from reprise.training import stage as stage_module
 from reprise.training import writer as writer_module
 from reprise.training.checkpoint import checkpoints_in
 from reprise.training.export import export_checkpoint
 from reprise.training.stage import run
+from reprise.training.trainer import Trainer
 from reprise.training.writer import CheckpointWriter
 
 EVERY = SEQ_LEN * 4 * 3
@@ -30,7 +31,7 @@ def saving(arguments):
 def test_a_slow_disk_gets_the_weights_of_the_step_that_was_saved(saving, make_work, tmp_path, monkeypatch, copies):
     whole, slow = make_work("whole"), make_work("slow")
     run(whole, **saving)
-    save, step = writer_module.save, loop.step
+    save, step = writer_module.save, Trainer.step
     went_on = threading.Event()
     waited = []
 
@@ -39,12 +40,12 @@ def test_a_slow_disk_gets_the_weights_of_the_step_that_was_saved(saving, make_wo
             waited.append(went_on.wait(timeout=0.5 if not copies else 60))
         return save(*args, **options)
 
-    def watched_step(state, *args):
-        if state.progress.step == 4:  # the second one after the save
+    def watched_step(trainer):
+        if trainer.progress.step == 4:  # the second one after the save
             went_on.set()
-        return step(state, *args)
+        step(trainer)
 
-    monkeypatch.setattr(loop, "step", watched_step)
+    monkeypatch.setattr(Trainer, "step", watched_step)
     monkeypatch.setattr(writer_module, "save", slow_save)
     monkeypatch.setattr(stage_module, "CheckpointWriter", functools.partial(CheckpointWriter, copies=copies))
     run(slow, **saving)
@@ -64,6 +65,31 @@ def test_a_slow_disk_gets_the_weights_of_the_step_that_was_saved(saving, make_wo
     assert copies or stalls[0] > 0.4
 
 
+def test_pinned_copies_meet_the_mean_of_the_weights(saving, make_work, monkeypatch):
+    """The first save after the mean began has names that the one before had not; as on CUDA, where copies are kept."""
+    from torch.cuda import _pin_memory_utils
+
+    pinned = []
+    monkeypatch.setattr(_pin_memory_utils, "pin_memory", lambda *_args: pinned.append(1))
+    monkeypatch.setattr(_pin_memory_utils, "unpin_memory", lambda *_args: None)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(1) or tensor)
+    averaging = {"kind": "mean", "tokens": EVERY * 2}
+    saving["training"] = saving["training"].model_copy(update={"averaging": Averaging(**averaging)})
+    plain, copied = make_work("plain"), make_work("copied")
+    run(plain, **saving)
+
+    class PinningWriter(CheckpointWriter):
+        def __init__(self, processes):
+            super().__init__(processes, copies=True)
+            self._pins = True
+
+    monkeypatch.setattr(stage_module, "CheckpointWriter", PinningWriter)
+    run(copied, **saving)
+    assert pinned
+    assert_same_weights(plain.output / "model", copied.output / "model")
+    assert len(events(copied, "checkpoint")) == 3
+
+
 def test_an_error_in_the_background_is_not_lost(saving, make_work, monkeypatch):
     def broken(*_args, **_options):
         raise RuntimeError("the plan makes no sense")
@@ -74,19 +100,19 @@ def test_an_error_in_the_background_is_not_lost(saving, make_work, monkeypatch):
 
 
 def test_a_run_that_breaks_still_publishes_the_checkpoint_that_was_begun(saving, make_work, monkeypatch):
-    save, step = writer_module.save, loop.step
+    save, step = writer_module.save, Trainer.step
 
     def slow_save(*args, **options):
         time.sleep(0.3)
         return save(*args, **options)
 
-    def break_at_four(state, *args):
-        if state.progress.step == 3:
+    def break_at_four(trainer):
+        if trainer.progress.step == 3:
             raise torch.OutOfMemoryError("no memory left")
-        return step(state, *args)
+        step(trainer)
 
     monkeypatch.setattr(writer_module, "save", slow_save)
-    monkeypatch.setattr(loop, "step", break_at_four)
+    monkeypatch.setattr(Trainer, "step", break_at_four)
     work = make_work()
     with pytest.raises(torch.OutOfMemoryError):
         run(work, **saving)

@@ -20,8 +20,10 @@ from lm_eval.api.registry import get_model
 from lm_eval.models.openai_completions import LocalCompletionsAPI
 
 from reprise.errors import UserError, missing_extra
+from reprise.evaluation.choices import check_requests
 from reprise.model.likelihood import cut_windows
 from reprise.model.loading import load_config, load_tokenizer, locate_model
+from reprise.model.tokenizer import begins_with_bos
 from reprise.recipe.evaluation import Backend
 from reprise.recipe.model import Model
 
@@ -50,7 +52,9 @@ def open_backend(model: Model, backend: Backend) -> Any:
             tokenizer_backend="huggingface",
             trust_remote_code=model.trust_remote_code,
             revision=model.revision,
-            add_bos_token=_adds_bos(model),  # the client's default is never, that of transformers the tokenizer's own
+            add_bos_token=begins_with_bos(
+                load_tokenizer(model)
+            ),  # the client's default is never, that of transformers the tokenizer's own
             max_length=limit,
             num_concurrent=max(2, backend.requests_in_flight),  # its way of sending one at a time is another one
             max_retries=6,
@@ -80,6 +84,7 @@ class _Server(LocalCompletionsAPI):  # type: ignore[misc]
     _knows_logprobs = False
 
     def _loglikelihood_tokens(self, requests: list[Any], **kwargs: Any) -> list[tuple[float, bool]]:
+        check_requests([request[1:] for request in requests], self.max_length)
         if not self._knows_logprobs and requests:
             ids = requests[0][1][-1:] + requests[0][2][:1]
             answer = self.model_call([ids], generate=False)
@@ -205,9 +210,3 @@ def _header(backend: Backend) -> dict[str, str]:
 
 def _context(model: Model) -> int:
     return int(getattr(load_config(model).get_text_config(), "max_position_embeddings", None) or 2048)
-
-
-def _adds_bos(model: Model) -> bool:
-    """Whether the tokenizer puts its own token before a text."""
-    tokenizer = load_tokenizer(model)
-    return bool(tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id])

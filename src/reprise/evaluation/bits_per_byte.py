@@ -7,20 +7,19 @@ byte = nll / ln 2 / UTF-8 bytes then counts every byte, whatever the vocabulary.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from reprise.errors import UserError
 from reprise.evaluation.model import EvaluatedModel
 from reprise.model.likelihood import document_nll, fit_window
 from reprise.model.loading import load_config
+from reprise.model.tokenizer import Tokenizer
 from reprise.progress import track
 from reprise.recipe.evaluation import Evaluation
-from reprise.workspace import digest
+from reprise.storage import digest, read_checked, write_checked
 
-_FORMAT = 1
+_FORMAT = 2
 """Raised when the same text and model would give another number."""
 
 
@@ -53,17 +52,13 @@ def measure_bits(
         return np.zeros(0)
     max_length, stride = fit_window(load_config(evaluated.settings), settings.max_length, settings.stride)
     key = [_FORMAT, evaluated.fingerprint, max_length, stride, [text.text for text in texts]]
-    path = cache / f"bits-{digest(key)}.npy"
-    if path.exists():
-        return np.asarray(np.load(path), dtype=np.float64)
-    documents = encode(evaluated.tokenizer, [text.text for text in texts])
+    path = cache / f"bits-{digest(key)}.json"
+    if (known := read_checked(path)) is not None:
+        return np.asarray(known, dtype=np.float64)
+    documents = encode(evaluated.text_tokenizer, [text.text for text in texts])
     with track(what, sum(len(ids) - 1 for ids in documents), "tokens") as advance:
         bits = _measure(evaluated, documents, max_length, stride, settings.batch_tokens, advance)
-    cache.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        np.save(file, bits)
-    temporary.replace(path)
+    write_checked(path, bits.tolist())  # JSON keeps every bit of a float64
     return bits
 
 
@@ -92,19 +87,10 @@ def _measure(
     return bits
 
 
-def encode(tokenizer: Any, texts: Sequence[str]) -> list[npt.NDArray[np.int64]]:
+def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[npt.NDArray[np.int64]]:
     """Token ids of each text behind the token that begins a text."""
-    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    if start is None:
-        raise UserError(
-            "the tokenizer has neither a beginning-of-sequence nor an end-of-sequence token",
-            where="model.path",
-            remedy="set `bos_token` or `eos_token` in the model's tokenizer_config.json",
-        )
-    if not texts:
-        return []
-    encoded = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
-    return [np.array([start, *ids], dtype=np.int64) for ids in encoded]
+    start = tokenizer.start_id
+    return [np.array([start, *ids], dtype=np.int64) for ids in tokenizer.encode_batch(list(texts))]
 
 
 def language_totals(texts: Sequence[Text], bits: npt.NDArray[np.float64]) -> dict[str, float]:

@@ -12,9 +12,10 @@ from reprise.errors import missing_extra
 from reprise.model.files import model_files
 from reprise.model.likelihood import native_dtype
 from reprise.model.loading import load_config, load_model, load_tokenizer
+from reprise.model.tokenizer import Tokenizer, open_tokenizer
 from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.model import Model
-from reprise.workspace import digest, digest_file
+from reprise.storage import digest, file_checksum
 
 
 class EvaluatedModel:
@@ -31,7 +32,7 @@ class EvaluatedModel:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of what decides its answers: its files (on the Hub, its name and commit) and the number format."""
-        files: dict[str, Any] = {path.name: digest_file(Path(path))["xxh128"] for path in model_files(self.settings)}
+        files: dict[str, Any] = {path.name: file_checksum(Path(path))["xxh128"] for path in model_files(self.settings)}
         if not files:
             commit = getattr(load_config(self.settings), "_commit_hash", None) or self.settings.revision
             files = {self.settings.path: commit}
@@ -55,8 +56,13 @@ class EvaluatedModel:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The model's tokenizer."""
+        """The model's tokenizer as transformers builds it: for benchmarks, and ids to text."""
         return load_tokenizer(self.settings)
+
+    @cached_property
+    def text_tokenizer(self) -> Tokenizer:
+        """Text to the ids that training reads."""
+        return open_tokenizer(self.settings)
 
     def release(self) -> None:
         """Let go of the weights; the next measure loads them again."""

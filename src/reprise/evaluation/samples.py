@@ -1,6 +1,5 @@
 """What a model makes of the same beginnings: for a reader of the report, not a measure."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,8 +7,9 @@ import torch
 
 from reprise.evaluation.bits_per_byte import Text
 from reprise.evaluation.model import EvaluatedModel
+from reprise.model.tokenizer import begins_with_bos, end_ids
 from reprise.recipe.evaluation import Evaluation
-from reprise.workspace import digest, write_json
+from reprise.storage import digest, read_checked, write_checked
 
 _BEGINNING_BYTES = 120
 """About 20 English words or 40 Chinese characters."""
@@ -51,24 +51,25 @@ def continue_prompts(
     if not prompts:
         return []
     path = cache / f"continuations-{digest([evaluated.fingerprint, list(prompts), settings.sample_tokens])}.json"
-    if path.exists():
-        return [str(text) for text in json.loads(path.read_text(encoding="utf-8"))]
+    if (known := read_checked(path)) is not None:
+        return [str(text) for text in known]
     if evaluated.in_process:
         answers = [_continue(evaluated, prompt, settings.sample_tokens) for _, prompt in prompts]
     else:
         from reprise.evaluation.backends import generate
 
         answers = generate(evaluated.remote, [prompt for _, prompt in prompts], settings.sample_tokens)
-    cache.mkdir(parents=True, exist_ok=True)
-    write_json(path, answers)
+    write_checked(path, answers)
     return answers
 
 
 def _continue(evaluated: EvaluatedModel, prompt: str, max_tokens: int) -> str:
     tokenizer, model = evaluated.tokenizer, evaluated.model
-    ids = tokenizer(prompt, return_tensors="pt")["input_ids"].to(evaluated.device)
-    if not ids.numel():
+    text_ids = evaluated.text_tokenizer.encode_batch([prompt])[0].tolist()
+    if not text_ids:
         return ""
+    begin = [tokenizer.bos_token_id] if begins_with_bos(tokenizer) else []
+    ids = torch.tensor([begin + text_ids], device=evaluated.device)
     with torch.no_grad():
         output = model.generate(  # type: ignore[operator]
             input_ids=ids,
@@ -76,6 +77,7 @@ def _continue(evaluated: EvaluatedModel, prompt: str, max_tokens: int) -> str:
             max_new_tokens=max_tokens,
             do_sample=False,
             use_cache=True,
+            eos_token_id=end_ids(model, tokenizer),
             pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
         )
     return str(tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True))

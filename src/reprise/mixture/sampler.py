@@ -1,11 +1,10 @@
 """The one stateful loader: which row comes when, for every process of a run."""
 
-import copy
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +17,14 @@ from reprise.mixture.shares import MixtureBucket, ShareChange, Shares
 from reprise.mixture.turns import Turns
 from reprise.recipe.mixture import Stage
 from reprise.recipe.tokens import Rows
+from reprise.storage import Json
 from reprise.tokens.rows import DocumentSet, Row
 from reprise.tokens.store import TokenStore
-from reprise.workspace import Json, differences
+from reprise.workspace import differences
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 VERSION = 3
 NO_LOSS = -100
@@ -118,7 +120,7 @@ class Sampler:
         self._shares = first_shares(self.opened, stage, None if previous is None else previous["shares"])
         self._policies: dict[str, State] = {}
         self._turns = Turns([tuple(one.bucket) for one in self.opened])
-        self._rows = 0
+        self._rows = self._tokens = 0
         self._pending: list[ShareChange] = []
         if previous is not None and stage.documents == "carry":
             self._carry(previous)
@@ -138,18 +140,24 @@ class Sampler:
 
     @property
     def tokens_done(self) -> int:
-        """Positions of these rows, padding among them."""
-        return self._rows * self._rows_settings.seq_len
+        """Positions of these rows, padding among them; rows of another length, before a change, count with theirs."""
+        return self._tokens
 
     @property
     def total_rows(self) -> int:
-        """Rows of the stage: its tokens, rounded up."""
-        return -(-self._stage.tokens // self._rows_settings.seq_len)
+        """Rows of the stage: those that were handed out, and those that its other tokens still fill, rounded up."""
+        left = max(0, self._stage.tokens - self._tokens)
+        return self._rows - (-left // self._rows_settings.seq_len)
+
+    @property
+    def total_tokens(self) -> int:
+        """Positions of these rows."""
+        return self._tokens + (self.total_rows - self._rows) * self._rows_settings.seq_len
 
     @property
     def finished(self) -> bool:
         """Whether the stage has had its tokens."""
-        return self._rows >= self.total_rows
+        return self._tokens >= self._stage.tokens
 
     def shares(self) -> dict[MixtureBucket, float]:
         """Share of the stage's rows that each bucket gets from now on; they sum to 1."""
@@ -205,8 +213,9 @@ class Sampler:
         number = self._turns.next()
         one = self.opened[number]
         read = one.stream.take()
-        one.rows += 1
+        one.tokens += self._rows_settings.seq_len
         self._rows += 1
+        self._tokens += self._rows_settings.seq_len
         if one.stream.exhausted:
             self._end(number)
         return one, read
@@ -249,12 +258,19 @@ class Sampler:
         """Raise what `set_shares` would raise."""
         Shares(self.buckets, self._shares.shares).change(wanted, rows=self._rows, cause=cause)
 
-    def observe(self, losses: Mapping[Any, float], tokens: int | None = None) -> list[ShareChange]:
+    def observe(
+        self,
+        losses: Mapping[Any, float],
+        tokens: int | None = None,
+        resampled: Mapping[Any, Sequence[float]] | None = None,
+    ) -> list[ShareChange]:
         """Tell the policy the held-out losses; call it after each validation, with the same numbers in every process.
 
         Args:
-            losses: (name or language, source, topic) -> nats per token.
+            losses: (entry or language, source, topic) -> nats per token.
             tokens: trained on in this stage; None: `tokens_done`.
+            resampled: the same keys -> losses of held-out documents drawn anew: how far noise reaches. None: the losses
+                are exact.
 
         Returns:
             The changes that the policy made, in force from the next row on.
@@ -263,26 +279,24 @@ class Sampler:
         changes: list[ShareChange] = []
         for parent in dict.fromkeys(bucket.parents[-1] for bucket in self.buckets if bucket.topic is not None):
             topics = {
-                bucket.path: bucket
+                bucket.topic: bucket
                 for bucket in self.buckets
-                if bucket.parents[-1] == parent and bucket.topic is not None
+                if bucket.topic is not None and bucket.parents[-1] == parent and bucket.path not in self._ended
             }
-            seen = {
-                bucket.topic: loss for bucket in topics.values() if (loss := self._loss(losses, bucket)) is not None
-            }
-            old = {
-                bucket.topic: self._shares.shares[path] for path, bucket in topics.items() if path not in self._ended
-            }
+            old = {topic: self._shares.shares[bucket.path] for topic, bucket in topics.items()}
             total = sum(old.values())
             if total <= 0.0:
                 continue
-            shares = {str(topic): share / total for topic, share in old.items()}
+            shares = {topic: share / total for topic, share in old.items()}
+            seen = {topic: self._of_bucket(losses, bucket) for topic, bucket in topics.items()}
+            drawn = None if resampled is None else {t: self._of_bucket(resampled, b) or () for t, b in topics.items()}
             state, new = policies.update(
-                settings,
+                settings.of_source(parent),
                 self._policies.get(parent, {}),
                 shares,
-                {str(topic): loss for topic, loss in seen.items()},
+                {topic: float(loss) for topic, loss in seen.items() if loss is not None},
                 self.tokens_done if tokens is None else tokens,
+                drawn,
             )
             self._policies[parent] = state
             if new != shares:
@@ -292,10 +306,10 @@ class Sampler:
             self._put_in_force()
         return changes
 
-    def _loss(self, losses: Mapping[Any, float], bucket: MixtureBucket) -> float | None:
+    def _of_bucket(self, measured: Mapping[Any, T], bucket: MixtureBucket) -> T | None:
+        """What was measured of a bucket, under its entry's name or its language."""
         language = self._stage.mixture[bucket.entry].language
-        found = losses.get(tuple(bucket), losses.get((language, bucket.source, bucket.topic)))
-        return None if found is None else float(found)
+        return measured.get(tuple(bucket), measured.get((language, bucket.source, bucket.topic)))
 
     def state(self) -> dict[str, Json]:
         """Where the sampler stands, as JSON: what was handed out, and all that decides what comes next."""
@@ -304,10 +318,11 @@ class Sampler:
             "store": self._store.fingerprint,
             "settings": self._settings(),
             "rows": self._rows,
+            "tokens": self._tokens,
             "buckets": [
                 {
                     "bucket": list(one.bucket),
-                    "rows": one.rows,
+                    "tokens": one.tokens,
                     "epoch": one.stream.epoch,
                     "cursor": list(one.stream.cursor),
                     "credit": int(credit),
@@ -316,7 +331,7 @@ class Sampler:
                 for one, credit in zip(self.opened, self._turns.credit, strict=True)
             ],
             "shares": dict(self._shares.shares),
-            "policies": copy.deepcopy(self._policies),
+            "policies": dict(self._policies),  # rules give back new states and never change one in place
         }
 
     def load_state(self, state: Mapping[str, Json], *, adopt: bool = False) -> list[ShareChange]:
@@ -348,20 +363,29 @@ class Sampler:
                 remedy="undo the change, or add --adopt to go on with the new settings",
             )
         fresh = Shares(self.buckets, self._shares.shares)
-        self._rows = state["rows"]
+        self._rows, self._tokens = state["rows"], state["tokens"]
         by_path = {"/".join(part for part in saved["bucket"] if part is not None): saved for saved in state["buckets"]}
+        old_rows = Rows.model_validate(state["settings"]["rows"])
+        self._refuse_repacking(old_rows)
         credit = np.zeros(len(self.opened), dtype=np.int64)
         for number, one in enumerate(self.opened):
             saved = by_path.get(one.bucket.path)
             if saved is None:
                 continue
-            one.rows = saved["rows"]
-            credit[number] = saved["credit"]
+            one.tokens = saved["tokens"]
+            credit[number] = saved["credit"] * old_rows.seq_len // self._rows_settings.seq_len  # in rows of today
             if saved["identity"] == one.identity:
                 one.stream.cursor = saved["cursor"]
+            elif saved["tokens"]:
+                log.warning(
+                    "%s begins again from its first document, as its documents or their order changed: text that was "
+                    "read (%s tokens of rows in this stage) can come a second time",
+                    one.bucket.path,
+                    f"{saved['tokens']:,}",
+                )
         self._turns.credit = credit
         self._turns.balance()
-        self._policies = copy.deepcopy(dict(state["policies"]))
+        self._policies = dict(state["policies"])
         self._shares = Shares(
             self.buckets, {**fresh.shares, **{k: v for k, v in state["shares"].items() if k in fresh.shares}}
         )
@@ -370,6 +394,27 @@ class Sampler:
         self._pending = []
         self._put_in_force()
         return changes
+
+    def _refuse_repacking(self, old: Rows) -> None:
+        """Refuse rows that cannot begin where those of a state ended.
+
+        Rows of `concat` of any length begin at any token. `best_fit` packs a window of documents as a whole: with other
+        settings the rest of a window would be other documents than those that were not read yet.
+
+        Raises:
+            UserError: the packing changed, or the length or padding of packed rows.
+        """
+        new = self._rows_settings
+        packed = "best_fit" in (old.packing, new.packing)
+        names = ("packing", "seq_len", "max_padding") if packed else ()
+        changed = [name for name in names if getattr(old, name) != getattr(new, name)]
+        if changed:
+            raise UserError(
+                "documents that were packed into rows in one way cannot be resumed in another: some would be read "
+                "twice, others not at all",
+                where="; ".join(f"rows.{name}: {getattr(old, name)} -> {getattr(new, name)}" for name in changed),
+                remedy="undo the change, or add --restart to train the stage from its beginning",
+            )
 
     def _adopt_shares(self, fresh: Shares, state: Mapping[str, Json]) -> list[ShareChange]:
         """Shares that the recipe changed come into force, and those of buckets that are new."""
@@ -388,7 +433,7 @@ class Sampler:
 
     def _settings(self) -> dict[str, Json]:
         """Everything that decides the order, besides the store."""
-        decides = {"name", "mixture", "topics", "curriculum", "documents", "max_epochs"}
+        decides = {"mixture", "topics", "curriculum", "documents", "max_epochs"}
         return {
             "stage": self._stage.model_dump(mode="json", include=decides),
             "rows": self._rows_settings.model_dump(mode="json", exclude={"document_mask"}),

@@ -6,13 +6,16 @@ from pydantic import Field, model_validator
 
 from reprise.recipe.fields import Count, Settings, Share
 
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
+"""Decay rate of a mean that forgets."""
+
 
 class Optimizer(Settings):
     """AdamW."""
 
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
     """Decay rates of the two moments."""
-    eps: float = 1e-8
+    eps: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-8
     """Added to the root of the second moment."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.1
     """On matrices only: not on norms, biases and embeddings."""
@@ -55,9 +58,20 @@ class Guards(Settings):
     retention_cap: Share = 0.9
     """`raise_share`: no further than this."""
 
+    def idle(self) -> frozenset[str]:
+        """What a guard that only warns looks at does not change the model."""
+        spike = {"spike", "spike_sigmas", "spike_window"} if self.spike in ("off", "log") else set()
+        retention = set() if self.acts_on_retention else {"retention", "retention_step", "retention_cap"}
+        return frozenset(spike | retention)
+
+    @property
+    def acts_on_retention(self) -> bool:
+        """Whether a kept language that got worse changes the training, not only the log."""
+        return self.retention in ("stop", "raise_share")
+
 
 class Checkpoints(Settings):
-    """What a killed run goes on from."""
+    """What a killed run resumes from."""
 
     every_tokens: Count = 0
     """Save after every so many tokens; 0: at the end of a stage and on SIGTERM only."""
@@ -99,7 +113,15 @@ class Training(Settings):
     """Settings of the loop that hold for every stage."""
 
     means: ClassVar[frozenset[str]] = frozenset(
-        {"benchmarks_every_tokens", "checkpoints", "log_every_steps", "say_every_seconds", "trackers", "threads"}
+        {
+            "benchmarks_every_tokens",
+            "checkpoints",
+            "collective_timeout_s",
+            "log_every_steps",
+            "say_every_seconds",
+            "trackers",
+            "threads",
+        }
     )
     batch_rows: Annotated[int, Field(ge=1)] = 8
     """Rows in one optimizer step, over all processes."""
@@ -107,12 +129,17 @@ class Training(Settings):
     """Rows in one forward and backward pass of a process."""
     precision: Literal["auto", "bf16", "float32"] = "auto"
     """Compute type; master weights are float32. `auto`: bf16 where the processor computes it fast."""
+    verify_model: bool = True
+    """Load the trained model in another process, by transformers alone, and compare ids and logits before it is
+    published; takes host memory for one copy of the model."""
     activation_checkpointing: Literal["none", "full", "selective"] = "none"
     """Recompute activations in the backward pass to save memory."""
     compile: bool = False
     """Use torch.compile."""
     sharding: Literal["full", "gradients", "hybrid"] = "full"
     """What FSDP2 shards: all, or gradients and optimizer only (ZeRO-2, the paper's), or all within a node."""
+    gradient_accumulation: Literal["sharded", "whole"] = "sharded"
+    """Between micro-batches: reduced to shards, or whole on each process: one reduction a step, 6 B per parameter."""
     optimizer: Optimizer = Optimizer()
     guards: Guards = Guards()
     checkpoints: Checkpoints = Checkpoints()
@@ -128,6 +155,8 @@ class Training(Settings):
     """Where metrics go besides metrics.jsonl."""
     threads: Count = 0
     """CPU threads of the training process; 0: as PyTorch chooses."""
+    collective_timeout_s: Annotated[int, Field(ge=1)] = 3600
+    """Seconds that a process waits for the others, such as for the download of the model, before the run fails."""
 
     @model_validator(mode="after")
     def _micro_batch_fits(self) -> "Training":

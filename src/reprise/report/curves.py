@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from reprise.recipe import Recipe
-from reprise.workspace import Json, Manifest, Workspace
+from reprise.storage import Json
+from reprise.workspace import Manifest, Workspace
 
 MAX_POINTS = 600
 """Most points of a curve; a longer series is averaged over neighbouring steps."""
@@ -66,7 +67,7 @@ def training_facts(workspace: Workspace, recipe: Recipe, index: int) -> Json:
         recipe: its settings.
         index: number of the stage, from 0.
     """
-    stage, seq_len = recipe.stages[index], recipe.rows.seq_len
+    stage = recipe.stages[index]
     name = f"train-{index + 1}"
     manifest = workspace.manifest(name)
     folder = workspace.folder(name) if manifest else workspace.root / f"{name}.partial"
@@ -92,11 +93,11 @@ def training_facts(workspace: Workspace, recipe: Recipe, index: int) -> Json:
         "shares": _shares(records),
         "events": [_event(record) for record in records if _is_event(record, stage.topics.policy.name)],
         "checkpoints": len(_of(records, "checkpoint")),
-        "spent": manifest.counts.get("spent", []) if manifest else _spent_so_far(folder, seq_len),
+        "spent": manifest.counts.get("spent", []) if manifest else _spent_so_far(folder),
     }
 
 
-def _spent_so_far(folder: Path, seq_len: int) -> list[Json]:
+def _spent_so_far(folder: Path) -> list[Json]:
     """Tokens of each bucket up to the newest checkpoint of a stage that is not finished."""
     found = sorted(folder.glob("checkpoints/step-*[0-9]/checkpoint.json"))
     try:
@@ -104,7 +105,7 @@ def _spent_so_far(folder: Path, seq_len: int) -> list[Json]:
     except (IndexError, FileNotFoundError):  # none yet, or one that has just been replaced
         return []
     return [
-        {"entry": entry, "source": source, "topic": topic, "spent": bucket["rows"] * seq_len}
+        {"entry": entry, "source": source, "topic": topic, "spent": bucket["tokens"]}
         for bucket in buckets
         for entry, source, topic in [bucket["bucket"]]
     ]
@@ -185,6 +186,18 @@ def _is_event(record: dict[str, Any], policy: str) -> bool:
 
 def _event(record: dict[str, Any]) -> Json:
     """What happened: where it was, and all that the record says of it but the shares, which have a curve."""
-    known = ("kind", "step", "tokens", "seconds", "rows", "old", "new", "machine", "settings", "processes")
-    rest = {name: value for name, value in record.items() if name not in known}
+    known = (
+        "kind",
+        "step",
+        "tokens",
+        "seconds",
+        "rows",
+        "old",
+        "new",
+        "machine",
+        "settings",
+        "processes",
+        "speed_settings",
+    )
+    rest = {name: value for name, value in record.items() if name not in known and value not in (None, [])}
     return {name: record.get(name) for name in ("kind", "step", "tokens", "seconds")} | {"detail": rest}

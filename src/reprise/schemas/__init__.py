@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from reprise.evaluation.results import Results
+from reprise.training.events import Event
 
 Schema = dict[str, Any]
 
@@ -44,6 +45,13 @@ class Format:
 
 FORMATS: tuple[Format, ...] = (
     Format("results", "WORKSPACE/evaluate/results.json", Results, "What the stage `evaluate` measured and judged."),
+    Format(
+        "metrics",
+        "WORKSPACE/train-N/metrics.jsonl",
+        Event,
+        "One line per event of a training stage. After a kill, lines behind the checkpoint that training resumed from "
+        "are repeated; a reader keeps the last of each step.",
+    ),
 )
 
 

@@ -1,12 +1,19 @@
-"""Loss spikes, and held-out loss of the languages that are to be kept."""
+"""Numbers that are not finite, loss spikes, and the held-out loss of the languages that are to be kept."""
 
+import logging
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+from reprise.errors import UserError
 from reprise.recipe.training import Guards
+from reprise.training.checkpoint_facts import Progress
+from reprise.training.events import BatchRows, GuardEvent, Moment
 from reprise.training.validation import BucketLoss
+
+log = logging.getLogger(__name__)
 
 
 def is_spike(loss: float, recent: Sequence[float], settings: Guards) -> bool:
@@ -16,9 +23,67 @@ def is_spike(loss: float, recent: Sequence[float], settings: Guards) -> bool:
     return loss > statistics.fmean(recent) + settings.spike_sigmas * statistics.stdev(recent)
 
 
+class StepGuard:
+    """Decides whether a step's gradients change the weights. It sees reduced numbers, so all processes agree."""
+
+    def __init__(self, settings: Guards, tell: Callable[[GuardEvent], None], moment: Callable[[], Moment]) -> None:
+        """`tell` logs an event, `moment` gives the present one."""
+        self._settings, self._tell, self._moment = settings, tell, moment
+
+    def decide(
+        self, loss: float, grad_norm: float, progress: Progress, rows: BatchRows
+    ) -> Literal["keep", "skip", "rollback"]:
+        """What to do with a step.
+
+        Args:
+            loss: mean over the global batch, in nats.
+            grad_norm: before clipping.
+            progress: its counters of bad steps and recent losses are updated.
+            rows: which rows the step trained on.
+
+        Raises:
+            UserError: too many consecutive steps were not finite.
+        """
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            self._leave_out(loss, grad_norm, progress, rows)
+            return "skip"
+        progress.bad_steps = 0
+        action = self._settings.spike
+        if action == "off":
+            return "keep"
+        recent = progress.recent_losses
+        if not is_spike(loss, recent, self._settings):
+            recent.append(loss)
+            del recent[: -self._settings.spike_window]
+            return "keep"
+        mean = sum(recent) / len(recent)
+        self._tell(
+            {**self._moment(), "kind": "guard", "guard": "spike", "action": action, "loss": loss, "mean": mean, **rows}
+        )
+        log.warning("step %d: the loss jumped from about %.3f to %.3f (%s)", progress.step, mean, loss, action)
+        return "keep" if action == "log" else action
+
+    def _leave_out(self, loss: float, grad_norm: float, progress: Progress, rows: BatchRows) -> None:
+        """Count and log a step that is not finite; stop after too many in a row."""
+        progress.bad_steps += 1
+        progress.bad_steps_total += 1
+        self._tell({**self._moment(), "kind": "guard", "guard": "non_finite", "action": "skip", "loss": repr(loss),
+                    "grad_norm": repr(grad_norm), "in_a_row": progress.bad_steps, **rows})  # fmt: skip
+        buckets = ", ".join(rows["buckets"])
+        log.warning("step %d left out: loss %r, gradient norm %r, rows of %s", progress.step, loss, grad_norm, buckets)
+        if progress.bad_steps >= self._settings.max_bad_steps:
+            last_row = rows["first_row"] + rows["num_rows"] - 1
+            raise UserError(
+                f"loss or gradient was not finite in {progress.bad_steps} steps in a row, the last on rows "
+                f"{rows['first_row']} to {last_row} of {buckets}",
+                where=f"training.guards.max_bad_steps = {self._settings.max_bad_steps}",
+                remedy="lower the learning rate, look at these documents, or raise the limit",
+            )
+
+
 @dataclass(frozen=True)
 class Retention:
-    """How a kept language, or a source of it, stands against the base model."""
+    """Held-out loss of a kept language, or of a source of it, beside that of the base model."""
 
     path: str
     """`en` or `en/code`, as in `evaluation.tolerance`."""
@@ -39,9 +104,9 @@ class Retention:
 
 
 def bits_per_byte(losses: Sequence[BucketLoss], path: str) -> float | None:
-    """Of a language (`en`) or a source of it (`en/code`), over its buckets; None where none was measured."""
-    wanted = path.split("/")
-    chosen = [loss for loss in losses if list(loss.key[: len(wanted)]) == wanted and loss.tokens]
+    """Bits per byte of a language (`en`) or a source of it (`en/code`), over its buckets; None where unmeasured."""
+    parts = path.split("/")
+    chosen = [loss for loss in losses if list(loss.key[: len(parts)]) == parts and loss.tokens]
     bits = sum(loss.nll * loss.tokens / math.log(2) for loss in chosen)
     num_bytes = sum(loss.num_bytes for loss in chosen)
     return bits / num_bytes if num_bytes else None
@@ -51,9 +116,32 @@ def check_retention(
     losses: Sequence[BucketLoss], baseline: Mapping[str, float], tolerance: Mapping[str, float]
 ) -> list[Retention]:
     """Every kept path that was measured both now and with the base model."""
-    found = []
+    kept = []
     for path, allowed in tolerance.items():
         now = bits_per_byte(losses, path)
         if now is not None and path in baseline:
-            found.append(Retention(path, baseline[path], now, allowed))
-    return found
+            kept.append(Retention(path, baseline[path], now, allowed))
+    return kept
+
+
+def share_to_set(name: str, share: float, raised: dict[str, float], settings: Guards, *, is_lost: bool) -> float | None:
+    """The share that `retention: raise_share` gives an entry of the mixture; None where it stays.
+
+    Args:
+        name: of the entry.
+        share: its present share of the stage.
+        raised: entry -> its share before the guard raised it; updated.
+        settings: step and cap.
+        is_lost: whether the language is worse than its tolerance allows.
+    """
+    if is_lost:
+        higher = min(share + settings.retention_step, settings.retention_cap)
+        if higher <= share:
+            return None
+        raised.setdefault(name, share)
+        return higher
+    before = raised.get(name, share)
+    if before == share:
+        return None
+    del raised[name]
+    return before

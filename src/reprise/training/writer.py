@@ -17,10 +17,12 @@ import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.utils._pytree import tree_structure
 
-from reprise.training.checkpoint import DESCRIPTION, VERSION, cause_of, digest_content
+from reprise.storage import file_checksum, sync, write_json
+from reprise.training.checkpoint import DESCRIPTION, cause_of
+from reprise.training.checkpoint_facts import VERSION, ResumeFacts
 from reprise.training.parallel import Processes
-from reprise.workspace import Json, sync, write_json
 
 
 class CheckpointError(Exception):
@@ -33,9 +35,12 @@ class CheckpointWriter:
     def __init__(self, processes: Processes, *, copies: bool | None = None) -> None:
         """`copies`: whether the tensors are copied first; None: where they are not on a CPU."""
         self._processes = processes
-        self._stager = BlockingAsyncStager(cache_staged_state_dict=True) if processes.device.type == "cuda" else None
-        if copies and self._stager is None:
-            self._stager = BlockingAsyncStager()
+        self._copies = processes.device.type != "cpu" if copies is None else copies
+        self._pins = processes.device.type == "cuda"
+        """Copies into memory of a fixed address, which is kept for the next time."""
+        self._stager = BlockingAsyncStager(cache_staged_state_dict=self._pins)
+        self._staged: Any = None
+        """Names of the tensors that the kept memory is for."""
         # A group of its own: its messages must not meet those of training, which other threads send.
         self._group = dist.new_group(backend="gloo") if processes.world > 1 else None
         self._thread: threading.Thread | None = None
@@ -50,16 +55,14 @@ class CheckpointWriter:
         """Whether there is a checkpoint to `finish` without waiting; processes may differ."""
         return self._thread is not None and not self._thread.is_alive()
 
-    def begin(
-        self, folder: Path, tensors: dict[str, Any], facts: dict[str, Json], published: Callable[[], None]
-    ) -> None:
+    def begin(self, folder: Path, tensors: dict[str, Any], facts: ResumeFacts, published: Callable[[], None]) -> None:
         """Start to write; a kill at any moment leaves the whole of it or nothing under its name.
 
         Args:
-            folder: its name; there is nothing there yet.
+            folder: must not exist yet.
             tensors: what `tensors_of` gives. On a CPU they must not change before `release`.
             facts: everything else that resumes, as JSON.
-            published: called in the thread of the first process when the checkpoint has its name.
+            published: called in the thread of the first process when the checkpoint is published.
 
         Raises:
             CheckpointError: the disk is full or gone; in all processes alike.
@@ -77,8 +80,8 @@ class CheckpointWriter:
                 failure = str(error)
         if failure := self._processes.same(failure):
             raise CheckpointError(f"{folder} cannot be written: {failure}")
-        if self._stager is not None:
-            tensors = self._stager.stage(tensors)
+        if self._copies:
+            tensors = self._copied(tensors)
         self._folder, self._failure = folder, None
         # Not one of the threads that the interpreter waits for: a second Ctrl-C means now.
         self._thread = threading.Thread(
@@ -87,18 +90,26 @@ class CheckpointWriter:
         self._thread.start()
         self.stall_s = time.perf_counter() - start
 
+    def _copied(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        """The tensors on the host. The kept memory fits one set of names: with a mean of the weights there are more."""
+        names = tree_structure(tensors)
+        if names != self._staged:
+            self._stager, self._staged = BlockingAsyncStager(cache_staged_state_dict=self._pins), names
+        copied: dict[str, Any] = self._stager.stage(tensors)
+        return copied
+
     def release(self) -> None:
         """Wait until the tensors that `begin` got may change."""
-        if self._thread is not None and self._stager is None:
+        if self._thread is not None and not self._copies:
             start = time.perf_counter()
             self._thread.join()
             self.stall_s += time.perf_counter() - start
 
     def finish(self) -> Path | None:
-        """Wait until the checkpoint has its name, which is given; None where none was begun.
+        """Wait until the checkpoint is published and give its folder; None where none was begun.
 
         Raises:
-            CheckpointError: the disk is full or gone; the first process knows best.
+            CheckpointError: the disk is full or gone.
         """
         if self._thread is None:
             return None
@@ -116,7 +127,7 @@ class CheckpointWriter:
         return self._folder
 
     def wait(self) -> None:
-        """Let a checkpoint that was begun get its name, whatever stopped training."""
+        """Wait until a checkpoint that was begun is published, whatever stopped training."""
         if self._thread is not None:
             self._thread.join()
 
@@ -128,7 +139,7 @@ class CheckpointWriter:
             save(tensors, checkpoint_id=partial, process_group=self._group)
             own = [path for path in partial.iterdir() if path.name.startswith(f"__{processes.rank}_")]
             own += [partial / ".metadata"] if processes.is_first else []
-            parts: list[Any] = [{path.name: digest_content(path) for path in own}]
+            parts: list[Any] = [{path.name: file_checksum(path) for path in own}]
             if self._group is not None:
                 parts = parts * processes.world
                 dist.all_gather_object(parts, parts[0], group=self._group)

@@ -29,7 +29,8 @@ from reprise.generators.open import open_generator
 from reprise.generators.prompts import Prompt, parse_prompt
 from reprise.recipe.documents import Llm, Topics
 from reprise.recipe.model import Model
-from reprise.workspace import Json, Work
+from reprise.storage import Json
+from reprise.workspace import Work
 
 FILE = "asked.jsonl"
 
@@ -81,10 +82,12 @@ def ask_topics(
         asker = Asker(generator, topics.llm.generator, journal, setting=setting)
         for lang, chosen in sorted(sample.items()):
             prompt = load_prompt(lang, topics.llm.prompts)
-            requests = [topic_request(prompt, entry.text, topics.lists[lang], topics.llm) for entry in chosen]
+            requests = [topic_request(prompt, entry.text, topics.list_of(lang), topics.llm) for entry in chosen]
             before = asker.spending.cost
             outcomes = asker.ask(requests, f"label {lang}")
-            report[lang] = _read_answers(chosen, outcomes, topics.lists[lang], known.setdefault(lang, Labelled()), file)
+            report[lang] = _read_answers(
+                chosen, outcomes, topics.list_of(lang), known.setdefault(lang, Labelled()), file
+            )
             report[lang] |= {"prompt": prompt.name, "cost": asker.spending.cost - before}
             if not known[lang].texts:
                 raise UserError(
