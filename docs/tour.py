@@ -24,13 +24,13 @@ TEXT_CHARS = 180
 HAND_OVERS = {
     "read": ("documents/read/stage.py", "run"),
     "clean": ("documents/clean/stage.py", "clean_rows"),
-    "deduplicate": ("documents/deduplicate.py", "run"),
+    "deduplicate": ("documents/deduplicate/stage.py", "run"),
     "decontaminate": ("documents/decontaminate/stage.py", "run"),
     "label": ("documents/label/stage.py", "run"),
     "score": ("documents/score.py", "run"),
-    "tokenize": ("tokens/store.py", "run"),
+    "tokenize": ("tokens/stage.py", "run"),
     "order": ("mixture/sampler.py", "next_batch"),
-    "train-1": ("training/loop.py", "step"),
+    "train-1": ("training/trainer.py", "step"),
     "evaluate": ("evaluation/stage.py", "compare_models"),
 }
 """Stage -> file under src/reprise, and the function that takes the document there."""
