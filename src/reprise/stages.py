@@ -67,12 +67,13 @@ def stages(recipe: Recipe) -> list[Stage]:
             settings={
                 "evaluation": recipe.evaluation,
                 "model": recipe.model,
+                "groups": recipe.held_out_groups(),
                 "last_stage": trained[-1],
                 "seed": recipe.seed,
             },
             files=lambda: model_files(recipe.model) + _question_files(recipe),
             resumable=True,
-            version=2,
+            version=3,
         ),
     ]
     report = Stage(
@@ -184,7 +185,7 @@ def _training_stages(recipe: Recipe) -> list[Stage]:
                 "rows": recipe.rows,
                 "training": recipe.training,
                 "model": recipe.model,
-                "tolerance": recipe.evaluation.tolerance,
+                "kept": recipe.held_out_groups().kept(),
                 "seed": recipe.seed,
             },
             means={"benchmarks": _benchmarks_during(recipe)},
