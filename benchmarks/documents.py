@@ -27,9 +27,9 @@ from typing import Any
 import numpy as np
 import zstandard
 
-from reprise.documents import deduplicate
 from reprise.documents import part_step as stages
 from reprise.documents.clean import stage as clean
+from reprise.documents.deduplicate import stage as deduplicate
 from reprise.documents.label import stage as topics
 from reprise.documents.label.training_set import Labelled
 from reprise.documents.table import DOCUMENTS, TableWriter, read_table

@@ -15,7 +15,7 @@ import random
 import tempfile
 from pathlib import Path
 
-from reprise.documents import deduplicate
+from reprise.documents.deduplicate import stage as deduplicate
 from reprise.documents.table import DOCUMENTS, DROPPED, TableWriter, read_table
 from reprise.recipe.documents import Deduplicate
 from reprise.workspace import Work

@@ -57,9 +57,9 @@ def write_files(folder: Path, rows: list[dict[str, Any]], factor: int, shifted: 
 
 def run_stage(stage: str, root: Path) -> None:
     """In a process of its own."""
-    from reprise.documents import deduplicate
     from reprise.documents.clean import stage as clean
     from reprise.documents.decontaminate import stage as decontaminate
+    from reprise.documents.deduplicate import stage as deduplicate
     from reprise.documents.label import stage as topics
     from reprise.documents.read import stage as read
     from reprise.recipe.documents import Clean, Decontaminate, Deduplicate, Input, Topics

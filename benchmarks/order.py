@@ -268,9 +268,9 @@ def measure_deep(folder: Path) -> float:
     deep = 10**9
     state["rows"] = deep
     sampler = open_sampler(folder / "store-40", RIVAL_BUCKETS)
-    for leaf, entry, share in zip(state["leaves"], sampler.entries, shares(RIVAL_BUCKETS), strict=True):
-        leaf["rows"] = int(deep * share)
-        leaf["cursor"] = list(divmod(leaf["rows"] * SEQ_LEN, entry.epoch_tokens))
+    for bucket, opened, share in zip(state["buckets"], sampler.opened, shares(RIVAL_BUCKETS), strict=True):
+        bucket["rows"] = int(deep * share)
+        bucket["cursor"] = list(divmod(bucket["rows"] * SEQ_LEN, opened.epoch_tokens))
     start = time.perf_counter()
     sampler = open_sampler(folder / "store-40", RIVAL_BUCKETS)
     sampler.load_state(state)

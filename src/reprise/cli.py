@@ -103,14 +103,21 @@ def settings() -> None:
 
 @app.command()
 def plan(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """The token budget per stage, language, source and topic; epochs, steps, FLOPs and GPU-hours."""
+    """The token budget per stage, mixture entry, source and topic; epochs, steps, FLOPs and GPU-hours."""
+    from dataclasses import asdict
+
+    from reprise import preflight
     from reprise.plan import make_plan, show_plan
 
-    found = make_plan(_load(recipe, overrides))
+    loaded = _load(recipe, overrides)
+    findings = preflight.inspect(loaded)
+    preflight.refuse(findings, "error")
+    result = make_plan(loaded)
+    result["findings"] = [asdict(finding) for finding in findings]
     if as_json:
-        print(json.dumps(found, ensure_ascii=False, indent=1))
+        print(json.dumps(result, ensure_ascii=False, indent=1))
     else:
-        show_plan(found)
+        show_plan(result)
 
 
 @app.command()
@@ -209,26 +216,30 @@ def order(
     recipe: RecipePath,
     overrides: Overrides = None,
     rows: Annotated[int, typer.Option(help="Rows to print.")] = 200,
-    stage: Annotated[int, typer.Option(help="Stage, counted from 1.")] = 1,
+    stage: Annotated[str, typer.Option(help="Stage of training, such as train-1.")] = "train-1",
     picture: Annotated[
         Path | None, typer.Option(help="Write the planned mixture over tokens to this HTML file.")
     ] = None,
 ) -> None:
     """What would be trained on when: step, bucket, perplexity, first words."""
-    from reprise.mixture.preview import show_order
+    from reprise.report.order_table import show_order
     from reprise.tokens.store import TokenStore
     from reprise.training.checkpoint import read_facts
     from reprise.workspace import Workspace
 
     loaded = _load(recipe, overrides)
+    names = [f"train-{number + 1}" for number in range(len(loaded.stages))]
+    if stage not in names:
+        raise UserError(
+            f"there is no stage of training {stage!r}", where="--stage", remedy=f"name {' or '.join(names)}"
+        )
+    number = names.index(stage) + 1
     _run(loaded, ["tokenize"])
     workspace = Workspace(loaded.workspace)
-    if not 1 <= stage <= len(loaded.stages):
-        raise UserError(f"there is no stage {stage}", where="--stage", remedy=f"name 1 to {len(loaded.stages)}")
-    before = workspace.folder(f"train-{stage - 1}") / "state"
+    before = workspace.folder(f"train-{number - 1}") / "state"
     previous = read_facts(before)["sampler"] if before.is_dir() else None
     store = TokenStore.open(workspace.folder("tokenize"))
-    show_order(loaded, store, stage=stage, rows=rows, previous=previous, picture=picture)
+    show_order(loaded, store, stage=number, rows=rows, previous=previous, picture=picture)
 
 
 @app.command()

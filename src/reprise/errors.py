@@ -1,4 +1,32 @@
-"""The one kind of error that a user can fix."""
+"""What a user can fix: one error, or a list of findings that are told together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Severity = Literal["error", "missing", "warning"]
+"""`error`: the recipe or a file is wrong. `missing`: something is not there yet. Both stop a run before its first
+stage; `reprise plan` refuses only errors, so that a run can be planned before its data exist. `warning`: printed."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One result of a check before the work (preflight)."""
+
+    what: str
+    where: str = ""
+    """Setting and value, or file and line."""
+    remedy: str = ""
+    severity: Severity = "error"
+
+    @classmethod
+    def of(cls, error: "UserError", severity: Severity = "error") -> "Finding":
+        """The finding that says what an error would have said."""
+        return cls(error.what, error.where, error.remedy, severity)
+
+    def __str__(self) -> str:
+        where, remedy = f"{self.where}: " if self.where else "", f"\n  -> {self.remedy}" if self.remedy else ""
+        return f"{where}{self.what}{remedy}"
 
 
 class UserError(ValueError):
@@ -9,7 +37,15 @@ class UserError(ValueError):
 
     def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
         self.what, self.where, self.remedy = what, where, remedy
-        super().__init__((f"{where}: " if where else "") + what + (f"\n  -> {remedy}" if remedy else ""))
+        super().__init__(str(Finding(what, where, remedy)))
+
+    @classmethod
+    def of(cls, findings: Sequence[Finding]) -> "UserError":
+        """One error that says all findings."""
+        if len(findings) == 1:
+            return cls(findings[0].what, where=findings[0].where, remedy=findings[0].remedy)
+        lines = [f"{number}. {finding}".replace("\n", "\n   ") for number, finding in enumerate(findings, 1)]
+        return cls(f"{len(findings)} things to fix before the work can begin:\n" + "\n".join(lines))
 
 
 def missing_extra(package: str, extra: str, purpose: str) -> UserError:

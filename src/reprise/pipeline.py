@@ -6,11 +6,13 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
+from reprise import preflight
 from reprise.documents.read.files import SourceFile
 from reprise.errors import UserError
 from reprise.recipe import Recipe
@@ -95,10 +97,11 @@ def run_stages(
         ranks.lead(workspace.adopt_finished)
         kept = yaml.safe_dump(_plain(recipe), allow_unicode=True, sort_keys=False)
         ranks.lead(lambda: workspace.keep_recipe(kept))
+        ranks.lead(lambda: _preflight(recipe, workspace, until, say))
         count = 0
         for stage, plan in list(plan_stages(recipe, workspace, until)):
-            if "read" in stage.needs:
-                _check_sources(recipe, workspace.manifest("read"))
+            if "read" in stage.needs:  # now the languages and sources of the text are counted
+                preflight.refuse(preflight.check_text_for_mixture(recipe))
             status = workspace.status(plan)
             ranks.wait()
             if status.state == "fresh":
@@ -111,16 +114,43 @@ def run_stages(
             if lender := workspace.borrow(plan, others):
                 say(f"{stage.name}: the same as in {lender}")
                 continue
-            if ranks.world > 1 and not stage.name.startswith("train-"):
-                raise UserError(
-                    f"{stage.name} must run before training on several processes ({status.state}: {status.reason})",
-                    remedy=f"run `reprise {stage.name} RECIPE` first, without torchrun",
-                )
+            if ranks.world > 1 and not stage.parallel:
+                ranks.lead(partial(_refuse_processes, stage.name, status))
             if ranks.leads:
                 say(f"{stage.name}: {status.reason}")
             _run_stage(stage, plan, workspace, ranks, restart=restart, adopt=adopt, say=say)
             count += 1
     return count
+
+
+def _preflight(recipe: Recipe, workspace: Workspace, until: Sequence[str] | None, say: Callable[[str], None]) -> None:
+    """Say everything that is knowably wrong with the stages that are about to run.
+
+    Raises:
+        UserError: something would stop them.
+    """
+    try:
+        names = [stage.name for stage, plan in plan_stages(recipe, workspace, until) if _must_run(workspace, plan)]
+    except UserError as error:
+        preflight.refuse(preflight.inspect(recipe, _with_needs(stages(recipe), until)))
+        raise error
+    if names:
+        findings = preflight.inspect(recipe, names)
+        preflight.refuse(findings)
+        for finding in findings:
+            say(f"warning: {finding}")
+
+
+def _must_run(workspace: Workspace, plan: Plan) -> bool:
+    return workspace.status(plan).state != "fresh"
+
+
+def _refuse_processes(name: str, status: Status) -> None:
+    """Raise: a stage that runs in one process was asked for under torchrun."""
+    raise UserError(
+        f"{name} runs in one process and must run first ({status.state}: {status.reason})",
+        remedy=f"run `reprise {name} RECIPE` without torchrun",
+    )
 
 
 def _restored(plan: Plan, workspace: Workspace, ranks: "_Ranks") -> bool:
@@ -129,27 +159,6 @@ def _restored(plan: Plan, workspace: Workspace, ranks: "_Ranks") -> bool:
     fresh = workspace.status(plan).state == "fresh"
     ranks.wait()
     return fresh
-
-
-def _check_sources(recipe: Recipe, read: Manifest | None) -> None:
-    """Refuse a share of text that is not there, before hours are spent on the rest.
-
-    Raises:
-        UserError: a source with a share above 0 has no training document.
-    """
-    at_hand = {(entry["language"], entry["source"]) for entry in _train_buckets(read)}
-    for index, stage in enumerate(recipe.stages):
-        for name, component in stage.mixture.items():
-            for source, share in component.sources.items():
-                language = component.language or name
-                made = recipe.synthesis.enabled and source == "synthetic"
-                if share and component.share and not made and (language, source) not in at_hand:
-                    known = ", ".join(f"{lang}/{source}" for lang, source in sorted(at_hand))
-                    raise UserError(
-                        f"there is no training document of the language {language!r} and the source {source!r}",
-                        where=f"stages.{index}.mixture.{name}.sources.{source} = {share:g}",
-                        remedy=f"add such text, or set the share to 0; at hand are {known}",
-                    )
 
 
 def _check_decontaminated(recipe: Recipe, decontaminate: Manifest | None) -> None:
@@ -165,10 +174,6 @@ def _check_decontaminated(recipe: Recipe, decontaminate: Manifest | None) -> Non
             where=str(Path(recipe.workspace) / "decontaminate"),
             remedy="delete that folder and run again, or say documents.decontaminate.enabled=false",
         )
-
-
-def _train_buckets(read: Manifest | None) -> list[dict[str, Json]]:
-    return [] if read is None else [entry for entry in read.counts["buckets"] if entry["split"] == "train"]
 
 
 def say_result(recipe: Recipe, until: Sequence[str] | None, count: int) -> str:

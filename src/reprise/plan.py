@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from reprise.errors import UserError
+from reprise.errors import Finding, UserError
 from reprise.mixture.budget import budgets
 from reprise.mixture.forecast import Supply, forecast
 from reprise.model.files import model_folder
@@ -27,7 +27,7 @@ def make_plan(recipe: Recipe) -> dict[str, Json]:
 
     Returns:
         A JSON object: `stages` (list: stage, name, tokens, steps, training_flops, gpu_hours), `buckets` (list: stage
-        counted from 1, language, source, topic or null, tokens; and, once the token store is there, available_tokens,
+        counted from 1, entry, source, topic or null, tokens; and, once the token store is there, available_tokens,
         epochs and runs_out_after), `totals`, `assumptions`, `scoring` (tokens, measured: whether the
         stage `score` counted them, flops, gpu_hours; null where no bucket is ordered by perplexity), `synthesis` (null
         without), `warnings`.
@@ -63,7 +63,7 @@ def make_plan(recipe: Recipe) -> dict[str, Json]:
             "steps": sum(stage["steps"] for stage in stages),
             "training_flops": _total(stages, "training_flops"),
             "gpu_hours": _total(stages, "gpu_hours"),
-            "by_language_and_source": _by_source(buckets),
+            "by_entry_and_source": _by_source(buckets),
         },
         "assumptions": {
             "gpu": recipe.hardware.gpu,
@@ -73,7 +73,7 @@ def make_plan(recipe: Recipe) -> dict[str, Json]:
             "formula": formula,
             "tokens_per_step": step_tokens,
         },
-        "scoring": _scoring(recipe, per_token, rate),
+        "scoring": _scoring(recipe, rate),
         "synthesis": _synthesis(recipe, store, buckets),
         "warnings": warnings,
     }
@@ -113,17 +113,17 @@ def _stages(recipe: Recipe, per_token: float | None, rate: float, step_tokens: i
     return stages
 
 
-def _scoring(recipe: Recipe, per_token: float | None, rate: float) -> dict[str, Json] | None:
+def _scoring(recipe: Recipe, rate: float) -> dict[str, Json] | None:
     """Cost of the perplexities that order the text: a forward pass, a third of training, over each token once.
 
     Before the stage `score` has counted them, the tokens are those that the stages take from the ordered buckets.
     """
     ordered = {
-        (component.language or name, source)
+        (entry.language, source)
         for stage in recipe.stages
-        for name, component in stage.mixture.items()
-        for source in component.sources
-        if recipe.curriculum_selects(component.language or name, source)
+        for entry in stage.mixture.values()
+        for source in entry.sources
+        if recipe.curriculum_selects(entry.language, source)
     }
     if not ordered:
         return None
@@ -134,9 +134,10 @@ def _scoring(recipe: Recipe, per_token: float | None, rate: float) -> dict[str, 
         tokens = sum(
             budget.tokens
             for budget in budgets(recipe)
-            if (recipe.stages[budget.stage - 1].mixture[budget.language].language or budget.language, budget.source)
-            in ordered
+            if (recipe.stages[budget.stage - 1].mixture[budget.entry].language, budget.source) in ordered
         )
+    scorer = recipe.documents.perplexity.model or recipe.model
+    per_token = _flops_per_token(recipe.model_copy(update={"model": scorer}))[0]
     flops = None if per_token is None else per_token / 3 * tokens
     return {
         "tokens": tokens,
@@ -182,15 +183,15 @@ def _store(recipe: Recipe) -> TokenStore | None:
 
 
 def _name(supply: Supply) -> str:
-    return "/".join(part for part in (supply.language, supply.source, supply.topic) if part)
+    return "/".join(part for part in (supply.entry, supply.source, supply.topic) if part)
 
 
 def _by_source(buckets: list[dict[str, Json]]) -> list[dict[str, Json]]:
-    """Tokens of each language and source over all stages."""
+    """Tokens of each mixture entry and source over all stages."""
     totals: defaultdict[tuple[str, str], int] = defaultdict(int)
     for bucket in buckets:
-        totals[bucket["language"], bucket["source"]] += bucket["tokens"]
-    return [{"language": lang, "source": source, "tokens": tokens} for (lang, source), tokens in totals.items()]
+        totals[bucket["entry"], bucket["source"]] += bucket["tokens"]
+    return [{"entry": entry, "source": source, "tokens": tokens} for (entry, source), tokens in totals.items()]
 
 
 def show_plan(plan: dict[str, Any]) -> None:
@@ -208,12 +209,12 @@ def show_plan(plan: dict[str, Any]) -> None:
             "not known" if hours is None else f"{hours:,.2f}" if hours < 100 else f"{hours:,.0f}",
         )
     known = any("available_tokens" in bucket for bucket in plan["buckets"])
-    columns = ["stage", "language", "source", "topic", "tokens", *(["available", "epochs"] if known else [])]
+    columns = ["stage", "entry", "source", "topic", "tokens", *(["available", "epochs"] if known else [])]
     buckets = Table(*columns, title="buckets")
     for bucket in plan["buckets"]:
         cells = [
             str(bucket["stage"]),
-            bucket["language"],
+            bucket["entry"],
             bucket["source"],
             bucket["topic"] or "",
             f"{bucket['tokens']:,}",
@@ -237,6 +238,9 @@ def show_plan(plan: dict[str, Any]) -> None:
         console.print(_scoring_line(plan["scoring"]), markup=False, highlight=False)
     if plan["synthesis"]:
         console.print(_synthesis_line(plan["synthesis"]), markup=False, highlight=False)
+    for finding in (Finding(**entry) for entry in plan.get("findings", ())):
+        label = "warning" if finding.severity == "warning" else "before a run"
+        console.print(f"{label}: {finding}", style="yellow", markup=False, highlight=False)
     for warning in plan["warnings"]:
         console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
 

@@ -39,6 +39,8 @@ class Stage:
     """The user's files that it reads."""
     resumable: bool = False
     precious: bool = False
+    parallel: bool = False
+    """Whether the processes that `torchrun` starts share its work; all other stages run in one process."""
     version: int = 1
     """Raised when the same settings and inputs would give another output."""
 
@@ -111,7 +113,7 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
         ),
         Stage(
             "deduplicate",
-            lambda: _import("reprise.documents.deduplicate"),
+            lambda: _import("reprise.documents.deduplicate.stage"),
             ("clean",),
             settings={"deduplicate": documents.deduplicate},
             means={"engine": documents.engine},
@@ -142,12 +144,14 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
             lambda: _import("reprise.documents.score"),
             ("label",),
             settings={
-                "model": recipe.model,
+                "model": documents.perplexity.model or recipe.model,
                 "perplexity": documents.perplexity,
                 "buckets": _scored_buckets(recipe),
             },
-            files=lambda: model_files(recipe.model),
+            files=lambda: model_files(documents.perplexity.model or recipe.model),
             resumable=True,
+            parallel=True,
+            version=2,
         ),
     ]
 
@@ -192,6 +196,7 @@ def _training_stages(recipe: Recipe) -> list[Stage]:
             files=lambda: model_files(recipe.model),
             resumable=True,
             precious=True,
+            parallel=True,
         )
         for index, stage in enumerate(recipe.stages)
     ]
@@ -205,10 +210,10 @@ def _benchmarks(recipe: Recipe) -> dict[str, Any]:
 def _scored_buckets(recipe: Recipe) -> list[tuple[str, str]]:
     """(language, source) of the documents that need a perplexity."""
     pairs = {
-        (component.language or name, source)
+        (entry.language, source)
         for stage in recipe.stages
-        for name, component in stage.mixture.items()
-        for source in component.sources
+        for entry in stage.mixture.values()
+        for source in entry.sources
     }
     return sorted(pair for pair in pairs if recipe.curriculum_selects(*pair))
 

@@ -1,10 +1,19 @@
 import itertools
 import random
+import re
+import unicodedata
+from collections import Counter
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from reprise.documents import deduplicate
+from reprise.documents.deduplicate import stage as deduplicate
+from reprise.documents.deduplicate.near import choose_copies
+from reprise.documents.deduplicate.records import EDGE
+from reprise.documents.deduplicate.shingles import normalise_texts, split_shingle_words
+from reprise.documents.deduplicate.signatures import choose_bands
 from reprise.documents.table import DOCUMENTS, DROPPED, read_table, write_part
 from reprise.recipe.documents import Deduplicate
 
@@ -160,22 +169,80 @@ def plain_choice(edges):
 
 def test_the_choice_equals_its_plain_form():
     rng = np.random.default_rng(0)
-    for _ in range(200):
-        count = int(rng.integers(2, 12))
+    for _ in range(300):
+        count = int(rng.integers(2, 14))
         priority = rng.permutation(count)
-        pairs = {tuple(sorted(rng.choice(count, 2, replace=False).tolist())) for _ in range(rng.integers(1, 20))}
-        edges = [
-            {"kept": a, "key": b, "first": int(priority[a]), "priority": int(priority[b]),
-             "similarity": float(rng.integers(80, 100)) / 100}
-            for a, b in pairs
-        ]  # fmt: skip
-        assert deduplicate.choose_copies(edges) == plain_choice(edges)
+        pairs = {tuple(sorted(rng.choice(count, 2, replace=False).tolist(), key=priority.__getitem__))
+                 for _ in range(rng.integers(1, 24))}  # fmt: skip
+        edges = np.zeros(len(pairs), EDGE)
+        for edge, (kept, key) in zip(edges, sorted(pairs), strict=True):
+            edge["key"], edge["kept_key"] = key, kept
+            edge["priority"], edge["kept_priority"] = priority[key], priority[kept]
+            edge["similarity"] = rng.integers(80, 84) / 100
+        plain = plain_choice(
+            [{"kept": int(e["kept_key"]), "key": int(e["key"]), "first": int(e["kept_priority"]),
+              "priority": int(e["priority"]), "similarity": float(e["similarity"])} for e in edges]
+        )  # fmt: skip
+        is_dropped = np.zeros(count, bool)
+        chosen = {}
+        cut = sorted({0, *rng.integers(0, count, int(rng.integers(0, 3))).tolist(), count})  # blocks of the order
+        for first, end in itertools.pairwise(cut):
+            block = edges[(edges["priority"] >= first) & (edges["priority"] < end)]
+            drops = choose_copies(block, is_dropped)
+            is_dropped[drops["key"]] = True
+            chosen |= {int(d["key"]): (int(d["kept_key"]), float(d["similarity"])) for d in drops}
+        assert chosen == plain
+
+
+TEXT = st.text(
+    st.sampled_from("aB ßﬁ½İΣς你，！Ａ\u3000가ᄀ각ᆨeé\u0301ガカﾞ_-\n\t9²Ⅳ\U00020000\U0001f600\U0002f800\ud7a3ǅ\u0345"),
+    max_size=30,
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(texts=st.lists(TEXT | st.text(max_size=20), max_size=6))
+def test_arrays_normalise_as_two_lines_of_python_do(texts):
+    normal = normalise_texts(texts)
+    assert normal == [unicodedata.normalize("NFKC", text).casefold() for text in texts]
+    words = [re.sub(r"[\W_]+", " ", text).strip() for text in normal]
+    assert split_shingle_words(normal, by_char=False) == words
+    assert split_shingle_words(normal, by_char=True) == [" ".join(text.replace(" ", "")) for text in words]
+
+
+def test_each_code_point_is_normalised_as_python_does():
+    texts = [f"a{chr(code)}b" for code in range(0x31000) if not 0xD800 <= code < 0xE000]
+    assert normalise_texts(texts) == [unicodedata.normalize("NFKC", text).casefold() for text in texts]
+    pairs = [f"{chr(code)}{mark}" for code in range(0x3200) for mark in "\u0301\u3099\u1161\u11a8\u0345"]
+    assert normalise_texts(pairs) == [unicodedata.normalize("NFKC", text).casefold() for text in pairs]
+
+
+@pytest.mark.slow
+def test_the_same_documents_go_at_every_limit_and_number_of_workers(run, monkeypatch):
+    rng = random.Random(11)
+    rows = []
+    for group in range(250):
+        words = make_text(rng, words=60)
+        for copy in range(rng.choice([1, 1, 2, 4, 30 if group % 50 == 0 else 3])):
+            text = " ".join(words if copy % 3 == 1 else change(rng, words, 0.02 * (copy % 4)))
+            rows.append(row(text, f"{group}-{copy}", split="valid" if rng.random() < 0.1 else "train"))
+    rng.shuffle(rows)
+    parts = [rows[start : start + 97] for start in range(0, len(rows), 97)]
+    expected = run(*parts)
+    reasons = Counter(drop["reason"] for drop in expected[1])
+    assert min(reasons["exact_duplicate"], reasons["near_duplicate"]) > 50
+    monkeypatch.setattr("reprise.documents.engine.IN_PROCESS_BYTES", 0)
+    monkeypatch.setattr("reprise.documents.deduplicate.near._COMPARED_ROWS", 13)
+    for workers, memory_gb in ((1, 1e-3), (3, 1e-2)):
+        monkeypatch.setattr("reprise.documents.engine.num_workers", lambda workers=workers: workers)
+        monkeypatch.setattr("reprise.documents.deduplicate.stage.num_workers", lambda workers=workers: workers)
+        assert run(*parts, memory_gb=memory_gb) == expected
 
 
 def test_bands_reach_their_probability():
     for threshold in (0.5, 0.7, 0.8, 0.9):
-        settings = Deduplicate(threshold=threshold)
-        bands, rows = deduplicate.choose_bands(settings)
-        assert bands * rows <= settings.permutations
+        chosen = Deduplicate(threshold=threshold)
+        bands, rows = choose_bands(chosen)
+        assert bands * rows <= chosen.permutations
         assert 1 - (1 - threshold**rows) ** bands >= 0.99
-    assert deduplicate.choose_bands(Deduplicate(bands=16)) == (16, 8)
+    assert choose_bands(Deduplicate(bands=16)) == (16, 8)

@@ -18,7 +18,7 @@ pytest.importorskip("ray", reason="the extra `ray` is not installed")
 PROGRAM = """
 import functools, json, os, signal, sys
 from pathlib import Path
-from reprise.documents import deduplicate
+from reprise.documents.deduplicate import stage as deduplicate
 from reprise.documents.clean import stage as clean
 from reprise.documents.decontaminate import stage as decontaminate
 from reprise.documents.read import stage as read

@@ -181,3 +181,19 @@ def test_huge_loss_gives_a_finite_perplexity(work, model_folder, monkeypatch):
         np.full(len(documents), 1e6), np.full(len(documents), 10)))  # fmt: skip
     stage.run(work, model=Model(path=str(model_folder)), perplexity=SETTINGS, buckets=BUCKETS)
     assert all(math.isfinite(row["ppl"]) for row in rows(work) if row["ppl"] is not None)
+
+
+def test_a_smaller_model_that_scores_decides_the_stage_and_the_base_model_does_not(tmp_path):
+    from reprise.recipe import Recipe
+    from reprise.stages import stages
+
+    def score_settings(**model):
+        mixture = {"zh": {"share": 1.0, "sources": {"web": 1.0}}}
+        stage = {"name": "one", "tokens": 10, "mixture": mixture, "curriculum": {"zh": {"order": "ascending"}}}
+        data = {"name": "x", "workspace": str(tmp_path), "model": {"path": "base"}, "stages": [stage], **model}
+        score = next(stage for stage in stages(Recipe.model_validate(data)) if stage.name == "score")
+        return score.settings["model"].path
+
+    small = {"documents": {"perplexity": {"model": {"path": "small"}}}}
+    assert score_settings() == "base"
+    assert score_settings(**small) == score_settings(**small, model={"path": "another base"}) == "small"

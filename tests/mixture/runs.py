@@ -65,15 +65,15 @@ def make_stages(tokens: int = 12_000, policy: str = "topic_perplexity", **first:
 
 
 def digest_batch(batch: Batch) -> str:
-    leaves = ",".join(leaf.path for leaf in batch.leaves)
-    return hashlib.sha256(batch.ids.tobytes() + batch.documents.tobytes() + leaves.encode()).hexdigest()
+    buckets = ",".join(bucket.path for bucket in batch.buckets)
+    return hashlib.sha256(batch.ids.tobytes() + batch.documents.tobytes() + buckets.encode()).hexdigest()
 
 
 def losses_at(step: int, sampler: Sampler) -> dict[Any, float]:
     """Held-out losses that move up and down, each topic in its own way."""
     return {
-        (leaf.name, leaf.source, leaf.topic): 3.0 + 0.3 * math.sin(step * (1 + number))
-        for number, leaf in enumerate(sampler.leaves)
+        (bucket.entry, bucket.source, bucket.topic): 3.0 + 0.3 * math.sin(step * (1 + number))
+        for number, bucket in enumerate(sampler.buckets)
     }
 
 
@@ -101,7 +101,7 @@ def steps(
                     sampler.observe(losses_at(step, sampler))
             if step in (7, 30):
                 for sampler in samplers:
-                    sampler.set_weights({"zh": 0.2 + step / 100}, "user")
+                    sampler.set_shares({"zh": 0.2 + step / 100}, "user")
             yield step, [sampler.next_batch(BATCH_ROWS, rank, world) for rank, sampler in enumerate(samplers)]
             step += 1
             if checkpoint is not None and step % every == 0:

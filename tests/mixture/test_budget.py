@@ -63,7 +63,7 @@ def paper_recipe(initial: str = "uniform") -> Recipe:
 def test_the_paper_s_budget_comes_out_exactly() -> None:
     totals: Counter[tuple[str, str]] = Counter()
     for budget in budgets(paper_recipe()):
-        totals[budget.language, budget.source] += budget.tokens
+        totals[budget.entry, budget.source] += budget.tokens
     assert totals == {key: int(Fraction(billions) * 10**9) for key, billions in PAPER.items()}
     assert sum(totals.values()) == 100 * 10**9
 
@@ -75,14 +75,14 @@ def test_a_stage_sums_to_its_tokens(stage: int, tokens: int) -> None:
 
 def test_topics_of_a_language_share_its_split_source() -> None:
     web = [b for b in budgets(paper_recipe()) if (b.stage, b.source) == (1, "web")]
-    assert [b.topic for b in web if b.language == "zh"] == list(CHINESE_TOPICS)
-    assert [b.topic for b in web if b.language == "en"] == list(ENGLISH_TOPICS)
+    assert [b.topic for b in web if b.entry == "zh"] == list(CHINESE_TOPICS)
+    assert [b.topic for b in web if b.entry == "en"] == list(ENGLISH_TOPICS)
     for language in ("zh", "en"):
-        tokens = [b.tokens for b in web if b.language == language]
+        tokens = [b.tokens for b in web if b.entry == language]
         assert max(tokens) - min(tokens) <= 1
 
 
-def test_topics_are_null_where_a_source_is_not_split_or_its_weights_are_not_known_yet() -> None:
+def test_topics_are_null_where_a_source_is_not_split_or_its_shares_are_not_known_yet() -> None:
     assert all(b.topic is None for b in budgets(paper_recipe()) if b.source != "web")
     assert all(b.topic is None for b in budgets(paper_recipe("available")))
 

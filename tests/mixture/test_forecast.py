@@ -6,10 +6,11 @@ from tests.mixture.runs import make_stages, make_store
 
 from reprise.errors import UserError
 from reprise.mixture.forecast import forecast
-from reprise.mixture.preview import draw_mixture, packing, preview, show_order, write_picture
+from reprise.mixture.preview import packing, preview
 from reprise.mixture.sampler import Sampler
-from reprise.mixture.shares import Leaf
+from reprise.mixture.shares import MixtureBucket
 from reprise.recipe import Recipe
+from reprise.report.order_table import draw_mixture, show_order, write_picture
 from reprise.tokens.store import TokenStore
 
 SEQ_LEN = 16
@@ -45,17 +46,17 @@ def test_forecast_is_what_the_sampler_does(store: TokenStore) -> None:
         while not sampler.finished:
             for change in sampler.next_batch(1).changes:
                 ran_out[change.cause.split(" has ")[0]] = change.rows * SEQ_LEN
-        supplies = {Leaf(*supply[1:4]): supply for supply in found.supplies if supply.stage == number}
-        assert list(supplies) == sampler.leaves
-        for entry in sampler.entries:
-            supply = supplies[entry.leaf]
-            assert abs(supply.tokens - entry.rows * SEQ_LEN) <= 2 * SEQ_LEN, entry.leaf
+        supplies = {MixtureBucket(*supply[1:4]): supply for supply in found.supplies if supply.stage == number}
+        assert list(supplies) == sampler.buckets
+        for entry in sampler.opened:
+            supply = supplies[entry.bucket]
+            assert abs(supply.tokens - entry.rows * SEQ_LEN) <= 2 * SEQ_LEN, entry.bucket
             assert supply.epochs == pytest.approx(entry.stream.tokens_read / entry.epoch_tokens, abs=0.1)
-            assert (supply.runs_out_after is None) == (entry.leaf.path not in ran_out)
+            assert (supply.runs_out_after is None) == (entry.bucket.path not in ran_out)
             if supply.runs_out_after:
                 # A bucket is within a row of its share: it may run out a row of its own early or late.
                 slack = 2 * SEQ_LEN / (supply.tokens / supply.runs_out_after) + SEQ_LEN
-                assert abs(supply.runs_out_after - ran_out[entry.leaf.path]) <= slack
+                assert abs(supply.runs_out_after - ran_out[entry.bucket.path]) <= slack
         assert sum(supply.tokens for supply in supplies.values()) == stage.tokens
         previous = sampler.state()
     assert any(supply.runs_out_after for supply in found.supplies)
@@ -96,7 +97,7 @@ def test_preview_is_what_training_gets(store: TokenStore, stage: int) -> None:
         batch = sampler.next_batch(4)
         for i in range(4):
             row = rows[4 * step + i]
-            assert (row.step, row.row, row.bucket) == (step + 1, 4 * step + i + 1, batch.leaves[i].path)
+            assert (row.step, row.row, row.bucket) == (step + 1, 4 * step + i + 1, batch.buckets[i].path)
             assert row.words == " ".join(map(str, batch.ids[i, :24].tolist()))
             assert row.ppl is not None
             assert 5 <= row.ppl < 40
@@ -134,7 +135,7 @@ def test_show_order_prints_rows_packing_and_warnings(
         def decode(self, ids: list[int]) -> str:
             return f"[b]{ids[0]}"
 
-    monkeypatch.setattr("reprise.mixture.preview.load_tokenizer", lambda model: Decoder())
+    monkeypatch.setattr("reprise.report.order_table.load_tokenizer", lambda model: Decoder())
     monkeypatch.setenv("COLUMNS", "200")
     show_order(recipe(), store, rows=5, picture=tmp_path / "order.html")
     printed = capsys.readouterr().out

@@ -13,7 +13,7 @@ import pytest
 from tests.mixture.runs import BATCH_ROWS, digest_batch, make_stages, make_store, steps
 
 from reprise.mixture.sampler import Sampler
-from reprise.mixture.shares_file import CAUSE, WeightsFile
+from reprise.mixture.shares_file import CAUSE, SharesFile
 from reprise.recipe.mixture import Stage
 from reprise.recipe.tokens import Rows
 from reprise.tokens.store import TokenStore
@@ -114,20 +114,20 @@ def _check_log(log: Path, whole: list[str]) -> None:
     assert seen == set(range(len(whole)))
 
 
-def test_weights_of_the_user_come_at_the_same_row_after_a_kill(store: TokenStore, tmp_path: Path) -> None:
+def test_shares_of_the_user_come_at_the_same_row_after_a_kill(store: TokenStore, tmp_path: Path) -> None:
     """The file appears at step 6, the last checkpoint was at step 4, the kill comes at step 9."""
     stage = make_stages(policy="static")[0]
 
     def train(folder: Path, file_at: int | None, state: dict | None, first: int, last: int) -> tuple[list[str], dict]:
-        sampler, control, kept, seen = Sampler(store, stage, Rows(seq_len=16), 17), WeightsFile(folder), {}, []
+        sampler, control, kept, seen = Sampler(store, stage, Rows(seq_len=16), 17), SharesFile(folder), {}, []
         if state is not None:
             sampler.load_state(state)
         for step in range(first, last):
             if step == file_at:
-                (folder / "weights.json").write_text('{"zh": 0.8}')
+                (folder / "shares.json").write_text('{"zh": 0.8}')
             for wanted in control.poll(sampler):
-                changes = sampler.set_weights(wanted, CAUSE)
-                assert [(change.rows, change.cause) for change in changes] == [(6 * BATCH_ROWS, "weights.json")]
+                changes = sampler.set_shares(wanted, CAUSE)
+                assert [(change.rows, change.cause) for change in changes] == [(6 * BATCH_ROWS, "shares.json")]
             seen.append(digest_batch(sampler.next_batch(BATCH_ROWS)))
             if step + 1 == 4:
                 kept = json.loads(json.dumps(sampler.state()))
@@ -144,18 +144,18 @@ def test_weights_of_the_user_come_at_the_same_row_after_a_kill(store: TokenStore
     assert plain == whole[:5]
 
 
-def test_a_weights_file_that_cannot_be_used_is_refused_once(
+def test_a_shares_file_that_cannot_be_used_is_refused_once(
     store: TokenStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    sampler, control = Sampler(store, make_stages()[0], Rows(seq_len=16), 17), WeightsFile(tmp_path)
+    sampler, control = Sampler(store, make_stages()[0], Rows(seq_len=16), 17), SharesFile(tmp_path)
     assert control.poll(sampler) == []
     for number, text in enumerate(["{", "[1]", '{"fr": 0.5}', '{"zh": 2}']):
-        (tmp_path / "weights.json").write_text(text)
-        os.utime(tmp_path / "weights.json", ns=(number, number))
+        (tmp_path / "shares.json").write_text(text)
+        os.utime(tmp_path / "shares.json", ns=(number, number))
         assert control.poll(sampler) == control.poll(sampler) == []
         assert len(caplog.records) == number + 1
-        assert "the weights stay" in caplog.text
-    (tmp_path / "weights.json").write_text('{"zh": 0.5}')
+        assert "the shares stay" in caplog.text
+    (tmp_path / "shares.json").write_text('{"zh": 0.5}')
     assert control.poll(sampler) == [{"zh": 0.5}]
     assert control.poll(sampler) == []
 
@@ -168,10 +168,10 @@ def test_row_of_a_thousand_million_costs_no_more(store: TokenStore, packing: str
     state = Sampler(store, stage, rows, 17).state()
     deep = 10**9
     state["rows"] = deep
-    for leaf, entry in zip(state["leaves"], Sampler(store, stage, rows, 17).entries, strict=True):
-        leaf["rows"] = deep // len(state["leaves"])
-        epoch, token = divmod(leaf["rows"] * 16, entry.epoch_tokens)
-        leaf["cursor"] = [epoch, token] if packing == "concat" else [epoch, 0, 0]
+    for bucket, entry in zip(state["buckets"], Sampler(store, stage, rows, 17).opened, strict=True):
+        bucket["rows"] = deep // len(state["buckets"])
+        epoch, token = divmod(bucket["rows"] * 16, entry.epoch_tokens)
+        bucket["cursor"] = [epoch, token] if packing == "concat" else [epoch, 0, 0]
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
     sampler = Sampler(store, stage, rows, 17)
@@ -193,4 +193,4 @@ def test_deep_cursor_is_where_walking_there_would_lead(store: TokenStore) -> Non
     jumper = Sampler(store, stage, Rows(seq_len=16), 17)
     jumper.load_state(walker.state())
     assert np.array_equal(walker.next_batch(100).ids, jumper.next_batch(100).ids)
-    assert min(leaf["epoch"] for leaf in walker.state()["leaves"]) > 20
+    assert min(bucket["epoch"] for bucket in walker.state()["buckets"]) > 20

@@ -17,11 +17,11 @@ START = {"A": 0.5, "B": 0.3, "C": 0.2}
 def run(
     policy: Policy, observations: list[dict[str, float]], start: dict[str, float] = START
 ) -> list[dict[str, float]]:
-    """Weights after each observation, 1000 tokens apart; the state goes through JSON in between."""
-    state, weights, seen = {}, start, []
+    """Shares after each observation, 1000 tokens apart; the state goes through JSON in between."""
+    state, shares, seen = {}, start, []
     for number, losses in enumerate(observations):
-        state, weights = update(policy, json.loads(json.dumps(state)), weights, losses, 1000 * number)
-        seen.append(weights)
+        state, shares = update(policy, json.loads(json.dumps(state)), shares, losses, 1000 * number)
+        seen.append(shares)
     return seen
 
 
@@ -39,10 +39,10 @@ def test_velocity_by_hand() -> None:
 def test_velocity_measures_from_the_first_loss() -> None:
     policy = Policy(name="velocity", targets={"A": 2.0, "B": 2.0, "C": 2.0}, **FREE)
     losses = {"A": 3.0, "B": 3.0, "C": 3.0}
-    weights = run(policy, [losses, {**losses, "A": 2.5}, {**losses, "A": 2.5}])[2]
+    shares = run(policy, [losses, {**losses, "A": 2.5}, {**losses, "A": 2.5}])[2]
     factor = math.exp(0.5 + 0.5), math.exp(2.0)
     total = 0.5 * factor[0] + 0.5 * factor[1]
-    assert weights["A"] == pytest.approx(0.5 * factor[0] / total)
+    assert shares["A"] == pytest.approx(0.5 * factor[0] / total)
 
 
 def test_bandit_by_hand() -> None:
@@ -112,33 +112,33 @@ def test_ado_by_independent_code() -> None:
     def losses_at(tokens: int) -> dict[str, float]:
         return {topic: e + b * tokens**-a for topic, (e, b, a) in laws.items()}
 
-    state, weights = {}, dict(START)
+    state, shares = {}, dict(START)
     prior, credit, mean = (np.array(list(START.values())) for _ in range(3))
-    shares, updates = prior, 0
+    expected, updates = prior, 0
     for step in range(10):
         tokens = 100_000 * step
         observed = losses_at(tokens) if tokens else dict.fromkeys(laws, 5.0)
-        state, weights = update(policy, json.loads(json.dumps(state)), weights, observed, tokens)
-        credit = 0.1 * shares + 0.9 * credit
+        state, shares = update(policy, json.loads(json.dumps(state)), shares, observed, tokens)
+        credit = 0.1 * expected + 0.9 * credit
         if step < 4:  # the observation at token 0 does not count
-            assert weights == START
+            assert shares == START
             continue
         fall = np.array([a * b * tokens**-a for _, b, a in laws.values()])
         preference = prior * np.sqrt(credit) * fall
         preference /= preference.sum()
         updates += 1
-        shares = 0.1 * preference + 0.9 * mean
+        expected = 0.1 * preference + 0.9 * mean
         mean = mean + (preference - mean) / (updates + 1)
-        assert list(weights.values()) == pytest.approx(shares.tolist(), rel=0.01)
-    assert max(abs(shares - prior)) > 0.05
+        assert list(shares.values()) == pytest.approx(expected.tolist(), rel=0.01)
+    assert max(abs(expected - prior)) > 0.05
 
 
 def test_ado_keeps_its_state_small() -> None:
     policy = Policy(name="ado")
-    state, weights = {}, dict(START)
+    state, shares = {}, dict(START)
     for step in range(400):
         losses = dict.fromkeys(START, 2 + (step + 1) ** (-0.3))
-        state, weights = update(policy, state, weights, losses, 1000 * step)
+        state, shares = update(policy, state, shares, losses, 1000 * step)
     assert len(json.dumps(state)) < 10_000
     assert state["rule"]["history"][-1][0] == 399_000
 
@@ -148,19 +148,19 @@ def test_every_policy_keeps_the_bounds_and_bears_missing_losses(name: str) -> No
     """Noise, losses that are missing or not finite, and a topic that drops out."""
     rng = np.random.default_rng(2)
     policy = Policy(name=name, floor=0.05, cap=0.6, max_step=0.03)
-    state, weights = {}, dict(START)
+    state, shares = {}, dict(START)
     for step in range(60):
-        losses = {topic: float(rng.uniform(1, 6)) for topic in weights}
+        losses = {topic: float(rng.uniform(1, 6)) for topic in shares}
         if step % 7 == 0:
-            losses[str(rng.choice(list(weights)))] = math.nan
+            losses[str(rng.choice(list(shares)))] = math.nan
         if step % 11 == 0:
             losses = {}
         if step == 40:
-            rest = weights["A"] + weights["B"]
-            weights = {topic: weights[topic] / rest for topic in "AB"}
-        before = weights
-        state, weights = update(policy, json.loads(json.dumps(state)), weights, losses, step * 1000)
-        assert sum(weights.values()) == pytest.approx(1.0)
-        assert all(abs(weights[topic] - before[topic]) <= 0.03 + 1e-9 for topic in weights)
+            rest = shares["A"] + shares["B"]
+            shares = {topic: shares[topic] / rest for topic in "AB"}
+        before = shares
+        state, shares = update(policy, json.loads(json.dumps(state)), shares, losses, step * 1000)
+        assert sum(shares.values()) == pytest.approx(1.0)
+        assert all(abs(shares[topic] - before[topic]) <= 0.03 + 1e-9 for topic in shares)
         if name != "static" and step < 40:
-            assert all(0.05 - 1e-9 <= share <= 0.6 + 1e-9 for share in weights.values())
+            assert all(0.05 - 1e-9 <= share <= 0.6 + 1e-9 for share in shares.values())

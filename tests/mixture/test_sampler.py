@@ -10,7 +10,7 @@ from tests.tokens.stores import EOS, build_store, document, random_documents
 
 from reprise.errors import UserError
 from reprise.mixture.sampler import NO_LOSS, Batch, Sampler
-from reprise.mixture.shares import Leaf
+from reprise.mixture.shares import MixtureBucket
 from reprise.recipe.mixture import Stage
 from reprise.recipe.tokens import Rows
 from reprise.tokens.store import BucketKey, TokenStore
@@ -34,53 +34,53 @@ def small_stage(**settings: object) -> Stage:
 
 @pytest.mark.parametrize("packing", ["concat", "best_fit"])
 def test_every_prefix_is_on_ratio_through_policy_updates(store: TokenStore, packing: str) -> None:
-    """Counts against the sum of the weights that were in force, until the first bucket runs out."""
+    """Counts against the sum of the shares that were in force, until the first bucket runs out."""
     it = sampler(store, Rows(seq_len=16, packing=packing))
-    share = dict.fromkeys(it.leaves, Fraction(0))
-    count = dict.fromkeys(it.leaves, 0)
+    due = dict.fromkeys(it.buckets, Fraction(0))
+    count = dict.fromkeys(it.buckets, 0)
     for step in range(30):
         if step % 3 == 0:
             it.observe(losses_at(step, it))
-        weights = it.weights()
+        shares = it.shares()
         batch = it.next_batch(BATCH_ROWS)
         if batch.changes:
             break
-        for row, leaf in enumerate(batch.leaves, start=1):
-            count[leaf] += 1
-            for other, weight in weights.items():
-                off = count[other] - share[other] - row * Fraction(weight)
+        for row, bucket in enumerate(batch.buckets, start=1):
+            count[bucket] += 1
+            for other, share in shares.items():
+                off = count[other] - due[other] - row * Fraction(share)
                 assert abs(off) <= 1, (step, other)
-        for other, weight in weights.items():
-            share[other] += BATCH_ROWS * Fraction(weight)
+        for other, share in shares.items():
+            due[other] += BATCH_ROWS * Fraction(share)
     assert sum(count.values()) >= 200
 
 
 def test_rows_hold_the_text_of_their_buckets(store: TokenStore) -> None:
-    """With no weight change, each bucket's rows joined are its documents in its order, epoch after epoch."""
+    """With no share change, each bucket's rows joined are its documents in its order, epoch after epoch."""
     it = sampler(store, policy="static")
-    read: dict[Leaf, list[int]] = {leaf: [] for leaf in it.leaves}
+    read: dict[MixtureBucket, list[int]] = {bucket: [] for bucket in it.buckets}
     while not it.finished:
         batch = it.next_batch(BATCH_ROWS)
-        for ids, documents, leaf in zip(batch.ids, batch.documents, batch.leaves, strict=True):
-            read[leaf] += ids[documents >= 0].tolist()
-    for leaf, tokens in read.items():
-        bucket = store.train[BucketKey(*leaf)]
-        once = sorted(bucket.tokens[a:b].tolist() for a, b in itertools.pairwise(bucket.offsets))
+        for ids, documents, bucket in zip(batch.ids, batch.documents, batch.buckets, strict=True):
+            read[bucket] += ids[documents >= 0].tolist()
+    for bucket, tokens in read.items():
+        stored = store.train[BucketKey(*bucket)]
+        once = sorted(stored.tokens[a:b].tolist() for a, b in itertools.pairwise(stored.offsets))
         ends = [at + 1 for at, token in enumerate(tokens) if token == EOS]
         texts = [tokens[start:stop] for start, stop in itertools.pairwise([0, *ends])]
         for epoch in range(len(texts) // len(once)):
-            assert sorted(texts[epoch * len(once) : (epoch + 1) * len(once)]) == once, (leaf, epoch)
+            assert sorted(texts[epoch * len(once) : (epoch + 1) * len(once)]) == once, (bucket, epoch)
         assert len(texts) > len(once), "at least one epoch was read whole"
 
 
 def test_ascending_is_easy_to_hard(store: TokenStore) -> None:
     it = sampler(store)
-    bucket = store.train[BucketKey("zh", "web", "Law")]
+    law = store.train[BucketKey("zh", "web", "Law")]
     seen: list[float] = []
     for _ in range(8):
         batch = it.next_batch(BATCH_ROWS)
-        seen += [bucket.ppl[p.document] for row, leaf in zip(batch.pieces, batch.leaves, strict=True)
-                 if leaf == Leaf("zh", "web", "Law") for p in row]  # fmt: skip
+        seen += [law.ppl[p.document] for row, bucket in zip(batch.pieces, batch.buckets, strict=True)
+                 if bucket == MixtureBucket("zh", "web", "Law") for p in row]  # fmt: skip
     assert len(seen) > 10
     assert seen == sorted(seen)
 
@@ -156,8 +156,8 @@ def test_the_state_is_small_json_and_counts_what_was_handed_out(store: TokenStor
     state = it.state()
     assert len(json.dumps(state)) < 5000
     assert json.loads(json.dumps(state)) == state
-    assert state["rows"] == 36 == sum(leaf["rows"] for leaf in state["leaves"])
-    assert state["weights"]["zh"] == 0.3
+    assert state["rows"] == 36 == sum(bucket["rows"] for bucket in state["buckets"])
+    assert state["shares"]["zh"] == 0.3
     assert it.tokens_done == 36 * 16
 
 
@@ -165,7 +165,7 @@ def test_a_bucket_that_runs_out_gives_its_share_to_its_siblings(
     store: TokenStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     it = sampler(store, policy="static")
-    law, arts = Leaf("en", "web", "Law"), Leaf("en", "web", "Arts")
+    law, arts = MixtureBucket("en", "web", "Law"), MixtureBucket("en", "web", "Arts")
     changes = []
     while not changes:
         changes = it.next_batch(BATCH_ROWS).changes
@@ -174,8 +174,8 @@ def test_a_bucket_that_runs_out_gives_its_share_to_its_siblings(
     assert change.old == pytest.approx({law.path: 0.21, arts.path: 0.21})
     assert change.new == pytest.approx({law.path: 0.42, arts.path: 0.0})
     assert "en/web/Arts has been read 4 times; its share (0.21) goes to en/web/Law" in caplog.text
-    assert it.weights()[law] == pytest.approx(0.42)
-    assert arts not in it.next_batch(120).leaves
+    assert it.shares()[law] == pytest.approx(0.42)
+    assert arts not in it.next_batch(120).buckets
 
 
 def test_an_empty_bucket_with_a_share_is_an_error(store: TokenStore) -> None:
@@ -196,7 +196,7 @@ def test_too_few_documents_for_the_stage_are_an_error(store: TokenStore) -> None
 
 def test_a_source_that_a_stage_does_not_split_draws_from_all_its_topics(store: TokenStore) -> None:
     it = Sampler(store, small_stage(max_epochs=1.0), ROWS, 1)
-    assert it.leaves == [Leaf("en", "web", None)]
+    assert it.buckets == [MixtureBucket("en", "web", None)]
     expected: list[int] = []
     for topic in ("Law", "Arts"):
         expected += store.train[BucketKey("en", "web", topic)].tokens.tolist()
@@ -212,21 +212,21 @@ def test_a_topic_with_held_out_text_only_is_named(tmp_path: Path, caplog: pytest
     texts = [document("a", range(5, 90), topic="Law"), document("v", [5, 6], topic="Arts", split="valid")]
     store = build_store(tmp_path, texts)
     it = Sampler(store, small_stage(topics={"sources": ["web"]}), ROWS, 1)
-    assert it.weights() == {Leaf("en", "web", "Law"): 1.0}
+    assert it.shares() == {MixtureBucket("en", "web", "Law"): 1.0}
     assert "en/web has no text to train on about Arts: the other topics get more" in caplog.text
 
 
 def test_first_topic_weights(store: TokenStore) -> None:
     topics = {"sources": ["web"]}
-    law, arts = Leaf("en", "web", "Law"), Leaf("en", "web", "Arts")
-    tokens = {leaf: store.train[BucketKey(*leaf)].num_tokens for leaf in (law, arts)}
+    law, arts = MixtureBucket("en", "web", "Law"), MixtureBucket("en", "web", "Arts")
+    tokens = {bucket: store.train[BucketKey(*bucket)].num_tokens for bucket in (law, arts)}
     uniform = Sampler(store, small_stage(topics=topics), ROWS, 1)
-    assert uniform.weights() == {arts: 0.5, law: 0.5}
+    assert uniform.shares() == {arts: 0.5, law: 0.5}
     available = Sampler(store, small_stage(topics={**topics, "initial": "available"}), ROWS, 1)
-    assert available.weights()[law] == pytest.approx(tokens[law] / sum(tokens.values()))
-    uniform.set_weights({"en/web/Law": 0.8}, "user")
+    assert available.shares()[law] == pytest.approx(tokens[law] / sum(tokens.values()))
+    uniform.set_shares({"en/web/Law": 0.8}, "user")
     inherit = small_stage(topics={**topics, "initial": "inherit"})
-    assert Sampler(store, inherit, ROWS, 1, uniform.state()).weights() == pytest.approx({arts: 0.2, law: 0.8})
+    assert Sampler(store, inherit, ROWS, 1, uniform.state()).shares() == pytest.approx({arts: 0.2, law: 0.8})
     with pytest.raises(UserError, match=r"topics\.initial = inherit"):
         Sampler(store, inherit, ROWS, 1)
 
@@ -279,7 +279,7 @@ def test_shares_that_the_recipe_changed_come_into_force_at_a_resume(store: Token
     it.next_batch(BATCH_ROWS)
     it.observe(losses_at(1, it))
     it.next_batch(BATCH_ROWS)
-    topics = {path: share for path, share in it.state()["weights"].items() if path.count("/") == 2}
+    topics = {path: share for path, share in it.state()["shares"].items() if path.count("/") == 2}
     mixture = {
         "zh": {"share": 0.5, "sources": {"web": 1.0}},
         "en": {"share": 0.5, "sources": {"book": 0.4, "web": 0.6}},
@@ -287,13 +287,15 @@ def test_shares_that_the_recipe_changed_come_into_force_at_a_resume(store: Token
     new = sampler(store, mixture=mixture)
     changes = new.load_state(it.state(), adopt=True)
     assert [(change.cause, change.path, change.new) for change in changes] == [("recipe", "", {"zh": 0.5, "en": 0.5})]
-    weights = new.state()["weights"]
-    assert {path: weights[path] for path in topics} == topics, "what the policy learned stays"
-    assert [leaf["cursor"] for leaf in new.state()["leaves"]] == [leaf["cursor"] for leaf in it.state()["leaves"]]
+    shares = new.state()["shares"]
+    assert {path: shares[path] for path in topics} == topics, "what the policy learned stays"
+    assert [bucket["cursor"] for bucket in new.state()["buckets"]] == [
+        bucket["cursor"] for bucket in it.state()["buckets"]
+    ]
     assert new.rows_done == 2 * BATCH_ROWS
 
 
-def test_a_policy_moves_weights_towards_the_topic_whose_perplexity_rose(store: TokenStore) -> None:
+def test_a_policy_moves_shares_towards_the_topic_whose_perplexity_rose(store: TokenStore) -> None:
     it = sampler(store)
     key = BucketKey("zh", "web", "Law"), BucketKey("zh", "web", "Others")
     assert it.observe({key[0]: 3.0, key[1]: 3.0}) == []

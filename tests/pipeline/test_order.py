@@ -46,7 +46,7 @@ def dealt(recipe, stage, previous=None):
     loaded = load_recipe(recipe, ["stages.1.tokens=1024"])
     store = TokenStore.open(recipe.parent / "run" / "tokenize")
     sampler = Sampler(store, loaded.stages[stage - 1], loaded.rows, loaded.seed, previous)
-    return list(enumerate((leaf.path for leaf in sampler.next_batch(sampler.total_rows).leaves), start=1))
+    return list(enumerate((bucket.path for bucket in sampler.next_batch(sampler.total_rows).buckets), start=1))
 
 
 @pytest.mark.slow
@@ -61,10 +61,10 @@ def test_prints_what_the_sampler_deals_and_draws_it(recipe, printed, tmp_path):
 @pytest.mark.slow
 def test_the_second_stage_goes_on_where_training_ended(recipe, printed):
     previous = read_facts(recipe.parent / "run" / "train-1" / "state")["sampler"]
-    rows = printed(recipe, "stages.1.tokens=1024", "--stage", 2)
+    rows = printed(recipe, "stages.1.tokens=1024", "--stage", "train-2")
     assert rows == dealt(recipe, 2, previous)
-    with pytest.raises(UserError, match="there is no stage 3"):
-        reprise("order", recipe, "stages.1.tokens=1024", "--stage", 3)
+    with pytest.raises(UserError, match="no stage of training"):
+        reprise("order", recipe, "stages.1.tokens=1024", "--stage", "train-3")
 
 
 @pytest.mark.slow

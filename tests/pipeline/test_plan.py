@@ -39,7 +39,7 @@ def test_the_papers_numbers_come_out_exactly(paper):
     for bucket in plan["buckets"]:
         assert type(bucket["tokens"]) is int
         assert bucket["source"] == "web" or bucket["topic"] is None
-        totals[bucket["language"], bucket["source"]] += bucket["tokens"]
+        totals[bucket["entry"], bucket["source"]] += bucket["tokens"]
     assert totals == {key: round(billions * 1e9) for key, billions in PAPER.items()}
     of_stage = defaultdict(int)
     for bucket in plan["buckets"]:

@@ -64,7 +64,7 @@ def test_metrics_tell_what_happened(run):
     _, workspace = run
     events = [json.loads(line) for line in (workspace / "train-1" / "metrics.jsonl").read_text().splitlines()]
     kinds = {event["kind"] for event in events}
-    assert {"start", "step", "validation", "weights", "end"} <= kinds
+    assert {"start", "step", "validation", "shares", "end"} <= kinds
     first = next(event for event in events if event["kind"] == "validation")
     assert first["tokens"] == 0
     last = [event for event in events if event["kind"] == "step"][-1]

@@ -205,7 +205,7 @@ def _write_synthesis(folder: Path) -> None:
 def _spent(recipe: Recipe, index: int) -> list[dict[str, object]]:
     return [
         {
-            "language": plan.language,
+            "entry": plan.entry,
             "source": plan.source,
             "topic": plan.topic,
             "spent": round(plan.tokens * 1.03),
@@ -225,7 +225,7 @@ def write_metrics(folder: Path, recipe: Recipe, index: int, rng: np.random.Gener
     lines: list[dict[str, object]] = [
         {"kind": "start", "step": 0, "tokens": 0, "seconds": 0.0, "processes": 1, "machine": describe_machine()}
     ]
-    weights = dict.fromkeys(recipe.documents.topics.lists["zh"], 1 / 11)
+    shares = dict.fromkeys(recipe.documents.topics.lists["zh"], 1 / 11)
     lines.append(_validation(recipe, index, 0, 0.0, rng))
     for step in range(1, num_steps + 1):
         tokens = step * step_tokens
@@ -243,25 +243,25 @@ def write_metrics(folder: Path, recipe: Recipe, index: int, rng: np.random.Gener
         )
         if step % VALIDATE_EVERY == 0 or step == num_steps:
             lines.append(_validation(recipe, index, step, tokens, rng) | base)
-            old = dict(weights)
-            moved = {topic: max(0.01, weight * (1 + 0.2 * rng.normal())) for topic, weight in weights.items()}
-            weights = {topic: weight / sum(moved.values()) for topic, weight in moved.items()}
+            old = dict(shares)
+            moved = {topic: max(0.01, share * (1 + 0.2 * rng.normal())) for topic, share in shares.items()}
+            shares = {topic: part / sum(moved.values()) for topic, part in moved.items()}
             lines.append(
                 base
                 | {
-                    "kind": "weights",
+                    "kind": "shares",
                     "cause": "topic_perplexity",
                     "path": "zh/web",
                     "old": _by_path(old),
-                    "new": _by_path(weights),
+                    "new": _by_path(shares),
                 }
             )
         if step == 20:
             lines.append(
                 base
                 | {
-                    "kind": "weights",
-                    "cause": "weights.json",
+                    "kind": "shares",
+                    "cause": "shares.json",
                     "path": "zh",
                     "old": {"zh/web": 0.7, "zh/book": 0.3},
                     "new": {"zh/web": 0.6, "zh/book": 0.4},
@@ -284,14 +284,14 @@ def write_metrics(folder: Path, recipe: Recipe, index: int, rng: np.random.Gener
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
-def _by_path(weights: dict[str, float]) -> dict[str, float]:
-    return {f"zh/web/{topic}": weight for topic, weight in weights.items()}
+def _by_path(shares: dict[str, float]) -> dict[str, float]:
+    return {f"zh/web/{topic}": share for topic, share in shares.items()}
 
 
 def _validation(recipe: Recipe, index: int, step: int, tokens: float, rng: np.random.Generator) -> dict[str, object]:
     entries = []
-    for name, component in recipe.stages[0].mixture.items():
-        for source in component.sources:
+    for name, entry in recipe.stages[0].mixture.items():
+        for source in entry.sources:
             topics = recipe.documents.topics.lists[name] if source == "web" else [None]
             for i, topic in enumerate(topics):
                 start = (2.4 if name == "zh" else 1.0) + 0.02 * i

@@ -39,7 +39,7 @@ def test_every_chart_is_a_figure_that_plotly_knows(unchanged: Run) -> None:
         "by language",
         "zh, by source",
         "zh web, by topic",
-        "Weights inside zh web",
+        "Shares inside zh web",
         "Learning",
     ):
         assert any(part in title for title in titles), part
@@ -144,7 +144,7 @@ def test_benchmarks_while_training_are_one_curve_over_the_stages(unchanged: Run)
 def test_a_topic_has_one_colour_in_every_chart(unchanged: Run) -> None:
     colours: dict[str, set[str]] = {}
     for chart in charts.course_charts(gather(*unchanged)):
-        if chart["title"] in ("zh web, by topic", "Weights inside zh web"):
+        if chart["title"] in ("zh web, by topic", "Shares inside zh web"):
             for trace in chart["traces"]:
                 colours.setdefault(trace["name"], set()).add(trace["line"]["color"])
     assert len(colours) == 11
@@ -162,12 +162,12 @@ def test_topics_without_held_out_text_change_no_colour(unchanged: Run) -> None:
 def test_a_part_that_changes_later_begins_with_what_it_had(unchanged: Run) -> None:
     facts = gather(*unchanged)
     change = {"cause": "read 4 times", "path": ""}
-    facts["training"][0]["weights"] = [
+    facts["training"][0]["shares"] = [
         change | {"tokens": 100, "old": {"a": 0.5, "b": 0.2}, "new": {"a": 0.0, "b": 0.7}},
         change | {"tokens": 300, "old": {"b": 0.7, "c": 0.3}, "new": {"b": 0.0, "c": 1.0}},
     ]
-    facts["training"][1]["weights"] = []
-    (chart,) = (chart for chart in charts.course_charts(facts) if chart["id"] == "chart-weights-stage")
+    facts["training"][1]["shares"] = []
+    (chart,) = (chart for chart in charts.course_charts(facts) if chart["id"] == "chart-shares-stage")
     end = facts["training"][0]["tokens"]
     points = {trace["name"]: list(zip(trace["x"], trace["y"], strict=True))[:4] for trace in chart["traces"]}
     assert points["a"][:3] == [(0, 50), (100, 0), (end, 0)]
@@ -175,10 +175,10 @@ def test_a_part_that_changes_later_begins_with_what_it_had(unchanged: Run) -> No
     assert points["c"][:3] == [(0, 30), (300, 100), (end, 100)]
 
 
-def test_inherited_weights_hold_through_the_next_stage(unchanged: Run) -> None:
+def test_inherited_shares_hold_through_the_next_stage(unchanged: Run) -> None:
     facts = gather(*unchanged)
-    facts["training"][1] |= {"weights": []}
-    (chart,) = (chart for chart in charts.course_charts(facts) if chart["id"] == "chart-weights-zh-web")
+    facts["training"][1] |= {"shares": []}
+    (chart,) = (chart for chart in charts.course_charts(facts) if chart["id"] == "chart-shares-zh-web")
     total = sum(stage["tokens"] for stage in facts["training"])
     assert all(trace["x"][-1] == total and trace["y"][-1] == trace["y"][-2] for trace in chart["traces"])
 

@@ -78,10 +78,10 @@ def test_the_budget_is_the_plan_and_what_was_spent(unchanged: Run) -> None:
 
 def test_events_are_restarts_guards_and_changes_by_hand(unchanged: Run) -> None:
     (events, _) = (stage["events"] for stage in gather(*unchanged)["training"])
-    assert [event["kind"] for event in events] == ["guard", "resume", "weights"]
+    assert [event["kind"] for event in events] == ["guard", "resume", "shares"]
     assert events[0]["detail"]["action"] == "skip"
     assert events[1]["detail"]["checkpoint"] == "step-00000012"
-    assert events[2]["detail"] == {"cause": "weights.json", "path": "zh"}
+    assert events[2]["detail"] == {"cause": "shares.json", "path": "zh"}
 
 
 def test_the_machine_and_its_hours_are_those_of_training(unchanged: Run) -> None:

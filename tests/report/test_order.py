@@ -27,9 +27,7 @@ def test_what_was_not_scored_has_no_value() -> None:
 
 
 def test_an_ascending_curriculum_rises(unchanged: Run) -> None:
-    found = {
-        (row["stage"], row["language"], row["source"]): row["median_ppl"] for row in gather(*unchanged)["curriculum"]
-    }
+    found = {(row["stage"], row["entry"], row["source"]): row["median_ppl"] for row in gather(*unchanged)["curriculum"]}
     assert {key[1] for key in found} == {"zh"}
     assert {key[2] for key in found} == {"web", "encyclopedia", "book", "qa_forum"}
     for key, curve in found.items():

@@ -18,10 +18,8 @@ def test_sums_of_the_budget(unchanged: Run) -> None:
     }
     for language in totals:
         for source in stage.mixture[language].sources:
-            (of_source,) = (
-                r for r in rows if r["level"] == "part" and (r["language"], r["source"]) == (language, source)
-            )
-            topics = [r for r in rows if r["level"] == "subpart" and (r["language"], r["source"]) == (language, source)]
+            (of_source,) = (r for r in rows if r["level"] == "part" and (r["entry"], r["source"]) == (language, source))
+            topics = [r for r in rows if r["level"] == "subpart" and (r["entry"], r["source"]) == (language, source)]
             if topics:
                 assert sum(r["spent"] for r in topics) == of_source["spent"]
 
@@ -54,7 +52,7 @@ def test_pictures_stay_inside_their_cell(change: float) -> None:
 
 def test_the_same_orders_share_a_row(unchanged: Run) -> None:
     rows = tables.order_rows(gather(*unchanged))
-    assert [(row["stage"], row["language"], row["order"]) for row in rows] == [
+    assert [(row["stage"], row["entry"], row["order"]) for row in rows] == [
         (1, "zh", "ascending"),
         (1, "en", "random"),
         (2, "zh", "ascending"),

@@ -144,7 +144,7 @@ def test_retention_warns(arguments, make_work, english_gets_worse):
     run(work, **kept_badly(arguments, "warn"))
     guards = events(work, "guard")
     assert [guard["action"] for guard in guards] == ["warn"] * 3
-    assert not events(work, "weights")
+    assert not events(work, "shares")
 
 
 def test_retention_stops_and_saves(arguments, make_work, english_gets_worse):
@@ -157,9 +157,9 @@ def test_retention_stops_and_saves(arguments, make_work, english_gets_worse):
 def test_retention_raises_the_share_until_the_language_is_back(arguments, make_work, english_gets_worse):
     work = make_work()
     run(work, **kept_badly(arguments, "raise_share"))
-    shares = [event["new"]["en"] for event in events(work, "weights")]
+    shares = [event["new"]["en"] for event in events(work, "shares")]
     assert shares == pytest.approx([0.2, 0.3, 0.4, 0.1])
-    assert all(event["cause"] == "retention of en" for event in events(work, "weights"))
+    assert all(event["cause"] == "retention of en" for event in events(work, "shares"))
 
 
 def test_the_state_of_the_guards_survives_a_stop(arguments, make_work, monkeypatch):

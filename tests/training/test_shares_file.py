@@ -1,4 +1,4 @@
-"""Weights that the user changes while a stage trains, through the training loop."""
+"""Shares that the user changes while a stage trains, through the training loop."""
 
 import dataclasses
 import json
@@ -18,12 +18,12 @@ ROWS = 4
 
 @pytest.fixture
 def dealt(monkeypatch):
-    """Leaves of every row that is trained on."""
+    """Buckets of every row that is trained on."""
     found, original = [], sampling.Sampler.next_batch
 
     def next_batch(self, *args):
         batch = original(self, *args)
-        found.extend(batch.leaves)
+        found.extend(batch.buckets)
         return batch
 
     monkeypatch.setattr(sampling.Sampler, "next_batch", next_batch)
@@ -52,19 +52,19 @@ def test_a_file_and_a_hangup_change_the_shares_and_stop_nothing(arguments, make_
     work = make_work()
 
     def wish():
-        (work.output / "weights.json").write_text(json.dumps({"zh": 0.25}))
+        (work.output / "shares.json").write_text(json.dumps({"zh": 0.25}))
         os.kill(os.getpid(), signal.SIGHUP)
 
     after_step(3, wish)
     run(work, **arguments)
-    (event,) = events(work, "weights")
-    assert (event["step"], event["cause"], event["path"]) == (3, "weights.json", "")
+    (event,) = events(work, "shares")
+    assert (event["step"], event["cause"], event["path"]) == (3, "shares.json", "")
     assert event["old"] == {"zh": 0.5, "en": 0.5} and event["new"] == {"zh": 0.25, "en": 0.75}
-    chinese = [leaf.name == "zh" for leaf in dealt]
+    chinese = [bucket.entry == "zh" for bucket in dealt]
     assert len(chinese) == ROWS * 23
     assert sum(chinese[: 3 * ROWS]) == 6 and sum(chinese[3 * ROWS :]) == 20
-    applied = json.loads((work.output / "weights-applied.json").read_text())
-    assert [(entry["rows"], entry["weights"]) for entry in applied] == [(3 * ROWS, {"zh": 0.25})]
+    applied = json.loads((work.output / "shares-applied.json").read_text())
+    assert [(entry["rows"], entry["shares"]) for entry in applied] == [(3 * ROWS, {"zh": 0.25})]
 
 
 def test_a_changed_recipe_at_resume_changes_the_shares(arguments, make_work, dealt, after_step, monkeypatch):
@@ -78,8 +78,8 @@ def test_a_changed_recipe_at_resume_changes_the_shares(arguments, make_work, dea
     mixture = {"zh": {"share": 0.25, "sources": sources}, "en": {"share": 0.75, "sources": sources}}
     changed = make_stage(tokens=SEQ_LEN * ROWS * 23, topics={}, max_epochs=50, mixture=mixture)
     run(dataclasses.replace(work, adopt=True), **{**arguments, "stage": changed})
-    (event,) = events(work, "weights")
+    (event,) = events(work, "shares")
     assert (event["step"], event["cause"], event["path"]) == (3, "recipe", "")
     assert event["old"] == {"zh": 0.5, "en": 0.5} and event["new"] == {"zh": 0.25, "en": 0.75}
-    chinese = [leaf.name == "zh" for leaf in dealt]
+    chinese = [bucket.entry == "zh" for bucket in dealt]
     assert sum(chinese[: 3 * ROWS]) == 6 and sum(chinese[3 * ROWS :]) == 20

@@ -78,7 +78,7 @@ def test_leaves_a_loadable_model_and_records(arguments, make_work):
     assert all(entry["nll"] == pytest.approx(math.log(512), rel=0.1) for entry in validations[0]["validation"])
     mean = [sum(entry["nll"] for entry in record["validation"]) for record in validations]
     assert mean[-1] < mean[0]
-    assert events(work, "weights")
+    assert events(work, "shares")
     assert work.counts["tokens"] == work.counts["steps"] * 4 * SEQ_LEN == 3072
     assert sum(entry["spent"] for entry in work.counts["spent"]) == 3072
     assert not checkpoints_in(work.output / "checkpoints")
@@ -147,7 +147,7 @@ def test_terminated_twice_ends_as_if_never(arguments, make_work, monkeypatch, af
         monkeypatch.undo()
     run(broken, **arguments)
     assert_same_weights(whole.output / "model", broken.output / "model")
-    wanted = ("step", "validation", "weights")
+    wanted = ("step", "validation", "shares")
     strip = lambda record: {k: v for k, v in record.items() if k not in ("seconds", "tokens_per_s", "memory_gb")}  # noqa: E731
     assert [strip(r) for r in events(whole) if r["kind"] in wanted] == [
         strip(r) for r in events(broken) if r["kind"] in wanted

@@ -25,7 +25,7 @@ def test_tensorboard_has_the_numbers_of_metrics_jsonl(arguments, make_work):
     assert losses == [(step["step"], pytest.approx(step["loss"])) for step in events(work, "step")]
     assert {"train/lr", "train/grad_norm", "train/tokens_per_s"} <= set(names)
     assert any(name.startswith("validation/en/book") and name.endswith("bits_per_byte") for name in names)
-    assert any(name.startswith("weights/") for name in names)
+    assert any(name.startswith("shares/") for name in names)
 
 
 class _Broken:

@@ -2,10 +2,12 @@
 
     documents/part-000000.parquet   the table of `label`, one part to a shard, with nll, num_tokens, ppl, bits_per_byte
 
-Shards are slices of the input table in its order, so a part that is there is a shard that is done. Under `torchrun`
-each process takes every n-th shard on its own device; the first one publishes.
+Shards are slices of the input table in its order, so a part that exists is a shard that is done. Under `torchrun`
+each process scores every n-th shard on its own device and the first one publishes; the bytes do not depend on the
+number of processes, and a process that is killed loses the shard that it was scoring.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,7 @@ def run(work: Work, *, model: Model, perplexity: Perplexity, buckets: Sequence[S
     """
     source, target = work.inputs["label"] / DOCUMENTS, work.output / DOCUMENTS
     selected = {(language, name) for language, name in buckets}
-    rank, world = _place()
+    rank, world = _rank_and_world()
     scorer: _Scorer | None = None
     with track("score", count_rows(source), "documents") as advance:
         for index, shard in enumerate(read_table(source, batch_rows=perplexity.shard_documents)):
@@ -63,9 +65,7 @@ class _Scorer:
     def __init__(self, model: Model, perplexity: Perplexity) -> None:
         self._perplexity = perplexity
         self._window = fit_window(load_config(model), perplexity.max_length, perplexity.stride)
-        self._device = torch.device(
-            f"cuda:{_place()[0] % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
-        )
+        self._device = _device()
         dtype = native_dtype(self._device) if perplexity.dtype == "auto" else getattr(torch, perplexity.dtype)
         self._model = load_model(model, dtype, self._device)
         self._tokenizer = load_tokenizer(model)
@@ -118,11 +118,18 @@ class _Scorer:
             )
 
 
-def _place() -> tuple[int, int]:
-    """(rank, number of processes)."""
+def _rank_and_world() -> tuple[int, int]:
+    """Rank of this process, number of processes."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1
+
+
+def _device() -> torch.device:
+    """The GPU of this process: `LOCAL_RANK`, or the only one where the launcher shows each process its own."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
 def _selected_rows(shard: pa.RecordBatch, selected: set[tuple[str, str]]) -> list[int]:
@@ -144,13 +151,15 @@ def _counts(folder: Path, selected: set[tuple[str, str]]) -> dict[str, Any]:
     documents = 0
     for batch in read_table(folder, ["lang", "source", "nll", "num_tokens", "ppl"]):
         documents += batch.num_rows
-        for row in batch.to_pylist():
+        groups = pa.Table.from_batches([batch]).group_by(["lang", "source"], use_threads=False)
+        sums = groups.aggregate([("nll", "sum"), ("num_tokens", "sum"), ("ppl", "count"), ([], "count_all")])
+        for row in sums.to_pylist():
             if (row["lang"], row["source"]) in selected:
                 bucket = buckets.setdefault(
                     f"{row['lang']}/{row['source']}", {"documents": 0, "too_short": 0, "tokens": 0, "nll": 0.0}
                 )
-                bucket["documents"] += 1
-                bucket["too_short"] += row["ppl"] is None
-                bucket["tokens"] += row["num_tokens"]
-                bucket["nll"] += row["nll"]
+                bucket["documents"] += row["count_all"]
+                bucket["too_short"] += row["count_all"] - row["ppl_count"]
+                bucket["tokens"] += row["num_tokens_sum"] or 0
+                bucket["nll"] += row["nll_sum"] or 0.0
     return {"documents_in": documents, "documents_out": documents, "scored": buckets}

@@ -7,48 +7,48 @@ from reprise.recipe import Recipe
 
 
 class Budget(NamedTuple):
-    """Tokens that a stage takes from a bucket under the weights it starts with."""
+    """Tokens that a stage takes from a bucket under the shares it starts with."""
 
     stage: int
     """Counted from 1."""
-    language: str
+    entry: str
     """Entry of the stage's mixture: a language, or `synthetic`."""
     source: str
     topic: str | None
-    """None where the source is not split by topic, or where its topic weights are not known before the token store."""
+    """None where the source is not split by topic, or where its topic shares are not known before the token store."""
     tokens: int
 
 
 def budgets(recipe: Recipe) -> list[Budget]:
-    """Planned tokens by stage, language, source and topic; exact integers that sum to the tokens of each stage.
+    """Planned tokens by stage, entry, source and topic; exact integers that sum to the tokens of each stage.
 
     Tokens are divided level by level by largest remainders, so that each level is exact by itself.
     """
-    found = []
+    planned = []
     for index, stage in enumerate(recipe.stages):
         names = list(stage.mixture)
-        of_languages = apportion(stage.tokens, [part.share for part in stage.mixture.values()])
-        for name, language_tokens in zip(names, of_languages, strict=True):
+        of_entries = apportion(stage.tokens, [part.share for part in stage.mixture.values()])
+        for name, entry_tokens in zip(names, of_entries, strict=True):
             part = stage.mixture[name]
-            of_sources = apportion(language_tokens, list(part.sources.values()))
+            of_sources = apportion(entry_tokens, list(part.sources.values()))
             for source, source_tokens in zip(part.sources, of_sources, strict=True):
                 topics = planned_topics(recipe, index, name, source)
                 shares = apportion(source_tokens, list(topics.values()))
-                found += [
+                planned += [
                     Budget(index + 1, name, source, topic, tokens) for topic, tokens in zip(topics, shares, strict=True)
                 ]
-    return found
+    return planned
 
 
 def planned_topics(recipe: Recipe, stage_index: int, name: str, source: str) -> dict[str | None, float]:
-    """Topic -> weight that a stage starts with, as far as the recipe alone says; {None: 1} where it does not.
+    """Topic -> share that a stage starts with, as far as the recipe alone says; {None: 1} where it does not.
 
     Args:
         stage_index: counted from 0.
         name: entry of the stage's mixture.
     """
     stage = recipe.stages[stage_index]
-    topics = recipe.documents.topics.lists.get(stage.mixture[name].language or name, [])
+    topics = recipe.documents.topics.lists.get(stage.mixture[name].language, [])
     if source not in stage.topics.sources or not topics or stage.topics.initial == "available":
         return {None: 1.0}
     if stage.topics.initial == "inherit" and name in recipe.stages[stage_index - 1].mixture:

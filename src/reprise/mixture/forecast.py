@@ -3,18 +3,18 @@
 from typing import NamedTuple
 
 from reprise.mixture.apportion import apportion
-from reprise.mixture.buckets import LeafRows, first_weights, open_leaves
-from reprise.mixture.shares import Weights
+from reprise.mixture.buckets import OpenBucket, first_shares, open_buckets
+from reprise.mixture.shares import Shares
 from reprise.recipe import Recipe
 from reprise.tokens.store import TokenStore
 
 
 class Supply(NamedTuple):
-    """Forecast of one bucket in one stage, under the weights that the stage starts with."""
+    """Forecast of one bucket in one stage, under the shares that the stage starts with."""
 
     stage: int
     """Counted from 1."""
-    language: str
+    entry: str
     """Entry of the stage's mixture: a language, or `synthetic`."""
     source: str
     topic: str | None
@@ -51,7 +51,7 @@ class Forecast(NamedTuple):
 def forecast(recipe: Recipe, store: TokenStore) -> Forecast:
     """Divide the tokens of each stage among the buckets of the store.
 
-    Policies move weights by what is measured, so they cannot be foreseen; the forecast holds them still.
+    Policies move shares by what is measured, so they cannot be foreseen; the forecast holds them still.
 
     Raises:
         UserError: a source with a share has no documents, or a curriculum needs perplexities that are not there.
@@ -60,41 +60,41 @@ def forecast(recipe: Recipe, store: TokenStore) -> Forecast:
     read: dict[str, float] = {}
     inherited: dict[str, float] | None = None
     for index, stage in enumerate(recipe.stages):
-        leaves = open_leaves(store, stage, recipe.rows, recipe.seed)
-        weights = first_weights(leaves, stage, inherited)
+        opened = open_buckets(store, stage, recipe.rows, recipe.seed)
+        shares = first_shares(opened, stage, inherited)
         carried = read if stage.documents == "carry" else {}
-        before = [carried.get(entry.identity, 0.0) for entry in leaves]
-        taken, ran_out = _divide(index + 1, stage.tokens, leaves, before, weights, found.segments)
-        for entry, old, tokens in zip(leaves, before, taken, strict=True):
-            read[entry.identity] = old + tokens
-        exact_tokens = apportion(round(sum(taken)), taken) if any(taken) else [0] * len(leaves)
-        for entry, old, tokens in zip(leaves, before, exact_tokens, strict=True):
-            epochs = (old + tokens) / entry.epoch_tokens
-            path = entry.leaf.path
-            supply = Supply(index + 1, *entry.leaf, tokens, entry.epoch_tokens, epochs, ran_out.get(path))
+        before = [carried.get(one.identity, 0.0) for one in opened]
+        taken, ran_out = _divide(index + 1, stage.tokens, opened, before, shares, found.segments)
+        for one, old, tokens in zip(opened, before, taken, strict=True):
+            read[one.identity] = old + tokens
+        exact_tokens = apportion(round(sum(taken)), taken) if any(taken) else [0] * len(opened)
+        for one, old, tokens in zip(opened, before, exact_tokens, strict=True):
+            epochs = (old + tokens) / one.epoch_tokens
+            path = one.bucket.path
+            supply = Supply(index + 1, *one.bucket, tokens, one.epoch_tokens, epochs, ran_out.get(path))
             found.supplies.append(supply)
-        _warn(index, recipe, leaves, sum(exact_tokens), ran_out, found.warnings)
-        inherited = weights.shares
+        _warn(index, recipe, opened, sum(exact_tokens), ran_out, found.warnings)
+        inherited = shares.shares
     return found
 
 
 def _divide(
     number: int,
     total: int,
-    leaves: list[LeafRows],
+    opened: list[OpenBucket],
     before: list[float],
-    weights: Weights,
+    tree: Shares,
     segments: list[Segment],
 ) -> tuple[list[float], dict[str, int]]:
-    """Tokens that each leaf gives, and after how many tokens of the stage leaves run out."""
-    left = [entry.limit_tokens - old for entry, old in zip(leaves, before, strict=True)]
-    taken = [0.0] * len(leaves)
-    paths = [entry.leaf.path for entry in leaves]
+    """Tokens that each bucket gives, and after how many tokens of the stage buckets run out."""
+    left = [one.limit_tokens - old for one, old in zip(opened, before, strict=True)]
+    taken = [0.0] * len(opened)
+    paths = [one.bucket.path for one in opened]
     ended = {path for path, rest in zip(paths, left, strict=True) if rest <= 0}
     ran_out = dict.fromkeys(ended, 0)
     at = 0.0
     while at < total:
-        shares = weights.of_leaves(frozenset(ended))
+        shares = tree.of_buckets(frozenset(ended))
         lasts = [rest / share for rest, share in zip(left, shares, strict=True) if share > 0.0]
         if not lasts:
             break
@@ -104,14 +104,14 @@ def _divide(
         for i, share in enumerate(shares):
             taken[i] += share * step
             left[i] -= share * step
-            if share > 0.0 and left[i] <= 1e-6 * leaves[i].limit_tokens and at < total:
+            if share > 0.0 and left[i] <= 1e-6 * opened[i].limit_tokens and at < total:
                 ended.add(paths[i])
                 ran_out[paths[i]] = round(at)
     return taken, ran_out
 
 
 def _warn(
-    index: int, recipe: Recipe, leaves: list[LeafRows], tokens: int, ran_out: dict[str, int], warnings: list[str]
+    index: int, recipe: Recipe, opened: list[OpenBucket], tokens: int, ran_out: dict[str, int], warnings: list[str]
 ) -> None:
     stage = recipe.stages[index]
     where = f"stage {index + 1}"
@@ -125,12 +125,12 @@ def _warn(
             f"{where}: its documents give only {tokens:,} of {stage.tokens:,} tokens in {stage.max_epochs:g} epochs; "
             "training will refuse to start"
         )
-    at_hand = {(entry.leaf.name, entry.leaf.source, entry.leaf.topic) for entry in leaves}
-    for name, component in stage.mixture.items():
-        topics = recipe.documents.topics.lists.get(component.language or name, [])
-        for source in component.sources:
-            split = source in stage.topics.sources and any(key[:2] == (name, source) and key[2] for key in at_hand)
-            missing = [topic for topic in topics if split and (name, source, topic) not in at_hand]
+    buckets = {tuple(one.bucket) for one in opened}
+    for name, entry in stage.mixture.items():
+        topics = recipe.documents.topics.lists.get(entry.language, [])
+        for source in entry.sources:
+            split = source in stage.topics.sources and any(key[:2] == (name, source) and key[2] for key in buckets)
+            missing = [topic for topic in topics if split and (name, source, topic) not in buckets]
             if missing:
                 warnings.append(
                     f"{where}: {name}/{source} has no text on {'; '.join(missing)}: the other topics get more"

@@ -1,53 +1,53 @@
-"""How topic weights change while training: state and observed losses in, weights out.
+"""How topic shares change while training: state and observed losses in, shares out.
 
-A policy is a pure function of its settings, its state (a JSON object, {} before the first observation), the weights in
-force, the held-out losses and the tokens trained on so far. It gives back the next state and the weights that it wants;
+A policy is a pure function of its settings, its state (a JSON object, {} before the first observation), the shares in
+force, the held-out losses and the tokens trained on so far. It gives back the next state and the shares that it wants;
 `update` then keeps these within the floor, the cap and the largest step. Given the same observations, every process of
-a run and every resumed run gets the same weights.
+a run and every resumed run gets the same shares.
 """
 
 import math
 from collections.abc import Mapping
 
-from reprise.mixture.rules import RULES, State, Weights
+from reprise.mixture.rules import RULES, Shares, State
 from reprise.recipe.mixture import Policy
 
 
 def update(
-    policy: Policy, state: State, weights: Weights, losses: Mapping[str, float], tokens: int
-) -> tuple[State, Weights]:
+    policy: Policy, state: State, shares: Shares, losses: Mapping[str, float], tokens: int
+) -> tuple[State, Shares]:
     """One observation.
 
     Args:
         policy: settings.
         state: what this function gave back at the last observation, {} at first.
-        weights: topic -> share of its source; they sum to 1.
+        shares: topic -> share of its source; they sum to 1.
         losses: topic -> held-out loss in nats per token; a topic without one counts as unchanged.
         tokens: trained on in this stage so far.
 
     Returns:
-        The next state, and the weights from now on.
+        The next state, and the shares from now on.
     """
-    if len(weights) < 2:
-        return state, weights
+    if len(shares) < 2:
+        return state, shares
     if state and tokens - state["tokens"] < policy.every_tokens:
-        return state, weights
-    known = {topic: float(losses[topic]) for topic in weights if math.isfinite(losses.get(topic, math.nan))}
-    inner, wanted = RULES[policy.name](policy, state.get("rule", {}), weights, known, tokens)
+        return state, shares
+    known = {topic: float(losses[topic]) for topic in shares if math.isfinite(losses.get(topic, math.nan))}
+    inner, wanted = RULES[policy.name](policy, state.get("rule", {}), shares, known, tokens)
     if wanted is None:
-        return {"tokens": tokens, "rule": inner}, weights
-    return {"tokens": tokens, "rule": inner}, bounded(weights, wanted, policy.floor, policy.cap, policy.max_step)
+        return {"tokens": tokens, "rule": inner}, shares
+    return {"tokens": tokens, "rule": inner}, bounded(shares, wanted, policy.floor, policy.cap, policy.max_step)
 
 
-def bounded(old: Weights, wanted: Mapping[str, float], floor: float, cap: float, max_step: float) -> Weights:
-    """Weights in the ratio that is wanted, as far as the bounds allow; they sum to 1.
+def bounded(old: Shares, wanted: Mapping[str, float], floor: float, cap: float, max_step: float) -> Shares:
+    """Shares in the ratio that is wanted, as far as the bounds allow; they sum to 1.
 
     Args:
-        old: weights in force.
+        old: shares in force.
         wanted: 0 or above, not all 0.
-        floor: no weight falls below this; at most an equal share.
-        cap: no weight rises above this; at least an equal share.
-        max_step: largest change of one weight; a weight outside of floor and cap moves towards them by at most this.
+        floor: no share falls below this; at most an equal share.
+        cap: no share rises above this; at least an equal share.
+        max_step: largest change of one share; a share outside of floor and cap moves towards them by at most this.
     """
     equal = 1 / len(old)
     floor, cap = min(floor, equal), max(cap, equal)
@@ -56,7 +56,7 @@ def bounded(old: Weights, wanted: Mapping[str, float], floor: float, cap: float,
     total = sum(wanted.values())
     shares = {topic: max(wanted[topic] / total, 1e-12) for topic in old}
 
-    def scaled(factor: float) -> Weights:
+    def scaled(factor: float) -> Shares:
         return {topic: min(max(share * factor, low[topic]), high[topic]) for topic, share in shares.items()}
 
     # The sum rises with the factor: find where it is 1.

@@ -1,8 +1,8 @@
-"""The rules by which policies move weights; `policy.update` calls them and keeps the bounds.
+"""The rules by which policies move shares; `policy.update` calls them and keeps the bounds.
 
-A rule gets the settings, its own state ({} at first), the weights in force, the held-out losses that are known (nats
-per token) and the tokens trained on. It gives back its next state and weights, which need not sum to 1; None leaves
-them.
+A rule gets the settings, its own state ({} at first), the shares in force, the held-out losses that are known (nats
+per token) and the tokens trained on. It gives back its next state and shares, which need not sum to 1; None leaves the
+shares as they are.
 """
 
 import math
@@ -15,9 +15,9 @@ import numpy.typing as npt
 from reprise.recipe.mixture import Policy
 
 State = dict[str, Any]
-Weights = dict[str, float]
+Shares = dict[str, float]
 Losses = Mapping[str, float]
-Rule = Callable[[Policy, State, Weights, Losses, int], tuple[State, Weights | None]]
+Rule = Callable[[Policy, State, Shares, Losses, int], tuple[State, Shares | None]]
 
 FIT_POINTS = 4
 """Observations that a scaling law is fitted to at the least."""
@@ -27,16 +27,14 @@ EXPONENTS = np.geomspace(0.01, 0.8, 200)
 """Exponents of the scaling law that are tried."""
 
 
-def _static(
-    policy: Policy, state: State, weights: Weights, losses: Losses, tokens: int
-) -> tuple[State, Weights | None]:
-    """Weights stay."""
+def _static(policy: Policy, state: State, shares: Shares, losses: Losses, tokens: int) -> tuple[State, Shares | None]:
+    """Shares stay."""
     return state, None
 
 
 def _topic_perplexity(
-    policy: Policy, state: State, weights: Weights, losses: Losses, tokens: int
-) -> tuple[State, Weights | None]:
+    policy: Policy, state: State, shares: Shares, losses: Losses, tokens: int
+) -> tuple[State, Shares | None]:
     """More of a topic whose held-out perplexity rose (Llama-3-SynE, arXiv 2407.18743).
 
     r_i(t) = r_i(t-1) f_i / sum_j r_j(t-1) f_j with f_i = 1 + alpha delta_i w_i, where delta_i is the normalised change
@@ -54,19 +52,17 @@ def _topic_perplexity(
     factors = {
         topic: max(0.0, 1 + policy.alpha * delta * policy.topic_weights.get(topic, 1.0))
         for topic, delta in change.items()
-        if topic in weights
+        if topic in shares
     }
-    old_sum = sum(weights[topic] for topic in factors)
-    new_sum = sum(weights[topic] * factor for topic, factor in factors.items())
+    old_sum = sum(shares[topic] for topic in factors)
+    new_sum = sum(shares[topic] * factor for topic, factor in factors.items())
     wanted = None
     if new_sum > 0:
-        wanted = {**weights, **{topic: weights[topic] * f * old_sum / new_sum for topic, f in factors.items()}}
+        wanted = {**shares, **{topic: shares[topic] * f * old_sum / new_sum for topic, f in factors.items()}}
     return {"ppl": {**before, **ppl}}, wanted
 
 
-def _velocity(
-    policy: Policy, state: State, weights: Weights, losses: Losses, tokens: int
-) -> tuple[State, Weights | None]:
+def _velocity(policy: Policy, state: State, shares: Shares, losses: Losses, tokens: int) -> tuple[State, Shares | None]:
     """More of a topic that has come less far from its first loss to its target (Velocitune, arXiv 2411.14318).
 
     w_i(t) = w_i(t-1) exp(V_i) / sum_j w_j(t-1) exp(V_j) with V_i = (l_i - target_i) / (first_i - target_i), kept within
@@ -77,7 +73,7 @@ def _velocity(
     if not state:
         return {"first": first}, None
     wanted = {}
-    for topic, share in weights.items():
+    for topic, share in shares.items():
         remaining = 0.0
         if topic in losses:
             target = policy.targets.get(topic, policy.target_ratio * first[topic])
@@ -87,9 +83,7 @@ def _velocity(
     return {"first": first}, wanted
 
 
-def _bandit(
-    policy: Policy, state: State, weights: Weights, losses: Losses, tokens: int
-) -> tuple[State, Weights | None]:
+def _bandit(policy: Policy, state: State, shares: Shares, losses: Losses, tokens: int) -> tuple[State, Shares | None]:
     """Exp3 (Auer et al., SIAM J. Comput. 32, 2002); as in Online Data Mixing (arXiv 2312.02406) the reward is the loss.
 
     g_i <- g_i exp(eta x_i / (p_i K)) and p_i = (1 - gamma) g_i / sum_j g_j + gamma / K, where p_i is the share in
@@ -99,9 +93,9 @@ def _bandit(
     if not losses:
         return state, None
     before: dict[str, float] = state.get("log_gain", {})
-    largest, count = max(losses.values()), len(weights)
+    largest, count = max(losses.values()), len(shares)
     gain = {}
-    for topic, share in weights.items():
+    for topic, share in shares.items():
         start = before.get(topic, math.log(max(share, 1e-12)))
         reward = losses.get(topic, 0.0) / largest if largest > 0 else 0.0
         gain[topic] = start + policy.rate * reward / (max(share, 1e-12) * count)
@@ -115,22 +109,22 @@ def _bandit(
     return {"log_gain": gain}, wanted
 
 
-def _ado(policy: Policy, state: State, weights: Weights, losses: Losses, tokens: int) -> tuple[State, Weights | None]:
+def _ado(policy: Policy, state: State, shares: Shares, losses: Losses, tokens: int) -> tuple[State, Shares | None]:
     """More of a topic whose loss still falls fast by its scaling law (Adaptive Data Optimization, arXiv 2410.11820).
 
-    L_i(n) = e_i + b_i n^-a_i is fitted to the losses seen so far; with mu the first weights and h the smoothed weights
+    L_i(n) = e_i + b_i n^-a_i is fitted to the losses seen so far; with mu the first shares and h the smoothed shares
     in force, rho_i is proportional to mu_i h_i^s a_i b_i n^-a_i (the fall per token; 1/n is common to all), and the new
-    weights are gamma_2 rho + (1 - gamma_2) times the mean of the rho so far, mu being the first. Ours: the losses are
+    shares are gamma_2 rho + (1 - gamma_2) times the mean of the rho so far, mu being the first. Ours: the losses are
     the held-out ones of the validations, n is the tokens of the stage for every topic (the paper, too, counts all
     tokens for each), and the fit is least squares over a grid of exponents. s, gamma_1, gamma_2: `credit_power`,
     `credit_smoothing`, `preference_smoothing`. It takes part from the fourth validation after the first token on.
     """
-    prior: Weights = {**weights, **state.get("prior", {})}
-    recent: Weights = {**prior, **state.get("credit", {})}
-    mean: Weights = {**prior, **state.get("mean", {})}
+    prior: Shares = {**shares, **state.get("prior", {})}
+    recent: Shares = {**prior, **state.get("credit", {})}
+    mean: Shares = {**prior, **state.get("mean", {})}
     credit = {
         topic: policy.credit_smoothing * share + (1 - policy.credit_smoothing) * recent[topic]
-        for topic, share in weights.items()
+        for topic, share in shares.items()
     }
     history = [*state.get("history", []), *([[tokens, dict(losses)]] if tokens > 0 else [])]
     if len(history) > MAX_POINTS:
@@ -139,15 +133,15 @@ def _ado(policy: Policy, state: State, weights: Weights, losses: Losses, tokens:
     next_state = {"prior": prior, "credit": credit, "history": history, "mean": mean, "count": count}
     if len(history) < FIT_POINTS:
         return next_state, None
-    fall = {topic: _fall(history, topic) for topic in weights}
-    preference = {topic: prior[topic] * credit[topic] ** policy.credit_power * fall[topic] for topic in weights}
+    fall = {topic: _fall(history, topic) for topic in shares}
+    preference = {topic: prior[topic] * credit[topic] ** policy.credit_power * fall[topic] for topic in shares}
     total = sum(preference.values())
     if total <= 0.0:
         return next_state, None
     preference = {topic: value / total for topic, value in preference.items()}
     smoothing = policy.preference_smoothing
-    wanted = {topic: smoothing * preference[topic] + (1 - smoothing) * mean[topic] for topic in weights}
-    next_state["mean"] = {topic: (mean[topic] * count + preference[topic]) / (count + 1) for topic in weights}
+    wanted = {topic: smoothing * preference[topic] + (1 - smoothing) * mean[topic] for topic in shares}
+    next_state["mean"] = {topic: (mean[topic] * count + preference[topic]) / (count + 1) for topic in shares}
     next_state["count"] = count + 1
     return next_state, wanted
 

@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from reprise.errors import UserError
 from reprise.mixture import policy as policies
-from reprise.mixture.buckets import LeafRows, first_weights, open_leaves
+from reprise.mixture.buckets import OpenBucket, first_shares, open_buckets
 from reprise.mixture.rules import State
-from reprise.mixture.shares import Leaf, WeightChange, Weights
+from reprise.mixture.shares import MixtureBucket, ShareChange, Shares
 from reprise.mixture.turns import Turns
 from reprise.recipe.mixture import Stage
 from reprise.recipe.tokens import Rows
@@ -24,7 +24,7 @@ from reprise.workspace import Json, differences
 
 log = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 NO_LOSS = -100
 """Label of a position that is not trained on."""
 
@@ -36,12 +36,12 @@ class Batch:
     ids: npt.NDArray[np.int64]
     """[rows, seq_len]; padding holds the EOS id."""
     pieces: list[Row]
-    """Of each row."""
-    leaves: list[Leaf]
-    """Of each row."""
+    """`pieces[i]` are the pieces of row i."""
+    buckets: list[MixtureBucket]
+    """`buckets[i]` is the bucket of row i."""
     document_mask: bool
-    changes: list[WeightChange] = field(default_factory=list)
-    """Weights that changed while the batch was dealt, because a bucket ran out."""
+    changes: list[ShareChange] = field(default_factory=list)
+    """Shares that changed while the batch was dealt, because a bucket ran out."""
 
     @cached_property
     def documents(self) -> npt.NDArray[np.int32]:
@@ -88,7 +88,7 @@ class Sampler:
     """Deals the rows of a stage.
 
     Every process holds one and calls it alike; each gathers only its own rows. What comes next depends on the store,
-    the settings, the seed and the weights that were in force, and on nothing else.
+    the settings, the seed and the shares that were in force, and on nothing else.
     """
 
     def __init__(
@@ -106,30 +106,30 @@ class Sampler:
             stage: mixture, topics, curriculum, epochs.
             rows: length and packing.
             seed: of the run.
-            previous: `state()` at the end of the stage before: topic weights for `topics.initial: inherit`, and where
+            previous: `state()` at the end of the stage before: topic shares for `topics.initial: inherit`, and where
                 to go on in each bucket for `documents: carry`.
 
         Raises:
             UserError: a source with a share is empty, the documents do not suffice, or see `DocumentOrder`.
         """
         self._store, self._stage, self._rows_settings, self._seed = store, stage, rows, seed
-        self.entries: list[LeafRows] = open_leaves(store, stage, rows, seed)
+        self.opened: list[OpenBucket] = open_buckets(store, stage, rows, seed)
         """The buckets of the stage, each with its documents and where it stands."""
-        self._weights = first_weights(self.entries, stage, None if previous is None else previous["weights"])
+        self._shares = first_shares(self.opened, stage, None if previous is None else previous["shares"])
         self._policies: dict[str, State] = {}
-        self._turns = Turns([tuple(entry.leaf) for entry in self.entries])
+        self._turns = Turns([tuple(one.bucket) for one in self.opened])
         self._rows = 0
-        self._pending: list[WeightChange] = []
+        self._pending: list[ShareChange] = []
         if previous is not None and stage.documents == "carry":
             self._carry(previous)
-        self._ended = frozenset(entry.leaf.path for entry in self.entries if entry.stream.exhausted)
+        self._ended = frozenset(one.bucket.path for one in self.opened if one.stream.exhausted)
         self._put_in_force()
         self._check_supply()
 
     @property
-    def leaves(self) -> list[Leaf]:
+    def buckets(self) -> list[MixtureBucket]:
         """The buckets of the stage."""
-        return [entry.leaf for entry in self.entries]
+        return [one.bucket for one in self.opened]
 
     @property
     def rows_done(self) -> int:
@@ -151,10 +151,10 @@ class Sampler:
         """Whether the stage has had its tokens."""
         return self._rows >= self.total_rows
 
-    def weights(self) -> dict[Leaf, float]:
+    def shares(self) -> dict[MixtureBucket, float]:
         """Share of the stage's rows that each bucket gets from now on; they sum to 1."""
-        shares = self._weights.of_leaves(self._ended)
-        return dict(zip(self.leaves, shares, strict=True))
+        shares = self._shares.of_buckets(self._ended)
+        return dict(zip(self.buckets, shares, strict=True))
 
     def next_batch(self, batch_rows: int, rank: int = 0, world: int = 1) -> Batch:
         """Deal a global batch and gather the rows of one process.
@@ -175,61 +175,61 @@ class Sampler:
                 remedy=f"use one of these numbers of processes: {sizes}",
             )
         mine = range(rank * batch_rows // world, (rank + 1) * batch_rows // world)
-        chosen: list[LeafRows] = []
+        chosen: list[OpenBucket] = []
         pieces: list[Row] = []
         for number in range(batch_rows):
-            entry, read = self._deal()
+            one, read = self._deal()
             if number in mine:
-                chosen.append(entry)
+                chosen.append(one)
                 pieces.append(read())
         ids = np.full((len(mine), self._rows_settings.seq_len), self._store.eos_id, dtype=np.int64)
-        for row, (entry, row_pieces) in enumerate(zip(chosen, pieces, strict=True)):
-            _gather(entry.documents, row_pieces, ids[row])
+        for row, (one, row_pieces) in enumerate(zip(chosen, pieces, strict=True)):
+            _gather(one.documents, row_pieces, ids[row])
         changes, self._pending = self._pending, []
-        leaves = [entry.leaf for entry in chosen]
-        return Batch(ids, pieces, leaves, self._rows_settings.document_mask, changes)
+        buckets = [one.bucket for one in chosen]
+        return Batch(ids, pieces, buckets, self._rows_settings.document_mask, changes)
 
     def skip(self, rows: int) -> None:
         """Deal rows without reading them, as if they had been trained on."""
         for _ in range(rows):
             self._deal()
 
-    def _deal(self) -> tuple[LeafRows, Callable[[], Row]]:
+    def _deal(self) -> tuple[OpenBucket, Callable[[], Row]]:
         """The next row of the run."""
-        if len(self._ended) == len(self.entries) or self._turns.closed:
+        if len(self._ended) == len(self.opened) or self._turns.closed:
             raise UserError(
                 f"all documents have been read {self._stage.max_epochs:g} times",
                 where=f"stage {self._stage.name!r}: max_epochs = {self._stage.max_epochs:g}",
                 remedy="add text, raise max_epochs or lower the tokens of the stage",
             )
         number = self._turns.next()
-        entry = self.entries[number]
-        read = entry.stream.take()
-        entry.rows += 1
+        one = self.opened[number]
+        read = one.stream.take()
+        one.rows += 1
         self._rows += 1
-        if entry.stream.exhausted:
+        if one.stream.exhausted:
             self._end(number)
-        return entry, read
+        return one, read
 
     def _end(self, number: int) -> None:
         """A bucket has no further row: its share goes to its siblings."""
-        path = self.entries[number].leaf.path
-        old = self.weights()
+        path = self.opened[number].bucket.path
+        old = self.shares()
         self._ended |= {path}
-        new = self.weights()
-        gains = [max(0.0, new[leaf] - old[leaf]) for leaf in self.leaves]
+        new = self.shares()
+        gains = [max(0.0, new[bucket] - old[bucket]) for bucket in self.buckets]
         heirs = [i for i, gain in enumerate(gains) if gain > 0.0]
         message = f"{path} has been read {self._stage.max_epochs:g} times"
         if heirs:
             self._turns.hand_over(number, heirs, [gains[i] for i in heirs])
-            names = ", ".join(self.leaves[i].path for i in heirs[:12])
-            log.warning("%s; its share (%.3g) goes to %s", message, old[self.leaves[number]], names)
-        moved = [leaf for leaf in self.leaves if new[leaf] != old[leaf]]
-        before, after = ({leaf.path: shares[leaf] for leaf in moved} for shares in (old, new))
-        self._pending.append(WeightChange(self._rows, message, "", before, after))
+            names = ", ".join(self.buckets[i].path for i in heirs[:12])
+            log.warning("%s; its share (%.3g) goes to %s", message, old[self.buckets[number]], names)
+        moved = [bucket for bucket in self.buckets if new[bucket] != old[bucket]]
+        before, after = ({bucket.path: shares[bucket] for bucket in moved} for shares in (old, new))
+        self._pending.append(ShareChange(self._rows, message, "", before, after))
         self._put_in_force()
 
-    def set_weights(self, wanted: Mapping[str, float], cause: str) -> list[WeightChange]:
+    def set_shares(self, wanted: Mapping[str, float], cause: str) -> list[ShareChange]:
         """Change shares from the next row on.
 
         Args:
@@ -238,18 +238,18 @@ class Sampler:
             cause: for the log.
 
         Raises:
-            UserError: see `Weights.change`; nothing is changed then.
+            UserError: see `Shares.change`; nothing is changed then.
         """
-        changes = self._weights.change(wanted, rows=self._rows, cause=cause)
+        changes = self._shares.change(wanted, rows=self._rows, cause=cause)
         if changes:
             self._put_in_force()
         return changes
 
-    def check_weights(self, wanted: Mapping[str, float], cause: str) -> None:
-        """Raise what `set_weights` would raise."""
-        Weights(self.leaves, self._weights.shares).change(wanted, rows=self._rows, cause=cause)
+    def check_shares(self, wanted: Mapping[str, float], cause: str) -> None:
+        """Raise what `set_shares` would raise."""
+        Shares(self.buckets, self._shares.shares).change(wanted, rows=self._rows, cause=cause)
 
-    def observe(self, losses: Mapping[Any, float], tokens: int | None = None) -> list[WeightChange]:
+    def observe(self, losses: Mapping[Any, float], tokens: int | None = None) -> list[ShareChange]:
         """Tell the policy the held-out losses; call it after each validation, with the same numbers in every process.
 
         Args:
@@ -260,11 +260,19 @@ class Sampler:
             The changes that the policy made, in force from the next row on.
         """
         settings = self._stage.topics.policy
-        changes: list[WeightChange] = []
-        for parent in dict.fromkeys(leaf.parents[-1] for leaf in self.leaves if leaf.topic is not None):
-            topics = {leaf.path: leaf for leaf in self.leaves if leaf.parents[-1] == parent and leaf.topic is not None}
-            seen = {leaf.topic: loss for leaf in topics.values() if (loss := self._loss(losses, leaf)) is not None}
-            old = {leaf.topic: self._weights.shares[path] for path, leaf in topics.items() if path not in self._ended}
+        changes: list[ShareChange] = []
+        for parent in dict.fromkeys(bucket.parents[-1] for bucket in self.buckets if bucket.topic is not None):
+            topics = {
+                bucket.path: bucket
+                for bucket in self.buckets
+                if bucket.parents[-1] == parent and bucket.topic is not None
+            }
+            seen = {
+                bucket.topic: loss for bucket in topics.values() if (loss := self._loss(losses, bucket)) is not None
+            }
+            old = {
+                bucket.topic: self._shares.shares[path] for path, bucket in topics.items() if path not in self._ended
+            }
             total = sum(old.values())
             if total <= 0.0:
                 continue
@@ -279,14 +287,14 @@ class Sampler:
             self._policies[parent] = state
             if new != shares:
                 wanted = {f"{parent}/{topic}": share * total for topic, share in new.items()}
-                changes += self._weights.change(wanted, rows=self._rows, cause=settings.name)
+                changes += self._shares.change(wanted, rows=self._rows, cause=settings.name)
         if changes:
             self._put_in_force()
         return changes
 
-    def _loss(self, losses: Mapping[Any, float], leaf: Leaf) -> float | None:
-        language = self._stage.mixture[leaf.name].language or leaf.name
-        found = losses.get(tuple(leaf), losses.get((language, leaf.source, leaf.topic)))
+    def _loss(self, losses: Mapping[Any, float], bucket: MixtureBucket) -> float | None:
+        language = self._stage.mixture[bucket.entry].language
+        found = losses.get(tuple(bucket), losses.get((language, bucket.source, bucket.topic)))
         return None if found is None else float(found)
 
     def state(self) -> dict[str, Json]:
@@ -296,22 +304,22 @@ class Sampler:
             "store": self._store.fingerprint,
             "settings": self._settings(),
             "rows": self._rows,
-            "leaves": [
+            "buckets": [
                 {
-                    "leaf": list(entry.leaf),
-                    "rows": entry.rows,
-                    "epoch": entry.stream.epoch,
-                    "cursor": list(entry.stream.cursor),
+                    "bucket": list(one.bucket),
+                    "rows": one.rows,
+                    "epoch": one.stream.epoch,
+                    "cursor": list(one.stream.cursor),
                     "credit": int(credit),
-                    "identity": entry.identity,
+                    "identity": one.identity,
                 }
-                for entry, credit in zip(self.entries, self._turns.credit, strict=True)
+                for one, credit in zip(self.opened, self._turns.credit, strict=True)
             ],
-            "weights": dict(self._weights.shares),
+            "shares": dict(self._shares.shares),
             "policies": copy.deepcopy(self._policies),
         }
 
-    def load_state(self, state: Mapping[str, Json], *, adopt: bool = False) -> list[WeightChange]:
+    def load_state(self, state: Mapping[str, Json], *, adopt: bool = False) -> list[ShareChange]:
         """Stand where the sampler stood that gave this state.
 
         Args:
@@ -321,7 +329,7 @@ class Sampler:
                 force.
 
         Returns:
-            The changes of weights that the new settings made.
+            The changes of shares that the new settings made.
 
         Raises:
             UserError: the state is of another version, store, recipe or seed, and `adopt` is not set.
@@ -339,43 +347,43 @@ class Sampler:
                 where=f"stage {self._stage.name!r}",
                 remedy="undo the change, or add --adopt to go on with the new settings",
             )
-        fresh = Weights(self.leaves, self._weights.shares)
+        fresh = Shares(self.buckets, self._shares.shares)
         self._rows = state["rows"]
-        by_path = {"/".join(part for part in saved["leaf"] if part is not None): saved for saved in state["leaves"]}
-        credit = np.zeros(len(self.entries), dtype=np.int64)
-        for number, entry in enumerate(self.entries):
-            saved = by_path.get(entry.leaf.path)
+        by_path = {"/".join(part for part in saved["bucket"] if part is not None): saved for saved in state["buckets"]}
+        credit = np.zeros(len(self.opened), dtype=np.int64)
+        for number, one in enumerate(self.opened):
+            saved = by_path.get(one.bucket.path)
             if saved is None:
                 continue
-            entry.rows = saved["rows"]
+            one.rows = saved["rows"]
             credit[number] = saved["credit"]
-            if saved["identity"] == entry.identity:
-                entry.stream.cursor = saved["cursor"]
+            if saved["identity"] == one.identity:
+                one.stream.cursor = saved["cursor"]
         self._turns.credit = credit
         self._turns.balance()
         self._policies = copy.deepcopy(dict(state["policies"]))
-        self._weights = Weights(
-            self.leaves, {**fresh.shares, **{k: v for k, v in state["weights"].items() if k in fresh.shares}}
+        self._shares = Shares(
+            self.buckets, {**fresh.shares, **{k: v for k, v in state["shares"].items() if k in fresh.shares}}
         )
-        changes = self._adopt_weights(fresh, state) if changed else []
-        self._ended = frozenset(entry.leaf.path for entry in self.entries if entry.stream.exhausted)
+        changes = self._adopt_shares(fresh, state) if changed else []
+        self._ended = frozenset(one.bucket.path for one in self.opened if one.stream.exhausted)
         self._pending = []
         self._put_in_force()
         return changes
 
-    def _adopt_weights(self, fresh: Weights, state: Mapping[str, Json]) -> list[WeightChange]:
+    def _adopt_shares(self, fresh: Shares, state: Mapping[str, Json]) -> list[ShareChange]:
         """Shares that the recipe changed come into force, and those of buckets that are new."""
         stage, before = self._settings()["stage"], state["settings"]["stage"]
         changes = []
-        for parent in ["", *dict.fromkeys(path for leaf in self.leaves for path in leaf.parents)]:
+        for parent in ["", *dict.fromkeys(path for bucket in self.buckets for path in bucket.parents)]:
             new, old = (
                 fresh.children(parent),
-                {k: v for k, v in state["weights"].items() if k in fresh.children(parent)},
+                {k: v for k, v in state["shares"].items() if k in fresh.children(parent)},
             )
             divided_by = _divided_by(stage, parent) != _divided_by(before, parent)
             if new and new != old and (divided_by or new.keys() != old.keys()):
-                self._weights.shares.update(new)
-                changes.append(WeightChange(self._rows, "recipe", parent, old, new))
+                self._shares.shares.update(new)
+                changes.append(ShareChange(self._rows, "recipe", parent, old, new))
         return changes
 
     def _settings(self) -> dict[str, Json]:
@@ -389,20 +397,20 @@ class Sampler:
 
     def _carry(self, previous: Mapping[str, Json]) -> None:
         """Go on in each bucket where the stage before stopped, if it read the same documents in the same order."""
-        saved = {leaf["identity"]: leaf["cursor"] for leaf in previous["leaves"]}
-        for entry in self.entries:
-            if entry.identity in saved:
-                entry.stream.cursor = saved[entry.identity]
+        saved = {bucket["identity"]: bucket["cursor"] for bucket in previous["buckets"]}
+        for one in self.opened:
+            if one.identity in saved:
+                one.stream.cursor = saved[one.identity]
 
     def _put_in_force(self) -> None:
-        self._turns.set_weights(self._weights.of_leaves(self._ended))
+        self._turns.set_shares(self._shares.of_buckets(self._ended))
 
     def _check_supply(self) -> None:
         """Refuse a stage whose documents cannot give its tokens."""
-        shares = self._weights.of_leaves()
+        shares = self._shares.of_buckets()
         left = sum(
-            entry.limit_tokens - entry.stream.tokens_read
-            for entry, share in zip(self.entries, shares, strict=True)
+            one.limit_tokens - one.stream.tokens_read
+            for one, share in zip(self.opened, shares, strict=True)
             if share > 0.0
         )
         if left < self._stage.tokens:

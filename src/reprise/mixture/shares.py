@@ -1,4 +1,4 @@
-"""The shares of languages, sources and topics, as they stand at one moment of a stage."""
+"""The shares of mixture entries, sources and topics, as they stand at one moment of a stage."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 from reprise.errors import UserError
 
 
-class Leaf(NamedTuple):
+class MixtureBucket(NamedTuple):
     """A bucket of a stage's mixture."""
 
-    name: str
+    entry: str
     """Entry of the mixture: a language, or `synthetic`."""
     source: str
     topic: str | None
@@ -19,27 +19,27 @@ class Leaf(NamedTuple):
 
     @property
     def path(self) -> str:
-        """`zh/web/Others`: how the leaf is named in weights, logs and the state."""
+        """`zh/web/Others`: how the bucket is named in shares, logs and the state."""
         return "/".join(part for part in self if part is not None)
 
     @property
     def parents(self) -> list[str]:
         """Paths above it: `zh`, `zh/web`."""
-        return [self.name] if self.topic is None else [self.name, f"{self.name}/{self.source}"]
+        return [self.entry] if self.topic is None else [self.entry, f"{self.entry}/{self.source}"]
 
 
 @dataclass(frozen=True)
-class WeightChange:
+class ShareChange:
     """A change of the mixture, for the log and the report."""
 
     rows: int
     """Rows that were handed out before it came into force."""
     cause: str
-    """Policy's name, `weights.json`, `recipe`, or what ended."""
+    """Policy's name, `shares.json`, `recipe`, or what ended."""
     path: str
     """What is divided: "" the stage, `zh` its sources, `zh/web` its topics."""
     old: dict[str, float]
-    """Child -> share of its parent, before; where a bucket ran out, leaf -> share of the stage."""
+    """Child -> share of its parent, before; where a bucket ran out, bucket -> share of the stage."""
     new: dict[str, float]
 
     def to_json(self) -> dict[str, Any]:
@@ -47,36 +47,36 @@ class WeightChange:
         return dict(vars(self))
 
 
-class Weights:
+class Shares:
     """A tree of shares: of the stage, of each language, of each split source."""
 
-    def __init__(self, leaves: Iterable[Leaf], shares: Mapping[str, float]) -> None:
-        """Every path of a leaf and of its parents has a share in `shares`."""
-        self.leaves = list(leaves)
+    def __init__(self, buckets: Iterable[MixtureBucket], shares: Mapping[str, float]) -> None:
+        """Every path of a bucket and of its parents has a share in `shares`."""
+        self.buckets = list(buckets)
         self.shares = dict(shares)
         self._children: dict[str, list[str]] = {}
-        for leaf in self.leaves:
+        for bucket in self.buckets:
             above = ""
-            for path in (*leaf.parents, leaf.path):
+            for path in (*bucket.parents, bucket.path):
                 siblings = self._children.setdefault(above, [])
                 if path not in siblings:
                     siblings.append(path)
                 above = path
 
     def children(self, path: str) -> dict[str, float]:
-        """Child path -> share of its parent; empty for a leaf or an unknown path."""
+        """Child path -> share of its parent; empty for a bucket or an unknown path."""
         return {child: self.shares[child] for child in self._children.get(path, [])}
 
-    def of_leaves(self, ended: frozenset[str] = frozenset()) -> list[float]:
-        """Share of the stage that each leaf gets; they sum to 1.
+    def of_buckets(self, ended: frozenset[str] = frozenset()) -> list[float]:
+        """Share of the stage that each bucket gets; they sum to 1.
 
         Args:
-            ended: paths of leaves that have no further row; their share goes to their siblings, or where all of these
+            ended: paths of buckets that have no further row; their share goes to their siblings, or where all of these
                 have ended, to those of their source, then of their language.
         """
         found: dict[str, float] = {}
         self._divide("", 1.0, found, ended)
-        return [found.get(leaf.path, 0.0) for leaf in self.leaves]
+        return [found.get(bucket.path, 0.0) for bucket in self.buckets]
 
     def _divide(self, path: str, share: float, found: dict[str, float], ended: frozenset[str]) -> None:
         alive = {child: part for child, part in self.children(path).items() if self._is_alive(child, ended)}
@@ -92,7 +92,7 @@ class Weights:
             return False
         return path not in self._children or any(self._is_alive(child, ended) for child in self._children[path])
 
-    def change(self, wanted: Mapping[str, float], *, rows: int, cause: str) -> list[WeightChange]:
+    def change(self, wanted: Mapping[str, float], *, rows: int, cause: str) -> list[ShareChange]:
         """Set the shares of some paths; siblings that are not named share the rest as before.
 
         Raises:
@@ -106,16 +106,16 @@ class Weights:
                 known = ", ".join(sorted(parent_of))
                 raise UserError("this is no part of the mixture", where=where, remedy=f"name one of: {known}")
             if isinstance(share, bool) or not isinstance(share, int | float) or not 0.0 <= share <= 1.0:
-                raise UserError("a share is a number from 0 to 1", where=where, remedy="mend the number")
+                raise UserError("a share is a number from 0 to 1", where=where, remedy="correct the number")
             by_parent.setdefault(parent_of[path], {})[path] = float(share)
         changes = []
         for parent, named in by_parent.items():
             old = self.children(parent)
             new = _completed(old, named, f"{cause}: {', '.join(named)}")
             if new != old:
-                changes.append(WeightChange(rows, cause, parent, old, new))
-        proposed = Weights(self.leaves, {**self.shares, **{k: v for change in changes for k, v in change.new.items()}})
-        if sum(proposed.of_leaves()) <= 0.0:
+                changes.append(ShareChange(rows, cause, parent, old, new))
+        proposed = Shares(self.buckets, {**self.shares, **{k: v for change in changes for k, v in change.new.items()}})
+        if sum(proposed.of_buckets()) <= 0.0:
             raise UserError("these shares leave nothing to train on", where=cause, remedy="give some bucket a share")
         self.shares = proposed.shares
         return changes

@@ -1,9 +1,9 @@
-"""Weights that the user changes while a stage trains: a file in the folder of the stage.
+"""Shares that the user changes while a stage trains: a file in the folder of the stage.
 
-    WORKSPACE/train-1.partial/weights.json            {"zh": 0.3, "zh/web/Others": 0.05}
-    WORKSPACE/train-1.partial/weights-applied.json   what came into force, and at which row
+    WORKSPACE/train-1.partial/shares.json           {"zh": 0.3, "zh/web/Others": 0.05}
+    WORKSPACE/train-1.partial/shares-applied.json   what came into force, and at which row
 
-The second file makes a resumed run change its weights at the very row at which the killed one did, even if its last
+The second file makes a resumed run change its shares at the very row at which the killed one did, even if its last
 checkpoint is older than the change.
 """
 
@@ -19,19 +19,19 @@ from reprise.workspace import Json, digest, write_json
 
 log = logging.getLogger(__name__)
 
-CAUSE = "weights.json"
+CAUSE = "shares.json"
 
 
-class WeightsFile:
+class SharesFile:
     """Asked before every step by the process that leads; the others get its answer.
 
-    for wanted in weights_file.poll(sampler):     # the leading process; then broadcast the list
-        changes = sampler.set_weights(wanted, control.CAUSE)
+    for wanted in shares_file.poll(sampler):     # the leading process; then broadcast the list
+        changes = sampler.set_shares(wanted, CAUSE)
     """
 
     def __init__(self, folder: Path) -> None:
         """The folder is that of the stage at work."""
-        self._file, self._journal_file = folder / "weights.json", folder / "weights-applied.json"
+        self._file, self._journal_file = folder / "shares.json", folder / "shares-applied.json"
         try:
             self._journal: list[Json] = json.loads(self._journal_file.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -40,17 +40,17 @@ class WeightsFile:
         self._seen: tuple[int, int] | None = None
 
     def poll(self, sampler: Sampler) -> list[dict[str, float]]:
-        """Weights to put into force now, oldest first; a file that cannot be used is refused with a warning, once."""
+        """Shares to put into force now, oldest first; a file that cannot be used is refused with a warning, once."""
         now = sampler.rows_done
         # The first time, and where training went back to a checkpoint, what came before this row is in the state.
         since = now - 1 if self._asked_at is None or now < self._asked_at else self._asked_at
         self._asked_at = now
-        due = [dict(entry["weights"]) for entry in self._journal if since < entry["rows"] <= now]
+        due = [dict(entry["shares"]) for entry in self._journal if since < entry["rows"] <= now]
         wanted = self._read(sampler)
         if wanted is not None:
             # What was applied later than here belongs to a run that was lost; the newest wish of the user counts.
             self._journal = [entry for entry in self._journal if entry["rows"] < now]
-            self._journal.append({"rows": now, "digest": digest(wanted), "weights": wanted})
+            self._journal.append({"rows": now, "digest": digest(wanted), "shares": wanted})
             write_json(self._journal_file, self._journal)
             due.append(wanted)
         return due
@@ -70,8 +70,8 @@ class WeightsFile:
                 raise UserError("not an object of shares", where=CAUSE, remedy='write for example {"zh": 0.3}')
             if self._journal and self._journal[-1]["digest"] == digest(wanted):
                 return None
-            sampler.check_weights(wanted, CAUSE)
+            sampler.check_shares(wanted, CAUSE)
         except (OSError, ValueError) as error:  # a UserError is a ValueError
-            log.warning("%s is not applied, the weights stay: %s", self._file, error)
+            log.warning("%s is not applied, the shares stay: %s", self._file, error)
             return None
         return dict(wanted)

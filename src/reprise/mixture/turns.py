@@ -31,7 +31,7 @@ class Turns:
     behind. So the bucket is preferred whose line (itself, its source, its language) has the earliest deadline, where
     every deadline can still be met after it: where no stretch of rows from here to its own deadline is full of
     deadlines of others. docs/order.md has the proof, and why no rule can hold the bound through every change of
-    weights.
+    shares.
     """
 
     def __init__(self, paths: Sequence[tuple[Any, ...]]) -> None:
@@ -41,7 +41,7 @@ class Turns:
             paths: (language, source, topic) of each bucket.
         """
         self.closed = True
-        """Whether no bucket has a weight, so that there is no next row."""
+        """Whether no bucket has a share, so that there is no next row."""
         self._credit = np.zeros(len(paths), dtype=np.int64)
         self._due = np.zeros(len(paths), dtype=np.int64)
         self._language_of, self._source_of = (
@@ -62,12 +62,12 @@ class Turns:
     def credit(self, credit: npt.NDArray[np.int64]) -> None:
         self._credit, self._plan, self._dealt = credit, [], 0
 
-    def set_weights(self, weights: list[float]) -> None:
-        """Put weights into force for the rows to come."""
+    def set_shares(self, shares: list[float]) -> None:
+        """Put shares into force for the rows to come."""
         self.credit = self.credit
-        self.closed = not any(weights)
+        self.closed = not any(shares)
         if not self.closed:
-            self._due = np.array(apportion(UNITS, weights), dtype=np.int64)
+            self._due = np.array(apportion(UNITS, shares), dtype=np.int64)
 
     def next(self) -> int:
         """The bucket of the next row."""
@@ -78,7 +78,7 @@ class Turns:
         return self._plan[self._dealt - 1]
 
     def _deal(self, open_: npt.NDArray[np.int64]) -> list[int]:
-        """The next rows, dealt to the buckets that have a weight; times are rows from here, the next row being 1."""
+        """The next rows, dealt to the buckets that have a share; times are rows from here, the next row being 1."""
         owed, due = self._credit[open_], self._due[open_]
         slack = _slack(owed, due, PLANNED_ROWS + HORIZON_ROWS)
         jobs = _Jobs(owed, due, 0)
@@ -109,7 +109,7 @@ class Turns:
                 lines = job[0], deadlines[source], language_deadlines[language]
                 if preferred is None or (min(lines) <= best[0] and sorted(lines) < best):
                     preferred, best = job, sorted(lines)
-            if earliest is None:  # after a change of weights that left no bucket its due
+            if earliest is None:  # after a change of shares that left no bucket its due
                 coming.sort(key=lambda job: (-jobs.credit(job[1], now), job[1]))
                 number = coming.pop(0)[1]
                 coming.sort()
@@ -129,11 +129,11 @@ class Turns:
             dealt.append(int(open_[number]))
         return dealt
 
-    def hand_over(self, bucket: int, heirs: list[int], weights: list[float]) -> None:
+    def hand_over(self, bucket: int, heirs: list[int], shares: list[float]) -> None:
         """Give the credit of a bucket that ended to others."""
         owed = self.credit
         credit = int(owed[bucket])
-        parts = apportion(abs(credit), weights)
+        parts = apportion(abs(credit), shares)
         sign = 1 if credit >= 0 else -1
         for heir, part in zip(heirs, parts, strict=True):
             owed[heir] += sign * part

@@ -1,6 +1,6 @@
 """Everything before the token store."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -8,6 +8,7 @@ from reprise.recipe.fields import Count, Settings, Share
 from reprise.recipe.generator import Generator
 from reprise.recipe.heuristics import DEFAULTS, Heuristics
 from reprise.recipe.languages.codes import normalise_keys, normalise_language, unquote_norwegian
+from reprise.recipe.model import Model
 
 ENGLISH_TOPICS = (
     "Mathematics and Physics",
@@ -114,6 +115,8 @@ class Clean(Settings):
 class Deduplicate(Settings):
     """Exact, then near duplicates, across all sources."""
 
+    means: ClassVar[frozenset[str]] = frozenset({"memory_gb"})
+
     enabled: bool = True
     """Switch the whole step off."""
     threshold: Share = 0.8
@@ -126,6 +129,9 @@ class Deduplicate(Settings):
     """Hash functions of MinHash."""
     bands: Annotated[int, Field(ge=0)] = 0
     """Bands of the hashing; 0: so many that two documents at the threshold are compared with probability 0.99."""
+    memory_gb: Annotated[float, Field(gt=0.0)] = 1.0
+    """Memory for sorting, of all worker processes together; what does not fit waits on the disk. The same documents are
+    dropped whatever it is."""
 
     @model_validator(mode="after")
     def _bands_fit(self) -> "Deduplicate":
@@ -218,8 +224,10 @@ class Topics(Settings):
 
 
 class Perplexity(Settings):
-    """Scores by the base model, for the curriculum."""
+    """Scores by the base model, or by a smaller one, for the curriculum."""
 
+    model: Model | None = None
+    """A smaller model that scores in place of the base model, which is cheaper."""
     max_length: Annotated[int, Field(ge=16)] = 2048
     """Tokens in one forward pass, never more than the model's context; longer documents are scored in windows."""
     stride: Annotated[int, Field(ge=1)] = 1024

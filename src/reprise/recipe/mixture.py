@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from reprise.recipe.fields import Count, Settings, Share, check_sum
-from reprise.recipe.languages.codes import LanguageCode, find_language, normalise_keys, normalise_path
+from reprise.recipe.languages.codes import OptionalLanguage, find_language, normalise_keys, normalise_path
 from reprise.recipe.training import Schedule
 
 
@@ -14,13 +14,13 @@ DEFAULT_TOLERANCE = 0.02
 """Of an entry with `keep: true` and no `tolerance`; of English, where a recipe keeps nothing by name."""
 
 
-class Component(Settings):
+class MixtureEntry(Settings):
     """One entry of the first level of a stage's mixture: a language, or the synthetic text."""
 
     share: Share
     """Share of the stage's tokens; the shares of a stage sum to 1."""
-    language: LanguageCode | None = None
-    """Language of its documents, where that is not the entry's own name."""
+    language: OptionalLanguage = ""
+    """Language of its documents; empty: the entry's own name."""
     sources: dict[str, Share]
     """Source -> share within this entry; they sum to 1."""
     keep: bool = False
@@ -36,7 +36,7 @@ class Component(Settings):
         return sources
 
     @model_validator(mode="after")
-    def _tolerance_needs_keep(self) -> "Component":
+    def _tolerance_needs_keep(self) -> "MixtureEntry":
         if self.tolerance is not None and not self.keep:
             raise ValueError("`tolerance` says nothing without `keep: true`")
         return self
@@ -61,7 +61,7 @@ class Curriculum(Settings):
 
 
 class Policy(Settings):
-    """How topic weights change while training."""
+    """How the shares of topics change while training."""
 
     name: Literal["static", "topic_perplexity", "ado", "bandit", "velocity"] = "static"
     """`topic_perplexity` is the paper's rule: more of a topic whose perplexity rose. The others are its rivals."""
@@ -99,9 +99,9 @@ class Topic(Settings):
     """The split of sources by topic."""
 
     sources: list[str] = []
-    """Sources split by topic, in every language that has them."""
+    """Sources split by topic, in every mixture entry that has them."""
     initial: Literal["uniform", "available", "inherit"] = "uniform"
-    """First weights: equal, by the tokens at hand, or those at the end of the stage before."""
+    """First shares: equal, in proportion to the tokens of each topic, or those at the end of the stage before."""
     policy: Policy = Policy()
 
 
@@ -112,7 +112,7 @@ class Stage(Settings):
     """A word for the logs and the report."""
     tokens: Annotated[Count, Field(gt=0)]
     """Tokens to train on."""
-    mixture: dict[str, Component]
+    mixture: dict[str, MixtureEntry]
     """Language (or `synthetic`) -> its share and sources."""
     topics: Topic = Topic()
     curriculum: dict[str, Curriculum] = {}
@@ -130,6 +130,14 @@ class Stage(Settings):
         """Curriculum of a bucket of the mixture entry `name`."""
         return self.curriculum.get(f"{name}/{source}") or self.curriculum.get(name) or Curriculum()
 
+    @field_validator("mixture")
+    @classmethod
+    def _languages_named(cls, mixture: dict[str, MixtureEntry]) -> dict[str, MixtureEntry]:
+        return {
+            name: entry if entry.language else entry.model_copy(update={"language": name})
+            for name, entry in mixture.items()
+        }
+
     @model_validator(mode="before")
     @classmethod
     def _language_codes(cls, data: Any) -> Any:
@@ -145,17 +153,17 @@ class Stage(Settings):
     @model_validator(mode="after")
     def _shares_sum(self) -> "Stage":
         _check_names(self.mixture)
-        check_sum({name: part.share for name, part in self.mixture.items()}, "the shares of the mixture")
+        check_sum({name: entry.share for name, entry in self.mixture.items()}, "the shares of the mixture")
         return self
 
 
 def _entry_name(name: str, entry: Any) -> str:
     """An entry with a `language` of its own is called as the user calls it."""
     language = entry.get("language") if isinstance(entry, Mapping) else getattr(entry, "language", None)
-    return name if language is not None else find_language(name) or name
+    return name if language else find_language(name) or name
 
 
 def _check_names(names: Iterable[str]) -> None:
     """Names make up paths such as `zh/web`."""
     if bad := [name for name in names if "/" in name or not name]:
-        raise ValueError(f"the name {bad[0]!r} is empty or holds a `/`, which divides language, source and topic")
+        raise ValueError(f"the name {bad[0]!r} is empty or holds a `/`, which divides entry, source and topic")

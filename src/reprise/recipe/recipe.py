@@ -52,7 +52,7 @@ class Recipe(Settings):
         if len(set(names)) < len(names):
             raise ValueError(f"stage names must differ, got {', '.join(names)}")
         if self.stages[0].topics.initial == "inherit":
-            raise ValueError("the first stage has no stage before it to inherit topic weights from")
+            raise ValueError("the first stage has no stage before it to inherit topic shares from")
         if self.stages[0].schedule.initial_lr == "last":
             raise ValueError("the first stage has no stage before it whose rate it could go on from: give a number")
         return self
@@ -75,6 +75,6 @@ class Recipe(Settings):
         return any(
             stage.curriculum_of(name, source).needs_perplexity
             for stage in self.stages
-            for name, component in stage.mixture.items()
-            if (component.language or name) == language and source in component.sources
+            for name, entry in stage.mixture.items()
+            if entry.language == language and source in entry.sources
         )

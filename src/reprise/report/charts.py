@@ -33,8 +33,8 @@ def label(language: str, source: str | None, topic: str | None) -> str:
 
 
 def course_charts(facts: Json) -> list[Json]:
-    """How training went: training loss, held-out loss, topic weights, learning rate, speed."""
-    charts = [_loss(facts), *_held_out(facts), _benchmarks(facts), *_weight_charts(facts), *_small_series(facts)]
+    """How training went: training loss, held-out loss, shares, learning rate, speed."""
+    charts = [_loss(facts), *_held_out(facts), _benchmarks(facts), *_share_charts(facts), *_small_series(facts)]
     return [chart for chart in charts if chart]
 
 
@@ -301,13 +301,13 @@ def _benchmarks(facts: Json) -> Json | None:
     return score_chart("benchmarks", "Benchmarks while training", note, facts, points)
 
 
-def _weight_charts(facts: Json) -> list[Json]:
+def _share_charts(facts: Json) -> list[Json]:
     """Shares over tokens, one chart for each part of the mixture that changed: such as the topics of `zh/web`."""
     series: dict[str, dict[str, list[tuple[int, float]]]] = {}
     inherited: dict[str, Json] = {}
     for stage, offset in zip(facts["training"], _offsets(facts), strict=True):
         last: dict[str, Json] = {}
-        for change in stage["weights"]:
+        for change in stage["shares"]:
             curves = series.setdefault(change["path"], {})
             known = last.setdefault(change["path"], {})
             _add_points(curves, offset, {child: share for child, share in change["old"].items() if child not in known})
@@ -318,7 +318,7 @@ def _weight_charts(facts: Json) -> list[Json]:
         for path, shares in last.items():  # they hold until the end of what was trained
             _add_points(series[path], offset + stage["tokens"], shares)
         inherited = last
-    return [_weights_chart(facts, path, curves) for path, curves in series.items()]
+    return [_shares_chart(facts, path, curves) for path, curves in series.items()]
 
 
 def _add_points(curves: dict[str, list[tuple[int, float]]], tokens: int, shares: dict[str, float]) -> None:
@@ -326,7 +326,7 @@ def _add_points(curves: dict[str, list[tuple[int, float]]], tokens: int, shares:
         curves.setdefault(child, []).append((tokens, share))
 
 
-def _weights_chart(facts: Json, path: str, curves: dict[str, list[tuple[int, float]]]) -> Json:
+def _shares_chart(facts: Json, path: str, curves: dict[str, list[tuple[int, float]]]) -> Json:
     language = path.partition("/")[0]
     names = {child: child.removeprefix(f"{path}/") for child in curves}
     children = sorted(curves, key=lambda child: topic_rank(facts, language, names[child]))
@@ -344,8 +344,8 @@ def _weights_chart(facts: Json, path: str, curves: dict[str, list[tuple[int, flo
         first, last = 100 * curves[child][0][1], 100 * curves[child][-1][1]
         rows.append([names[child], first, last, last - first])
     return make_chart(
-        f"weights-{path or 'stage'}",
-        f"Weights inside {whole}",
+        f"shares-{path or 'stage'}",
+        f"Shares inside {whole}",
         "Shares in what is drawn over tokens, on an axis without zero. A step is one change, by the policy or by hand.",
         traces,
         layout,
@@ -408,10 +408,10 @@ def _histogram(index: int, found: Json) -> Json:
 
 
 def curriculum_charts(facts: Json) -> list[Json]:
-    """Perplexity along an epoch, one chart per stage and language; a stage with the orders of another has none."""
+    """Perplexity along an epoch, one chart per stage and mixture entry; a stage with the orders of another has none."""
     groups: dict[tuple[int, str], dict[str, list[float | None]]] = {}
     for found in facts["curriculum"]:
-        groups.setdefault((found["stage"], found["language"]), {})[found["source"]] = found["median_ppl"]
+        groups.setdefault((found["stage"], found["entry"]), {})[found["source"]] = found["median_ppl"]
     kept = {key: curves for key, curves in groups.items() if groups.get((key[0] - 1, key[1])) != curves}
     return [_curriculum_chart(*key, curves) for key, curves in kept.items()]
 

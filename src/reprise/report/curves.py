@@ -89,7 +89,7 @@ def training_facts(workspace: Workspace, recipe: Recipe, index: int) -> Json:
             for record in _of(records, "benchmarks")
         ],
         "validations": validations,
-        "weights": _weights(records),
+        "shares": _shares(records),
         "events": [_event(record) for record in records if _is_event(record, stage.topics.policy.name)],
         "checkpoints": len(_of(records, "checkpoint")),
         "spent": manifest.counts.get("spent", []) if manifest else _spent_so_far(folder, seq_len),
@@ -100,13 +100,13 @@ def _spent_so_far(folder: Path, seq_len: int) -> list[Json]:
     """Tokens of each bucket up to the newest checkpoint of a stage that is not finished."""
     found = sorted(folder.glob("checkpoints/step-*[0-9]/checkpoint.json"))
     try:
-        leaves = json.loads(found[-1].read_text(encoding="utf-8"))["sampler"]["leaves"]
+        buckets = json.loads(found[-1].read_text(encoding="utf-8"))["sampler"]["buckets"]
     except (IndexError, FileNotFoundError):  # none yet, or one that has just been replaced
         return []
     return [
-        {"language": name, "source": source, "topic": topic, "spent": entry["rows"] * seq_len}
-        for entry in leaves
-        for name, source, topic in [entry["leaf"]]
+        {"entry": entry, "source": source, "topic": topic, "spent": bucket["rows"] * seq_len}
+        for bucket in buckets
+        for entry, source, topic in [bucket["bucket"]]
     ]
 
 
@@ -171,20 +171,20 @@ def _with_sums(language: str, source: str, topic: str | None) -> Iterator[Key]:
         yield language, source, topic
 
 
-def _weights(records: Sequence[dict[str, Any]]) -> list[Json]:
+def _shares(records: Sequence[dict[str, Any]]) -> list[Json]:
     """Changes of the mixture: where, why, and the shares of the children of `path` before and after."""
     return [
-        {name: record[name] for name in ("tokens", "cause", "path", "old", "new")} for record in _of(records, "weights")
+        {name: record[name] for name in ("tokens", "cause", "path", "old", "new")} for record in _of(records, "shares")
     ]
 
 
 def _is_event(record: dict[str, Any], policy: str) -> bool:
     """A restart, a guard, or a change of the mixture that its policy did not make."""
-    return record["kind"] in EVENTS or (record["kind"] == "weights" and record["cause"] != policy)
+    return record["kind"] in EVENTS or (record["kind"] == "shares" and record["cause"] != policy)
 
 
 def _event(record: dict[str, Any]) -> Json:
-    """What happened: where it was, and all that the record says of it but the weights, which have a curve."""
+    """What happened: where it was, and all that the record says of it but the shares, which have a curve."""
     known = ("kind", "step", "tokens", "seconds", "rows", "old", "new", "machine", "settings", "processes")
     rest = {name: value for name, value in record.items() if name not in known}
     return {name: record.get(name) for name in ("kind", "step", "tokens", "seconds")} | {"detail": rest}

@@ -179,20 +179,20 @@ def changes_so_far(training: list[Json]) -> list[Json]:
 
 
 def _budget(workspace: Workspace, recipe: Recipe, training: list[Json]) -> list[Json]:
-    """Planned and spent tokens of every leaf of the mixture."""
-    planned = {(plan.stage, plan.language, plan.source, plan.topic): plan.tokens for plan in budgets(recipe)}
+    """Planned and spent tokens of every bucket of the mixture."""
+    planned = {(plan.stage, plan.entry, plan.source, plan.topic): plan.tokens for plan in budgets(recipe)}
     spent: dict[tuple[int, str, str, str | None], Json] = {
-        (stage["stage"], entry["language"], entry["source"], entry["topic"]): entry
+        (stage["stage"], entry["entry"], entry["source"], entry["topic"]): entry
         for stage in training
         for entry in stage["spent"]
     }
     rows = []
     for key in [*planned, *(key for key in spent if key not in planned)]:
-        stage, language, source, topic = key
+        stage, name, source, topic = key
         entry = spent.get(key, {})
         rows.append(
-            {"stage": stage, "language": language, "source": source, "topic": topic, "planned": planned.get(key)}
-            | {name: entry.get(name) for name in ("spent", "available", "epochs")}
+            {"stage": stage, "entry": name, "source": source, "topic": topic, "planned": planned.get(key)}
+            | {key: entry.get(key) for key in ("spent", "available", "epochs")}
         )
     return rows
 
@@ -201,11 +201,11 @@ def _order(recipe: Recipe) -> list[Json]:
     """In which order each stage takes the documents of each source."""
     rows = []
     for index, stage in enumerate(recipe.stages):
-        for name, component in stage.mixture.items():
-            for source in component.sources:
+        for name, entry in stage.mixture.items():
+            for source in entry.sources:
                 curriculum = stage.curriculum_of(name, source)
                 rows.append(
-                    {"stage": index + 1, "language": name, "source": source, "scored": curriculum.needs_perplexity}
+                    {"stage": index + 1, "entry": name, "source": source, "scored": curriculum.needs_perplexity}
                     | curriculum.model_dump(mode="json")
                 )
     return rows

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from reprise.mixture.buckets import LeafRows, open_leaves
+from reprise.mixture.buckets import OpenBucket, open_buckets
 from reprise.recipe import Recipe
 from reprise.tokens.store import TokenStore
 from reprise.workspace import Json, Workspace
@@ -33,14 +33,14 @@ def _order_facts(folder: Path, _fingerprint: str, recipe_json: str) -> list[Json
     store = TokenStore.open(folder)
     found: list[Json] = []
     for index, stage in enumerate(recipe.stages):
-        leaves = open_leaves(store, stage, recipe.rows, recipe.seed)
-        by_source: dict[tuple[str, str], list[LeafRows]] = defaultdict(list)
-        for entry in leaves:
-            if stage.curriculum_of(entry.leaf.name, entry.leaf.source).needs_perplexity:
-                by_source[entry.leaf.name, entry.leaf.source].append(entry)
-        for (name, source), entries in by_source.items():
-            curve = perplexity_along([_in_order(entry) for entry in entries])
-            found.append({"stage": index + 1, "language": name, "source": source, "median_ppl": curve})
+        by_source: dict[tuple[str, str], list[OpenBucket]] = defaultdict(list)
+        for opened in open_buckets(store, stage, recipe.rows, recipe.seed):
+            entry, source, _ = opened.bucket
+            if stage.curriculum_of(entry, source).needs_perplexity:
+                by_source[entry, source].append(opened)
+        for (entry, source), of_source in by_source.items():
+            curve = perplexity_along([_in_order(opened) for opened in of_source])
+            found.append({"stage": index + 1, "entry": entry, "source": source, "median_ppl": curve})
     return found
 
 
@@ -48,18 +48,18 @@ Ordered = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
 """Perplexity and tokens of each document, in the order of reading."""
 
 
-def _in_order(entry: LeafRows) -> Ordered:
-    order = entry.order.of_epoch(0)
-    return entry.documents.ppl[order], entry.documents.lengths[order]
+def _in_order(opened: OpenBucket) -> Ordered:
+    order = opened.order.of_epoch(0)
+    return opened.documents.ppl[order], opened.documents.lengths[order]
 
 
-def perplexity_along(leaves: list[Ordered]) -> list[float | None]:
+def perplexity_along(buckets: list[Ordered]) -> list[float | None]:
     """Median perplexity in each of BINS equal parts of an epoch; topics of a source go side by side.
 
     None where a part holds no document of its own, because one document spans it.
     """
     values: list[list[float]] = [[] for _ in range(BINS)]
-    for ppl, lengths in leaves:
+    for ppl, lengths in buckets:
         middle = np.cumsum(lengths) - lengths / 2
         places = np.minimum((middle / lengths.sum() * BINS).astype(int), BINS - 1)
         for place, value in zip(places, ppl, strict=True):

@@ -156,7 +156,7 @@ def _environment() -> jinja2.Environment:
         "scientific": scientific,
         "duration": duration,
         "words": words,
-        "bucket": lambda row: charts.label(row["language"], row["source"], row["topic"]),
+        "bucket": lambda row: charts.label(row.get("language") or row["entry"], row["source"], row["topic"]),
         "cell": cell,
         "change": change,
         "amount": amount,

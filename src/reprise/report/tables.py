@@ -12,7 +12,7 @@ def level(row: Json) -> str:
 
 def name(row: Json) -> str:
     """What tells this line from those around it."""
-    return str(row["topic"] or row["source"] or row["language"])
+    return str(row["topic"] or row["source"] or row.get("language") or row["entry"])
 
 
 def gain_rows(facts: Json) -> list[Json]:
@@ -80,7 +80,7 @@ def change_pictures(rows: list[Json]) -> list[Json]:
 
 
 def order_rows(facts: Json) -> list[Json]:
-    """The order of each source; sources of a language that are taken in the same order share a row."""
+    """The order of each source; sources of a mixture entry that are taken in the same order share a row."""
     rows: dict[str, Json] = {}
     for row in facts["order"]:
         key = str([row[name] for name in row if name != "source"])
@@ -106,16 +106,16 @@ def funnel_rows(facts: Json) -> list[Json]:
 
 
 def budget_rows(facts: Json, stage: int) -> list[Json]:
-    """Planned and spent tokens of a stage: languages, sources, topics, each level with its sums."""
-    leaves = [row for row in facts["budget"] if row["stage"] == stage]
+    """Planned and spent tokens of a stage: mixture entries, sources, topics, each level with its sums."""
+    buckets = [row for row in facts["budget"] if row["stage"] == stage]
     rows = []
-    for language in _unique(row["language"] for row in leaves):
-        of_language = [row for row in leaves if row["language"] == language]
-        rows.append(_sum(of_language, language, None, None))
-        for source in _unique(row["source"] for row in of_language):
-            of_source = [row for row in of_language if row["source"] == source]
-            rows.append(_sum(of_source, language, source, None))
-            rows += [_sum([row], language, source, row["topic"]) for row in of_source if row["topic"] is not None]
+    for entry in _unique(row["entry"] for row in buckets):
+        of_entry = [row for row in buckets if row["entry"] == entry]
+        rows.append(_sum(of_entry, entry, None, None))
+        for source in _unique(row["source"] for row in of_entry):
+            of_source = [row for row in of_entry if row["source"] == source]
+            rows.append(_sum(of_source, entry, source, None))
+            rows += [_sum([row], entry, source, row["topic"]) for row in of_source if row["topic"] is not None]
     reach = max((value for row in rows for value in (row["planned"], row["spent"]) if value), default=1)
     for row in rows:
         row["picture"] = {key: round(100 * (row[key] or 0) / reach, 2) for key in ("planned", "spent")}
@@ -126,8 +126,8 @@ def _unique(values: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(values))
 
 
-def _sum(rows: list[Json], language: str, source: str | None, topic: str | None) -> Json:
-    total: Json = {"language": language, "source": source, "topic": topic}
+def _sum(rows: list[Json], entry: str, source: str | None, topic: str | None) -> Json:
+    total: Json = {"entry": entry, "source": source, "topic": topic}
     for key in ("planned", "spent", "available"):
         known = [row[key] for row in rows if row[key] is not None]
         total[key] = sum(known) if known else None

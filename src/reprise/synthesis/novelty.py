@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from reprise.documents import deduplicate as deduplicate_stage
 from reprise.documents.clean import stage as clean_stage
 from reprise.documents.decontaminate import stage as decontaminate_stage
-from reprise.documents.deduplicate import choose_bands, estimate_similarity, shingle_text, sign_texts
+from reprise.documents.deduplicate import stage as deduplicate_stage
+from reprise.documents.deduplicate.signatures import choose_bands, estimate_similarity, shingle_text, sign_texts
 from reprise.documents.engine import Engine, run_pieces
 from reprise.documents.table import DOCUMENTS, DROPPED, TableWriter, list_parts, read_table
 from reprise.recipe.documents import Clean, Decontaminate, Deduplicate

@@ -11,7 +11,7 @@ import torch
 
 from reprise.errors import UserError
 from reprise.mixture.sampler import Batch
-from reprise.mixture.shares_file import CAUSE, WeightsFile
+from reprise.mixture.shares_file import CAUSE, SharesFile
 from reprise.model.attention import document_inputs
 from reprise.progress import track
 from reprise.training.checkpoint import checkpoint_name, newest_whole, prune
@@ -36,7 +36,7 @@ def train(state: Run, stop: StopSignal) -> None:
     """
     training, processes, sampler = state.training, state.processes, state.sampler
     total = sampler.total_rows * state.rows.seq_len
-    weights_file = WeightsFile(state.work.output)
+    shares_file = SharesFile(state.work.output)
     with track(
         state.work.output.name.removesuffix(".partial"), total, "tokens", logs=False
     ) as advance:  # it has a line of its own
@@ -59,10 +59,10 @@ def train(state: Run, stop: StopSignal) -> None:
             if must_stop:
                 leave(state)
 
-            wishes = weights_file.poll(sampler) if processes.is_first else []
+            wishes = shares_file.poll(sampler) if processes.is_first else []
             if processes.any(bool(wishes)):
                 for wanted in processes.same(wishes):
-                    log_weights(state, sampler.set_weights(wanted, CAUSE))
+                    log_shares(state, sampler.set_shares(wanted, CAUSE))
             start = time.perf_counter()
             first_row = sampler.rows_done
             rate = learning_rate(state.stage.schedule, progress.tokens, total, progress.rate_before)
@@ -78,11 +78,11 @@ def train(state: Run, stop: StopSignal) -> None:
             progress.tokens = sampler.tokens_done
             tokens = batch.ids.size * processes.world
             state.average.update(progress.step, progress.tokens)
-            log_weights(state, batch.changes)
+            log_shares(state, batch.changes)
             speed = round(tokens / (time.perf_counter() - start), 1)
             if progress.step % training.log_every_steps == 0 or sampler.finished:
                 state.log("step", loss=loss, lr=rate, grad_norm=grad_norm, **speed_of(state, speed))
-            state.status.say(progress.step, progress.tokens, loss, speed, state.losses, sampler.weights())
+            state.status.say(progress.step, progress.tokens, loss, speed, state.losses, sampler.shares())
             advance(tokens)
 
 
@@ -159,7 +159,7 @@ def _micro_batches(batch: Batch, state: Run, device: torch.device) -> Iterator[d
 
 def _rows(state: Run, batch: Batch, first_row: int) -> dict[str, Any]:
     """What names the rows of a step: their numbers in the stage, and the buckets of those of the first process."""
-    buckets = sorted({leaf.path for leaf in batch.leaves})
+    buckets = sorted({bucket.path for bucket in batch.buckets})
     return {"first_row": first_row, "num_rows": state.training.batch_rows, "buckets": buckets}
 
 
@@ -222,8 +222,8 @@ def validate(state: Run, stop: StopSignal) -> None:
     progress.last_validation = progress.tokens
     progress.next_validation = next_multiple(progress.tokens, state.training.validation.every_tokens)
     state.log("validation", validation=[loss.to_json() for loss in losses])
-    # Rounded far below noise: the last digits depend on the number of processes, and the weights decide the rows.
-    log_weights(state, state.sampler.observe({loss.key: round(loss.nll, 4) for loss in losses}))
+    # Rounded far below noise: the last digits depend on the number of processes, and the shares decide the rows.
+    log_shares(state, state.sampler.observe({loss.key: round(loss.nll, 4) for loss in losses}))
     if not progress.baseline:
         found = {path: bits_per_byte(losses, path) for path in state.tolerance}
         progress.baseline = {path: value for path, value in found.items() if value is not None}
@@ -273,9 +273,9 @@ def _balance(state: Run, kept: Retention) -> None:
     """Raise the share of a kept language while it is lost; give it its own share again when it is back."""
     guards, raised = state.training.guards, state.progress.raised
     language = kept.path.split("/")[0]
-    entries = [name for name, part in state.stage.mixture.items() if (part.language or name) == language]
+    entries = [name for name, entry in state.stage.mixture.items() if entry.language == language]
     for name in entries:
-        share = sum(part for leaf, part in state.sampler.weights().items() if leaf.name == name)
+        share = sum(part for bucket, part in state.sampler.shares().items() if bucket.entry == name)
         wanted = min(share + guards.retention_step, guards.retention_cap) if kept.is_lost else raised.get(name, share)
         if (wanted <= share and kept.is_lost) or wanted == share:
             continue
@@ -283,13 +283,13 @@ def _balance(state: Run, kept: Retention) -> None:
             raised.setdefault(name, share)
         else:
             del raised[name]
-        log_weights(state, state.sampler.set_weights({name: wanted}, cause=f"retention of {kept.path}"))
+        log_shares(state, state.sampler.set_shares({name: wanted}, cause=f"retention of {kept.path}"))
 
 
-def log_weights(state: Run, changes: list[Any]) -> None:
+def log_shares(state: Run, changes: list[Any]) -> None:
     """One line for each change of the mixture."""
     for change in changes:
-        state.log("weights", **change.to_json())
+        state.log("shares", **change.to_json())
 
 
 def save(state: Run) -> None:

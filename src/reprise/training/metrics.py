@@ -32,7 +32,7 @@ class Metrics:
         """One event.
 
         Args:
-            kind: start, step, validation, benchmarks, weights, checkpoint, resume, guard or end.
+            kind: start, step, validation, benchmarks, shares, checkpoint, resume, guard or end.
             step: optimizer steps of the stage so far.
             tokens: tokens of the stage so far.
             values: the rest of the object.
@@ -89,8 +89,8 @@ def _numbers(kind: str, values: Mapping[str, Any]) -> dict[str, float]:
         }
     if kind == "benchmarks":
         return {f"benchmarks/{entry['benchmark']}": entry["score"] for entry in values["benchmarks"]}
-    if kind == "weights":
-        return {f"weights/{path}": share for path, share in values["new"].items()}
+    if kind == "shares":
+        return {f"shares/{path}": share for path, share in values["new"].items()}
     if kind == "step":
         return {f"train/{name}": value for name, value in values.items() if isinstance(value, int | float)}
     return {}

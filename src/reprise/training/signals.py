@@ -33,7 +33,7 @@ class StopSignal:
 def catch_stop() -> Iterator[StopSignal]:
     """Note SIGTERM and SIGINT while the block runs, in place of dying of them.
 
-    SIGHUP, by which daemons are told to read their settings again, stops nothing: `weights.json` is looked at before
+    SIGHUP, by which daemons are told to read their settings again, stops nothing: `shares.json` is looked at before
     every step in any case.
     """
     stop = StopSignal()

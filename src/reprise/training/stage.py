@@ -14,7 +14,7 @@ from reprise.tokens.store import TokenStore
 from reprise.training.averaging import Average
 from reprise.training.checkpoint import check_content, load_checkpoint, newest_whole, prune, read_facts
 from reprise.training.export import write_model
-from reprise.training.loop import log_weights, note_checkpoint, train
+from reprise.training.loop import log_shares, note_checkpoint, train
 from reprise.training.metrics import Metrics
 from reprise.training.network import open_network
 from reprise.training.optimizer import build_optimizer
@@ -182,7 +182,7 @@ def _go_on(state: Run, previous: Path | None) -> None:
     progress.next_checkpoint = next_multiple(progress.tokens, state.training.checkpoints.every_tokens)
     progress.next_benchmarks = next_multiple(progress.tokens, state.training.benchmarks_every_tokens)
     state.log("resume", checkpoint=done.name, refused=refused, adopted=changed)
-    log_weights(state, changes)
+    log_shares(state, changes)
 
 
 def _newest(state: Run) -> tuple[Path | None, dict[str, Json], list[str]]:
@@ -239,15 +239,15 @@ def _leave_if_asked(state: Run, stop: StopSignal, final: Path) -> None:
 def _spent(state: Run) -> list[Json]:
     """Tokens that each bucket of the mixture gave, and how often they went over it."""
     entries = []
-    for entry in state.sampler.state()["leaves"]:
-        name, source, topic = entry["leaf"]
-        language = state.stage.mixture[name].language or name
+    for saved in state.sampler.state()["buckets"]:
+        entry, source, topic = saved["bucket"]
+        language = state.stage.mixture[entry].language
         available = sum(
             bucket.num_tokens
             for key, bucket in state.store.train.items()
             if key.language == language and key.source == source and topic in (None, key.topic)
         )
-        spent = entry["rows"] * state.rows.seq_len
-        bucket = {"language": name, "source": source, "topic": topic, "spent": spent}
+        spent = saved["rows"] * state.rows.seq_len
+        bucket = {"entry": entry, "source": source, "topic": topic, "spent": spent}
         entries.append({**bucket, "available": available, "epochs": round(spent / available, 4) if available else 0.0})
     return entries

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from reprise.mixture.sampler import Sampler
-from reprise.mixture.shares import WeightChange
+from reprise.mixture.shares import ShareChange
 from reprise.recipe.mixture import Stage
 from reprise.recipe.tokens import Rows
 from reprise.recipe.training import Training
@@ -117,8 +117,8 @@ class Run:
         tensors = tensors_of(self.network.weights, self.optimizer, self.average.weights)
         self.writer.begin(folder, tensors, self.facts(), published)
 
-    def load_from(self, folder: Path, facts: dict[str, Json], *, adopt: bool = False) -> list[WeightChange]:
-        """Stand where a checkpoint stood; gives the changes of weights that adopted settings make."""
+    def load_from(self, folder: Path, facts: dict[str, Json], *, adopt: bool = False) -> list[ShareChange]:
+        """Stand where a checkpoint stood; gives the changes of shares that adopted settings make."""
         count = facts["averaged"]
         mean = self.average.template() if count else {}
         load_checkpoint(folder, self.network.weights, self.optimizer, mean)

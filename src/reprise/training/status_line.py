@@ -14,8 +14,8 @@ from reprise.training.memory import peak_memory
 from reprise.training.parallel import Processes
 from reprise.training.validation import BucketLoss
 
-LARGEST_WEIGHTS = 6
-"""Weights in the line; metrics.jsonl has all of them."""
+LARGEST_SHARES = 6
+"""Shares in the line; metrics.jsonl has all of them."""
 
 
 class StatusLine:
@@ -43,7 +43,7 @@ class StatusLine:
         loss: float | None,
         tokens_per_s: float,
         losses: Sequence[BucketLoss],
-        weights: Mapping[Any, float],
+        shares: Mapping[Any, float],
     ) -> None:
         """Print the line, if it is time.
 
@@ -53,7 +53,7 @@ class StatusLine:
             loss: of the newest step, None where it was left out.
             tokens_per_s: of the newest step.
             losses: of the newest validation.
-            weights: leaf of the mixture -> its share.
+            shares: bucket of the mixture -> its share.
         """
         now = time.monotonic()
         if self._first_tokens is None:
@@ -73,7 +73,7 @@ class StatusLine:
         done = tokens - self._first_tokens
         if done > 0:
             parts.append(f"{_duration((self._total - tokens) * (now - self._start) / done)} left")
-        console.print(" | ".join([*parts, _weights(weights)]), markup=False, highlight=False, soft_wrap=True)
+        console.print(" | ".join([*parts, _shares(shares)]), markup=False, highlight=False, soft_wrap=True)
 
 
 def _validation(losses: Sequence[BucketLoss]) -> list[str]:
@@ -84,11 +84,11 @@ def _validation(losses: Sequence[BucketLoss]) -> list[str]:
     return [f"bits/byte {' '.join(shown)}"] if shown else []
 
 
-def _weights(weights: Mapping[Any, float]) -> str:
+def _shares(shares: Mapping[Any, float]) -> str:
     """`zh/web 0.52 en/web 0.31 ...`: the largest ones."""
-    ordered = sorted(weights.items(), key=lambda item: -item[1])
-    shown = [f"{leaf.path} {share:.2f}" for leaf, share in ordered[:LARGEST_WEIGHTS]]
-    return " ".join([*shown, *(["..."] if len(ordered) > LARGEST_WEIGHTS else [])])
+    ordered = sorted(shares.items(), key=lambda item: -item[1])
+    shown = [f"{bucket.path} {share:.2f}" for bucket, share in ordered[:LARGEST_SHARES]]
+    return " ".join([*shown, *(["..."] if len(ordered) > LARGEST_SHARES else [])])
 
 
 def _duration(seconds: float) -> str:

@@ -93,6 +93,10 @@ def unquote_norwegian(value: object) -> object:
 
 LanguageCode = Annotated[str, BeforeValidator(unquote_norwegian), AfterValidator(normalise_language)]
 """A setting that names a language."""
+OptionalLanguage = Annotated[
+    str, BeforeValidator(unquote_norwegian), AfterValidator(lambda code: normalise_language(code) if code else code)
+]
+"""A setting that names a language, or is empty."""
 
 
 def normalise_keys(

@@ -1,0 +1,282 @@
+"""Preflight: what can be known to go wrong, in seconds, before the first stage runs. All findings are told at once.
+
+To add a check: write `check_...(recipe) -> Iterator[Finding]` in the room that knows the subject, and name it in
+`CHECKS` below with the stages that it matters to. A check may also raise `UserError`, which becomes one finding. It
+must not load weights, read whole files, or wait for long.
+"""
+
+import importlib.util
+import shutil
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from reprise.documents.questions import benchmark_files
+from reprise.documents.read.files import SourceFile, find_files
+from reprise.documents.read.records import Record, read_records
+from reprise.documents.read.remote import is_remote
+from reprise.errors import Finding, Severity, UserError, missing_extra
+from reprise.model.files import model_files
+from reprise.recipe import Recipe
+from reprise.recipe.documents import Input
+from reprise.recipe.generator import Generator
+from reprise.recipe.names import Corpus, check_names, mixture_pairs
+from reprise.workspace import Workspace
+
+TRAIN = "train"
+"""Stands for all of the stages `train-N`."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One look at a recipe."""
+
+    look: Callable[[Recipe], Iterable[Finding]]
+    stages: tuple[str, ...] = ()
+    """Stages that it matters to; none: any."""
+    raised: Severity = "error"
+    """Severity of a UserError that the check raises."""
+
+
+def inspect(recipe: Recipe, stages: Collection[str] | None = None) -> list[Finding]:
+    """Everything that is knowably wrong with a run.
+
+    Args:
+        recipe: the run.
+        stages: names of the stages that are about to run; None: all.
+
+    Returns:
+        Errors first, then what is missing, then warnings.
+    """
+    about = None if stages is None else {name.partition("-")[0] for name in stages}
+    findings: list[Finding] = []
+    for check in CHECKS:
+        if about is not None and check.stages and not about & set(check.stages):
+            continue
+        try:
+            findings += check.look(recipe)
+        except UserError as error:
+            findings.append(Finding.of(error, check.raised))
+    order = ("error", "missing", "warning")
+    return sorted(dict.fromkeys(findings), key=lambda finding: order.index(finding.severity))
+
+
+def refuse(findings: Iterable[Finding], *severities: Severity) -> None:
+    """Raise one UserError with all findings of these severities (default: what stops a run); none: return."""
+    stopping = [finding for finding in findings if finding.severity in (severities or ("error", "missing"))]
+    if stopping:
+        raise UserError.of(stopping)
+
+
+def check_inputs(recipe: Recipe) -> Iterator[Finding]:
+    """Whether each input has files."""
+    documents = recipe.documents
+    if not documents.inputs:
+        yield Finding("there is no input", "documents.inputs=[]", "name at least one file or folder", "missing")
+    for setting, entries in (
+        ("documents.inputs", documents.inputs),
+        ("documents.topics.labelled", documents.topics.labelled),
+    ):
+        for number, entry in enumerate(entries):
+            if is_remote(entry.path):
+                continue  # listing an object store can take minutes; the stage `read` does it first
+            try:
+                find_files(entry, f"{setting}.{number}.path")
+            except UserError as error:
+                yield Finding.of(error, "missing")
+
+
+SAMPLED_RECORDS = 20
+"""Records that are read of each input to see which languages and sources it has."""
+
+
+def sample_corpus(recipe: Recipe, *splits: str) -> Corpus:
+    """Languages and sources of the text: those that the stage `read` counted, else of the first records of each input.
+
+    Args:
+        recipe: the run.
+        splits: only documents of these splits, once they are counted; none given: of any.
+    """
+    manifest = Workspace(recipe.workspace).manifest("read")
+    if manifest is not None:
+        buckets = [entry for entry in manifest.counts["buckets"] if not splits or entry["split"] in splits]
+        return Corpus(frozenset((entry["language"], entry["source"]) for entry in buckets), complete=True)
+    pairs: set[tuple[str, str]] = set()
+    complete = True
+    for entry in recipe.documents.inputs:
+        constant = (entry.constants.get("lang"), entry.constants.get("source"))
+        complete = complete and None not in constant
+        pairs |= {constant} if None not in constant else set(_sampled_pairs(entry))  # type: ignore[arg-type]
+    return Corpus(frozenset(pairs), complete)
+
+
+def _sampled_pairs(entry: Input) -> Iterator[tuple[str, str]]:
+    if is_remote(entry.path):
+        return
+    try:
+        for file in find_files(entry, "documents.inputs")[:SAMPLED_RECORDS]:
+            for record in islice(read_records(file, entry), SAMPLED_RECORDS):
+                if isinstance(record, Record) and record.fields["lang"] and record.fields["source"]:
+                    yield record.fields["lang"], record.fields["source"]
+    except UserError:
+        return  # `check_inputs` or the stage `read` says it
+
+
+def check_setting_names(recipe: Recipe) -> Iterator[Finding]:
+    """Languages, sources and topics in settings, against the mixture and the inputs."""
+    return check_names(recipe, sample_corpus(recipe))
+
+
+def check_text_for_mixture(recipe: Recipe) -> Iterator[Finding]:
+    """A share above 0 of text that no input has."""
+    corpus = sample_corpus(recipe, "train")
+    if not corpus.complete:
+        return
+    for index, stage in enumerate(recipe.stages):
+        for name, component in stage.mixture.items():
+            for source, share in component.sources.items():
+                language = component.language
+                made = recipe.synthesis.enabled and source == "synthetic"
+                if share and component.share and not made and (language, source) not in corpus.pairs:
+                    yield Finding(
+                        f"there is no training document of the language {language!r} and the source {source!r}",
+                        f"stages.{index}.mixture.{name}.sources.{source} = {share:g}",
+                        "add such text, or set the share to 0; there is "
+                        + (", ".join(f"{lang}/{one}" for lang, one in sorted(corpus.pairs)) or "none"),
+                        "missing",
+                    )
+
+
+def check_topic_lists(recipe: Recipe) -> Iterator[Finding]:
+    """Languages whose sources are split by topic without a list of topics; fine only where documents carry a topic."""
+    lists = recipe.documents.topics.lists
+    split = {language for language, source in mixture_pairs(recipe) if source in recipe.split_sources()}
+    for language in sorted(split - lists.keys()):
+        yield Finding(
+            f"the language {language!r} is split by topic and has no list of topics",
+            "documents.topics.lists",
+            f"add documents.topics.lists.{language}, unless each of its documents carries a `topic`",
+            "warning",
+        )
+
+
+def check_model_files(recipe: Recipe) -> Iterator[Finding]:
+    """Whether the model's folder and files are there."""
+    try:
+        model_files(recipe.model)
+    except UserError as error:
+        yield Finding.of(error, "missing")
+
+
+def check_benchmark_files(recipe: Recipe) -> Iterator[Finding]:
+    """Whether the questions that documents are checked against are there."""
+    settings, evaluation = recipe.documents.decontaminate, recipe.evaluation
+    if settings.enabled:
+        benchmark_files(evaluation.question_folders(), evaluation.data, settings.extra_benchmarks)
+    return iter(())
+
+
+def check_packages(recipe: Recipe) -> Iterator[Finding]:
+    """Whether the packages of the extras that the recipe uses are installed."""
+    for module, extra, purpose in _packages(recipe):
+        if importlib.util.find_spec(module) is None:
+            yield Finding.of(missing_extra(module, extra, purpose), "missing")
+
+
+def _packages(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
+    """(module, extra, what needs it)."""
+    for module in ("daft", "ftfy", "py3langid"):
+        yield module, "documents", "the document stages"
+    if recipe.split_sources():
+        yield "sklearn", "documents", "topic labels"
+    if recipe.documents.engine == "ray":
+        yield "ray", "ray", "documents.engine=ray"
+    if recipe.model.gguf_file:
+        yield "gguf", "gguf", "model.gguf_file"
+    if recipe.evaluation.benchmarks or recipe.evaluation.backend.kind != "transformers":
+        yield "lm_eval", "evaluation", "evaluation.benchmarks" if recipe.evaluation.benchmarks else "evaluation.backend"
+    for setting, generator in generators(recipe):
+        if generator.kind == "openai":
+            yield "httpx", "synthesis", f"{setting}.kind=openai"
+        elif generator.kind == "vllm":
+            yield "vllm", "vllm", f"{setting}.kind=vllm"
+    for tracker in recipe.training.trackers:
+        yield tracker, tracker, f"training.trackers={tracker}"
+
+
+def generators(recipe: Recipe) -> Iterator[tuple[str, Generator]]:
+    """Models that the run asks for labels, documents and grades: (setting, generator)."""
+    llm, synthesis = recipe.documents.topics.llm, recipe.synthesis
+    if llm is not None and recipe.split_sources():
+        yield "documents.topics.llm.generator", llm.generator
+    if synthesis.enabled:
+        yield "synthesis.generator", synthesis.generator
+        if synthesis.checks.judge is not None:
+            yield "synthesis.checks.judge", synthesis.checks.judge
+
+
+TEXT_COPIES = 3.0
+"""Bytes that the document stages write per byte of input text, compressed: read, clean and score each write a copy."""
+COMPRESSED = 4.0
+"""Bytes of text per byte of a compressed input file (gzip, zstd, Parquet)."""
+
+
+def input_bytes(recipe: Recipe) -> int:
+    """Bytes of text in the local inputs, about: compressed files count four times."""
+    total = 0.0
+    for entry in recipe.documents.inputs:
+        if not is_remote(entry.path):
+            try:
+                files: list[SourceFile] = find_files(entry, "documents.inputs")
+            except UserError:
+                continue
+            packed = (".gz", ".zst", ".zstd", ".parquet", ".bz2", ".xz")
+            total += sum(file.size * (COMPRESSED if file.path.endswith(packed) else 1.0) for file in files)
+    return int(total)
+
+
+def workspace_bytes(recipe: Recipe) -> int:
+    """Bytes that a whole run writes, about: copies of the text, token ids, the models and checkpoints."""
+    text = input_bytes(recipe)
+    weights = sum(path.stat().st_size for path in _weights(recipe))
+    kept = recipe.training.checkpoints.keep_last + 1
+    # A checkpoint holds float32 weights and two moments; the published weights are as large as the base model's.
+    parameters = weights / 2
+    checkpoints = len(recipe.stages) * (weights + 12 * parameters) + kept * 12 * parameters
+    return int(TEXT_COPIES * text / COMPRESSED + text + checkpoints)
+
+
+def _weights(recipe: Recipe) -> list[Path]:
+    try:
+        return [path for path in model_files(recipe.model) if path.suffix == ".safetensors"]
+    except UserError:
+        return []
+
+
+def check_disk(recipe: Recipe) -> Iterator[Finding]:
+    """Whether the workspace's file system has room for the run."""
+    folder = Path(recipe.workspace).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free, needed = shutil.disk_usage(folder).free, workspace_bytes(recipe)
+    if needed > free:
+        yield Finding(
+            f"the run writes about {needed / 1e9:,.3g} GB and {free / 1e9:,.3g} GB are free",
+            f"workspace={recipe.workspace}",
+            "free some space, or name a folder on another disk",
+            "warning",  # an estimate; a full disk stops the run and loses nothing
+        )
+
+
+CHECKS: tuple[Check, ...] = (
+    Check(check_inputs, ("read", "label")),
+    Check(check_setting_names),
+    Check(check_text_for_mixture, ("read", "clean")),
+    Check(check_topic_lists, ("label",)),
+    Check(check_model_files, ("score", "synthesize", "tokenize", TRAIN, "evaluate"), "missing"),
+    Check(check_benchmark_files, ("decontaminate", "synthesize"), "missing"),
+    Check(check_packages, ("read", "clean", "label", "synthesize", TRAIN, "evaluate")),
+    Check(check_disk),
+)
+"""All checks, in the order in which their findings are told."""

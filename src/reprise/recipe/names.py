@@ -1,0 +1,123 @@
+"""Names that one setting uses and another defines: languages, sources and topics, with "did you mean"."""
+
+import difflib
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+
+from reprise.errors import Finding, Severity
+from reprise.recipe.heuristics import DEFAULTS
+from reprise.recipe.mixture import Stage
+from reprise.recipe.recipe import Recipe
+
+TYPO_CUTOFF = 0.6
+"""Similarity (difflib) from which a name is taken for a misspelt one."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What is known of the text before it is read."""
+
+    pairs: frozenset[tuple[str, str]]
+    """(language, source) that some document has."""
+    complete: bool
+    """Whether there can be no other."""
+
+
+def check_names(recipe: Recipe, corpus: Corpus) -> Iterator[Finding]:
+    """Settings that name a language, source or topic that the run does not have.
+
+    A name that could still occur in the text is a warning, unless it resembles one that does occur.
+    """
+    pairs = mixture_pairs(recipe) | corpus.pairs
+    languages, sources = {language for language, _ in pairs}, {source for _, source in pairs}
+    for index, stage in enumerate(recipe.stages):
+        yield from _check_stage(f"stages.{index}", stage, recipe)
+    documents, synthesis, evaluation = recipe.documents, recipe.synthesis, recipe.evaluation
+    by_setting: list[tuple[str, Iterable[str], set[str], str]] = [
+        ("documents.clean.heuristics", documents.clean.heuristics.keys() - DEFAULTS.keys(), languages, "language"),
+        ("documents.topics.lists", _given(documents.topics, "lists"), languages, "language"),
+        ("documents.clean.heuristics_sources", _given(documents.clean, "heuristics_sources"), sources, "source"),
+        ("evaluation.sample_prompts", evaluation.sample_prompts, languages, "language"),
+    ]
+    if synthesis.enabled:
+        by_setting.append(("synthesis.seeds.sources", synthesis.seeds.sources, sources, "source"))
+    for setting, names, known, kind in by_setting:
+        for name in sorted(names):
+            if name not in known:
+                yield unknown_name(name, known, kind, setting, certain=corpus.complete)
+    entries = {name for stage in recipe.stages for name in stage.mixture}
+    for name in _given(evaluation, "tolerance"):
+        entry, _, source = name.partition("/")
+        if entry not in languages | entries:
+            yield unknown_name(entry, languages | entries, "language", "evaluation.tolerance", certain=corpus.complete)
+        elif source and source not in sources:
+            yield unknown_name(source, sources, "source", f"evaluation.tolerance.{name}", certain=corpus.complete)
+
+
+def mixture_pairs(recipe: Recipe) -> set[tuple[str, str]]:
+    """(language, source) of the text that some stage trains on."""
+    return {
+        (component.language, source)
+        for stage in recipe.stages
+        for name, component in stage.mixture.items()
+        for source in component.sources
+    }
+
+
+def unknown_name(name: str, known: Collection[str], kind: str, setting: str, *, certain: bool = True) -> Finding:
+    """The finding for a name that is not among the known ones.
+
+    Args:
+        name: as the setting has it.
+        known: names that would be right.
+        kind: what it names, such as `language`.
+        setting: dotted name of the setting.
+        certain: whether no other name can turn up later; if not, and nothing resembles it, it is only a warning.
+    """
+    similar = difflib.get_close_matches(name, known, n=1, cutoff=TYPO_CUTOFF)
+    if similar:
+        remedy = f"did you mean `{similar[0]}`?"
+    else:
+        remedy = f"known: {', '.join(sorted(known))}" if known else f"no {kind} is known"
+    severity: Severity = "error" if certain or similar else "warning"
+    return Finding(f"there is no {kind} `{name}` in this run", setting, remedy, severity)
+
+
+def _check_stage(where: str, stage: Stage, recipe: Recipe) -> Iterator[Finding]:
+    """The names in one training stage; its own mixture defines them."""
+    sources = {source for component in stage.mixture.values() for source in component.sources}
+    for key in stage.curriculum:
+        entry, _, source = key.partition("/")
+        if entry not in stage.mixture:
+            yield unknown_name(entry, stage.mixture, "mixture entry", f"{where}.curriculum.{key}")
+        elif source and source not in stage.mixture[entry].sources:
+            known = stage.mixture[entry].sources
+            yield unknown_name(source, known, f"source of {entry}", f"{where}.curriculum.{key}")
+    for source in stage.topics.sources:
+        if source not in sources:
+            yield unknown_name(source, sources, "source", f"{where}.topics.sources")
+    yield from _check_topics(where, stage, recipe)
+
+
+def _check_topics(where: str, stage: Stage, recipe: Recipe) -> Iterator[Finding]:
+    """Topics that the policy names. Documents may bring topics of their own, so an unlike name is only a warning."""
+    lists = recipe.documents.topics.lists
+    split = [
+        component.language
+        for name, component in stage.mixture.items()
+        if set(component.sources) & set(stage.topics.sources)
+    ]
+    known = {topic for language in split for topic in lists.get(language, [])}
+    known |= {entry.constants["topic"] for entry in recipe.documents.inputs if "topic" in entry.constants}
+    policy = stage.topics.policy
+    for setting in ("topic_weights", "targets"):
+        for name in getattr(policy, setting):
+            topic = name.rpartition("/")[2]
+            if topic not in known:
+                yield unknown_name(topic, known, "topic", f"{where}.topics.policy.{setting}", certain=False)
+
+
+def _given(section: object, setting: str) -> Iterable[str]:
+    """The names in a setting that the recipe gives; none where it is the default."""
+    given: set[str] = getattr(section, "model_fields_set", set())
+    return tuple(getattr(section, setting)) if setting in given else ()

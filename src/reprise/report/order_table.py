@@ -1,0 +1,106 @@
+"""The order of a stage for `reprise order`: tables on the terminal, and the planned mixture over tokens as a plot."""
+
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from reprise.mixture.forecast import Segment, forecast
+from reprise.mixture.preview import packing, preview
+from reprise.model.loading import load_tokenizer
+from reprise.recipe import Recipe
+from reprise.tokens.store import TokenStore
+from reprise.workspace import Json
+
+
+def draw_mixture(segments: list[Segment], title: str) -> Any:
+    """A plotly figure: the planned share of each language and source over the tokens of the run, stacked.
+
+    Args:
+        segments: of `forecast`, stages in order.
+        title: over the picture.
+    """
+    import plotly.graph_objects as go
+
+    starts: dict[int, int] = {}
+    for segment in segments:
+        starts.setdefault(segment.stage, sum(s.stop - s.start for s in segments if s.stage < segment.stage))
+    paths = list(dict.fromkeys(_source(path) for segment in segments for path in segment.shares))
+    tokens = [starts[s.stage] + at for s in segments for at in (s.start, s.stop)]
+    figure = go.Figure()
+    for path in paths:
+        shares = [
+            100 * sum(share for bucket, share in s.shares.items() if _source(bucket) == path)
+            for s in segments
+            for _ in (0, 1)
+        ]
+        figure.add_scatter(
+            x=tokens, y=shares, name=path, mode="lines", stackgroup="mixture", line={"width": 0.5},
+            hovertemplate="%{y:.2f} %",
+        )  # fmt: skip
+    for stage, start in starts.items():
+        figure.add_vline(x=start, line_dash="dot", annotation_text=f"stage {stage}")
+    figure.update_layout(
+        title=title,
+        xaxis_title="tokens trained on",
+        yaxis={"title": "share of the rows, %", "range": [0, 100], "ticksuffix": " %"},
+        hovermode="x unified",
+    )
+    return figure
+
+
+def show_order(
+    recipe: Recipe,
+    store: TokenStore,
+    *,
+    stage: int = 1,
+    rows: int = 200,
+    previous: Mapping[str, Json] | None = None,
+    picture: Path | None = None,
+) -> None:
+    """Print the first rows of a stage, how its documents fit into rows, and what the forecast warns of.
+
+    Args:
+        recipe: the run.
+        store: of its workspace.
+        stage: counted from 1.
+        rows: how many are printed.
+        previous: see `preview`.
+        picture: where to write the mixture over tokens, as HTML.
+    """
+    tokenizer = load_tokenizer(recipe.model)
+    console = Console()
+    order = Table("step", "row", "bucket", "epoch", "perplexity", "documents", "begins with", title=f"stage {stage}")
+    for row in islice(
+        preview(recipe, store, lambda ids: str(tokenizer.decode(ids)), stage=stage, previous=previous), rows
+    ):
+        ppl = "" if row.ppl is None else f"{row.ppl:.2f}"
+        more = f" +{len(row.documents) - 2}" if len(row.documents) > 2 else ""
+        documents = ", ".join(row.documents[:2]) + more
+        cells = [str(row.step), str(row.row), row.bucket, str(row.epoch), ppl, documents, row.words[:60]]
+        order.add_row(*map(escape, cells))
+    fit = Table("bucket", "rows", "padding", "documents", "cut", "cut though short", title="rows of the first epoch")
+    for entry in packing(recipe, store, stage):
+        numbers = [entry.rows, f"{entry.padding:.2%}", entry.documents, entry.cut, entry.cut_though_short]
+        fit.add_row(escape(entry.bucket), *map(str, numbers))
+    console.print(order, fit)
+    found = forecast(recipe, store)
+    for warning in found.warnings:
+        console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
+    if picture is not None:
+        write_picture(found.segments, f"{recipe.name}: planned mixture", picture)
+        console.print(f"the mixture over tokens: {picture}", markup=False, highlight=False)
+
+
+def write_picture(segments: list[Segment], title: str, path: Path) -> None:
+    """`draw_mixture` as one HTML file that opens offline."""
+    draw_mixture(segments, title).write_html(path, include_plotlyjs=True)
+
+
+def _source(path: str) -> str:
+    """`zh/web` of `zh/web/Others`."""
+    return "/".join(path.split("/")[:2])
