@@ -17,6 +17,7 @@ from reprise.model.files import model_files
 from reprise.recipe import Recipe
 from reprise.recipe.documents import Input
 from reprise.recipe.generator import Generator
+from reprise.recipe.mixture import Stage as TrainingStage
 from reprise.workspace import Json
 
 Run = Callable[..., None]
@@ -191,15 +192,30 @@ def _training_stages(recipe: Recipe) -> list[Stage]:
                 "model": recipe.model,
                 "kept": recipe.held_out_groups().kept(),
                 "seed": recipe.seed,
+                **(_window(recipe) if _validations_decide(recipe, stage) else {}),
             },
-            means={"benchmarks": _benchmarks_during(recipe)},
+            means={
+                "benchmarks": _benchmarks_during(recipe),
+                **({} if _validations_decide(recipe, stage) else _window(recipe)),
+            },
             files=lambda: model_files(recipe.model),
             resumable=True,
             precious=True,
             parallel=True,
+            version=2,
         )
         for index, stage in enumerate(recipe.stages)
     ]
+
+
+def _window(recipe: Recipe) -> dict[str, Any]:
+    """The windows of the evaluation, in which training validates too."""
+    return {"window": (recipe.evaluation.max_length, recipe.evaluation.stride)}
+
+
+def _validations_decide(recipe: Recipe, stage: TrainingStage) -> bool:
+    """Whether what a validation measures changes what is trained on; else it is only recorded."""
+    return stage.topics.policy.name != "static" or recipe.training.guards.retention in ("stop", "raise_share")
 
 
 def _benchmarks(recipe: Recipe) -> dict[str, Any]:

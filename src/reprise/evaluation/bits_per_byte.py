@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reprise.errors import UserError
 from reprise.evaluation.model import EvaluatedModel
 from reprise.model.likelihood import document_nll, fit_window
-from reprise.model.loading import load_config
+from reprise.model.loading import load_config, text_start_id
 from reprise.progress import track
 from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.groups import Group, Groups
@@ -95,13 +94,7 @@ def _measure(
 
 def encode(tokenizer: Any, texts: Sequence[str]) -> list[npt.NDArray[np.int64]]:
     """Token ids of each text behind the token that begins a text."""
-    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    if start is None:
-        raise UserError(
-            "the tokenizer has neither a beginning-of-sequence nor an end-of-sequence token",
-            where="model.path",
-            remedy="set `bos_token` or `eos_token` in the model's tokenizer_config.json",
-        )
+    start = text_start_id(tokenizer)
     if not texts:
         return []
     encoded = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]

@@ -11,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtr, stdtrit
 
-Floats = npt.NDArray[np.float64]
+from reprise.recipe.groups import MIN_DOCUMENTS
 
-MIN_ITEMS = 5
-"""With fewer documents or questions no interval is given."""
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,8 @@ class Estimate:
     """Degrees of freedom of Student's t."""
 
     def interval(self, error: float = 0.05) -> tuple[float, float] | None:
-        """The interval of `change` that misses with probability `error`; None with fewer than MIN_ITEMS items."""
-        if self.items < MIN_ITEMS:
+        """The interval of `change` that misses with probability `error`; None with fewer than MIN_DOCUMENTS items."""
+        if self.items < MIN_DOCUMENTS:
             return None
         half = self.quantile(error) * self.standard_error
         return self.center - half, self.center + half

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from reprise.evaluation.intervals import MIN_ITEMS, Estimate
+from reprise.evaluation.intervals import Estimate
 from reprise.evaluation.results import Untested, Verdict, VerdictWord
+from reprise.recipe.groups import MIN_DOCUMENTS
 
 FAMILY_ERROR = 0.05
 """Chance that any verdict of a report is wrong."""
@@ -33,7 +34,7 @@ class Judgement:
 
 def judge_all(measures: Sequence[tuple[Estimate, float | None]]) -> list[Judgement]:
     """Judge the estimates of a report with their tolerances, all as one family."""
-    tested = [number for number, (estimate, _) in enumerate(measures) if estimate.items >= MIN_ITEMS]
+    tested = [number for number, (estimate, _) in enumerate(measures) if estimate.items >= MIN_DOCUMENTS]
     errors = {number: smallest_error(*measures[number]) for number in tested}
     allowed: dict[int, float] = {}
     stopped = False
@@ -86,7 +87,7 @@ def judge(
 def _judge_one(estimate: Estimate, tolerance: float | None, error: float | None, family: int) -> Judgement:
     if error is None:
         what = "question" if estimate.better == "higher" else "document"
-        few = f"{estimate.items} {what}{'' if estimate.items == 1 else 's'}, and {MIN_ITEMS} are needed at least"
+        few = f"{estimate.items} {what}{'' if estimate.items == 1 else 's'}, and {MIN_DOCUMENTS} are needed at least"
         return Judgement("undecided", None, None, few)
     ci = estimate.interval(error)
     verdict = judge(ci, tolerance, better=estimate.better)

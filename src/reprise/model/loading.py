@@ -148,6 +148,22 @@ def load_tokenizer(settings: Model) -> PreTrainedTokenizerBase:
         )
 
 
+def text_start_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token behind which a text is scored, so that its first token is scored too: BOS, else EOS.
+
+    Raises:
+        UserError: the tokenizer has neither.
+    """
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if start is None:
+        raise UserError(
+            "the tokenizer has neither a beginning-of-sequence nor an end-of-sequence token",
+            where="model.path",
+            remedy="set `bos_token` or `eos_token` in the model's tokenizer_config.json",
+        )
+    return int(start)
+
+
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write a Hugging Face directory that `AutoModelForCausalLM.from_pretrained` loads."""
     model.save_pretrained(folder)

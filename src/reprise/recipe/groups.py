@@ -14,6 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from reprise.recipe.fields import Settings, Share
 from reprise.recipe.mixture import DEFAULT_TOLERANCE, Stage
 
+MIN_DOCUMENTS = 5
+"""With fewer documents a group gets no interval, so nothing is decided about it."""
+
 
 class Group(Settings):
     """Held-out documents that get one verdict."""

@@ -9,7 +9,6 @@ from reprise.recipe.fields import Count, Settings, Share, check_sum
 from reprise.recipe.languages.codes import OptionalLanguage, find_language, normalise_keys, normalise_path
 from reprise.recipe.training import Schedule
 
-
 DEFAULT_TOLERANCE = 0.02
 """Of an entry with `keep: true` and no `tolerance`; of English, where a recipe keeps nothing by name."""
 

@@ -1,10 +1,12 @@
-"""Loss spikes, and held-out loss of the languages that are to be kept."""
+"""Loss spikes, and held-out loss of what is to be kept."""
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from reprise.recipe.groups import MIN_DOCUMENTS, Group, Groups
 from reprise.recipe.training import Guards
 from reprise.training.validation import BucketLoss
 
@@ -18,14 +20,24 @@ def is_spike(loss: float, recent: Sequence[float], settings: Guards) -> bool:
 
 @dataclass(frozen=True)
 class Retention:
-    """How a kept language, or a source of it, stands against the base model."""
+    """How a kept group of held-out documents stands against the base model."""
 
-    path: str
-    """`en` or `en/code`, as in `evaluation.tolerance`."""
+    group: Group
+    """Its `tolerance` is set."""
     before: float
     """Bits per byte of the base model."""
     now: float
-    tolerance: float
+
+    @property
+    def path(self) -> str:
+        """`en` or `en/code`, as in `evaluation.tolerance`."""
+        return self.group.path
+
+    @property
+    def tolerance(self) -> float:
+        """Largest rise that still counts as kept."""
+        assert self.group.tolerance is not None
+        return self.group.tolerance
 
     @property
     def rise(self) -> float:
@@ -38,22 +50,34 @@ class Retention:
         return self.rise > self.tolerance
 
 
-def bits_per_byte(losses: Sequence[BucketLoss], path: str) -> float | None:
-    """Of a language (`en`) or a source of it (`en/code`), over its buckets; None where none was measured."""
-    wanted = path.split("/")
-    chosen = [loss for loss in losses if list(loss.key[: len(wanted)]) == wanted and loss.tokens]
+def kept_groups(groups: Groups, losses: Sequence[BucketLoss]) -> list[Group]:
+    """The groups with a tolerance of which documents are held out; sources of them only from MIN_DOCUMENTS on."""
+    documents: Counter[tuple[str, str]] = Counter()
+    for loss in losses:
+        documents[loss.key.language, loss.key.source] += loss.documents
+    return [
+        group
+        for group in groups.over(documents)
+        if group.tolerance is not None
+        and (group.source is None or documents[group.language, group.source] >= MIN_DOCUMENTS)
+    ]
+
+
+def bits_per_byte(losses: Sequence[BucketLoss], group: Group) -> float | None:
+    """Of a group, over its buckets; None where none was measured."""
+    chosen = [loss for loss in losses if group.contains(loss.key.language, loss.key.source) and loss.tokens]
     bits = sum(loss.nll * loss.tokens / math.log(2) for loss in chosen)
     num_bytes = sum(loss.num_bytes for loss in chosen)
     return bits / num_bytes if num_bytes else None
 
 
 def check_retention(
-    losses: Sequence[BucketLoss], baseline: Mapping[str, float], tolerance: Mapping[str, float]
+    losses: Sequence[BucketLoss], baseline: Mapping[str, float], groups: Sequence[Group]
 ) -> list[Retention]:
-    """Every kept path that was measured both now and with the base model."""
-    found = []
-    for path, allowed in tolerance.items():
-        now = bits_per_byte(losses, path)
-        if now is not None and path in baseline:
-            found.append(Retention(path, baseline[path], now, allowed))
-    return found
+    """Every kept group that was measured both now and with the base model."""
+    measured = ((group, bits_per_byte(losses, group)) for group in groups)
+    return [
+        Retention(group, baseline[group.path], now)
+        for group, now in measured
+        if now is not None and group.path in baseline
+    ]

@@ -15,7 +15,7 @@ from reprise.mixture.shares_file import CAUSE, SharesFile
 from reprise.model.attention import document_inputs
 from reprise.progress import track
 from reprise.training.checkpoint import checkpoint_name, newest_whole, prune
-from reprise.training.guards import Retention, bits_per_byte, check_retention, is_spike
+from reprise.training.guards import Retention, bits_per_byte, check_retention, is_spike, kept_groups
 from reprise.training.memory import peak_memory
 from reprise.training.optimizer import clip_gradients, learning_rate, set_learning_rate
 from reprise.training.signals import Interrupted, StopSignal
@@ -225,8 +225,8 @@ def validate(state: Run, stop: StopSignal) -> None:
     # Rounded far below noise: the last digits depend on the number of processes, and the shares decide the rows.
     log_shares(state, state.sampler.observe({loss.key: round(loss.nll, 4) for loss in losses}))
     if not progress.baseline:
-        found = {path: bits_per_byte(losses, path) for path in state.tolerance}
-        progress.baseline = {path: value for path, value in found.items() if value is not None}
+        values = {group.path: bits_per_byte(losses, group) for group in kept_groups(state.kept, losses)}
+        progress.baseline = {path: value for path, value in values.items() if value is not None}
     if state.training.guards.retention != "off":
         guard_retention(state, losses)
 
@@ -244,15 +244,16 @@ def measure_benchmarks(state: Run) -> None:
 
 
 def guard_retention(state: Run, losses: list[BucketLoss]) -> None:
-    """Act on kept languages whose bits per byte rose by more than allowed, as the recipe says.
+    """Act on kept groups whose bits per byte rose by more than allowed, as the recipe says.
 
     Raises:
         UserError: `retention: stop`; a checkpoint was saved.
     """
     action = state.training.guards.retention
-    for kept in check_retention(losses, state.progress.baseline, state.tolerance):
-        if action == "raise_share":
-            _balance(state, kept)
+    measured = check_retention(losses, state.progress.baseline, kept_groups(state.kept, losses))
+    if action == "raise_share":
+        _balance(state, measured)
+    for kept in measured:
         if not kept.is_lost:
             continue
         message = f"{kept.path}: {kept.before:.4f} -> {kept.now:.4f} bits per byte ({kept.rise:+.1%})"
@@ -263,27 +264,32 @@ def guard_retention(state: Run, losses: list[BucketLoss]) -> None:
             save(state)
             note_checkpoint(state)
             raise UserError(
-                f"{message} is more than the tolerance",
-                where=f"evaluation.tolerance.{kept.path} = {kept.tolerance}",
+                f"{message} is more than the tolerance of {kept.tolerance:g}",
+                where=f"evaluation.tolerance, or `keep` in the mixture, for {kept.path}",
                 remedy="give it a larger share, lower the learning rate, or set training.guards.retention=warn",
             )
 
 
-def _balance(state: Run, kept: Retention) -> None:
-    """Raise the share of a kept language while it is lost; give it its own share again when it is back."""
+def _balance(state: Run, measured: list[Retention]) -> None:
+    """Raise the share of an entry while a kept group of its text is lost; restore its own share when none is."""
     guards, raised = state.training.guards, state.progress.raised
-    language = kept.path.split("/")[0]
-    entries = [name for name, entry in state.stage.mixture.items() if entry.language == language]
-    for name in entries:
-        share = sum(part for bucket, part in state.sampler.shares().items() if bucket.entry == name)
-        wanted = min(share + guards.retention_step, guards.retention_cap) if kept.is_lost else raised.get(name, share)
-        if (wanted <= share and kept.is_lost) or wanted == share:
+    for name, entry in state.stage.mixture.items():
+        own = [
+            kept for kept in measured if any(kept.group.contains(entry.language, source) for source in entry.sources)
+        ]
+        if not own:
             continue
-        if kept.is_lost:
+        lost = [kept for kept in own if kept.is_lost]
+        share = sum(part for bucket, part in state.sampler.shares().items() if bucket.entry == name)
+        target = min(share + guards.retention_step, guards.retention_cap) if lost else raised.get(name, share)
+        if (target <= share and lost) or target == share:
+            continue
+        if lost:
             raised.setdefault(name, share)
         else:
             del raised[name]
-        log_shares(state, state.sampler.set_shares({name: wanted}, cause=f"retention of {kept.path}"))
+        cause = f"retention of {(lost or own)[0].path}"
+        log_shares(state, state.sampler.set_shares({name: target}, cause=cause))
 
 
 def log_shares(state: Run, changes: list[Any]) -> None:

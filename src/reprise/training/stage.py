@@ -5,7 +5,10 @@ from typing import Any
 
 from reprise.errors import UserError
 from reprise.mixture.sampler import Sampler
+from reprise.model.likelihood import fit_window
+from reprise.model.loading import load_tokenizer, text_start_id
 from reprise.model.machine import describe_machine
+from reprise.recipe.groups import Groups
 from reprise.recipe.mixture import Stage
 from reprise.recipe.model import Model
 from reprise.recipe.tokens import Rows
@@ -65,7 +68,8 @@ def build(
     training: Training,
     model: Model,
     seed: int,
-    tolerance: dict[str, float],
+    kept: Groups,
+    window: tuple[int, int],
     benchmarks: Benchmarks | None = None,
 ) -> Run:
     """Open the store, load the model and stand where the newest checkpoint stood.
@@ -79,7 +83,8 @@ def build(
         training: batch, precision, checkpoints.
         model: the base model.
         seed: of the run.
-        tolerance: language -> largest relative rise of its bits per byte.
+        kept: groups of held-out documents that must be kept.
+        window: `max_length` and `stride` of the evaluation, for the validations.
         benchmarks: what `training.benchmarks_every_tokens` runs.
     """
     processes.first(lambda: _check(training, processes))
@@ -106,13 +111,20 @@ def build(
         stage=stage,
         rows=rows,
         training=training,
-        tolerance=tolerance,
+        kept=kept,
         processes=processes,
         network=network,
         optimizer=optimizer,
         store=store,
         sampler=Sampler(store, stage, rows, seed, None if previous is None else read_facts(previous)["sampler"]),
-        held_out=HeldOut(store.valid, training.validation, rows.seq_len, training.micro_batch_rows),
+        held_out=HeldOut(
+            store.valid,
+            training.validation,
+            start_id=text_start_id(load_tokenizer(model)),
+            special_ids={store.eos_id} | ({store.bos_id} if store.bos_id is not None else set()),
+            window=fit_window(network.weights.config, *window),
+            batch_tokens=training.micro_batch_rows * rows.seq_len,
+        ),
         metrics=metrics,
         average=Average(network.weights, training.averaging, stage.tokens),
         writer=CheckpointWriter(processes),

@@ -9,6 +9,7 @@ import torch
 
 from reprise.mixture.sampler import Sampler
 from reprise.mixture.shares import ShareChange
+from reprise.recipe.groups import Groups
 from reprise.recipe.mixture import Stage
 from reprise.recipe.tokens import Rows
 from reprise.recipe.training import Training
@@ -55,7 +56,7 @@ class Progress:
     left_out: list[int] = field(default_factory=list)
     """First rows of the batches that the spike guard left out."""
     baseline: dict[str, float] = field(default_factory=dict)
-    """Kept language, or source of it -> bits per byte of the base model."""
+    """Kept group (`en`, `en/code`) -> bits per byte of the base model."""
     raised: dict[str, float] = field(default_factory=dict)
     """Entry of the mixture whose share the retention guard raised -> its share before."""
 
@@ -68,7 +69,8 @@ class Run:
     stage: Stage
     rows: Rows
     training: Training
-    tolerance: dict[str, float]
+    kept: Groups
+    """Groups of held-out documents that must be kept."""
     processes: Processes
     network: Network
     optimizer: torch.optim.AdamW

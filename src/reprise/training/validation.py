@@ -1,18 +1,20 @@
 """Held-out loss of every (language, source, topic)."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from reprise.model.likelihood import IGNORE, token_nll
+from reprise.model.likelihood import IGNORE, cut_windows, token_nll
 from reprise.recipe.training import Validation
 from reprise.tokens.store import Bucket, BucketKey
 from reprise.training.parallel import Processes
 from reprise.training.signals import StopSignal
+
+Ids = np.ndarray[Any, Any]
 
 CHOICE_SEED = 0
 """Which held-out documents are measured must not change between runs, or their losses could not be compared."""
@@ -29,6 +31,8 @@ class BucketLoss:
     """UTF-8 bytes of the documents."""
     tokens: int
     """Scored tokens."""
+    documents: int
+    """Documents that were measured."""
 
     @property
     def bits_per_byte(self) -> float:
@@ -44,38 +48,67 @@ class BucketLoss:
             "nll": self.nll,
             "bits_per_byte": self.bits_per_byte,
             "tokens": self.tokens,
+            "num_bytes": self.num_bytes,
+            "documents": self.documents,
         }
 
 
 @dataclass(frozen=True)
 class _Window:
     bucket: int
-    ids: np.ndarray[Any, Any]
+    ids: Ids
+    first: int
+    """Position of the first scored token."""
 
 
 class HeldOut:
-    """The held-out documents that are measured: whole ones, at most `max_tokens` per bucket but at least one."""
+    """The held-out documents that are measured: whole ones, at most `max_tokens` per bucket but at least one.
+
+    Bits per byte are those of the evaluation (`reprise.evaluation.bits_per_byte`): every token of the text is scored
+    once, the first one behind the token that begins a text, in the same overlapping windows; EOS, which is no text, is
+    not scored. So a guard sees the quantity that the verdict is about.
+    """
 
     def __init__(
-        self, buckets: Mapping[BucketKey, Bucket], settings: Validation, seq_len: int, batch_rows: int
+        self,
+        buckets: Mapping[BucketKey, Bucket],
+        settings: Validation,
+        *,
+        start_id: int,
+        special_ids: Collection[int],
+        window: tuple[int, int],
+        batch_tokens: int,
     ) -> None:
+        """Choose the documents and cut them into windows.
+
+        Args:
+            buckets: the held-out part of the token store.
+            settings: how many tokens are measured.
+            start_id: the token that begins a text.
+            special_ids: BOS and EOS of the store, which stand around each of its documents.
+            window: tokens in a window, and by how many it moves.
+            batch_tokens: most tokens in one forward pass of a process; one window is never cut.
+        """
         self._keys: list[BucketKey] = []
         self._num_bytes: list[int] = []
+        self._documents: list[int] = []
         windows: list[_Window] = []
         for key in sorted(buckets, key=str):
             bucket = buckets[key]
             if bucket.num_documents == 0:
                 continue
             documents = _choose(bucket, settings.max_tokens)
-            windows += [
-                _Window(len(self._keys), window)
-                for document in documents
-                for window in _windows(bucket.tokens[bucket.offsets[document] : bucket.offsets[document + 1]], seq_len)
-            ]
+            for document in documents:
+                text = _text_of(bucket.tokens[bucket.offsets[document] : bucket.offsets[document + 1]], special_ids)
+                ids = np.concatenate([[start_id], text])
+                windows += [
+                    _Window(len(self._keys), ids[begin:end], first - begin)
+                    for begin, end, first in cut_windows(len(ids), *window)
+                ]
             self._keys.append(key)
             self._num_bytes.append(int(bucket.num_bytes[documents].sum()))
-        windows.sort(key=lambda window: -len(window.ids))
-        self._batches = [windows[start : start + batch_rows] for start in range(0, len(windows), batch_rows)]
+            self._documents.append(len(documents))
+        self._batches = _batches(windows, batch_tokens)
 
     def measure(self, model: Any, processes: Processes, stop: StopSignal) -> list[BucketLoss] | None:
         """Losses of all buckets, None where a signal came before the end.
@@ -101,8 +134,10 @@ class HeldOut:
         model.train(was_training)
         nll_sums, token_sums = processes.sum(sums).tolist()
         return [
-            BucketLoss(key, nll / max(tokens, 1), num_bytes, int(tokens))
-            for key, num_bytes, nll, tokens in zip(self._keys, self._num_bytes, nll_sums, token_sums, strict=True)
+            BucketLoss(key, nll / max(tokens, 1), num_bytes, int(tokens), documents)
+            for key, num_bytes, nll, tokens, documents in zip(
+                self._keys, self._num_bytes, nll_sums, token_sums, self._documents, strict=True
+            )
         ]
 
 
@@ -113,10 +148,21 @@ def _choose(bucket: Bucket, max_tokens: int) -> np.ndarray[Any, Any]:
     return np.sort(order[:count])
 
 
-def _windows(ids: np.ndarray[Any, Any], seq_len: int) -> Iterator[np.ndarray[Any, Any]]:
-    """Cut a document; each window begins with the last token of the one before, so only the very first is unscored."""
-    for start in range(0, max(len(ids) - 1, 0), seq_len - 1):
-        yield ids[start : start + seq_len]
+def _text_of(ids: Ids, special_ids: Collection[int]) -> Ids:
+    """The tokens of a document without the BOS and EOS around it."""
+    start = int(len(ids) > 0 and int(ids[0]) in special_ids)
+    end = len(ids) - int(len(ids) > start and int(ids[-1]) in special_ids)
+    return ids[start:end]
+
+
+def _batches(windows: list[_Window], batch_tokens: int) -> list[list[_Window]]:
+    """Windows of like length together, longest first."""
+    batches: list[list[_Window]] = []
+    for window in sorted(windows, key=lambda window: -len(window.ids)):
+        if not batches or len(batches[-1][0].ids) * (len(batches[-1]) + 1) > batch_tokens:
+            batches.append([])
+        batches[-1].append(window)
+    return batches
 
 
 def _run(model: Any, batch: list[_Window], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -126,7 +172,7 @@ def _run(model: Any, batch: list[_Window], device: torch.device) -> tuple[torch.
     labels = np.full(shape, IGNORE, dtype=np.int64)
     for row, window in enumerate(batch):
         ids[row, : len(window.ids)] = window.ids
-        labels[row, : len(window.ids)] = window.ids
+        labels[row, window.first : len(window.ids)] = window.ids[window.first :]
     nll = token_nll(model, torch.from_numpy(ids).to(device), labels=torch.from_numpy(labels).to(device))
-    tokens = torch.tensor([len(window.ids) - 1 for window in batch], dtype=torch.float64, device=device)
+    tokens = torch.tensor([len(window.ids) - window.first for window in batch], dtype=torch.float64, device=device)
     return nll.double().sum(dim=1), tokens
