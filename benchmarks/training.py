@@ -161,6 +161,7 @@ def stage_settings(chosen: argparse.Namespace) -> tuple:
 def run_reprise(chosen: argparse.Namespace, folder: Path) -> dict:
     """The whole stage, its validation and checkpoints included; its own figure of every step."""
     begin = time.perf_counter()
+    from reprise.recipe.groups import Groups
     from reprise.recipe.model import Model
     from reprise.recipe.training import Training
     from reprise.training.stage import run

@@ -1,8 +1,11 @@
 """Bits per byte of training's validations are those of the evaluation."""
 
+import shutil
+
 import numpy as np
 import pytest
 from tests.training.conftest import SEQ_LEN, events, make_training
+from transformers import AutoTokenizer
 
 from reprise.evaluation.bits_per_byte import Text, group_totals, measure_bits
 from reprise.evaluation.model import EvaluatedModel
@@ -21,7 +24,12 @@ from reprise.workspace import Work
 def test_a_validation_of_all_held_out_text_is_the_measurement_of_the_evaluation(
     arguments, base_model, passages, tmp_path, bos, window
 ):
-    model = Model(path=str(base_model), bos=bos)
+    if bos:
+        shutil.copytree(base_model, tmp_path / "with-bos")
+        tokenizer = AutoTokenizer.from_pretrained(base_model)
+        tokenizer.bos_token = tokenizer.eos_token
+        tokenizer.save_pretrained(tmp_path / "with-bos")
+    model = Model(path=str(tmp_path / "with-bos" if bos else base_model), bos=bos)
     held_out = [passage for number, passage in enumerate(passages) if number % 6 == 0]
     builder = StoreBuilder(tmp_path / "tokenize", open_encoder(model, Tokens(tokenizer="tokenizers")), ["web"])
     builder.add([{**passage, "split": "train", "ppl": None} for passage in passages])

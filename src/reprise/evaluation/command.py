@@ -177,8 +177,16 @@ def result_tables(results: Results | ModelResults) -> list[Table]:
 
 def _comparison_tables(results: Results) -> list[Table]:
     bits = [
-        [row["entry"], row["source"] or "all", row["topic"] or "", f"{row['before']:.4f}", f"{row['after']:.4f}"]
-        + [f"{100 * row['change']:+.2f} %", _interval(row["ci"], " %"), row["verdict"] or "not judged"]
+        [
+            row["entry"],
+            row["source"] or "all",
+            row["topic"] or "",
+            f"{row['before']:.4f}",
+            f"{row['after']:.4f}",
+            f"{100 * row['change']:+.2f} %",
+            _interval(row["ci"], " %"),
+            row["verdict"] or "not judged",
+        ]
         for row in results["bits_per_byte"]
     ]
     scores = [
@@ -188,8 +196,10 @@ def _comparison_tables(results: Results) -> list[Table]:
             _questions(row),
             f"{100 * row['before']:.2f}",
             f"{100 * row['after']:.2f}",
+            f"{100 * row['change']:+.2f}",
+            _interval(row["ci"]),
+            row["verdict"],
         ]
-        + [f"{100 * row['change']:+.2f}", _interval(row["ci"]), row["verdict"]]
         for row in results["benchmarks"]
     ]
     changed = ["before", "after", "change", "95 % interval", "verdict"]

@@ -1,7 +1,7 @@
 """Estimates of a change, with intervals that hold their level on few documents.
 
-Every measure is paired: the same documents, or questions, are measured before and after. `benchmarks/verdicts.py` measures
-the coverage of these intervals and of the usual alternatives; docs/evaluation.md has the table.
+Every measure is paired: the same documents, or questions, are measured before and after. `benchmarks/verdicts.py`
+measures the coverage of these intervals and of the usual alternatives; docs/evaluation.md has the table.
 """
 
 from dataclasses import dataclass

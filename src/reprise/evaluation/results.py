@@ -1,6 +1,6 @@
 """The record of an evaluation: what `evaluate/results.json` contains."""
 
-from typing import Any, Literal, NotRequired
+from typing import Any, Literal, NotRequired, final
 
 from typing_extensions import TypedDict
 
@@ -195,6 +195,7 @@ class Sample(TypedDict):
     """Continuation of the trained model."""
 
 
+@final
 @record
 class Results(TypedDict):
     """What was measured on both models, and the verdicts."""
@@ -267,6 +268,7 @@ class BenchmarkScore(TypedDict):
     """Task of the harness -> its questions and score."""
 
 
+@final
 @record
 class ModelResults(TypedDict):
     """One model by itself."""

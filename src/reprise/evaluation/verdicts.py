@@ -1,8 +1,8 @@
 """What was gained, kept and lost: verdicts that hold together, and how they are worded.
 
 A verdict is given where a whole interval agrees. All measures of a report are judged as one family by Holm's step-down
-rule (Scandinavian Journal of Statistics 6, 1979): the chance that any verdict of the report is wrong is at most 5 %, however
-many rows it has. Rows that nobody asked to be judged, such as topics, are described by their intervals only.
+rule (Scandinavian Journal of Statistics 6, 1979): the chance that any verdict of the report is wrong is at most 5 %,
+however many rows it has. Rows that nobody asked to be judged, such as topics, are described by their intervals only.
 """
 
 from collections.abc import Sequence
@@ -111,8 +111,10 @@ def percent(change: float, better: Literal["lower", "higher"]) -> str:
 
 
 def headline(verdicts: Sequence[Verdict], untested: Sequence[Untested] = ()) -> str:
-    """The verdicts in one line, such as `gained zh (bits per byte fell by 12.3 %); kept en (bits per byte rose by 0.4 %,
-    tolerance 2 %); lost nothing. Bits per byte: lower is better.`
+    """The verdicts in one line.
+
+    Such as `gained zh (bits per byte fell by 12.3 %); kept en (bits per byte rose by 0.4 %, tolerance 2 %); lost
+    nothing of what was measured. Bits per byte: lower is better.`
     """
     line = "; ".join(text for _, text in headline_parts(verdicts, untested))
     if any(entry["kind"] == "bits_per_byte" for entry in verdicts):
