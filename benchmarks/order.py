@@ -40,13 +40,13 @@ def shares(buckets: int) -> list[float]:
 
 def build(folder: Path, buckets: int) -> None:
     """A token store of random documents of 20 to 4000 tokens."""
-    from reprise.tokens.store import StoreBuilder
-    from reprise.tokens.tokenizer import Encoder
+    from reprise.model.tokenizer import Tokenizer
+    from reprise.tokens.builder import StoreBuilder
 
-    encoder = Encoder(
+    tokenizer = Tokenizer(
         "random", lambda texts: [np.frombuffer(t.encode("latin-1"), np.uint8) for t in texts], 50_000, 1, None, ""
     )
-    builder = StoreBuilder(folder, encoder, [])
+    builder = StoreBuilder(folder, tokenizer, [])
     rng = np.random.default_rng(buckets)
     for bucket in range(buckets):
         left = max(TOKENS_PER_BUCKET * RIVAL_BUCKETS // max(buckets, RIVAL_BUCKETS), 4 * SEQ_LEN)
@@ -266,11 +266,11 @@ def measure_deep(folder: Path) -> float:
     """Seconds from nothing to the first batch after row 10^9."""
     state = open_sampler(folder / "store-40", RIVAL_BUCKETS).state()
     deep = 10**9
-    state["rows"] = deep
+    state["rows"], state["tokens"] = deep, deep * SEQ_LEN
     sampler = open_sampler(folder / "store-40", RIVAL_BUCKETS)
     for bucket, opened, share in zip(state["buckets"], sampler.opened, shares(RIVAL_BUCKETS), strict=True):
-        bucket["rows"] = int(deep * share)
-        bucket["cursor"] = list(divmod(bucket["rows"] * SEQ_LEN, opened.epoch_tokens))
+        bucket["tokens"] = int(deep * share) * SEQ_LEN
+        bucket["cursor"] = list(divmod(bucket["tokens"], opened.epoch_tokens))
     start = time.perf_counter()
     sampler = open_sampler(folder / "store-40", RIVAL_BUCKETS)
     sampler.load_state(state)

@@ -118,25 +118,25 @@ def add_mfu(chosen: argparse.Namespace, result: dict, names: list[str]) -> None:
 
 def prepare(folder: Path, chosen: argparse.Namespace) -> None:
     """The model, a tokenizer and a token store of random ids: what the text is does not change the speed."""
+    import tokenizers
     import torch
-    from tokenizers import Tokenizer, models
     from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
-    from reprise.tokens.store import StoreBuilder
-    from reprise.tokens.tokenizer import Encoder
+    from reprise.model.tokenizer import Tokenizer
+    from reprise.tokens.builder import StoreBuilder
 
     config = LlamaConfig(**SHAPES[chosen.shape], max_position_embeddings=8192, rope_theta=100000.0)
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder / "model")
-    tokenizer = Tokenizer(models.WordLevel({"<eos>": 0}, unk_token="<eos>"))
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<eos>": 0}, unk_token="<eos>"))
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>").save_pretrained(folder / "model")
     rng = np.random.default_rng(0)
 
     def make(texts):
         return [rng.integers(1, config.vocab_size, 1500) for _ in texts]
 
-    encoder = Encoder("random", make, config.vocab_size, 0, None, "")
-    builder = StoreBuilder(folder / "tokenize", encoder, [])
+    tokenizer = Tokenizer("random", make, config.vocab_size, 0, None, "")
+    builder = StoreBuilder(folder / "tokenize", tokenizer, [])
     needed = chosen.rows * chosen.seq_len * (chosen.steps + 1) // 1000 + 10
     (folder / "tokenize").mkdir(exist_ok=True)
     common = {"text": "x", "lang": "en", "source": "web", "topic": None, "ppl": None}

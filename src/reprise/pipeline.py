@@ -18,7 +18,7 @@ from reprise.errors import UserError
 from reprise.recipe import Recipe
 from reprise.recipe.fields import Settings
 from reprise.stages import Stage, stages
-from reprise.workspace import Json, Manifest, Plan, Status, Work, Workspace, digest_file
+from reprise.workspace import Json, Manifest, Plan, Status, Work, Workspace, differences, digest_file
 
 T = TypeVar("T")
 
@@ -116,6 +116,8 @@ def run_stages(
                 continue
             if ranks.world > 1 and not stage.parallel:
                 ranks.lead(partial(_refuse_processes, stage.name, status))
+            if adopt and stage.precious:
+                ranks.lead(partial(_reopen_finished, stage, plan, workspace, say))
             if ranks.leads:
                 say(f"{stage.name}: {status.reason}")
             _run_stage(stage, plan, workspace, ranks, restart=restart, adopt=adopt, say=say)
@@ -151,6 +153,38 @@ def _refuse_processes(name: str, status: Status) -> None:
         f"{name} runs in one process and must run first ({status.state}: {status.reason})",
         remedy=f"run `reprise {name} RECIPE` without torchrun",
     )
+
+
+def _reopen_finished(stage: Stage, plan: Plan, workspace: Workspace, say: Callable[[str], None]) -> None:
+    """For --adopt: let a finished training stage go on from its end, where more tokens are asked for.
+
+    A stage that follows a training stage that changed begins from other weights, so it is trained from its beginning.
+
+    Raises:
+        UserError: nothing would be left to train.
+    """
+    manifest = workspace.manifest(stage.name)
+    if manifest is None or workspace.is_begun(stage.name) or workspace.damage(manifest):
+        return
+    before = [
+        name for name in plan.inputs if name.startswith("train-") and manifest.inputs.get(name) != plan.inputs[name]
+    ]
+    if before:
+        say(f"{stage.name}: is trained from its beginning, as {before[0]}, which it follows, is another")
+        return
+    tokens, done = stage.settings["stage"].tokens, manifest.counts["tokens"]
+    if tokens <= done:
+        changed = "; ".join(differences(manifest.settings, plan.settings)) or "its inputs changed"
+        raise UserError(
+            f"{stage.name} is finished ({done:,} tokens), so with --adopt nothing of it is left to train ({changed})",
+            where=str(workspace.folder(stage.name)),
+            remedy="leave --adopt out: it is then trained from its beginning, and the finished one is kept; "
+            "or ask for more tokens than it has",
+        )
+    from reprise.training.reopen import lay_out_unfinished  # imports torch
+
+    workspace.reopen(manifest, lay_out_unfinished)
+    say(f"{stage.name}: goes on from its end at {done:,} tokens; the finished one is kept")
 
 
 def _restored(plan: Plan, workspace: Workspace, ranks: "_Ranks") -> bool:

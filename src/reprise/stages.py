@@ -57,7 +57,7 @@ def stages(recipe: Recipe) -> list[Stage]:
         *synthesis,
         Stage(
             "tokenize",
-            lambda: _import("reprise.tokens.store"),
+            lambda: _import("reprise.tokens.stage"),
             before,
             settings={"model": recipe.model, "tokens": recipe.tokens, "split_sources": sorted(recipe.split_sources())},
             files=lambda: model_files(recipe.model),

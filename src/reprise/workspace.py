@@ -19,10 +19,10 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import xxhash
 
@@ -192,6 +192,27 @@ class Workspace:
         work.adopt = begun is not None and adopt
         return work
 
+    def is_begun(self, stage: str) -> bool:
+        """Whether a stage has an unpublished folder."""
+        return self._partial(stage).exists()
+
+    def reopen(self, manifest: Manifest, lay_out: Callable[[Path, Path], None]) -> None:
+        """Make an unpublished folder out of a finished stage, as if it had been stopped at its end.
+
+        The finished one stays published until the stage is finished again.
+
+        Args:
+            manifest: of the finished stage.
+            lay_out: fills the second folder from the first.
+        """
+        staged = self.root / f".{manifest.stage}.reopened"
+        shutil.rmtree(staged, ignore_errors=True)
+        staged.mkdir()
+        lay_out(self.folder(manifest.stage), staged)
+        write_json(staged / _BEGUN, {"fingerprint": manifest.fingerprint, "settings": manifest.settings})
+        staged.rename(self._partial(manifest.stage))
+        sync(self.root)
+
     def join(self, plan: Plan) -> Work:
         """What a further process of a stage gets, after the first one began it."""
         return Work(
@@ -333,11 +354,27 @@ def digest_file(path: Path, known: Mapping[str, Json] | None = None) -> dict[str
     stat = path.stat()
     if known and known["size"] == stat.st_size and known["mtime_ns"] == stat.st_mtime_ns:
         return dict(known)
+    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "xxh128": file_checksum(path)["xxh128"]}
+
+
+class FileChecksum(TypedDict):
+    """What a file must hold."""
+
+    size: int
+    """Bytes."""
+    xxh128: str
+    """XXH3 128-bit hash of the content, in hexadecimal."""
+
+
+def file_checksum(path: Path) -> FileChecksum:
+    """Size and hash of a file's content; reads all of it."""
     hasher = xxhash.xxh3_128()
+    size = 0
     with path.open("rb") as handle:
         while block := handle.read(1 << 20):
             hasher.update(block)
-    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "xxh128": hasher.hexdigest()}
+            size += len(block)
+    return {"size": size, "xxh128": hasher.hexdigest()}
 
 
 def write_json(path: Path, value: Json) -> None:

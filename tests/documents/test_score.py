@@ -167,7 +167,7 @@ def test_vocabulary_that_does_not_fit_is_refused(work, model_folder, tmp_path):
     small = LlamaConfig(vocab_size=50, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4)
     LlamaForCausalLM(small).save_pretrained(tmp_path / "small")
     byte_tokenizer().save_pretrained(tmp_path / "small")
-    with pytest.raises(UserError, match="the model knows 50 tokens"):
+    with pytest.raises(UserError, match="the model embeds 50 tokens"):
         stage.run(work, model=Model(path=str(tmp_path / "small")), perplexity=SETTINGS, buckets=BUCKETS)
 
 

@@ -19,8 +19,9 @@ BATCH_ROWS = 12
 OBSERVE_EVERY = 4
 
 
-def make_store(root: Path) -> TokenStore:
+def make_store(root: Path, more_books: int = 0) -> TokenStore:
     documents = [
+        *random_documents(9, more_books, 25, "em-", lang="en", source="book"),
         *random_documents(1, 60, 25, "eb-", lang="en", source="book"),
         *random_documents(2, 50, 25, "el-", lang="en", source="web", topic="Law"),
         *random_documents(3, 20, 25, "ea-", lang="en", source="web", topic="Arts"),

@@ -50,7 +50,7 @@ def test_forecast_is_what_the_sampler_does(store: TokenStore) -> None:
         assert list(supplies) == sampler.buckets
         for entry in sampler.opened:
             supply = supplies[entry.bucket]
-            assert abs(supply.tokens - entry.rows * SEQ_LEN) <= 2 * SEQ_LEN, entry.bucket
+            assert abs(supply.tokens - entry.tokens) <= 2 * SEQ_LEN, entry.bucket
             assert supply.epochs == pytest.approx(entry.stream.tokens_read / entry.epoch_tokens, abs=0.1)
             assert (supply.runs_out_after is None) == (entry.bucket.path not in ran_out)
             if supply.runs_out_after:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from tests.mixture.runs import BATCH_ROWS, digest_batch, make_stages, make_store, steps
 
+from reprise.errors import UserError
 from reprise.mixture.sampler import Sampler
 from reprise.mixture.shares_file import CAUSE, SharesFile
 from reprise.recipe.mixture import Stage
@@ -167,10 +168,10 @@ def test_row_of_a_thousand_million_costs_no_more(store: TokenStore, packing: str
     rows = Rows(seq_len=16, packing=packing)
     state = Sampler(store, stage, rows, 17).state()
     deep = 10**9
-    state["rows"] = deep
+    state["rows"], state["tokens"] = deep, deep * 16
     for bucket, entry in zip(state["buckets"], Sampler(store, stage, rows, 17).opened, strict=True):
-        bucket["rows"] = deep // len(state["buckets"])
-        epoch, token = divmod(bucket["rows"] * 16, entry.epoch_tokens)
+        bucket["tokens"] = deep * 16 // len(state["buckets"])
+        epoch, token = divmod(bucket["tokens"], entry.epoch_tokens)
         bucket["cursor"] = [epoch, token] if packing == "concat" else [epoch, 0, 0]
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
@@ -194,3 +195,96 @@ def test_deep_cursor_is_where_walking_there_would_lead(store: TokenStore) -> Non
     jumper.load_state(walker.state())
     assert np.array_equal(walker.next_batch(100).ids, jumper.next_batch(100).ids)
     assert min(bucket["epoch"] for bucket in walker.state()["buckets"]) > 20
+
+
+def adopted(
+    store: TokenStore, old: Rows, new: Rows, steps_before: int = 5, **changes: object
+) -> tuple[Sampler, Sampler]:
+    """A sampler after some steps, and one with other settings that adopted its state."""
+    stage = make_stages(policy="static")[0]
+    first = Sampler(store, stage, old, 17)
+    for _ in range(steps_before):
+        first.next_batch(BATCH_ROWS)
+    if changes:  # so few tokens that the documents suffice
+        stage = stage.model_copy(update={"tokens": 960, **changes})
+    second = Sampler(store, stage, new, 17)
+    second.load_state(json.loads(json.dumps(first.state())), adopt=True)
+    return first, second
+
+
+@pytest.mark.parametrize("seq_len", [8, 16, 24, 64])
+def test_rows_of_another_length_go_on_at_the_next_token(store: TokenStore, seq_len: int) -> None:
+    """Over both lengths: every token of a bucket in its order, none twice, and the stage ends at its tokens."""
+    stage = make_stages(policy="static")[0]
+    whole = Sampler(store, stage, Rows(seq_len=16), 17)
+    before: dict = {bucket: [] for bucket in whole.buckets}
+    first, second = adopted(store, Rows(seq_len=16), Rows(seq_len=seq_len))
+    assert second.tokens_done == first.tokens_done == 5 * BATCH_ROWS * 16
+    reread = Sampler(store, stage, Rows(seq_len=16), 17)
+    for it, count in ((reread, 5), (second, None)):
+        while not it.finished and count != 0:
+            batch = it.next_batch(BATCH_ROWS)
+            for ids, numbers, bucket in zip(batch.ids, batch.documents, batch.buckets, strict=True):
+                before[bucket] += ids[numbers >= 0].tolist()
+            count = None if count is None else count - 1
+    assert stage.tokens <= second.tokens_done < stage.tokens + BATCH_ROWS * seq_len
+    assert sum(bucket["tokens"] for bucket in second.state()["buckets"]) == second.tokens_done
+    expected: dict = {bucket: [] for bucket in whole.buckets}
+    for _ in range(3 * stage.tokens // (16 * BATCH_ROWS) + 40):
+        batch = whole.next_batch(BATCH_ROWS) if len(whole._ended) < len(whole.opened) - 1 else None
+        if batch is None:
+            break
+        for ids, numbers, bucket in zip(batch.ids, batch.documents, batch.buckets, strict=True):
+            expected[bucket] += ids[numbers >= 0].tolist()
+    for bucket, tokens in before.items():
+        shared = min(len(tokens), len(expected[bucket]))
+        assert shared > 100
+        assert tokens[:shared] == expected[bucket][:shared]
+    for one, share in zip(second.opened, second._shares.of_buckets(), strict=True):
+        if not second._ended:
+            assert abs(one.tokens - share * second.tokens_done) < 2 * max(16, seq_len)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ({"packing": "best_fit"}, {"packing": "best_fit", "seq_len": 64}, "rows.seq_len: 16 -> 64"),
+        ({"packing": "best_fit"}, {"packing": "best_fit", "max_padding": 0.5}, "rows.max_padding: 0.01 -> 0.5"),
+        ({"packing": "concat"}, {"packing": "best_fit"}, "rows.packing: concat -> best_fit"),
+        ({"packing": "best_fit"}, {"packing": "concat"}, "rows.packing: best_fit -> concat"),
+    ],
+)
+def test_rows_that_cannot_be_resumed_exactly_are_refused(store: TokenStore, old: dict, new: dict, named: str) -> None:
+    with pytest.raises(UserError, match="cannot be resumed in another") as refused:
+        adopted(store, Rows(**{"seq_len": 16, **old}), Rows(**{"seq_len": 16, **new}))
+    assert named in str(refused.value) and "--restart" in str(refused.value)
+
+
+@pytest.mark.parametrize("packing", ["concat", "best_fit"])
+@pytest.mark.parametrize("max_epochs", [0.3, 1.5, 9.0])
+def test_another_limit_of_epochs_reads_nothing_twice(store: TokenStore, packing: str, max_epochs: float) -> None:
+    rows = Rows(seq_len=16, packing=packing)
+    first, second = adopted(store, rows, rows, max_epochs=max_epochs)
+    for old, new in zip(first.opened, second.opened, strict=True):
+        assert new.stream.cursor == old.stream.cursor
+        if not new.stream.exhausted:
+            assert new.stream.take()() == old.stream.take()()
+
+
+def test_a_bucket_of_the_same_documents_goes_on_in_another_store(
+    store: TokenStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The store of today has further documents in one bucket: it alone begins again, and the log says so."""
+    stage = make_stages(policy="static")[0]
+    first = Sampler(store, stage, Rows(seq_len=16), 17)
+    first.next_batch(BATCH_ROWS * 5)
+    grown = make_store(tmp_path / "grown", more_books=7)
+    second = Sampler(grown, stage, Rows(seq_len=16), 17)
+    with pytest.raises(UserError, match="store"):
+        second.load_state(first.state())
+    second.load_state(first.state(), adopt=True)
+    for old, new in zip(first.opened, second.opened, strict=True):
+        begins_again = new.bucket.path == "en/book"
+        assert new.stream.cursor == ([0, 0] if begins_again else old.stream.cursor)
+    assert [record for record in caplog.text.splitlines() if "begins again" in record and "en/book" in record]
+    assert caplog.text.count("begins again") == 1

@@ -156,7 +156,7 @@ def test_the_state_is_small_json_and_counts_what_was_handed_out(store: TokenStor
     state = it.state()
     assert len(json.dumps(state)) < 5000
     assert json.loads(json.dumps(state)) == state
-    assert state["rows"] == 36 == sum(bucket["rows"] for bucket in state["buckets"])
+    assert state["tokens"] == 36 * 16 == sum(bucket["tokens"] for bucket in state["buckets"])
     assert state["shares"]["zh"] == 0.3
     assert it.tokens_done == 36 * 16
 

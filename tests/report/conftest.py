@@ -17,11 +17,11 @@ from reprise.evaluation.results import BenchmarkRow
 from reprise.evaluation.verdicts import headline
 from reprise.mixture.budget import budgets
 from reprise.model.machine import describe_machine
+from reprise.model.tokenizer import Tokenizer
 from reprise.recipe import Recipe, read_preset
 from reprise.recipe.groups import find_groups
 from reprise.recipe.loading import parse_recipe
-from reprise.tokens.store import StoreBuilder
-from reprise.tokens.tokenizer import Encoder
+from reprise.tokens.builder import StoreBuilder
 from reprise.workspace import Json, Workspace, write_json
 
 TOPICS = {"en": "Law and Policy", "zh": "Medicine and Health"}
@@ -147,7 +147,7 @@ def _write_store(root: Path, recipe: Recipe) -> None:
     def encode(texts: list[str]) -> list[np.ndarray]:
         return [np.frombuffer(text.encode(), dtype=np.uint8).astype(np.uint32) for text in texts]
 
-    builder = StoreBuilder(root / "tokenize", Encoder("bytes", encode, 258, 256, None, "a test"), ["web"])
+    builder = StoreBuilder(root / "tokenize", Tokenizer("bytes", encode, 258, 256, None, "a test"), ["web"])
     for stage in ("score", "synthesize"):
         for batch in read_table(root / stage / "documents"):
             builder.add(batch.to_pylist())

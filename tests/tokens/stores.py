@@ -6,19 +6,20 @@ from typing import Any
 
 import numpy as np
 
-from reprise.tokens.store import StoreBuilder, TokenStore
-from reprise.tokens.tokenizer import Encoder
+from reprise.model.tokenizer import Tokenizer
+from reprise.tokens.builder import StoreBuilder
+from reprise.tokens.store import TokenStore
 
 EOS = 1
 
 
-def number_encoder(vocab_size: int = 60_000, bos_id: int | None = None) -> Encoder:
+def number_tokenizer(vocab_size: int = 60_000, bos_id: int | None = None) -> Tokenizer:
     """The text `5 8 13` has the ids 5, 8, 13."""
 
     def encode(texts: list[str]) -> list[np.ndarray]:
         return [np.array([int(word) for word in text.split()], dtype=np.uint32) for text in texts]
 
-    return Encoder("numbers", encode, vocab_size, EOS, bos_id, "for tests")
+    return Tokenizer("numbers", encode, vocab_size, EOS, bos_id, "for tests")
 
 
 def document(
@@ -43,7 +44,7 @@ def document(
 
 def build_store(root: Path, documents: list[dict[str, Any]], split_sources: tuple[str, ...] = ("web",)) -> TokenStore:
     root.mkdir(parents=True, exist_ok=True)
-    builder = StoreBuilder(root, number_encoder(), split_sources)
+    builder = StoreBuilder(root, number_tokenizer(), split_sources)
     for start in range(0, len(documents), 7):
         builder.add(documents[start : start + 7])
     return builder.finish()

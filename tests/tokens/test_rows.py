@@ -76,6 +76,46 @@ def test_a_cursor_goes_on_exactly(make, case: tuple[list[int], int, int], data: 
 
 
 @settings(max_examples=200)
+@given(cases, st.integers(1, 200), st.data())
+@pytest.mark.parametrize("make", [concat, best_fit])
+def test_a_cursor_holds_under_another_limit(
+    make, case: tuple[list[int], int, int], other: int, data: st.DataObject
+) -> None:
+    """A higher limit reads what the lower one left out, and nothing twice; a lower one ends at once."""
+    lengths, seq_len, limit = case
+    first = make(lengths, seq_len, limit)
+    read = [first.take()() for _ in range(data.draw(st.integers(0, len(list(rest(make(lengths, seq_len, limit)))))))]
+    second = make(lengths, seq_len, other)
+    second.cursor = first.cursor
+    read += list(rest(second))
+    tokens = [(piece.document, piece.start + i) for row in read for piece in row for i in range(piece.length)]
+    unlimited = make(lengths, seq_len, 10_000)
+    expected = [
+        (piece.document, piece.start + i) for row in rest(unlimited) for piece in row for i in range(piece.length)
+    ]
+    assert tokens == expected[: len(tokens)]
+    assert len(tokens) <= max(limit, other)
+
+
+@settings(max_examples=200)
+@given(cases, st.integers(8, 24), st.data())
+def test_a_cursor_of_concat_holds_for_rows_of_another_length(
+    case: tuple[list[int], int, int], other: int, data: st.DataObject
+) -> None:
+    lengths, seq_len, limit = case
+    first = concat(lengths, seq_len, limit)
+    read = [first.take()() for _ in range(data.draw(st.integers(0, -(-limit // seq_len))))]
+    second = concat(lengths, other, limit)
+    second.cursor = first.cursor
+    rows = [*read, *rest(second)]
+    whole = rest(concat(lengths, seq_len, limit))
+    got, expected = (
+        [(p.document, p.start + i) for row in part for p in row for i in range(p.length)] for part in (rows, whole)
+    )
+    assert got == expected
+
+
+@settings(max_examples=200)
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=20), st.integers(8, 24), st.integers(1, 3))
 def test_best_fit_reads_every_document_once_an_epoch(lengths: list[int], seq_len: int, epochs: int) -> None:
     stream = best_fit(lengths, seq_len, epochs * sum(lengths))

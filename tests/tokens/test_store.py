@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.tokens.stores import EOS, build_store, document, number_encoder, random_documents
+from tests.tokens.stores import EOS, build_store, document, number_tokenizer, random_documents
 
 from reprise.errors import UserError
-from reprise.tokens import store
-from reprise.tokens.store import BucketKey, StoreBuilder, TokenStore
+from reprise.tokens import builder
+from reprise.tokens.builder import StoreBuilder
+from reprise.tokens.store import BucketKey, TokenStore
 
 
 def mixed_documents() -> list[dict]:
@@ -29,7 +30,7 @@ def test_store_is_the_same_whatever_the_order_of_the_documents(
     documents = mixed_documents()
     shuffled = [documents[i] for i in np.random.default_rng(0).permutation(len(documents))]
     first = build_store(tmp_path / "a", documents)
-    monkeypatch.setattr(store, "HELD_BYTES", held_bytes)  # the second one goes by way of the disk
+    monkeypatch.setattr(builder, "HELD_BYTES", held_bytes)  # the second one goes by way of the disk
     second = build_store(tmp_path / "b", shuffled)
     assert not list((tmp_path / "b").glob("spool*"))
     assert first.fingerprint == second.fingerprint
@@ -93,7 +94,7 @@ def test_five_lines_of_numpy_read_a_document(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("vocab_size", "dtype"), [(65_536, np.uint16), (65_537, np.uint32)])
 def test_smallest_type_that_holds_the_vocabulary(tmp_path: Path, vocab_size: int, dtype: type) -> None:
-    builder = StoreBuilder(tmp_path, number_encoder(vocab_size), [])
+    builder = StoreBuilder(tmp_path, number_tokenizer(vocab_size), [])
     builder.add([document("a", [vocab_size - 1])])
     tokens = builder.finish().train[BucketKey("en", "web", None)].tokens
     assert tokens.dtype == dtype
@@ -101,7 +102,7 @@ def test_smallest_type_that_holds_the_vocabulary(tmp_path: Path, vocab_size: int
 
 
 def test_bos_and_eos_once_per_document(tmp_path: Path) -> None:
-    builder = StoreBuilder(tmp_path, number_encoder(bos_id=0), [])
+    builder = StoreBuilder(tmp_path, number_tokenizer(bos_id=0), [])
     builder.add([document("a", [5, 6]), document("b", [7])])
     assert builder.finish().train[BucketKey("en", "web", None)].tokens.tolist() == [0, 5, 6, EOS, 0, 7, EOS]
 

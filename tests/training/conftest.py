@@ -10,13 +10,13 @@ import pytest
 import torch
 from tests.models import write_tiny_model
 
+from reprise.model.tokenizer import open_tokenizer
 from reprise.recipe.groups import find_groups
 from reprise.recipe.mixture import Stage
 from reprise.recipe.model import Model
-from reprise.recipe.tokens import Rows, Tokens
+from reprise.recipe.tokens import Rows
 from reprise.recipe.training import Training
-from reprise.tokens.store import StoreBuilder
-from reprise.tokens.tokenizer import open_encoder
+from reprise.tokens.builder import StoreBuilder
 from reprise.training import loop
 from reprise.training.signals import Interrupted
 from reprise.training.stage import run
@@ -48,7 +48,7 @@ def base_model(tmp_path_factory, passages):
 
 def build_store(folder, passages, base_model):
     """A store in which every sixth passage is held out."""
-    builder = StoreBuilder(folder, open_encoder(Model(path=str(base_model)), Tokens(tokenizer="tokenizers")), ["web"])
+    builder = StoreBuilder(folder, open_tokenizer(Model(path=str(base_model)), "tokenizers"), ["web"])
     builder.add(
         [
             {**passage, "split": "valid" if number % 6 == 0 else "train", "ppl": None}

@@ -9,12 +9,11 @@ from transformers import AutoTokenizer
 
 from reprise.evaluation.bits_per_byte import Text, group_totals, measure_bits
 from reprise.evaluation.model import EvaluatedModel
+from reprise.model.tokenizer import open_tokenizer
 from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.groups import find_groups
 from reprise.recipe.model import Model
-from reprise.recipe.tokens import Tokens
-from reprise.tokens.store import StoreBuilder
-from reprise.tokens.tokenizer import open_encoder
+from reprise.tokens.builder import StoreBuilder
 from reprise.training.stage import run
 from reprise.workspace import Work
 
@@ -31,7 +30,7 @@ def test_a_validation_of_all_held_out_text_is_the_measurement_of_the_evaluation(
         tokenizer.save_pretrained(tmp_path / "with-bos")
     model = Model(path=str(tmp_path / "with-bos" if bos else base_model), bos=bos)
     held_out = [passage for number, passage in enumerate(passages) if number % 6 == 0]
-    builder = StoreBuilder(tmp_path / "tokenize", open_encoder(model, Tokens(tokenizer="tokenizers")), ["web"])
+    builder = StoreBuilder(tmp_path / "tokenize", open_tokenizer(model), ["web"])
     builder.add([{**passage, "split": "train", "ppl": None} for passage in passages])
     builder.add(
         [{**passage, "id": f"v{number}", "split": "valid", "ppl": None} for number, passage in enumerate(held_out)]

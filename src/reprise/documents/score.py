@@ -17,9 +17,9 @@ import pyarrow as pa
 import torch
 
 from reprise.documents.table import DOCUMENTS, count_rows, read_table, write_part
-from reprise.errors import UserError
 from reprise.model.likelihood import document_nll, fit_window, native_dtype
-from reprise.model.loading import load_config, load_model, load_tokenizer
+from reprise.model.loading import load_config, load_model
+from reprise.model.tokenizer import open_tokenizer
 from reprise.progress import Advance, track
 from reprise.recipe.documents import Perplexity
 from reprise.recipe.model import Model
@@ -68,17 +68,13 @@ class _Scorer:
         self._device = _device()
         dtype = native_dtype(self._device) if perplexity.dtype == "auto" else getattr(torch, perplexity.dtype)
         self._model = load_model(model, dtype, self._device)
-        self._tokenizer = load_tokenizer(model)
-        self._prefix = [self._tokenizer.bos_token_id] if model.bos else []
+        self._tokenizer = open_tokenizer(model)
+        self._prefix = [] if self._tokenizer.bos_id is None else [self._tokenizer.bos_id]
 
     def score(self, shard: pa.RecordBatch, rows: list[int], advance: Advance) -> dict[str, list[Any]]:
         """The score columns of a shard, null outside `rows`; `advance` is told of documents by their tokens."""
         texts = shard.column("text").take(pa.array(rows)).to_pylist()
-        encoded = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)[
-            "input_ids"
-        ]
-        documents = [np.array(self._prefix + ids, dtype=np.int64) for ids in encoded]
-        self._check(documents)
+        documents = [np.array([*self._prefix, *ids], dtype=np.int64) for ids in self._tokenizer.encode_batch(texts)]
         to_score, scored, shown = sum(max(0, len(ids) - 1) for ids in documents), 0.0, 0
 
         def scored_more(tokens: float) -> None:
@@ -106,16 +102,6 @@ class _Scorer:
                 columns["ppl"][row] = float(np.exp(min(total / count, 700.0)))  # exp(710) is infinite
                 columns["bits_per_byte"][row] = total / np.log(2) / len(text.encode())
         return columns
-
-    def _check(self, documents: list[np.ndarray[Any, Any]]) -> None:
-        vocabulary = int(self._model.config.get_text_config().vocab_size)
-        highest = max((int(ids.max()) for ids in documents if len(ids)), default=0)
-        if highest >= vocabulary:
-            raise UserError(
-                f"the tokenizer gives token {highest}, but the model knows {vocabulary} tokens",
-                where="model.path",
-                remedy="use the tokenizer that belongs to the model",
-            )
 
 
 def _rank_and_world() -> tuple[int, int]:

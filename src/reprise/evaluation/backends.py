@@ -22,6 +22,7 @@ from lm_eval.models.openai_completions import LocalCompletionsAPI
 from reprise.errors import UserError, missing_extra
 from reprise.model.likelihood import cut_windows
 from reprise.model.loading import load_config, load_tokenizer, locate_model
+from reprise.model.tokenizer import begins_with_bos
 from reprise.recipe.evaluation import Backend
 from reprise.recipe.model import Model
 
@@ -50,7 +51,9 @@ def open_backend(model: Model, backend: Backend) -> Any:
             tokenizer_backend="huggingface",
             trust_remote_code=model.trust_remote_code,
             revision=model.revision,
-            add_bos_token=_adds_bos(model),  # the client's default is never, that of transformers the tokenizer's own
+            add_bos_token=begins_with_bos(
+                load_tokenizer(model)
+            ),  # the client's default is never, that of transformers the tokenizer's own
             max_length=limit,
             num_concurrent=max(2, backend.requests_in_flight),  # its way of sending one at a time is another one
             max_retries=6,
@@ -205,9 +208,3 @@ def _header(backend: Backend) -> dict[str, str]:
 
 def _context(model: Model) -> int:
     return int(getattr(load_config(model).get_text_config(), "max_position_embeddings", None) or 2048)
-
-
-def _adds_bos(model: Model) -> bool:
-    """Whether the tokenizer puts its own token before a text."""
-    tokenizer = load_tokenizer(model)
-    return bool(tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id])

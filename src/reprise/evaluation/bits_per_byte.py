@@ -7,20 +7,20 @@ byte = nll / ln 2 / UTF-8 bytes then counts every byte, whatever the vocabulary.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from reprise.evaluation.model import EvaluatedModel
 from reprise.model.likelihood import document_nll, fit_window
-from reprise.model.loading import load_config, text_start_id
+from reprise.model.loading import load_config
+from reprise.model.tokenizer import Tokenizer
 from reprise.progress import track
 from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.groups import Group, Groups
 from reprise.workspace import digest
 
-_FORMAT = 1
+_FORMAT = 2
 """Raised when the same text and model would give another number."""
 
 
@@ -56,7 +56,7 @@ def measure_bits(
     path = cache / f"bits-{digest(key)}.npy"
     if path.exists():
         return np.asarray(np.load(path), dtype=np.float64)
-    documents = encode(evaluated.tokenizer, [text.text for text in texts])
+    documents = encode(evaluated.text_tokenizer, [text.text for text in texts])
     with track(what, sum(len(ids) - 1 for ids in documents), "tokens") as advance:
         bits = _measure(evaluated, documents, max_length, stride, settings.batch_tokens, advance)
     cache.mkdir(parents=True, exist_ok=True)
@@ -92,13 +92,10 @@ def _measure(
     return bits
 
 
-def encode(tokenizer: Any, texts: Sequence[str]) -> list[npt.NDArray[np.int64]]:
+def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[npt.NDArray[np.int64]]:
     """Token ids of each text behind the token that begins a text."""
-    start = text_start_id(tokenizer)
-    if not texts:
-        return []
-    encoded = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
-    return [np.array([start, *ids], dtype=np.int64) for ids in encoded]
+    start = tokenizer.start_id
+    return [np.array([start, *ids], dtype=np.int64) for ids in tokenizer.encode_batch(list(texts))]
 
 
 def group_totals(texts: Sequence[Text], bits: npt.NDArray[np.float64], groups: Groups) -> dict[str, float]:

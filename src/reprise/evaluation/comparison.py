@@ -3,8 +3,8 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-import numpy.typing as npt
 import numpy as np
+import numpy.typing as npt
 
 from reprise.evaluation.bits_per_byte import Text, TextGroup, byte_counts, group_texts
 from reprise.evaluation.intervals import Estimate, estimate_rate

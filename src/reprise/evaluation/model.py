@@ -12,6 +12,7 @@ from reprise.errors import missing_extra
 from reprise.model.files import model_files
 from reprise.model.likelihood import native_dtype
 from reprise.model.loading import load_config, load_model, load_tokenizer
+from reprise.model.tokenizer import Tokenizer, open_tokenizer
 from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.model import Model
 from reprise.workspace import digest, digest_file
@@ -55,8 +56,13 @@ class EvaluatedModel:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The model's tokenizer."""
+        """The model's tokenizer as transformers builds it: for benchmarks, and ids to text."""
         return load_tokenizer(self.settings)
+
+    @cached_property
+    def text_tokenizer(self) -> Tokenizer:
+        """Text to the ids that training reads."""
+        return open_tokenizer(self.settings)
 
     def release(self) -> None:
         """Let go of the weights; the next measure loads them again."""

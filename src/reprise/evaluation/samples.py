@@ -8,6 +8,7 @@ import torch
 
 from reprise.evaluation.bits_per_byte import Text
 from reprise.evaluation.model import EvaluatedModel
+from reprise.model.tokenizer import begins_with_bos, end_ids
 from reprise.recipe.evaluation import Evaluation
 from reprise.workspace import digest, write_json
 
@@ -66,9 +67,11 @@ def continue_prompts(
 
 def _continue(evaluated: EvaluatedModel, prompt: str, max_tokens: int) -> str:
     tokenizer, model = evaluated.tokenizer, evaluated.model
-    ids = tokenizer(prompt, return_tensors="pt")["input_ids"].to(evaluated.device)
-    if not ids.numel():
+    text_ids = evaluated.text_tokenizer.encode_batch([prompt])[0].tolist()
+    if not text_ids:
         return ""
+    begin = [tokenizer.bos_token_id] if begins_with_bos(tokenizer) else []
+    ids = torch.tensor([begin + text_ids], device=evaluated.device)
     with torch.no_grad():
         output = model.generate(  # type: ignore[operator]
             input_ids=ids,
@@ -76,6 +79,7 @@ def _continue(evaluated: EvaluatedModel, prompt: str, max_tokens: int) -> str:
             max_new_tokens=max_tokens,
             do_sample=False,
             use_cache=True,
+            eos_token_id=end_ids(model, tokenizer),
             pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
         )
     return str(tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True))

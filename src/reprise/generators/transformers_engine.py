@@ -20,6 +20,7 @@ from reprise.generators.local import identify, load_chat_tokenizer, prompt_ids
 from reprise.generators.slots import Places, new_cache
 from reprise.model.likelihood import native_dtype
 from reprise.model.loading import load_model
+from reprise.model.tokenizer import end_ids
 from reprise.recipe.generator import Generator as GeneratorSettings
 from reprise.recipe.model import Model
 from reprise.workspace import Json
@@ -50,7 +51,7 @@ class InProcess:
     def _load(self) -> None:
         """Load the weights: only once there is something to ask that the journal does not know."""
         self._model = load_model(self._settings, self._dtype, self._device)
-        self._eos = _end_ids(self._model, self._tokenizer)
+        self._eos = set(end_ids(self._model, self._tokenizer))
         self._options: dict[str, Any] = {"use_cache": True}
         if "logits_to_keep" in inspect.signature(self._model.forward).parameters:
             self._options["logits_to_keep"] = 1
@@ -209,12 +210,6 @@ def _shared_prefix(prompts: Sequence[list[int]]) -> int:
     first, last = min(prompts), max(prompts)
     limit = min(len(prompt) for prompt in prompts) - 1
     return next((at for at in range(limit) if first[at] != last[at]), limit)
-
-
-def _end_ids(model: Any, tokenizer: Any) -> set[int]:
-    configured = model.generation_config.eos_token_id
-    ids = configured if isinstance(configured, list) else [configured]
-    return {int(token) for token in [*ids, tokenizer.eos_token_id] if token is not None}
 
 
 def _device(name: str) -> torch.device:

@@ -32,8 +32,8 @@ class OpenBucket:
     """`max_epochs` times that: all it can give."""
     identity: str
     """Hash of the documents and all that decides their order: a cursor means the same wherever this is the same."""
-    rows: int = 0
-    """Rows that this stage took from it."""
+    tokens: int = 0
+    """Positions of the rows that this stage took from it, padding among them."""
 
 
 def open_buckets(store: TokenStore, stage: Stage, rows: Rows, seed: int) -> list[OpenBucket]:
@@ -136,6 +136,14 @@ def _open_bucket(
         stream = ConcatRows(documents, order.of_epoch, epoch_tokens, rows.seq_len, limit_tokens)
     else:
         stream = BestFitRows(documents, order.of_epoch, epoch_tokens, rows.seq_len, limit_tokens, rows.max_padding)
-    keys = [list(bucket.key) for bucket in store_buckets]
-    identity = digest([store.fingerprint, keys, curriculum.model_dump(mode="json"), seed, bucket.path, rows.packing])
+    identity = digest(
+        [
+            [one.content for one in store_buckets],
+            curriculum.model_dump(mode="json"),
+            seed,
+            bucket.path,
+            # A cursor of `concat` counts tokens, so it holds for rows of any length; one of `best_fit` counts rows.
+            rows.packing if rows.packing == "concat" else [rows.packing, rows.seq_len, rows.max_padding],
+        ]
+    )
     return OpenBucket(bucket, documents, order, stream, epoch_tokens, limit_tokens, identity)

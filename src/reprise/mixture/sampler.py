@@ -118,7 +118,7 @@ class Sampler:
         self._shares = first_shares(self.opened, stage, None if previous is None else previous["shares"])
         self._policies: dict[str, State] = {}
         self._turns = Turns([tuple(one.bucket) for one in self.opened])
-        self._rows = 0
+        self._rows = self._tokens = 0
         self._pending: list[ShareChange] = []
         if previous is not None and stage.documents == "carry":
             self._carry(previous)
@@ -138,18 +138,24 @@ class Sampler:
 
     @property
     def tokens_done(self) -> int:
-        """Positions of these rows, padding among them."""
-        return self._rows * self._rows_settings.seq_len
+        """Positions of these rows, padding among them; rows of another length, before a change, count with theirs."""
+        return self._tokens
 
     @property
     def total_rows(self) -> int:
-        """Rows of the stage: its tokens, rounded up."""
-        return -(-self._stage.tokens // self._rows_settings.seq_len)
+        """Rows of the stage: those that were handed out, and those that its other tokens still fill, rounded up."""
+        left = max(0, self._stage.tokens - self._tokens)
+        return self._rows - (-left // self._rows_settings.seq_len)
+
+    @property
+    def total_tokens(self) -> int:
+        """Positions of these rows."""
+        return self._tokens + (self.total_rows - self._rows) * self._rows_settings.seq_len
 
     @property
     def finished(self) -> bool:
         """Whether the stage has had its tokens."""
-        return self._rows >= self.total_rows
+        return self._tokens >= self._stage.tokens
 
     def shares(self) -> dict[MixtureBucket, float]:
         """Share of the stage's rows that each bucket gets from now on; they sum to 1."""
@@ -205,8 +211,9 @@ class Sampler:
         number = self._turns.next()
         one = self.opened[number]
         read = one.stream.take()
-        one.rows += 1
+        one.tokens += self._rows_settings.seq_len
         self._rows += 1
+        self._tokens += self._rows_settings.seq_len
         if one.stream.exhausted:
             self._end(number)
         return one, read
@@ -304,10 +311,11 @@ class Sampler:
             "store": self._store.fingerprint,
             "settings": self._settings(),
             "rows": self._rows,
+            "tokens": self._tokens,
             "buckets": [
                 {
                     "bucket": list(one.bucket),
-                    "rows": one.rows,
+                    "tokens": one.tokens,
                     "epoch": one.stream.epoch,
                     "cursor": list(one.stream.cursor),
                     "credit": int(credit),
@@ -348,17 +356,26 @@ class Sampler:
                 remedy="undo the change, or add --adopt to go on with the new settings",
             )
         fresh = Shares(self.buckets, self._shares.shares)
-        self._rows = state["rows"]
+        self._rows, self._tokens = state["rows"], state["tokens"]
         by_path = {"/".join(part for part in saved["bucket"] if part is not None): saved for saved in state["buckets"]}
+        old_rows = Rows.model_validate(state["settings"]["rows"])
+        self._refuse_repacking(old_rows)
         credit = np.zeros(len(self.opened), dtype=np.int64)
         for number, one in enumerate(self.opened):
             saved = by_path.get(one.bucket.path)
             if saved is None:
                 continue
-            one.rows = saved["rows"]
-            credit[number] = saved["credit"]
+            one.tokens = saved["tokens"]
+            credit[number] = saved["credit"] * old_rows.seq_len // self._rows_settings.seq_len  # in rows of today
             if saved["identity"] == one.identity:
                 one.stream.cursor = saved["cursor"]
+            elif saved["tokens"]:
+                log.warning(
+                    "%s begins again from its first document, as its documents or their order changed: text that was "
+                    "read (%s tokens of rows in this stage) can come a second time",
+                    one.bucket.path,
+                    f"{saved['tokens']:,}",
+                )
         self._turns.credit = credit
         self._turns.balance()
         self._policies = copy.deepcopy(dict(state["policies"]))
@@ -370,6 +387,27 @@ class Sampler:
         self._pending = []
         self._put_in_force()
         return changes
+
+    def _refuse_repacking(self, old: Rows) -> None:
+        """Refuse rows that cannot begin where those of a state ended.
+
+        Rows of `concat` of any length begin at any token. `best_fit` packs a window of documents as a whole: with other
+        settings the rest of a window would be other documents than those that were not read yet.
+
+        Raises:
+            UserError: the packing changed, or the length or padding of packed rows.
+        """
+        new = self._rows_settings
+        packed = "best_fit" in (old.packing, new.packing)
+        names = ("packing", "seq_len", "max_padding") if packed else ()
+        changed = [name for name in names if getattr(old, name) != getattr(new, name)]
+        if changed:
+            raise UserError(
+                "documents that were packed into rows in one way cannot be resumed in another: some would be read "
+                "twice, others not at all",
+                where="; ".join(f"rows.{name}: {getattr(old, name)} -> {getattr(new, name)}" for name in changed),
+                remedy="undo the change, or add --restart to train the stage from its beginning",
+            )
 
     def _adopt_shares(self, fresh: Shares, state: Mapping[str, Json]) -> list[ShareChange]:
         """Shares that the recipe changed come into force, and those of buckets that are new."""

@@ -7,6 +7,7 @@ from reprise.errors import UserError
 from reprise.recipe.model import Model
 
 PACKAGE = "package:"
+_SUFFIXES = {".json", ".safetensors", ".bin", ".model", ".tiktoken", ".txt", ".py", ".jinja"}
 
 
 def model_folder(settings: Model) -> Path | None:
@@ -39,9 +40,16 @@ def model_files(settings: Model) -> list[Path]:
                 f"there is no file {source}", where="model.gguf_file", remedy="name a .gguf file in model.path"
             )
         return [source]
-    return sorted(
-        path for path in folder.iterdir() if path.suffix in {".json", ".safetensors", ".model", ".py", ".jinja"}
-    )
+    return sorted(path for path in folder.iterdir() if path.suffix in _SUFFIXES)
+
+
+def sentencepiece_file(settings: Model) -> Path | None:
+    """`tokenizer.model` of a model on this machine, where there is no `tokenizer.json` that decides."""
+    folder = model_folder(settings)
+    if folder is None or settings.gguf_file is not None or (folder / "tokenizer.json").is_file():
+        return None
+    file = folder / "tokenizer.model"
+    return file if file.is_file() else None
 
 
 def _package_folder(name: str) -> Path:

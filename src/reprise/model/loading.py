@@ -19,9 +19,10 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.hub import cached_file
 
 from reprise.errors import UserError, missing_extra
-from reprise.model.files import model_files, model_folder
+from reprise.model.files import model_files, model_folder, sentencepiece_file
 from reprise.recipe.model import Model
 from reprise.workspace import digest
 
@@ -137,31 +138,41 @@ def load_generation_settings(settings: Model) -> GenerationConfig | None:
 
 
 def load_tokenizer(settings: Model) -> PreTrainedTokenizerBase:
-    """The model's tokenizer.
+    """The model's tokenizer as transformers builds it, for chats, decoding and the harness; `model.eos` is its EOS.
+
+    Ids of document text come from `model.tokenizer.open_tokenizer`.
 
     Raises:
-        UserError: it cannot be had.
+        UserError: it cannot be loaded, or `model.eos` is none of its tokens.
     """
+    path = locate_model(settings)
+    if sentencepiece_file(settings) is not None and importlib.util.find_spec("sentencepiece") is None:
+        raise missing_extra("sentencepiece", "sentencepiece", "a tokenizer that is only there as tokenizer.model")
     with explain_loading(settings.path):
-        return AutoTokenizer.from_pretrained(
-            locate_model(settings), revision=settings.revision, trust_remote_code=settings.trust_remote_code
+        tokenizer = AutoTokenizer.from_pretrained(
+            path, revision=settings.revision, trust_remote_code=settings.trust_remote_code
         )
+    if settings.eos is not None:
+        if settings.eos not in tokenizer.get_vocab():
+            raise UserError(
+                f"{settings.eos!r} is not a token of the vocabulary",
+                where="model.eos",
+                remedy="name one of its tokens",
+            )
+        tokenizer.eos_token = settings.eos
+    return tokenizer
 
 
-def text_start_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token behind which a text is scored, so that its first token is scored too: BOS, else EOS.
-
-    Raises:
-        UserError: the tokenizer has neither.
-    """
-    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    if start is None:
-        raise UserError(
-            "the tokenizer has neither a beginning-of-sequence nor an end-of-sequence token",
-            where="model.path",
-            remedy="set `bos_token` or `eos_token` in the model's tokenizer_config.json",
+def tokenizer_file(settings: Model) -> Path | None:
+    """The model's `tokenizer.json`; None where it has none."""
+    with explain_loading(settings.path):
+        path = cached_file(
+            locate_model(settings),
+            "tokenizer.json",
+            revision=settings.revision,
+            _raise_exceptions_for_missing_entries=False,
         )
-    return int(start)
+    return None if path is None else Path(path)
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

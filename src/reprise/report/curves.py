@@ -75,7 +75,7 @@ def training_facts(workspace: Workspace, recipe: Recipe, index: int) -> Json:
         recipe: its settings.
         index: number of the stage, from 0.
     """
-    stage, seq_len = recipe.stages[index], recipe.rows.seq_len
+    stage = recipe.stages[index]
     name = f"train-{index + 1}"
     manifest = workspace.manifest(name)
     folder = workspace.folder(name) if manifest else workspace.root / f"{name}.partial"
@@ -102,11 +102,11 @@ def training_facts(workspace: Workspace, recipe: Recipe, index: int) -> Json:
         "shares": _shares(records),
         "events": [_event(record) for record in records if _is_event(record, stage.topics.policy.name)],
         "checkpoints": len({record["name"] for record in _of(everything, "checkpoint")}),
-        "spent": manifest.counts.get("spent", []) if manifest else _spent_so_far(folder, seq_len),
+        "spent": manifest.counts.get("spent", []) if manifest else _spent_so_far(folder),
     }
 
 
-def _spent_so_far(folder: Path, seq_len: int) -> list[Json]:
+def _spent_so_far(folder: Path) -> list[Json]:
     """Tokens of each bucket up to the newest checkpoint of a stage that is not finished."""
     found = sorted(folder.glob("checkpoints/step-*[0-9]/checkpoint.json"))
     try:
@@ -114,7 +114,7 @@ def _spent_so_far(folder: Path, seq_len: int) -> list[Json]:
     except (IndexError, FileNotFoundError):  # none yet, or one that has just been replaced
         return []
     return [
-        {"entry": entry, "source": source, "topic": topic, "spent": bucket["rows"] * seq_len}
+        {"entry": entry, "source": source, "topic": topic, "spent": bucket["tokens"]}
         for bucket in buckets
         for entry, source, topic in [bucket["bucket"]]
     ]

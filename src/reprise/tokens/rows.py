@@ -86,7 +86,7 @@ class RowStream(Protocol):
 
     @property
     def tokens_read(self) -> int:
-        """Tokens of documents in the rows that were handed out (concat), or up to the current window (best_fit)."""
+        """Tokens of documents in the rows that were handed out."""
 
     cursor: list[int]
     """Where the next row begins; JSON."""
@@ -131,7 +131,7 @@ class ConcatRows:
     @property
     def tokens_read(self) -> int:
         """See `RowStream`."""
-        return min(self._position, self._limit)
+        return self._position
 
     @property
     def cursor(self) -> list[int]:
@@ -145,8 +145,9 @@ class ConcatRows:
     def take(self) -> Callable[[], Row]:
         """See `RowStream`."""
         start = self._position
-        self._position += self._seq_len
-        return lambda: self._pieces(start, min(self._seq_len, self._limit - start))
+        self._position = min(start + self._seq_len, self._limit)  # a later, higher limit resumes behind the last token
+        size = self._position - start
+        return lambda: self._pieces(start, size)
 
     def _pieces(self, position: int, size: int) -> Row:
         row: Row = []
@@ -190,18 +191,28 @@ class BestFitRows:
             order_of_epoch: epoch from 0 -> the documents that it reads, the same ones in every epoch.
             epoch_tokens: tokens of these documents.
             seq_len: tokens of a row.
-            limit_tokens: tokens that may be read in all; the last document that would pass it is not read.
+            limit_tokens: tokens that may be read in all; the first row that would pass it is not handed out.
             max_padding: see `packing.pack`.
         """
         self._documents, self._order_of_epoch, self._seq_len = documents, order_of_epoch, seq_len
         self._epoch_tokens, self._limit, self._max_padding = epoch_tokens, limit_tokens, max_padding
         self._order_epoch, self._order = -1, np.empty(0, dtype=np.int64)
-        self._open(0, 0)
+        self._epoch = self._first = self._index = 0
+        """The window of the next row, and the row within it."""
+        self._before = 0
+        """Tokens of the documents before the window."""
+        self._rows: list[Row] | None = None
+        """Rows of the window; None before it is packed."""
+        self._ends: list[int] = []
+        """Tokens up to the end of each row of the window."""
 
     @property
     def exhausted(self) -> bool:
         """See `RowStream`."""
-        return not self._rows
+        if self._before >= self._limit:
+            return True
+        rows = self._window()
+        return not rows or self._before + self._ends[self._index] > self._limit
 
     @property
     def epoch(self) -> int:
@@ -211,8 +222,7 @@ class BestFitRows:
     @property
     def tokens_read(self) -> int:
         """See `RowStream`."""
-        before = int(self._documents.lengths[self._order[: self._first]].sum())
-        return self._epoch * self._epoch_tokens + before
+        return self._before + (self._ends[self._index - 1] if self._index else 0)
 
     @property
     def cursor(self) -> list[int]:
@@ -221,38 +231,44 @@ class BestFitRows:
 
     @cursor.setter
     def cursor(self, value: Sequence[int]) -> None:
-        self._open(value[0], value[1])
-        self._index = value[2]
+        self._epoch, self._first, self._index = value
+        self._before = self._epoch * self._epoch_tokens
+        if self._first:
+            self._before += int(self._documents.lengths[self._order_now()[: self._first]].sum())
+        self._rows = None
+        if self._index:
+            self._window()
 
     def take(self) -> Callable[[], Row]:
         """See `RowStream`."""
-        row = self._rows[self._index]
+        rows = self._window()
+        row = rows[self._index]
         self._index += 1
-        if self._index == len(self._rows):
-            self._open(self._epoch, self._stop)
+        if self._index == len(rows):
+            self._before += self._ends[-1]
+            self._first = self._stop
+            if self._first >= len(self._order):
+                self._epoch, self._first = self._epoch + 1, 0
+            self._index, self._rows = 0, None
         return lambda: row
 
-    def _open(self, epoch: int, first: int) -> None:
-        """Pack the window that begins at a document; past the end of an epoch, the first of the next."""
-        if first >= len(self._within_limit(epoch)) > 0:
-            epoch, first = epoch + 1, 0
-        order = self._within_limit(epoch)
-        lengths = self._documents.lengths[order[first : first + WINDOW_ROWS * self._seq_len]]
-        full = int(np.searchsorted(np.cumsum(lengths), WINDOW_ROWS * self._seq_len)) + 1
-        self._epoch, self._first, self._index = epoch, first, 0
-        self._stop = first + min(full, len(lengths))
-        window = order[first : self._stop]
-        packed = pack(self._documents.lengths[window].tolist(), self._seq_len, self._max_padding)
-        self._rows = [[Piece(int(window[index]), start, length) for index, start, length in row] for row in packed]
+    def _window(self) -> list[Row]:
+        """The rows of the window; packed when first asked for. They are the same whatever the limit is."""
+        if self._rows is None:
+            ahead = self._order_now()[self._first : self._first + WINDOW_ROWS * self._seq_len]
+            lengths = self._documents.lengths[ahead]
+            full = int(np.searchsorted(np.cumsum(lengths), WINDOW_ROWS * self._seq_len)) + 1
+            window = ahead[:full]
+            self._stop = self._first + len(window)
+            packed = pack(lengths[:full].tolist(), self._seq_len, self._max_padding)
+            self._rows = [[Piece(int(window[index]), start, length) for index, start, length in row] for row in packed]
+            self._ends = np.cumsum([sum(piece.length for piece in row) for row in self._rows]).tolist()
+        return self._rows
 
-    def _within_limit(self, epoch: int) -> Order:
-        """The documents of an epoch, as far as the limit lets them be read."""
-        if epoch != self._order_epoch:
-            self._order_epoch, self._order = epoch, self._order_of_epoch(epoch)
-            left = self._limit - epoch * self._epoch_tokens
-            if left < self._epoch_tokens:
-                ends = np.cumsum(self._documents.lengths[self._order])
-                self._order = self._order[: np.searchsorted(ends, max(left, 0), side="right")]
+    def _order_now(self) -> Order:
+        """The documents of the epoch, in order."""
+        if self._epoch != self._order_epoch:
+            self._order_epoch, self._order = self._epoch, self._order_of_epoch(self._epoch)
         return self._order
 
 

@@ -42,6 +42,10 @@ class Average:
         for name, value in distinct_weights(self._objective).items():
             _local(self.weights[name]).lerp_(_local(value), share)
 
+    def restart(self) -> None:
+        """Forget the samples."""
+        self.count, self.weights = 0, {}
+
     def template(self) -> dict[str, torch.Tensor]:
         """A copy of the weights: the first sample, or tensors to load a saved mean into."""
         return {name: value.detach().clone() for name, value in distinct_weights(self._objective).items()}

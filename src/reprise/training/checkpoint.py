@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import xxhash
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
@@ -27,7 +26,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 
 from reprise.errors import UserError
 from reprise.training.parallel import Processes
-from reprise.workspace import Json
+from reprise.workspace import Json, file_checksum
 
 log = logging.getLogger(__name__)
 
@@ -155,19 +154,10 @@ def check_sums(folder: Path, facts: dict[str, Json], names: Iterable[str]) -> No
         UserError: one differs.
     """
     for name in names:
-        if digest_content(folder / name) != facts["files"][name]:
+        if file_checksum(folder / name) != facts["files"][name]:
             raise UserError(
                 "a file of the checkpoint is damaged: its checksum differs", where=str(folder / name), remedy=_ANOTHER
             )
-
-
-def digest_content(path: Path) -> dict[str, Json]:
-    """Size and checksum of a file, as a checkpoint keeps them."""
-    hasher = xxhash.xxh3_128()
-    with path.open("rb") as handle:
-        while block := handle.read(1 << 22):
-            hasher.update(block)
-    return {"size": path.stat().st_size, "xxh128": hasher.hexdigest()}
 
 
 _KEYS = {"files", "progress", "sampler", "settings", "averaged"}

@@ -35,7 +35,7 @@ def train(state: Run, stop: StopSignal) -> None:
         Interrupted: a signal did; a checkpoint was saved.
     """
     training, processes, sampler = state.training, state.processes, state.sampler
-    total = sampler.total_rows * state.rows.seq_len
+    total = sampler.total_tokens
     shares_file = SharesFile(state.work.output)
     with track(
         state.work.output.name.removesuffix(".partial"), total, "tokens", logs=False

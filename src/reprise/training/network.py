@@ -24,24 +24,24 @@ from reprise.training.sharded_weights import locate_weights, read_shards
 log = logging.getLogger(__name__)
 
 
-def open_network(model: Model, rows: Rows, training: Training, vocab_size: int, processes: Processes) -> "Network":
+def open_network(model: Model, rows: Rows, training: Training, highest_id: int, processes: Processes) -> "Network":
     """The base model, ready to train.
 
     Args:
         model: the base model.
         rows: whether documents in a row see each other.
         training: precision, sharding, what is recomputed.
-        vocab_size: of the tokenizer.
+        highest_id: largest token id of the text.
         processes: all of them call.
 
     Raises:
-        UserError: the model cannot be had, or its vocabulary is smaller than the tokenizer's.
+        UserError: the model cannot be had, or it does not embed every token of the text.
     """
     base, places = load_base(model, processes)
     vocabulary = base.get_input_embeddings().weight.shape[0]
-    if vocab_size > vocabulary:
+    if highest_id >= vocabulary:
         raise UserError(
-            f"the tokenizer has {vocab_size:,} tokens, the model's vocabulary {vocabulary:,}",
+            f"the text has the token id {highest_id:,}, the model embeds {vocabulary:,} tokens",
             where=f"model.path = {model.path}",
             remedy="use the tokenizer that belongs to the model",
         )

@@ -6,8 +6,8 @@ from typing import Any
 from reprise.errors import UserError
 from reprise.mixture.sampler import Sampler
 from reprise.model.likelihood import fit_window
-from reprise.model.loading import load_tokenizer, text_start_id
 from reprise.model.machine import describe_machine
+from reprise.model.tokenizer import open_tokenizer
 from reprise.recipe.groups import Groups
 from reprise.recipe.mixture import Stage
 from reprise.recipe.model import Model
@@ -90,7 +90,7 @@ def build(
     processes.first(lambda: _check(training, processes))
     store = TokenStore.open(work.inputs["tokenize"])
     previous = work.inputs[f"train-{stage_index}"] / "state" if stage_index else None
-    network = open_network(model, rows, training, store.vocab_size, processes)
+    network = open_network(model, rows, training, store.highest_id, processes)
     optimizer = build_optimizer(network.weights, training.optimizer)
     settings = {
         "stage": stage.model_dump(mode="json"),
@@ -120,7 +120,7 @@ def build(
         held_out=HeldOut(
             store.valid,
             training.validation,
-            start_id=text_start_id(load_tokenizer(model)),
+            start_id=open_tokenizer(model).start_id,
             special_ids={store.eos_id} | ({store.bos_id} if store.bos_id is not None else set()),
             window=fit_window(network.weights.config, *window),
             batch_tokens=training.micro_batch_rows * rows.seq_len,
@@ -190,6 +190,8 @@ def _go_on(state: Run, previous: Path | None) -> None:
             "or --adopt to go on from it with the new settings",
         )
     changes = state.load_from(done, facts, adopt=adopt)
+    if any(line.startswith(("stage.tokens:", "averaging.")) for line in changed):
+        state.average.restart()  # its samples are of another stretch of the stage
     progress = state.progress
     progress.next_checkpoint = next_multiple(progress.tokens, state.training.checkpoints.every_tokens)
     progress.next_benchmarks = next_multiple(progress.tokens, state.training.benchmarks_every_tokens)
@@ -259,7 +261,7 @@ def _spent(state: Run) -> list[Json]:
             for key, bucket in state.store.train.items()
             if key.language == language and key.source == source and topic in (None, key.topic)
         )
-        spent = saved["rows"] * state.rows.seq_len
+        spent = saved["tokens"]
         bucket = {"entry": entry, "source": source, "topic": topic, "spent": spent}
         entries.append({**bucket, "available": available, "epochs": round(spent / available, 4) if available else 0.0})
     return entries

@@ -18,9 +18,9 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from reprise.training.checkpoint import DESCRIPTION, VERSION, cause_of, digest_content
+from reprise.training.checkpoint import DESCRIPTION, VERSION, cause_of
 from reprise.training.parallel import Processes
-from reprise.workspace import Json, sync, write_json
+from reprise.workspace import Json, file_checksum, sync, write_json
 
 
 class CheckpointError(Exception):
@@ -128,7 +128,7 @@ class CheckpointWriter:
             save(tensors, checkpoint_id=partial, process_group=self._group)
             own = [path for path in partial.iterdir() if path.name.startswith(f"__{processes.rank}_")]
             own += [partial / ".metadata"] if processes.is_first else []
-            parts: list[Any] = [{path.name: digest_content(path) for path in own}]
+            parts: list[Any] = [{path.name: file_checksum(path) for path in own}]
             if self._group is not None:
                 parts = parts * processes.world
                 dist.all_gather_object(parts, parts[0], group=self._group)

@@ -1,0 +1,41 @@
+"""A finished training stage as one that was stopped at its end, so that it can be trained further."""
+
+import os
+import shutil
+from pathlib import Path
+
+from reprise.training.checkpoint import checkpoint_name, read_facts
+
+COPIED = ("metrics.jsonl", "shares.json", "shares-applied.json")
+"""Files that are written on."""
+
+
+def lay_out_unfinished(finished: Path, partial: Path) -> None:
+    """Fill an unpublished folder with a finished stage's records, and its last state as the newest checkpoint.
+
+    Checkpoints are never written on, so they are second names of the same files where the file system has these.
+
+    Args:
+        finished: folder of the stage; it stays as it is.
+        partial: an empty folder.
+
+    Raises:
+        UserError: the state at the end is damaged.
+    """
+    for name in COPIED:
+        if (finished / name).exists():
+            shutil.copy2(finished / name, partial / name)
+    if (finished / "checkpoints").is_dir():
+        shutil.copytree(finished / "checkpoints", partial / "checkpoints", copy_function=_link)
+    step = read_facts(finished / "state")["progress"]["step"]
+    last = partial / "checkpoints" / checkpoint_name(step)
+    if not last.exists():
+        shutil.copytree(finished / "state", last, copy_function=_link)
+
+
+def _link(source: str, target: str) -> str:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    return target
