@@ -310,7 +310,7 @@ def _validation(recipe: Recipe, index: int, step: int, tokens: float, rng: np.ra
                         "nll": bits_per_byte * 2.1,
                         "bits_per_byte": bits_per_byte,
                         "tokens": 900,
-                        "num_bytes": round(900 * nll / math.log(2) / bits_per_byte),
+                        "num_bytes": round(900 * 2.1 / math.log(2)),
                         "documents": 3,
                     }
                 )

@@ -15,6 +15,10 @@ from reprise.recipe.groups import MIN_DOCUMENTS
 
 Floats = npt.NDArray[np.float64]
 
+MAX_SHARE = 0.85
+"""Where one document has more of the text than this, the others do not tell how it varies: no interval is given (its
+coverage would be 0.88 to 0.91)."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -32,10 +36,22 @@ class Estimate:
     standard_error: float
     degrees: float
     """Degrees of freedom of Student's t."""
+    largest_share: float = 0.0
+    """Share of the largest document."""
+
+    @property
+    def problem(self) -> str | None:
+        """Why no interval can be given; None where one can."""
+        what = "document" if self.better == "lower" else "question"
+        if self.items < MIN_DOCUMENTS:
+            return f"{self.items} {what}{'' if self.items == 1 else 's'}, and {MIN_DOCUMENTS} are needed at least"
+        if self.largest_share > MAX_SHARE:
+            return f"one of {self.items} {what}s has {100 * self.largest_share:.0f} % of the text"
+        return None
 
     def interval(self, error: float = 0.05) -> tuple[float, float] | None:
-        """The interval of `change` that misses with probability `error`; None with fewer than MIN_DOCUMENTS items."""
-        if self.items < MIN_DOCUMENTS:
+        """The interval of `change` that misses with probability `error`; None where there is a `problem`."""
+        if self.problem is not None:
             return None
         half = self.quantile(error) * self.standard_error
         return self.center - half, self.center + half
@@ -86,6 +102,7 @@ def estimate_rate(before: Floats, after: Floats, weights: Floats) -> Estimate:
         change,
         error,
         degrees,
+        float(share.max()),
     )
 
 

@@ -170,9 +170,17 @@ class PointName(TypedDict):
 
 
 @record
-class CurvePoint(PointName):
+class CurvePoint(TypedDict):
     """The model at one checkpoint, or at one merge with the base weights."""
 
+    kind: Literal["base", "checkpoint", "merge"]
+    """What the model is."""
+    stage: int | None
+    """Training stage, counted from 1; null for the base and for merges."""
+    tokens: int | None
+    """Tokens that the whole run had trained on; null for a merge."""
+    factor: float | None
+    """Weight of the trained model in a merge, else null."""
     bits_per_byte: dict[str, float]
     """Entry or language -> bits per byte of all its held-out text."""
     change: dict[str, float]

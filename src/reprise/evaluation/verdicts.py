@@ -11,7 +11,6 @@ from typing import Literal
 
 from reprise.evaluation.intervals import Estimate
 from reprise.evaluation.results import Untested, Verdict, VerdictWord
-from reprise.recipe.groups import MIN_DOCUMENTS
 
 FAMILY_ERROR = 0.05
 """Chance that any verdict of a report is wrong."""
@@ -25,7 +24,7 @@ class Judgement:
 
     verdict: VerdictWord
     error: float | None
-    """Share of the family's error that Holm's rule leaves to this verdict; None with too few items."""
+    """Share of the family's error that Holm's rule leaves to this verdict; None where no interval can be given."""
     ci: tuple[float, float] | None
     """The interval at that error, which decides."""
     reason: str | None
@@ -34,7 +33,7 @@ class Judgement:
 
 def judge_all(measures: Sequence[tuple[Estimate, float | None]]) -> list[Judgement]:
     """Judge the estimates of a report with their tolerances, all as one family."""
-    tested = [number for number, (estimate, _) in enumerate(measures) if estimate.items >= MIN_DOCUMENTS]
+    tested = [number for number, (estimate, _) in enumerate(measures) if estimate.problem is None]
     errors = {number: smallest_error(*measures[number]) for number in tested}
     allowed: dict[int, float] = {}
     stopped = False
@@ -86,9 +85,7 @@ def judge(
 
 def _judge_one(estimate: Estimate, tolerance: float | None, error: float | None, family: int) -> Judgement:
     if error is None:
-        what = "question" if estimate.better == "higher" else "document"
-        few = f"{estimate.items} {what}{'' if estimate.items == 1 else 's'}, and {MIN_DOCUMENTS} are needed at least"
-        return Judgement("undecided", None, None, few)
+        return Judgement("undecided", None, None, estimate.problem)
     ci = estimate.interval(error)
     verdict = judge(ci, tolerance, better=estimate.better)
     assert ci is not None

@@ -15,8 +15,8 @@ def curve_charts(facts: Json) -> list[Json]:
     forgetting = charts.change_chart("curve", "Forgetting and gain over checkpoints", facts, series)
     assert forgetting is not None
     forgetting["note"] = (
-        "Bits per byte of each kept checkpoint on all held-out text, against the base. Lower is better: below zero is a "
-        "gain."
+        "Bits per byte of each kept checkpoint on all held-out text, against the base. Lower is better: below zero is "
+        "a gain."
     )
     scores = charts.score_chart(
         "scores",
