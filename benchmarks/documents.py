@@ -257,7 +257,7 @@ def measure_classifier(root: Path, rows: list[dict[str, Any]], rounds: int, num_
     demo = Path(reprise.__file__).parent / "demo" / "en.jsonl"
     known = [json.loads(line) for line in demo.open(encoding="utf-8")]
     labels = Labelled([row["text"] for row in known], [row["topic"] for row in known])
-    classifier, _ = topics.fit_classifier(labels, Topics().lists["en"], 0, Topics())
+    classifier, _ = topics.fit_classifier(labels, Topics().list_of("en"), 0, Topics())
     output = root / "label"
     kilobytes = [
         {**row, "text": row["text"][start : start + 1000]}

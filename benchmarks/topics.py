@@ -167,7 +167,7 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--evalsets", type=Path, required=True)
     arguments = parser.parse_args()
-    lists = Topics().lists
+    lists = {lang: Topics().list_of(lang) for lang in ("en", "zh")}
     documents = labelled_documents(arguments.corpus)
     results: dict[str, float] = {}
     for lang, benchmark, topic_of in (("en", "mmlu", MMLU), ("zh", "cmmlu", CMMLU)):

@@ -310,17 +310,17 @@ def run_split(chosen: argparse.Namespace, folder: Path) -> dict:
     from torch.profiler import ProfilerActivity, profile
 
     from reprise.mixture.sampler import Sampler
-    from reprise.training import loop
+    from reprise.training.trainer import Trainer
 
     on_gpu = torch.cuda.is_available()
-    original, next_batch = loop.step, Sampler.next_batch
+    update, next_batch = Trainer.update, Sampler.next_batch
     sums: dict[str, float] = {}
 
-    def step(state, *args):
-        if state.progress.step != WARM_UP_STEPS + 1:
-            return original(state, *args)
+    def profiled(trainer, *args):
+        if trainer.progress.step != WARM_UP_STEPS + 1:
+            return update(trainer, *args)
         with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as found:
-            result = original(state, *args)
+            result = update(trainer, *args)
             if on_gpu:
                 torch.cuda.synchronize()
         for event in found.events():
@@ -336,7 +336,7 @@ def run_split(chosen: argparse.Namespace, folder: Path) -> dict:
         sums["data"] = (time.perf_counter() - start) * 1e3
         return batch
 
-    loop.step, Sampler.next_batch = step, timed_batch
+    Trainer.update, Sampler.next_batch = profiled, timed_batch
     run_reprise(chosen, folder)
     return {"step_split_ms": {kind: round(spent, 1) for kind, spent in sorted(sums.items())}}
 

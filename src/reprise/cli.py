@@ -10,6 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from reprise import interrupts
 from reprise.errors import UserError
 from reprise.progress import console
 from reprise.recipe import Recipe, load_recipe, presets, read_preset
@@ -36,36 +37,31 @@ def main() -> NoReturn:
     """Run a command; the user's mistakes are one message and exit code 2, without a traceback unless --debug."""
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    signal.signal(signal.SIGTERM, _terminated)
     try:
         code = app(arguments, standalone_mode=False)  # the code of typer.Exit, which it catches itself
-    except UserError as error:
-        if debug:
-            raise
-        console.print(f"error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2)
-    except (typer.Abort, KeyboardInterrupt, _Stopped) as stop:
-        if debug and not isinstance(stop, KeyboardInterrupt | _Stopped):
-            raise
-        console.print(f"stopped {stop}".strip() + "; the same command goes on from here", markup=False, soft_wrap=True)
-        sys.exit(143 if isinstance(stop, _Stopped) else 130)
-    except Exception as error:
-        _leave(error, debug)
+    except BaseException as error:
+        signal_number = interrupts.settle() or (signal.SIGINT if isinstance(error, KeyboardInterrupt) else None)
+        if isinstance(error, Interrupted) or signal_number is None:
+            _leave(error, debug)
+        _say_stopped(signal_number)
+    if code == 128 + signal.SIGINT:  # what typer makes of KeyboardInterrupt
+        _say_stopped(interrupts.settle() or signal.SIGINT)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-class _Stopped(BaseException):
-    """SIGTERM outside training; training catches the signal itself and saves."""
+def _say_stopped(signal_number: int) -> NoReturn:
+    """End after Ctrl-C or SIGTERM; an interrupted import may have raised anything."""
+    console.print(interrupts.MESSAGE, markup=False, soft_wrap=True)
+    sys.exit(128 + signal_number)
 
 
-def _terminated(number: int, frame: object) -> NoReturn:
-    raise _Stopped
-
-
-def _leave(error: Exception, debug: bool) -> NoReturn:
-    """End on what typer and training raise, and on our own faults."""
-    if debug:
+def _leave(error: BaseException, debug: bool) -> NoReturn:
+    """End on what the user, typer and training raise, and on our own faults."""
+    if debug or not isinstance(error, Exception):
         raise error
+    if isinstance(error, UserError):
+        console.print(f"error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
     if isinstance(error, typer.Exit):
         sys.exit(error.exit_code)
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # a wrong command line
@@ -192,9 +188,9 @@ def label(
 @app.command()
 def rejects(
     recipe: RecipePath,
-    stage: Annotated[str | None, typer.Option(help="Only of this stage: read, clean, deduplicate, ...")] = None,
+    stage: Annotated[str | None, typer.Option(help="Only of this stage: read, clean, ..., synthesize.")] = None,
     reason: Annotated[str | None, typer.Option(help="Only for this reason.")] = None,
-    limit: Annotated[int, typer.Option(help="At most so many; 0: all.")] = 20,
+    limit: Annotated[int, typer.Option(min=0, help="At most so many; 0: all.")] = 20,
     as_json: AsJson = False,
 ) -> None:
     """What was rejected or dropped, and why."""
@@ -350,7 +346,7 @@ def evaluate(
 
 def _evaluate_model(model: Path, overrides: list[str], options: dict[str, Any]) -> Any:
     from reprise.evaluation.command import evaluate_model, read_settings
-    from reprise.model.loading import cache_folder
+    from reprise.model.gguf import cache_folder
 
     settings = read_settings(str(model), overrides, **options)
     return evaluate_model(

@@ -54,3 +54,21 @@ def missing_extra(package: str, extra: str, purpose: str) -> UserError:
         f"{purpose} needs the package `{package}`, which is not installed",
         remedy=f"pip install 'reprise-cpt[{extra}]'",
     )
+
+
+def out_of_memory(error: BaseException, remedy: str) -> UserError | None:
+    """The message for an error that says that memory ran out, on the host or a device; None for any other error.
+
+    Args:
+        error: whatever a library raised.
+        remedy: the settings that help.
+    """
+    said = str(error)
+    on_device = type(error).__name__ == "OutOfMemoryError"
+    on_host = isinstance(error, MemoryError) or any(
+        part in said for part in ("DefaultCPUAllocator", "not enough memory", "Cannot allocate memory")
+    )
+    if not (on_device or on_host):
+        return None
+    lines = said.splitlines() or [type(error).__name__]
+    return UserError(f"out of memory on the {'device' if on_device else 'host'}: {lines[0]}", remedy=remedy)

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -14,10 +13,12 @@ import yaml
 
 from reprise import preflight
 from reprise.documents.read.files import SourceFile
+from reprise.documents.read.streams import printable
 from reprise.errors import UserError
 from reprise.recipe import Recipe
 from reprise.recipe.fields import Settings
 from reprise.stages import Stage, stages
+from reprise.training.first_process import first_does
 from reprise.workspace import Json, Manifest, Plan, Status, Work, Workspace, differences, digest_file
 
 T = TypeVar("T")
@@ -37,7 +38,7 @@ def plan_stages(
         known = workspace.manifest(stage.name)
         files = {}
         for file in stage.files():
-            name = file.path if isinstance(file, SourceFile) else str(file)
+            name = printable(file.path if isinstance(file, SourceFile) else str(file))
             if name not in digests:
                 digests[name] = _digest(file, known.files.get(name) if known else None)
             files[name] = digests[name]
@@ -281,26 +282,8 @@ class _Ranks:
             start_processes()
 
     def lead(self, action: Callable[[], T]) -> T | None:
-        """Let the first process do something while the others wait; they get None.
-
-        If it fails the others leave without a word: the error is the first one's to tell.
-        """
-        result, failure = None, None
-        if self.leads:
-            try:
-                result = action()
-            except Exception as error:
-                failure = error
-        if self.world > 1:
-            import torch.distributed
-
-            failed = [failure is not None]
-            torch.distributed.broadcast_object_list(failed, src=0)
-            if failed[0] and not self.leads:
-                sys.exit(2)
-        if failure is not None:
-            raise failure
-        return result
+        """See `first_does`."""
+        return first_does(action, is_first=self.leads, world=self.world)
 
     def wait(self) -> None:
         """Wait until all processes are here."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from reprise.documents.questions import benchmark_files
+from reprise.benchmark_files import question_files
 from reprise.documents.read.files import SourceFile, find_files
 from reprise.documents.read.records import Record, read_records
 from reprise.documents.read.remote import is_remote
@@ -21,7 +21,7 @@ from reprise.model.files import model_files
 from reprise.recipe import Recipe
 from reprise.recipe.documents import Input
 from reprise.recipe.generator import Generator
-from reprise.recipe.names import Corpus, check_names, mixture_pairs
+from reprise.recipe.names import Corpus, check_names
 from reprise.workspace import Workspace
 
 TRAIN = "train"
@@ -148,19 +148,6 @@ def check_text_for_mixture(recipe: Recipe) -> Iterator[Finding]:
                     )
 
 
-def check_topic_lists(recipe: Recipe) -> Iterator[Finding]:
-    """Languages whose sources are split by topic without a list of topics; fine only where documents carry a topic."""
-    lists = recipe.documents.topics.lists
-    split = {language for language, source in mixture_pairs(recipe) if source in recipe.split_sources()}
-    for language in sorted(split - lists.keys()):
-        yield Finding(
-            f"the language {language!r} is split by topic and has no list of topics",
-            "documents.topics.lists",
-            f"add documents.topics.lists.{language}, unless each of its documents carries a `topic`",
-            "warning",
-        )
-
-
 def check_model_files(recipe: Recipe) -> Iterator[Finding]:
     """Whether the model's folder and files are there."""
     try:
@@ -173,7 +160,7 @@ def check_benchmark_files(recipe: Recipe) -> Iterator[Finding]:
     """Whether the questions that documents are checked against are there."""
     settings, evaluation = recipe.documents.decontaminate, recipe.evaluation
     if settings.enabled:
-        benchmark_files(evaluation.question_folders(), evaluation.data, settings.extra_benchmarks)
+        question_files(evaluation.question_folders(), evaluation.data, settings.extra_benchmarks)
     return iter(())
 
 
@@ -273,7 +260,6 @@ CHECKS: tuple[Check, ...] = (
     Check(check_inputs, ("read", "label")),
     Check(check_setting_names),
     Check(check_text_for_mixture, ("read", "clean")),
-    Check(check_topic_lists, ("label",)),
     Check(check_model_files, ("score", "synthesize", "tokenize", TRAIN, "evaluate"), "missing"),
     Check(check_benchmark_files, ("decontaminate", "synthesize"), "missing"),
     Check(check_packages, ("read", "clean", "label", "synthesize", TRAIN, "evaluate")),

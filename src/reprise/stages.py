@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reprise.benchmark_files import set_files
-from reprise.documents.questions import benchmark_files
+from reprise.benchmark_files import question_files, set_files
+from reprise.documents.drop_limit import check_drop_share
 from reprise.documents.read.files import SourceFile, find_files
 from reprise.documents.read.remote import is_remote
 from reprise.model.files import model_files
@@ -18,7 +18,7 @@ from reprise.recipe import Recipe
 from reprise.recipe.documents import Input
 from reprise.recipe.generator import Generator
 from reprise.recipe.mixture import Stage as TrainingStage
-from reprise.workspace import Json
+from reprise.workspace import Json, Work
 
 Run = Callable[..., None]
 
@@ -107,25 +107,27 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
         ),
         Stage(
             "clean",
-            lambda: _import("reprise.documents.clean.stage"),
+            lambda: _limited("clean", recipe),
             ("read",),
             settings={"clean": documents.clean},
             means={"engine": documents.engine},
+            version=2,
         ),
         Stage(
             "deduplicate",
-            lambda: _import("reprise.documents.deduplicate.stage"),
+            lambda: _limited("deduplicate", recipe),
             ("clean",),
             settings={"deduplicate": documents.deduplicate},
             means={"engine": documents.engine},
         ),
         Stage(
             "decontaminate",
-            lambda: _import("reprise.documents.decontaminate.stage"),
+            lambda: _limited("decontaminate", recipe),
             ("deduplicate",),
             settings={"decontaminate": documents.decontaminate, **_benchmarks(recipe)},
             means={"engine": documents.engine},
             files=lambda: _benchmark_files(recipe),
+            version=2,
         ),
         Stage(
             "label",
@@ -139,6 +141,7 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
             },
             means={"engine": documents.engine},
             files=lambda: _label_files(recipe),
+            version=2,
         ),
         Stage(
             "score",
@@ -286,7 +289,7 @@ def _benchmark_files(recipe: Recipe) -> list[Path]:
     if not settings.enabled:
         return []
     evaluation = recipe.evaluation
-    return list(benchmark_files(evaluation.question_folders(), evaluation.data, settings.extra_benchmarks))
+    return list(question_files(evaluation.question_folders(), evaluation.data, settings.extra_benchmarks))
 
 
 def _question_files(recipe: Recipe) -> list[Path]:
@@ -296,6 +299,24 @@ def _question_files(recipe: Recipe) -> list[Path]:
         return []
     data = Path(evaluation.data).expanduser()
     return [path for folder in evaluation.question_folders() for path in set_files(data, folder) if path.is_file()]
+
+
+def _limited(name: str, recipe: Recipe) -> Run:
+    """A document stage, refused where it drops too much; the limit is no setting of it, as it changes no output."""
+    run = _import(f"reprise.documents.{name}.stage")
+    needed = {
+        (component.language, source)
+        for stage in recipe.stages
+        for component in stage.mixture.values()
+        for source, share in component.sources.items()
+        if share and component.share
+    }
+
+    def run_and_check(work: Work, **settings: Any) -> None:
+        run(work, **settings)
+        check_drop_share(name, work, recipe.documents.max_drop_share, needed)
+
+    return run_and_check
 
 
 def _import(module: str) -> Run:

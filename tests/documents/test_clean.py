@@ -37,7 +37,10 @@ def test_short_documents_are_dropped_with_a_reason(run):
     work, kept, dropped = run(rows)
     assert [r["id"] for r in kept] == ["1"]
     assert [(d["id"], d["reason"], d["text"]) for d in dropped] == [(r["id"], "too_short", r["text"]) for r in rows[1:]]
-    assert work.counts["dropped_by_bucket"] == {"en/web": {"too_short": 1}, "zh/book": {"too_short": 1}}
+    assert [flow for flow in work.counts["buckets"] if flow["dropped"]] == [
+        {"language": lang, "source": source, "split": "train", "documents_in": 1, "dropped": {"too_short": 1}}
+        for lang, source in (("en", "web"), ("zh", "book"))
+    ]
     assert (work.counts["documents_in"], work.counts["documents_out"], work.counts["dropped"]) == (3, 1, 2)
 
 

@@ -4,18 +4,24 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import regex
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reprise.documents.clean.heuristics import _Repetition, find_broken
+from reprise.documents.clean.heuristics import find_broken, measure_rules
+from reprise.documents.clean.repetition import Repetition
+from reprise.documents.clean.sentence_marks import SENTENCE_TERMINAL
+from reprise.documents.clean.shape import measure_shape
 from reprise.documents.clean.stage import _batches
 from reprise.documents.words import split_words
 from reprise.errors import UserError
 from reprise.recipe.documents import Clean
-from reprise.recipe.heuristics import DEFAULTS, Heuristics
+from reprise.recipe.heuristics import Heuristics
+from reprise.recipe.languages.packs import load_pack
 from reprise.recipe.loading import parse_recipe
 
+RULES = {lang: Clean().rules_of(lang) for lang in ("en", "zh")}
 ENGLISH = (
     "The harbour was built in 1891 to give the fishing fleet a shelter from the winter storms that come out of the "
     "north. Two long walls of granite reach into the bay, and between them there is room for about forty boats. In the "
@@ -48,33 +54,106 @@ DEBRIS = {
 @pytest.mark.parametrize("rule", DEBRIS)
 def test_chinese_debris_breaks_the_rule_made_for_it(rule):
     lang, text = DEBRIS[rule]
-    broken = find_broken([CHINESE, text, CHINESE], DEFAULTS[lang], has_stop_words=True)
+    broken = find_broken([CHINESE, text, CHINESE], RULES[lang])
     assert broken[0] is broken[2] is None
     assert broken[1] is not None
     assert broken[1][0] == rule
 
 
 def test_prose_breaks_nothing():
-    assert find_broken([ENGLISH, ENGLISH + "\n\n" + ENGLISH[::-1]], DEFAULTS["other"], has_stop_words=True)[0] is None
-    assert find_broken([CHINESE], DEFAULTS["zh"], has_stop_words=True) == [None]
-    assert find_broken([], DEFAULTS["zh"], has_stop_words=True) == []
-    assert find_broken([""], Heuristics(min_words=None), has_stop_words=True) != [None]
+    assert find_broken([ENGLISH, ENGLISH + "\n\n" + ENGLISH[::-1]], RULES["en"])[0] is None
+    assert find_broken([CHINESE], RULES["zh"]) == [None]
+    assert find_broken([], RULES["zh"]) == []
+    assert find_broken([""], RULES["en"].model_copy(update={"min_words": None})) != [None]
 
 
 def test_menus_are_dropped_in_both_languages():
     english = "\n".join(["Home", "News", "Products", "Contact us", "About", "Links", "Site map", "Log in"] * 8)
-    for lang, text in (("zh", MENU * 6), ("other", english)):
-        assert find_broken([text], DEFAULTS[lang], has_stop_words=True)[0] is not None
+    for lang, text in (("zh", MENU * 6), ("en", english)):
+        assert find_broken([text], RULES[lang])[0] is not None
 
 
 def test_a_rule_is_switched_off_by_null():
-    off = {name: None for name, value in DEFAULTS["other"] if value is None or isinstance(value, int | float)}
-    off = {name: value for name, value in off.items() if name not in ("short_line_chars", "curly_brackets")}
-    rules = Heuristics(**off, placeholders=[], max_top_ngram_chars={}, max_duplicate_ngram_chars={})
+    kept = {"short_line_chars", "curly_brackets", "sentence_marks", "stop_words_within_words"}
+    numbers = {name: None for name, field in Heuristics.model_fields.items() if name not in kept}
+    lists = {"placeholders": [], "stop_words": [], "max_top_ngram_chars": {}, "max_duplicate_ngram_chars": {}}
+    off = Clean.model_validate({"heuristics": {"en": numbers | lists}}).rules_of("en")
     texts = ["", "x", MENU, "# " * 100, "lorem ipsum {"] + [text for _, text in DEBRIS.values()]
-    assert find_broken(texts, rules, has_stop_words=True) == [None] * len(texts)
-    strict = rules.model_copy(update={"curly_brackets": False})
-    assert find_broken(["a {"], strict, has_stop_words=True) == [("curly_brackets", "{")]
+    assert find_broken(texts, off) == [None] * len(texts)
+    strict = off.model_copy(update={"curly_brackets": False})
+    assert find_broken(["a {"], strict) == [("curly_brackets", "{")]
+
+
+def plain_shape(text, short_line_chars):
+    """The definition, plainly."""
+    lines = [line.strip() for line in text.split("\n")]
+    full = [line for line in lines if line]
+    paragraphs = ["\n".join(part).strip() for part in split_at_empty(text.split("\n"))]
+    worded = [line for line in full if any(char.isalnum() for char in line)]
+    closing = set("\"'”’»›」』》）)]…")
+
+    def sentences():
+        count, place = 0, 0
+        while place < len(text):
+            end = place
+            while end < len(text) and text[end] in SENTENCE_TERMINAL:
+                end += 1
+            if end > place:
+                behind = end
+                while behind < len(text) and text[behind] in closing:
+                    behind += 1
+                after = text[behind : behind + 1]
+                count += text[end - 1] not in ".!?" or not after or after.isspace() or "\u3041" <= after <= "\u9fff"
+            place = max(end, place + 1)
+        return count
+
+    def repeats(pieces):
+        again = [piece for number, piece in enumerate(pieces) if piece in pieces[:number]]
+        return len(again) / max(1, len(pieces)), sum(map(len, again)) / max(1, len(text))
+
+    ends = tuple(set(SENTENCE_TERMINAL) | set("\"'”’»›」』》）)…：；"))
+    return {
+        "chars": len(text),
+        "lines": len(full),
+        "bullet_lines": sum(line.startswith(tuple("•-*·●▪◦■")) for line in full),
+        "ellipsis_lines": sum(line.endswith(("...", "…")) for line in full),
+        "terminated_lines": sum(line.endswith(ends) for line in full),
+        "short_lines": sum(len(line) <= short_line_chars for line in full),
+        "sentences": sentences(),
+        "hashes": text.count("#"),
+        "ellipses": text.count("...") + text.replace("……", "…").count("…"),
+        "duplicate_lines": repeats(worded)[0],
+        "duplicate_line_chars": repeats(worded)[1],
+        "duplicate_paragraphs": repeats(paragraphs)[0],
+        "duplicate_paragraph_chars": repeats(paragraphs)[1],
+    }
+
+
+def split_at_empty(lines):
+    part = []
+    for line in [*lines, ""]:
+        if line.strip():
+            part.append(line)
+        elif part:
+            yield part
+            part = []
+
+
+@given(st.lists(st.text(alphabet='ab .!?"”\n\t-*…#。」中\u3000।1', max_size=40), max_size=5), st.integers(0, 6))
+def test_shape_equals_its_plain_form(texts, short_line_chars):
+    shape = measure_shape(texts, short_line_chars=short_line_chars)
+    plain = [plain_shape(text, short_line_chars) for text in texts]
+    for name in plain[0] if plain else ():
+        assert np.allclose(getattr(shape, name), [one[name] for one in plain]), name
+
+
+def test_sentence_marks_are_those_of_unicode():
+    every = "".join(chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000)
+    assert set(SENTENCE_TERMINAL) == set(regex.findall(r"\p{Sentence_Terminal}", every))
+    for mark in "।።။។۔؟。":
+        assert measure_shape([f"a{mark} b{mark}"], short_line_chars=0).sentences.tolist() == [2]
+    assert measure_shape(["བོད་སྐད། བོད་སྐད།"], short_line_chars=0).sentences.tolist() == [0]
+    assert measure_shape(["བོད་སྐད། བོད་སྐད།"], short_line_chars=0, sentence_marks="།").sentences.tolist() == [2]
 
 
 def plain_repetition(words, size):
@@ -92,7 +171,7 @@ def plain_repetition(words, size):
 
 @given(st.lists(st.lists(st.sampled_from(["a", "bb", "ccc", "d"]), max_size=30), max_size=5))
 def test_repetition_equals_its_plain_form(documents):
-    repeated = _Repetition(split_words([" ".join(words) for words in documents]))
+    repeated = Repetition(split_words([" ".join(words) for words in documents]))
     for size in (1, 2, 3, 5):
         top, inside = repeated.measure(size)
         expected = [plain_repetition(words, size) for words in documents]
@@ -100,15 +179,28 @@ def test_repetition_equals_its_plain_form(documents):
         assert np.allclose(inside, [pair[1] for pair in expected])
 
 
-def test_the_recipe_lays_changes_over_the_defaults():
-    clean = Clean.model_validate({"heuristics": {"zh": {"min_words": 7}, "fr": {"stop_words": ["le", "la"]}}})
-    assert clean.heuristics["zh"].min_words == 7
-    assert clean.heuristics["zh"].max_short_lines == DEFAULTS["zh"].max_short_lines
-    assert clean.heuristics["fr"].min_words == DEFAULTS["other"].min_words
-    assert clean.heuristics["other"] == DEFAULTS["other"]
-    assert Clean(**clean.model_dump()) == clean
+def test_an_entry_of_the_recipe_changes_what_it_names_and_nothing_else():
+    clean = Clean.model_validate({"heuristics": {"tr": {"max_short_lines": 0.8}, "any": {"max_words": 7}, "de": {}}})
+    pack = load_pack("tr").heuristics
+    expected = {**Heuristics().__dict__, **pack.model_dump(), "max_short_lines": 0.8, "max_words": 7}
+    assert clean.rules_of("tr").__dict__ == expected
+    assert clean.rules_of("de").__dict__ == Clean().rules_of("de").model_copy(update={"max_words": 7}).__dict__
+    assert clean.rules_of("zh").max_words == 7
+    off = Clean.model_validate({"heuristics": {"en": {"min_words": None}}})
+    assert off.rules_of("en").min_words is None
+    for one in (clean, off):
+        assert Clean(**one.model_dump()) == one
+        assert Clean(**json.loads(one.model_dump_json())).rules_of("tr") == one.rules_of("tr")
     with pytest.raises(UserError, match="min_words"):
         parse_recipe("documents: {clean: {heuristics: {zh: {min_word: 7}}}}")
+
+
+def test_a_language_without_a_pack_is_judged_by_no_words():
+    names = {rule.name for rule in measure_rules(["a b c"], Clean().rules_of("tlh"))}
+    assert names == {
+        "max_words", "max_symbols_per_word", "max_bullet_lines", "max_ellipsis_lines", "max_duplicate_lines",
+        "max_duplicate_line_chars", "max_duplicate_paragraphs", "max_duplicate_paragraph_chars", "placeholders",
+    }  # fmt: skip
 
 
 def load(path):
@@ -117,9 +209,9 @@ def load(path):
 
 
 def test_few_good_pages_are_dropped(corpus):
-    for name, lang, most in (("train-zh-web", "zh", 0.04), ("train-en-web", "other", 0.08)):
+    for name, lang, most in (("train-zh-web", "zh", 0.04), ("train-en-web", "en", 0.08)):
         texts = load(corpus / f"{name}.jsonl.zst")
-        rules = DEFAULTS[lang]
-        broken = [one for _, batch in _batches(texts) for one in find_broken(batch, rules, has_stop_words=True)]
+        rules = RULES[lang]
+        broken = [one for _, batch in _batches(texts) for one in find_broken(batch, rules)]
         assert len(broken) == len(texts)
         assert sum(one is not None for one in broken) < most * len(texts)

@@ -13,7 +13,8 @@ from reprise.documents.label.subjects import CMMLU, MMLU
 from reprise.documents.label.training_set import Labelled
 from reprise.documents.table import DOCUMENTS, read_table, write_part
 from reprise.errors import UserError
-from reprise.recipe.documents import CHINESE_TOPICS, ENGLISH_TOPICS, Input, Topics
+from reprise.recipe.documents import Input, Topics
+from reprise.recipe.languages.packs import load_pack
 
 WORDS = {
     "Law": ["court", "judge", "statute", "appeal", "contract", "clause", "verdict", "plaintiff"],
@@ -21,6 +22,8 @@ WORDS = {
     "Others": ["garden", "river", "song", "bread", "window", "summer", "bicycle", "chair"],
 }
 LISTS = {"en": list(WORDS), "zh": ["法律", "其他"]}
+
+ENGLISH_TOPICS, CHINESE_TOPICS = load_pack("en").topics, load_pack("zh").topics
 
 
 def make_text(rng, topic, noise=0.3):
@@ -107,7 +110,7 @@ def test_labelled_files_teach(run, tmp_path):
 def test_what_is_missing_is_explained(run, tmp_path):
     with pytest.raises(UserError, match="no label to learn from"):
         run([row(1, "text")])
-    with pytest.raises(UserError, match="no list of topics"):
+    with pytest.raises(UserError, match="no label to learn from"):  # of the default list: none is needed in a recipe
         run([row(1, "texte", lang="fr")])
     with pytest.raises(UserError, match=r"a\.jsonl:1: 'Cooking' is no topic .* Law, Health, Others"):
         run([row(1, "text", "Cooking")])

@@ -49,7 +49,7 @@ decontaminate.run(work("decontaminate", "deduplicate"), decontaminate=settings, 
 topics.run(work("label", "decontaminate"), topics=Topics(), split_sources=["web"], seed=1, engine=engine)
 
 def die_once(marker, rows, place):
-    if engine == "ray" and place.part.startswith("part-00001") and not marker.exists():
+    if engine == "ray" and place.part.startswith("part-000001") and not marker.exists():
         marker.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return clean.clean_rows(Clean(), rows, place)

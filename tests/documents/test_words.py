@@ -4,7 +4,15 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reprise.documents.words import hash_ngrams, normalise, split_words
+from reprise.documents.words import (
+    _NEEDS_NEIGHBOURS,
+    _normal_codes,
+    _normal_forms,
+    encode,
+    hash_ngrams,
+    normalise,
+    split_words,
+)
 
 CJK = re.compile("[\u3400-\u9fff\u3040-\u30ff]")
 TEXTS = st.lists(st.text(alphabet="ab AB1。，.中文\u3000\u200bＡé\n", max_size=30), max_size=6)
@@ -68,3 +76,23 @@ def test_a_word_hashes_alike_wherever_it_stands():
     many = split_words(["x " * 70_000 + "needle hay"])
     assert many.hashes[-2] == split_words(["needle"]).hashes[0]
     assert hash_ngrams(many, 2)[0][-1] == hash_ngrams(split_words(["needle hay"]), 2)[0][0]
+
+
+@given(st.lists(st.text(max_size=40), max_size=4))
+def test_the_table_normalises_like_the_function(texts):
+    texts = [text.encode("utf-8", "replace").decode() for text in texts]
+    codes, lengths = _normal_codes(texts)
+    assert codes.tolist() == encode([normalise(text) for text in texts]).tolist()
+    assert lengths.tolist() == [len(normalise(text)) for text in texts]
+
+
+def test_the_table_normalises_every_pair_of_unlike_characters_like_the_function():
+    forms = _normal_forms()
+    simple = [
+        chr(code)
+        for code in np.flatnonzero(forms != _NEEDS_NEIGHBOURS)[:0x2FFFF].tolist()
+        if not 0xD800 <= code < 0xE000
+    ]
+    for first in "eＥ가ㄱᄀが㈀क\u0958İ":
+        text = "".join(first + char for char in simple)
+        assert _normal_codes([text])[0][:-1].tolist() == encode([normalise(text)])[:-1].tolist()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from reprise.mixture.apportion import apportion
 from reprise.mixture.budget import budgets
 from reprise.recipe import Recipe
-from reprise.recipe.documents import CHINESE_TOPICS, ENGLISH_TOPICS
+from reprise.recipe.languages.packs import load_pack
 
 ZH = {"web": 0.70, "encyclopedia": 0.05, "book": 0.20, "qa_forum": 0.05}
 EN = {"web": 0.40, "encyclopedia": 0.05, "book": 0.15, "qa_forum": 0.05, "paper": 0.10, "math": 0.10, "code": 0.15}
@@ -75,8 +75,8 @@ def test_a_stage_sums_to_its_tokens(stage: int, tokens: int) -> None:
 
 def test_topics_of_a_language_share_its_split_source() -> None:
     web = [b for b in budgets(paper_recipe()) if (b.stage, b.source) == (1, "web")]
-    assert [b.topic for b in web if b.entry == "zh"] == list(CHINESE_TOPICS)
-    assert [b.topic for b in web if b.entry == "en"] == list(ENGLISH_TOPICS)
+    assert [b.topic for b in web if b.entry == "zh"] == load_pack("zh").topics
+    assert [b.topic for b in web if b.entry == "en"] == load_pack("en").topics
     for language in ("zh", "en"):
         tokens = [b.tokens for b in web if b.entry == language]
         assert max(tokens) - min(tokens) <= 1

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, MistralConfig, Qwen3Config
+from transformers import AutoModelForCausalLM, DeepseekV3Config, Gemma2Config, LlamaConfig, MistralConfig, Qwen3Config
 
 from reprise.model import attention
 from reprise.model.attention import BLOCK, BLOCKED, blocked_attention, choose_attention
@@ -80,33 +80,62 @@ def test_a_setting_is_kept():
     assert choose_attention(model, "sdpa", model.device) == "sdpa"
 
 
-def plain_varlen(query, key, value, bounds, _bounds, longest, _longest, *, scale, window_size, enable_gqa):
-    """What the GPU kernel computes: plain causal attention, one document after the other."""
-    assert window_size == (-1, 0)
-    assert longest == bounds.diff().max()
+def plain_varlen(query, key, value, bounds, _bounds, longest, _longest, *, scale, window_size, enable_gqa=False):
+    """What the GPU kernel computes: causal attention within a window, one document after the other."""
+    before, after = window_size
+    assert after == 0
+    assert longest >= bounds.diff().max()
     assert (bounds[0], bounds[-1]) == (0, len(query))
     parts = []
     for start, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
         one = [states[start:end].transpose(0, 1) for states in (query, key, value)]
+        seen = torch.ones(end - start, end - start, dtype=torch.bool).tril()
+        if before >= 0:
+            seen = seen.triu(-before)
         attended = torch.nn.functional.scaled_dot_product_attention(
-            *one, is_causal=True, scale=scale, enable_gqa=enable_gqa
+            *one, attn_mask=seen, scale=scale, enable_gqa=enable_gqa
         )
         parts.append(attended.transpose(0, 1))
     return torch.cat(parts)
 
 
-@pytest.mark.parametrize("key_heads", [2, 4])
-def test_bounds_of_documents_equal_one_forward_per_document(monkeypatch, key_heads):
-    torch.manual_seed(0)
+SMALL = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+
+
+@pytest.fixture
+def gpu_kernel(monkeypatch):
+    """The kernel's stand-in, on a machine whose GPU would have it."""
     monkeypatch.setattr(attention, "varlen_attn", plain_varlen)
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=key_heads,
-    )
+    monkeypatch.setattr(attention, "runs_varlen", lambda _device, _dtype: True)
+
+
+@pytest.mark.parametrize("grouping", [True, False])
+@pytest.mark.parametrize(
+    "config",
+    [
+        LlamaConfig(**SMALL, num_key_value_heads=2),
+        LlamaConfig(**SMALL, num_key_value_heads=4),
+        MistralConfig(**SMALL, num_key_value_heads=2, sliding_window=7),
+        Qwen3Config(
+            **SMALL,
+            num_key_value_heads=2,
+            head_dim=8,
+            use_sliding_window=True,
+            sliding_window=9,
+            layer_types=["full_attention", "sliding_attention"],
+        ),
+    ],
+    ids=["grouped", "all heads", "window", "window in one layer"],
+)
+def test_bounds_of_documents_equal_one_forward_per_document(monkeypatch, gpu_kernel, config, grouping):
+    torch.manual_seed(0)
+    monkeypatch.setattr(attention, "_KERNEL_GROUPS_HEADS", grouping)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     lengths = [[10, 30, 24], [1, 63]]
     positions = torch.stack([torch.cat([torch.arange(length) for length in row]) for row in lengths])
@@ -114,23 +143,39 @@ def test_bounds_of_documents_equal_one_forward_per_document(monkeypatch, key_hea
     expected = []
     for row, parts in zip(ids, lengths, strict=True):
         expected += [model(piece[None], use_cache=False).logits[0] for piece in row.split(parts)]
-    monkeypatch.setattr(attention, "fits_varlen", lambda _config: True)
     assert choose_attention(model, "auto", torch.device("cuda"), document_mask=True) == attention.VARLEN
     actual = model(ids, use_cache=False, **attention.document_inputs(model.config, positions)).logits
     torch.testing.assert_close(actual.flatten(0, 1), torch.cat(expected), rtol=1e-4, atol=1e-5)
-    whole = model(ids[:1, :20], use_cache=False).logits  # a validation: no bounds, one document
+    whole = model(ids[:, :20], use_cache=False).logits  # a validation: no bounds, each row one document
     model.set_attn_implementation("sdpa")
-    torch.testing.assert_close(whole, model(ids[:1, :20], use_cache=False).logits)
+    torch.testing.assert_close(whole, model(ids[:, :20], use_cache=False).logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "capability,dtype,fits",
+    [
+        ((8, 0), torch.bfloat16, True),
+        ((9, 0), torch.float32, False),  # training.precision=float32
+        ((7, 5), torch.bfloat16, False),  # T4
+    ],
+)
+def test_a_gpu_or_type_without_the_kernel_keeps_its_attention(monkeypatch, capability, dtype, fits):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**SMALL))
+    chosen = choose_attention(model, "auto", torch.device("cuda"), document_mask=True, dtype=dtype)
+    assert chosen == (attention.VARLEN if fits else "sdpa")
 
 
 @pytest.mark.parametrize(
     "config,fits",
     [
         (LlamaConfig(), True),
-        (MistralConfig(sliding_window=40), False),
+        (MistralConfig(sliding_window=40), True),
         (Gemma2Config(), False),
         (Qwen3Config(), True),
         (LlamaConfig(attention_dropout=0.1), False),
+        (DeepseekV3Config(), False),  # values of another size than keys
+        (LlamaConfig(head_dim=512), False),
     ],
 )
 def test_only_plain_attention_goes_to_the_kernel_for_bounds(config, fits):

@@ -122,7 +122,7 @@ def _documents(recipe: Recipe, rng: np.random.Generator) -> list[dict[str, objec
     found = []
     for lang in ("zh", "en"):
         for source in recipe.stages[0].mixture[lang].sources:
-            for topic in recipe.documents.topics.lists[lang] if source == "web" else [None]:
+            for topic in recipe.documents.topics.list_of(lang) if source == "web" else [None]:
                 for i in range(8 if source == "web" else 30):
                     text = ("水是生命之源。" if lang == "zh" else "The quick brown fox jumps. ") * int(
                         rng.integers(8, 30)
@@ -230,7 +230,7 @@ def write_metrics(folder: Path, recipe: Recipe, index: int, rng: np.random.Gener
     lines: list[dict[str, object]] = [
         {"kind": "start", "step": 0, "tokens": 0, "seconds": 0.0, "processes": 1, "machine": describe_machine()}
     ]
-    shares = dict.fromkeys(recipe.documents.topics.lists["zh"], 1 / 11)
+    shares = dict.fromkeys(recipe.documents.topics.list_of("zh"), 1 / 11)
     lines.append(_validation(recipe, index, 0, 0.0, rng))
     for step in range(1, num_steps + 1):
         tokens = step * step_tokens
@@ -297,7 +297,7 @@ def _validation(recipe: Recipe, index: int, step: int, tokens: float, rng: np.ra
     entries = []
     for name, entry in recipe.stages[0].mixture.items():
         for source in entry.sources:
-            topics = recipe.documents.topics.lists[name] if source == "web" else [None]
+            topics = recipe.documents.topics.list_of(name) if source == "web" else [None]
             for i, topic in enumerate(topics):
                 start = (2.4 if name == "zh" else 1.0) + 0.02 * i
                 fall = (0.25 if name == "zh" else -0.01) * (1 - math.exp(-(step + 24 * index) / 9))

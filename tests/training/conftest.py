@@ -17,9 +17,9 @@ from reprise.recipe.model import Model
 from reprise.recipe.tokens import Rows
 from reprise.recipe.training import Training
 from reprise.tokens.builder import StoreBuilder
-from reprise.training import loop
 from reprise.training.signals import Interrupted
 from reprise.training.stage import run
+from reprise.training.trainer import Trainer
 from reprise.workspace import Work
 
 DEMO = importlib.resources.files("reprise") / "demo"
@@ -154,16 +154,16 @@ def stop_after(monkeypatch):
     """Run a stage until SIGTERM comes during a step."""
 
     def go(count, work, arguments):
-        original, made = loop.step, []
+        original, made = Trainer.step, []
 
-        def step(*args):
+        def step(trainer):
             made.append(1)
             if len(made) == count:
                 os.kill(os.getpid(), signal.SIGTERM)
-            return original(*args)
+            original(trainer)
 
         with monkeypatch.context() as patch:
-            patch.setattr(loop, "step", step)
+            patch.setattr(Trainer, "step", step)
             with pytest.raises(Interrupted, match="the same command goes on"):
                 run(work, **arguments)
 

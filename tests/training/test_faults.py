@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 from tests.training.conftest import SEQ_LEN, as_call, assert_same_weights, events, make_stage, make_training
 
-from reprise.training import loop, stage
+from reprise.training import stage
 from reprise.training.checkpoint import checkpoints_in, read_facts
 from reprise.training.stage import run
+from reprise.training.trainer import Trainer
 
+ROOT = Path(__file__).parents[2]
+PYTHONPATH = os.pathsep.join([str(ROOT), str(ROOT / "src")])
 SCRIPT = Path(__file__).with_name("kill_script.py")
 KILLS = 20
 
@@ -26,7 +29,7 @@ def test_killed_twenty_times_ends_as_if_never(arguments, make_work):
     arguments["stage"] = make_stage(tokens=SEQ_LEN * 4 * 120)
     whole, broken = make_work("whole"), make_work("broken")
     run(whole, **arguments)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": PYTHONPATH, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(SCRIPT), as_call(arguments, broken), str(KILLS), "7"]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
     assert result.returncode == 0, result.stderr[-3000:]
@@ -43,20 +46,20 @@ def test_a_full_disk_during_a_save_stops_nothing_and_harms_nothing(arguments, ma
     arguments["training"] = make_training(checkpoints={"every_tokens": SEQ_LEN * 4 * 3})
     whole, full = make_work("whole"), make_work("full")
     run(whole, **arguments)
-    original = loop.save
+    original = Trainer.save
     kept = []
 
-    def save(state):
-        if state.progress.step == 6:
+    def save(trainer):
+        if trainer.progress.step == 6:
             small_disk(100_000)
-        original(state)
-        state.writer.wait()
+        original(trainer)
+        trainer.writer.wait()
         small_disk(resource.RLIM_INFINITY)
-        if state.progress.step == 6:
-            kept.extend(checkpoints_in(state.checkpoints))
+        if trainer.progress.step == 6:
+            kept.extend(checkpoints_in(trainer.checkpoints))
             read_facts(kept[0])
 
-    monkeypatch.setattr(loop, "save", save)
+    monkeypatch.setattr(Trainer, "save", save)
     run(full, **arguments)
     (guard,) = events(full, "guard")
     assert guard["guard"] == "checkpoint"

@@ -10,12 +10,16 @@ from tests.training.conftest import SEQ_LEN, assert_same_weights, events, make_s
 from reprise.errors import UserError
 from reprise.recipe.groups import find_groups
 from reprise.recipe.training import Guards
+from reprise.schemas import FORMATS
 from reprise.tokens.store import BucketKey
-from reprise.training import loop
+from reprise.training import trainer as trainer_module
 from reprise.training.guards import bits_per_byte, check_retention, is_spike, kept_groups
 from reprise.training.signals import Interrupted
 from reprise.training.stage import run
+from reprise.training.trainer import Trainer
 from reprise.training.validation import BucketLoss
+
+METRICS = next(one for one in FORMATS if one.name == "metrics")
 
 
 def test_a_spike_is_far_over_the_window():
@@ -58,17 +62,15 @@ def spiky(arguments, monkeypatch):
     def make(action, **checkpoints):
         settings = {"spike": action, "spike_sigmas": 4, "spike_window": 10, "retention": "off"}
         arguments["training"] = make_training(guards=settings, checkpoints=checkpoints)
-        original = loop.Run.log
-        seen = []
 
         class Spiky(torch.nn.Module):
-            def __init__(self, inner, state):
+            def __init__(self, inner, trainer):
                 super().__init__()
-                self.inner, self.state = inner, [state]
+                self.inner, self.trainer = inner, [trainer]
 
             def forward(self, *args, **inputs):
                 loss = self.inner(*args, **inputs)
-                factor = 100.0 if inputs.get("labels") is not None and self.state[0].sampler.rows_done == 36 else 1.0
+                factor = 100.0 if inputs.get("labels") is not None and self.trainer[0].sampler.rows_done == 36 else 1.0
                 return loss * factor if factor != 1.0 else loss
 
             def get_output_embeddings(self):
@@ -78,18 +80,13 @@ def spiky(arguments, monkeypatch):
             def config(self):
                 return self.inner.config
 
-        def log(state, kind, **values):
-            seen.append((kind, values))
-            original(state, kind, **values)
+        train = Trainer.train
 
-        train = loop.train
+        def spiky_train(trainer):
+            trainer.network.objective = Spiky(trainer.network.objective, trainer)
+            train(trainer)
 
-        def spiky_train(state, stop):
-            state.network.objective = Spiky(state.network.objective, state)
-            train(state, stop)
-
-        monkeypatch.setattr("reprise.training.stage.train", spiky_train)
-        monkeypatch.setattr(loop.Run, "log", log)
+        monkeypatch.setattr(Trainer, "train", spiky_train)
         return arguments
 
     return make
@@ -114,6 +111,8 @@ def test_a_spike_sends_the_run_back_to_the_checkpoint_without_its_rows(spiky, ma
     assert [step["loss"] for step in steps if step["step"] == 9] == [None]
     assert [event["cause"] for event in events(work, "resume")] == ["spike"]
     assert work.counts["steps_left_out"] == 1
+    for event in events(work):
+        METRICS.check(event)
     run(skipped, **spiky("skip"))
     assert_same_weights(work.output / "model", skipped.output / "model")
 
@@ -136,7 +135,7 @@ def kept_badly(arguments, action):
 @pytest.fixture
 def english_gets_worse(monkeypatch):
     """Held-out English counts as 10 % worse from the second to the fourth measurement."""
-    original, calls = loop.check_retention, []
+    original, calls = trainer_module.check_retention, []
 
     def check(losses, baseline, groups):
         calls.append(1)
@@ -144,7 +143,7 @@ def english_gets_worse(monkeypatch):
         whole = [group for group in groups if group.source is None]
         return original(losses, {group.path: bits_per_byte(losses, group) / factor for group in whole}, whole)
 
-    monkeypatch.setattr(loop, "check_retention", check)
+    monkeypatch.setattr(trainer_module, "check_retention", check)
 
 
 def test_retention_warns(arguments, make_work, english_gets_worse):
@@ -152,6 +151,8 @@ def test_retention_warns(arguments, make_work, english_gets_worse):
     run(work, **kept_badly(arguments, "warn"))
     guards = events(work, "guard")
     assert [guard["action"] for guard in guards] == ["warn"] * 3
+    for event in events(work):
+        METRICS.check(event)
     assert not events(work, "shares")
 
 
@@ -175,16 +176,16 @@ def test_the_state_of_the_guards_survives_a_stop(arguments, make_work, monkeypat
     arguments["stage"] = make_stage(tokens=SEQ_LEN * 4 * 20)
     whole, broken = make_work("whole"), make_work("broken")
     run(whole, **arguments)
-    original, made = loop.step, []
+    original, made = Trainer.step, []
 
-    def step(*args):
+    def step(trainer):
         made.append(1)
         if len(made) == 9:
             os.kill(os.getpid(), signal.SIGTERM)
-        return original(*args)
+        original(trainer)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "step", step)
+        patch.setattr(Trainer, "step", step)
         with pytest.raises(Interrupted):
             run(broken, **arguments)
     run(broken, **arguments)

@@ -20,13 +20,15 @@ from reprise.recipe.tokens import Rows
 from reprise.tokens.store import TokenStore
 from reprise.training.stage import run
 
+ROOT = Path(__file__).parents[2]
+PYTHONPATH = os.pathsep.join([str(ROOT), str(ROOT / "src")])
 SCRIPT = Path(__file__).with_name("train_script.py")
 
 
 def torchrun(processes, arguments, work, during=None, script=SCRIPT, extra=()):
     """Run the stage under torchrun; the processes share the folder. `during` gets the process while it runs."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PYTHONPATH}
     with subprocess.Popen(
         [*command, str(script), as_call(arguments, work), *extra], env=environment, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -128,7 +130,9 @@ def test_what_the_first_process_refuses_is_said_once_and_at_once(arguments, make
 @pytest.mark.slow
 def test_what_one_process_sees_all_of_them_leave_out(arguments, make_work):
     script = SCRIPT.with_name("guard_script.py")
-    arguments["training"] = make_training(micro_batch_rows=1, guards={"spike": "skip", "retention": "off"})
+    arguments["training"] = make_training(
+        micro_batch_rows=1, guards={"spike": "skip", "spike_window": 10, "retention": "off"}
+    )
     alone, together = make_work("alone"), make_work("together")
     torchrun(1, arguments, alone, script=script, extra=["0"])
     torchrun(2, arguments, together, script=script, extra=["1"])

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
-from reprise.model.loading import load_model, load_skeleton, weight_files
+from reprise.model.loading import load_model, load_skeleton, names_match, open_model_weights
 from reprise.recipe.model import Model
 from reprise.training import sharded_weights as streaming
-from reprise.training.sharded_weights import locate_weights, write_shards
+from reprise.training.sharded_weights import write_shards
 
 SCRIPT = Path(__file__).with_name("memory_script.py")
 SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -53,14 +53,15 @@ def test_a_skeleton_has_the_names_and_the_buffers_of_the_model(tmp_path):
     assert skeleton.lm_head.weight is skeleton.model.embed_tokens.weight
     for (name, expected), (_, actual) in zip(whole.named_buffers(), skeleton.named_buffers(), strict=True):
         assert torch.equal(expected, actual), name
-    places = locate_weights(skeleton, weight_files(settings))
-    assert set(places) == {name for name, _ in whole.named_parameters()}
+    stored = open_model_weights(settings)
+    assert names_match(skeleton, settings, stored)
+    assert set(stored.files) == {name for name, _ in whole.named_parameters()}
 
 
 def test_weights_that_are_converted_while_loading_are_not_taken_for_shards(tmp_path):
     MixtralForCausalLM(MixtralConfig(vocab_size=64, num_local_experts=2, **SMALL)).save_pretrained(tmp_path)
     settings = Model(path=str(tmp_path))
-    assert locate_weights(load_skeleton(settings), weight_files(settings)) is None
+    assert not names_match(load_skeleton(settings), settings, open_model_weights(settings))
 
 
 def test_files_are_cut_where_they_grow_too_large(tmp_path, monkeypatch):

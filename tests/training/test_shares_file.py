@@ -9,9 +9,9 @@ import pytest
 from tests.training.conftest import SEQ_LEN, events, make_stage
 
 from reprise.mixture import sampler as sampling
-from reprise.training import loop
 from reprise.training.signals import Interrupted
 from reprise.training.stage import run
+from reprise.training.trainer import Trainer
 
 ROWS = 4
 
@@ -33,16 +33,15 @@ def dealt(monkeypatch):
 @pytest.fixture
 def after_step(monkeypatch):
     def install(number, action):
-        original, made = loop.step, []
+        original, made = Trainer.step, []
 
-        def step(*args):
-            result = original(*args)
+        def step(trainer):
+            original(trainer)
             made.append(1)
             if len(made) == number:
                 action()
-            return result
 
-        monkeypatch.setattr(loop, "step", step)
+        monkeypatch.setattr(Trainer, "step", step)
 
     return install
 

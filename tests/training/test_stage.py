@@ -14,11 +14,13 @@ from reprise.errors import UserError
 from reprise.mixture.sampler import Sampler
 from reprise.model.attention import BLOCK
 from reprise.recipe.tokens import Rows
+from reprise.schemas import FORMATS
 from reprise.tokens.store import TokenStore
-from reprise.training import loop, stage
+from reprise.training import stage
 from reprise.training.checkpoint import checkpoints_in
 from reprise.training.signals import Interrupted
 from reprise.training.stage import run
+from reprise.training.trainer import Trainer
 
 
 def plain_loop(store, base_model, stage, rows, seed, steps):
@@ -113,16 +115,15 @@ def after_steps(monkeypatch):
     """Do something when a run has made so many steps."""
 
     def install(count, action):
-        original, made = loop.step, []
+        original, made = Trainer.step, []
 
-        def step(*args):
-            result = original(*args)
+        def step(trainer):
+            original(trainer)
             made.append(1)
             if len(made) == count:
                 action()
-            return result
 
-        monkeypatch.setattr(loop, "step", step)
+        monkeypatch.setattr(Trainer, "step", step)
 
     return install
 
@@ -197,7 +198,7 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_is_taken(
     elif damage == "shard":
         (newest / "__0_0.distcp").unlink()
     else:
-        text = {"description": "{", "a list": "[1]", "half": '{"version": 2}'}[damage]
+        text = {"description": "{", "a list": "[1]", "half": '{"version": 3}'}[damage]
         (newest / "checkpoint.json").write_text(text)
     shutil.copytree(newest, newest.with_name(f"{newest.name}.bak"))  # what a person may leave there
     with monkeypatch.context():
@@ -244,17 +245,17 @@ def test_a_signal_is_heard_at_any_moment(arguments, make_work, monkeypatch, mome
     stop = lambda: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
     with monkeypatch.context() as patch:
         if "validation" in moment:
-            original, validations = loop.validate, []
+            original, validations = Trainer.validate, []
 
-            def validate(state, asked):
+            def validate(trainer):
                 validations.append(1)
                 if len(validations) == (4 if moment == "last validation" else 2):
                     stop()
-                original(state, asked)
+                original(trainer)
 
-            patch.setattr(loop, "validate", validate)
+            patch.setattr(Trainer, "validate", validate)
         else:
-            where, name = (loop.Run, "save_to") if moment == "state" else (stage, "write_model")
+            where, name = (Trainer, "save_to") if moment == "state" else (stage, "write_model")
             written = getattr(where, name)
             patch.setattr(where, name, lambda *args: (stop(), written(*args))[1])
         with pytest.raises(Interrupted, match="the same command goes on"):
@@ -323,6 +324,9 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_stops_in_the_end(argument
         run(work, **arguments)
     guards = events(work, "guard")
     assert [guard["in_a_row"] for guard in guards] == [1, 2, 3, 4, 5]
+    metrics = next(one for one in FORMATS if one.name == "metrics")
+    for event in events(work):
+        metrics.check(event)
     assert [guard["first_row"] for guard in guards] == [0, 4, 8, 12, 16]
 
 

@@ -66,19 +66,19 @@ def test_a_tracker_that_does_not_start_is_one_message(arguments, make_work, monk
 
 def stop_and_go_on(arguments, make_work, monkeypatch):
     """A run that is stopped once on the way; gives its work folder."""
-    from reprise.training import loop
+    from reprise.training.trainer import Trainer
 
-    work, step = make_work(), loop.step
+    work, step = make_work(), Trainer.step
 
-    def stop_after_three(state, *rest):
-        if state.progress.step == 3:
+    def stop_after_three(trainer):
+        if trainer.progress.step == 3:
             os.kill(os.getpid(), 15)
-        return step(state, *rest)
+        step(trainer)
 
-    monkeypatch.setattr(loop, "step", stop_after_three)
+    monkeypatch.setattr(Trainer, "step", stop_after_three)
     with pytest.raises(Interrupted):
         run(work, **arguments)
-    monkeypatch.setattr(loop, "step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     run(work, **arguments)
     return work
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from tests.training.conftest import SEQ_LEN, assert_same_weights, events, make_training
 
-from reprise.training import loop
 from reprise.training import stage as stage_module
 from reprise.training import writer as writer_module
 from reprise.training.checkpoint import checkpoints_in
 from reprise.training.export import export_checkpoint
 from reprise.training.stage import run
+from reprise.training.trainer import Trainer
 from reprise.training.writer import CheckpointWriter
 
 EVERY = SEQ_LEN * 4 * 3
@@ -30,7 +30,7 @@ def saving(arguments):
 def test_a_slow_disk_gets_the_weights_of_the_step_that_was_saved(saving, make_work, tmp_path, monkeypatch, copies):
     whole, slow = make_work("whole"), make_work("slow")
     run(whole, **saving)
-    save, step = writer_module.save, loop.step
+    save, step = writer_module.save, Trainer.step
     went_on = threading.Event()
     waited = []
 
@@ -39,12 +39,12 @@ def test_a_slow_disk_gets_the_weights_of_the_step_that_was_saved(saving, make_wo
             waited.append(went_on.wait(timeout=0.5 if not copies else 60))
         return save(*args, **options)
 
-    def watched_step(state, *args):
-        if state.progress.step == 4:  # the second one after the save
+    def watched_step(trainer):
+        if trainer.progress.step == 4:  # the second one after the save
             went_on.set()
-        return step(state, *args)
+        step(trainer)
 
-    monkeypatch.setattr(loop, "step", watched_step)
+    monkeypatch.setattr(Trainer, "step", watched_step)
     monkeypatch.setattr(writer_module, "save", slow_save)
     monkeypatch.setattr(stage_module, "CheckpointWriter", functools.partial(CheckpointWriter, copies=copies))
     run(slow, **saving)
@@ -74,19 +74,19 @@ def test_an_error_in_the_background_is_not_lost(saving, make_work, monkeypatch):
 
 
 def test_a_run_that_breaks_still_publishes_the_checkpoint_that_was_begun(saving, make_work, monkeypatch):
-    save, step = writer_module.save, loop.step
+    save, step = writer_module.save, Trainer.step
 
     def slow_save(*args, **options):
         time.sleep(0.3)
         return save(*args, **options)
 
-    def break_at_four(state, *args):
-        if state.progress.step == 3:
+    def break_at_four(trainer):
+        if trainer.progress.step == 3:
             raise torch.OutOfMemoryError("no memory left")
-        return step(state, *args)
+        step(trainer)
 
     monkeypatch.setattr(writer_module, "save", slow_save)
-    monkeypatch.setattr(loop, "step", break_at_four)
+    monkeypatch.setattr(Trainer, "step", break_at_four)
     work = make_work()
     with pytest.raises(torch.OutOfMemoryError):
         run(work, **saving)

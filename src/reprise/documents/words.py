@@ -30,6 +30,57 @@ def normalise(text: str) -> str:
     return unicodedata.normalize("NFKC", text).casefold()
 
 
+def encode(texts: Sequence[str]) -> NDArray[np.uint32]:
+    """The code points of all texts, with a line end behind each: uint32[characters + texts]."""
+    return np.frombuffer("\n".join([*texts, ""]).encode("utf-32-le"), np.uint32)
+
+
+def _normal_codes(texts: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    """What `encode` gives for the normalised texts, and the length of each.
+
+    Most texts are normalised by a table, one code point at a time: NFKC in Python costs as much as all rules together
+    where every comma is full-width.
+    """
+    codes, lengths = encode(texts), np.array([len(text) for text in texts], np.int64)
+    table = _normal_forms()
+    normal = table[codes]
+    if not (bad := normal == _NEEDS_NEIGHBOURS).any():
+        return normal, lengths
+    ends = np.cumsum(lengths + 1)
+    is_bad = np.add.reduceat(bad, ends - lengths - 1) > 0
+    texts = [normalise(text) if slow else text for text, slow in zip(texts, is_bad.tolist(), strict=True)]
+    codes, lengths = encode(texts), np.array([len(text) for text in texts], np.int64)
+    return np.where(np.repeat(is_bad, lengths + 1), codes, table[codes]), lengths
+
+
+_NEEDS_NEIGHBOURS = 0xFFFFFFFF
+
+
+@functools.cache
+def _normal_forms() -> NDArray[np.uint32]:
+    """The normalised form of each code point where that is one code point, whatever stands beside it.
+
+    _NEEDS_NEIGHBOURS for those that become several, that are reordered (a combining class), or that may be composed
+    with the one before: a text that holds one of these is normalised by `normalise`.
+    """
+    chars = [chr(code) for code in range(0x30000) if chr(code) != "\n"]
+    composed = {chr(0x1161 + n) for n in range(21)} | {chr(0x11A8 + n) for n in range(27)}
+    composed |= {parts[1] for char in chars if len(parts := _canonical_parts(char)) == 2}
+    compatible = unicodedata.normalize("NFKC", "\n".join(chars)).split("\n")
+    folded = normalise("\n".join(chars)).split("\n")
+    forms = np.arange(sys.maxunicode + 1, dtype=np.uint32)
+    for char, before, normal in zip(chars, compatible, folded, strict=True):
+        simple = len(normal) == 1 and not unicodedata.combining(char) and not unicodedata.combining(normal)
+        simple = simple and composed.isdisjoint(char + before + normal)
+        forms[ord(char)] = ord(normal) if simple else _NEEDS_NEIGHBOURS
+    return forms
+
+
+def _canonical_parts(char: str) -> str:
+    parts = unicodedata.decomposition(char).split()
+    return "" if not parts or parts[0].startswith("<") else "".join(chr(int(part, 16)) for part in parts)
+
+
 @functools.cache
 def _kinds() -> NDArray[np.uint8]:
     """What each code point is."""
@@ -71,9 +122,7 @@ class Words:
 
 def split_words(texts: Sequence[str], *, by_char: bool = False) -> Words:
     """The words of each text; with `by_char`, every letter and digit is a word of its own."""
-    normal = [normalise(text) for text in texts]
-    codes = np.frombuffer("\n".join([*normal, ""]).encode("utf-32-le"), np.uint32)
-    lengths = np.array([len(text) for text in normal], np.int64)
+    codes, lengths = _normal_codes(texts)
     kinds = _kinds()[codes]
     ends_of_texts = np.cumsum(lengths + 1) - 1
     if (invisible := kinds == _INVISIBLE).any():
@@ -98,11 +147,34 @@ def split_words(texts: Sequence[str], *, by_char: bool = False) -> Words:
     )
 
 
-def hash_ngrams(words: Words, size: int) -> tuple[Hashes, NDArray[np.int64]]:
-    """Hash of each run of `size` words inside one document, and the word at which it starts, in order.
+def join_letters(text: str) -> str:
+    """The letters and digits of a text, normalised, without anything between them.
 
-    The hash is polynomial modulo 2^64 over mixed word hashes, so that all runs of a length cost one subtraction each.
+    Word i of `split_words` is the next `num_chars[i]` characters of it.
     """
+    codes, _ = _normal_codes([text])
+    kinds = _kinds()[codes]
+    letters: bytes = codes[(kinds == _LETTER) | (kinds == _DIGIT) | (kinds == _SINGLE)].tobytes()
+    return letters.decode("utf-32-le")
+
+
+class NgramHashes:
+    """Hashes of runs of words, of any size, at some places; `hash_ngrams` mixes the same ones for all places.
+
+    They are polynomial modulo 2^64 over mixed word hashes, so that a run of any length costs one subtraction.
+    """
+
+    def __init__(self, words: Words) -> None:
+        self._prefix = _prefix(words.hashes, _WORD_FACTOR)
+        self._inverse = _powers(len(words.hashes), _inverse(_WORD_FACTOR))
+
+    def of(self, starts: NDArray[np.int64], size: int | NDArray[np.int64]) -> Hashes:
+        """Hash of the `size` words (of each its own) from each start on: uint64[starts]."""
+        return np.asarray((self._prefix[starts + size] - self._prefix[starts]) * self._inverse[starts])
+
+
+def hash_ngrams(words: Words, size: int) -> tuple[Hashes, NDArray[np.int64]]:
+    """Hash of each run of `size` words inside one document, and the word at which it starts, in order."""
     count = len(words.hashes)
     if count < size:
         return np.zeros(0, np.uint64), np.zeros(0, np.int64)

@@ -48,7 +48,7 @@ def planned_topics(recipe: Recipe, stage_index: int, name: str, source: str) -> 
         name: entry of the stage's mixture.
     """
     stage = recipe.stages[stage_index]
-    topics = recipe.documents.topics.lists.get(stage.mixture[name].language, [])
+    topics = recipe.documents.topics.list_of(stage.mixture[name].language)
     if source not in stage.topics.sources or not topics or stage.topics.initial == "available":
         return {None: 1.0}
     if stage.topics.initial == "inherit" and name in recipe.stages[stage_index - 1].mixture:

@@ -127,7 +127,7 @@ def _warn(
         )
     buckets = {tuple(one.bucket) for one in opened}
     for name, entry in stage.mixture.items():
-        topics = recipe.documents.topics.lists.get(entry.language, [])
+        topics = recipe.documents.topics.list_of(entry.language)
         for source in entry.sources:
             split = source in stage.topics.sources and any(key[:2] == (name, source) and key[2] for key in buckets)
             missing = [topic for topic in topics if split and (name, source, topic) not in buckets]

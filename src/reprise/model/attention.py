@@ -10,6 +10,7 @@ On a GPU rows of several documents go to PyTorch's flash attention for sequences
 the documents and computes nothing between them; a mask of [T, T] would make it compute all pairs and throw most away.
 """
 
+import inspect
 from typing import Any
 
 import torch
@@ -23,12 +24,21 @@ BLOCKED = "reprise_blocked"
 VARLEN = "reprise_varlen"
 BLOCK = 128
 """Queries in a block: best of 32 to 256 with one thread and with two (measured)."""
+_KERNEL_GROUPS_HEADS = "enable_gqa" in inspect.signature(varlen_attn).parameters
+"""Whether PyTorch's kernel takes fewer heads of keys than of queries; that of 2.11 does not."""
 KEPT_LENGTH = 1024
 """In rows of up to this many tokens the probabilities are kept for the backward pass, a quarter of which they save.
 They take `heads * T` bytes a token and layer; in longer rows that is soon more than all else that a layer keeps."""
 
 
-def choose_attention(model: Any, setting: str, device: torch.device, *, document_mask: bool = False) -> str:
+def choose_attention(
+    model: Any,
+    setting: str,
+    device: torch.device,
+    *,
+    document_mask: bool = False,
+    dtype: torch.dtype = torch.bfloat16,
+) -> str:
     """Use the fastest attention that fits a model for training; gives its name.
 
     Args:
@@ -36,25 +46,35 @@ def choose_attention(model: Any, setting: str, device: torch.device, *, document
         setting: `model.attention`; anything but `auto` stays as it was loaded.
         device: where it will run.
         document_mask: rows hold documents that must not see each other.
+        dtype: of the queries.
     """
     current = str(model.config._attn_implementation)
     if setting == "auto" and current == "sdpa":
         if device.type == "cpu":
             model.set_attn_implementation(BLOCKED)
             return BLOCKED
-        if document_mask and device.type == "cuda" and fits_varlen(model.config):
+        if document_mask and device.type == "cuda" and runs_varlen(device, dtype) and fits_varlen(model.config):
             model.set_attn_implementation(VARLEN)
             return VARLEN
     return current
 
 
+def runs_varlen(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the GPU has the kernel for this type: flash attention needs Ampere or newer, and 16 bits."""
+    return dtype in (torch.bfloat16, torch.float16) and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 def fits_varlen(config: Any) -> bool:
-    """Whether every layer is plain causal attention over whole documents, which is what the kernel computes."""
+    """Whether every layer is what the kernel computes: causal attention over whole documents or a sliding window."""
     text = config.get_text_config()
     kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
     features = ("attn_logit_softcapping", "attention_dropout", "attention_chunk_size")
-    windowed = getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True)
-    return kinds == {"full_attention"} and not windowed and not any(getattr(text, name, None) for name in features)
+    # DeepSeek's latent attention has values of another size than keys; flash attention takes up to 256 numbers a head.
+    sizes = {getattr(text, name, None) for name in ("qk_head_dim", "v_head_dim")} - {None}
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    fits_heads = len(sizes) <= 1 and max([head_dim, *sizes]) <= 256 and head_dim % 8 == 0
+    plain = kinds <= {"full_attention", "sliding_attention"}
+    return plain and fits_heads and not any(getattr(text, name, None) for name in features)
 
 
 def document_inputs(config: Any, position_ids: Tensor) -> dict[str, Any]:
@@ -134,29 +154,29 @@ def _varlen_forward(
     is_causal: bool | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """The interface of transformers; output [B, T, heads, D]. Without bounds of documents a row is one document."""
-    bounds = others.get("cu_seq_lens_q")
-    if bounds is None:
-        output, _ = sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout, scaling, is_causal=is_causal, **others
-        )
-        return output, None
-    batch, heads, length, size = query.shape
+    """The interface of transformers; output [B, T, heads, D]. Without bounds of documents each row is one document."""
+    batch, heads, length, _ = query.shape
+    bounds, longest = others.get("cu_seq_lens_q"), others.get("max_length_q")
+    if bounds is None or longest is None:  # without documents each row is one
+        bounds = torch.arange(0, (batch + 1) * length, length, dtype=torch.int32, device=query.device)
+        longest = length
+    window = others.get("sliding_window")
+    if key.shape[1] != heads and not _KERNEL_GROUPS_HEADS:
+        key, value = (states.repeat_interleave(heads // states.shape[1], dim=1) for states in (key, value))
     queries, keys, values = (states.transpose(1, 2).flatten(0, 1) for states in (query, key, value))
-    longest = others["max_length_q"]
-    options: dict[str, Any] = {"scale": scaling, "window_size": (-1, 0), "enable_gqa": key.shape[1] != heads}
+    # transformers counts the token itself in its window, the kernel the tokens before it.
+    options: dict[str, Any] = {"scale": scaling, "window_size": (window - 1 if window else -1, 0)}
+    if key.shape[1] != heads:
+        options["enable_gqa"] = True
     result: Any = varlen_attn(queries, keys, values, bounds, bounds, longest, longest, **options)
-    return result.view(batch, length, heads, size), None
-
-
-def _no_mask(*_args: Any, **_others: Any) -> None:
-    """Bounds of documents take the place of a mask."""
+    return result.view(batch, length, heads, value.shape[-1]), None
 
 
 AttentionInterface.register(BLOCKED, _attention_forward)
 AttentionMaskInterface.register(BLOCKED, sdpa_mask)
 AttentionInterface.register(VARLEN, _varlen_forward)
-AttentionMaskInterface.register(VARLEN, _no_mask)
+# VARLEN gets no function that makes masks: bounds take their place, and transformers then does not look at the
+# positions, which would make the host wait for the GPU in every forward pass.
 
 
 class _BlockedAttention(torch.autograd.Function):

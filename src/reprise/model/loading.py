@@ -1,11 +1,7 @@
-"""Find, load and save a causal language model and its tokenizer."""
+"""Find and load a causal language model and its tokenizer."""
 
 import contextlib
 import importlib.util
-import logging
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,42 +18,59 @@ from transformers import (
 from transformers.utils.hub import cached_file
 
 from reprise.errors import UserError, missing_extra
+from reprise.model.failures import explain_loading
 from reprise.model.files import model_files, model_folder, sentencepiece_file
+from reprise.model.gguf import convert_gguf
+from reprise.model.weights import (
+    BIN,
+    INDEX,
+    SAFETENSORS,
+    StoredWeights,
+    are_names_of,
+    compare,
+    compare_loaded,
+    not_finite,
+    open_weights,
+    refuse_not_finite,
+)
 from reprise.recipe.model import Model
-from reprise.workspace import digest
 
-
-def cache_folder() -> Path:
-    """Folder of converted models: `REPRISE_CACHE`, else `reprise` in the user's cache."""
-    root = os.environ.get("REPRISE_CACHE")
-    return Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "reprise"
+_DEQUANTIZED = {"fp8", "mxfp4"}
+"""Quantized weights that transformers turns into ordinary ones while it loads them."""
 
 
 def locate_model(settings: Model) -> str:
     """Directory of the model in Hugging Face format, or its Hub name; a GGUF file is converted first.
 
     Raises:
-        UserError: the package, the folder or the GGUF file does not exist.
+        UserError: the package, the folder or the GGUF file does not exist, or cannot be converted.
     """
     folder = model_folder(settings)
     if settings.gguf_file is not None:
-        return str(_converted(model_files(settings)[0]))
+        return str(convert_gguf(model_files(settings)[0]))
     return settings.path if folder is None else str(folder)
 
 
 def load_config(settings: Model) -> Any:
-    """The model's configuration.
+    """The model's configuration. It says nothing of quantization, since the weights are loaded as ordinary ones.
 
     Raises:
-        UserError: it cannot be had, or the model is not a causal language model.
+        UserError: it cannot be loaded, the model is not a causal language model, or its weights stay quantized.
     """
-    path = locate_model(settings)
+    config = _read_config(settings)
+    for part in (config, config.get_text_config()):
+        if hasattr(part, "quantization_config"):
+            del part.quantization_config
+    return config
+
+
+def _read_config(settings: Model) -> Any:
     with explain_loading(settings.path):
         config = AutoConfig.from_pretrained(
-            path, revision=settings.revision, trust_remote_code=settings.trust_remote_code
+            locate_model(settings), revision=settings.revision, trust_remote_code=settings.trust_remote_code
         )
-    architectures = config.architectures or []
-    known = type(config) in transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING
+        architectures = [str(name) for name in config.architectures or []]
+        known = type(config) in transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING
     causal = any(name.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) for name in architectures)
     if not (known or settings.trust_remote_code) or (architectures and not causal):
         raise UserError(
@@ -66,37 +79,100 @@ def load_config(settings: Model) -> Any:
             where="model.path",
             remedy="choose a model whose architecture ends in ForCausalLM",
         )
+    method = quantization_method(config)
+    if method not in {None, *_DEQUANTIZED}:
+        raise UserError(
+            f"the weights of {settings.path} are quantized ({method}) and cannot be trained",
+            where="model.path",
+            remedy="name the full-precision model that they were made from",
+        )
     return config
+
+
+def quantization_method(config: Any) -> str | None:
+    """How a configuration says that the weights are quantized."""
+    for part in (config, config.get_text_config()):
+        quantization = getattr(part, "quantization_config", None)
+        if quantization is not None:
+            method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization.quant_method
+            return str(getattr(method, "value", method))
+    return None
 
 
 def load_model(
     settings: Model, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
 ) -> PreTrainedModel:
-    """The model with its weights, in evaluation mode, without a key-value cache.
+    """The model with the weights of its files and no others, in evaluation mode, without a key-value cache.
 
     Raises:
-        UserError: it cannot be had, or the model is not a causal language model.
+        UserError: it cannot be loaded or is not a causal language model; or a weight is missing, surplus, of another
+            shape, not of floating point, infinite or not a number.
     """
-    load_config(settings)
+    skeleton, stored = load_skeleton(settings), open_model_weights(settings)
+    direct = names_match(skeleton, settings, stored)
+    config = _read_config(settings)
+    method = quantization_method(config)
+    if method is not None:
+        config.quantization_config = _as_dict(config.quantization_config) | {"dequantize": True}
     attention = None if settings.attention == "auto" else settings.attention
     with explain_loading(settings.path):
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            locate_model(settings),
-            revision=settings.revision,
-            trust_remote_code=settings.trust_remote_code,
+        if direct:
+            compare(skeleton, stored).refuse(stored.folder)
+        model_class: Any = type(skeleton)
+        model, info = model_class.from_pretrained(
+            None,
+            config=config,
+            state_dict=stored.open(),
             dtype=dtype,
             attn_implementation=attention,
+            generation_config=load_generation_settings(settings),
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
+        compare_loaded(model, info).refuse(stored.folder)
+    model.config.name_or_path = locate_model(settings)
+    if method is not None:
+        _forget_quantization(model)
+    refuse_not_finite(not_finite(model), str(stored.folder))
     model.config.use_cache = False
-    loaded: PreTrainedModel = model.to(device).eval()
+    loaded: PreTrainedModel = stop_freezing_padding(model.to(device).eval())
     return loaded
+
+
+def names_match(skeleton: PreTrainedModel, settings: Model, stored: StoredWeights) -> bool:
+    """Whether the files hold the weights of a model as they are: under its own names and not quantized."""
+    return quantization_method(_read_config(settings)) is None and are_names_of(skeleton, stored)
+
+
+def stop_freezing_padding(model: Any) -> Any:
+    """Let every embedding learn: torch gives that of the padding token no gradient, and that may be EOS.
+
+    No row holds padding that is trained on, whatever `pad_token_id` says.
+    """
+    for module in model.modules():
+        if isinstance(module, torch.nn.Embedding):
+            module.padding_idx = None
+    return model
+
+
+def _as_dict(quantization: Any) -> dict[str, Any]:
+    return dict(quantization) if isinstance(quantization, dict) else dict(quantization.to_dict())
+
+
+def _forget_quantization(model: Any) -> None:
+    """Take away what is left of the quantizer once the weights are ordinary ones; saving would refuse else."""
+    model.hf_quantizer = None
+    model.is_quantized = False
+    for part in (model.config, model.config.get_text_config()):
+        if hasattr(part, "quantization_config"):
+            del part.quantization_config
 
 
 def load_skeleton(settings: Model) -> PreTrainedModel:
     """The model with its weights on the meta device, where they take no memory; buffers are real.
 
     Raises:
-        UserError: as `load_model`.
+        UserError: as `load_config`, or the model cannot be built.
     """
     config = load_config(settings)
     attention = None if settings.attention == "auto" else settings.attention
@@ -108,33 +184,49 @@ def load_skeleton(settings: Model) -> PreTrainedModel:
             trust_remote_code=settings.trust_remote_code,
         )
     model.config.use_cache = False
-    skeleton: PreTrainedModel = model.eval()
+    skeleton: PreTrainedModel = stop_freezing_padding(model.eval())
     return skeleton
 
 
-def weight_files(settings: Model) -> list[Path]:
-    """The safetensors files of a model, from the Hub if they are not here.
+def open_model_weights(settings: Model) -> StoredWeights:
+    """The weights that a model's files hold, downloaded from the Hub if they are not here.
 
     Raises:
-        UserError: they cannot be had.
+        UserError: see `weights.open_weights`.
     """
     path = locate_model(settings)
+    folder = Path(path)
     with explain_loading(settings.path):
-        folder = Path(path)
         if not folder.is_dir():
             import huggingface_hub
 
-            patterns = ["model*.safetensors"]
-            folder = Path(huggingface_hub.snapshot_download(path, revision=settings.revision, allow_patterns=patterns))
-    return sorted(folder.glob("model*.safetensors"))
+            for name in (SAFETENSORS, BIN):
+                stem, _, suffix = name.rpartition(".")
+                patterns = [f"{stem}*.{suffix}", f"{name}{INDEX}"]
+                folder = Path(
+                    huggingface_hub.snapshot_download(path, revision=settings.revision, allow_patterns=patterns)
+                )
+                if any(folder.glob(f"{stem}*.{suffix}")):
+                    break
+        return open_weights(folder)
 
 
 def load_generation_settings(settings: Model) -> GenerationConfig | None:
-    """How the model's makers say that text is to be generated, if they say so."""
-    try:
-        return GenerationConfig.from_pretrained(locate_model(settings), revision=settings.revision or "main")
-    except OSError:
-        return None
+    """How the model's makers say that text is to be generated, if they say so.
+
+    Raises:
+        UserError: the file is there and cannot be read.
+    """
+    path = locate_model(settings)
+    with explain_loading(settings.path):
+        file = cached_file(
+            path,
+            "generation_config.json",
+            revision=settings.revision,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        return None if file is None else GenerationConfig.from_pretrained(Path(file).parent)
 
 
 def load_tokenizer(settings: Model) -> PreTrainedTokenizerBase:
@@ -175,38 +267,6 @@ def tokenizer_file(settings: Model) -> Path | None:
     return None if path is None else Path(path)
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a Hugging Face directory that `AutoModelForCausalLM.from_pretrained` loads."""
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
-def _converted(source: Path) -> Path:
-    """Directory with the weights of a GGUF file as safetensors, made on first use."""
-    stat = source.stat()
-    key = digest([source.name, stat.st_size, transformers.__version__])[:12]
-    target = cache_folder() / "models" / f"{source.stem}-{key}"
-    if (target / "config.json").is_file():
-        return target
-    for package in ("gguf", "accelerate"):
-        if importlib.util.find_spec(package) is None:
-            raise missing_extra(package, "gguf", "reading a GGUF file")
-    transformers.logging.disable_progress_bar()
-    model: Any = AutoModelForCausalLM.from_pretrained(str(source.parent), gguf_file=source.name, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name)
-    # The weights are dequantized now; what is left of the quantizer would make save_pretrained refuse.
-    model.hf_quantizer = None
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-    save_model(model, tokenizer, partial)
-    try:
-        partial.rename(target)
-    except OSError:  # another process was first
-        shutil.rmtree(partial)
-    return target
-
-
 @contextlib.contextmanager
 def _weights_on_meta() -> Any:
     """Move every weight to the meta device as soon as a module has it; buffers, which no file holds, stay."""
@@ -223,32 +283,3 @@ def _weights_on_meta() -> Any:
         yield
     finally:
         torch.nn.Module.register_parameter = register  # type: ignore[method-assign]
-
-
-@contextlib.contextmanager
-def explain_loading(path: str, what: str = "model", where: str = "model.path") -> Iterator[None]:
-    """Turn what transformers raises for a missing or broken model into one message.
-
-    Args:
-        path: the model, as the user named it.
-        what: what it is, for the message.
-        where: the setting that names it.
-
-    Raises:
-        UserError: the block could not load the model.
-    """
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        yield
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        logging.getLogger(__name__).debug("loading failed", exc_info=True)
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"the {what} {path!r} cannot be loaded: {first_line}",
-            where=where,
-            remedy="name a Hugging Face model directory with config.json and weights, or a model on the Hub",
-        ) from error
-    finally:
-        transformers.logging.set_verbosity(level)

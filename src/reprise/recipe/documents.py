@@ -1,41 +1,23 @@
 """Everything before the token store."""
 
-from typing import Annotated, Any, ClassVar, Literal
+import codecs
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
 from reprise.recipe.fields import Count, Settings, Share
 from reprise.recipe.generator import Generator
-from reprise.recipe.heuristics import DEFAULTS, Heuristics
-from reprise.recipe.languages.codes import normalise_keys, normalise_language, unquote_norwegian
+from reprise.recipe.heuristics import Heuristics
+from reprise.recipe.languages.codes import find_language, normalise_keys, normalise_language, unquote_norwegian
+from reprise.recipe.languages.packs import Pattern, load_pack, read_folder
 from reprise.recipe.model import Model
 
-ENGLISH_TOPICS = (
-    "Mathematics and Physics",
-    "Computer Science and Engineering",
-    "Biology and Chemistry",
-    "History and Geography",
-    "Law and Policy",
-    "Philosophy and Logic",
-    "Economics and Business",
-    "Psychology and Sociology",
-    "Security and International Relations",
-    "Medicine and Health",
-    "Others",
-)
-CHINESE_TOPICS = (
-    "Mathematics and Physics",
-    "Computer Science and Engineering",
-    "Biology and Chemistry",
-    "History and Geography",
-    "Law and Policy",
-    "Philosophy, Arts and Culture",
-    "Economics and Business",
-    "Psychology, Sociology and Education",
-    "Project and Practical Management",
-    "Medicine and Health",
-    "Others",
-)
+ANY_LANGUAGE = "any"
+"""The key of `clean.heuristics` that holds for every language."""
+
+
+Name = TypeVar("Name", str, str | None)
 
 
 class Input(Settings):
@@ -43,19 +25,37 @@ class Input(Settings):
 
     path: str
     """A file, folder, glob or URL (`hf://`, `s3://`, `gs://`); `package:NAME/...` looks inside an installed package."""
-    format: Literal["auto", "jsonl", "parquet", "text"] = "auto"
-    """File format; `auto` goes by the file name (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .txt, .md)."""
-    fields: dict[str, str] = {}
-    """Which field holds what: `text: content`. Known: text, id, lang, source, topic, origin, split."""
+    format: Literal["auto", "jsonl", "json", "csv", "tsv", "parquet", "arrow", "text"] = "auto"
+    """File format; `auto` goes by the file name (docs/documents.md lists them)."""
+    encoding: str = "auto"
+    """Encoding of text files, such as gb18030 or cp1252; `auto`: UTF-8, or UTF-16 and UTF-32 where the bytes say so."""
+    fields: dict[str, str | None] = {}
+    """Which field holds what: `text: content`, `text: doc.text` inside another field, `id: null` for none. Known: text,
+    id, lang, source, topic, origin, split."""
     constants: dict[str, str] = {}
     """Values for the whole input, over those of the files: `lang: zh`, `source: web`, `topic: Law`, `split: valid`."""
 
     sample: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Share of the documents that is taken, chosen by a hash of the text; the others are counted and left out."""
+    lone_surrogates: Literal["reject", "repair"] = "reject"
+    """Half characters, as faulty programs write them: `repair` writes U+FFFD in their place."""
+
+    @field_validator("encoding")
+    @classmethod
+    def _encoding_known(cls, encoding: str) -> str:
+        if encoding != "auto":
+            try:
+                if not codecs.lookup(encoding)._is_text_encoding:
+                    raise LookupError
+            except (LookupError, ValueError):
+                raise ValueError(f"{encoding!r} is no encoding of text; say utf-8, gb18030, cp1252, ...") from None
+        return encoding
 
     @field_validator("fields")
     @classmethod
-    def _fields_known(cls, fields: dict[str, str]) -> dict[str, str]:
+    def _fields_known(cls, fields: dict[str, str | None]) -> dict[str, str | None]:
+        if fields.get("text", "text") is None:
+            raise ValueError("the field text cannot be left out")
         return _check_names(fields, ("text", "id", "lang", "source", "topic", "origin", "split"))
 
     @field_validator("constants", mode="before")
@@ -75,7 +75,7 @@ class Input(Settings):
         return _check_names(constants, ("lang", "source", "topic", "split"))
 
 
-def _check_names(names: dict[str, str], known: tuple[str, ...]) -> dict[str, str]:
+def _check_names(names: dict[str, Name], known: tuple[str, ...]) -> dict[str, Name]:
     for name in names:
         if name not in known:
             raise ValueError(f"there is no field {name!r}; known: {', '.join(known)}")
@@ -95,21 +95,35 @@ class Clean(Settings):
     """Replace mail addresses, IP addresses, phone numbers and Chinese ID numbers by a mask."""
     heuristics_sources: list[str] = ["web"]
     """Sources that the heuristics look at. They were made for web pages: good formulas and programs break them."""
-    heuristics: dict[str, Heuristics] = DEFAULTS
-    """Language -> thresholds; what a recipe gives is laid over the defaults. `other` holds for the other languages."""
+    heuristics: dict[str, Heuristics] = {}
+    """Language, or `any` for all -> what differs from its pack, and nothing else; null switches a rule off."""
+    personal_data: dict[str, dict[str, list[Pattern]]] = {}
+    """Language -> kind, such as `phone` -> regular expressions that are masked besides ours and the pack's."""
 
     @field_validator("heuristics", mode="before")
     @classmethod
-    def _over_defaults(cls, given: Any) -> Any:
+    def _language_codes(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
-        merged: dict[str, Any] = dict(DEFAULTS)
-        for lang, changes in normalise_keys(
-            given, lambda key: key if key == "other" else normalise_language(key)
-        ).items():
-            base = DEFAULTS.get(lang, DEFAULTS["other"])
-            merged[lang] = {**base.model_dump(), **changes} if isinstance(changes, dict) else changes
-        return merged
+        return normalise_keys(given, lambda key: key if key == ANY_LANGUAGE else normalise_language(key))
+
+    @field_validator("personal_data")
+    @classmethod
+    def _languages_of_personal_data(cls, given: dict[str, dict[str, list[Pattern]]]) -> dict[str, Any]:
+        return normalise_keys(given)
+
+    def rules_of(self, language: str) -> Heuristics:
+        """The thresholds of a language: its pack's, changed by what the recipe gives for all and for it."""
+        layers = (load_pack(language).heuristics, self.heuristics.get(ANY_LANGUAGE), self.heuristics.get(language))
+        rules: dict[str, Any] = {}
+        for layer in layers:
+            rules |= layer.model_dump() if layer is not None else {}
+        return Heuristics.model_validate(rules)
+
+    def personal_data_of(self, language: str) -> dict[str, list[Pattern]]:
+        """Kind -> regular expressions of the language's pack and the recipe."""
+        pack, given = load_pack(language).personal_data, self.personal_data.get(language, {})
+        return {kind: [*pack.get(kind, []), *given.get(kind, [])] for kind in sorted({*pack, *given})}
 
 
 class Deduplicate(Settings):
@@ -194,8 +208,9 @@ class Encoder(Settings):
 class Topics(Settings):
     """One topic to each document of the sources that are split by topic."""
 
-    lists: dict[str, list[str]] = {"en": list(ENGLISH_TOPICS), "zh": list(CHINESE_TOPICS)}
-    """The topics of each language; the last one takes documents under `min_confidence`."""
+    lists: dict[str, list[str]] = {}
+    """Language -> its topics, in the place of its pack's; the last one takes documents under `min_confidence`. A
+    language whose pack has no topics has the English ones."""
     classifier: Literal["linear", "encoder"] = "linear"
     """`linear`: hashed character and word n-grams. `encoder`: a model of transformers, fine-tuned."""
     labelled: list[Input] = []
@@ -205,13 +220,19 @@ class Topics(Settings):
     glossary: Annotated[float, Field(ge=0.0)] = 0.2
     """Weight of our terms for the default topics beside the labels, in the linear classifier. 0 where the labels are of
     documents like those to be labelled, and many."""
+    prompts: dict[str, dict[str, dict[str, Any]]] = {}
+    """Language -> task (`topic`, `grade`) -> what a prompt file holds, in the place of the pack's."""
     encoder: Encoder = Encoder()
     llm: Llm | None = None
 
-    @field_validator("lists")
+    @field_validator("lists", "prompts")
     @classmethod
-    def _language_codes(cls, lists: dict[str, list[str]]) -> dict[str, list[str]]:
-        return normalise_keys(lists)
+    def _language_codes(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return normalise_keys(given)
+
+    def list_of(self, language: str) -> list[str]:
+        """The topics of a language."""
+        return self.lists.get(language) or load_pack(language).topics or load_pack("en").topics
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "Topics":
@@ -253,14 +274,50 @@ class Documents(Settings):
 
     inputs: list[Input] = []
     """The files."""
+    language_packs: str | None = None
+    """Folder of your own language packs, CODE.yaml; what they say is laid over ours. docs/languages.md shows one."""
     engine: Literal["native", "ray"] = "native"
     """Where the document steps run: in this process, or on a Ray cluster."""
     valid_share: Share = 0.02
     """Share of the documents that is held out, chosen by a hash of the text; unused where the files give a split."""
     max_reject_share: Share = 0.01
     """More unreadable documents than this share stop the run."""
+    max_drop_share: Share = 0.3
+    """A stage that drops more than this share of a language and source, with confidence 0.95, stops; 1: none does."""
     clean: Clean = Clean()
     deduplicate: Deduplicate = Deduplicate()
     decontaminate: Decontaminate = Decontaminate()
     topics: Topics = Topics()
     perplexity: Perplexity = Perplexity()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lay_packs_under(cls, data: Any) -> Any:
+        """What the user's packs say becomes part of the settings, under what the recipe itself gives."""
+        folder = data.get("language_packs") if isinstance(data, dict) else None
+        if not isinstance(folder, str):
+            return data
+        for language, pack in read_folder(Path(folder).expanduser()).items():
+            values = {
+                ("clean", "heuristics", language): pack.heuristics.model_dump(),
+                ("clean", "personal_data", language): pack.personal_data,
+                ("topics", "lists", language): pack.topics,
+                ("topics", "prompts", language): pack.prompts,
+            }
+            for path, value in values.items():
+                data = _lay_under(data, path, value) if value else data
+        return data
+
+
+def _lay_under(data: Any, path: tuple[str, ...], value: Any) -> Any:
+    """Settings with a value at a path, where they do not give another; mappings are merged key by key."""
+    if not path:
+        return {**value, **data} if isinstance(data, dict) and isinstance(value, dict) else data or value
+    if isinstance(data, Settings):
+        data = data.model_dump(exclude_unset=True)
+    if data is not None and not isinstance(data, dict):
+        return data
+    settings: dict[str, Any] = dict(data or {})
+    key = next((name for name in settings if name == path[0] or find_language(str(name)) == path[0]), path[0])
+    settings[key] = _lay_under(settings.get(key), path[1:], value)
+    return settings

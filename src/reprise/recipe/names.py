@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from reprise.errors import Finding, Severity
-from reprise.recipe.heuristics import DEFAULTS
+from reprise.recipe.documents import ANY_LANGUAGE
 from reprise.recipe.mixture import Stage
 from reprise.recipe.recipe import Recipe
 
@@ -34,7 +34,7 @@ def check_names(recipe: Recipe, corpus: Corpus) -> Iterator[Finding]:
         yield from _check_stage(f"stages.{index}", stage, recipe)
     documents, synthesis, evaluation = recipe.documents, recipe.synthesis, recipe.evaluation
     by_setting: list[tuple[str, Iterable[str], set[str], str]] = [
-        ("documents.clean.heuristics", documents.clean.heuristics.keys() - DEFAULTS.keys(), languages, "language"),
+        ("documents.clean.heuristics", documents.clean.heuristics.keys() - {ANY_LANGUAGE}, languages, "language"),
         ("documents.topics.lists", _given(documents.topics, "lists"), languages, "language"),
         ("documents.clean.heuristics_sources", _given(documents.clean, "heuristics_sources"), sources, "source"),
         ("evaluation.sample_prompts", evaluation.sample_prompts, languages, "language"),
@@ -101,13 +101,12 @@ def _check_stage(where: str, stage: Stage, recipe: Recipe) -> Iterator[Finding]:
 
 def _check_topics(where: str, stage: Stage, recipe: Recipe) -> Iterator[Finding]:
     """Topics that the policy names. Documents may bring topics of their own, so an unlike name is only a warning."""
-    lists = recipe.documents.topics.lists
     split = [
         component.language
         for name, component in stage.mixture.items()
         if set(component.sources) & set(stage.topics.sources)
     ]
-    known = {topic for language in split for topic in lists.get(language, [])}
+    known = {topic for language in split for topic in recipe.documents.topics.list_of(language)}
     known |= {entry.constants["topic"] for entry in recipe.documents.inputs if "topic" in entry.constants}
     policy = stage.topics.policy
     for setting in ("topic_weights", "targets"):

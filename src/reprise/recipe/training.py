@@ -57,7 +57,7 @@ class Guards(Settings):
 
 
 class Checkpoints(Settings):
-    """What a killed run goes on from."""
+    """What a killed run resumes from."""
 
     every_tokens: Count = 0
     """Save after every so many tokens; 0: at the end of a stage and on SIGTERM only."""
@@ -99,7 +99,15 @@ class Training(Settings):
     """Settings of the loop that hold for every stage."""
 
     means: ClassVar[frozenset[str]] = frozenset(
-        {"benchmarks_every_tokens", "checkpoints", "log_every_steps", "say_every_seconds", "trackers", "threads"}
+        {
+            "benchmarks_every_tokens",
+            "checkpoints",
+            "collective_timeout_s",
+            "log_every_steps",
+            "say_every_seconds",
+            "trackers",
+            "threads",
+        }
     )
     batch_rows: Annotated[int, Field(ge=1)] = 8
     """Rows in one optimizer step, over all processes."""
@@ -113,6 +121,8 @@ class Training(Settings):
     """Use torch.compile."""
     sharding: Literal["full", "gradients", "hybrid"] = "full"
     """What FSDP2 shards: all, or gradients and optimizer only (ZeRO-2, the paper's), or all within a node."""
+    gradient_accumulation: Literal["sharded", "whole"] = "sharded"
+    """Between micro-batches: reduced to shards, or whole on each process: one reduction a step, 6 B per parameter."""
     optimizer: Optimizer = Optimizer()
     guards: Guards = Guards()
     checkpoints: Checkpoints = Checkpoints()
@@ -128,6 +138,8 @@ class Training(Settings):
     """Where metrics go besides metrics.jsonl."""
     threads: Count = 0
     """CPU threads of the training process; 0: as PyTorch chooses."""
+    collective_timeout_s: Annotated[int, Field(ge=1)] = 3600
+    """Seconds that a process waits for the others, such as for the download of the model, before the run fails."""
 
     @model_validator(mode="after")
     def _micro_batch_fits(self) -> "Training":

@@ -195,6 +195,18 @@ def _is_event(record: dict[str, Any], policy: str) -> bool:
 
 def _event(record: dict[str, Any]) -> Json:
     """What happened: where it was, and all that the record says of it but the shares, which have a curve."""
-    known = ("kind", "step", "tokens", "seconds", "rows", "old", "new", "machine", "settings", "processes")
-    rest = {name: value for name, value in record.items() if name not in known}
+    known = (
+        "kind",
+        "step",
+        "tokens",
+        "seconds",
+        "rows",
+        "old",
+        "new",
+        "machine",
+        "settings",
+        "processes",
+        "speed_settings",
+    )
+    rest = {name: value for name, value in record.items() if name not in known and value not in (None, [])}
     return {name: record.get(name) for name in ("kind", "step", "tokens", "seconds")} | {"detail": rest}

@@ -57,7 +57,7 @@ def gather(workspace: Workspace, recipe: Recipe) -> Json:
         "stages": stages,
         "verdict": _verdict(results, training, recipe),
         "tolerance": _tolerances(recipe),
-        "topics": recipe.documents.topics.lists,
+        "topics": {language: recipe.documents.topics.list_of(language) for language in _languages(recipe)},
         "bits_per_byte": results.get("bits_per_byte", []),
         "benchmarks": results.get("benchmarks", []),
         "groups": results.get("groups", {}),
@@ -302,3 +302,9 @@ def _machine(training: list[Json]) -> Json:
         return None
     start = begun[-1]["start"]
     return start["machine"] | {"processes": start["processes"]}
+
+
+def _languages(recipe: Recipe) -> list[str]:
+    """Languages of the mixtures, each once, in order."""
+    parts = (item for stage in recipe.stages for item in stage.mixture.items())
+    return list(dict.fromkeys(part.language or name for name, part in parts))

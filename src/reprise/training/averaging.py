@@ -4,10 +4,10 @@ from typing import Any
 
 import torch
 from torch.distributed.checkpoint.state_dict import get_model_state_dict
-from torch.distributed.tensor import DTensor
 
 from reprise.model.objective import Objective
 from reprise.recipe.training import Averaging
+from reprise.training.optimizer import local_part
 
 
 class Average:
@@ -40,7 +40,7 @@ class Average:
             return
         share = 1 / self.count if self._settings.kind == "mean" else 1 - self._settings.decay
         for name, value in distinct_weights(self._objective).items():
-            _local(self.weights[name]).lerp_(_local(value), share)
+            local_part(self.weights[name]).lerp_(local_part(value), share)
 
     def restart(self) -> None:
         """Forget the samples."""
@@ -55,10 +55,5 @@ def distinct_weights(objective: Objective) -> dict[str, Any]:
     """Name -> weight; of tied weights only the first."""
     found: dict[int, tuple[str, Any]] = {}
     for name, value in get_model_state_dict(objective).items():
-        found.setdefault(_local(value).data_ptr(), (name, value))
+        found.setdefault(local_part(value).data_ptr(), (name, value))
     return dict(found.values())
-
-
-def _local(tensor: Any) -> torch.Tensor:
-    local: torch.Tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
-    return local

@@ -25,13 +25,13 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.checkpoint.state_dict_loader import load
 
 from reprise.errors import UserError
+from reprise.training.checkpoint_facts import VERSION, CheckpointFacts
 from reprise.training.parallel import Processes
-from reprise.workspace import Json, file_checksum
+from reprise.workspace import file_checksum
 
 log = logging.getLogger(__name__)
 
 DESCRIPTION = "checkpoint.json"
-VERSION = 2
 
 
 def tensors_of(
@@ -49,8 +49,8 @@ def load_checkpoint(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer | None = None,
     average: dict[str, torch.Tensor] | None = None,
-) -> dict[str, Json]:
-    """Put a checkpoint's tensors in their places; gives its facts. Checksums are not looked at.
+) -> CheckpointFacts:
+    """Load a checkpoint's tensors; gives its facts. Checksums are not compared.
 
     Args:
         folder: the checkpoint.
@@ -102,7 +102,7 @@ def cause_of(error: BaseException) -> str:
     return str(error)
 
 
-def read_facts(folder: Path) -> dict[str, Json]:
+def read_facts(folder: Path) -> CheckpointFacts:
     """What a checkpoint says of itself, after a check that its files are there and have their sizes.
 
     Raises:
@@ -110,7 +110,7 @@ def read_facts(folder: Path) -> dict[str, Json]:
     """
     path = folder / DESCRIPTION
     try:
-        facts: dict[str, Json] = json.loads(path.read_text(encoding="utf-8"))
+        facts: CheckpointFacts = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"no checkpoint: it has no {DESCRIPTION}", where=str(folder), remedy=_ANOTHER) from None
     except ValueError as error:
@@ -129,7 +129,7 @@ def read_facts(folder: Path) -> dict[str, Json]:
     return facts
 
 
-def check_content(folder: Path, processes: Processes) -> dict[str, Json]:
+def check_content(folder: Path, processes: Processes) -> CheckpointFacts:
     """What a checkpoint says of itself, after a check of all checksums; every process reads its share of the files.
 
     Raises:
@@ -141,13 +141,13 @@ def check_content(folder: Path, processes: Processes) -> dict[str, Json]:
         check_sums(folder, facts, sorted(facts["files"])[processes.rank :: processes.world])
     except UserError as error:
         problem = error
-    found = next((error for error in processes.gather(problem) if error is not None), None)
-    if found is not None or facts is None:
-        raise found or UserError("another process cannot read it", where=str(folder), remedy=_ANOTHER)
+    first = next((error for error in processes.gather(problem) if error is not None), None)
+    if first is not None or facts is None:
+        raise first or UserError("another process cannot read it", where=str(folder), remedy=_ANOTHER)
     return facts
 
 
-def check_sums(folder: Path, facts: dict[str, Json], names: Iterable[str]) -> None:
+def check_sums(folder: Path, facts: CheckpointFacts, names: Iterable[str]) -> None:
     """Compare the checksums of files of a checkpoint.
 
     Raises:
@@ -163,7 +163,7 @@ def check_sums(folder: Path, facts: dict[str, Json], names: Iterable[str]) -> No
 _KEYS = {"files", "progress", "sampler", "settings", "averaged"}
 _ANOTHER = "use another one: train-N.partial/checkpoints/step-..., or train-N/state of a finished stage"
 REFUSED = ".refused"
-"""Ending of the name of a checkpoint that was not whole, when a run went on from an older one."""
+"""Suffix of a checkpoint that was not whole, where a run resumed from an older one."""
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
@@ -171,14 +171,14 @@ def checkpoints_in(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     numbers = {path: path.name.removeprefix("step-") for path in folder.glob("step-*")}
-    found = [path for path, number in numbers.items() if number.isdecimal()]
-    return sorted(found, key=lambda path: int(numbers[path]), reverse=True)
+    published = [path for path, number in numbers.items() if number.isdecimal()]
+    return sorted(published, key=lambda path: int(numbers[path]), reverse=True)
 
 
-def newest_whole(folder: Path, processes: Processes) -> tuple[Path | None, dict[str, Json], list[str]]:
+def newest_whole(folder: Path, processes: Processes) -> tuple[Path | None, CheckpointFacts | None, list[str]]:
     """The newest checkpoint whose files are whole, its facts, and why newer ones were refused; every process calls.
 
-    Those that were refused get another name when an older one is whole: the run will save under theirs again.
+    Refused ones are renamed when an older one is whole: the run will save under their names again.
     """
     refused: dict[Path, str] = {}
     for path in processes.same(checkpoints_in(folder)):
@@ -196,7 +196,7 @@ def newest_whole(folder: Path, processes: Processes) -> tuple[Path | None, dict[
                 bad.rename(aside)
         processes.wait()
         return path, facts, list(refused.values())
-    return None, {}, list(refused.values())
+    return None, None, list(refused.values())
 
 
 def checkpoint_name(step: int) -> str:
@@ -214,16 +214,16 @@ def prune(folder: Path, keep_last: int, keep_every_tokens: int = 0) -> None:
         keep_last: how many of the newest stay.
         keep_every_tokens: the first checkpoint after each multiple of this stays; 0: none.
     """
-    found = checkpoints_in(folder)
-    kept = {path.name for path in found[:keep_last]}
+    published = checkpoints_in(folder)
+    kept = {path.name for path in published[:keep_last]}
     if keep_every_tokens:
         reached = 0
-        for path in reversed(found):
+        for path in reversed(published):
             multiple = _tokens(path) // keep_every_tokens
             if multiple > reached:
                 kept.add(path.name)
                 reached = multiple
-    for path in found:
+    for path in published:
         if path.name not in kept:
             _delete(path)
     for path in [*folder.glob("*.partial"), *(folder.glob(f"*{REFUSED}") if keep_last == 0 else ())]:

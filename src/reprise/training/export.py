@@ -12,13 +12,20 @@ import torch
 from safetensors import SafetensorError
 
 from reprise.errors import UserError
-from reprise.model.loading import load_config, load_generation_settings, load_model, load_tokenizer, weight_files
+from reprise.model.loading import (
+    load_config,
+    load_generation_settings,
+    load_model,
+    load_tokenizer,
+    names_match,
+    open_model_weights,
+)
 from reprise.model.objective import Objective
 from reprise.recipe.model import Model
 from reprise.training.averaging import distinct_weights
 from reprise.training.checkpoint import check_sums, read_facts, read_tensors
 from reprise.training.parallel import Processes
-from reprise.training.sharded_weights import locate_weights, whole, write_shards
+from reprise.training.sharded_weights import whole, write_shards
 
 
 def write_model(
@@ -126,7 +133,7 @@ def _write(
 def _write_weights(
     objective: Objective, plain: Mapping[str, Any], dtype: torch.dtype, settings: Model, folder: Path, *, writes: bool
 ) -> None:
-    if locate_weights(objective.model, weight_files(settings)) is not None:
+    if names_match(objective.model, settings, open_model_weights(settings)):
         write_shards(plain, dtype, folder, writes=writes)
     else:  # transformers converts the names and shapes back; it needs all weights at once for that
         gathered = {name: whole(value, dtype, wanted=writes) for name, value in plain.items()}

@@ -2,12 +2,12 @@
 
 import json
 import logging
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from reprise.errors import UserError, missing_extra
+from reprise.training.events import Event, numbers_of
 from reprise.workspace import digest
 
 log = logging.getLogger(__name__)
@@ -22,29 +22,19 @@ class Metrics:
         Raises:
             UserError: a tracker's package is not installed, or it does not start.
         """
-        self._start = time.monotonic()
         self._trackers = [_open(tracker, folder, name, settings) for tracker in trackers]
         path = folder / "metrics.jsonl"
         _drop_unfinished_line(path)
         self._file = path.open("a", encoding="utf-8")
 
-    def write(self, kind: str, step: int, tokens: int, **values: Any) -> None:
-        """One event.
-
-        Args:
-            kind: start, step, validation, benchmarks, shares, checkpoint, resume, guard or end.
-            step: optimizer steps of the stage so far.
-            tokens: tokens of the stage so far.
-            values: the rest of the object.
-        """
-        seconds = round(time.monotonic() - self._start, 3)
-        event = {"kind": kind, "step": step, "tokens": tokens, "seconds": seconds, **values}
+    def write(self, event: Event) -> None:
+        """Append one event."""
         self._file.write(json.dumps(event, ensure_ascii=False) + "\n")
         self._file.flush()
-        numbers = _numbers(kind, values)
+        numbers = numbers_of(event)
         for tracker in list(self._trackers) if numbers else ():
             try:
-                tracker.log(numbers, step)
+                tracker.log(numbers, event["step"])
             except Exception as error:  # whatever it is, training is worth more
                 self._trackers.remove(tracker)
                 log.warning("%s gets no more numbers, metrics.jsonl has all of them: %s", tracker.name, error)
@@ -77,25 +67,6 @@ def _drop_unfinished_line(path: Path) -> None:
             handle.truncate(data.rfind(b"\n") + 1)
 
 
-def _numbers(kind: str, values: Mapping[str, Any]) -> dict[str, float]:
-    """Flat name -> number, for trackers."""
-    if kind == "validation":
-        return {
-            "/".join(
-                ["validation", *(str(entry[name]) for name in ("language", "source", "topic") if entry[name]), unit]
-            ): entry[unit]
-            for entry in values["validation"]
-            for unit in ("nll", "bits_per_byte")
-        }
-    if kind == "benchmarks":
-        return {f"benchmarks/{entry['benchmark']}": entry["score"] for entry in values["benchmarks"]}
-    if kind == "shares":
-        return {f"shares/{path}": share for path, share in values["new"].items()}
-    if kind == "step":
-        return {f"train/{name}": value for name, value in values.items() if isinstance(value, int | float)}
-    return {}
-
-
 class _TensorBoard:
     name = "tensorboard"
 
@@ -117,7 +88,7 @@ class _TensorBoard:
 class _WandbLike:
     """Weights & Biases, and Trackio, which has the same interface.
 
-    A run that goes on after a stop goes on in the same run there; steps that are done again, W&B leaves out.
+    A resumed run continues the same run there; W&B ignores steps that are repeated.
     """
 
     def __init__(self, module: str, folder: Path, name: str, settings: Any) -> None:

@@ -1,9 +1,9 @@
 """The model that is trained: loaded, sharded, with its weights in the compute type."""
 
+import contextlib
 import copy
-import logging
+from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,15 +13,12 @@ from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint
 
 from reprise.errors import UserError
 from reprise.model.attention import choose_attention
-from reprise.model.loading import load_model, load_skeleton, weight_files
 from reprise.model.objective import Objective
 from reprise.recipe.model import Model
 from reprise.recipe.tokens import Rows
 from reprise.recipe.training import Training
+from reprise.training.base_model import load_base, load_weights
 from reprise.training.parallel import Processes, compute_dtype
-from reprise.training.sharded_weights import locate_weights, read_shards
-
-log = logging.getLogger(__name__)
 
 
 def open_network(model: Model, rows: Rows, training: Training, highest_id: int, processes: Processes) -> "Network":
@@ -35,9 +32,9 @@ def open_network(model: Model, rows: Rows, training: Training, highest_id: int, 
         processes: all of them call.
 
     Raises:
-        UserError: the model cannot be had, or it does not embed every token of the text.
+        UserError: the model cannot be loaded, or it does not embed every token of the text.
     """
-    base, places = load_base(model, processes)
+    base, source = load_base(model, processes)
     vocabulary = base.get_input_embeddings().weight.shape[0]
     if highest_id >= vocabulary:
         raise UserError(
@@ -45,31 +42,17 @@ def open_network(model: Model, rows: Rows, training: Training, highest_id: int, 
             where=f"model.path = {model.path}",
             remedy="use the tokenizer that belongs to the model",
         )
-    choose_attention(base, model.attention, processes.device, document_mask=rows.document_mask)
+    dtype = compute_dtype(training, processes.device)
+    choose_attention(base, model.attention, processes.device, document_mask=rows.document_mask, dtype=dtype)
     recompute_activations(base, training)
     network = Network(Objective(base), training, processes)
-    if places is not None:
-        read_shards(network.weights, places, processes)
+    if source is not None:
+        load_weights(network.weights, source, processes)
         network.weights.find_head()
-        for module in network.weights.modules():  # the optimizer must get the shards, not what that pass gathered
-            if isinstance(module, FSDPModule):
-                module.reshard()
+        network.reshard()  # the optimizer must get the shards, not what that pass gathered
+    if training.compile:
+        network.compile()
     return network
-
-
-def load_base(model: Model, processes: Processes) -> tuple[Any, dict[str, Path] | None]:
-    """The base model; where several processes share it, without its weights and with the files that have them."""
-    if processes.world == 1:
-        return load_model(model, device=processes.device), None
-    if processes.is_first:  # a GGUF file is converted once, a model of the Hub fetched once
-        weight_files(model)
-    processes.wait()
-    skeleton = load_skeleton(model)
-    places = locate_weights(skeleton, weight_files(model))
-    if places is None:
-        log.warning("%s is converted while it is loaded: every process holds the whole of it for that time", model.path)
-        return load_model(model, device=processes.device), None
-    return skeleton, places
 
 
 class Network:
@@ -83,28 +66,51 @@ class Network:
     def __init__(self, objective: Objective, training: Training, processes: Processes) -> None:
         dtype = compute_dtype(training, processes.device)
         self.weights = self.objective = objective
+        self._training = training
         self._sharded = processes.world > 1
+        self._is_compiled = False
         self._pairs: list[tuple[nn.Parameter, nn.Parameter]] = []
-        layers = decoder_layers(objective.model)
         if self._sharded:
-            shard(objective, layers, dtype, training, processes)
+            shard(objective, dtype, training, processes)
         elif dtype != torch.float32:
             self.objective = copy.deepcopy(objective)
             self._pairs = list(zip(self.weights.parameters(), self.objective.parameters(), strict=True))
             for master, working in self._pairs:
                 working.data = working.data.to(dtype)
                 working.register_post_accumulate_grad_hook(partial(self._hand_over, master))  # type: ignore[no-untyped-call]
-        if training.compile:
-            for layer in decoder_layers(self.objective.model):
-                layer.compile()
         self.objective.train()
 
+    def compile(self) -> None:
+        """Compile each layer for the one shape of the rows; call after any pass of another shape."""
+        for layer in decoder_layers(self.objective.model):
+            layer.compile(dynamic=False)
+        self._is_compiled = True
+
+    @contextlib.contextmanager
+    def eager(self) -> Iterator[None]:
+        """While the block runs, compute without the compiled layers, which would be compiled anew for each shape."""
+        if not self._is_compiled:
+            yield
+            return
+        stance: Any = torch.compiler.set_stance("force_eager")
+        with stance:
+            yield
+
     def begin_backward(self, *, is_last: bool) -> None:
-        """Call before each forward and backward pass of a step."""
-        if self._sharded:
-            module: Any = self.objective
+        """Call before each forward and backward pass of a step.
+
+        By default gradients are reduced to shards after every micro-batch, so that no process ever holds whole ones.
+        """
+        if not self._sharded:
+            return
+        module: Any = self.objective
+        if self._training.gradient_accumulation == "whole":
             module.set_requires_gradient_sync(is_last)
             module.set_is_last_backward(is_last)
+            module.set_reshard_after_backward(is_last)
+        elif self._training.sharding == "hybrid":
+            module.set_requires_all_reduce(is_last)  # between the nodes once a step
+        elif self._training.sharding == "gradients":
             module.set_reshard_after_backward(is_last)
 
     def _hand_over(self, master: nn.Parameter, working: torch.Tensor) -> None:
@@ -118,26 +124,37 @@ class Network:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Bring the copy to the master weights, after these were changed."""
+        """Copy the master weights to the working weights, after the former changed."""
         if self._pairs:
             masters, working = zip(*self._pairs, strict=True)
             torch._foreach_copy_(working, masters)
 
     def drop_gradients(self) -> None:
-        """End a step. The memory is needed for activations, which are most where gradients are fewest."""
+        """End a step. The memory is needed for activations, which are largest while gradients are few."""
         self.weights.zero_grad(set_to_none=True)
 
+    def reshard(self) -> None:
+        """Free what was gathered."""
+        for module in self.weights.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
 
-def shard(
-    objective: Objective, layers: list[Any], dtype: torch.dtype, training: Training, processes: Processes
-) -> None:
-    """Shard a model in place with FSDP2: float32 shards, gathered in the compute type layer by layer."""
+
+def shard(objective: Objective, dtype: torch.dtype, training: Training, processes: Processes) -> None:
+    """Shard a model in place with FSDP2: float32 shards, gathered in the compute type group by group.
+
+    Each layer is a group. So are the embeddings and the output layer, unless they share their weight: it then belongs
+    to the outermost group, which is gathered throughout.
+    """
     policy = MixedPrecisionPolicy(param_dtype=dtype if dtype != torch.float32 else None, reduce_dtype=torch.float32)
-    for layer in layers:
-        fully_shard(
-            layer, mesh=processes.mesh, mp_policy=policy, reshard_after_forward=training.sharding != "gradients"
-        )
-    fully_shard(objective, mesh=processes.mesh, mp_policy=policy, reshard_after_forward=False)
+    mesh, frees = processes.mesh, training.sharding != "gradients"
+    embeddings, head = objective.model.get_input_embeddings(), objective.get_output_embeddings()
+    for layer in decoder_layers(objective.model):
+        fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=frees)
+    if head is not None and head.weight is not embeddings.weight:
+        fully_shard(embeddings, mesh=mesh, mp_policy=policy, reshard_after_forward=frees)
+        fully_shard(head, mesh=mesh, mp_policy=policy, reshard_after_forward=False)  # its backward pass is next
+    fully_shard(objective, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
 
 
 def decoder_layers(model: Any) -> list[Any]:
@@ -161,6 +178,7 @@ _MATRIX_PRODUCTS = frozenset(
         torch.ops.aten._scaled_dot_product_efficient_attention.default,
         torch.ops.aten._scaled_dot_product_cudnn_attention.default,
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+        torch.ops.torch_attn._varlen_attn.default,
     }
 )
 

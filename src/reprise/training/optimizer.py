@@ -1,10 +1,12 @@
-"""AdamW, the learning rate over tokens, and clipping."""
+"""AdamW, the learning rate over tokens, and the norm of the gradients."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from reprise.recipe.training import Optimizer, Schedule
 
@@ -57,10 +59,43 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def clip_gradients(model: nn.Module, largest_norm: float) -> float:
-    """Scale the gradients down to a global norm, over all processes; gives the norm before."""
-    norm: Any = nn.utils.clip_grad_norm_(model.parameters(), largest_norm, foreach=True)
-    return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+def gradients_of(model: nn.Module) -> list[Tensor]:
+    """The gradients of this process, as they are: shards where the model is sharded."""
+    return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+
+
+@torch.no_grad()
+def squared_norm(gradients: Sequence[Tensor]) -> Tensor:
+    """This process's part of the squared global norm, float64 scalar: the sum over all processes is the whole."""
+    by_copies: dict[int, list[Tensor]] = {}
+    for gradient in gradients:
+        by_copies.setdefault(_copies(gradient), []).append(local_part(gradient))
+    total = torch.zeros((), dtype=torch.float64, device=gradients[0].device)
+    for copies, parts in by_copies.items():
+        norms = torch.stack(torch._foreach_norm(parts, 2.0, dtype=torch.float32))
+        total += norms.double().square().sum() / copies
+    return total
+
+
+def _copies(tensor: Tensor) -> int:
+    """How many processes hold the same part of a tensor."""
+    if not isinstance(tensor, DTensor):
+        return 1
+    mesh = tensor.device_mesh
+    return math.prod(mesh.size(axis) for axis, placement in enumerate(tensor.placements) if placement.is_replicate())
+
+
+@torch.no_grad()
+def scale_gradients(gradients: Sequence[Tensor], factor: float) -> None:
+    """Multiply all gradients by a factor; 1 costs nothing."""
+    if factor != 1.0:
+        torch._foreach_mul_([local_part(gradient) for gradient in gradients], factor)
+
+
+def local_part(tensor: Any) -> Tensor:
+    """The part of a tensor that this process holds."""
+    local: Tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return local
 
 
 def optimizer_steps(optimizer: torch.optim.Optimizer) -> int:

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -14,6 +13,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from reprise.model.likelihood import native_dtype
 from reprise.recipe.training import Training
+from reprise.training.first_process import first_does
 from reprise.training.memory import keep_freed_memory
 
 T = TypeVar("T")
@@ -40,10 +40,12 @@ class Processes:
         return values
 
     def any(self, flag: bool) -> bool:
-        """Whether any process says so: all of them get the same answer."""
+        """Whether the flag is set in any process: all of them get the same answer."""
         if self.world == 1:
             return flag
-        return bool(self.sum(torch.tensor(int(flag), device=self.device)).item())
+        flags = torch.tensor(int(flag))  # on the CPU, by gloo: nobody waits for the device
+        dist.all_reduce(flags)
+        return bool(flags.item())
 
     def wait(self) -> None:
         """Go on when every process is here."""
@@ -62,25 +64,12 @@ class Processes:
         if self.world == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=0, device=self.device)
+        dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]
 
     def first(self, action: Callable[[], T]) -> T | None:
-        """What the first process does while the others wait; they get None.
-
-        Where it fails the others leave without a word: the error is the first one's to tell.
-        """
-        result = failure = None
-        if self.is_first:
-            try:
-                result = action()
-            except Exception as error:
-                failure = error
-        if self.same(failure is not None) and not self.is_first:
-            sys.exit(2)
-        if failure is not None:
-            raise failure
-        return result
+        """See `first_does`."""
+        return first_does(action, is_first=self.is_first, world=self.world)
 
 
 def start_processes() -> bool:

@@ -1,67 +1,62 @@
 """Weights between safetensors files and a sharded model, without the whole model in any process."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import nn
 from torch.distributed.tensor import DTensor, Shard
 
-from reprise.errors import UserError
 from reprise.model.objective import Objective
+from reprise.model.weights import StoredWeights, refuse_not_finite
 from reprise.training.parallel import Processes
 
 FILE_BYTES = 5 * 10**9
 """Largest file of weights, as transformers writes them."""
 
 
-def locate_weights(model: nn.Module, files: Sequence[Path]) -> dict[str, Path] | None:
-    """Name of each weight -> the file that has it; None where the files use other names than the model.
-
-    They do where transformers converts weights while it loads, such as experts that it stacks.
-    """
-    found: dict[str, Path] = {}
-    for path in files:
-        with safe_open(path, "pt") as handle:
-            found |= dict.fromkeys(handle.keys(), path)
-    names = [name for name, _ in model.named_parameters()]
-    return {name: found[name] for name in names} if all(name in found for name in names) else None
-
-
 @torch.no_grad()
-def read_shards(objective: Objective, places: Mapping[str, Path], processes: Processes) -> None:
-    """Give a sharded model on the meta device its weights: each process reads its own rows.
+def read_shards(objective: Objective, stored: StoredWeights, processes: Processes) -> None:
+    """Give a sharded model on the meta device the weights of its files: each process reads its own rows.
 
     Args:
         objective: after `fully_shard`; its buffers are real.
-        places: what `locate_weights` gave.
+        stored: the files, whose names and shapes are the model's.
         processes: all of them call.
 
     Raises:
-        UserError: a weight in the files has another shape.
+        UserError: a weight is infinite or not a number, in any process.
     """
+    allocate(objective, processes.device)
+    tensors = stored.open()
+    for name, buffer in objective.named_buffers():
+        if _plain(name) in tensors:
+            buffer.copy_(tensors[_plain(name)][...])
+    refused = []
+    for name, weight in objective.named_parameters():
+        local: Any = weight.to_local() if isinstance(weight, DTensor) else weight
+        start = _first_row(weight)
+        local.copy_(tensors[_plain(name)][start : start + len(local)] if local.dim() else tensors[_plain(name)][...])
+        if not bool(local.isfinite().all()):
+            refused.append(_plain(name))
+    everywhere = {name for names in processes.gather(refused) for name in names}
+    processes.first(lambda: refuse_not_finite(everywhere, str(stored.folder)))
+
+
+def _plain(name: str) -> str:
+    """Name of a weight in the model's files."""
+    return name.removeprefix("model.")
+
+
+def allocate(objective: Objective, device: torch.device) -> None:
+    """Give a model on the meta device memory for its weights; its buffers keep their values."""
     buffers = {name: buffer.clone() for name, buffer in objective.named_buffers()}
-    objective.to_empty(device=processes.device)
+    objective.to_empty(device=device)
     objective.model.tie_weights()  # to_empty made two of what was one
     for name, buffer in objective.named_buffers():
         buffer.copy_(buffers[name])
-    for name, weight in objective.named_parameters():
-        plain = name.removeprefix("model.")
-        with safe_open(places[plain], "pt") as handle:
-            stored = handle.get_slice(plain)
-            if list(stored.get_shape()) != list(weight.shape):
-                raise UserError(
-                    f"{plain} has the shape {stored.get_shape()}, the model's {list(weight.shape)}",
-                    where=str(places[plain]),
-                    remedy="config.json and the weights must be of the same model",
-                )
-            local: Any = weight.to_local() if isinstance(weight, DTensor) else weight
-            start = _first_row(weight)
-            local.copy_(stored[start : start + len(local)])
 
 
 def _first_row(weight: torch.Tensor) -> int:

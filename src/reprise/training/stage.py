@@ -1,5 +1,6 @@
 """Stage `train-N`."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,21 @@ from reprise.recipe.training import Training
 from reprise.tokens.store import TokenStore
 from reprise.training.averaging import Average
 from reprise.training.checkpoint import check_content, load_checkpoint, newest_whole, prune, read_facts
+from reprise.training.checkpoint_facts import CheckpointFacts, Progress, next_multiple
 from reprise.training.export import write_model
-from reprise.training.loop import log_shares, note_checkpoint, train
 from reprise.training.metrics import Metrics
 from reprise.training.network import open_network
 from reprise.training.optimizer import build_optimizer
 from reprise.training.parallel import Processes, compute_dtype, open_processes
 from reprise.training.signals import Interrupted, StopSignal, catch_stop
-from reprise.training.state import Benchmarks, Run, next_multiple
 from reprise.training.status_line import StatusLine
+from reprise.training.trainer import Benchmarks, Trainer
 from reprise.training.validation import HeldOut
 from reprise.training.writer import CheckpointError, CheckpointWriter
 from reprise.workspace import Json, Work, differences
+
+SPEED_SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "PYTORCH_CUDA_ALLOC_CONF")
+"""Environment variables that decide how fast training is, for the log."""
 
 
 def run(work: Work, *, training: Training, **settings: Any) -> None:
@@ -46,21 +50,22 @@ def run(work: Work, *, training: Training, **settings: Any) -> None:
         Interrupted: SIGTERM or Ctrl-C; a checkpoint was saved.
     """
     with open_processes(training) as processes, catch_stop() as stop:
-        state = build(work, processes, training=training, **settings)
+        trainer = build(work, processes, stop, training=training, **settings)
         try:
-            train(state, stop)
-            finish(state, settings["model"], stop)
-        except Exception:  # not KeyboardInterrupt: a second Ctrl-C means now
-            state.writer.wait()
+            trainer.train()
+            finish(trainer, settings["model"])
+        except Exception:  # not KeyboardInterrupt: a second Ctrl-C stops at once
+            trainer.writer.wait()
             raise
         finally:
-            if state.metrics is not None:
-                state.metrics.close()
+            if trainer.metrics is not None:
+                trainer.metrics.close()
 
 
 def build(
     work: Work,
     processes: Processes,
+    stop: StopSignal,
     *,
     stage: Stage,
     stage_index: int,
@@ -71,18 +76,19 @@ def build(
     kept: Groups,
     window: tuple[int, int],
     benchmarks: Benchmarks | None = None,
-) -> Run:
-    """Open the store, load the model and stand where the newest checkpoint stood.
+) -> Trainer:
+    """Open the store, load the model and resume from the newest checkpoint.
 
     Args:
         work: as in `run`.
-        processes: of the run.
+        processes: all of them call.
+        stop: what the signal handlers set.
         stage: mixture, schedule, tokens.
         stage_index: from 0.
         rows: length and packing.
         training: batch, precision, checkpoints.
         model: the base model.
-        seed: of the run.
+        seed: random seed of the run.
         kept: groups of held-out documents that must be kept.
         window: `max_length` and `stride` of the evaluation, for the validations.
         benchmarks: what `training.benchmarks_every_tokens` runs.
@@ -106,7 +112,7 @@ def build(
     }
     name = work.output.name.removesuffix(".partial")
     metrics = processes.first(lambda: Metrics(work.output, training.trackers, f"{name}: {stage.name}", settings))
-    state = Run(
+    trainer = Trainer(
         work=work,
         stage=stage,
         rows=rows,
@@ -131,12 +137,13 @@ def build(
         status=StatusLine(
             name, network.weights.config, rows.seq_len, stage.tokens, training.say_every_seconds, processes
         ),
+        stop=stop,
         benchmarks=benchmarks,
         settings=settings,
     )
-    _go_on(state, previous)
+    _resume(trainer, previous)
     network.refresh()
-    return state
+    return trainer
 
 
 def _check(training: Training, processes: Processes) -> None:
@@ -155,110 +162,131 @@ def _check(training: Training, processes: Processes) -> None:
         )
 
 
-def _go_on(state: Run, previous: Path | None) -> None:
-    """Load the newest whole checkpoint of this stage, or else what the stage before left.
+def _resume(trainer: Trainer, previous: Path | None) -> None:
+    """Load the newest whole checkpoint of this stage, or else the state at the end of the stage before.
 
     Raises:
         UserError: there are checkpoints and none is whole, or the newest is of other settings.
     """
-    done, facts, refused = _newest(state)
-    numbers = {"processes": state.processes.world, "total_tokens": state.stage.tokens, "settings": state.settings}
-    state.log("start", **numbers, machine=describe_machine())
-    if done is None and refused:
-        raise UserError(
-            f"none of the {len(refused)} checkpoints can be gone on from; the newest: {refused[0]}",
-            where=str(state.checkpoints),
-            remedy="add --restart to begin the stage again, or bring back a whole one",
-        )
-    if done is None:
-        state.progress.next_checkpoint = next_multiple(0, state.training.checkpoints.every_tokens)
-        state.progress.next_benchmarks = next_multiple(0, state.training.benchmarks_every_tokens)
-        if previous is not None:
-            before = check_content(previous, state.processes)["progress"]
-            load_checkpoint(
-                previous, state.network.weights, state.optimizer if state.stage.optimizer_state == "carry" else None
+    folder, facts, refused = _newest(trainer)
+    trainer.log(
+        {
+            **trainer.moment(),
+            "kind": "start",
+            "processes": trainer.processes.world,
+            "total_tokens": trainer.stage.tokens,
+            "settings": trainer.settings,
+            "machine": describe_machine(),
+            "speed_settings": {name: os.environ[name] for name in SPEED_SETTINGS if name in os.environ},
+        }
+    )
+    if folder is None or facts is None:
+        if refused:
+            raise UserError(
+                f"none of the {len(refused)} checkpoints can be resumed from; the newest: {refused[0]}",
+                where=str(trainer.checkpoints),
+                remedy="add --restart to begin the stage again, or bring back a whole one",
             )
-            state.progress.baseline, state.progress.rate_before = before["baseline"], before["last_rate"]
+        _begin(trainer, previous)
         return
-    adopt = state.processes.same(state.work.adopt)
-    changed = differences(facts["settings"], state.settings)
+    adopt = trainer.processes.same(trainer.work.adopt)
+    changed = differences(facts["settings"], trainer.settings)
     if changed and not adopt:
         raise UserError(
             f"the checkpoint is of other settings ({'; '.join(changed)})",
-            where=str(done),
-            remedy="undo the change, or delete that folder to go on from the one before, or add --restart, "
-            "or --adopt to go on from it with the new settings",
+            where=str(folder),
+            remedy="undo the change, or delete that folder to resume from the one before, or add --restart, "
+            "or --adopt to resume from it with the new settings",
         )
-    changes = state.load_from(done, facts, adopt=adopt)
+    changes = trainer.load_from(folder, facts, adopt=adopt)
     if any(line.startswith(("stage.tokens:", "averaging.")) for line in changed):
-        state.average.restart()  # its samples are of another stretch of the stage
-    progress = state.progress
-    progress.next_checkpoint = next_multiple(progress.tokens, state.training.checkpoints.every_tokens)
-    progress.next_benchmarks = next_multiple(progress.tokens, state.training.benchmarks_every_tokens)
-    state.log("resume", checkpoint=done.name, refused=refused, adopted=changed)
-    log_shares(state, changes)
+        trainer.average.restart()  # its samples are of another stretch of the stage
+    _plan_next(trainer, trainer.progress)
+    trainer.log({**trainer.moment(), "kind": "resume", "checkpoint": folder.name, "refused": refused,
+                 "adopted": changed, "cause": None})  # fmt: skip
+    trainer.log_changes(changes)
 
 
-def _newest(state: Run) -> tuple[Path | None, dict[str, Json], list[str]]:
+def _begin(trainer: Trainer, previous: Path | None) -> None:
+    """Begin at the first token, with the weights of the stage before if there was one."""
+    _plan_next(trainer, trainer.progress)
+    if previous is not None:
+        before = check_content(previous, trainer.processes)["progress"]
+        carried = trainer.optimizer if trainer.stage.optimizer_state == "carry" else None
+        load_checkpoint(previous, trainer.network.weights, carried)
+        trainer.progress.baseline, trainer.progress.rate_before = before["baseline"], before["last_rate"]
+
+
+def _plan_next(trainer: Trainer, progress: Progress) -> None:
+    """When the next checkpoint and benchmarks are due."""
+    progress.next_checkpoint = next_multiple(progress.tokens, trainer.training.checkpoints.every_tokens)
+    progress.next_benchmarks = next_multiple(progress.tokens, trainer.training.benchmarks_every_tokens)
+
+
+def _newest(trainer: Trainer) -> tuple[Path | None, CheckpointFacts | None, list[str]]:
     """The state at the end where the stage got that far, else the newest whole checkpoint; with its facts."""
-    final = state.work.output / "state"
-    if state.processes.same(final.exists()):
+    final = trainer.work.output / "state"
+    if trainer.processes.same(final.exists()):
         try:
-            return final, check_content(final, state.processes), []
+            return final, check_content(final, trainer.processes), []
         except UserError as error:
-            remedy = f"delete {final}: the same command goes on from the checkpoint before"
+            remedy = f"delete {final}: the same command resumes from the checkpoint before"
             raise UserError(error.what, where=error.where, remedy=remedy) from error
-    return newest_whole(state.checkpoints, state.processes)
+    return newest_whole(trainer.checkpoints, trainer.processes)
 
 
-def finish(state: Run, model: Model, stop: StopSignal) -> None:
+def finish(trainer: Trainer, model: Model) -> None:
     """Write the model, the state for the next stage and the counts.
 
     Raises:
         UserError: the disk is full.
         Interrupted: a signal came; the state was saved.
     """
-    note_checkpoint(state)
-    final = state.work.output / "state"
-    if not state.processes.same(final.exists()):
+    trainer.finish_checkpoint()
+    final = trainer.work.output / "state"
+    if not trainer.processes.same(final.exists()):
         try:
-            state.save_to(final)
-            state.writer.finish()
+            trainer.save_to(final)
+            trainer.writer.finish()
         except CheckpointError as error:
             raise UserError(
                 str(error),
-                remedy="free some space; the same command goes on from the last checkpoint",
+                remedy="free some space; the same command resumes from the last checkpoint",
             ) from error
-    _leave_if_asked(state, stop, final)
-    write_model(state.network.weights, state.average.weights, model, state.work.output / "model", state.processes)
-    if state.processes.is_first:
-        prune(state.checkpoints, 0, state.training.checkpoints.keep_every_tokens)
-    progress = state.progress
-    state.log("end", bad_steps=progress.bad_steps_total, left_out=len(progress.left_out))
-    state.work.counts |= {
+    _leave_if_asked(trainer, final)
+    write_model(
+        trainer.network.weights, trainer.average.weights, model, trainer.work.output / "model", trainer.processes
+    )
+    if trainer.processes.is_first:
+        prune(trainer.checkpoints, 0, trainer.training.checkpoints.keep_every_tokens)
+    progress = trainer.progress
+    trainer.log(
+        {**trainer.moment(), "kind": "end", "bad_steps": progress.bad_steps_total, "left_out": len(progress.left_out)}
+    )
+    trainer.work.counts |= {
         "steps": progress.step,
         "tokens": progress.tokens,
         "bad_steps": progress.bad_steps_total,
         "steps_left_out": len(progress.left_out),
-        "spent": _spent(state),
+        "spent": _spent(trainer),
     }
-    _leave_if_asked(state, stop, final)  # else the next stage would begin
+    _leave_if_asked(trainer, final)  # else the next stage would begin
 
 
-def _leave_if_asked(state: Run, stop: StopSignal, final: Path) -> None:
-    if state.processes.any(stop.received):
-        raise Interrupted(state.progress.step, state.progress.tokens, final)
+def _leave_if_asked(trainer: Trainer, final: Path) -> None:
+    if trainer.processes.any(trainer.stop.received):
+        raise Interrupted(trainer.progress.step, trainer.progress.tokens, final)
 
 
-def _spent(state: Run) -> list[Json]:
-    """Tokens that each bucket of the mixture gave, and how often they went over it."""
+def _spent(trainer: Trainer) -> list[Json]:
+    """Tokens that each bucket of the mixture gave, and how often it was read."""
     entries = []
-    for saved in state.sampler.state()["buckets"]:
+    for saved in trainer.sampler.state()["buckets"]:
         entry, source, topic = saved["bucket"]
-        language = state.stage.mixture[entry].language
+        language = trainer.stage.mixture[entry].language
         available = sum(
             bucket.num_tokens
-            for key, bucket in state.store.train.items()
+            for key, bucket in trainer.store.train.items()
             if key.language == language and key.source == source and topic in (None, key.topic)
         )
         spent = saved["tokens"]

@@ -11,6 +11,7 @@ import torch
 from reprise.model.likelihood import IGNORE, cut_windows, token_nll
 from reprise.recipe.training import Validation
 from reprise.tokens.store import Bucket, BucketKey
+from reprise.training.events import BucketMeasurement
 from reprise.training.parallel import Processes
 from reprise.training.signals import StopSignal
 
@@ -39,8 +40,8 @@ class BucketLoss:
         """The loss per byte of text."""
         return self.nll * self.tokens / math.log(2) / max(self.num_bytes, 1)
 
-    def to_json(self) -> dict[str, Any]:
-        """For metrics.jsonl."""
+    def to_json(self) -> BucketMeasurement:
+        """As metrics.jsonl keeps it."""
         return {
             "language": self.key.language,
             "source": self.key.source,

@@ -18,9 +18,10 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from reprise.training.checkpoint import DESCRIPTION, VERSION, cause_of
+from reprise.training.checkpoint import DESCRIPTION, cause_of
+from reprise.training.checkpoint_facts import VERSION, ResumeFacts
 from reprise.training.parallel import Processes
-from reprise.workspace import Json, file_checksum, sync, write_json
+from reprise.workspace import file_checksum, sync, write_json
 
 
 class CheckpointError(Exception):
@@ -50,16 +51,14 @@ class CheckpointWriter:
         """Whether there is a checkpoint to `finish` without waiting; processes may differ."""
         return self._thread is not None and not self._thread.is_alive()
 
-    def begin(
-        self, folder: Path, tensors: dict[str, Any], facts: dict[str, Json], published: Callable[[], None]
-    ) -> None:
+    def begin(self, folder: Path, tensors: dict[str, Any], facts: ResumeFacts, published: Callable[[], None]) -> None:
         """Start to write; a kill at any moment leaves the whole of it or nothing under its name.
 
         Args:
-            folder: its name; there is nothing there yet.
+            folder: must not exist yet.
             tensors: what `tensors_of` gives. On a CPU they must not change before `release`.
             facts: everything else that resumes, as JSON.
-            published: called in the thread of the first process when the checkpoint has its name.
+            published: called in the thread of the first process when the checkpoint is published.
 
         Raises:
             CheckpointError: the disk is full or gone; in all processes alike.
@@ -95,10 +94,10 @@ class CheckpointWriter:
             self.stall_s += time.perf_counter() - start
 
     def finish(self) -> Path | None:
-        """Wait until the checkpoint has its name, which is given; None where none was begun.
+        """Wait until the checkpoint is published and give its folder; None where none was begun.
 
         Raises:
-            CheckpointError: the disk is full or gone; the first process knows best.
+            CheckpointError: the disk is full or gone.
         """
         if self._thread is None:
             return None
@@ -116,7 +115,7 @@ class CheckpointWriter:
         return self._folder
 
     def wait(self) -> None:
-        """Let a checkpoint that was begun get its name, whatever stopped training."""
+        """Wait until a checkpoint that was begun is published, whatever stopped training."""
         if self._thread is not None:
             self._thread.join()
 

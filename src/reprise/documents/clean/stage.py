@@ -59,10 +59,9 @@ def clean_rows(clean: Clean, rows: pa.Table, place: Place) -> Outcome:
 
 def _judge(clean: Clean, lang: str, rows: Sequence[int], texts: Sequence[str]) -> Iterator[Drop]:
     """Drops by the heuristics among rows of one language."""
-    rules = clean.heuristics.get(lang, clean.heuristics["other"])
-    has_stop_words = lang == "en" or lang in clean.heuristics
+    rules = clean.rules_of(lang)
     for start, batch in _batches([texts[row] for row in rows]):
-        for place, broken in enumerate(find_broken(batch, rules, has_stop_words=has_stop_words), start):
+        for place, broken in enumerate(find_broken(batch, rules), start):
             if broken:
                 yield (rows[place], *broken)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from reprise.documents.label.classifier import DESCRIPTION
-from reprise.model.loading import explain_loading
+from reprise.model.failures import explain_loading
 from reprise.recipe.documents import Encoder
 
 SETTING = "documents.topics.encoder.model"

@@ -81,10 +81,12 @@ def ask_topics(
         asker = Asker(generator, topics.llm.generator, journal, setting=setting)
         for lang, chosen in sorted(sample.items()):
             prompt = load_prompt(lang, topics.llm.prompts)
-            requests = [topic_request(prompt, entry.text, topics.lists[lang], topics.llm) for entry in chosen]
+            requests = [topic_request(prompt, entry.text, topics.list_of(lang), topics.llm) for entry in chosen]
             before = asker.spending.cost
             outcomes = asker.ask(requests, f"label {lang}")
-            report[lang] = _read_answers(chosen, outcomes, topics.lists[lang], known.setdefault(lang, Labelled()), file)
+            report[lang] = _read_answers(
+                chosen, outcomes, topics.list_of(lang), known.setdefault(lang, Labelled()), file
+            )
             report[lang] |= {"prompt": prompt.name, "cost": asker.spending.cost - before}
             if not known[lang].texts:
                 raise UserError(

@@ -66,7 +66,7 @@ def run(
     """
     source = work.inputs["decontaminate"] / DOCUMENTS
     unlabelled = _count_unlabelled(source, set(split_sources))
-    labelled = collect_labels(source, topics.labelled, topics.lists, split_sources)
+    labelled = collect_labels(source, topics.labelled, topics.list_of, split_sources)
     for lang, count in sorted(unlabelled.items()):
         _check_can_learn(lang, count, labelled, topics)
     report: dict[str, Any] = {}
@@ -76,14 +76,14 @@ def run(
         report = {lang: {"asked": found} for lang, found in asked.items()}
     classifiers = work.output.resolve() / CLASSIFIERS
     for lang, known in labelled.items():
-        classifier, figures = fit_classifier(known, topics.lists[lang], seed, topics)
+        classifier, figures = fit_classifier(known, topics.list_of(lang), seed, topics)
         classifier.save(classifiers / lang)
         report[lang] = figures | report.get(lang, {})
     step = functools.partial(_label_rows, topics, tuple(split_sources), str(work.output.resolve()), os.getpid())
     run_step(work, "decontaminate", step, engine=engine, what="label")
     for name in [name for name in work.counts if name.startswith(_COUNTED)]:
         _, lang, how, topic = name.split("\t")
-        entry = report.setdefault(lang, {"topics": topics.lists.get(lang, [])})
+        entry = report.setdefault(lang, {"topics": topics.list_of(lang)})
         entry.setdefault(how, {})[topic] = work.counts.pop(name)
     write_json(work.output / REPORT, report)
     work.counts.update(labels={lang: len(known.texts) for lang, known in labelled.items()}, unlabelled=dict(unlabelled))
@@ -142,12 +142,6 @@ def _count_unlabelled(documents: Path, split_sources: set[str]) -> Counter[str]:
 
 
 def _check_can_learn(lang: str, count: int, labelled: Mapping[str, Labelled], topics: Topics) -> None:
-    if lang not in topics.lists:
-        raise UserError(
-            f"{count} documents of the language {lang!r} need a topic, but it has no list of topics",
-            where="documents.topics.lists",
-            remedy=f"add documents.topics.lists.{lang}, or do not split their source by topic",
-        )
     if lang not in labelled and topics.llm is None:
         raise UserError(
             f"{count} documents of the language {lang!r} need a topic, and there is no label to learn from",
@@ -189,7 +183,7 @@ def _label_rows(
         probabilities = classifier.probabilities(rows["text"].take(places).to_pylist())
         for row, best, probability in zip(places, probabilities.argmax(1), probabilities.max(1), strict=True):
             is_sure = probability >= topics.min_confidence
-            chosen[row] = classifier.topics[best] if is_sure else topics.lists[lang][-1]
+            chosen[row] = classifier.topics[best] if is_sure else topics.list_of(lang)[-1]
             confidence[row] = float(np.float32(probability))
             numbers[f"{_COUNTED}\t{lang}\t{'classified' if is_sure else 'unsure'}\t{chosen[row]}"] += 1
     return Outcome(columns={"topic": chosen, "topic_confidence": confidence}, numbers=dict(numbers))

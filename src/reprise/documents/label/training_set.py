@@ -2,7 +2,7 @@
 
 import heapq
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,9 @@ from reprise.documents.read.records import Reject, read_records
 from reprise.documents.table import read_table
 from reprise.errors import UserError
 from reprise.recipe.documents import Input
+
+ListOf = Callable[[str], Sequence[str]]
+"""Language -> its topics."""
 
 MAX_LABELS = 50_000
 """Most labels of a language that a classifier is fitted on: those with the smallest hash of the text."""
@@ -28,21 +31,21 @@ class Labelled:
 
 
 def collect_labels(
-    documents: Path, inputs: Sequence[Input], lists: Mapping[str, Sequence[str]], split_sources: Sequence[str]
+    documents: Path, inputs: Sequence[Input], list_of: ListOf, split_sources: Sequence[str]
 ) -> dict[str, Labelled]:
     """Labelled texts per language, each text once; held-out documents are left out.
 
     Args:
         documents: the table of the stage before.
         inputs: the user's labelled files.
-        lists: language -> topics.
+        list_of: gives the topics of a language.
         split_sources: sources whose labels must be topics of the list; labels of other sources are used if they are.
 
     Raises:
         UserError: a label is no topic of its language, or a labelled file cannot be read.
     """
     found: dict[str, list[tuple[int, str, str]]] = defaultdict(list)
-    for lang, text, label in [*_of_inputs(inputs, lists), *_of_documents(documents, lists, set(split_sources))]:
+    for lang, text, label in [*_of_inputs(inputs, list_of), *_of_documents(documents, list_of, set(split_sources))]:
         found[lang].append((xxhash.xxh3_64_intdigest(text.encode()), text, label))
         if len(found[lang]) > 2 * MAX_LABELS:
             found[lang] = heapq.nsmallest(MAX_LABELS, found[lang])
@@ -53,20 +56,18 @@ def collect_labels(
     return labelled
 
 
-def _of_documents(
-    documents: Path, lists: Mapping[str, Sequence[str]], split_sources: set[str]
-) -> Iterator[tuple[str, str, str]]:
+def _of_documents(documents: Path, list_of: ListOf, split_sources: set[str]) -> Iterator[tuple[str, str, str]]:
     columns = ["text", "lang", "source", "topic", "split", "origin"]
     for batch in read_table(documents, columns):
         for row in batch.filter(batch.column("topic").is_valid()).to_pylist():
-            known = row["topic"] in lists.get(row["lang"], ())
+            known = row["topic"] in list_of(row["lang"])
             if row["source"] in split_sources and not known:
-                raise _unknown(row["topic"], row["lang"], row["origin"], lists)
+                raise _unknown(row["topic"], row["lang"], row["origin"], list_of(row["lang"]))
             if known and row["split"] == "train":
                 yield row["lang"], row["text"], row["topic"]
 
 
-def _of_inputs(inputs: Sequence[Input], lists: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str, str]]:
+def _of_inputs(inputs: Sequence[Input], list_of: ListOf) -> Iterator[tuple[str, str, str]]:
     for number, entry in enumerate(inputs):
         where = f"documents.topics.labelled[{number}].path"
         constants = {"source": "labelled", **entry.constants}
@@ -76,27 +77,21 @@ def _of_inputs(inputs: Sequence[Input], lists: Mapping[str, Sequence[str]]) -> I
                 if isinstance(record, Reject):
                     reason = record.reason.replace("_", " ")
                     raise UserError(
-                        f"cannot be read: {reason}", where=f"{file.path}:{record.line}", remedy="mend the line"
+                        f"cannot be read: {reason}", where=f"{record.file}:{record.line}", remedy="correct the line"
                     )
-                place = f"{file.path}:{record.line}"
+                place = f"{record.file}:{record.line}"
                 text, topic = str(record.fields["text"]), record.fields["topic"]
                 if topic is None:
                     raise UserError("there is no topic", where=place, remedy="map it: `fields: {topic: NAME}`")
                 lang = record.fields["lang"] or detect_languages([text])[0]
-                if topic not in lists.get(lang, ()):
-                    raise _unknown(topic, lang, place, lists)
+                if topic not in list_of(lang):
+                    raise _unknown(topic, lang, place, list_of(lang))
                 yield lang, text, topic
 
 
-def _unknown(topic: str, lang: str, where: str, lists: Mapping[str, Sequence[str]]) -> UserError:
-    if lang not in lists:
-        return UserError(
-            f"the document carries the topic {topic!r}, but its language {lang!r} has no list of topics",
-            where=where,
-            remedy=f"add documents.topics.lists.{lang}",
-        )
+def _unknown(topic: str, lang: str, where: str, topics: Sequence[str]) -> UserError:
     return UserError(
-        f"{topic!r} is no topic of the language {lang!r}; its topics are: {', '.join(lists[lang])}",
+        f"{topic!r} is no topic of the language {lang!r}; its topics are: {', '.join(topics)}",
         where=where,
         remedy=f"correct the label, or add it to documents.topics.lists.{lang}",
     )

@@ -1,35 +1,22 @@
-"""Find the files of an input and open them, compressed or not, here or in an object store. Imports without Daft."""
+"""Find the files of an input, here or in an object store, and name those that are left out. Imports without Daft."""
 
 import glob
-import gzip
 import importlib.util
-import io
-import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import TypedDict
 
-import zstandard
-
-from reprise.documents.read.remote import is_remote, list_files, open_url
+from reprise.documents.read.formats import ARCHIVES, KNOWN, Format, extension_of, format_of
+from reprise.documents.read.remote import is_remote, list_files
+from reprise.documents.read.streams import first_line, printable
 from reprise.errors import UserError
 from reprise.recipe.documents import Input
 
-_COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
-_FORMATS = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".parquet": "parquet",
-    ".txt": "text",
-    ".text": "text",
-    ".md": "text",
-    ".markdown": "text",
-}
-DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError)
-"""What reading a broken archive raises."""
-
-_BLOCK = 16 << 10
+_DATASET_FILES = frozenset({"dataset_info.json", "state.json", "dataset_dict.json"})
+"""What `save_to_disk` of Hugging Face datasets writes beside the data."""
 
 
 @dataclass(frozen=True)
@@ -38,75 +25,240 @@ class SourceFile:
 
     path: str
     """Local path or URL."""
-    format: str
-    """`jsonl`, `parquet` or `text`."""
+    format: Format
     size: int
     """Bytes as stored."""
 
 
-def find_files(entry: Input, where: str) -> list[SourceFile]:
-    """The files of an input, ordered by path.
+@dataclass(frozen=True)
+class SkippedFile:
+    """A file that is not read."""
 
-    A folder stands for the files in it, at any depth, whose names tell a format; hidden ones are left out.
+    path: str
+    reason: str
+    """Such as `unknown extension`."""
+    size: int
+
+
+class SkippedKind(TypedDict):
+    """Skipped files of one extension and reason, for the manifest."""
+
+    extension: str
+    reason: str
+    files: int
+    bytes: int
+    first: str
+    """Path of the first of them."""
+
+
+@dataclass
+class Listing:
+    """The files of an input."""
+
+    files: list[SourceFile] = field(default_factory=list)
+    """In the order of their paths."""
+    skipped: list[SkippedFile] = field(default_factory=list)
+
+
+def find_files(entry: Input, where: str) -> list[SourceFile]:
+    """The files of an input that are read, ordered by path (see `list_input`)."""
+    return list_input(entry, where).files
+
+
+def list_input(entry: Input, where: str) -> Listing:
+    """The files of an input, and those that are left out.
+
+    A folder stands for the files in it, at any depth, whose names tell a format; links are followed. With a format in
+    the recipe, it stands for the files whose names tell that format or none.
 
     Args:
         entry: the input of the recipe.
-        where: name of the setting, such as `documents.inputs[0].path`.
+        where: name of the setting, such as `documents.inputs.0.path`.
 
     Raises:
-        UserError: nothing is there, or the format cannot be told.
+        UserError: there is no file to read, or the format cannot be told.
     """
-    paths, is_folder = _find_remote(entry.path, where) if is_remote(entry.path) else _find_local(entry.path, where)
-    files = []
+    listing = Listing()
+    if is_remote(entry.path):
+        is_folder, paths = _find_remote(entry.path, where)
+    else:
+        is_folder, paths = _find_local(entry.path, where, listing.skipped)
+    datasets = _DatasetFolders()
     for path, size in sorted(paths):
-        found = _format_of(path)
-        if is_folder and (found is None or (entry.format not in ("auto", found))):
+        if is_folder and (reason := datasets.reason_to_skip(path)):
+            listing.skipped.append(SkippedFile(path, reason, size))
             continue
-        if entry.format == "auto" and found is None:
+        name_format = format_of(path).format
+        if entry.format == "auto":
+            chosen = name_format
+        elif is_folder and name_format not in (None, entry.format) and not _is_read_as(name_format, entry.format):
+            listing.skipped.append(SkippedFile(path, f"not {entry.format}, the format of this input", size))
+            continue
+        else:
+            chosen = name_format if name_format in ARCHIVES else entry.format
+        if chosen is not None:
+            listing.files.append(SourceFile(path, chosen, size))
+        elif is_folder:
+            listing.skipped.append(SkippedFile(path, "unknown extension", size))
+        else:
             raise UserError(
-                f"the format of {path} cannot be told from its name",
+                f"the format of {printable(path)} cannot be told from its name",
                 where=f"{where}={entry.path}",
-                remedy=f"set {where.removesuffix('path')}format to jsonl, parquet or text",
+                remedy=f"set {where.removesuffix('path')}format, such as jsonl, parquet or text; {KNOWN}",
             )
-        files.append(SourceFile(path, found or entry.format if entry.format == "auto" else entry.format, size))
-    if not files:
-        kind = "readable file" if entry.format == "auto" else f"file of the format {entry.format}"
-        raise UserError(
-            f"this folder holds no {kind}" if is_folder else "no file matches",
-            where=f"{where}={entry.path}",
-            remedy="known names end in .jsonl, .parquet, .txt or .md, the text ones also with .gz or .zst",
+    if not listing.files:
+        raise _nothing_to_read(entry, where, is_folder, listing)
+    return listing
+
+
+def _is_read_as(name_format: Format | None, format: str) -> bool:
+    """Whether a file of one name can be asked to be read as another format: JSON Lines often ends in .json."""
+    return name_format in ARCHIVES or {name_format, format} == {"json", "jsonl"}
+
+
+def _nothing_to_read(entry: Input, where: str, is_folder: bool, listing: Listing) -> UserError:
+    kind = "readable file" if entry.format == "auto" else f"file of the format {entry.format}"
+    what = f"this folder holds no {kind}" if is_folder else "no file matches"
+    if listing.skipped:
+        what += f"; skipped are {describe_skipped(summarise_skipped(listing.skipped))}"
+    return UserError(what, where=f"{where}={printable(entry.path)}", remedy=KNOWN if is_folder else "correct the path")
+
+
+def summarise_skipped(skipped: Iterable[SkippedFile]) -> list[SkippedKind]:
+    """Skipped files by extension and reason, most bytes first."""
+    kinds: dict[tuple[str, str], SkippedKind] = {}
+    for file in skipped:
+        extension = extension_of(file.path.rsplit("/", 1)[-1])
+        kind = kinds.setdefault(
+            (extension, file.reason),
+            SkippedKind(extension=extension, reason=file.reason, files=0, bytes=0, first=printable(file.path)),
         )
-    return files
+        kind["files"] += 1
+        kind["bytes"] += file.size
+    return sorted(kinds.values(), key=lambda kind: (-kind["bytes"], kind["extension"], kind["reason"]))
 
 
-def _format_of(path: str) -> str | None:
-    suffixes = [suffix.lower() for suffix in Path(path).suffixes]
-    if suffixes and suffixes[-1] in _COMPRESSIONS:
-        suffixes.pop()
-        return _FORMATS.get(suffixes[-1]) if suffixes and suffixes[-1] != ".parquet" else None
-    return _FORMATS.get(suffixes[-1]) if suffixes else None
+def describe_skipped(kinds: Sequence[SkippedKind]) -> str:
+    """`2 .png (unknown extension, 1,204 bytes, first pictures/a.png), ...` for a message."""
+    return ", ".join(
+        f"{kind['files']:,} {kind['extension']} ({kind['reason']}, {kind['bytes']:,} bytes, first {kind['first']})"
+        for kind in kinds
+    )
 
 
-def _find_local(path: str, where: str) -> tuple[list[tuple[str, int]], bool]:
-    """Paths with sizes, and whether `path` is a folder."""
+class _DatasetFolders:
+    """Which files of a folder are data, where `save_to_disk` of Hugging Face datasets wrote it."""
+
+    def __init__(self) -> None:
+        self._data_files: dict[Path, frozenset[str] | None] = {}
+
+    def reason_to_skip(self, path: str) -> str | None:
+        """Why a file is no data of its own; None for one that is read."""
+        if is_remote(path):
+            return None
+        folder, name = Path(path).parent, Path(path).name
+        if name == "dataset_dict.json":
+            return "describes a saved data set"
+        data_files = self._of(folder)
+        if data_files is None or name in data_files:
+            return None
+        if name in _DATASET_FILES:
+            return "describes a saved data set"
+        return "no data file of the saved data set" if name.endswith(".arrow") else None
+
+    def _of(self, folder: Path) -> frozenset[str] | None:
+        """Names of the data files; None where the folder is no saved data set.
+
+        Raises:
+            UserError: the saved data set is a selection of rows, which is not read.
+        """
+        if folder not in self._data_files:
+            self._data_files[folder] = None
+            try:
+                state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+                names = frozenset(str(file["filename"]) for file in state["_data_files"])
+            except (OSError, ValueError, TypeError, KeyError):
+                return None
+            if state.get("_indices_files"):
+                raise UserError(
+                    "the saved data set is a selection of the rows of its files",
+                    where=str(folder),
+                    remedy="save it again after `dataset.flatten_indices()`",
+                )
+            self._data_files[folder] = names
+        return self._data_files[folder]
+
+
+def _find_local(path: str, where: str, skipped: list[SkippedFile]) -> tuple[bool, list[tuple[str, int]]]:
+    """Whether `path` is a folder, and paths with sizes; what cannot be taken is added to `skipped`."""
     if path.startswith("package:"):
         path = _inside_package(path.removeprefix("package:"), where)
     root = Path(path).expanduser()
     if root.is_dir():
-        inside = (found for found in root.rglob("*") if found.is_file() and not _is_hidden(found.relative_to(root)))
-        return [(str(found), found.stat().st_size) for found in inside], True
+        return True, list(_walk(root, skipped))
     if root.is_file():
-        return [(str(root), root.stat().st_size)], False
+        return False, [(str(root), root.stat().st_size)]
     if root.exists():
         raise UserError("neither a file nor a folder", where=f"{where}={path}")
     if not glob.has_magic(path):
-        raise UserError("this file does not exist", where=f"{where}={path}", remedy="correct the path")
-    matches = [Path(match) for match in glob.glob(str(root), recursive=True)]  # noqa: PTH207 (absolute patterns)
-    return [(str(match), match.stat().st_size) for match in matches if match.is_file()], False
+        what = "this link leads nowhere" if root.is_symlink() else "this file does not exist"
+        raise UserError(what, where=f"{where}={printable(path)}", remedy="correct the path")
+    matches = [Path(match) for match in glob.glob(_literal_start(root), recursive=True)]  # noqa: PTH207 (absolute)
+    paths = {str(match): match.stat().st_size for match in matches if match.is_file()}
+    if "**" not in path:
+        for folder in matches:
+            if folder.is_dir():
+                paths |= dict(_walk(folder, skipped))
+    skipped += [SkippedFile(str(match), "broken link", 0) for match in matches if not match.exists()]
+    return False, list(paths.items())
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _literal_start(pattern: Path) -> str:
+    """The pattern, with the folders at its beginning that exist under exactly this name taken as they are written."""
+    start = Path(pattern.anchor)
+    rest = list(pattern.parts[1:] if pattern.anchor else pattern.parts)
+    while len(rest) > 1 and (start / rest[0]).is_dir():
+        start /= rest.pop(0)
+    prefix = "" if start == Path() else glob.escape(str(start))
+    return str(Path(prefix, *rest))
+
+
+def _walk(root: Path, skipped: list[SkippedFile]) -> Iterator[tuple[str, int]]:
+    """Files below a folder with their sizes; links are followed, and a folder is entered once."""
+    entered = {_identity(root)}
+    waiting = [root]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            skipped.append(SkippedFile(str(folder), error.strerror or str(error), 0))
+            continue
+        for entry in entries:
+            try:
+                stat = entry.stat()
+            except OSError as error:
+                broken = "broken link" if entry.is_symlink() else error.strerror or str(error)
+                skipped.append(SkippedFile(entry.path, broken, 0))
+                continue
+            if entry.name.startswith("."):
+                skipped.append(SkippedFile(entry.path, "hidden", stat.st_size if entry.is_file() else 0))
+            elif entry.is_dir():
+                identity = (stat.st_dev, stat.st_ino)
+                if identity in entered:
+                    skipped.append(SkippedFile(entry.path, "link to a folder that is read already", 0))
+                else:
+                    entered.add(identity)
+                    waiting.append(Path(entry.path))
+            elif entry.is_file():
+                yield entry.path, stat.st_size
+            else:
+                skipped.append(SkippedFile(entry.path, "neither a file nor a folder", 0))
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    stat = folder.stat()
+    return stat.st_dev, stat.st_ino
 
 
 def _inside_package(path: str, where: str) -> str:
@@ -119,75 +271,15 @@ def _inside_package(path: str, where: str) -> str:
     return str(Path(next(iter(spec.submodule_search_locations))) / rest)
 
 
-def _find_remote(url: str, where: str) -> tuple[list[tuple[str, int]], bool]:
-    is_folder = not glob.has_magic(url) and _format_of(url) is None
+def _find_remote(url: str, where: str) -> tuple[bool, list[tuple[str, int]]]:
+    is_folder = not glob.has_magic(url) and format_of(url).format is None
     try:
-        return list_files(url, is_folder=is_folder), is_folder
+        return is_folder, list_files(url, is_folder=is_folder)
     except FileNotFoundError:
-        return [], is_folder
+        return is_folder, []
     except Exception as error:
         raise UserError(
-            f"cannot be listed: {_first_line(error)}",
+            f"cannot be listed: {first_line(error)}",
             where=f"{where}={url}",
             remedy="check the address, the network and the credentials in the environment",
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def open_file(path: str) -> BinaryIO:
-    """Open a file or URL for reading bytes, decompressed by its suffix.
-
-    Raises:
-        UserError: it cannot be opened. Reading may raise one of DAMAGED.
-    """
-    try:
-        raw = open_url(path) if is_remote(path) else Path(path).open("rb")  # noqa: SIM115
-    except Exception as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or _first_line(error)
-        raise UserError(f"cannot be opened: {reason}", where=path) from error
-    compression = _COMPRESSIONS.get(Path(path).suffix.lower())
-    if compression == "gzip":
-        return cast(BinaryIO, gzip.GzipFile(fileobj=raw))
-    if compression == "zstd":
-        return cast(BinaryIO, io.BufferedReader(_Blocks(_zstd_blocks(raw)), 1 << 20))
-    return raw
-
-
-def _zstd_blocks(raw: BinaryIO) -> Iterator[bytes]:
-    """Decompressed blocks of all frames. The library's own reader takes a truncated frame for the end of the file."""
-    decoder = None
-    with raw:
-        while block := raw.read(_BLOCK):
-            while block:
-                decoder = decoder or zstandard.ZstdDecompressor().decompressobj()
-                yield decoder.decompress(block)
-                block = decoder.unused_data if decoder.eof else b""
-                decoder = None if decoder.eof else decoder
-    if decoder is not None:
-        raise EOFError("the zstd frame ends early")
-
-
-class _Blocks(io.RawIOBase):
-    """A file over an iterator of blocks."""
-
-    def __init__(self, blocks: Iterator[bytes]) -> None:
-        self._blocks = blocks
-        self._held = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: object) -> int:
-        target = memoryview(cast(bytearray, buffer))
-        while not self._held:
-            block = next(self._blocks, None)
-            if block is None:
-                return 0
-            self._held = memoryview(block)
-        count = min(len(target), len(self._held))
-        target[:count] = self._held[:count]
-        self._held = self._held[count:]
-        return count

@@ -4,34 +4,114 @@ import functools
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import xxhash
 
 from reprise.documents.engine import Engine, run_pieces
 from reprise.documents.language import detect_languages
-from reprise.documents.read.files import SourceFile, find_files
-from reprise.documents.read.records import Record, Reject, read_records
+from reprise.documents.read.files import (
+    SkippedFile,
+    SkippedKind,
+    SourceFile,
+    describe_skipped,
+    list_input,
+    summarise_skipped,
+)
+from reprise.documents.read.records import Item, Record, Reject, read_records, read_span
+from reprise.documents.read.spans import Span, count_line_ends, number_lines, split_file
+from reprise.documents.read.streams import printable
 from reprise.documents.table import DOCUMENTS, PART_BYTES, TableWriter, hash_text
 from reprise.errors import UserError
+from reprise.progress import console
 from reprise.recipe.documents import Input
 from reprise.workspace import Work
 
 REJECTS = "rejects.jsonl"
 
+SPAN_BYTES = 2 * PART_BYTES
+"""A longer JSON Lines file is read in pieces of this size, as it is stored."""
 _BATCH_ROWS, _BATCH_CHARS = 1000, 4 << 20
 _PIECE_FILES = 1000
 
 
-def input_files(inputs: Sequence[Input]) -> list[SourceFile]:
-    """All files that the stage reads, in order.
+class BucketCount(TypedDict):
+    """Documents of one language, source and split."""
 
-    Raises:
-        UserError: an input has none, or its format cannot be told.
-    """
-    return [file for number, entry in enumerate(inputs) for file in find_files(entry, _setting(number))]
+    language: str
+    source: str
+    split: str
+    documents: int
+
+
+class ReadCounts(TypedDict):
+    """Counts of the manifest."""
+
+    documents_in: int
+    documents_out: int
+    rejects: int
+    not_in_sample: int
+    reject_reasons: dict[str, int]
+    text_bytes: int
+    languages_detected: int
+    fields_left_out: dict[str, int]
+    """Field -> documents whose value was no text: the id is then the hash of the text, the topic is left to `label`."""
+    buckets: list[BucketCount]
+    files: int
+    file_bytes: int
+    skipped: list[SkippedKind]
+    """Files of the inputs that were not read."""
+
+
+@dataclass(frozen=True)
+class FilePart:
+    """A file, or a part of a long one."""
+
+    file: SourceFile
+    span: Span | None = None
+
+    def num_bytes(self) -> int:
+        """Bytes as stored."""
+        return self.file.size if self.span is None else self.span.end - self.span.start
+
+
+@dataclass(frozen=True)
+class ReadPiece:
+    """What one worker reads at a time: files of one input, of about PART_BYTES together."""
+
+    index: int
+    input_index: int
+    entry: Input
+    parts: list[FilePart]
+
+
+@dataclass
+class PieceCounts:
+    """What a worker counted in a piece."""
+
+    documents: int = 0
+    rejects: Counter[str] = field(default_factory=Counter)
+    """Reason -> documents."""
+    buckets: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    """(language, source, split) -> documents."""
+    text_bytes: int = 0
+    languages_detected: int = 0
+    not_in_sample: int = 0
+    fields_left_out: Counter[str] = field(default_factory=Counter)
+    skipped: list[SkippedFile] = field(default_factory=list)
+
+    def add(self, other: "PieceCounts") -> None:
+        """Add what another piece counted."""
+        self.documents += other.documents
+        self.rejects.update(other.rejects)
+        self.buckets.update(other.buckets)
+        self.text_bytes += other.text_bytes
+        self.languages_detected += other.languages_detected
+        self.not_in_sample += other.not_in_sample
+        self.fields_left_out.update(other.fields_left_out)
+        self.skipped += other.skipped
 
 
 def run(work: Work, *, inputs: list[Input], engine: Engine, valid_share: float, max_reject_share: float) -> None:
@@ -42,123 +122,151 @@ def run(work: Work, *, inputs: list[Input], engine: Engine, valid_share: float, 
     """
     if not inputs:
         raise UserError("there is no input", where="documents.inputs=[]", remedy="name at least one file or folder")
-    pieces = list(_pieces(inputs))
-    num_bytes = sum(file["size"] for piece in pieces for file in piece["files"])
+    listings = [list_input(entry, _setting(index)) for index, entry in enumerate(inputs)]
+    pieces = list(
+        _pieces(
+            inputs,
+            [_split_long_files(listing.files, entry, engine) for listing, entry in zip(listings, inputs, strict=True)],
+        )
+    )
+    num_bytes = sum(part.num_bytes() for piece in pieces for part in piece.parts)
     read = functools.partial(_read_piece, str(work.output.resolve()), valid_share)
     results = run_pieces(read, pieces, engine=engine, what="read", num_bytes=num_bytes)
 
+    total = PieceCounts(skipped=[skipped for listing in listings for skipped in listing.skipped])
     per_input: Counter[int] = Counter()
-    buckets: Counter[tuple[str, str, str]] = Counter()
-    reasons: Counter[str] = Counter()
-    for piece, result in zip(pieces, results, strict=True):
-        per_input[piece["input"]] += result["documents"] + result["left_out"] + sum(result["rejects"].values())
-        reasons.update(result["rejects"])
-        buckets.update({(lang, source, split): count for lang, source, split, count in result["buckets"]})
-    for number, entry in enumerate(inputs):
-        if not per_input[number]:
+    for piece, counts in zip(pieces, results, strict=True):
+        per_input[piece.input_index] += counts.documents + counts.not_in_sample + counts.rejects.total()
+        total.add(counts)
+    skipped = summarise_skipped(total.skipped)
+    if skipped:
+        console.print(f"read: skipped {describe_skipped(skipped)}", markup=False, highlight=False, soft_wrap=True)
+    for index, entry in enumerate(inputs):
+        if not per_input[index]:
             raise UserError(
                 "the input holds no document",
-                where=f"{_setting(number)}={entry.path}",
+                where=f"{_setting(index)}={printable(entry.path)}",
                 remedy="take it out, or check its format",
             )
     rejects = _join_rejects(work.output)
-    num_documents = sum(result["documents"] for result in results)
-    left_out = sum(result["left_out"] for result in results)
     work.counts.update(
-        documents_in=num_documents + left_out + rejects,
-        documents_out=num_documents,
-        rejects=rejects,
-        not_in_sample=left_out,
-        reject_reasons=dict(reasons.most_common()),
-        text_bytes=sum(result["text_bytes"] for result in results),
-        languages_detected=sum(result["detected"] for result in results),
-        buckets=[
-            {"language": lang, "source": source, "split": split, "documents": count}
-            for (lang, source, split), count in sorted(buckets.items())
-        ],
+        ReadCounts(
+            documents_in=total.documents + total.not_in_sample + rejects,
+            documents_out=total.documents,
+            rejects=rejects,
+            not_in_sample=total.not_in_sample,
+            reject_reasons=dict(total.rejects.most_common()),
+            text_bytes=total.text_bytes,
+            languages_detected=total.languages_detected,
+            fields_left_out=dict(total.fields_left_out),
+            buckets=[
+                BucketCount(language=lang, source=source, split=split, documents=count)
+                for (lang, source, split), count in sorted(total.buckets.items())
+            ],
+            files=sum(len(listing.files) for listing in listings),
+            file_bytes=sum(file.size for listing in listings for file in listing.files),
+            skipped=skipped,
+        )
     )
-    if rejects > max_reject_share * (num_documents + rejects):
-        raise _too_many(work.output / REJECTS, rejects, num_documents, max_reject_share, reasons)
+    if rejects > max_reject_share * (total.documents + rejects):
+        raise _too_many(work.output / REJECTS, rejects, total.documents, max_reject_share, total.rejects)
 
 
 def _setting(number: int) -> str:
     return f"documents.inputs.{number}.path"
 
 
-def _pieces(inputs: Sequence[Input]) -> Iterator[dict[str, Any]]:
+def _split_long_files(files: Sequence[SourceFile], entry: Input, engine: Engine) -> list[FilePart]:
+    """Each file, long ones in parts whose lines are numbered."""
+    spans = {file: split_file(file, entry, SPAN_BYTES) for file in files}
+    pieces = [(file.path, span) for file, parts in spans.items() for span in parts]
+    if not pieces:
+        return [FilePart(file) for file in files]
+    num_bytes = sum(span.end - span.start for _, span in pieces)
+    counted = run_pieces(_count_line_ends, pieces, engine=engine, what="count lines", num_bytes=num_bytes)
+    line_ends = dict(zip(pieces, counted, strict=True))
+    parts: list[FilePart] = []
+    for file, of_file in spans.items():
+        numbered = number_lines(of_file, [line_ends[file.path, span] for span in of_file])
+        parts += [FilePart(file, span) for span in numbered] if numbered else [FilePart(file)]
+    return parts
+
+
+def _count_line_ends(piece: tuple[str, Span]) -> int:
+    return count_line_ends(*piece)
+
+
+def _pieces(inputs: Sequence[Input], parts_of_inputs: Sequence[Sequence[FilePart]]) -> Iterator[ReadPiece]:
     """Groups of files of one input, of about PART_BYTES: many small files make one piece."""
-    number = 0
-    for index, entry in enumerate(inputs):
-        group: list[SourceFile] = []
-        for file in [*find_files(entry, _setting(index)), None]:
-            full = len(group) >= _PIECE_FILES or sum(held.size for held in group) >= PART_BYTES
-            if group and (file is None or full):
-                yield {
-                    "number": number,
-                    "input": index,
-                    "entry": entry.model_dump(),
-                    "files": [asdict(f) for f in group],
-                }
-                number, group = number + 1, []
-            if file is not None:
-                group.append(file)
+    index = 0
+    for input_index, (entry, parts) in enumerate(zip(inputs, parts_of_inputs, strict=True)):
+        group: list[FilePart] = []
+        group_bytes = 0
+        for part in [*parts, None]:
+            if group and (part is None or len(group) >= _PIECE_FILES or group_bytes >= PART_BYTES):
+                yield ReadPiece(index, input_index, entry, group)
+                index, group, group_bytes = index + 1, [], 0
+            if part is not None:
+                group.append(part)
+                group_bytes += part.num_bytes()
 
 
-def _read_piece(output: str, valid_share: float, piece: dict[str, Any]) -> dict[str, Any]:
+def _read_piece(output: str, valid_share: float, piece: ReadPiece) -> PieceCounts:
     """Runs in a worker: the files of one piece into parts that are named after it."""
-    name = f"part-{piece['number']:05d}"
-    entry = Input(**piece["entry"])
-    buckets: Counter[tuple[str, str, str]] = Counter()
-    reasons: Counter[str] = Counter()
-    text_bytes = detected = left_out = 0
-    rejects = Path(output, f"{REJECTS}.{piece['number']:05d}")
-    with TableWriter(Path(output, DOCUMENTS), prefix=name) as writer, rejects.open("w", encoding="utf-8") as rejected:
-        for rows, bad in _batches([SourceFile(**file) for file in piece["files"]], entry):
+    entry = piece.entry
+    counts = PieceCounts()
+    rejects = Path(output, f"{REJECTS}.{piece.index:06d}")
+    with (
+        TableWriter(Path(output, DOCUMENTS), prefix=f"part-{piece.index:06d}") as writer,
+        rejects.open("w", encoding="utf-8") as rejected,
+    ):
+        for records, bad in _batches(_read_parts(piece, counts.skipped)):
             for reject in bad:
-                reasons[reject.reason] += 1
+                counts.rejects[reject.reason] += 1
                 rejected.write(json.dumps(asdict(reject), ensure_ascii=False) + "\n")
-            num_read = len(rows)
-            rows = [row for row in rows if _sampled(row["text"], entry.sample)]
-            left_out += num_read - len(rows)
-            detected += _fill(rows, valid_share)
-            buckets.update((row["lang"], row["source"], row["split"]) for row in rows)
-            text_bytes += sum(len(row["text"].encode()) for row in rows)
+            rows = [_as_row(record) for record in records if _sampled(str(record.fields["text"]), entry.sample)]
+            counts.not_in_sample += len(records) - len(rows)
+            counts.fields_left_out.update(name for record in records for name in record.left_out)
+            counts.languages_detected += _fill(rows, valid_share)
+            counts.buckets.update((row["lang"], row["source"], row["split"]) for row in rows)
+            counts.text_bytes += sum(len(row["text"].encode()) for row in rows)
             if rows:
                 writer.write(rows)
-    return {
-        "documents": writer.num_rows,
-        "rejects": dict(reasons),
-        "buckets": [[*bucket, count] for bucket, count in buckets.items()],
-        "text_bytes": text_bytes,
-        "detected": detected,
-        "left_out": left_out,
-    }
+    counts.documents = writer.num_rows
+    return counts
+
+
+def _read_parts(piece: ReadPiece, skipped: list[SkippedFile]) -> Iterator[Item]:
+    for part in piece.parts:
+        if part.span is None:
+            yield from read_records(part.file, piece.entry, skipped.append)
+        else:
+            yield from read_span(part.file, piece.entry, part.span)
 
 
 Row = dict[str, Any]
 
 
-def _batches(files: Sequence[SourceFile], entry: Input) -> Iterator[tuple[list[Row], list[Reject]]]:
-    """Rows and rejects, a bounded number of characters at a time."""
-    rows: list[Row] = []
+def _batches(items: Iterator[Item]) -> Iterator[tuple[list[Record], list[Reject]]]:
+    """Records and rejects, a bounded number of characters at a time."""
+    records: list[Record] = []
     bad: list[Reject] = []
     num_chars = 0
-    for file in files:
-        for item in read_records(file, entry):
-            if isinstance(item, Reject):
-                bad.append(item)
-            else:
-                rows.append(_as_row(file, item))
-                num_chars += len(rows[-1]["text"])
-            if len(rows) + len(bad) >= _BATCH_ROWS or num_chars >= _BATCH_CHARS:
-                yield rows, bad
-                rows, bad, num_chars = [], [], 0
-    yield rows, bad
+    for item in items:
+        if isinstance(item, Reject):
+            bad.append(item)
+        else:
+            records.append(item)
+            num_chars += len(str(item.fields["text"]))
+        if len(records) + len(bad) >= _BATCH_ROWS or num_chars >= _BATCH_CHARS:
+            yield records, bad
+            records, bad, num_chars = [], [], 0
+    yield records, bad
 
 
-def _as_row(file: SourceFile, record: Record) -> Row:
+def _as_row(record: Record) -> Row:
     row: Row = dict(record.fields)
-    row["origin"] = row["origin"] or f"{file.path}:{record.line}"
+    row["origin"] = row["origin"] or f"{record.file}:{record.line}"
     row["id"] = row["id"] or hash_text(row["text"])
     return row
 
@@ -205,7 +313,10 @@ _REMEDIES = {
     "text_is_not_a_string": "name the field that holds the text: `fields: {text: NAME}`",
     "unknown_language_code": "write a code of ISO 639 or BCP 47, or set it for the input: `constants: {lang: tr}`",
     "no_source": "name the source of the input: `constants: {source: web}`",
-    "not_utf8": "convert the file to UTF-8",
+    "not_utf8": "set `encoding`, such as gb18030 or cp1252, or convert the file to UTF-8",
+    "wrong_encoding": "set another `encoding`",
+    "lone_surrogate": "set `lone_surrogates: repair`, which writes U+FFFD in the place of the half character",
+    "wrong_number_of_columns": "correct the rows: each needs as many columns as the first line names",
     "not_json": "one JSON object to a line is expected; set `format` if the file holds something else",
     "not_an_object": "one JSON object to a line is expected",
 }
@@ -215,7 +326,7 @@ def _too_many(path: Path, rejects: int, documents: int, limit: float, reasons: C
     with path.open(encoding="utf-8") as lines:
         first = json.loads(next(lines))
     listing = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
-    remedy = _REMEDIES.get(reasons.most_common(1)[0][0], "mend the files")
+    remedy = _REMEDIES.get(reasons.most_common(1)[0][0], "correct the files")
     return UserError(
         f"{rejects} of {rejects + documents} documents cannot be read ({listing}); the first is this one",
         where=f"{first['file']}:{first['line']}",

@@ -7,7 +7,7 @@ files; so a score can be repeated with the harness alone. MAWPS and SciEval are 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import yaml
 
@@ -123,13 +123,13 @@ def _scieval(items: LocalSet) -> list[Part]:
 
 
 def _probe(items: LocalSet) -> list[Part]:
-    questions = LocalSet([dict(question) for question in probe_questions()], [])
+    questions = LocalSet(cast(list[Item], probe_questions()), [])
     return [
         Part(
             "icl_probe",
             _choice("icl_probe"),
             questions,
-            lambda item: {name: item[name] for name in ("query", "choices", "gold")},
+            lambda item: {name: value for name, value in item.items() if name != "kind"},
         )
     ]
 

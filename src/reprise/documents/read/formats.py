@@ -1,0 +1,69 @@
+"""What the name of a file says: its format, and how it is compressed."""
+
+import gzip
+import lzma
+import zlib
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Literal
+
+import zstandard
+
+Format = Literal[
+    "jsonl", "json", "csv", "tsv", "parquet", "arrow", "text", "html", "warc", "pdf", "docx", "epub", "tar", "zip"
+]
+Compression = Literal["gzip", "zstd", "xz", "bzip2"]
+
+_COMPRESSIONS: dict[str, Compression] = {
+    ".gz": "gzip", ".zst": "zstd", ".zstd": "zstd", ".xz": "xz", ".bz2": "bzip2",
+}  # fmt: skip
+_FORMATS: dict[str, Format] = {
+    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet",
+    ".arrow": "arrow", ".txt": "text", ".text": "text", ".md": "text", ".markdown": "text", ".html": "html",
+    ".htm": "html", ".xhtml": "html", ".warc": "warc", ".pdf": "pdf", ".docx": "docx", ".epub": "epub", ".tar": "tar",
+    ".zip": "zip",
+}  # fmt: skip
+_BOTH: dict[str, tuple[Format, Compression]] = {
+    ".tgz": ("tar", "gzip"), ".tbz2": ("tar", "bzip2"), ".txz": ("tar", "xz"), ".tzst": ("tar", "zstd"),
+}  # fmt: skip
+
+SEEKING: frozenset[Format] = frozenset({"parquet", "arrow", "zip"})
+"""Formats that are read out of order, so that compression around them is not taken off."""
+ARCHIVES: frozenset[Format] = frozenset({"tar", "zip"})
+PAGES: frozenset[Format] = frozenset({"html", "warc", "pdf", "docx", "epub"})
+"""Formats that a parser in a process of its own turns into text."""
+
+DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError)
+"""What reading a broken archive raises; bz2 raises OSError."""
+
+KNOWN = "known names end in .jsonl, .json, .csv, .tsv, .parquet, .arrow, .txt, .md, .html, .warc, .pdf, .docx, .epub, \
+.tar or .zip, most of them also with .gz, .zst, .xz or .bz2"
+
+
+@dataclass(frozen=True)
+class NameFormat:
+    """What a name says."""
+
+    format: Format | None
+    compression: Compression | None = None
+
+
+def format_of(path: str) -> NameFormat:
+    """Format and compression by the end of a name; no format where the name tells none."""
+    suffixes = [suffix.lower() for suffix in PurePosixPath(path).suffixes]
+    if not suffixes:
+        return NameFormat(None)
+    if suffixes[-1] in _BOTH:
+        return NameFormat(*_BOTH[suffixes[-1]])
+    if (compression := _COMPRESSIONS.get(suffixes[-1])) is None:
+        return NameFormat(_FORMATS.get(suffixes[-1]))
+    inner = _FORMATS.get(suffixes[-2]) if len(suffixes) > 1 else None
+    return NameFormat(None if inner in SEEKING else inner, compression)
+
+
+def extension_of(path: str) -> str:
+    """What a ledger calls the kind of a file: the end of its name with the compression, such as `.jsonl.lz4`."""
+    suffixes = PurePosixPath(path).suffixes
+    if not suffixes:
+        return "no extension"
+    return "".join(suffixes[-2:] if suffixes[-1].lower() in _COMPRESSIONS else suffixes[-1:]).lower()

@@ -1,0 +1,135 @@
+"""A record: a document as its file gives it, or the reason why it is none."""
+
+import contextlib
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from reprise.documents.read.fields import UnreadableError, check_fields, find_value
+from reprise.recipe.documents import Input
+
+MAX_DOCUMENT_BYTES = 64 << 20
+"""A longer line or text file is rejected: one document must fit into the memory of a worker many times over."""
+
+_EXCERPT_CHARS = 200
+
+
+@dataclass(frozen=True)
+class Record:
+    """A document as its file gives it."""
+
+    file: str
+    """Path as it is shown."""
+    line: int
+    """Line or row, counted from 1."""
+    fields: dict[str, str | None]
+    """Known field -> value."""
+    left_out: tuple[str, ...] = ()
+    """Fields whose value is no text and was left out."""
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A document that cannot be read."""
+
+    file: str
+    line: int
+    reason: str
+    excerpt: str
+
+
+Item = Record | Reject
+
+
+def split_documents(
+    stream: BinaryIO, format: str, first_line: int = 1, size: Callable[[], float] = lambda: math.inf
+) -> Iterator[tuple[int, bytes | None]]:
+    """(line, bytes) of each document; None for one that is too long, which is passed over without being held.
+
+    Args:
+        stream: UTF-8.
+        format: `text`, which is one document, or `jsonl`.
+        first_line: number of the first line; where it is above 1, the stream begins inside the line before it.
+        size: bytes after which no line may begin.
+    """
+    if format == "text":
+        raw = stream.read(MAX_DOCUMENT_BYTES + 1)
+        yield 1, raw if len(raw) <= MAX_DOCUMENT_BYTES else None
+        return
+    line, position = first_line - 1, 0
+    if first_line > 1:
+        position += _pass_line(stream)
+    while position <= size() and (raw := stream.readline(MAX_DOCUMENT_BYTES + 1)):
+        line += 1
+        position += len(raw)
+        if len(raw) > MAX_DOCUMENT_BYTES:
+            yield line, None
+            if not raw.endswith(b"\n"):
+                position += _pass_line(stream)
+        elif raw.strip():
+            yield line, raw
+
+
+def _pass_line(stream: BinaryIO) -> int:
+    """Read to the end of the line; returns how many bytes it had left."""
+    count = 0
+    while raw := stream.readline(1 << 20):
+        count += len(raw)
+        if raw.endswith(b"\n"):
+            break
+    return count
+
+
+def read_one(file: str, line: int, raw: bytes | None, format: str, entry: Input, names: dict[str, str]) -> Item:
+    """The record of one line of JSON Lines, or of a whole text file."""
+    try:
+        if raw is None:
+            raise UnreadableError("too_long")
+        text = decode(raw, entry)
+        if format == "text":
+            return as_record(file, line, {"text": text}, entry)
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            raise UnreadableError("not_json") from None
+        if not isinstance(value, dict):
+            raise UnreadableError("not_an_object")
+        return as_record(file, line, {field: find_value(value, name) for field, name in names.items()}, entry)
+    except UnreadableError as reason:
+        return Reject(file, line, str(reason), excerpt_of(raw))
+
+
+def decode(raw: bytes, entry: Input) -> str:
+    """UTF-8 bytes as text; halves of characters that were encoded on their own stay where they will be repaired.
+
+    Raises:
+        UnreadableError: it is no UTF-8.
+    """
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        if entry.lone_surrogates == "repair" and entry.encoding in ("auto", "utf-8"):
+            with contextlib.suppress(UnicodeDecodeError):
+                return raw.decode("utf-8", "surrogatepass")
+        raise UnreadableError("not_utf8" if entry.encoding == "auto" else "wrong_encoding") from None
+
+
+def as_record(file: str, line: int, values: dict[str, Any], entry: Input) -> Record:
+    """The record of a document's values.
+
+    Raises:
+        UnreadableError: they make no document.
+    """
+    fields, left_out = check_fields(values, entry)
+    return Record(file, line, fields, left_out)
+
+
+def excerpt_of(raw: bytes | str | None) -> str:
+    """The beginning of a document that cannot be read."""
+    if raw is None:
+        return ""
+    if isinstance(raw, str):
+        raw = raw[: 4 * _EXCERPT_CHARS].encode("utf-8", "backslashreplace")
+    return raw[: 4 * _EXCERPT_CHARS].decode("utf-8", "backslashreplace")[:_EXCERPT_CHARS].strip()

@@ -1,0 +1,220 @@
+"""Tables: Parquet, Arrow (as `save_to_disk` of Hugging Face datasets writes it), CSV and TSV."""
+
+import csv
+import io
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from reprise.documents.read import record
+from reprise.documents.read.fields import UnreadableError, find_value, names_to_read
+from reprise.errors import UserError
+from reprise.recipe.documents import Input
+
+_BATCH_ROWS = 256
+_ARROW_FILE = b"ARROW1"
+
+
+def read_parquet(stream: BinaryIO, name: str, entry: Input) -> Iterator[record.Item]:
+    """The rows of a Parquet file; only the columns that are needed are read."""
+    with pq.ParquetFile(stream) as file:
+        columns = _Columns(name, entry, file.schema_arrow)
+        yield from columns.read(file.iter_batches(batch_size=_BATCH_ROWS, columns=columns.paths()))
+
+
+def read_arrow(stream: BinaryIO, name: str, entry: Input) -> Iterator[record.Item]:
+    """The rows of an Arrow file or stream."""
+    is_file = stream.read(len(_ARROW_FILE)) == _ARROW_FILE
+    stream.seek(0)
+    if is_file:
+        file = pa.ipc.open_file(stream)
+        batches = (file.get_batch(index) for index in range(file.num_record_batches))
+        yield from _Columns(name, entry, file.schema).read(batches)
+    else:
+        reader = pa.ipc.open_stream(stream)
+        yield from _Columns(name, entry, reader.schema).read(reader)
+
+
+class _Columns:
+    """Where the fields of a document lie in a table."""
+
+    def __init__(self, name: str, entry: Input, schema: pa.Schema) -> None:
+        self._name, self._entry = name, entry
+        self._columns: dict[str, tuple[list[str], str]] = {}
+        """Field -> (column and fields of structs on the way, what is left of the dotted name)."""
+        for field, column in names_to_read(entry).items():
+            located = _locate(schema, column)
+            if located is not None:
+                self._columns[field] = located
+            elif field == "text" or field in entry.fields:
+                raise UserError(
+                    f"there is no column {column!r} for the field {field}; the columns are {', '.join(schema.names)}",
+                    where=name,
+                    remedy=f"map it in documents.inputs: `fields: {{{field}: COLUMN}}`",
+                )
+        for path, _ in self._columns.values():
+            if schema.names.count(path[0]) > 1:
+                raise UserError(
+                    f"there are {schema.names.count(path[0])} columns {path[0]!r}",
+                    where=name,
+                    remedy="rename all but one of them",
+                )
+        self._check_text(schema)
+
+    def _check_text(self, schema: pa.Schema) -> None:
+        path, rest = self._columns["text"]
+        kind = schema.field(path[0]).type
+        for child in path[1:]:
+            kind = kind.field(child).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if not rest and not _is_text(kind) and not _is_binary(kind):
+            raise UserError(
+                f"the column {'.'.join(path)!r} holds {kind}, not text",
+                where=self._name,
+                remedy="map the right one in documents.inputs: `fields: {text: COLUMN}`",
+            )
+
+    def paths(self) -> list[str]:
+        """Dotted names of the columns to read."""
+        return list(dict.fromkeys(".".join(path) for path, _ in self._columns.values()))
+
+    def read(self, batches: Iterator[pa.RecordBatch]) -> Iterator[record.Item]:
+        """The records of all rows."""
+        row = 0
+        for batch in batches:
+            for start in range(0, batch.num_rows, _BATCH_ROWS):
+                rows = batch.slice(start, _BATCH_ROWS)
+                values = {field: _values(rows, path) for field, (path, _) in self._columns.items()}
+                for index in range(rows.num_rows):
+                    row += 1
+                    yield self._read_row(row, {field: column[index] for field, column in values.items()})
+
+    def _read_row(self, row: int, values: dict[str, Any]) -> record.Item:
+        text = values["text"]
+        try:
+            for field, value in values.items():
+                if value is _UNDECODABLE:
+                    raise UnreadableError("not_utf8")
+                if isinstance(value, _Utf8) or (field == "text" and isinstance(value, bytes)):
+                    values[field] = record.decode(bytes(value), self._entry)
+                if rest := self._columns[field][1]:
+                    values[field] = find_value(values[field], rest)
+            return record.as_record(self._name, row, values, self._entry)
+        except UnreadableError as reason:
+            excerpt = text if isinstance(text, bytes) else str("" if text in (None, _UNDECODABLE) else text)
+            return record.Reject(self._name, row, str(reason), record.excerpt_of(excerpt))
+
+
+class _Utf8(bytes):
+    """Bytes of a column that says that it holds text."""
+
+
+_UNDECODABLE = object()
+"""Stands for a value that Arrow cannot turn into a Python object, for invalid UTF-8 somewhere inside."""
+
+
+def _locate(schema: pa.Schema, name: str) -> tuple[list[str], str] | None:
+    """The column of a dotted name, the fields of structs inside it, and the rest; None where there is none."""
+    if name in schema.names:
+        return [name], ""
+    for cut in (index for index, char in enumerate(name) if char == "."):
+        if name[:cut] in schema.names:
+            path, rest = [name[:cut]], name[cut + 1 :]
+            kind = schema.field(name[:cut]).type if schema.names.count(name[:cut]) == 1 else pa.null()
+            while rest and pa.types.is_struct(kind):
+                child = next((c for c in _heads(rest) if kind.get_field_index(c) >= 0), None)
+                if child is None:
+                    return None
+                path.append(child)
+                kind, rest = kind.field(child).type, rest[len(child) + 1 :]
+            return (path, rest) if not rest or pa.types.is_list(kind) or pa.types.is_large_list(kind) else None
+    return None
+
+
+def _heads(name: str) -> Iterator[str]:
+    """`a.b`, then `a`, of `a.b`: longest first."""
+    parts = name.split(".")
+    return (".".join(parts[:count]) for count in range(len(parts), 0, -1))
+
+
+def _values(rows: pa.RecordBatch, path: list[str]) -> list[Any]:
+    """The values of a column, text as bytes of the kind _Utf8: Arrow does not check that it is valid."""
+    column = rows.column(rows.schema.names.index(path[0]))
+    for child in path[1:]:
+        column = pc.struct_field(column, child)
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if _is_text(column.type):
+        as_bytes = pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary()
+        return [None if value is None else _Utf8(value) for value in column.cast(as_bytes).to_pylist()]
+    try:
+        return column.to_pylist()  # type: ignore[no-any-return]
+    except UnicodeDecodeError:
+        return [_as_python(value) for value in column]
+
+
+def _as_python(value: pa.Scalar) -> Any:
+    try:
+        return value.as_py()
+    except UnicodeDecodeError:
+        return _UNDECODABLE
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return any(test(kind) for test in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view))
+
+
+def read_csv(stream: BinaryIO, name: str, format: str, entry: Input) -> Iterator[record.Item]:
+    """The rows of a table in text, whose first line names the columns; the line is that on which a row ends.
+
+    Raises:
+        UserError: there is no such column, or a quotation mark has no end.
+    """
+    csv.field_size_limit(record.MAX_DOCUMENT_BYTES)
+    text = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
+    reader = csv.reader(text, delimiter="\t" if format == "tsv" else ",", strict=True)
+    names = names_to_read(entry)
+    try:
+        header = next(reader, [])
+        _check_header(header, names, name, entry)
+        places = {field: header.index(column) for field, column in names.items() if column in header}
+        for row in reader:
+            if not row:
+                continue
+            yield _read_csv_row(name, reader.line_num, row, len(header), places, entry)
+    except csv.Error as error:
+        raise UserError(
+            f"the table is damaged: {error}", where=f"{name}:{reader.line_num}", remedy="correct its quotation marks"
+        ) from None
+
+
+def _check_header(header: list[str], names: dict[str, str], name: str, entry: Input) -> None:
+    for field, column in names.items():
+        if column not in header and (field == "text" or field in entry.fields):
+            raise UserError(
+                f"there is no column {column!r} for the field {field}; the columns are {', '.join(header)[:300]}",
+                where=f"{name}:1",
+                remedy=f"map it in documents.inputs: `fields: {{{field}: COLUMN}}`",
+            )
+
+
+def _read_csv_row(
+    name: str, line: int, row: list[str], num_columns: int, places: dict[str, int], entry: Input
+) -> record.Item:
+    try:
+        if len(row) != num_columns:
+            raise UnreadableError("wrong_number_of_columns")
+        values: dict[str, Any] = {}
+        for field, place in places.items():
+            raw = row[place].encode("utf-8", "surrogateescape")
+            values[field] = record.decode(raw, entry) or None
+        return record.as_record(name, line, values, entry)
+    except UnreadableError as reason:
+        return record.Reject(name, line, str(reason), record.excerpt_of(",".join(row)))

@@ -1,0 +1,73 @@
+"""A GGUF file as a Hugging Face model directory, converted once."""
+
+import functools
+import importlib.util
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from reprise.errors import missing_extra
+from reprise.model.failures import explain_loading
+from reprise.model.weights import compare_loaded, not_finite, refuse_not_finite
+from reprise.workspace import digest, file_checksum
+
+
+def cache_folder() -> Path:
+    """Folder of converted models: `REPRISE_CACHE`, else `reprise` in the user's cache."""
+    root = os.environ.get("REPRISE_CACHE")
+    return Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reprise"
+
+
+def convert_gguf(source: Path) -> Path:
+    """Directory with the weights of a GGUF file as safetensors, made on first use and kept by the file's content.
+
+    Raises:
+        UserError: the file cannot be read, or its weights are not those of the model that it describes.
+    """
+    stat = source.stat()
+    key = digest([_content_hash(source, stat.st_size, stat.st_mtime_ns), transformers.__version__])[:12]
+    target = cache_folder() / "models" / f"{source.stem}-{key}"
+    if (target / "config.json").is_file():
+        return target
+    for package in ("gguf", "accelerate"):
+        if importlib.util.find_spec(package) is None:
+            raise missing_extra(package, "gguf", "reading a GGUF file")
+    with explain_loading(str(source), where="model.gguf_file"):
+        model, info = _read(source)
+        tokenizer = AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name)
+    compare_loaded(model, info).refuse(source)
+    refuse_not_finite(not_finite(model), str(source))
+    # The weights are dequantized now; what is left of the quantizer would make save_pretrained refuse.
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    try:
+        partial.rename(target)
+    except OSError:  # another process was first
+        shutil.rmtree(partial)
+    return target
+
+
+@functools.cache
+def _content_hash(source: Path, _size: int, _mtime_ns: int) -> str:
+    return file_checksum(source)["xxh128"]
+
+
+def _read(source: Path) -> tuple[Any, Any]:
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        str(source.parent),
+        gguf_file=source.name,
+        dtype=torch.float32,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+    )
+    model, info = loaded
+    return model, info

@@ -1,0 +1,307 @@
+"""What the weight files of a model folder hold, and whether that is what the model needs.
+
+An index decides where there is one: `model.safetensors.index.json`, else `model.safetensors`, else the same of
+`pytorch_model.bin`. Whatever else lies in the folder, such as shards of an older save, is left alone. Every tensor of
+the model must be in these files, with its shape and as floating-point numbers, and nothing else may be: a tensor that
+is missing would be filled with random numbers, one too many belongs to another architecture.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter
+
+from reprise.errors import UserError
+
+SAFETENSORS, BIN = "model.safetensors", "pytorch_model.bin"
+INDEX = ".index.json"
+
+_LFS_POINTER = b"version https://git-lfs"
+_FLOATING = {"F64", "F32", "F16", "BF16", "float64", "float32", "float16", "bfloat16"}
+_CONSTANTS = {"inv_freq", "position_ids", "masked_bias"}
+"""Last part of the name of tensors that older files hold and no model learns."""
+_SHOWN_NAMES = 5
+
+
+class StoredWeights:
+    """The tensors of a model folder, by name; none is read before it is asked for."""
+
+    def __init__(self, folder: Path, files: Mapping[str, Path], is_safetensors: bool) -> None:
+        self.folder, self.is_safetensors = folder, is_safetensors
+        self.files = dict(files)
+        """Name of a tensor -> the file that has it."""
+
+    def open(self) -> dict[str, Any]:
+        """Name -> what gives the tensor when it is indexed (`[:]` all of it), with `get_shape` and `get_dtype`."""
+        return {name: entry for path in self.paths for name, entry in self._open_file(path)}
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files in use."""
+        return sorted(set(self.files.values()))
+
+    def _open_file(self, path: Path) -> Iterator[tuple[str, Any]]:
+        names = [name for name, file in self.files.items() if file == path]
+        if self.is_safetensors:
+            handle: Any = safe_open(path, "pt")
+            yield from ((name, handle.get_slice(name)) for name in names)
+        else:
+            tensors = _read_bin(path)
+            yield from ((name, tensors[name]) for name in names)
+
+
+def open_weights(folder: Path) -> StoredWeights:
+    """The tensors that a model folder holds, by its index where it has one.
+
+    Raises:
+        UserError: there are no weights; a file of the index is missing, cut off, a pointer of Git LFS or lacks a
+            tensor; or the folder holds an adapter.
+    """
+    if (folder / "adapter_config.json").is_file():
+        raise UserError(
+            "the folder holds an adapter (adapter_config.json), not the weights of a model",
+            where=str(folder),
+            remedy="merge the adapter into its base model and name the folder of the merged model",
+        )
+    for name in (SAFETENSORS, BIN):
+        if (folder / f"{name}{INDEX}").is_file():
+            return _open_index(folder, name)
+        if (folder / name).is_file():
+            path = folder / name
+            return StoredWeights(folder, dict.fromkeys(_names_in(path), path), name == SAFETENSORS)
+    others = sorted(path.name for path in folder.iterdir() if path.suffix in {".safetensors", ".bin", ".pth", ".gguf"})
+    has = f", only {', '.join(others[:_SHOWN_NAMES])}" if others else ""
+    raise UserError(
+        f"the model folder has neither {SAFETENSORS} nor {SAFETENSORS}{INDEX}{has}",
+        where=str(folder),
+        remedy="download the model again, with all its files; a .gguf file is named by model.gguf_file",
+    )
+
+
+def _open_index(folder: Path, name: str) -> StoredWeights:
+    index = folder / f"{name}{INDEX}"
+    try:
+        listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        listed = {str(tensor): str(file) for tensor, file in listed.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"the index of the weights cannot be read ({error})", where=str(index), remedy=_DOWNLOAD
+        ) from None
+    files: dict[str, Path] = {}
+    for file in sorted(set(listed.values())):
+        path = folder / file
+        if not path.is_file():
+            raise UserError(f"the index names {file}, which is missing", where=str(index), remedy=_DOWNLOAD)
+        names = [tensor for tensor, listed_in in listed.items() if listed_in == file]
+        if absent := sorted(set(names) - set(_names_in(path))):
+            raise UserError(f"{file} lacks {show_names(absent)}, which the index has there", where=str(index),
+                            remedy=_DOWNLOAD)  # fmt: skip
+        files |= dict.fromkeys(names, path)
+    return StoredWeights(folder, files, name == SAFETENSORS)
+
+
+def _names_in(path: Path) -> list[str]:
+    """Names of the tensors of a file.
+
+    Raises:
+        UserError: it is cut off or something else than weights.
+    """
+    with path.open("rb") as file:
+        if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            raise UserError(
+                "the file is a pointer of Git LFS, not the weights", where=str(path), remedy="run `git lfs pull`"
+            )
+    if path.suffix != ".safetensors":
+        return list(_read_bin(path))
+    try:
+        with safe_open(path, "pt") as handle:
+            return list(handle.keys())
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"the weights cannot be read: {error}", where=str(path), remedy=_DOWNLOAD) from None
+
+
+def _read_bin(path: Path) -> dict[str, Any]:
+    """Tensors of a file of `torch.save`, mapped where its format allows."""
+    try:
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError:  # written by torch before 1.6
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"the weights cannot be read: {first_line}", where=str(path), remedy=_DOWNLOAD) from None
+    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise UserError("the file holds something else than named tensors", where=str(path), remedy=_DOWNLOAD)
+    return content
+
+
+_DOWNLOAD = "download the model again, with all its files"
+
+
+def are_names_of(model: PreTrainedModel, stored: StoredWeights) -> bool:
+    """Whether the files hold every weight under the model's own name; else transformers converts them."""
+    if not all(name in stored.files for name, _ in model.named_parameters()):
+        return False
+    converters = [entry for entry in get_model_conversion_mapping(model) if isinstance(entry, WeightConverter)]
+    patterns = [re.compile(pattern) for entry in converters for pattern in entry.source_patterns if "*" not in pattern]
+    return not any(pattern.search(name) for pattern in patterns for name in stored.files)
+
+
+@dataclass(frozen=True)
+class Misfits:
+    """How the tensors of the files differ from those that a model needs, by name."""
+
+    missing: Sequence[str] = ()
+    surplus: Sequence[str] = ()
+    reshaped: Sequence[str] = ()
+    """With both shapes."""
+    untied: Sequence[str] = ()
+    """Pairs of names that config.json calls one weight and the files hold with different values."""
+    integers: Sequence[str] = ()
+    """With their type."""
+
+    def refuse(self, folder: Path) -> None:
+        """Raise where there are any.
+
+        Raises:
+            UserError: with the names.
+        """
+        problems = [
+            f"{len(names)} {noun}{'s' if len(names) > 1 else ''} {what}: {show_names(names)}"
+            for names, noun, what in (
+                (self.missing, "weight", "of the model missing in the files"),
+                (self.surplus, "tensor", "in the files that the model of config.json does not have"),
+                (self.reshaped, "weight", "of another shape than config.json says"),
+                (self.untied, "weight", "that config.json ties, with different values in the files"),
+                (self.integers, "weight", "not stored as floating-point numbers"),
+            )
+            if names
+        ]
+        if problems:
+            raise UserError("; ".join(problems), where=str(folder), remedy=_SAME_MODEL)
+
+
+_SAME_MODEL = "config.json and the weights must be of the same model: download it again, with all its files"
+
+
+def compare(model: PreTrainedModel, stored: StoredWeights) -> Misfits:
+    """What the files lack or have too much, where they use the model's own names; values are read of tied weights only.
+
+    Args:
+        model: may be on the meta device.
+        stored: the files, of which `are_names_of` is true.
+    """
+    needed, tensors = model.state_dict(), stored.open()
+    tied = tied_pairs(model)
+    present = {*tensors, *(name for pair in tied for name in pair if set(pair) & tensors.keys())}
+    both = needed.keys() & tensors.keys()
+    shapes = {name: (_shape(tensors[name]), list(needed[name].shape)) for name in both}
+    return Misfits(
+        missing=sorted(name for name in needed if name not in present and not _may_be_missing(model, name)),
+        surplus=surplus(model, tensors),
+        reshaped=sorted(
+            f"{name} is {own} in the files and {expected} by config.json"
+            for name, (own, expected) in shapes.items()
+            if own != expected
+        ),
+        untied=untied(model, tensors),
+        integers=sorted(
+            f"{name} ({_dtype(tensors[name])})"
+            for name in both
+            if needed[name].is_floating_point() and _dtype(tensors[name]) not in _FLOATING
+        ),
+    )
+
+
+def compare_loaded(model: PreTrainedModel, loading_info: Mapping[str, Iterable[Any]]) -> Misfits:
+    """The same from what transformers reports of a model that it converted while it loaded it."""
+    return Misfits(
+        missing=sorted(loading_info["missing_keys"]),
+        surplus=surplus(model, loading_info["unexpected_keys"]),
+        reshaped=sorted(
+            f"{name} is {list(own)} in the files and {list(expected)} by config.json"
+            for name, own, expected in loading_info["mismatched_keys"]
+        ),
+    )
+
+
+def surplus(model: PreTrainedModel, names: Iterable[str]) -> list[str]:
+    """Names among these that the model does not know, but for constants and what its authors say may be left out."""
+    known = set(model.state_dict())
+    patterns = [re.compile(pattern) for pattern in model._keys_to_ignore_on_load_unexpected or ()]
+    buffers = {tuple(name.split(".")[-2:]) for name, _ in model.named_buffers()}
+    return sorted(
+        name
+        for name in names
+        if name not in known
+        and name.rpartition(".")[2] not in _CONSTANTS
+        and tuple(name.split(".")[-2:]) not in buffers
+        and not any(pattern.search(name) for pattern in patterns)
+    )
+
+
+def tied_pairs(model: PreTrainedModel) -> list[tuple[str, str]]:
+    """Names that are one weight."""
+    return [(str(target), str(source)) for target, source in getattr(model, "all_tied_weights_keys", {}).items()]
+
+
+def untied(model: PreTrainedModel, tensors: Mapping[str, Any]) -> list[str]:
+    """Pairs of names that are one weight of the model and two different ones in the files."""
+    return sorted(
+        f"{one} and {other}"
+        for one, other in tied_pairs(model)
+        if one in tensors and other in tensors and not torch.equal(tensors[one][:], tensors[other][:])
+    )
+
+
+def _may_be_missing(model: PreTrainedModel, name: str) -> bool:
+    return any(re.search(pattern, name) for pattern in model._keys_to_ignore_on_load_missing or ())
+
+
+def _shape(tensor: Any) -> list[int]:
+    return list(tensor.shape) if isinstance(tensor, torch.Tensor) else list(tensor.get_shape())
+
+
+def _dtype(tensor: Any) -> str:
+    return str(tensor.dtype).removeprefix("torch.") if isinstance(tensor, torch.Tensor) else str(tensor.get_dtype())
+
+
+def refuse_not_finite(names: Iterable[str], where: str) -> None:
+    """Refuse a model with weights that are infinite or not a number.
+
+    Args:
+        names: of these weights.
+        where: the model.
+
+    Raises:
+        UserError: there are any.
+    """
+    if names := sorted(names):
+        raise UserError(
+            f"{len(names)} weights are infinite or not a number: {show_names(names)}",
+            where=where,
+            remedy="download the model again, or name a checkpoint from before its training diverged",
+        )
+
+
+@torch.no_grad()
+def not_finite(model: nn.Module) -> list[str]:
+    """Names of the weights that are infinite or not a number somewhere."""
+    # A buffer may be a mask, where minus infinity is meant.
+    nans = [name for name, value in model.named_buffers() if bool(value.isnan().any())]
+    return [name for name, value in model.named_parameters() if not bool(value.isfinite().all())] + nans
+
+
+def show_names(names: Sequence[str]) -> str:
+    """The first few names, and how many there are besides."""
+    more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
+    return ", ".join(names[:_SHOWN_NAMES]) + more

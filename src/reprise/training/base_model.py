@@ -1,0 +1,80 @@
+"""The base model into the processes: each gets its shards, and no accelerator ever holds the whole of it."""
+
+import logging
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from reprise.model.loading import load_config, load_model, load_skeleton, names_match, open_model_weights
+from reprise.model.objective import Objective
+from reprise.model.weights import StoredWeights, compare
+from reprise.recipe.model import Model
+from reprise.training.optimizer import local_part
+from reprise.training.parallel import Processes
+from reprise.training.sharded_weights import allocate, read_shards
+
+log = logging.getLogger(__name__)
+
+
+class WeightSource(NamedTuple):
+    """Where the weights of a model on the meta device come from."""
+
+    stored: StoredWeights | None
+    """The files, which hold each weight under its own name; None where they have to be converted."""
+    whole: nn.Module | None
+    """The whole model in host memory, in the first process only, where `stored` is None."""
+
+
+def load_base(model: Model, processes: Processes) -> tuple[Any, WeightSource | None]:
+    """The base model; where several processes share it, without its weights and with the source of these.
+
+    Raises:
+        UserError: the files do not hold what the model needs, the same in one process and in many.
+    """
+    if processes.world == 1:
+        return load_model(model, device=processes.device), None
+    # A GGUF file is converted once, a model of the Hub downloaded once.
+    processes.first(lambda: open_model_weights(model))
+    skeleton, stored = load_skeleton(model), open_model_weights(model)
+    if names_match(skeleton, model, stored):
+        processes.first(lambda: compare(skeleton, stored).refuse(stored.folder))
+        return skeleton, WeightSource(stored, None)
+    if processes.is_first:
+        log.info("%s is converted while it is loaded: the first process holds all of it for that time", model.path)
+    return skeleton, WeightSource(
+        None, processes.first(lambda: load_model(model, load_config(model).dtype or torch.float32))
+    )
+
+
+def load_weights(objective: Objective, source: WeightSource, processes: Processes) -> None:
+    """Give a sharded model on the meta device its weights; every process calls."""
+    if source.stored is not None:
+        read_shards(objective, source.stored, processes)
+    else:
+        scatter_weights(objective, source.whole, processes)
+
+
+@torch.no_grad()
+def scatter_weights(objective: Objective, whole: nn.Module | None, processes: Processes) -> None:
+    """Send each process its rows of every weight, one weight after the other.
+
+    Args:
+        objective: after `fully_shard`, on the meta device; its buffers are real.
+        whole: the model with its weights, in the first process; None in the others.
+        processes: all of them call.
+    """
+    allocate(objective, processes.device)
+    buffers = processes.same(None if whole is None else {f"model.{name}": one for name, one in whole.named_buffers()})
+    for name, buffer in objective.named_buffers():
+        buffer.copy_(buffers[name])
+    for name, weight in objective.named_parameters():
+        if whole is None:
+            full = torch.empty(weight.shape, dtype=weight.dtype, device=processes.device)
+        else:
+            stored = whole.get_parameter(name.removeprefix("model."))
+            full = stored.detach().to(processes.device, weight.dtype)
+        assert isinstance(weight, DTensor)
+        sent = distribute_tensor(full, weight.device_mesh, weight.placements)
+        local_part(weight).copy_(local_part(sent))

@@ -1,0 +1,462 @@
+"""The trainer: measure, save, stop, step, log."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, NoReturn
+
+import torch
+
+from reprise.errors import UserError
+from reprise.mixture.sampler import Batch, Sampler
+from reprise.mixture.shares import ShareChange
+from reprise.mixture.shares_file import CAUSE, SharesFile
+from reprise.model.attention import document_inputs
+from reprise.progress import track
+from reprise.recipe.groups import Groups
+from reprise.recipe.mixture import Stage
+from reprise.recipe.tokens import Rows
+from reprise.recipe.training import Training
+from reprise.tokens.store import TokenStore
+from reprise.training.averaging import Average
+from reprise.training.checkpoint import checkpoint_name, load_checkpoint, newest_whole, prune, tensors_of
+from reprise.training.checkpoint_facts import CheckpointFacts, Progress, ResumeFacts, next_multiple
+from reprise.training.events import BatchRows, Event, Moment
+from reprise.training.guards import Retention, StepGuard, bits_per_byte, check_retention, kept_groups, share_to_set
+from reprise.training.memory import peak_memory
+from reprise.training.metrics import Metrics
+from reprise.training.network import Network
+from reprise.training.optimizer import (
+    gradients_of,
+    learning_rate,
+    optimizer_steps,
+    scale_gradients,
+    set_learning_rate,
+    squared_norm,
+)
+from reprise.training.parallel import Processes
+from reprise.training.signals import Interrupted, StopSignal
+from reprise.training.status_line import StatusLine
+from reprise.training.validation import BucketLoss, HeldOut
+from reprise.training.writer import CheckpointError, CheckpointWriter
+from reprise.workspace import Json, Work, digest
+
+log = logging.getLogger(__name__)
+
+Benchmarks = Callable[[Any, str], list[Json]]
+"""Measures a model that is in memory; the text identifies its weights. Evaluation, a layer above, provides it."""
+
+GIVE_UP_S = 5.0
+"""A step that a stop signal interrupts is finished if it takes no longer than this; torchrun kills after 30 seconds."""
+
+
+class Update(NamedTuple):
+    """What became of a batch; all processes get the same."""
+
+    kind: Literal["done", "left out", "rolled back", "given up"]
+    loss: float | None = None
+    """Mean over the targets of the global batch, in nats."""
+    grad_norm: float | None = None
+    """Before clipping."""
+
+
+@dataclass
+class Trainer:
+    """Trains one stage. Every process holds one and calls the same methods in the same order."""
+
+    work: Work
+    stage: Stage
+    rows: Rows
+    training: Training
+    kept: Groups
+    """Groups of held-out documents that must be kept."""
+    processes: Processes
+    network: Network
+    optimizer: torch.optim.Optimizer
+    store: TokenStore
+    sampler: Sampler
+    held_out: HeldOut
+    metrics: Metrics | None
+    """None in all processes but the first."""
+    average: Average
+    writer: CheckpointWriter
+    status: StatusLine
+    stop: StopSignal
+    benchmarks: Benchmarks | None
+    settings: dict[str, Json]
+    """What decides the result of the stage; a checkpoint of other settings is refused."""
+    progress: Progress = field(default_factory=Progress)
+    losses: list[BucketLoss] = field(default_factory=list)
+    """Results of the newest validation."""
+
+    def __post_init__(self) -> None:
+        self.shares_file = SharesFile(self.work.output)
+        self.step_guard = StepGuard(self.training.guards, self.log, self.moment)
+        self._start = time.monotonic()
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.work.output / "checkpoints"
+
+    def train(self) -> None:
+        """Train to the end of the stage.
+
+        Raises:
+            UserError: a guard stopped the run.
+            Interrupted: a signal did; a checkpoint was saved.
+        """
+        name = self.work.output.name.removesuffix(".partial")
+        with track(
+            name, self.sampler.total_tokens, "tokens", logs=False
+        ) as advance:  # training has a status line of its own
+            advance(self.progress.tokens)
+            while True:
+                if self.validation_is_due:
+                    self.validate()
+                if self.progress.tokens >= self.progress.next_benchmarks:
+                    self.measure_benchmarks()
+                must_stop = self.processes.any(self.stop.received)
+                if self.sampler.finished and not must_stop:
+                    break
+                if self.writer.is_done:
+                    self.finish_checkpoint()
+                if must_stop or self.progress.tokens >= self.progress.next_checkpoint:
+                    self.save()
+                if must_stop:
+                    self.leave()
+                self.apply_share_changes()
+                before = self.progress.tokens
+                self.step()
+                advance(self.progress.tokens - before)
+
+    @property
+    def validation_is_due(self) -> bool:
+        """Whether the held-out losses must be measured before the next step."""
+        progress = self.progress
+        due = progress.tokens >= progress.next_validation or self.sampler.finished
+        return due and progress.last_validation != progress.tokens
+
+    def step(self) -> None:
+        """Train on the next batch, or leave it out where a guard says so."""
+        start = time.perf_counter()
+        progress, sampler, training = self.progress, self.sampler, self.training
+        rate = learning_rate(self.stage.schedule, progress.tokens, self.sampler.total_tokens, progress.rate_before)
+        first_row, before = sampler.rows_done, sampler.state()
+        batch = sampler.next_batch(training.batch_rows, self.processes.rank, self.processes.world)
+        update = Update("left out") if first_row in progress.left_out else self.update(batch, rate, first_row)
+        if update.kind == "given up":
+            sampler.load_state(before)
+        if update.kind in ("given up", "rolled back"):
+            return
+        progress.step += 1
+        progress.tokens = sampler.tokens_done
+        self.average.update(progress.step, progress.tokens)
+        self.log_changes(batch.changes)
+        speed = round(batch.ids.size * self.processes.world / (time.perf_counter() - start), 1)
+        if progress.step % training.log_every_steps == 0 or sampler.finished:
+            self.log_step(update, rate, speed)
+        self.status.say(progress.step, progress.tokens, update.loss, speed, self.losses, sampler.shares())
+
+    def update(self, batch: Batch, rate: float, first_row: int) -> Update:
+        """Change the weights by one batch.
+
+        The loss, the number of targets and the norm of the gradients meet in one reduction over the processes, after
+        which all of them read the same numbers: the only time in a step that they wait for the device.
+
+        Args:
+            batch: the rows of this process.
+            rate: learning rate.
+            first_row: index of the first row of the global batch in the stage.
+        """
+        training, processes = self.training, self.processes
+        # Dropout, where a model has any, depends on the step and not on what ran before: nothing to save or to lose.
+        torch.manual_seed((self.settings["seed"] * 1_000_003 + self.progress.step) * 4_096 + processes.rank)
+        expected_targets = training.batch_rows * (self.rows.seq_len - 1)
+        # FSDP averages over the processes; the mean is over all targets of the global batch.
+        loss_sum = self.accumulate(batch, processes.world / expected_targets)
+        if loss_sum is None:
+            self.network.drop_gradients()
+            return Update("given up")
+        gradients = gradients_of(self.network.weights)
+        targets = torch.full_like(loss_sum, _num_targets(batch))
+        sums = processes.sum(torch.stack([loss_sum, targets, squared_norm(gradients)]))
+        total_loss, num_targets, squared = sums.tolist()
+        loss = total_loss / max(num_targets, 1)
+        to_mean = expected_targets / max(num_targets, 1)  # not 1 where padding or the start of a document has no loss
+        grad_norm = squared**0.5 * to_mean
+        decision = self.step_guard.decide(loss, grad_norm, self.progress, self._rows_of(batch, first_row))
+        if decision != "keep":
+            self.network.drop_gradients()
+            rolled_back = decision == "rollback" and self._roll_back(first_row)
+            return Update("rolled back" if rolled_back else "left out")
+        scale_gradients(gradients, to_mean * min(1.0, training.optimizer.clip_norm / (grad_norm + 1e-6)))
+        set_learning_rate(self.optimizer, rate)
+        self.progress.last_rate = rate
+        self.writer.release()
+        self.optimizer.step()
+        self.network.refresh()
+        self.network.drop_gradients()
+        return Update("done", loss, grad_norm)
+
+    def accumulate(self, batch: Batch, scale: float) -> torch.Tensor | None:
+        """Run the micro-batches forward and backward.
+
+        Args:
+            batch: the rows of this process.
+            scale: factor of the loss of which the gradient is taken.
+
+        Returns:
+            Sum of the losses of this process, float64 scalar on the device; None where a signal asked to stop and the
+            rest of the step would take long.
+        """
+        start = time.perf_counter()
+        num_parts = len(batch.ids) // self.training.micro_batch_rows
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self.processes.device)
+        for index, inputs in enumerate(self._micro_batches(batch)):
+            if index:
+                left_s = (time.perf_counter() - start) / index * (num_parts - index)
+                if self.processes.any(self.stop.received and left_s > GIVE_UP_S):
+                    return None
+            self.network.begin_backward(is_last=index == num_parts - 1)
+            loss = self.network.objective(**inputs)
+            (loss * scale).backward()
+            loss_sum += loss.detach()
+        return loss_sum
+
+    def _micro_batches(self, batch: Batch) -> Iterator[dict[str, Any]]:
+        """The arguments of each forward pass."""
+        device = self.processes.device
+        for start in range(0, len(batch.ids), self.training.micro_batch_rows):
+            part = slice(start, start + self.training.micro_batch_rows)
+            arrays = {"input_ids": batch.ids[part], "labels": batch.labels[part]}
+            inputs: dict[str, Any] = {name: torch.from_numpy(values.copy()) for name, values in arrays.items()}
+            if batch.document_mask:  # positions that restart keep attention inside a document
+                positions = torch.from_numpy(batch.position_ids[part].copy())
+                inputs |= document_inputs(self.network.objective.config, positions)
+            yield {
+                name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+                for name, value in inputs.items()
+            }
+
+    def _rows_of(self, batch: Batch, first_row: int) -> BatchRows:
+        """Which rows a step trained on."""
+        buckets = sorted({bucket.path for bucket in batch.buckets})
+        return {"first_row": first_row, "num_rows": self.training.batch_rows, "buckets": buckets}
+
+    def _roll_back(self, first_row: int) -> bool:
+        """Load the newest checkpoint and leave out the batch that begins at a row; False where there is none."""
+        self.finish_checkpoint()
+        folder, facts, refused = newest_whole(self.checkpoints, self.processes)
+        left_out = [*self.progress.left_out, first_row]
+        if folder is None or facts is None:
+            self.progress.left_out = left_out
+            return False
+        self.load_from(folder, facts)
+        self.progress.left_out = left_out
+        self.log({**self.moment(), "kind": "resume", "checkpoint": folder.name, "refused": refused,
+                  "adopted": [], "cause": "spike"})  # fmt: skip
+        return True
+
+    def validate(self) -> None:
+        """Measure the held-out losses; tell the sampler's policy and the retention guard.
+
+        Asked to stop, it returns early and changes nothing: the measurement stays due.
+        """
+        progress = self.progress
+        with self.network.eager():  # documents are of any length: no reason to compile for each
+            losses = self.held_out.measure(self.network.objective, self.processes, self.stop)
+        if losses is None:
+            return
+        self.losses = losses
+        progress.last_validation = progress.tokens
+        progress.next_validation = next_multiple(progress.tokens, self.training.validation.every_tokens)
+        self.log({**self.moment(), "kind": "validation", "validation": [loss.to_json() for loss in losses]})
+        # Rounded far below noise: the last digits depend on the number of processes, and the shares decide the rows.
+        self.log_changes(self.sampler.observe({loss.key: round(loss.nll, 4) for loss in losses}))
+        if not progress.baseline:
+            measured = {group.path: bits_per_byte(losses, group) for group in kept_groups(self.kept, losses)}
+            progress.baseline = {path: value for path, value in measured.items() if value is not None}
+        if self.training.guards.retention != "off":
+            self.guard_retention(losses)
+
+    def measure_benchmarks(self) -> None:
+        """Run the benchmarks on the present weights."""
+        progress = self.progress
+        progress.next_benchmarks = next_multiple(progress.tokens, self.training.benchmarks_every_tokens)
+        assert self.benchmarks is not None
+        model = self.network.objective.model
+        model.eval()
+        with self.network.eager():
+            scores = self.benchmarks(model, digest([self.settings, progress.step, sorted(progress.left_out)]))
+        model.train()
+        self.log({**self.moment(), "kind": "benchmarks", "benchmarks": scores})
+
+    def guard_retention(self, losses: Sequence[BucketLoss]) -> None:
+        """Act on kept groups whose bits per byte rose by more than allowed, as the recipe says.
+
+        Raises:
+            UserError: `retention: stop`; a checkpoint was saved.
+        """
+        action = self.training.guards.retention
+        assert action != "off"
+        measured = check_retention(losses, self.progress.baseline, kept_groups(self.kept, losses))
+        if action == "raise_share":
+            self._balance(measured)
+        for kept in measured:
+            if not kept.is_lost:
+                continue
+            message = f"{kept.path}: {kept.before:.4f} -> {kept.now:.4f} bits per byte ({kept.rise:+.1%})"
+            self.log({**self.moment(), "kind": "guard", "guard": "retention", "action": action, "path": kept.path,
+                      "before": kept.before, "now": kept.now, "tolerance": kept.tolerance})  # fmt: skip
+            log.warning("%s, more than the %.1f %% that is allowed", message, 100 * kept.tolerance)
+            if action == "stop":
+                self.save()
+                self.finish_checkpoint()
+                raise UserError(
+                    f"{message} is more than the tolerance of {kept.tolerance:g}",
+                    where=f"evaluation.tolerance, or `keep` in the mixture, for {kept.path}",
+                    remedy="give it a larger share, lower the learning rate, or set training.guards.retention=warn",
+                )
+
+    def _balance(self, measured: Sequence[Retention]) -> None:
+        """Raise the share of an entry while a kept group of its text is lost; restore its own share when none is."""
+        for name, entry in self.stage.mixture.items():
+            own = [
+                kept
+                for kept in measured
+                if any(kept.group.contains(entry.language, source) for source in entry.sources)
+            ]
+            if not own:
+                continue
+            lost = [kept for kept in own if kept.is_lost]
+            share = sum(part for bucket, part in self.sampler.shares().items() if bucket.entry == name)
+            new_share = share_to_set(name, share, self.progress.raised, self.training.guards, is_lost=bool(lost))
+            if new_share is not None:
+                cause = f"retention of {(lost or own)[0].path}"
+                self.log_changes(self.sampler.set_shares({name: new_share}, cause=cause))
+
+    def apply_share_changes(self) -> None:
+        """Put into force what the user wrote into the file of shares since the last step."""
+        wishes = self.shares_file.poll(self.sampler) if self.processes.is_first else []
+        if self.processes.any(bool(wishes)):
+            for shares in self.processes.same(wishes):
+                self.log_changes(self.sampler.set_shares(shares, CAUSE))
+
+    def moment(self) -> Moment:
+        """The present step, for an event."""
+        seconds = round(time.monotonic() - self._start, 3)
+        return {"step": self.progress.step, "tokens": self.progress.tokens, "seconds": seconds}
+
+    def log(self, event: Event) -> None:
+        """Write one line of metrics.jsonl."""
+        if self.metrics is not None:
+            self.metrics.write(event)
+
+    def log_step(self, update: Update, rate: float, tokens_per_s: float) -> None:
+        """Log what a step did and what it cost."""
+        memory = round(peak_memory(self.processes.device) / 1e9, 3)
+        mfu = self.status.mfu(tokens_per_s)
+        self.log(
+            {
+                **self.moment(),
+                "kind": "step",
+                "loss": update.loss,
+                "lr": rate,
+                "grad_norm": update.grad_norm,
+                "tokens_per_s": tokens_per_s,
+                "memory_gb": memory,
+                "mfu": None if mfu is None else round(mfu, 4),
+            }
+        )
+
+    def log_changes(self, changes: Sequence[ShareChange]) -> None:
+        """Log each change of the mixture."""
+        for change in changes:
+            self.log({**self.moment(), "kind": "shares", "rows": change.rows, "cause": change.cause,
+                      "path": change.path, "old": change.old, "new": change.new})  # fmt: skip
+
+    def facts(self) -> ResumeFacts:
+        """Everything that resumes besides weights and moments."""
+        return {
+            "progress": vars(self.progress),
+            "sampler": self.sampler.state(),
+            "settings": self.settings,
+            "processes": self.processes.world,
+            "optimizer_steps": optimizer_steps(self.optimizer),
+            "averaged": self.average.count,
+        }
+
+    def save(self) -> None:
+        """Begin to write a checkpoint, after the one before is published. A full disk does not stop training."""
+        self.finish_checkpoint()
+        settings = self.training.checkpoints
+        self.progress.next_checkpoint = next_multiple(self.progress.tokens, settings.every_tokens)
+        folder = self.checkpoints / checkpoint_name(self.progress.step)
+        if self.processes.same(folder.exists()):
+            return
+        delete_old = partial(prune, self.checkpoints, settings.keep_last, settings.keep_every_tokens)
+        try:
+            self.save_to(folder, delete_old)
+        except CheckpointError as error:
+            self._not_saved(error)
+
+    def save_to(self, folder: Path, published: Callable[[], None] = lambda: None) -> None:
+        """Begin to write a checkpoint into a folder; `published` is called when it is complete.
+
+        Raises:
+            CheckpointError: the disk is full or gone.
+        """
+        tensors = tensors_of(self.network.weights, self.optimizer, self.average.weights)
+        self.writer.begin(folder, tensors, self.facts(), published)
+
+    def finish_checkpoint(self) -> None:
+        """Wait until the checkpoint that is being written, if any, is published, and log the outcome."""
+        try:
+            folder = self.writer.finish()
+        except CheckpointError as error:
+            self._not_saved(error)
+            return
+        if folder is not None:
+            self.log(
+                {**self.moment(), "kind": "checkpoint", "name": folder.name, "stall_s": round(self.writer.stall_s, 3)}
+            )
+
+    def _not_saved(self, error: CheckpointError) -> None:
+        self.log({**self.moment(), "kind": "guard", "guard": "checkpoint", "action": "continue", "error": str(error)})
+        log.error("%s; training continues, the checkpoints before are whole", error)
+
+    def load_from(self, folder: Path, facts: CheckpointFacts, *, adopt: bool = False) -> list[ShareChange]:
+        """Resume from a checkpoint; gives the changes of shares that adopted settings make."""
+        count = facts["averaged"]
+        mean = self.average.template() if count else {}
+        load_checkpoint(folder, self.network.weights, self.optimizer, mean)
+        self.average.weights, self.average.count = mean, count
+        self.network.refresh()
+        self.progress = Progress(**facts["progress"])
+        return self.sampler.load_state(facts["sampler"], adopt=adopt)
+
+    def leave(self) -> NoReturn:
+        """Wait until the checkpoint of this step is published, then stop.
+
+        Raises:
+            Interrupted: always, where the checkpoint could be written.
+            UserError: it could not.
+        """
+        self.finish_checkpoint()
+        folder = self.checkpoints / checkpoint_name(self.progress.step)
+        if self.processes.same(folder.exists()):
+            raise Interrupted(self.progress.step, self.progress.tokens, folder)
+        raise UserError(
+            "training was asked to stop and could not save",
+            where=str(self.checkpoints),
+            remedy="free some space; the same command resumes from the checkpoint before",
+        )
+
+
+def _num_targets(batch: Batch) -> int:
+    """Positions of the rows that are predicted: all with a label but the first of a row."""
+    return int((batch.labels[:, 1:] >= 0).sum())
