@@ -11,7 +11,7 @@ from tests.pipeline.conftest import small_recipe
 from transformers import AutoModelForCausalLM
 
 from reprise.evaluation import curves
-from reprise.evaluation.bits_per_byte import Text, measure_bits
+from reprise.evaluation.bits_per_byte import Text, group_totals, measure_bits
 from reprise.evaluation.curves import measure_curve
 from reprise.evaluation.model import EvaluatedModel
 from reprise.pipeline import run_stages

@@ -59,9 +59,9 @@ def drop_repeated(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 continue
             record = record | {"kind": "resume", "checkpoint": None}
         if record["kind"] == "resume":
-            from_start = record.get("checkpoint") is None
+            from_start = record.get("checkpoint", "") is None
             reached = -1 if from_start else record["tokens"]
-            kept = [old for old in kept if old["kind"] in EVENTS or old["tokens"] <= reached]
+            kept = [old for old in kept if old["kind"] in (*EVENTS, "start") or old["tokens"] <= reached]
         kept.append(record)
     newest = {(record["kind"], record["tokens"]): record for record in kept if record["kind"] in MEASUREMENTS}
     return [record for record in kept if newest.get((record["kind"], record["tokens"]), record) is record]
