@@ -370,7 +370,7 @@ def export(
     """Write a checkpoint as a Hugging Face model directory."""
     from reprise.training.export import export_checkpoint
 
-    export_checkpoint(checkpoint, _load(recipe, None).model, output, averaged=averaged)
+    export_checkpoint(checkpoint, _load(recipe, None).model, output, averaged=averaged, verify=True)
     _say(f"wrote {output}")
 
 
@@ -387,7 +387,7 @@ def merge(
     trained = Path(loaded.workspace) / f"train-{len(loaded.stages)}" / "model"
     if not trained.is_dir():
         raise UserError("there is no trained model yet", where=str(trained), remedy="run `reprise train RECIPE` first")
-    merge_with_base(trained, loaded.model, factor, output)
+    merge_with_base(trained, loaded.model, factor, output, verify=True)
     _say(f"wrote {output}")
 
 

@@ -17,6 +17,7 @@ from reprise.documents.read.files import SourceFile, find_files
 from reprise.documents.read.records import Record, read_records
 from reprise.documents.read.remote import is_remote
 from reprise.errors import Finding, Severity, UserError, missing_extra
+from reprise.mixture.idle_settings import check_idle_settings
 from reprise.model.files import model_files
 from reprise.recipe import Recipe
 from reprise.recipe.documents import Input
@@ -263,6 +264,7 @@ CHECKS: tuple[Check, ...] = (
     Check(check_model_files, ("score", "synthesize", "tokenize", TRAIN, "evaluate"), "missing"),
     Check(check_benchmark_files, ("decontaminate", "synthesize"), "missing"),
     Check(check_packages, ("read", "clean", "label", "synthesize", TRAIN, "evaluate")),
+    Check(check_idle_settings, (TRAIN,)),
     Check(check_disk),
 )
 """All checks, in the order in which their findings are told."""

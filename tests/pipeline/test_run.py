@@ -175,7 +175,7 @@ def test_two_processes_under_torchrun(tmp_path, tiny_model):
     assert "[rank1]" not in refused.stderr  # the other process leaves without a word of its own
     with Workspace(tmp_path / "run").locked():
         locked = subprocess.run(launcher, **options)
-    assert locked.stderr.count("another reprise is at work") == 1
+    assert locked.stderr.count("another reprise runs") == 1
     assert "[rank1]" not in locked.stderr
     (left / "metrics.jsonl").unlink()  # nothing but the note that it was begun: nothing to lose
 

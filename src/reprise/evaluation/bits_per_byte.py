@@ -18,7 +18,7 @@ from reprise.model.tokenizer import Tokenizer
 from reprise.progress import track
 from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.groups import Group, Groups
-from reprise.workspace import digest
+from reprise.storage import digest
 
 _FORMAT = 2
 """Raised when the same text and model would give another number."""

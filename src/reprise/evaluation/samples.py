@@ -10,7 +10,7 @@ from reprise.evaluation.bits_per_byte import Text
 from reprise.evaluation.model import EvaluatedModel
 from reprise.model.tokenizer import begins_with_bos, end_ids
 from reprise.recipe.evaluation import Evaluation
-from reprise.workspace import digest, write_json
+from reprise.storage import digest, write_json
 
 _BEGINNING_BYTES = 120
 """About 20 English words or 40 Chinese characters."""

@@ -19,7 +19,8 @@ from reprise.evaluation.verdicts import headline
 from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.groups import Groups
 from reprise.recipe.model import Model
-from reprise.workspace import Work, write_json
+from reprise.storage import write_json
+from reprise.workspace import Work
 
 RESULTS = "results.json"
 

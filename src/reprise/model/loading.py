@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,36 @@ def open_model_weights(settings: Model) -> StoredWeights:
                 if any(folder.glob(f"{stem}*.{suffix}")):
                     break
         return open_weights(folder)
+
+
+_KEPT_FILES = (
+    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.tiktoken", "*.model",
+    "chat_template*", "*.jinja", "*.py", "LICENSE*", "NOTICE*",
+)  # fmt: skip
+"""What a published model takes from its base as it is: tokenizer, code, licence."""
+
+
+def copy_tokenizer_and_code(settings: Model, target: Path) -> None:
+    """Copy the files of a model's tokenizer, its own code and its licence, byte for byte.
+
+    Raises:
+        UserError: they cannot be downloaded.
+    """
+    path = locate_model(settings)
+    folder = Path(path)
+    if not folder.is_dir():
+        import huggingface_hub
+
+        with explain_loading(settings.path):
+            folder = Path(
+                huggingface_hub.snapshot_download(path, revision=settings.revision, allow_patterns=list(_KEPT_FILES))
+            )
+    for pattern in _KEPT_FILES:
+        for file in folder.rglob(pattern) if pattern == "*.py" else folder.glob(pattern):
+            if file.is_file() and file.suffix != ".gguf":
+                copied = target / file.relative_to(folder)
+                copied.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, copied)
 
 
 def load_generation_settings(settings: Model) -> GenerationConfig | None:

@@ -23,6 +23,8 @@ Name = TypeVar("Name", str, str | None)
 class Input(Settings):
     """One set of files."""
 
+    places: ClassVar[frozenset[str]] = frozenset({"path"})
+
     path: str
     """A file, folder, glob or URL (`hf://`, `s3://`, `gs://`); `package:NAME/...` looks inside an installed package."""
     format: Literal["auto", "jsonl", "json", "csv", "tsv", "parquet", "arrow", "text"] = "auto"
@@ -157,6 +159,8 @@ class Deduplicate(Settings):
 class Decontaminate(Settings):
     """Drop documents that hold benchmark questions."""
 
+    places: ClassVar[frozenset[str]] = frozenset({"extra_benchmarks"})
+
     enabled: bool = True
     """Scoring and training refuse text that was not decontaminated unless this is false."""
     ngram_words: Annotated[int, Field(ge=3)] = 10
@@ -181,6 +185,8 @@ class LabelGenerator(Generator):
 class Llm(Settings):
     """Labels for a sample of the documents, asked of a language model; the classifier learns from them."""
 
+    places: ClassVar[frozenset[str]] = frozenset({"prompts"})
+
     sample_per_source: Annotated[Count, Field(ge=1)] = 5000
     """Documents of each language and source that are asked about: those with the smallest hash of the text."""
     max_chars: Annotated[Count, Field(ge=100)] = 4000
@@ -192,6 +198,8 @@ class Llm(Settings):
 
 class Encoder(Settings):
     """A sequence classifier of transformers that is fine-tuned on the labels."""
+
+    places: ClassVar[frozenset[str]] = frozenset({"model"})
 
     model: str | None = None
     """Model directory or name, such as huawei-noah/TinyBERT_General_4L_312D."""

@@ -1,5 +1,7 @@
 """The recipe: the root of all settings, and the checks that span sections."""
 
+from typing import ClassVar
+
 from pydantic import Field, model_validator
 
 from reprise.recipe.documents import Documents
@@ -17,6 +19,8 @@ from reprise.recipe.training import Training
 
 class Recipe(Settings):
     """All settings of a run."""
+
+    means: ClassVar[frozenset[str]] = frozenset({"workspace"})
 
     name: str
     """Name of the run, for the report."""

@@ -1,7 +1,7 @@
 """Question-answer documents made from seed documents."""
 
 import math
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -49,6 +49,8 @@ class Seeds(Settings):
 class Code(Settings):
     """New programming problems after a bank of known ones."""
 
+    places: ClassVar[frozenset[str]] = frozenset({"problems"})
+
     requests: Count = 0
     """How many problems are asked for."""
     problems: str | None = None
@@ -90,6 +92,8 @@ class Checks(Settings):
 
 class Synthesis(Settings):
     """Seeds in, checked question-answer documents out."""
+
+    places: ClassVar[frozenset[str]] = frozenset({"prompts"})
 
     enabled: bool = False
     """Make synthetic documents. They enter the mixture as the source `synthetic`."""

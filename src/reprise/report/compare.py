@@ -1,7 +1,7 @@
 """Several runs -> what differs between them and what came of it."""
 
 from reprise.report import charts, retention
-from reprise.workspace import Json
+from reprise.storage import Json
 
 
 def compare(runs: list[Json]) -> tuple[Json, dict[str, list[Json]], Json]:

@@ -25,9 +25,9 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.checkpoint.state_dict_loader import load
 
 from reprise.errors import UserError
+from reprise.storage import file_checksum
 from reprise.training.checkpoint_facts import VERSION, CheckpointFacts
 from reprise.training.parallel import Processes
-from reprise.workspace import file_checksum
 
 log = logging.getLogger(__name__)
 

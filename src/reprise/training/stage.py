@@ -9,11 +9,13 @@ from reprise.mixture.sampler import Sampler
 from reprise.model.likelihood import fit_window
 from reprise.model.machine import describe_machine
 from reprise.model.tokenizer import open_tokenizer
+from reprise.recipe.fields import decisive
 from reprise.recipe.groups import Groups
 from reprise.recipe.mixture import Stage
 from reprise.recipe.model import Model
 from reprise.recipe.tokens import Rows
 from reprise.recipe.training import Training
+from reprise.storage import Json
 from reprise.tokens.store import TokenStore
 from reprise.training.averaging import Average
 from reprise.training.checkpoint import check_content, load_checkpoint, newest_whole, prune, read_facts
@@ -28,7 +30,7 @@ from reprise.training.status_line import StatusLine
 from reprise.training.trainer import Benchmarks, Trainer
 from reprise.training.validation import HeldOut
 from reprise.training.writer import CheckpointError, CheckpointWriter
-from reprise.workspace import Json, Work, differences
+from reprise.workspace import Work, differences
 
 SPEED_SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "PYTORCH_CUDA_ALLOC_CONF")
 """Environment variables that decide how fast training is, for the log."""
@@ -99,14 +101,14 @@ def build(
     network = open_network(model, rows, training, store.highest_id, processes)
     optimizer = build_optimizer(network.weights, training.optimizer)
     settings = {
-        "stage": stage.model_dump(mode="json"),
+        "stage": decisive(stage),
         "stage_index": stage_index,
         "rows": rows.model_dump(mode="json"),
         "optimizer": training.optimizer.model_dump(mode="json"),
         "averaging": training.averaging.model_dump(mode="json"),
         "batch_rows": training.batch_rows,
         "precision": str(compute_dtype(training, processes.device)),
-        "model": model.model_dump(mode="json"),
+        "model": decisive(model),
         "seed": seed,
         "store": store.fingerprint,
     }
@@ -255,7 +257,12 @@ def finish(trainer: Trainer, model: Model) -> None:
             ) from error
     _leave_if_asked(trainer, final)
     write_model(
-        trainer.network.weights, trainer.average.weights, model, trainer.work.output / "model", trainer.processes
+        trainer.network.weights,
+        trainer.average.weights,
+        model,
+        trainer.work.output / "model",
+        trainer.processes,
+        verify=trainer.training.verify_model,
     )
     if trainer.processes.is_first:
         prune(trainer.checkpoints, 0, trainer.training.checkpoints.keep_every_tokens)

@@ -18,10 +18,10 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torch.distributed.checkpoint.state_dict_saver import save
 
+from reprise.storage import file_checksum, sync, write_json
 from reprise.training.checkpoint import DESCRIPTION, cause_of
 from reprise.training.checkpoint_facts import VERSION, ResumeFacts
 from reprise.training.parallel import Processes
-from reprise.workspace import file_checksum, sync, write_json
 
 
 class CheckpointError(Exception):

@@ -25,7 +25,7 @@ from reprise.evaluation.results import BenchmarkRow, BenchmarkScore, TaskScore
 from reprise.progress import console
 from reprise.recipe.evaluation import Evaluation, expand_benchmarks
 from reprise.sandbox.run import require_sandbox
-from reprise.workspace import digest, write_json
+from reprise.storage import digest, write_json
 
 _FORMAT = 2
 """Raised when the same settings would give other scores."""
