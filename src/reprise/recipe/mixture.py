@@ -16,6 +16,7 @@ DEFAULT_TOLERANCE = 0.02
 class MixtureEntry(Settings):
     """One entry of the first level of a stage's mixture: a language, or the synthetic text."""
 
+    means: ClassVar[frozenset[str]] = frozenset({"keep", "tolerance"})
     share: Share
     """Share of the stage's tokens; the shares of a stage sum to 1."""
     language: OptionalLanguage = ""
