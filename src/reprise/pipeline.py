@@ -15,7 +15,7 @@ import yaml
 from reprise import preflight
 from reprise.documents.read.files import SourceFile
 from reprise.documents.read.streams import printable
-from reprise.errors import UserError
+from reprise.errors import UserError, out_of_memory
 from reprise.recipe import Recipe
 from reprise.recipe.fields import decisive
 from reprise.stages import Stage, stages
@@ -155,7 +155,7 @@ def run_stages(
         UserError: a stage refused its settings or its input; what was published before stays.
     """
     workspace = Workspace(recipe.workspace)
-    ranks = _Ranks()
+    ranks = _Ranks(recipe.training.collective_timeout_s)
     run = _Run(recipe, workspace, ranks, restart=restart, adopt=adopt, others=others, say=say)
     with contextlib.ExitStack() as held, _explain_full_disk(workspace.root):
         ranks.lead(lambda: held.enter_context(workspace.locked()))
@@ -301,7 +301,7 @@ class _Run:
         work = begun or workspace.join(derivation)
         work.compared = compared
         with _explain_full_disk(work.output):
-            stage.run()(work, **stage.settings, **stage.means)
+            _run_with_memory(stage, work)
         ranks.wait()
         seconds = time.monotonic() - start
         ranks.lead(lambda: workspace.publish(derivation, work, seconds))
@@ -377,6 +377,32 @@ def say_result(recipe: Recipe, until: Sequence[str] | None, count: int) -> str:
     return f"{what}; the report is {Path(recipe.workspace) / 'report.html'}"
 
 
+_MEMORY_SETTINGS = {
+    "train": "lower training.micro_batch_rows or rows.seq_len, set training.activation_checkpointing=full, or train on "
+    "more processes with torchrun",
+    "score": "lower documents.perplexity.batch_tokens or max_length",
+    "evaluate": "lower evaluation.batch_tokens or max_length",
+    "synthesize": "lower synthesis.generator.batch_size",
+    "label": "lower documents.topics.encoder.batch_size",
+}
+
+
+def _run_with_memory(stage: Stage, work: Work) -> None:
+    """Run a stage; memory that runs out is one message with the settings that help."""
+    try:
+        stage.run()(work, **stage.settings, **stage.means)
+    except UserError:
+        raise
+    except Exception as error:
+        remedy = _MEMORY_SETTINGS.get(
+            stage.name.partition("-")[0], "close other programs, or use a machine with more memory"
+        )
+        message = out_of_memory(error, f"{remedy}; then run the same command again")
+        if message is None:
+            raise
+        raise UserError(message.what, where=stage.name, remedy=message.remedy) from error
+
+
 def _summary(work: Work) -> str:
     """The single numbers among a stage's counts, for one line in the terminal."""
     numbers = [f"{name.replace('_', ' ')} {value:,}" for name, value in work.counts.items() if type(value) is int]
@@ -401,13 +427,13 @@ def _with_needs(every: Sequence[Stage], until: Sequence[str] | None) -> set[str]
 class _Ranks:
     """The processes that torchrun started; one process where it did not."""
 
-    def __init__(self) -> None:
+    def __init__(self, timeout_s: int) -> None:
         self.world = int(os.environ.get("WORLD_SIZE", "1"))
         self.leads = int(os.environ.get("RANK", "0")) == 0
         if self.world > 1:
             from reprise.training.parallel import start_processes
 
-            start_processes()
+            start_processes(timeout_s)
 
     def lead(self, action: Callable[[], T]) -> T | None:
         """See `first_does`."""

@@ -17,7 +17,9 @@ from reprise.documents.read.files import SourceFile, find_files
 from reprise.documents.read.records import Record, read_records
 from reprise.documents.read.remote import is_remote
 from reprise.errors import Finding, Severity, UserError, missing_extra
+from reprise.generators.reachable import check_server
 from reprise.mixture.idle_settings import check_idle_settings
+from reprise.model.check import check_model
 from reprise.model.files import model_files
 from reprise.recipe import Recipe
 from reprise.recipe.documents import Input
@@ -150,11 +152,13 @@ def check_text_for_mixture(recipe: Recipe) -> Iterator[Finding]:
 
 
 def check_model_files(recipe: Recipe) -> Iterator[Finding]:
-    """Whether the model's folder and files are there."""
+    """Whether the model's folder and files are there and whole, as far as small files tell."""
     try:
         model_files(recipe.model)
     except UserError as error:
         yield Finding.of(error, "missing")
+    else:
+        yield from check_model(recipe.model, recipe.rows.seq_len)
 
 
 def check_benchmark_files(recipe: Recipe) -> Iterator[Finding]:
@@ -202,6 +206,20 @@ def generators(recipe: Recipe) -> Iterator[tuple[str, Generator]]:
         yield "synthesis.generator", synthesis.generator
         if synthesis.checks.judge is not None:
             yield "synthesis.checks.judge", synthesis.checks.judge
+
+
+def check_generator_servers(recipe: Recipe) -> Iterator[Finding]:
+    """Whether the servers that write labels, documents and grades answer."""
+    for setting, generator in generators(recipe):
+        if generator.base_url is not None:
+            yield from check_server(generator.base_url, generator.api_key_env, setting)
+
+
+def check_evaluation_server(recipe: Recipe) -> Iterator[Finding]:
+    """Whether the server that evaluates answers."""
+    backend = recipe.evaluation.backend
+    if backend.base_url is not None:
+        yield from check_server(backend.base_url, backend.api_key_env, "evaluation.backend")
 
 
 TEXT_COPIES = 3.0
@@ -265,6 +283,8 @@ CHECKS: tuple[Check, ...] = (
     Check(check_benchmark_files, ("decontaminate", "synthesize"), "missing"),
     Check(check_packages, ("read", "clean", "label", "synthesize", TRAIN, "evaluate")),
     Check(check_idle_settings, (TRAIN,)),
+    Check(check_generator_servers, ("label", "synthesize")),
+    Check(check_evaluation_server, ("evaluate",)),
     Check(check_disk),
 )
 """All checks, in the order in which their findings are told."""

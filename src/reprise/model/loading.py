@@ -19,25 +19,13 @@ from transformers import (
 from transformers.utils.hub import cached_file
 
 from reprise.errors import UserError, missing_extra
+from reprise.model.check import DEQUANTIZED
 from reprise.model.failures import explain_loading
 from reprise.model.files import model_files, model_folder, sentencepiece_file
 from reprise.model.gguf import convert_gguf
-from reprise.model.weights import (
-    BIN,
-    INDEX,
-    SAFETENSORS,
-    StoredWeights,
-    are_names_of,
-    compare,
-    compare_loaded,
-    not_finite,
-    open_weights,
-    refuse_not_finite,
-)
+from reprise.model.weight_files import BIN, INDEX, SAFETENSORS, StoredWeights, open_weights
+from reprise.model.weights import are_names_of, compare, compare_loaded, not_finite, refuse_not_finite
 from reprise.recipe.model import Model
-
-_DEQUANTIZED = {"fp8", "mxfp4"}
-"""Quantized weights that transformers turns into ordinary ones while it loads them."""
 
 
 def locate_model(settings: Model) -> str:
@@ -81,7 +69,7 @@ def _read_config(settings: Model) -> Any:
             remedy="choose a model whose architecture ends in ForCausalLM",
         )
     method = quantization_method(config)
-    if method not in {None, *_DEQUANTIZED}:
+    if method not in {None, *DEQUANTIZED}:
         raise UserError(
             f"the weights of {settings.path} are quantized ({method}) and cannot be trained",
             where="model.path",

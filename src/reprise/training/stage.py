@@ -6,7 +6,7 @@ from typing import Any
 
 from reprise.errors import UserError
 from reprise.mixture.sampler import Sampler
-from reprise.model.likelihood import fit_window
+from reprise.model.likelihood import fit_batch, fit_window
 from reprise.model.machine import describe_machine
 from reprise.model.tokenizer import open_tokenizer
 from reprise.recipe.fields import decisive
@@ -131,7 +131,7 @@ def build(
             start_id=open_tokenizer(model).start_id,
             special_ids={store.eos_id} | ({store.bos_id} if store.bos_id is not None else set()),
             window=fit_window(network.weights.config, *window),
-            batch_tokens=training.micro_batch_rows * rows.seq_len,
+            batch_tokens=fit_batch(training.micro_batch_rows * rows.seq_len, processes.device),
         ),
         metrics=metrics,
         average=Average(network.weights, training.averaging, stage.tokens),

@@ -294,11 +294,9 @@ class Trainer:
         progress = self.progress
         progress.next_benchmarks = next_multiple(progress.tokens, self.training.benchmarks_every_tokens)
         assert self.benchmarks is not None
-        model = self.network.objective.model
-        model.eval()
-        with self.network.eager():
-            scores = self.benchmarks(model, digest([self.settings, progress.step, sorted(progress.left_out)]))
-        model.train()
+        with self.network.as_loaded():
+            identity = digest([self.settings, progress.step, sorted(progress.left_out)])
+            scores = self.benchmarks(self.network.objective.model, identity)
         self.log({**self.moment(), "kind": "benchmarks", "benchmarks": scores})
 
     def guard_retention(self, losses: Sequence[BucketLoss]) -> None:

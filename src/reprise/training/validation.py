@@ -1,14 +1,15 @@
 """Held-out loss of every (language, source, topic)."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from reprise.model.likelihood import IGNORE, cut_windows, token_nll
+from reprise.model.likelihood import cut_windows, token_nll
+from reprise.model.loss import IGNORE
 from reprise.recipe.training import Validation
 from reprise.stable_random import permutation, resamples
 from reprise.tokens.store import Bucket, BucketKey
@@ -122,7 +123,8 @@ class HeldOut:
             self._keys.append(key)
             self._ends.append((self._ends[-1] if self._ends else 0) + len(documents))
             self._num_bytes.append(int(bucket.num_bytes[documents].sum()))
-        self._batches = _batches(windows, batch_tokens)
+        windows.sort(key=lambda window: -len(window.ids))
+        self._batches = list(_batches(windows, batch_tokens))
 
     def measure(self, model: Any, processes: Processes, stop: StopSignal) -> list[BucketLoss] | None:
         """Losses of all buckets, None where a signal came before the end.
@@ -154,6 +156,18 @@ class HeldOut:
         ]
 
 
+def _batches(windows: list[_Window], batch_tokens: int) -> Iterator[list[_Window]]:
+    """Windows of like length together; the longest come first, so that too large a batch fails at once."""
+    batch: list[_Window] = []
+    for window in windows:
+        if batch and len(batch[0].ids) * (len(batch) + 1) > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(window)
+    if batch:
+        yield batch
+
+
 def _bucket_loss(key: BucketKey, num_bytes: int, nll: np.ndarray[Any, Any], tokens: np.ndarray[Any, Any]) -> BucketLoss:
     """The loss of a bucket from those of its documents: sums of nats and of scored tokens, float64[documents]."""
     total, count = float(tokens.sum()), len(tokens)
@@ -181,16 +195,6 @@ def _text_of(ids: Ids, special_ids: Collection[int]) -> Ids:
     start = int(len(ids) > 0 and int(ids[0]) in special_ids)
     end = len(ids) - int(len(ids) > start and int(ids[-1]) in special_ids)
     return ids[start:end]
-
-
-def _batches(windows: list[_Window], batch_tokens: int) -> list[list[_Window]]:
-    """Windows of like length together, longest first."""
-    batches: list[list[_Window]] = []
-    for window in sorted(windows, key=lambda window: -len(window.ids)):
-        if not batches or len(batches[-1][0].ids) * (len(batches[-1]) + 1) > batch_tokens:
-            batches.append([])
-        batches[-1].append(window)
-    return batches
 
 
 def _run(model: Any, batch: list[_Window], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

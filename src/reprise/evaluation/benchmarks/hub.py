@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from reprise.benchmark_files import LETTERS, Item, LocalSet
-from reprise.evaluation.benchmarks.answer_matching import boxed
+from reprise.math_answers import boxed
 
 Rows = Iterable[dict[str, Any]]
 
