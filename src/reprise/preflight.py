@@ -17,6 +17,7 @@ from reprise.documents.read.files import SourceFile, find_files
 from reprise.documents.read.records import Record, read_records
 from reprise.documents.read.remote import is_remote
 from reprise.errors import Finding, Severity, UserError, missing_extra
+from reprise.generators.reachable import check_server
 from reprise.mixture.idle_settings import check_idle_settings
 from reprise.model.check import check_model
 from reprise.model.files import model_files
@@ -225,6 +226,20 @@ def generators(recipe: Recipe) -> Iterator[tuple[str, Generator]]:
             yield "synthesis.checks.judge", synthesis.checks.judge
 
 
+def check_generator_servers(recipe: Recipe) -> Iterator[Finding]:
+    """Whether the servers that write labels, documents and grades answer."""
+    for setting, generator in generators(recipe):
+        if generator.base_url is not None:
+            yield from check_server(generator.base_url, generator.api_key_env, setting)
+
+
+def check_evaluation_server(recipe: Recipe) -> Iterator[Finding]:
+    """Whether the server that evaluates answers."""
+    backend = recipe.evaluation.backend
+    if backend.base_url is not None:
+        yield from check_server(backend.base_url, backend.api_key_env, "evaluation.backend")
+
+
 TEXT_COPIES = 3.0
 """Bytes that the document stages write per byte of input text, compressed: read, clean and score each write a copy."""
 COMPRESSED = 4.0
@@ -286,6 +301,8 @@ CHECKS: tuple[Check, ...] = (
     Check(check_benchmark_files, ("decontaminate", "synthesize"), "missing"),
     Check(check_packages, ("read", "clean", "label", "synthesize", TRAIN, "evaluate")),
     Check(check_idle_settings, (TRAIN,)),
+    Check(check_generator_servers, ("label", "synthesize")),
+    Check(check_evaluation_server, ("evaluate",)),
     Check(check_disk),
 )
 """All checks, in the order in which their findings are told."""
