@@ -151,7 +151,7 @@ class Deduplicate(Settings):
     """Words to a shingle, in languages that put spaces between words."""
     shingle_chars: Annotated[int, Field(ge=1)] = 8
     """Characters to a shingle, in languages that do not (Chinese, Japanese, Thai)."""
-    permutations: Annotated[int, Field(ge=16)] = 128
+    permutations: Annotated[int, Field(ge=16, le=4096)] = 128
     """Hash functions of MinHash."""
     bands: Annotated[int, Field(ge=0)] = 0
     """Bands of the hashing; 0: so many that two documents at the threshold are compared with probability 0.99."""
