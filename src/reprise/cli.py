@@ -152,7 +152,6 @@ def _stage_command(name: str, doc: str) -> None:
 
 for _name, _doc in {
     "read": "Read the inputs into one table; what cannot be read goes to rejects.jsonl.",
-    "clean": "Repair the text, and drop what the heuristics find bad.",
     "deduplicate": "Drop exact and near duplicates, across all sources.",
     "decontaminate": "Drop documents that hold benchmark questions.",
     "score": "Score perplexity by the base model, for the curriculum.",
@@ -183,6 +182,32 @@ def label(
     _run(loaded, ["label"])
     if report:
         show_report(read_report(Workspace(loaded.workspace).folder("label")))
+
+
+@app.command()
+def clean(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Drop nothing: print what each rule would drop of a sample, and examples.")
+    ] = False,
+    sample: Annotated[int, typer.Option(min=1, help="Documents of each language and source to measure.")] = 500,
+    as_json: AsJson = False,
+) -> None:
+    """Repair the text, and drop what the heuristics find bad."""
+    from reprise.documents.clean.measure import measure_stage, show_retention
+    from reprise.workspace import Workspace
+
+    loaded = _load(recipe, overrides)
+    if not measure:
+        _run(loaded, ["clean"])
+        return
+    _run(loaded, ["read"])
+    found = measure_stage(Workspace(loaded.workspace).folder("read"), loaded.documents.clean, sample=sample)
+    if as_json:
+        print(json.dumps(found, ensure_ascii=False, indent=1))
+    else:
+        show_retention(found)
 
 
 @app.command()
@@ -356,6 +381,33 @@ def _evaluate_model(model: Path, overrides: list[str], options: dict[str, Any]) 
         text=options["text"],
         cache=cache_folder() / "evaluation",
     )
+
+
+@app.command()
+def selftest(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the optimizer.")] = 30,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of a batch, at most the recipe's.")] = 4,
+    seq_len: Annotated[int, typer.Option(min=8, help="Tokens of a row, at most the recipe's.")] = 256,
+    as_json: AsJson = False,
+) -> None:
+    """Train a few steps on your model and tokens, and again by a plain PyTorch loop; exit code 1 where they differ."""
+    from reprise.training.selftest import selftest as run_selftest
+
+    result = run_selftest(_load(recipe, overrides), steps=steps, batch_rows=rows, seq_len=seq_len)
+    if as_json:
+        print(json.dumps(result, indent=1))
+    else:
+        size = f"{result['steps']} steps of {result['batch_rows']} rows of {result['seq_len']} tokens"
+        _say(f"{size} on {result['device']}, loss {result['first_loss']:.4f} -> {result['last_loss']:.4f}")
+        _say("worst relative difference from a plain PyTorch loop in float32:")
+        for name, limit in result["limits"].items():
+            where = f" ({result['weight']})" if name == "weights" else ""
+            _say(f"  {name.replace('_', ' '):<10} {result[name]:.1e}, at most {limit:.0e} passes{where}")  # type: ignore[literal-required]
+        _say("passed" if result["passed"] else "FAILED: training would not do what a plain loop does")
+    if not result["passed"]:
+        raise typer.Exit(1)
 
 
 @app.command()
