@@ -2,9 +2,9 @@
 
     python benchmarks/memory.py [--rows 2] [--seq-len 1024] [--precision float32]
 
-Each measurement is a whole training stage of four steps in a process of its own, on the CPU; its figure is the largest
-resident memory of that process. `--fake` prints estimates for 8 B and 70 B on GPUs instead, which nothing here measures.
-The last line is JSON: the ratio of estimate to measurement of each, and the largest error.
+Each measurement is a whole training stage of four steps in a process of its own, on the CPU; its figure is the
+largest resident memory of that process. `--fake` prints estimates for 8 B and 70 B on GPUs instead, which nothing here
+measures. The last line is JSON: the ratio of estimate to measurement of each, and the largest error.
 """
 
 import argparse

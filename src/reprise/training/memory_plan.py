@@ -93,6 +93,27 @@ def plan_memory(recipe: Recipe) -> MemoryPlan:
     return plan
 
 
+def memory_lines(plan: MemoryPlan) -> list[str]:
+    """A plan in words: the sum and what it consists of, then `fits` or what would."""
+    estimate = plan["estimate"]
+    if estimate is None:
+        return [f"memory of a GPU: not known: {plan['note']}"]
+    names = ("master", "working", "moments", "average", "gradients", "gathered", "activations", "layer_work",
+             "head_and_loss", "fixed")  # fmt: skip
+    values: dict[str, Any] = dict(estimate)
+    parts = ", ".join(f"{name.replace('_', ' ')} {values[name] / 1e9:.1f}" for name in names if values[name])
+    gpus = f"{plan['gpus']} GPU{'s' if plan['gpus'] > 1 else ''}"
+    lines = [f"memory of each of {gpus}: {estimate['total'] / 1e9:.1f} GB at the peak of a step ({parts})"]
+    if plan["fits"] is None:
+        return [*lines, str(plan["note"])]
+    if plan["fits"]:
+        return [*lines, f"fits {plan['gpu']} ({plan['memory_gb']:g} GB)"]
+    lines.append(f"does not fit {plan['gpu']} ({plan['memory_gb']:g} GB)")
+    if not plan["changes"]:
+        return [*lines, "no setting makes it fit: use more GPUs, shorter rows, or a smaller model"]
+    return [*lines, *(f"  fits with {change}" for change in plan["changes"][:4])]
+
+
 def check_memory(model: Model, training: Training, rows: Rows, processes: Processes) -> None:
     """Refuse a run that cannot fit, before its first step.
 
