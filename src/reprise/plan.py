@@ -82,6 +82,7 @@ def make_plan(recipe: Recipe) -> dict[str, Json]:
             "formula": formula,
             "tokens_per_step": step_tokens,
         },
+        "memory": _memory(recipe),
         "scoring": _scoring(recipe, rate),
         "synthesis": _synthesis(recipe, store, buckets),
         "reach": _reach(recipe, store),
@@ -109,6 +110,15 @@ def _reach(recipe: Recipe, store: TokenStore | None) -> list[Reach]:
         questions,
         evaluation.benchmark_tolerance,
     )
+
+
+def _memory(recipe: Recipe) -> Json:
+    """Whether training fits the memory of a GPU; null where the model is not on this machine."""
+    if model_folder(recipe.model) is None:
+        return None
+    from reprise.training.memory_plan import plan_memory
+
+    return plan_memory(recipe)
 
 
 def _peak_tflops(recipe: Recipe) -> float:
@@ -266,6 +276,11 @@ def show_plan(plan: dict[str, Any]) -> None:
         markup=False,
         highlight=False,
     )
+    if plan["memory"]:
+        from reprise.training.memory_plan import memory_lines
+
+        for line in memory_lines(plan["memory"]):
+            console.print(line, markup=False, highlight=False)
     if plan["scoring"]:
         console.print(_scoring_line(plan["scoring"]), markup=False, highlight=False)
     if plan["synthesis"]:
