@@ -452,15 +452,12 @@ def study(
     only: Annotated[str | None, typer.Option(metavar="VARIANT-seed-N", help="Only this run of the grid.")] = None,
 ) -> None:
     """Run a grid of recipes with seeds and compare them; resumes where it stopped."""
-    from reprise.study import load_study, run_apart, run_study
+    from reprise.study import load_study, run_study
 
     changes = {"recipe": recipe, "workspace": workspace, "parallel": parallel}
     loaded = load_study(study, {name: value for name, value in changes.items() if value is not None})
-    if loaded.parallel > 1 and only is None:
-        arguments = [study, "--recipe", loaded.recipe, "--workspace", loaded.workspace]
-        result = run_study(loaded, run_apart(arguments, loaded.parallel))
-    else:
-        result = run_study(loaded, lambda one, others: _run(one, ["evaluate"], others=others), only=only)
+    arguments = [study, "--recipe", loaded.recipe, "--workspace", loaded.workspace]
+    result = run_study(loaded, arguments=arguments, only=only)
     for found in result["measures"].values() if result else ():
         for sentence in found["sentences"]:
             print(sentence)

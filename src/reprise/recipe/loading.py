@@ -57,6 +57,18 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
 
 def parse_recipe(text: str, overrides: Sequence[str] = (), where: str = "recipe") -> Recipe:
     """`load_recipe` for text that is in memory already."""
+    data = parse_yaml(text, where)
+    for override in overrides:
+        apply_override(data, override)
+    return check(Recipe, data, where)
+
+
+def parse_yaml(text: str, where: str) -> dict[str, Any]:
+    """Settings that are not checked yet.
+
+    Raises:
+        UserError: the text is not YAML, or no list of settings; with the line.
+    """
     try:
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -65,10 +77,8 @@ def parse_recipe(text: str, overrides: Sequence[str] = (), where: str = "recipe"
         problem = getattr(error, "problem", None) or str(error)
         raise UserError(f"not valid YAML: {problem}", where=f"{where}{line}", remedy="mend this line") from None
     if not isinstance(data, dict):
-        raise UserError("a recipe is a list of settings, `name: value`", where=where, remedy="see `reprise init`")
-    for override in overrides:
-        apply_override(data, override)
-    return check(Recipe, data, where)
+        raise UserError("this is no list of settings, `name: value`", where=where, remedy="see `reprise init`")
+    return data
 
 
 def check(section: type[Section], data: Any, where: str) -> Section:
