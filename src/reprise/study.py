@@ -124,10 +124,10 @@ def run_study(study: Study, *, arguments: Sequence[str] = (), only: str | None =
     """
     recipes = {run: _recipe(study, *run) for run in itertools.product(study.variants, study.seeds)}
     if only is not None:
-        _run_one(recipes, _find(recipes, only), take_through)
+        run_one(recipes, _find(recipes, only), take_through)
         return None
     run_all(study, recipes, arguments)
-    outcomes = {run: _read_results(Path(recipe.workspace)) for run, recipe in recipes.items()}
+    outcomes = {run: read_results(Path(recipe.workspace)) for run, recipe in recipes.items()}
     result: StudyResult = {
         "name": study.name,
         "question": study.question,
@@ -151,12 +151,12 @@ def run_all(study: Study, recipes: Mapping[tuple[str, int], Recipe], arguments: 
     """
     if study.parallel == 1:  # in this thread, since training catches signals
         for run in itertools.chain(*_batches(study)):
-            _run_one(recipes, run, take_through)
+            run_one(recipes, run, take_through)
         return
     apart = run_apart(arguments, study.parallel)
     for batch in _batches(study):
         with ThreadPoolExecutor(max_workers=study.parallel) as pool:
-            for future in [pool.submit(_run_one, recipes, run, apart) for run in batch]:
+            for future in [pool.submit(run_one, recipes, run, apart) for run in batch]:
                 future.result()
 
 
@@ -268,7 +268,14 @@ def _batches(study: Study) -> list[list[tuple[str, int]]]:
     return [baselines[:1], baselines[1:], others]
 
 
-def _run_one(recipes: Mapping[tuple[str, int], Recipe], run: tuple[str, int], take: TakeThrough) -> None:
+def run_one(recipes: Mapping[tuple[str, int], Recipe], run: tuple[str, int], take: TakeThrough) -> None:
+    """One run of a grid, with the answers that other runs paid for.
+
+    Args:
+        recipes: (variant, seed) -> its recipe, of all runs so far.
+        run: which of them.
+        take: takes it through.
+    """
     target = Path(recipes[run].workspace)
     others = [Path(recipe.workspace) for other, recipe in recipes.items() if other != run]
     for other in others:
@@ -281,7 +288,12 @@ def _run_one(recipes: Mapping[tuple[str, int], Recipe], run: tuple[str, int], ta
     take(recipes[run], others)
 
 
-def _read_results(workspace: Path) -> dict[str, Any]:
+def read_results(workspace: Path) -> dict[str, Any]:
+    """The evaluation of a run (see evaluation/results.py).
+
+    Raises:
+        UserError: there is none.
+    """
     path = workspace / "evaluate" / "results.json"
     try:
         results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
