@@ -35,6 +35,13 @@ def head_scaling(config: Any) -> HeadScaling:
     return HeadScaling(scale, float(cap) if cap else None)
 
 
+def scale_logits(logits: Tensor, scaling: HeadScaling) -> Tensor:
+    """Logits as the family scales and caps them."""
+    if scaling.scale != 1.0:
+        logits = logits * scaling.scale
+    return logits if scaling.cap is None else scaling.cap * torch.tanh(logits / scaling.cap)
+
+
 def linear_cross_entropy(
     hidden: Tensor,
     weight: Tensor,

@@ -1,7 +1,8 @@
 """The kinds of value that settings are made of."""
 
+import re
 import urllib.parse
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -57,6 +58,10 @@ def _outside(place: Any) -> Any:
     return None if is_here else place
 
 
+MAX_COUNT = 10**15
+"""Largest count: 60 times the tokens of the largest training run so far."""
+
+
 def parse_count(value: Any) -> Any:
     """Turn `92.5B`, `40M`, `8k` or a plain integer into an exact integer."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
@@ -66,8 +71,10 @@ def parse_count(value: Any) -> Any:
     try:
         number = Decimal(text[: len(text) - len(suffix)]) * _SUFFIXES[suffix]
         is_whole = number == number.to_integral_value()
-    except InvalidOperation:
+    except ArithmeticError:
         raise ValueError(f"{value!r} is not a count; write for example 92.5B, 40M, 8k or 512") from None
+    if number.is_finite() and abs(number) > MAX_COUNT:
+        raise ValueError(f"{value!r} is more than {float(MAX_COUNT):.0e}")
     if not number.is_finite() or not is_whole:
         raise ValueError(f"{value!r} is not a whole number")
     return int(number)
@@ -92,6 +99,24 @@ def check_server_url(url: str) -> str:
 
 ServerUrl = Annotated[str, AfterValidator(check_server_url)]
 """Address of a server, without credentials."""
+
+
+def check_key_variable(name: str) -> str:
+    """The name of an environment variable; ValueError, without repeating it, where it looks like a key itself."""
+    looks_like_a_key = len(name) >= 16 and "_" not in name and sum(char.isdigit() for char in name) >= 2
+    if not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", name) or looks_like_a_key:
+        raise ValueError(
+            "write the name of an environment variable in capitals, such as OPENAI_API_KEY; "
+            "if this was the key itself, it belongs into that variable"
+        )
+    return name
+
+
+KeyVariable = Annotated[str, AfterValidator(check_key_variable)]
+"""Name of the environment variable that holds a key."""
+
+CONFIDENTIAL = frozenset({"base_url", "api_key_env"})
+"""Settings whose refused values are never shown: they may hold a password or a key."""
 
 
 def check_sum(shares: dict[str, float], what: str) -> None:

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.resources
+import json
 import types
 import typing
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from reprise.errors import UserError
+from reprise.recipe.fields import CONFIDENTIAL
 from reprise.recipe.recipe import Recipe
 
 Section = TypeVar("Section", bound=BaseModel)
@@ -55,6 +57,17 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     return parse_recipe(text, overrides, where=str(path))
 
 
+def open_recipe(path: Path, overrides: Sequence[str] | None) -> Recipe:
+    """The recipe of a file, or the one that a run's folder keeps; the folder is then the workspace, wherever it is.
+
+    Raises:
+        UserError: as `load_recipe`.
+    """
+    if path.is_dir():
+        return load_recipe(path / "recipe.yaml", [*(overrides or []), f"workspace={json.dumps(str(path))}"])
+    return load_recipe(path, overrides or [])
+
+
 def parse_recipe(text: str, overrides: Sequence[str] = (), where: str = "recipe") -> Recipe:
     """`load_recipe` for text that is in memory already."""
     data = parse_yaml(text, where)
@@ -70,15 +83,50 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
         UserError: the text is not YAML, or no list of settings; with the line.
     """
     try:
-        data = yaml.safe_load(text)
+        data = yaml.load(text, _Loader)
+        _check_size(data, where)
+    except RecursionError:
+        raise UserError("the recipe is nested too deeply", where=where, remedy="see `reprise init`") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error)
-        raise UserError(f"not valid YAML: {problem}", where=f"{where}{line}", remedy="mend this line") from None
+        raise UserError(f"not valid YAML: {problem}", where=f"{where}{line}", remedy="correct this line") from None
     if not isinstance(data, dict):
         raise UserError("this is no list of settings, `name: value`", where=where, remedy="see `reprise init`")
     return data
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without tags; a key that is given twice in one mapping is an error, not a silent choice of the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    problem = f"the setting `{key.value}` is given twice"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+
+MAX_VALUES = 100_000
+"""Values of a recipe, aliases counted as often as they are used."""
+
+
+def _check_size(data: Any, where: str) -> None:
+    """Refuse a recipe that a few lines of aliases blow up."""
+    count, queue = 0, [data]
+    while queue:
+        value = queue.pop()
+        count += 1
+        if count > MAX_VALUES:
+            raise UserError(f"the recipe has more than {MAX_VALUES:,} values", where=where, remedy="use fewer aliases")
+        if isinstance(value, dict):
+            queue += value.values()
+        elif isinstance(value, list):
+            queue += value
 
 
 def check(section: type[Section], data: Any, where: str) -> Section:
@@ -107,9 +155,12 @@ def apply_override(data: dict[str, Any], override: str) -> None:
             node[key] = {}
         node = _child(node, key, ".".join(parents[: depth + 1]), override)
     try:
-        parsed = yaml.safe_load(value) if value else None
-    except yaml.YAMLError:
-        raise UserError(f"{value!r} is not valid YAML", where=override, remedy="quote it, or mend the value") from None
+        parsed = yaml.load(value, _Loader) if value else None
+    except (yaml.YAMLError, RecursionError):
+        shown = value if len(value) <= 60 else f"{value[:60]}..."
+        raise UserError(
+            f"{shown!r} is not valid YAML", where=override[:120], remedy="quote it, or correct the value"
+        ) from None
     if isinstance(node, list):
         _child(node, last, dotted, override)
         node[int(last)] = parsed
@@ -145,7 +196,8 @@ def _explain(section: type[BaseModel], error: ValidationError) -> str:
             lines.append(f"`{name}` is required")
         else:
             message = item["msg"].removeprefix("Value error, ")
-            shown = "" if isinstance(item["input"], dict | list | BaseModel) else f" = {item['input']!r}"
+            hidden = isinstance(item["input"], dict | list | BaseModel) or not CONFIDENTIAL.isdisjoint(item["loc"])
+            shown = "" if hidden else f" = {item['input']!r}"
             lines.append(f"`{name or section.__name__.lower()}`{shown}: {message}")
     return "; ".join(lines) if len(lines) == 1 else f"{len(lines)} mistakes:\n  " + "\n  ".join(lines)
 

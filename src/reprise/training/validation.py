@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from reprise.model.likelihood import IGNORE, token_nll
+from reprise.model.likelihood import token_nll
+from reprise.model.loss import IGNORE
 from reprise.recipe.training import Validation
 from reprise.stable_random import permutation, resamples
 from reprise.tokens.store import Bucket, BucketKey

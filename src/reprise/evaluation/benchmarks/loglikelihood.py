@@ -17,7 +17,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from reprise.evaluation.choices import check_requests
-from reprise.model.likelihood import IGNORE, fit_batch, token_scores
+from reprise.model.likelihood import fit_batch, token_scores
+from reprise.model.loss import IGNORE
 
 Ids = tuple[int, ...]
 
