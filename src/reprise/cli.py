@@ -10,18 +10,40 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from reprise import interrupts
+from reprise import __version__, interrupts
+from reprise.cli_maintenance import add_commands
 from reprise.errors import UserError
 from reprise.progress import console
-from reprise.recipe import Recipe, load_recipe, presets, read_preset
+from reprise.recipe import Recipe, presets, read_preset
+from reprise.recipe.loading import open_recipe
 from reprise.training.signals import Interrupted
 
 app = typer.Typer(
     help="Continual pre-training: from raw text to a better model, and the proof of what it gained and kept.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+STOPPED = 75
+"""Exit code (EX_TEMPFAIL) of a training that a scheduler stopped and that saved: run the same command again."""
+
+
+def _print_version(given: bool) -> None:
+    if given:
+        print(f"reprise {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe (YAML), or the folder of a run.")]
 Overrides = Annotated[
@@ -30,7 +52,7 @@ Overrides = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
 Restart = Annotated[bool, typer.Option("--restart", help="Throw away a half-trained stage whose settings changed.")]
-Adopt = Annotated[bool, typer.Option("--adopt", help="Go on from its checkpoint with the new settings.")]
+Adopt = Annotated[bool, typer.Option("--adopt", help="Resume from its checkpoint with the new settings.")]
 
 
 def main() -> NoReturn:
@@ -38,7 +60,9 @@ def main() -> NoReturn:
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        code = app(arguments, standalone_mode=False)  # the code of typer.Exit, which it catches itself
+        code = app(
+            arguments, prog_name="reprise", standalone_mode=False
+        )  # the code of typer.Exit, which it catches itself
     except BaseException as error:
         signal_number = interrupts.settle() or (signal.SIGINT if isinstance(error, KeyboardInterrupt) else None)
         if isinstance(error, Interrupted) or signal_number is None:
@@ -70,7 +94,11 @@ def _leave(error: BaseException, debug: bool) -> NoReturn:
     if isinstance(error, Interrupted):
         if _leads():
             console.print(str(error), markup=False, soft_wrap=True)
-        sys.exit(0)
+        sys.exit(130 if error.by_user else STOPPED)
+    if isinstance(error, OSError) and error.filename is not None:
+        what = f"{error.strerror or type(error).__name__}"
+        console.print(f"error: {error.filename}: {what}", style="bold red", markup=False, soft_wrap=True)
+        sys.exit(2)
     raise error
 
 
@@ -105,7 +133,7 @@ def plan(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fals
     from reprise import preflight
     from reprise.plan import make_plan, show_plan
 
-    loaded = _load(recipe, overrides)
+    loaded = open_recipe(recipe, overrides)
     findings = preflight.inspect(loaded)
     preflight.refuse(findings, "error")
     result = make_plan(loaded)
@@ -119,7 +147,7 @@ def plan(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fals
 @app.command()
 def run(recipe: RecipePath, overrides: Overrides = None, restart: Restart = False, adopt: Adopt = False) -> None:
     """Everything that is not fresh: from raw text to the report."""
-    _run(_load(recipe, overrides), None, restart=restart, adopt=adopt)
+    _run(open_recipe(recipe, overrides), None, restart=restart, adopt=adopt)
 
 
 @app.command()
@@ -130,7 +158,7 @@ def status(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fa
     from reprise.pipeline import statuses
     from reprise.workspace import Workspace
 
-    loaded = _load(recipe, overrides)
+    loaded = open_recipe(recipe, overrides)
     found = statuses(loaded, Workspace(loaded.workspace))
     if as_json:
         print(json.dumps([{"stage": name, "state": item.state, "reason": item.reason} for name, item in found]))
@@ -145,7 +173,7 @@ def _stage_command(name: str, doc: str) -> None:
     """Add the command that brings one stage up to date, and what it needs."""
 
     def command(recipe: RecipePath, overrides: Overrides = None) -> None:
-        _run(_load(recipe, overrides), [name])
+        _run(open_recipe(recipe, overrides), [name])
 
     app.command(name, help=doc)(command)
 
@@ -164,7 +192,7 @@ for _name, _doc in {
 @app.command()
 def train(recipe: RecipePath, overrides: Overrides = None, restart: Restart = False, adopt: Adopt = False) -> None:
     """Train every stage; under torchrun on several processes."""
-    loaded = _load(recipe, overrides)
+    loaded = open_recipe(recipe, overrides)
     _run(loaded, [f"train-{number + 1}" for number in range(len(loaded.stages))], restart=restart, adopt=adopt)
 
 
@@ -178,7 +206,7 @@ def label(
     from reprise.documents.label.stage import read_report, show_report
     from reprise.workspace import Workspace
 
-    loaded = _load(recipe, overrides)
+    loaded = open_recipe(recipe, overrides)
     _run(loaded, ["label"])
     if report:
         show_report(read_report(Workspace(loaded.workspace).folder("label")))
@@ -198,7 +226,7 @@ def clean(
     from reprise.documents.clean.measure import measure_stage, show_retention
     from reprise.workspace import Workspace
 
-    loaded = _load(recipe, overrides)
+    loaded = open_recipe(recipe, overrides)
     if not measure:
         _run(loaded, ["clean"])
         return
@@ -223,7 +251,7 @@ def rejects(
 
     from reprise.documents.rejects import read_rejects
 
-    found = read_rejects(Path(_load(recipe, None).workspace), stage, reason)
+    found = read_rejects(Path(open_recipe(recipe, None).workspace), stage, reason)
     for entry in islice(found, limit or None):
         if as_json:
             print(json.dumps(entry, ensure_ascii=False))
@@ -248,7 +276,7 @@ def order(
     from reprise.training.checkpoint import read_facts
     from reprise.workspace import Workspace
 
-    loaded = _load(recipe, overrides)
+    loaded = open_recipe(recipe, overrides)
     names = [f"train-{number + 1}" for number in range(len(loaded.stages))]
     if stage not in names:
         raise UserError(
@@ -264,22 +292,6 @@ def order(
 
 
 @app.command()
-def verify(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE|STORE", help="A recipe or run; or a token store.")],
-    overrides: Overrides = None,
-) -> None:
-    """Compare the checksums of all files of a token store; names the file that is damaged."""
-    from reprise.tokens.store import STORE, TokenStore
-    from reprise.workspace import Workspace
-
-    is_store = (recipe / STORE).exists()
-    folder = recipe if is_store else Workspace(_load(recipe, overrides).workspace).folder("tokenize")
-    store = TokenStore.open(folder)
-    store.verify()
-    print(f"{folder}: all files are as they were published (fingerprint {store.fingerprint})")
-
-
-@app.command()
 def report(
     runs: Annotated[
         list[str], typer.Argument(metavar="RECIPE [NAME=VALUE]...", help="The recipe, or folders of runs.")
@@ -291,8 +303,8 @@ def report(
     from reprise.report.build import compare_report, write_report
     from reprise.workspace import Workspace
 
-    overrides = [argument for argument in runs if "=" in argument]
-    recipes = [_load(Path(argument), overrides) for argument in runs if "=" not in argument]
+    overrides = [argument for argument in runs if "=" in argument and not Path(argument).exists()]
+    recipes = [open_recipe(Path(argument), overrides) for argument in runs if argument not in overrides]
     if not recipes or (len(recipes) > 1 and not compare):
         raise UserError("name one recipe or run, or several with --compare", where=f"reprise report {' '.join(runs)}")
     root = Path(recipes[0].workspace)
@@ -312,7 +324,7 @@ def watch(
     from reprise.report.watch import watch as serve
     from reprise.workspace import Workspace
 
-    loaded = _load(recipe, None)
+    loaded = open_recipe(recipe, None)
     serve(Workspace(loaded.workspace), loaded, port)
 
 
@@ -349,7 +361,7 @@ def evaluate(
                 where=str(model),
                 remedy="write evaluation.benchmarks=[...] and the like, or name a model, such as RUN/train-1/model",
             )
-        recipe = _load(model, overrides)
+        recipe = open_recipe(model, overrides)
         _run(recipe, ["evaluate"])
         results = json.loads((Path(recipe.workspace) / "evaluate" / "results.json").read_text(encoding="utf-8"))
     elif fail_on_loss and against is None:
@@ -395,7 +407,7 @@ def selftest(
     """Train a few steps on your model and tokens, and again by a plain PyTorch loop; exit code 1 where they differ."""
     from reprise.training.selftest import selftest as run_selftest
 
-    result = run_selftest(_load(recipe, overrides), steps=steps, batch_rows=rows, seq_len=seq_len)
+    result = run_selftest(open_recipe(recipe, overrides), steps=steps, batch_rows=rows, seq_len=seq_len)
     if as_json:
         print(json.dumps(result, indent=1))
     else:
@@ -422,7 +434,7 @@ def export(
     """Write a checkpoint as a Hugging Face model directory."""
     from reprise.training.export import export_checkpoint
 
-    export_checkpoint(checkpoint, _load(recipe, None).model, output, averaged=averaged, verify=True)
+    export_checkpoint(checkpoint, open_recipe(recipe, None).model, output, averaged=averaged, verify=True)
     _say(f"wrote {output}")
 
 
@@ -435,7 +447,7 @@ def merge(
     """Interpolate the trained weights with the base model's: less gain, less forgetting."""
     from reprise.training.export import merge_with_base
 
-    loaded = _load(recipe, None)
+    loaded = open_recipe(recipe, None)
     trained = Path(loaded.workspace) / f"train-{len(loaded.stages)}" / "model"
     if not trained.is_dir():
         raise UserError("there is no trained model yet", where=str(trained), remedy="run `reprise train RECIPE` first")
@@ -474,13 +486,6 @@ def _print(thing: Any) -> None:
     Console().print(thing)
 
 
-def _load(path: Path, overrides: list[str] | None) -> Recipe:
-    """The recipe of a file, or the one that a run's folder keeps."""
-    if path.is_dir():
-        return load_recipe(path / "recipe.yaml", [*(overrides or []), f"workspace={json.dumps(str(path))}"])
-    return load_recipe(path, overrides or [])
-
-
 def _run(
     recipe: Recipe,
     until: list[str] | None,
@@ -512,6 +517,8 @@ def _leads() -> bool:
 def _say(line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
+
+add_commands(app)
 
 if __name__ == "__main__":
     main()

@@ -17,6 +17,7 @@ from reprise.documents.read.files import SourceFile, find_files
 from reprise.documents.read.records import Record, read_records
 from reprise.documents.read.remote import is_remote
 from reprise.errors import Finding, Severity, UserError, missing_extra
+from reprise.generators.reachable import check_server
 from reprise.mixture.idle_settings import check_idle_settings
 from reprise.model.check import check_model
 from reprise.model.files import model_files
@@ -179,6 +180,8 @@ def _packages(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
     """(module, extra, what needs it)."""
     for module in ("daft", "ftfy", "py3langid"):
         yield module, "documents", "the document stages"
+    for module, purpose in _page_packages(recipe):
+        yield module, "files", purpose
     if recipe.split_sources():
         yield "sklearn", "documents", "topic labels"
     if recipe.documents.engine == "ray":
@@ -196,6 +199,22 @@ def _packages(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
         yield tracker, tracker, f"training.trackers={tracker}"
 
 
+_PAGE_PACKAGES = {"html": "resiliparse", "epub": "resiliparse", "warc": "fastwarc", "pdf": "pypdfium2", "docx": "docx"}
+
+
+def _page_packages(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """(module, what needs it) of the local inputs that are web pages, books and the like."""
+    for entry in recipe.documents.inputs:
+        if is_remote(entry.path):
+            continue
+        try:
+            formats = {file.format for file in find_files(entry, "documents.inputs")}
+        except UserError:
+            continue  # `check_inputs` says it
+        for name in sorted(formats & _PAGE_PACKAGES.keys()):
+            yield _PAGE_PACKAGES[name], f"reading {name}"
+
+
 def generators(recipe: Recipe) -> Iterator[tuple[str, Generator]]:
     """Models that the run asks for labels, documents and grades: (setting, generator)."""
     llm, synthesis = recipe.documents.topics.llm, recipe.synthesis
@@ -205,6 +224,20 @@ def generators(recipe: Recipe) -> Iterator[tuple[str, Generator]]:
         yield "synthesis.generator", synthesis.generator
         if synthesis.checks.judge is not None:
             yield "synthesis.checks.judge", synthesis.checks.judge
+
+
+def check_generator_servers(recipe: Recipe) -> Iterator[Finding]:
+    """Whether the servers that write labels, documents and grades answer."""
+    for setting, generator in generators(recipe):
+        if generator.base_url is not None:
+            yield from check_server(generator.base_url, generator.api_key_env, setting)
+
+
+def check_evaluation_server(recipe: Recipe) -> Iterator[Finding]:
+    """Whether the server that evaluates answers."""
+    backend = recipe.evaluation.backend
+    if backend.base_url is not None:
+        yield from check_server(backend.base_url, backend.api_key_env, "evaluation.backend")
 
 
 TEXT_COPIES = 3.0
@@ -268,6 +301,8 @@ CHECKS: tuple[Check, ...] = (
     Check(check_benchmark_files, ("decontaminate", "synthesize"), "missing"),
     Check(check_packages, ("read", "clean", "label", "synthesize", TRAIN, "evaluate")),
     Check(check_idle_settings, (TRAIN,)),
+    Check(check_generator_servers, ("label", "synthesize")),
+    Check(check_evaluation_server, ("evaluate",)),
     Check(check_disk),
 )
 """All checks, in the order in which their findings are told."""

@@ -142,7 +142,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, tiny_model, change
         time.sleep(0.1)
     child.send_signal(signal.SIGTERM)
     _, told = child.communicate(timeout=60)
-    assert child.returncode == 0, told
+    assert child.returncode == 75, told
     assert "same command" in told
     if changed:
         refused = reprise("train", recipe, changed[0], check=False)

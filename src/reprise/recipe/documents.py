@@ -27,7 +27,10 @@ class Input(Settings):
 
     path: str
     """A file, folder, glob or URL (`hf://`, `s3://`, `gs://`); `package:NAME/...` looks inside an installed package."""
-    format: Literal["auto", "jsonl", "json", "csv", "tsv", "parquet", "arrow", "text"] = "auto"
+    format: Literal[
+        "auto", "jsonl", "json", "csv", "tsv", "parquet", "arrow", "text", "html", "warc", "pdf", "docx", "epub", "tar",
+        "zip",
+    ] = "auto"  # fmt: skip
     """File format; `auto` goes by the file name (docs/documents.md lists them)."""
     encoding: str = "auto"
     """Encoding of text files, such as gb18030 or cp1252; `auto`: UTF-8, or UTF-16 and UTF-32 where the bytes say so."""
@@ -41,6 +44,13 @@ class Input(Settings):
     """Share of the documents that is taken, chosen by a hash of the text; the others are counted and left out."""
     lone_surrogates: Literal["reject", "repair"] = "reject"
     """Half characters, as faulty programs write them: `repair` writes U+FFFD in their place."""
+    html: Literal["prose", "trafilatura", "resiliparse"] = "prose"
+    """Text of web pages: `prose`: all but menus, for manuals and books; `trafilatura`: the article of a page of the
+    web; `resiliparse`: the same, about twenty times as fast and less exact."""
+    parse_seconds: Annotated[float, Field(gt=0.0)] = 60.0
+    """Time for one web page, PDF, DOCX or EPUB; one that takes longer is rejected."""
+    parse_memory_gb: Annotated[float, Field(gt=0.0)] = 2.0
+    """Memory for one of them; one that takes more is rejected."""
 
     @field_validator("encoding")
     @classmethod
@@ -141,7 +151,7 @@ class Deduplicate(Settings):
     """Words to a shingle, in languages that put spaces between words."""
     shingle_chars: Annotated[int, Field(ge=1)] = 8
     """Characters to a shingle, in languages that do not (Chinese, Japanese, Thai)."""
-    permutations: Annotated[int, Field(ge=16)] = 128
+    permutations: Annotated[int, Field(ge=16, le=4096)] = 128
     """Hash functions of MinHash."""
     bands: Annotated[int, Field(ge=0)] = 0
     """Bands of the hashing; 0: so many that two documents at the threshold are compared with probability 0.99."""

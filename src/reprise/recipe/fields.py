@@ -1,7 +1,7 @@
 """The kinds of value that settings are made of."""
 
 import urllib.parse
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -57,6 +57,10 @@ def _outside(place: Any) -> Any:
     return None if is_here else place
 
 
+MAX_COUNT = 10**15
+"""Largest count: 60 times the tokens of the largest training run so far."""
+
+
 def parse_count(value: Any) -> Any:
     """Turn `92.5B`, `40M`, `8k` or a plain integer into an exact integer."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
@@ -66,8 +70,10 @@ def parse_count(value: Any) -> Any:
     try:
         number = Decimal(text[: len(text) - len(suffix)]) * _SUFFIXES[suffix]
         is_whole = number == number.to_integral_value()
-    except InvalidOperation:
+    except ArithmeticError:
         raise ValueError(f"{value!r} is not a count; write for example 92.5B, 40M, 8k or 512") from None
+    if number.is_finite() and abs(number) > MAX_COUNT:
+        raise ValueError(f"{value!r} is more than {float(MAX_COUNT):.0e}")
     if not number.is_finite() or not is_whole:
         raise ValueError(f"{value!r} is not a whole number")
     return int(number)

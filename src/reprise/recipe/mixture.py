@@ -96,6 +96,12 @@ class Policy(Settings):
         }
         return self.model_copy(update=resolved)
 
+    @model_validator(mode="after")
+    def _floor_under_cap(self) -> "Policy":
+        if self.floor > self.cap:
+            raise ValueError(f"floor={self.floor:g} is over cap={self.cap:g}")
+        return self
+
 
 class Topic(Settings):
     """The split of sources by topic."""

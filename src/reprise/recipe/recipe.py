@@ -1,6 +1,6 @@
 """The recipe: the root of all settings, and the checks that span sections."""
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -25,7 +25,7 @@ class Recipe(Settings):
     """Name of the run, for the report."""
     workspace: str
     """Folder for everything the run writes; relative to the current folder."""
-    seed: int = 17
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 17
     """Seed of every random choice."""
     model: Model
     documents: Documents = Documents()

@@ -61,6 +61,8 @@ class Code(Settings):
     """Longest run of one program against its tests."""
     max_memory_mb: Annotated[int, Field(ge=64)] = 512
     """Address space of one program."""
+    min_mutation_score: Share = 0.6
+    """Share of up to 20 wrong versions of a program on which its tests must fail; all stand-ins must fail anyway."""
 
 
 class Checks(Settings):

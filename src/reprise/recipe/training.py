@@ -6,13 +6,16 @@ from pydantic import Field, model_validator
 
 from reprise.recipe.fields import Count, Settings, Share
 
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
+"""Decay rate of a mean that forgets."""
+
 
 class Optimizer(Settings):
     """AdamW."""
 
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
     """Decay rates of the two moments."""
-    eps: float = 1e-8
+    eps: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-8
     """Added to the root of the second moment."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.1
     """On matrices only: not on norms, biases and embeddings."""

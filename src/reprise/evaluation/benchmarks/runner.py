@@ -6,7 +6,6 @@ so a killed evaluation goes on and a second one reads.
 
 import contextlib
 import importlib.metadata
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,7 +23,7 @@ from reprise.evaluation.verdicts import compare_scores
 from reprise.progress import console
 from reprise.recipe.evaluation import Evaluation, expand_benchmarks
 from reprise.sandbox.run import require_sandbox
-from reprise.storage import digest, write_json
+from reprise.storage import digest, read_checked, write_checked
 
 _FORMAT = 3
 """Raised when the same settings would give other scores."""
@@ -119,8 +118,8 @@ class BenchmarkRunner:
             "seed": self._seed,
         }
         path = self._cache / f"{benchmark.name}-{digest(key)}.json"
-        if path.exists():
-            return Measured(**json.loads(path.read_text(encoding="utf-8"))["measured"])
+        if (known := read_checked(path)) is not None:
+            return Measured(**known["measured"])
         tasks = tasks or harness.local_tasks(benchmark, items)
         total = {name: len(task.eval_docs) for name, task in tasks.items()}
         chosen = choose(total, self._settings.limit, self._seed)
@@ -137,8 +136,7 @@ class BenchmarkRunner:
         }
         means = {metric: sum(values) / len(values) for metric, values in others.items()}
         measured = Measured(benchmark.name, shots, benchmark.metric, sum(total.values()), scores, means)
-        self._cache.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"key": key, "measured": asdict(measured)})
+        write_checked(path, {"key": key, "measured": asdict(measured)})
         return measured
 
     def _ask(self, harness: Any, tasks: dict[str, Any], chosen: dict[str, list[int]]) -> Any:
