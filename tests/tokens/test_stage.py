@@ -54,7 +54,8 @@ def write_table(folder: Path) -> None:
     for part in range(6):
         rows = [
             {"id": f"{(7 * number + part) % 600:04d}-{part}", "text": f"{TEXT[number % 3]} {number} {part}",
-             "lang": "en", "source": ["web", "book"][number % 2], "topic": ["Law", None][number % 3 == 0], "ppl": float(number),
+             "lang": "en", "source": ["web", "book"][number % 2], "topic": ["Law", None][number % 3 == 0],
+             "ppl": float(number),
              "split": "valid" if number % 9 == 0 else "train", "origin": "f:1"}
             for number in range(100)
         ]  # fmt: skip
