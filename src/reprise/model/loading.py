@@ -281,7 +281,7 @@ def hub_commit(settings: Model) -> str:
         UserError: it is not there.
     """
     with explain_loading(settings.path):
-        return Path(cached_file(settings.path, "config.json", revision=settings.revision)).parent.name
+        return Path(str(cached_file(settings.path, "config.json", revision=settings.revision))).parent.name
 
 
 def tokenizer_file(settings: Model) -> Path | None:
