@@ -1,5 +1,6 @@
 """The kinds of value that settings are made of."""
 
+import re
 import urllib.parse
 from decimal import Decimal
 from pathlib import Path
@@ -98,6 +99,24 @@ def check_server_url(url: str) -> str:
 
 ServerUrl = Annotated[str, AfterValidator(check_server_url)]
 """Address of a server, without credentials."""
+
+
+def check_key_variable(name: str) -> str:
+    """The name of an environment variable; ValueError, without repeating it, where it looks like a key itself."""
+    looks_like_a_key = len(name) >= 16 and "_" not in name and sum(char.isdigit() for char in name) >= 2
+    if not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", name) or looks_like_a_key:
+        raise ValueError(
+            "write the name of an environment variable in capitals, such as OPENAI_API_KEY; "
+            "if this was the key itself, it belongs into that variable"
+        )
+    return name
+
+
+KeyVariable = Annotated[str, AfterValidator(check_key_variable)]
+"""Name of the environment variable that holds a key."""
+
+CONFIDENTIAL = frozenset({"base_url", "api_key_env"})
+"""Settings whose refused values are never shown: they may hold a password or a key."""
 
 
 def check_sum(shares: dict[str, float], what: str) -> None:
