@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -118,3 +120,8 @@ def test_workers_write_the_bytes_of_one_process_though_one_is_killed(
     killer.join()
     assert killed
     assert together == alone
+
+
+def test_tokenizing_imports_neither_daft_nor_ray() -> None:
+    code = "import sys, reprise.tokens.stage; assert not {'daft', 'ray', 'torch', 'transformers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
