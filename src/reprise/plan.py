@@ -78,6 +78,7 @@ def make_plan(recipe: Recipe) -> dict[str, Json]:
             "formula": formula,
             "tokens_per_step": step_tokens,
         },
+        "memory": _memory(recipe),
         "scoring": _scoring(recipe, rate),
         "synthesis": _synthesis(recipe, store, buckets),
         "warnings": warnings,
@@ -132,6 +133,15 @@ def summary_line(summary: Summary) -> str:
     if summary["cost"] is not None:
         parts.append(f"cost {summary['cost']:,.2f}")
     return ", ".join(parts)
+
+
+def _memory(recipe: Recipe) -> Json:
+    """Whether training fits the memory of a GPU; null where the model is not on this machine."""
+    if model_folder(recipe.model) is None:
+        return None
+    from reprise.training.memory_plan import plan_memory
+
+    return plan_memory(recipe)
 
 
 def _peak_tflops(recipe: Recipe) -> float:
@@ -309,6 +319,11 @@ def show_plan(plan: dict[str, Any], *, topics: bool = False) -> None:
         markup=False,
         highlight=False,
     )
+    if plan["memory"]:
+        from reprise.training.memory_plan import memory_lines
+
+        for line in memory_lines(plan["memory"]):
+            console.print(line, markup=False, highlight=False)
     if plan["scoring"]:
         console.print(_scoring_line(plan["scoring"]), markup=False, highlight=False)
     if plan["synthesis"]:

@@ -115,7 +115,7 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
             files=lambda: _input_files(documents.inputs, "documents.inputs"),
             records=("rejects.jsonl",),
             outdated=lambda counts: _too_many_rejects(counts, documents.max_reject_share),
-            version=2,
+            version=3,
         ),
         Stage(
             "clean",

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from reprise.recipe.fields import Count, ServerUrl, Settings, Share
+from reprise.recipe.fields import Count, KeyVariable, ServerUrl, Settings, Share
 
 SUITES: dict[str, tuple[str, ...]] = {
     "paper": (
@@ -47,7 +47,7 @@ class Backend(Settings):
     `vllm`: vLLM's engine, in process."""
     base_url: ServerUrl | None = None
     """Address of the server, such as http://127.0.0.1:8000/v1."""
-    api_key_env: str = "OPENAI_API_KEY"
+    api_key_env: KeyVariable = "OPENAI_API_KEY"
     """Environment variable that holds the key of the server; the key itself is never written anywhere."""
     served_names: dict[str, str] = {}
     """Path of a model -> its name at the server; a model that is not here has its path as its name."""

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from reprise.errors import UserError
+from reprise.recipe.fields import CONFIDENTIAL, holds_credentials
 from reprise.recipe.recipe import Recipe
 
 Section = TypeVar("Section", bound=BaseModel)
@@ -185,7 +186,10 @@ def _explain(section: type[BaseModel], error: ValidationError) -> str:
             lines.append(f"`{name}` is required")
         else:
             message = item["msg"].removeprefix("Value error, ")
-            shown = "" if isinstance(item["input"], dict | list | BaseModel) else f" = {item['input']!r}"
+            given = item["input"]
+            hidden = isinstance(given, dict | list | BaseModel) or not CONFIDENTIAL.isdisjoint(item["loc"])
+            hidden = hidden or (isinstance(given, str) and holds_credentials(given))
+            shown = "" if hidden else f" = {given!r}"
             lines.append(f"`{name or section.__name__.lower()}`{shown}: {message}")
     return "; ".join(lines) if len(lines) == 1 else f"{len(lines)} mistakes:\n  " + "\n  ".join(lines)
 

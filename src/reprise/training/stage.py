@@ -19,6 +19,7 @@ from reprise.training.averaging import Average
 from reprise.training.checkpoint import check_content, load_checkpoint, newest_whole, prune, read_facts
 from reprise.training.checkpoint_facts import CheckpointFacts, Progress, next_multiple
 from reprise.training.export import write_model
+from reprise.training.memory_plan import check_memory, explain_out_of_memory
 from reprise.training.metrics import Metrics
 from reprise.training.network import open_network
 from reprise.training.optimizer import build_optimizer
@@ -50,12 +51,16 @@ def run(work: Work, *, training: Training, **settings: Any) -> None:
         Interrupted: SIGTERM or Ctrl-C; a checkpoint was saved.
     """
     with open_processes(training) as processes, catch_stop() as stop:
+        model, rows = settings["model"], settings["rows"]
+        processes.first(lambda: check_memory(model, training, rows, processes))
         trainer = build(work, processes, stop, training=training, **settings)
         try:
             trainer.train()
-            finish(trainer, settings["model"])
-        except Exception:  # not KeyboardInterrupt: a second Ctrl-C stops at once
+            finish(trainer, model)
+        except Exception as error:  # not KeyboardInterrupt: a second Ctrl-C stops at once
             trainer.writer.wait()
+            if explained := explain_out_of_memory(error, model, training, rows, processes):
+                raise explained from error
             raise
         finally:
             if trainer.metrics is not None:
