@@ -71,6 +71,8 @@ def stages(recipe: Recipe) -> list[Stage]:
             lambda: _import("reprise.tokens.stage"),
             before,
             settings={"model": recipe.model, "tokens": recipe.tokens, "split_sources": sorted(recipe.split_sources())},
+            means={"engine": recipe.documents.engine},
+            version=2,
             files=lambda: _files("model", model_files(recipe.model)),
         ),
         *training,
