@@ -70,6 +70,18 @@ def open_recipe(path: Path, overrides: Sequence[str] | None) -> Recipe:
 
 def parse_recipe(text: str, overrides: Sequence[str] = (), where: str = "recipe") -> Recipe:
     """`load_recipe` for text that is in memory already."""
+    data = parse_yaml(text, where)
+    for override in overrides:
+        apply_override(data, override)
+    return check(Recipe, data, where)
+
+
+def parse_yaml(text: str, where: str) -> dict[str, Any]:
+    """Settings that are not checked yet.
+
+    Raises:
+        UserError: the text is not YAML, or no list of settings; with the line.
+    """
     try:
         data = yaml.load(text, _Loader)
         _check_size(data, where)
@@ -81,10 +93,8 @@ def parse_recipe(text: str, overrides: Sequence[str] = (), where: str = "recipe"
         problem = getattr(error, "problem", None) or str(error)
         raise UserError(f"not valid YAML: {problem}", where=f"{where}{line}", remedy="correct this line") from None
     if not isinstance(data, dict):
-        raise UserError("a recipe is a list of settings, `name: value`", where=where, remedy="see `reprise init`")
-    for override in overrides:
-        apply_override(data, override)
-    return check(Recipe, data, where)
+        raise UserError("this is no list of settings, `name: value`", where=where, remedy="see `reprise init`")
+    return data
 
 
 class _Loader(yaml.SafeLoader):
