@@ -126,7 +126,12 @@ def settings() -> None:
 
 
 @app.command()
-def plan(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def plan(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    topics: Annotated[bool, typer.Option("--topics", help="A line for each topic.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """The token budget per stage, mixture entry, source and topic; epochs, steps, FLOPs and GPU-hours."""
     from dataclasses import asdict
 
@@ -141,7 +146,7 @@ def plan(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fals
     if as_json:
         print(json.dumps(result, ensure_ascii=False, indent=1))
     else:
-        show_plan(result)
+        show_plan(result, topics=topics)
 
 
 @app.command()
