@@ -81,16 +81,38 @@ def _leave(error: Exception, debug: bool) -> NoReturn:
 @app.command()
 def init(
     path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("recipe.yaml"),
-    preset: Annotated[str, typer.Option(help=f"One of: {', '.join(presets())}.")] = "demo",
+    preset: Annotated[
+        str | None, typer.Option(help=f"Start from a preset (default: demo): {', '.join(presets())}.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The base model: a folder, or a name on the Hub.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="New text: a file or folder; again for more.")] = None,
+    keep: Annotated[
+        list[str] | None, typer.Option(help="Text of the kind that the model must not lose; again for more.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
-    """Write a commented recipe."""
-    text = read_preset(preset)
+    """Write a commented recipe: a preset, or with --model and --data one for your own text."""
     if path.exists() and not force:
         raise UserError("the file exists", where=str(path), remedy="name another file, or add --force")
+    if preset is not None and (model or data or keep):
+        raise UserError("--preset does not go with --model, --data and --keep", remedy="leave --preset out")
+    if (model is None) != (not data) or (keep and not data):
+        raise UserError("--model and --data go together", remedy="name the base model and the new text")
+    notes: list[str] = []
+    if model is not None and data:
+        from reprise.proposal.propose import propose
+        from reprise.recipe.model import Model
+
+        name = path.stem
+        proposal = propose(Model(path=model), data, keep or [], name=name, workspace=str(Path("runs") / name))
+        text, notes, origin = proposal.recipe, proposal.assumptions, "for your text"
+    else:
+        text, origin = read_preset(preset or "demo"), f"preset {preset or 'demo'}"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
-    print(f"wrote {path} (preset {preset}). Next: reprise plan {path}; reprise run {path}")
+    for note in notes:
+        print(f"- {note}")
+    print(f"wrote {path} ({origin}). Next: reprise plan {path}; reprise run {path}")
 
 
 @app.command()
