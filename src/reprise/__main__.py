@@ -1,5 +1,37 @@
-"""`python -m reprise` and `torchrun -m reprise`."""
+"""`reprise`, `python -m reprise` and `torchrun -m reprise`."""
 
-from reprise.cli import main
+import atexit
+import contextlib
+import os
+import sys
+from typing import NoReturn
 
-main()
+from reprise import interrupts
+
+
+def main() -> NoReturn:
+    """Run the command line, and end the process before the interpreter takes its libraries apart.
+
+    Threads of Daft and others crash in that ("FATAL: exception not rethrown", SIGSEGV); by then all is written.
+    """
+    interrupts.exit_at_once()
+    from reprise.cli import main as run_command
+
+    interrupts.raise_at_signals()
+    try:
+        run_command()
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    interrupts.settle()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # a closed terminal or pipe
+            stream.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,22 +1,62 @@
-"""Benchmark files on this machine.
+"""Benchmark files on this machine: the only reader of them, for decontamination and for evaluation.
 
     DATA/FOLDER/test.jsonl   the questions
     DATA/FOLDER/dev.jsonl    examples for the prompt; may be missing, then there are none
 
-One JSON object a line. Every question has `question` (text) and `answer` (text); `choices` (list of texts, without
-letters) makes it multiple choice, and `answer` is then a letter, or several. Optional: `id`, `subject`, `solution`,
-`prompt`, `answer_type`, `support`; for programs `test` and `entry_point`, or `test_list`.
+One JSON object a line. Every question has `question` (text); to be evaluated it needs `answer` (text). `choices` (list
+of texts, without letters) makes it multiple choice, and `answer` is then a letter, or several. The other fields are
+those of `Item`. Imports without Daft.
 """
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 from reprise.errors import UserError
 
-Item = dict[str, Any]
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_REMEDY = "correct the file; docs/evaluation.md describes the format"
+
+
+class Item(TypedDict, total=False):
+    """A question that can be evaluated: it has at least `question` and `answer`, and from a file the first five."""
+
+    id: str
+    """Its own, else file:line."""
+    subject: str
+    """`all` where the benchmark has none."""
+    question: str
+    answer: str
+    choices: list[str]
+    """Empty for a free answer."""
+    lang: str
+    solution: str
+    """Worked solution, for the examples of MATH and MMLU-Pro."""
+    answer_type: str
+    """SciEval's kind of question."""
+    support: str
+    """A paragraph that has the answer."""
+    entry_point: str
+    """Name of the function that is tested, for programs."""
+    test: str
+    test_list: list[str]
+    test_setup_code: str
+    task_id: str | int
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question that documents are searched for; it needs no answer."""
+
+    benchmark: str
+    id: str
+    text: str
+    choices: tuple[str, ...]
+    """The texts of the options; empty for a free answer."""
+    lang: str
 
 
 @dataclass(frozen=True)
@@ -42,50 +82,109 @@ def set_files(data: Path, folder: str) -> tuple[Path, Path]:
 
 
 def read_set(data: Path, folder: str, subjects: Sequence[str] | None = None) -> LocalSet | None:
-    """Read a benchmark; None where there is no file of it.
+    """Read a benchmark to evaluate on; None where there is no file of it.
 
     Args:
         data: the folder of all benchmarks.
-        folder: of this one.
+        folder: name of the benchmark's folder in it.
         subjects: keep only these.
 
     Raises:
-        UserError: a line is not a question.
+        UserError: a line is not a question with an answer.
     """
     test, dev = set_files(data, folder)
     if not test.is_file():
         return None
-    found = LocalSet(_read(test), _read(dev))
-    return found if subjects is None else found.subject(*subjects)
+    questions = LocalSet(list(_read_items(test)), list(_read_items(dev)) if dev.is_file() else [])
+    return questions if subjects is None else questions.subject(*subjects)
 
 
-def _read(path: Path) -> list[Item]:
-    if not path.is_file():
-        return []
-    items = []
+def question_files(benchmarks: Sequence[str], data: str | None, extra: Sequence[str]) -> dict[Path, str]:
+    """File -> name of its benchmark, in order: all files with questions that documents are searched for.
+
+    Args:
+        benchmarks: names; each is a folder of `data` that holds JSON Lines files.
+        data: folder of the benchmarks.
+        extra: more files; the stem of the name is the name of the benchmark, or all of the path where stems are alike.
+
+    Raises:
+        UserError: a benchmark or file does not exist.
+    """
+    if benchmarks and data is None:
+        raise UserError(
+            f"there is no folder with the questions of {', '.join(benchmarks)}, so no text can be checked for them",
+            where="evaluation.data=null",
+            remedy="set evaluation.data to a folder with BENCHMARK/*.jsonl, or documents.decontaminate.enabled=false",
+        )
+    files: dict[Path, str] = {}
+    for name in benchmarks:
+        paths = sorted(Path(str(data), name).expanduser().glob("*.jsonl"))
+        if not paths:
+            raise UserError(
+                f"there are no questions of {name}",
+                where=f"evaluation.data={data}",
+                remedy=f"put JSON Lines with a `question` into {Path(str(data), name)}",
+            )
+        files.update(dict.fromkeys(paths, name))
+    stems = Counter([*benchmarks, *(Path(path).name.split(".")[0] for path in dict.fromkeys(extra))])
+    for name in extra:
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise UserError(
+                "the benchmark file does not exist",
+                where=f"documents.decontaminate.extra_benchmarks={name}",
+                remedy="correct the path",
+            )
+        stem = path.name.split(".")[0]
+        files[path] = stem if stems[stem] == 1 else name
+    return files
+
+
+def read_questions(files: dict[Path, str]) -> list[Question]:
+    """All questions of the files, in order.
+
+    Raises:
+        UserError: a line is not a question.
+    """
+    return [
+        Question(
+            benchmark=name,
+            id=str(record.get("id") or where),
+            text=record["question"],
+            choices=tuple(record["choices"]),
+            lang=str(record.get("lang") or ""),
+        )
+        for path, name in files.items()
+        for where, record in _read_records(path)
+    ]
+
+
+def _read_items(path: Path) -> Iterator[Item]:
+    for where, record in _read_records(path):
+        answer, choices = record.get("answer"), record["choices"]
+        if not isinstance(answer, str):
+            raise UserError("`answer` is not a text", where=where, remedy=_REMEDY)
+        if choices and not (answer and set(answer) <= set(LETTERS[: len(choices)])):
+            raise UserError(f"the answer {answer!r} is no letter of the choices", where=where, remedy=_REMEDY)
+        record |= {"subject": str(record.get("subject") or "all"), "id": str(record.get("id") or where)}
+        yield cast(Item, record)
+
+
+def _read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each line's `file:line` and object, with a text `question` and a list of texts `choices`."""
     for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
-        if line.strip():
-            items.append(_check(line, f"{path}:{number}"))
-    return items
-
-
-def _check(line: bytes, where: str) -> Item:
-    remedy = "docs/evaluation.md describes the format"
-    try:
-        item = json.loads(line.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"not JSON: {error}", where=where, remedy=remedy) from None
-    if not isinstance(item, dict):
-        raise UserError("not a JSON object", where=where, remedy=remedy)
-    for name in ("question", "answer"):
-        if not isinstance(item.get(name), str):
-            raise UserError(f"`{name}` is not a text", where=where, remedy=remedy)
-    choices = item.setdefault("choices", [])
-    if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
-        raise UserError("`choices` is not a list of texts", where=where, remedy=remedy)
-    if choices and not (item["answer"] and set(item["answer"]) <= set(LETTERS[: len(choices)])):
-        raise UserError(f"the answer {item['answer']!r} is no letter of the choices", where=where, remedy=remedy)
-    return item | {"subject": str(item.get("subject") or "all"), "id": str(item.get("id") or where)}
-
-
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+        where = f"{path}:{number}"
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line.decode("utf-8-sig"))
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"not JSON: {error}", where=where, remedy=_REMEDY) from None
+        if not isinstance(record, dict):
+            raise UserError("not a JSON object", where=where, remedy=_REMEDY)
+        if not isinstance(record.get("question"), str):
+            raise UserError("`question` is not a text", where=where, remedy=_REMEDY)
+        choices = record.get("choices") or []
+        if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
+            raise UserError("`choices` is not a list of texts", where=where, remedy=_REMEDY)
+        yield where, record | {"choices": choices}

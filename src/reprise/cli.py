@@ -10,17 +10,40 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from reprise import __version__, interrupts
+from reprise.cli_maintenance import add_commands
 from reprise.errors import UserError
 from reprise.progress import console
-from reprise.recipe import Recipe, load_recipe, presets, read_preset
+from reprise.recipe import Recipe, presets, read_preset
+from reprise.recipe.loading import open_recipe
 from reprise.training.signals import Interrupted
 
 app = typer.Typer(
     help="Continual pre-training: from raw text to a better model, and the proof of what it gained and kept.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+STOPPED = 75
+"""Exit code (EX_TEMPFAIL) of a training that a scheduler stopped and that saved: run the same command again."""
+
+
+def _print_version(given: bool) -> None:
+    if given:
+        print(f"reprise {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe (YAML), or the folder of a run.")]
 Overrides = Annotated[
@@ -29,43 +52,40 @@ Overrides = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
 Restart = Annotated[bool, typer.Option("--restart", help="Throw away a half-trained stage whose settings changed.")]
-Adopt = Annotated[bool, typer.Option("--adopt", help="Go on from its checkpoint with the new settings.")]
+Adopt = Annotated[bool, typer.Option("--adopt", help="Resume from its checkpoint with the new settings.")]
 
 
 def main() -> NoReturn:
     """Run a command; the user's mistakes are one message and exit code 2, without a traceback unless --debug."""
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    signal.signal(signal.SIGTERM, _terminated)
     try:
-        code = app(arguments, standalone_mode=False)  # the code of typer.Exit, which it catches itself
-    except UserError as error:
-        if debug:
-            raise
-        console.print(f"error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2)
-    except (typer.Abort, KeyboardInterrupt, _Stopped) as stop:
-        if debug and not isinstance(stop, KeyboardInterrupt | _Stopped):
-            raise
-        console.print(f"stopped {stop}".strip() + "; the same command goes on from here", markup=False, soft_wrap=True)
-        sys.exit(143 if isinstance(stop, _Stopped) else 130)
-    except Exception as error:
-        _leave(error, debug)
+        code = app(
+            arguments, prog_name="reprise", standalone_mode=False
+        )  # the code of typer.Exit, which it catches itself
+    except BaseException as error:
+        signal_number = interrupts.settle() or (signal.SIGINT if isinstance(error, KeyboardInterrupt) else None)
+        if isinstance(error, Interrupted) or signal_number is None:
+            _leave(error, debug)
+        _say_stopped(signal_number)
+    if code == 128 + signal.SIGINT:  # what typer makes of KeyboardInterrupt
+        _say_stopped(interrupts.settle() or signal.SIGINT)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-class _Stopped(BaseException):
-    """SIGTERM outside training; training catches the signal itself and saves."""
+def _say_stopped(signal_number: int) -> NoReturn:
+    """End after Ctrl-C or SIGTERM; an interrupted import may have raised anything."""
+    console.print(interrupts.MESSAGE, markup=False, soft_wrap=True)
+    sys.exit(128 + signal_number)
 
 
-def _terminated(number: int, frame: object) -> NoReturn:
-    raise _Stopped
-
-
-def _leave(error: Exception, debug: bool) -> NoReturn:
-    """End on what typer and training raise, and on our own faults."""
-    if debug:
+def _leave(error: BaseException, debug: bool) -> NoReturn:
+    """End on what the user, typer and training raise, and on our own faults."""
+    if debug or not isinstance(error, Exception):
         raise error
+    if isinstance(error, UserError):
+        console.print(f"error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
     if isinstance(error, typer.Exit):
         sys.exit(error.exit_code)
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # a wrong command line
@@ -74,7 +94,11 @@ def _leave(error: Exception, debug: bool) -> NoReturn:
     if isinstance(error, Interrupted):
         if _leads():
             console.print(str(error), markup=False, soft_wrap=True)
-        sys.exit(0)
+        sys.exit(130 if error.by_user else STOPPED)
+    if isinstance(error, OSError) and error.filename is not None:
+        what = f"{error.strerror or type(error).__name__}"
+        console.print(f"error: {error.filename}: {what}", style="bold red", markup=False, soft_wrap=True)
+        sys.exit(2)
     raise error
 
 
@@ -131,7 +155,7 @@ def plan(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fals
     from reprise import preflight
     from reprise.plan import make_plan, show_plan
 
-    loaded = _load(recipe, overrides)
+    loaded = open_recipe(recipe, overrides)
     findings = preflight.inspect(loaded)
     preflight.refuse(findings, "error")
     result = make_plan(loaded)
@@ -145,7 +169,7 @@ def plan(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fals
 @app.command()
 def run(recipe: RecipePath, overrides: Overrides = None, restart: Restart = False, adopt: Adopt = False) -> None:
     """Everything that is not fresh: from raw text to the report."""
-    _run(_load(recipe, overrides), None, restart=restart, adopt=adopt)
+    _run(open_recipe(recipe, overrides), None, restart=restart, adopt=adopt)
 
 
 @app.command()
@@ -156,7 +180,7 @@ def status(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fa
     from reprise.pipeline import statuses
     from reprise.workspace import Workspace
 
-    loaded = _load(recipe, overrides)
+    loaded = open_recipe(recipe, overrides)
     found = statuses(loaded, Workspace(loaded.workspace))
     if as_json:
         print(json.dumps([{"stage": name, "state": item.state, "reason": item.reason} for name, item in found]))
@@ -171,14 +195,13 @@ def _stage_command(name: str, doc: str) -> None:
     """Add the command that brings one stage up to date, and what it needs."""
 
     def command(recipe: RecipePath, overrides: Overrides = None) -> None:
-        _run(_load(recipe, overrides), [name])
+        _run(open_recipe(recipe, overrides), [name])
 
     app.command(name, help=doc)(command)
 
 
 for _name, _doc in {
     "read": "Read the inputs into one table; what cannot be read goes to rejects.jsonl.",
-    "clean": "Repair the text, and drop what the heuristics find bad.",
     "deduplicate": "Drop exact and near duplicates, across all sources.",
     "decontaminate": "Drop documents that hold benchmark questions.",
     "score": "Score perplexity by the base model, for the curriculum.",
@@ -191,7 +214,7 @@ for _name, _doc in {
 @app.command()
 def train(recipe: RecipePath, overrides: Overrides = None, restart: Restart = False, adopt: Adopt = False) -> None:
     """Train every stage; under torchrun on several processes."""
-    loaded = _load(recipe, overrides)
+    loaded = open_recipe(recipe, overrides)
     _run(loaded, [f"train-{number + 1}" for number in range(len(loaded.stages))], restart=restart, adopt=adopt)
 
 
@@ -205,18 +228,44 @@ def label(
     from reprise.documents.label.stage import read_report, show_report
     from reprise.workspace import Workspace
 
-    loaded = _load(recipe, overrides)
+    loaded = open_recipe(recipe, overrides)
     _run(loaded, ["label"])
     if report:
         show_report(read_report(Workspace(loaded.workspace).folder("label")))
 
 
 @app.command()
+def clean(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Drop nothing: print what each rule would drop of a sample, and examples.")
+    ] = False,
+    sample: Annotated[int, typer.Option(min=1, help="Documents of each language and source to measure.")] = 500,
+    as_json: AsJson = False,
+) -> None:
+    """Repair the text, and drop what the heuristics find bad."""
+    from reprise.documents.clean.measure import measure_stage, show_retention
+    from reprise.workspace import Workspace
+
+    loaded = open_recipe(recipe, overrides)
+    if not measure:
+        _run(loaded, ["clean"])
+        return
+    _run(loaded, ["read"])
+    found = measure_stage(Workspace(loaded.workspace).folder("read"), loaded.documents.clean, sample=sample)
+    if as_json:
+        print(json.dumps(found, ensure_ascii=False, indent=1))
+    else:
+        show_retention(found)
+
+
+@app.command()
 def rejects(
     recipe: RecipePath,
-    stage: Annotated[str | None, typer.Option(help="Only of this stage: read, clean, deduplicate, ...")] = None,
+    stage: Annotated[str | None, typer.Option(help="Only of this stage: read, clean, ..., synthesize.")] = None,
     reason: Annotated[str | None, typer.Option(help="Only for this reason.")] = None,
-    limit: Annotated[int, typer.Option(help="At most so many; 0: all.")] = 20,
+    limit: Annotated[int, typer.Option(min=0, help="At most so many; 0: all.")] = 20,
     as_json: AsJson = False,
 ) -> None:
     """What was rejected or dropped, and why."""
@@ -224,7 +273,7 @@ def rejects(
 
     from reprise.documents.rejects import read_rejects
 
-    found = read_rejects(Path(_load(recipe, None).workspace), stage, reason)
+    found = read_rejects(Path(open_recipe(recipe, None).workspace), stage, reason)
     for entry in islice(found, limit or None):
         if as_json:
             print(json.dumps(entry, ensure_ascii=False))
@@ -249,7 +298,7 @@ def order(
     from reprise.training.checkpoint import read_facts
     from reprise.workspace import Workspace
 
-    loaded = _load(recipe, overrides)
+    loaded = open_recipe(recipe, overrides)
     names = [f"train-{number + 1}" for number in range(len(loaded.stages))]
     if stage not in names:
         raise UserError(
@@ -265,22 +314,6 @@ def order(
 
 
 @app.command()
-def verify(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE|STORE", help="A recipe or run; or a token store.")],
-    overrides: Overrides = None,
-) -> None:
-    """Compare the checksums of all files of a token store; names the file that is damaged."""
-    from reprise.tokens.store import STORE, TokenStore
-    from reprise.workspace import Workspace
-
-    is_store = (recipe / STORE).exists()
-    folder = recipe if is_store else Workspace(_load(recipe, overrides).workspace).folder("tokenize")
-    store = TokenStore.open(folder)
-    store.verify()
-    print(f"{folder}: all files are as they were published (fingerprint {store.fingerprint})")
-
-
-@app.command()
 def report(
     runs: Annotated[
         list[str], typer.Argument(metavar="RECIPE [NAME=VALUE]...", help="The recipe, or folders of runs.")
@@ -292,8 +325,8 @@ def report(
     from reprise.report.build import compare_report, write_report
     from reprise.workspace import Workspace
 
-    overrides = [argument for argument in runs if "=" in argument]
-    recipes = [_load(Path(argument), overrides) for argument in runs if "=" not in argument]
+    overrides = [argument for argument in runs if "=" in argument and not Path(argument).exists()]
+    recipes = [open_recipe(Path(argument), overrides) for argument in runs if argument not in overrides]
     if not recipes or (len(recipes) > 1 and not compare):
         raise UserError("name one recipe or run, or several with --compare", where=f"reprise report {' '.join(runs)}")
     root = Path(recipes[0].workspace)
@@ -313,7 +346,7 @@ def watch(
     from reprise.report.watch import watch as serve
     from reprise.workspace import Workspace
 
-    loaded = _load(recipe, None)
+    loaded = open_recipe(recipe, None)
     serve(Workspace(loaded.workspace), loaded, port)
 
 
@@ -350,7 +383,7 @@ def evaluate(
                 where=str(model),
                 remedy="write evaluation.benchmarks=[...] and the like, or name a model, such as RUN/train-1/model",
             )
-        recipe = _load(model, overrides)
+        recipe = open_recipe(model, overrides)
         _run(recipe, ["evaluate"])
         results = json.loads((Path(recipe.workspace) / "evaluate" / "results.json").read_text(encoding="utf-8"))
     elif fail_on_loss and against is None:
@@ -385,6 +418,33 @@ def _evaluate_model(model: Path, overrides: list[str], options: dict[str, Any]) 
 
 
 @app.command()
+def selftest(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the optimizer.")] = 30,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of a batch, at most the recipe's.")] = 4,
+    seq_len: Annotated[int, typer.Option(min=8, help="Tokens of a row, at most the recipe's.")] = 256,
+    as_json: AsJson = False,
+) -> None:
+    """Train a few steps on your model and tokens, and again by a plain PyTorch loop; exit code 1 where they differ."""
+    from reprise.training.selftest import selftest as run_selftest
+
+    result = run_selftest(open_recipe(recipe, overrides), steps=steps, batch_rows=rows, seq_len=seq_len)
+    if as_json:
+        print(json.dumps(result, indent=1))
+    else:
+        size = f"{result['steps']} steps of {result['batch_rows']} rows of {result['seq_len']} tokens"
+        _say(f"{size} on {result['device']}, loss {result['first_loss']:.4f} -> {result['last_loss']:.4f}")
+        _say("worst relative difference from a plain PyTorch loop in float32:")
+        for name, limit in result["limits"].items():
+            where = f" ({result['weight']})" if name == "weights" else ""
+            _say(f"  {name.replace('_', ' '):<10} {result[name]:.1e}, at most {limit:.0e} passes{where}")  # type: ignore[literal-required]
+        _say("passed" if result["passed"] else "FAILED: training would not do what a plain loop does")
+    if not result["passed"]:
+        raise typer.Exit(1)
+
+
+@app.command()
 def export(
     recipe: RecipePath,
     checkpoint: Annotated[Path, typer.Argument(help="Such as RUN/train-1.partial/checkpoints/step-00000100.")],
@@ -396,7 +456,7 @@ def export(
     """Write a checkpoint as a Hugging Face model directory."""
     from reprise.training.export import export_checkpoint
 
-    export_checkpoint(checkpoint, _load(recipe, None).model, output, averaged=averaged)
+    export_checkpoint(checkpoint, open_recipe(recipe, None).model, output, averaged=averaged, verify=True)
     _say(f"wrote {output}")
 
 
@@ -409,11 +469,11 @@ def merge(
     """Interpolate the trained weights with the base model's: less gain, less forgetting."""
     from reprise.training.export import merge_with_base
 
-    loaded = _load(recipe, None)
+    loaded = open_recipe(recipe, None)
     trained = Path(loaded.workspace) / f"train-{len(loaded.stages)}" / "model"
     if not trained.is_dir():
         raise UserError("there is no trained model yet", where=str(trained), remedy="run `reprise train RECIPE` first")
-    merge_with_base(trained, loaded.model, factor, output)
+    merge_with_base(trained, loaded.model, factor, output, verify=True)
     _say(f"wrote {output}")
 
 
@@ -448,13 +508,6 @@ def _print(thing: Any) -> None:
     Console().print(thing)
 
 
-def _load(path: Path, overrides: list[str] | None) -> Recipe:
-    """The recipe of a file, or the one that a run's folder keeps."""
-    if path.is_dir():
-        return load_recipe(path / "recipe.yaml", [*(overrides or []), f"workspace={json.dumps(str(path))}"])
-    return load_recipe(path, overrides or [])
-
-
 def _run(
     recipe: Recipe,
     until: list[str] | None,
@@ -486,6 +539,8 @@ def _leads() -> bool:
 def _say(line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
+
+add_commands(app)
 
 if __name__ == "__main__":
     main()

@@ -5,65 +5,128 @@ import errno
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Literal, TypeVar
 
 import yaml
 
 from reprise import preflight
 from reprise.documents.read.files import SourceFile
 from reprise.documents.read.streams import printable
-from reprise.errors import UserError
+from reprise.errors import UserError, out_of_memory
 from reprise.recipe import Recipe
-from reprise.recipe.fields import Settings
+from reprise.recipe.fields import decisive
 from reprise.stages import Stage, stages
+from reprise.storage import InputRecord, record_input
 from reprise.training.first_process import first_does
-from reprise.workspace import Json, Manifest, Plan, Status, Work, Workspace, differences, digest_file
+from reprise.workspace import Comparison, Derivation, Manifest, Status, Work, Workspace, differences
 
 T = TypeVar("T")
 
+SAY_HASHING_S = 1.0
+"""Checksums that took less are not worth a line."""
 
-def plan_stages(
-    recipe: Recipe, workspace: Workspace, until: Sequence[str] | None = None
-) -> Iterator[tuple[Stage, Plan]]:
-    """Each stage that is wanted or needed for it (None: all) with what it would be made from today."""
+UNREAD = "not read yet"
+"""In place of the checksum of a file that is new or changed, where files must not be read."""
+
+
+def walk_stages(
+    recipe: Recipe, workspace: Workspace, until: Sequence[str] | None = None, *, read_files: bool = True
+) -> Iterator[tuple[Stage, Derivation | None, Status]]:
+    """Each stage that is wanted or needed for it (None: all), what it would be made from now, and whether it is fresh.
+
+    What a stage is made from is known once the stages before it are fresh; until then it is None. Each stage is looked
+    at when it is asked for, so a caller that makes the stages that are not fresh gets all of them right.
+
+    Args:
+        recipe: the run.
+        workspace: its folder.
+        until: the stages that are wanted.
+        read_files: whether files of the user that are new or changed are read for their checksums; without, a stage
+            that reads such a file is stale.
+    """
     every = stages(recipe)
     wanted = _with_needs(every, until)
-    fingerprints: dict[str, str] = {}
-    digests: dict[str, dict[str, Json]] = {}
+    records: dict[str, InputRecord] = {}
+    waiting: set[str] = set()
     for stage in every:
         if stage.name not in wanted:
             continue
-        known = workspace.manifest(stage.name)
-        files = {}
-        for file in stage.files():
-            name = printable(file.path if isinstance(file, SourceFile) else str(file))
-            if name not in digests:
-                digests[name] = _digest(file, known.files.get(name) if known else None)
-            files[name] = digests[name]
-        plan = Plan(
-            stage=stage.name,
-            settings={"version": stage.version, **{name: _decisive(value) for name, value in stage.settings.items()}},
-            inputs={name: fingerprints[name] for name in stage.needs},
-            files=files,
-            resumable=stage.resumable,
-            precious=stage.precious,
-        )
-        fingerprints[stage.name] = plan.fingerprint
-        yield stage, plan
+        manifest = workspace.manifest(stage.name)
+        older = [name for name in stage.needs if name in waiting]
+        derivation = None
+        if older:
+            state: Literal["stale", "missing"] = "stale" if manifest else "missing"
+            status = Status(state, f"{', '.join(older)} must run first" if manifest else "has not run")
+        else:
+            derivation = _derive(stage, workspace, manifest, records, read_files)
+            status = workspace.status(derivation)
+            if status.state == "fresh" and manifest and (reason := stage.outdated(manifest.counts)):
+                status = Status("stale", reason)
+        yield stage, derivation, status
+        if workspace.manifest(stage.name) is None or (derivation is None or _is_stale(workspace, derivation)):
+            waiting.add(stage.name)
 
 
-def _digest(file: Path | SourceFile, known: dict[str, Json] | None) -> dict[str, Json]:
+def _is_stale(workspace: Workspace, derivation: Derivation) -> bool:
+    return workspace.status(derivation).state != "fresh"
+
+
+def _derive(
+    stage: Stage,
+    workspace: Workspace,
+    manifest: Manifest | None,
+    records: dict[str, InputRecord],
+    read_files: bool,
+) -> Derivation:
+    """What a stage would be made from now; the stages that it needs are fresh.
+
+    Args:
+        stage: the stage.
+        workspace: of the run.
+        manifest: of the published stage.
+        records: of files of the user that were looked at before, by path; added to.
+        read_files: as in `walk_stages`.
+    """
+    files = {}
+    for name, file in stage.files().items():
+        path = printable(file.path if isinstance(file, SourceFile) else str(file))
+        if path not in records:
+            records[path] = _record(file, manifest.files.get(printable(name)) if manifest else None, read_files)
+        files[printable(name)] = records[path]
+    inputs = {}
+    for name in stage.needs:
+        needed = workspace.manifest(name)
+        assert needed is not None, "a stage is derived once those that it needs are published"
+        inputs[name] = needed.everything if stage.reads_records else needed.content
+    return Derivation(
+        stage=stage.name,
+        settings={"version": stage.version, **{name: decisive(value) for name, value in stage.settings.items()}},
+        inputs=inputs,
+        files=files,
+        resumable=stage.resumable,
+        precious=stage.precious,
+        records=stage.records,
+    )
+
+
+def _record(file: Path | SourceFile, known: InputRecord | None, read_files: bool) -> InputRecord:
     """What identifies a file: its content; in an object store, which is not read for this, its size."""
     if isinstance(file, SourceFile):
-        return {"size": file.size, "mtime_ns": 0, "xxh128": f"{file.size} bytes"}
-    return digest_file(file, known)
+        return {"path": printable(file.path), "size": file.size, "mtime_ns": 0, "xxh128": f"{file.size} bytes"}
+    if read_files:
+        return record_input(file, known)
+    stat = file.stat()
+    same = known is not None and (known["size"], known["mtime_ns"]) == (stat.st_size, stat.st_mtime_ns)
+    content = known["xxh128"] if known and same else UNREAD
+    return {"path": printable(str(file)), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "xxh128": content}
 
 
 def statuses(recipe: Recipe, workspace: Workspace) -> list[tuple[str, Status]]:
     """Which stages are fresh, stale and missing, and why."""
-    return [(stage.name, workspace.status(plan)) for stage, plan in plan_stages(recipe, workspace)]
+    return [(stage.name, status) for stage, _, status in walk_stages(recipe, workspace)]
 
 
 def run_stages(
@@ -92,38 +155,33 @@ def run_stages(
         UserError: a stage refused its settings or its input; what was published before stays.
     """
     workspace = Workspace(recipe.workspace)
-    ranks = _Ranks()
-    with contextlib.ExitStack() as held:
+    ranks = _Ranks(recipe.training.collective_timeout_s)
+    run = _Run(recipe, workspace, ranks, restart=restart, adopt=adopt, others=others, say=say)
+    with contextlib.ExitStack() as held, _explain_full_disk(workspace.root):
         ranks.lead(lambda: held.enter_context(workspace.locked()))
         ranks.lead(workspace.adopt_finished)
-        kept = yaml.safe_dump(_plain(recipe), allow_unicode=True, sort_keys=False)
+        kept = yaml.safe_dump(recipe.model_dump(mode="json"), allow_unicode=True, sort_keys=False)
         ranks.lead(lambda: workspace.keep_recipe(kept))
         ranks.lead(lambda: _preflight(recipe, workspace, until, say))
-        count = 0
-        for stage, plan in list(plan_stages(recipe, workspace, until)):
-            if "read" in stage.needs:  # now the languages and sources of the text are counted
-                preflight.refuse(preflight.check_text_for_mixture(recipe))
-            status = workspace.status(plan)
-            ranks.wait()
-            if status.state == "fresh":
-                continue
-            if stage.name == "score" or stage.precious:
-                _check_decontaminated(recipe, workspace.manifest("decontaminate"))
-            if stage.precious and _restored(plan, workspace, ranks):
-                say(f"{stage.name}: was made from these settings before and was kept")
-                continue
-            if lender := workspace.borrow(plan, others):
-                say(f"{stage.name}: the same as in {lender}")
-                continue
-            if ranks.world > 1 and not stage.parallel:
-                ranks.lead(partial(_refuse_processes, stage.name, status))
-            if adopt and stage.precious:
-                ranks.lead(partial(_reopen_finished, stage, plan, workspace, say))
-            if ranks.leads:
-                say(f"{stage.name}: {status.reason}")
-            _run_stage(stage, plan, workspace, ranks, restart=restart, adopt=adopt, say=say)
-            count += 1
-    return count
+        while (damaged := run.bring_up(until)) is not None:
+            ranks.lead(partial(workspace.discard, damaged))
+    return run.count
+
+
+@contextlib.contextmanager
+def _explain_full_disk(root: Path) -> Iterator[None]:
+    """Turn the error of a full or read-only disk into one message, whatever was being written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        what = "the disk is read-only" if error.errno == errno.EROFS else "the disk is full"
+        raise UserError(
+            what,
+            where=str(error.filename or root),
+            remedy="free some space and run the same command again; what was published is whole",
+        ) from error
 
 
 def _preflight(recipe: Recipe, workspace: Workspace, until: Sequence[str] | None, say: Callable[[str], None]) -> None:
@@ -133,10 +191,11 @@ def _preflight(recipe: Recipe, workspace: Workspace, until: Sequence[str] | None
         UserError: something would stop them.
     """
     try:
-        names = [stage.name for stage, plan in plan_stages(recipe, workspace, until) if _must_run(workspace, plan)]
-    except UserError as error:
+        walk = walk_stages(recipe, workspace, until, read_files=False)
+        names = [stage.name for stage, _, status in walk if status.state != "fresh"]
+    except UserError:
         preflight.refuse(preflight.inspect(recipe, _with_needs(stages(recipe), until)))
-        raise error
+        raise
     if names:
         findings = preflight.inspect(recipe, names)
         preflight.refuse(findings)
@@ -144,8 +203,113 @@ def _preflight(recipe: Recipe, workspace: Workspace, until: Sequence[str] | None
             say(f"warning: {finding}")
 
 
-def _must_run(workspace: Workspace, plan: Plan) -> bool:
-    return workspace.status(plan).state != "fresh"
+@dataclass
+class _Run:
+    """One command at work on the stages of a run."""
+
+    recipe: Recipe
+    workspace: Workspace
+    ranks: "_Ranks"
+    restart: bool
+    adopt: bool
+    others: Sequence[Path]
+    say: Callable[[str], None]
+    count: int = 0
+    """Stages that ran."""
+    known_whole: set[str] = field(default_factory=set)
+    """Stages whose files this process wrote, or compared with their checksums."""
+
+    def bring_up(self, until: Sequence[str] | None) -> str | None:
+        """Make the stages that are not fresh; None when all are, else the name of a damaged stage that was met."""
+        ranks = self.ranks
+        by_name = {stage.name: stage for stage in stages(self.recipe)}
+        walk = walk_stages(self.recipe, self.workspace, until)
+        steps = ((stage.name, derivation, status) for stage, derivation, status in walk)
+        while (step := ranks.share(lambda: next(steps, None))) is not None:
+            stage, derivation, status = by_name[step[0]], step[1], step[2]
+            if "read" in stage.needs:  # now the languages and sources of the text are counted
+                ranks.lead(lambda: preflight.refuse(preflight.check_text_for_mixture(self.recipe)))
+            if status.state == "fresh":
+                continue
+            assert derivation is not None, "the stages before it were made"
+            if stage.name == "score" or stage.precious:
+                ranks.lead(lambda: _check_decontaminated(self.recipe, self.workspace.manifest("decontaminate")))
+            if self._found_elsewhere(stage, derivation):
+                continue
+            if ranks.world > 1 and not stage.parallel:
+                ranks.lead(partial(_refuse_processes, stage.name, status))
+            if self.adopt and stage.precious:
+                ranks.lead(partial(_reopen_finished, stage, derivation, self.workspace, self.say))
+            compared: dict[str, Comparison] = {}
+            for name in stage.needs:
+                if ranks.share(partial(self._is_damaged, name, compared)):
+                    return name
+            if ranks.leads:
+                self.say(f"{stage.name}: {status.reason}")
+            self._make(stage, derivation, compared)
+            self.known_whole.add(stage.name)
+            self.count += 1
+        return None
+
+    def _found_elsewhere(self, stage: Stage, derivation: Derivation) -> bool:
+        """Take the stage from what was kept of it or from a run alike; whether there was one, whole."""
+        if stage.precious and self.ranks.share(lambda: self.workspace.restore(derivation)):
+            self.say(f"{stage.name}: was made from these settings before and was kept")
+            return True
+        if lender := self.ranks.share(lambda: self.workspace.borrow(derivation, self.others)):
+            self.say(f"{stage.name}: the same as in {lender}")
+            return True
+        return False
+
+    def _is_damaged(self, name: str, compared: dict[str, Comparison]) -> bool:
+        """Compare the files of a stage that is about to be read with their checksums, once in a process.
+
+        Args:
+            name: the stage.
+            compared: what was read is put in here.
+
+        Returns:
+            Whether it is damaged and must be made again.
+
+        Raises:
+            UserError: it is damaged and took so long to make that the user must decide.
+        """
+        if name in self.known_whole:
+            return False
+        comparison, damage = self.workspace.compare(name)
+        if not damage:
+            compared[name] = comparison
+            self.known_whole.add(name)
+            if comparison["seconds"] >= SAY_HASHING_S:
+                self.say(f"{name}: {comparison['bytes'] / 1e9:,.1f} GB compared in {comparison['seconds']:,.1f} s")
+            return False
+        manifest = self.workspace.manifest(name)
+        if manifest is not None and manifest.precious:
+            raise UserError(
+                "; ".join(damage),
+                where=str(self.workspace.folder(name)),
+                remedy=f"put the files back from a copy, or delete the folder to make {name} again",
+            )
+        self.say(f"{name}: {'; '.join(damage)}; it is made again")
+        return True
+
+    def _make(self, stage: Stage, derivation: Derivation, compared: dict[str, Comparison]) -> None:
+        """Run a stage and publish it."""
+        start = time.monotonic()
+        workspace, ranks = self.workspace, self.ranks
+        begun = ranks.lead(lambda: workspace.begin(derivation, restart=self.restart, adopt=self.adopt))
+        work = begun or workspace.join(derivation)
+        work.compared = compared
+        with _explain_full_disk(work.output):
+            _run_with_memory(stage, work)
+        ranks.wait()
+        seconds = time.monotonic() - start
+        ranks.lead(lambda: workspace.publish(derivation, work, seconds))
+        if ranks.leads:
+            self.say(f"{stage.name}: done in {seconds:,.1f} s{_summary(work)}")
+            hashing = time.monotonic() - start - seconds
+            if hashing >= SAY_HASHING_S:
+                self.say(f"{stage.name}: checksums took {hashing:,.1f} s")
 
 
 def _refuse_processes(name: str, status: Status) -> None:
@@ -156,7 +320,7 @@ def _refuse_processes(name: str, status: Status) -> None:
     )
 
 
-def _reopen_finished(stage: Stage, plan: Plan, workspace: Workspace, say: Callable[[str], None]) -> None:
+def _reopen_finished(stage: Stage, derivation: Derivation, workspace: Workspace, say: Callable[[str], None]) -> None:
     """For --adopt: let a finished training stage go on from its end, where more tokens are asked for.
 
     A stage that follows a training stage that changed begins from other weights, so it is trained from its beginning.
@@ -168,14 +332,16 @@ def _reopen_finished(stage: Stage, plan: Plan, workspace: Workspace, say: Callab
     if manifest is None or workspace.is_begun(stage.name) or workspace.damage(manifest):
         return
     before = [
-        name for name in plan.inputs if name.startswith("train-") and manifest.inputs.get(name) != plan.inputs[name]
+        name
+        for name in derivation.inputs
+        if name.startswith("train-") and manifest.inputs.get(name) != derivation.inputs[name]
     ]
     if before:
         say(f"{stage.name}: is trained from its beginning, as {before[0]}, which it follows, is another")
         return
     tokens, done = stage.settings["stage"].tokens, manifest.counts["tokens"]
     if tokens <= done:
-        changed = "; ".join(differences(manifest.settings, plan.settings)) or "its inputs changed"
+        changed = "; ".join(differences(manifest.settings, derivation.settings)) or "its inputs changed"
         raise UserError(
             f"{stage.name} is finished ({done:,} tokens), so with --adopt nothing of it is left to train ({changed})",
             where=str(workspace.folder(stage.name)),
@@ -186,14 +352,6 @@ def _reopen_finished(stage: Stage, plan: Plan, workspace: Workspace, say: Callab
 
     workspace.reopen(manifest, lay_out_unfinished)
     say(f"{stage.name}: goes on from its end at {done:,} tokens; the finished one is kept")
-
-
-def _restored(plan: Plan, workspace: Workspace, ranks: "_Ranks") -> bool:
-    """Whether what was kept of a precious stage is in its place again, and whole."""
-    ranks.lead(lambda: workspace.restore(plan))
-    fresh = workspace.status(plan).state == "fresh"
-    ranks.wait()
-    return fresh
 
 
 def _check_decontaminated(recipe: Recipe, decontaminate: Manifest | None) -> None:
@@ -219,34 +377,30 @@ def say_result(recipe: Recipe, until: Sequence[str] | None, count: int) -> str:
     return f"{what}; the report is {Path(recipe.workspace) / 'report.html'}"
 
 
-def _run_stage(
-    stage: Stage,
-    plan: Plan,
-    workspace: Workspace,
-    ranks: "_Ranks",
-    *,
-    restart: bool,
-    adopt: bool,
-    say: Callable[[str], None],
-) -> None:
-    start = time.monotonic()
-    begun = ranks.lead(lambda: workspace.begin(plan, restart=restart, adopt=adopt))
-    work = begun or workspace.join(plan)
+_MEMORY_SETTINGS = {
+    "train": "lower training.micro_batch_rows or rows.seq_len, set training.activation_checkpointing=full, or train on "
+    "more processes with torchrun",
+    "score": "lower documents.perplexity.batch_tokens or max_length",
+    "evaluate": "lower evaluation.batch_tokens or max_length",
+    "synthesize": "lower synthesis.generator.batch_size",
+    "label": "lower documents.topics.encoder.batch_size",
+}
+
+
+def _run_with_memory(stage: Stage, work: Work) -> None:
+    """Run a stage; memory that runs out is one message with the settings that help."""
     try:
         stage.run()(work, **stage.settings, **stage.means)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
-                f"the disk is full while {stage.name} writes",
-                where=str(error.filename or work.output),
-                remedy="free some space and run the same command again; what was published is whole",
-            ) from error
+    except UserError:
         raise
-    ranks.wait()
-    seconds = time.monotonic() - start
-    ranks.lead(lambda: workspace.publish(plan, work, seconds))
-    if ranks.leads:
-        say(f"{stage.name}: done in {seconds:,.1f} s{_summary(work)}")
+    except Exception as error:
+        remedy = _MEMORY_SETTINGS.get(
+            stage.name.partition("-")[0], "close other programs, or use a machine with more memory"
+        )
+        message = out_of_memory(error, f"{remedy}; then run the same command again")
+        if message is None:
+            raise
+        raise UserError(message.what, where=stage.name, remedy=message.remedy) from error
 
 
 def _summary(work: Work) -> str:
@@ -273,17 +427,27 @@ def _with_needs(every: Sequence[Stage], until: Sequence[str] | None) -> set[str]
 class _Ranks:
     """The processes that torchrun started; one process where it did not."""
 
-    def __init__(self) -> None:
+    def __init__(self, timeout_s: int) -> None:
         self.world = int(os.environ.get("WORLD_SIZE", "1"))
         self.leads = int(os.environ.get("RANK", "0")) == 0
         if self.world > 1:
             from reprise.training.parallel import start_processes
 
-            start_processes()
+            start_processes(timeout_s)
 
     def lead(self, action: Callable[[], T]) -> T | None:
         """See `first_does`."""
         return first_does(action, is_first=self.leads, world=self.world)
+
+    def share(self, action: Callable[[], T]) -> T:
+        """Let the first process do something, and give all processes what came out of it."""
+        results = [self.lead(action)]
+        if self.world > 1:
+            import torch.distributed
+
+            torch.distributed.broadcast_object_list(results, src=0)
+        result: T = results[0]  # type: ignore[assignment]
+        return result
 
     def wait(self) -> None:
         """Wait until all processes are here."""
@@ -291,19 +455,3 @@ class _Ranks:
             import torch.distributed
 
             torch.distributed.barrier()
-
-
-def _decisive(value: Any) -> Json:
-    """A setting as JSON, without the parts of a section that are only means."""
-    if isinstance(value, Settings):
-        return value.model_dump(mode="json", exclude=set(value.means))
-    return _plain(value)
-
-
-def _plain(value: Any) -> Json:
-    """A setting as JSON."""
-    if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json")
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value

@@ -14,9 +14,10 @@ from reprise.mixture.forecast import Supply, forecast
 from reprise.model.files import model_folder
 from reprise.recipe import Recipe
 from reprise.recipe.hardware import PEAK_BF16_TFLOPS
+from reprise.storage import Json
 from reprise.synthesis.estimate import estimate_need
 from reprise.tokens.store import TokenStore
-from reprise.workspace import Json, Workspace
+from reprise.workspace import Workspace
 
 WARN_EPOCHS = 4.0
 """More passes than this over a text teach little (arXiv 2305.16264)."""

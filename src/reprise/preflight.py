@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from reprise.documents.questions import benchmark_files
+from reprise.benchmark_files import question_files
 from reprise.documents.read.files import SourceFile, find_files
 from reprise.documents.read.records import Record, read_records
 from reprise.documents.read.remote import is_remote
 from reprise.errors import Finding, Severity, UserError, missing_extra
+from reprise.generators.reachable import check_server
+from reprise.mixture.idle_settings import check_idle_settings
+from reprise.model.check import check_model
 from reprise.model.files import model_files
 from reprise.recipe import Recipe
 from reprise.recipe.documents import Input
@@ -149,18 +152,20 @@ def check_text_for_mixture(recipe: Recipe) -> Iterator[Finding]:
 
 
 def check_model_files(recipe: Recipe) -> Iterator[Finding]:
-    """Whether the model's folder and files are there."""
+    """Whether the model's folder and files are there and whole, as far as small files tell."""
     try:
         model_files(recipe.model)
     except UserError as error:
         yield Finding.of(error, "missing")
+    else:
+        yield from check_model(recipe.model, recipe.rows.seq_len)
 
 
 def check_benchmark_files(recipe: Recipe) -> Iterator[Finding]:
     """Whether the questions that documents are checked against are there."""
     settings, evaluation = recipe.documents.decontaminate, recipe.evaluation
     if settings.enabled:
-        benchmark_files(evaluation.question_folders(), evaluation.data, settings.extra_benchmarks)
+        question_files(evaluation.question_folders(), evaluation.data, settings.extra_benchmarks)
     return iter(())
 
 
@@ -201,6 +206,20 @@ def generators(recipe: Recipe) -> Iterator[tuple[str, Generator]]:
         yield "synthesis.generator", synthesis.generator
         if synthesis.checks.judge is not None:
             yield "synthesis.checks.judge", synthesis.checks.judge
+
+
+def check_generator_servers(recipe: Recipe) -> Iterator[Finding]:
+    """Whether the servers that write labels, documents and grades answer."""
+    for setting, generator in generators(recipe):
+        if generator.base_url is not None:
+            yield from check_server(generator.base_url, generator.api_key_env, setting)
+
+
+def check_evaluation_server(recipe: Recipe) -> Iterator[Finding]:
+    """Whether the server that evaluates answers."""
+    backend = recipe.evaluation.backend
+    if backend.base_url is not None:
+        yield from check_server(backend.base_url, backend.api_key_env, "evaluation.backend")
 
 
 TEXT_COPIES = 3.0
@@ -263,6 +282,9 @@ CHECKS: tuple[Check, ...] = (
     Check(check_model_files, ("score", "synthesize", "tokenize", TRAIN, "evaluate"), "missing"),
     Check(check_benchmark_files, ("decontaminate", "synthesize"), "missing"),
     Check(check_packages, ("read", "clean", "label", "synthesize", TRAIN, "evaluate")),
+    Check(check_idle_settings, (TRAIN,)),
+    Check(check_generator_servers, ("label", "synthesize")),
+    Check(check_evaluation_server, ("evaluate",)),
     Check(check_disk),
 )
 """All checks, in the order in which their findings are told."""

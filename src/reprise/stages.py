@@ -4,22 +4,27 @@ A stage gets the settings named here and no others, so that a change re-runs exa
 """
 
 import importlib
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reprise.benchmark_files import set_files
-from reprise.documents.questions import benchmark_files
+from reprise.benchmark_files import question_files, set_files
+from reprise.documents.drop_limit import check_drop_share
 from reprise.documents.read.files import SourceFile, find_files
 from reprise.documents.read.remote import is_remote
 from reprise.model.files import model_files
 from reprise.recipe import Recipe
 from reprise.recipe.documents import Input
 from reprise.recipe.generator import Generator
-from reprise.workspace import Json
+from reprise.storage import Json
+from reprise.workspace import Work
 
 Run = Callable[..., None]
+
+DROPPED = ("dropped/*",)
+"""Records of the stages that drop documents."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +40,17 @@ class Stage:
     """Settings that decide what it writes; keyword arguments of the function."""
     means: dict[str, Any] = field(default_factory=dict)
     """Settings that decide only how fast it is written (engine, threads); keyword arguments, not in the fingerprint."""
-    files: Callable[[], Sequence[Path | SourceFile]] = list
-    """The user's files that it reads."""
+    files: Callable[[], Mapping[str, Path | SourceFile]] = dict
+    """The user's files that it reads, by names that do not depend on the folder that they are in."""
     resumable: bool = False
     precious: bool = False
+    records: tuple[str, ...] = ()
+    """Patterns of outputs that no later stage but the report reads."""
+    reads_records: bool = False
+    """Whether it reads the records, counts and times of the stages that it needs: the report."""
+    outdated: Callable[[Mapping[str, Json]], str] = lambda counts: ""
+    """Given the counts of the published stage, why it would not pass now; empty where it would. For a setting that only
+    refuses, such as `max_reject_share`, so that a change of it does not make the stage again."""
     parallel: bool = False
     """Whether the processes that `torchrun` starts share its work; all other stages run in one process."""
     version: int = 1
@@ -59,7 +71,7 @@ def stages(recipe: Recipe) -> list[Stage]:
             lambda: _import("reprise.tokens.stage"),
             before,
             settings={"model": recipe.model, "tokens": recipe.tokens, "split_sources": sorted(recipe.split_sources())},
-            files=lambda: model_files(recipe.model),
+            files=lambda: _files("model", model_files(recipe.model)),
         ),
         *training,
         Stage(
@@ -72,7 +84,7 @@ def stages(recipe: Recipe) -> list[Stage]:
                 "last_stage": trained[-1],
                 "seed": recipe.seed,
             },
-            files=lambda: model_files(recipe.model) + _question_files(recipe),
+            files=lambda: _files("model", model_files(recipe.model)) | _question_files(recipe),
             resumable=True,
             version=2,
         ),
@@ -82,6 +94,7 @@ def stages(recipe: Recipe) -> list[Stage]:
         lambda: _import("reprise.report.build"),
         tuple(step.name for step in steps),
         settings={"recipe": recipe},
+        reads_records=True,
     )
     return [*steps, report]
 
@@ -97,34 +110,39 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
             settings={
                 "inputs": documents.inputs,
                 "valid_share": documents.valid_share,
-                "max_reject_share": documents.max_reject_share,
             },
-            means={"engine": documents.engine},
+            means={"engine": documents.engine, "max_reject_share": documents.max_reject_share},
             files=lambda: _input_files(documents.inputs, "documents.inputs"),
+            records=("rejects.jsonl",),
+            outdated=lambda counts: _too_many_rejects(counts, documents.max_reject_share),
             version=2,
         ),
         Stage(
             "clean",
-            lambda: _import("reprise.documents.clean.stage"),
+            lambda: _limited("clean", recipe),
             ("read",),
             settings={"clean": documents.clean},
             means={"engine": documents.engine},
+            records=DROPPED,
             version=2,
         ),
         Stage(
             "deduplicate",
-            lambda: _import("reprise.documents.deduplicate.stage"),
+            lambda: _limited("deduplicate", recipe),
             ("clean",),
             settings={"deduplicate": documents.deduplicate},
             means={"engine": documents.engine},
+            records=DROPPED,
         ),
         Stage(
             "decontaminate",
-            lambda: _import("reprise.documents.decontaminate.stage"),
+            lambda: _limited("decontaminate", recipe),
             ("deduplicate",),
-            settings={"decontaminate": documents.decontaminate, **_benchmarks(recipe)},
-            means={"engine": documents.engine},
+            settings={"decontaminate": documents.decontaminate, "benchmarks": recipe.evaluation.question_folders()},
+            means={"engine": documents.engine, "data": recipe.evaluation.data},
+            records=DROPPED,
             files=lambda: _benchmark_files(recipe),
+            version=2,
         ),
         Stage(
             "label",
@@ -138,6 +156,7 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
             },
             means={"engine": documents.engine},
             files=lambda: _label_files(recipe),
+            records=("classifiers/*", "report.json", "asked.jsonl"),
             version=2,
         ),
         Stage(
@@ -149,7 +168,7 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
                 "perplexity": documents.perplexity,
                 "buckets": _scored_buckets(recipe),
             },
-            files=lambda: model_files(documents.perplexity.model or recipe.model),
+            files=lambda: _files("model", model_files(documents.perplexity.model or recipe.model)),
             resumable=True,
             parallel=True,
             version=2,
@@ -169,16 +188,19 @@ def _synthesis_stage(recipe: Recipe) -> Stage:
             "clean": documents.clean,
             "deduplicate": documents.deduplicate,
             "decontaminate": documents.decontaminate,
-            **_benchmarks(recipe),
+            "benchmarks": recipe.evaluation.question_folders(),
             "seed": recipe.seed,
         },
-        means={"engine": documents.engine},
+        means={"engine": documents.engine, "data": recipe.evaluation.data},
         files=lambda: _synthesis_files(recipe),
         resumable=True,
+        records=(*DROPPED, "funnel.json", "samples.json", "provenance.jsonl"),
     )
 
 
 def _training_stages(recipe: Recipe) -> list[Stage]:
+    tolerance = {"tolerance": recipe.evaluation.tolerance}
+    acts = recipe.training.guards.acts_on_retention
     return [
         Stage(
             f"train-{index + 1}",
@@ -190,22 +212,24 @@ def _training_stages(recipe: Recipe) -> list[Stage]:
                 "rows": recipe.rows,
                 "training": recipe.training,
                 "model": recipe.model,
-                "tolerance": recipe.evaluation.tolerance,
                 "seed": recipe.seed,
+                **(tolerance if acts else {}),
             },
-            means={"benchmarks": _benchmarks_during(recipe)},
-            files=lambda: model_files(recipe.model),
+            means={"benchmarks": _benchmarks_during(recipe), **({} if acts else tolerance)},
+            files=lambda: _files("model", model_files(recipe.model)),
             resumable=True,
             precious=True,
+            records=("metrics.jsonl", "shares-applied.json"),
             parallel=True,
         )
         for index, stage in enumerate(recipe.stages)
     ]
 
 
-def _benchmarks(recipe: Recipe) -> dict[str, Any]:
-    """The settings that name the questions which text is checked against."""
-    return {"benchmarks": recipe.evaluation.question_folders(), "data": recipe.evaluation.data}
+def _too_many_rejects(counts: Mapping[str, Json], max_share: float) -> str:
+    """Why the stage `read`, which passed under another limit, would be refused now."""
+    total = counts["documents_out"] + counts["rejects"]
+    return f"documents.max_reject_share: {max_share:g}" if counts["rejects"] > max_share * total else ""
 
 
 def _scored_buckets(recipe: Recipe) -> list[tuple[str, str]]:
@@ -219,33 +243,49 @@ def _scored_buckets(recipe: Recipe) -> list[tuple[str, str]]:
     return sorted(pair for pair in pairs if recipe.curriculum_selects(*pair))
 
 
-def _input_files(inputs: Sequence[Input], setting: str) -> list[Path | SourceFile]:
+def _files(prefix: str, paths: Iterable[Path | SourceFile]) -> dict[str, Path | SourceFile]:
+    """Files by names that do not depend on where they are: the prefix, and the path below the folder of them all."""
+    named = [(file.path if isinstance(file, SourceFile) else str(file), file) for file in paths]
+    folders = {os.path.dirname(os.path.abspath(path)) for path, _ in named if not is_remote(path)}  # noqa: PTH100, PTH120
+    root = os.path.commonpath(folders) if folders else ""
+    return {
+        path if is_remote(path) else f"{prefix}/{os.path.relpath(os.path.abspath(path), root)}": file  # noqa: PTH100
+        for path, file in named
+    }
+
+
+def _input_files(inputs: Sequence[Input], setting: str) -> dict[str, Path | SourceFile]:
     """The files of inputs; those of an object store stay as they are, with their size."""
-    found = [file for number, entry in enumerate(inputs) for file in find_files(entry, f"{setting}.{number}.path")]
-    return [file if is_remote(file.path) else Path(file.path) for file in found]
+    files: dict[str, Path | SourceFile] = {}
+    for number, entry in enumerate(inputs):
+        of_entry = find_files(entry, f"{setting}.{number}.path")
+        files |= _files(f"{setting}.{number}", [file if is_remote(file.path) else Path(file.path) for file in of_entry])
+    return files
 
 
-def _label_files(recipe: Recipe) -> list[Path | SourceFile]:
+def _label_files(recipe: Recipe) -> dict[str, Path | SourceFile]:
     """The labelled files, the user's prompts, and the files of the models that topics are learned with or asked of."""
     topics = recipe.documents.topics
     files = _input_files(topics.labelled, "documents.topics.labelled")
     if topics.classifier == "encoder":
-        files += _local_model(topics.encoder.model)
+        files |= _files("encoder", _local_model(topics.encoder.model))
     if topics.llm is not None:
-        files += _asked_model(topics.llm.generator, recipe) + _prompts(topics.llm.prompts)
-    return list(dict.fromkeys(files))
+        files |= _files("generator", _asked_model(topics.llm.generator, recipe))
+        files |= _files("prompts", _prompts(topics.llm.prompts))
+    return files
 
 
-def _synthesis_files(recipe: Recipe) -> list[Path]:
+def _synthesis_files(recipe: Recipe) -> dict[str, Path | SourceFile]:
     """The user's prompts and problems, the models that are asked in this process, and what answers are checked with."""
     synthesis = recipe.synthesis
-    files = model_files(recipe.model) + _benchmark_files(recipe) + _prompts(synthesis.prompts)
+    files = _files("model", model_files(recipe.model)) | _benchmark_files(recipe)
+    files |= _files("prompts", _prompts(synthesis.prompts))
     if synthesis.code.problems is not None:
-        files += [path for path in [Path(synthesis.code.problems).expanduser()] if path.is_file()]
-    for generator in (synthesis.generator, synthesis.checks.judge):
+        files |= _files("problems", [path for path in [Path(synthesis.code.problems).expanduser()] if path.is_file()])
+    for name, generator in (("generator", synthesis.generator), ("judge", synthesis.checks.judge)):
         if generator is not None:
-            files += _asked_model(generator, recipe)
-    return list(dict.fromkeys(files))
+            files |= _files(name, _asked_model(generator, recipe))
+    return files
 
 
 def _asked_model(generator: Generator, recipe: Recipe) -> list[Path]:
@@ -265,22 +305,46 @@ def _prompts(folder: str | None) -> list[Path]:
     return [] if folder is None else sorted(Path(folder).expanduser().glob("*.yaml"))
 
 
-def _benchmark_files(recipe: Recipe) -> list[Path]:
+def _benchmark_files(recipe: Recipe) -> dict[str, Path | SourceFile]:
     """The files of benchmark questions that documents are checked against."""
     settings = recipe.documents.decontaminate
     if not settings.enabled:
-        return []
+        return {}
     evaluation = recipe.evaluation
-    return list(benchmark_files(evaluation.question_folders(), evaluation.data, settings.extra_benchmarks))
+    files = question_files(evaluation.question_folders(), evaluation.data, settings.extra_benchmarks)
+    return {f"benchmarks/{Path(benchmark).name}/{path.name}": path for path, benchmark in files.items()}
 
 
-def _question_files(recipe: Recipe) -> list[Path]:
+def _question_files(recipe: Recipe) -> dict[str, Path | SourceFile]:
     """The files of benchmark questions that the models are asked; none where they come from the Hub."""
     evaluation = recipe.evaluation
     if evaluation.data is None:
-        return []
+        return {}
     data = Path(evaluation.data).expanduser()
-    return [path for folder in evaluation.question_folders() for path in set_files(data, folder) if path.is_file()]
+    return {
+        f"questions/{folder}/{path.name}": path
+        for folder in evaluation.question_folders()
+        for path in set_files(data, folder)
+        if path.is_file()
+    }
+
+
+def _limited(name: str, recipe: Recipe) -> Run:
+    """A document stage, refused where it drops too much; the limit is no setting of it, as it changes no output."""
+    run = _import(f"reprise.documents.{name}.stage")
+    needed = {
+        (component.language, source)
+        for stage in recipe.stages
+        for component in stage.mixture.values()
+        for source, share in component.sources.items()
+        if share and component.share
+    }
+
+    def run_and_check(work: Work, **settings: Any) -> None:
+        run(work, **settings)
+        check_drop_share(name, work, recipe.documents.max_drop_share, needed)
+
+    return run_and_check
 
 
 def _import(module: str) -> Run:

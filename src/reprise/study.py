@@ -34,7 +34,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from reprise.errors import UserError
 from reprise.recipe import Recipe, load_recipe
 from reprise.recipe.fields import Settings
-from reprise.workspace import write_json
+from reprise.storage import write_json
 
 RunRecipe = Callable[[Recipe, Sequence[Path]], None]
 """Takes a recipe to its evaluation, with the workspaces of the other runs; does nothing where it is done."""

@@ -5,16 +5,18 @@
       STAGE/                 a published stage; present means complete
         manifest.json        written last, before the folder gets its name
       STAGE.kept-HASH/       a precious stage (training) made under other settings; back in its place when they return
-      STAGE.partial/         a stage at work, or killed; never read by another stage
+      STAGE.partial/         an unfinished stage, running or killed; never read by another stage
         begun.json           the fingerprint and settings it was begun under
       cache/STAGE/           answers that were paid for, keyed by content; outlives changes of the settings
 
 A stage depends on the settings, stages and files that it declares and gets nothing else, so its fingerprint is exact.
+It depends on the content of these stages and files, not on where they are: a stage that is made again with the same
+output leaves the stages after it fresh.
 """
 
 import contextlib
 import fcntl
-import hashlib
+import fnmatch
 import json
 import os
 import shutil
@@ -22,18 +24,32 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypedDict
-
-import xxhash
+from typing import Literal, TypedDict
 
 from reprise import __version__
 from reprise.errors import UserError
-
-Json = Any
-"""What `json` reads and writes."""
+from reprise.storage import (
+    FileChecksum,
+    InputRecord,
+    Json,
+    digest,
+    file_checksum,
+    find_damage,
+    sync,
+    write_json,
+    write_text,
+)
 
 MANIFEST = "manifest.json"
 _BEGUN = "begun.json"
+
+
+class Comparison(TypedDict):
+    """The files of a stage were read again and had the checksums that they had when they were published."""
+
+    files: int
+    bytes: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -42,19 +58,32 @@ class Manifest:
 
     stage: str
     fingerprint: str
-    """Hash of the settings, the fingerprints of the stages and the content of the files it depends on."""
+    """Hash of all that it was made from: `Derivation.fingerprint`."""
+    content: str
+    """Hash of the files that later stages read; equal content leaves them fresh."""
     settings: Json
     inputs: dict[str, str]
-    """Stage -> its fingerprint."""
-    files: dict[str, dict[str, Json]]
-    """User's file -> {size, mtime_ns, xxh128}."""
-    outputs: dict[str, int]
-    """File of the stage, relative to its folder -> its size in bytes."""
+    """Stage that it read -> its content."""
+    files: dict[str, InputRecord]
+    """File of the user, by a name that does not depend on its folder."""
+    outputs: dict[str, FileChecksum]
+    """File of the stage, relative to its folder."""
     counts: dict[str, Json]
     seconds: float
+    """Time that the work took."""
+    hashing_seconds: float
+    """Time that the checksums of the outputs took, after the work."""
+    compared: dict[str, Comparison]
+    """Stage that it read -> the comparison of its files before the work began; none where this process had just
+    written them."""
     version: str
     finished: str
     precious: bool = False
+
+    @property
+    def everything(self) -> str:
+        """Hash of the whole manifest, for the report, which also shows counts and times."""
+        return digest(vars(self))
 
 
 @dataclass
@@ -72,7 +101,9 @@ class Work:
     outside: list[Path] = field(default_factory=list)
     """Files of the stage that lie outside its folder, such as the report; missed when they are gone."""
     adopt: bool = False
-    """The user wants to go on from what is in the folder, whatever settings it was begun under."""
+    """The user wants to resume from what is in the folder, whatever settings it was begun under."""
+    compared: dict[str, Comparison] = field(default_factory=dict)
+    """Stage that it reads -> how its files were compared with their checksums."""
 
 
 @dataclass(frozen=True)
@@ -84,23 +115,25 @@ class Status:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a stage is about to be made from."""
+class Derivation:
+    """All that decides what a stage writes."""
 
     stage: str
     settings: Json
     inputs: dict[str, str]
-    """Stage -> its fingerprint."""
-    files: dict[str, dict[str, Json]]
-    """User's file -> {size, mtime_ns, xxh128}."""
+    """Stage that it reads -> its content."""
+    files: dict[str, InputRecord]
+    """File of the user, by a name that does not depend on its folder."""
     resumable: bool = False
-    """What a killed run left is gone on from."""
+    """A killed run of the stage can be resumed."""
     precious: bool = False
     """Took so long that nothing of it is thrown away when a setting changes, unless the user says so."""
+    records: tuple[str, ...] = ()
+    """Patterns of outputs that no later stage but the report reads; they are no part of the content."""
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the settings, the fingerprints of the stages and the content of the files it depends on."""
+        """Hash of the settings, of the content of the stages and of the content of the files."""
         contents = {name: entry["xxh128"] for name, entry in self.files.items()}
         return digest({"stage": self.stage, "settings": self.settings, "inputs": self.inputs, "files": contents})
 
@@ -127,8 +160,8 @@ class Workspace:
     def keep_recipe(self, text: str) -> None:
         """Keep the resolved recipe, so that the folder alone says what the run is."""
         path = self.root / "recipe.yaml"
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            path.write_text(text, encoding="utf-8")
+        if not path.exists() or path.read_bytes() != text.encode():
+            write_text(path, text)
 
     def manifest(self, stage: str) -> Manifest | None:
         """Manifest of a published stage, None where there is none.
@@ -138,57 +171,72 @@ class Workspace:
         """
         path = self.folder(stage) / MANIFEST
         try:
-            return Manifest(**json.loads(path.read_text(encoding="utf-8")))
+            return read_manifest(path)
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError) as error:
-            raise UserError(
-                f"the manifest is damaged ({error})", where=str(path), remedy=f"delete {path.parent} and run again"
-            ) from None
 
     def damage(self, manifest: Manifest) -> str | None:
         """The first output file that is missing or has another size than the manifest says, None where all is well."""
-        folder = self.folder(manifest.stage)
-        for name, size in manifest.outputs.items():
-            try:
-                actual = (folder / name).stat().st_size
-            except FileNotFoundError:
-                return f"{folder / name} is missing"
-            if actual != size:
-                return f"{folder / name} has {actual} bytes, not {size}"
-        return None
+        damage = find_damage(self.folder(manifest.stage), manifest.outputs, content=False)
+        return damage[0] if damage else None
 
-    def begin(self, plan: Plan, *, restart: bool = False, adopt: bool = False) -> Work:
+    def compare(self, stage: str) -> tuple[Comparison, list[str]]:
+        """Read the files of a published stage and compare them with the checksums of its manifest.
+
+        Returns:
+            What was read, and the files that are missing or damaged, a sentence each.
+        """
+        manifest = self.manifest(stage)
+        assert manifest is not None, "a stage is compared once it is published"
+        start = time.monotonic()
+        damage = find_damage(self.folder(stage), manifest.outputs, content=True)
+        num_bytes = sum(entry["size"] for entry in manifest.outputs.values())
+        return {
+            "files": len(manifest.outputs),
+            "bytes": num_bytes,
+            "seconds": round(time.monotonic() - start, 3),
+        }, damage
+
+    def discard(self, stage: str) -> None:
+        """Remove a published stage, so that it is made again."""
+        retired = self.folder(stage).with_name(f"{stage}.retired")
+        shutil.rmtree(retired, ignore_errors=True)
+        self.folder(stage).rename(retired)
+        shutil.rmtree(retired)
+
+    def begin(self, derivation: Derivation, *, restart: bool = False, adopt: bool = False) -> Work:
         """Make or take over the unpublished folder of a stage.
 
         What a killed stage left is thrown away, unless the stage is resumable and was begun under the same fingerprint.
 
         Args:
-            plan: the stage.
+            derivation: of the stage.
             restart: throw away what a precious stage left, whatever its settings were.
             adopt: go on from it with the settings of today.
 
         Raises:
             UserError: a precious stage (training) was begun under other settings, and neither flag is given.
         """
-        partial = self._partial(plan.stage)
+        partial = self._partial(derivation.stage)
         begun = _read_json(partial / _BEGUN)
         if begun is not None and [path.name for path in partial.iterdir()] == [_BEGUN]:
             begun = None  # it failed before it wrote anything
-        same = begun is not None and begun["fingerprint"] == plan.fingerprint
-        if restart or (partial.exists() and not (plan.resumable and (same or (plan.precious and begun)))):
+        same = begun is not None and begun["fingerprint"] == derivation.fingerprint
+        if restart or (partial.exists() and not (derivation.resumable and (same or (derivation.precious and begun)))):
             shutil.rmtree(partial, ignore_errors=True)
         elif begun is not None and not same and not adopt:
-            changes = "; ".join(differences(begun["settings"], plan.settings)) or "its inputs changed"
+            changes = "; ".join(differences(begun["settings"], derivation.settings)) or "its inputs changed"
             raise UserError(
-                f"{plan.stage} is half-way under other settings ({changes})",
+                f"{derivation.stage} is half-way under other settings ({changes})",
                 where=str(partial),
                 remedy="undo the change, or add --restart to throw its progress away, "
                 "or --adopt to go on from its checkpoint with the new settings",
             )
         partial.mkdir(parents=True, exist_ok=True)
-        write_json(partial / _BEGUN, {"fingerprint": plan.fingerprint, "settings": plan.settings})
-        work = self.join(plan)
+        for leftover in partial.rglob(".*.tmp"):  # of a write that was killed
+            leftover.unlink()
+        write_json(partial / _BEGUN, {"fingerprint": derivation.fingerprint, "settings": derivation.settings})
+        work = self.join(derivation)
         work.adopt = begun is not None and adopt
         return work
 
@@ -213,54 +261,59 @@ class Workspace:
         staged.rename(self._partial(manifest.stage))
         sync(self.root)
 
-    def join(self, plan: Plan) -> Work:
+    def join(self, derivation: Derivation) -> Work:
         """What a further process of a stage gets, after the first one began it."""
         return Work(
-            output=self._partial(plan.stage),
-            inputs={name: self.folder(name) for name in plan.inputs},
-            cache=self.root / "cache" / plan.stage,
+            output=self._partial(derivation.stage),
+            inputs={name: self.folder(name) for name in derivation.inputs},
+            cache=self.root / "cache" / derivation.stage,
         )
 
-    def publish(self, plan: Plan, work: Work, seconds: float) -> None:
+    def publish(self, derivation: Derivation, work: Work, seconds: float) -> None:
         """Write the manifest of a finished stage, and give its folder its name."""
+        start = time.monotonic()
         outputs = {
-            str(path.relative_to(work.output)): path.stat().st_size
+            str(path.relative_to(work.output)): file_checksum(path)
             for path in sorted(work.output.rglob("*"))
             if path.is_file() and path.name != _BEGUN
         }
-        outputs |= {os.path.relpath(path, work.output): path.stat().st_size for path in work.outside}
+        content = {name: entry["xxh128"] for name, entry in outputs.items() if not _is_record(name, derivation.records)}
+        outputs |= {os.path.relpath(path, work.output): file_checksum(path) for path in work.outside}
         manifest = Manifest(
-            stage=plan.stage,
-            fingerprint=plan.fingerprint,
-            settings=plan.settings,
-            inputs=plan.inputs,
-            files=plan.files,
+            stage=derivation.stage,
+            fingerprint=derivation.fingerprint,
+            content=digest(content),
+            settings=derivation.settings,
+            inputs=derivation.inputs,
+            files=derivation.files,
             outputs=outputs,
-            counts=work.counts,
+            counts=json.loads(json.dumps(work.counts)),
             seconds=round(seconds, 3),
+            hashing_seconds=round(time.monotonic() - start, 3),
+            compared=work.compared,
             version=__version__,
             finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            precious=plan.precious,
+            precious=derivation.precious,
         )
         for name in outputs:
             sync(work.output / name)
-        write_json(work.output / MANIFEST, vars(manifest))
+        write_manifest(work.output, manifest)
         (work.output / _BEGUN).unlink()
-        self._replace(work.output, self.folder(plan.stage))
+        self._replace(work.output, self.folder(derivation.stage))
 
-    def restore(self, plan: Plan) -> bool:
+    def restore(self, derivation: Derivation) -> bool:
         """Put back a precious stage that was made from the same settings, inputs and files; False: none was kept."""
-        kept = self._kept(plan.stage, plan.fingerprint)
+        kept = self._kept(derivation.stage, derivation.fingerprint)
         if not kept.exists():
             return False
-        self._replace(kept, self.folder(plan.stage))
+        self._replace(kept, self.folder(derivation.stage))
         return True
 
-    def borrow(self, plan: Plan, others: Sequence[Path]) -> Path | None:
+    def borrow(self, derivation: Derivation, others: Sequence[Path]) -> Path | None:
         """Link a stage that another workspace published from the same settings, inputs and files; None: there is none.
 
         Args:
-            plan: the stage.
+            derivation: of the stage.
             others: workspaces to look in.
 
         Returns:
@@ -268,24 +321,24 @@ class Workspace:
         """
         for root in others:
             other = Workspace(root)
-            manifest = other.manifest(plan.stage)
-            if manifest is None or manifest.fingerprint != plan.fingerprint or other.damage(manifest):
+            manifest = other.manifest(derivation.stage)
+            if manifest is None or manifest.fingerprint != derivation.fingerprint or other.damage(manifest):
                 continue
-            copy = self.root / f".{plan.stage}.borrowed"
+            copy = self.root / f".{derivation.stage}.borrowed"
             shutil.rmtree(copy, ignore_errors=True)
-            shutil.copytree(other.folder(plan.stage), copy, copy_function=_link)
-            self._replace(copy, self.folder(plan.stage))
+            shutil.copytree(other.folder(derivation.stage), copy, copy_function=_link)
+            self._replace(copy, self.folder(derivation.stage))
             return root
         return None
 
-    def status(self, plan: Plan) -> Status:
+    def status(self, derivation: Derivation) -> Status:
         """Whether a stage must run, and why, judged by its manifest and the sizes of its files."""
-        manifest = self.manifest(plan.stage)
+        manifest = self.manifest(derivation.stage)
         if manifest is None:
-            partial = self._partial(plan.stage).exists()
+            partial = self._partial(derivation.stage).exists()
             return Status("missing", "was begun and not finished" if partial else "has not run")
-        if manifest.fingerprint != plan.fingerprint:
-            return Status("stale", "; ".join(_reasons(manifest, plan)) or "made by another version")
+        if manifest.fingerprint != derivation.fingerprint:
+            return Status("stale", "; ".join(_reasons(manifest, derivation)) or "made by another version")
         damage = self.damage(manifest)
         return Status("stale", damage) if damage else Status("fresh", "")
 
@@ -329,63 +382,48 @@ class Workspace:
             raise UserError(
                 f"the workspace cannot be written: {error.strerror or error}",
                 where=str(self.root),
-                remedy="name another folder (workspace=...), or mend the rights",
+                remedy="name another folder (workspace=...), or fix its permissions",
             ) from None
         with lock as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(
-                    "another reprise is at work in this workspace",
+                    "another reprise runs in this workspace",
                     where=str(self.root),
                     remedy="wait for it or stop it",
                 ) from None
             yield
 
 
-def digest(value: Json) -> str:
-    """Hash of a JSON value; equal values give equal hashes, whatever the order of their keys."""
-    canonical = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:32]
+def read_manifest(path: Path) -> Manifest:
+    """The manifest in a file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        UserError: it is damaged.
+    """
+    try:
+        entry = json.loads(path.read_bytes())
+        written = entry.pop("checksum")
+        if digest(entry) != written:
+            raise ValueError("its content is not what was written")
+        return Manifest(**entry)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise UserError(
+            f"the manifest is damaged ({reason})", where=str(path), remedy=f"delete {path.parent} and run again"
+        ) from None
 
 
-def digest_file(path: Path, known: Mapping[str, Json] | None = None) -> dict[str, Json]:
-    """Size, time of change and content hash of a file; the hash in `known` is taken over if size and time match."""
-    stat = path.stat()
-    if known and known["size"] == stat.st_size and known["mtime_ns"] == stat.st_mtime_ns:
-        return dict(known)
-    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "xxh128": file_checksum(path)["xxh128"]}
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `manifest.json` with a checksum of itself."""
+    entry = vars(manifest)
+    write_json(folder / MANIFEST, entry | {"checksum": digest(entry)})
 
 
-class FileChecksum(TypedDict):
-    """What a file must hold."""
-
-    size: int
-    """Bytes."""
-    xxh128: str
-    """XXH3 128-bit hash of the content, in hexadecimal."""
-
-
-def file_checksum(path: Path) -> FileChecksum:
-    """Size and hash of a file's content; reads all of it."""
-    hasher = xxhash.xxh3_128()
-    size = 0
-    with path.open("rb") as handle:
-        while block := handle.read(1 << 20):
-            hasher.update(block)
-            size += len(block)
-    return {"size": size, "xxh128": hasher.hexdigest()}
-
-
-def write_json(path: Path, value: Json) -> None:
-    """Write a JSON file so that a reader sees the old or the new one, never half of it, even after a power cut."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as handle:
-        json.dump(value, handle, ensure_ascii=False, indent=1)
-        handle.write("\n")
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.replace(path)
+def _is_record(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def differences(old: Json, new: Json, prefix: str = "") -> list[str]:
@@ -407,12 +445,12 @@ def _short(value: Json, limit: int = 60) -> str:
     return text if len(text) <= limit else text[:limit] + "..."
 
 
-def _reasons(manifest: Manifest, plan: Plan) -> list[str]:
-    """Why a stage is stale: what differs between its manifest and the plan."""
-    reasons = differences(manifest.settings, plan.settings)
-    reasons += [f"{name} changed" for name, print_ in plan.inputs.items() if manifest.inputs.get(name) != print_]
-    for name in sorted(manifest.files.keys() | plan.files.keys()):
-        old, new = manifest.files.get(name), plan.files.get(name)
+def _reasons(manifest: Manifest, derivation: Derivation) -> list[str]:
+    """Why a stage is stale: what differs between its manifest and today."""
+    reasons = differences(manifest.settings, derivation.settings)
+    reasons += [f"{name} changed" for name, print_ in derivation.inputs.items() if manifest.inputs.get(name) != print_]
+    for name in sorted(manifest.files.keys() | derivation.files.keys()):
+        old, new = manifest.files.get(name), derivation.files.get(name)
         if old is None or new is None:
             reasons.append(f"{name} is {'new' if old is None else 'gone'}")
         elif old["xxh128"] != new["xxh128"]:
@@ -424,7 +462,7 @@ def _read_json(path: Path) -> Json:
     """Content of a JSON file, None where it is missing or cut."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
 
 
@@ -435,12 +473,3 @@ def _link(source: str, target: str) -> str:
     except OSError:
         shutil.copy2(source, target)
     return target
-
-
-def sync(path: Path) -> None:
-    """Return when what was written to a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

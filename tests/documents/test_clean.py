@@ -4,8 +4,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reprise.documents.clean import stage as clean
+from reprise.documents.clean.measure import measure_stage, show_retention
 from reprise.documents.table import DOCUMENTS, DROPPED, as_table, read_table, write_part
 from reprise.recipe.documents import Clean
+
+PROSE = (
+    "The harbour was built in 1891 to give the fishing fleet a shelter from the winter storms that come out of the "
+    "north. Two long walls of granite reach into the bay, and between them there is room for about forty boats. In the "
+    "years before the railway came, most of the catch was salted and sent to the towns inland by cart. Today the boats "
+    "are fewer, but the market on the quay still opens with the first light of the day."
+)
 
 
 def row(text, number=0, **more):
@@ -37,7 +45,10 @@ def test_short_documents_are_dropped_with_a_reason(run):
     work, kept, dropped = run(rows)
     assert [r["id"] for r in kept] == ["1"]
     assert [(d["id"], d["reason"], d["text"]) for d in dropped] == [(r["id"], "too_short", r["text"]) for r in rows[1:]]
-    assert work.counts["dropped_by_bucket"] == {"en/web": {"too_short": 1}, "zh/book": {"too_short": 1}}
+    assert [flow for flow in work.counts["buckets"] if flow["dropped"]] == [
+        {"language": lang, "source": source, "split": "train", "documents_in": 1, "dropped": {"too_short": 1}}
+        for lang, source in (("en", "web"), ("zh", "book"))
+    ]
     assert (work.counts["documents_in"], work.counts["documents_out"], work.counts["dropped"]) == (3, 1, 2)
 
 
@@ -95,3 +106,25 @@ def test_no_text_makes_it_fail_or_lose_a_row(texts):
     outcome = clean.clean_rows(Clean(min_chars=0, mask_personal_data=True), as_table(rows), clean.Place("part", 0))
     assert len(outcome.columns["text"]) == len(texts)
     assert len({row for row, _, _ in outcome.drops}) == len(outcome.drops)
+
+
+def test_measuring_shows_what_each_rule_costs_and_drops_nothing(tmp_path):
+    menu = "\n".join(["Home", "News", "Products", "Contact us", "About", "Links", "Site map", "Log in"] * 8)
+    rows = [row(f"{PROSE} Page {number}.", number) for number in range(6)] + [row(menu, 6), row("short", 7)]
+    rows += [row(menu, 8, source="book"), row(PROSE, 9, lang="tlh")]
+    write_part(tmp_path / "read" / DOCUMENTS / "part-00000.parquet", rows)
+    settings = Clean()
+    found = {(one["language"], one["source"]): one for one in measure_stage(tmp_path / "read", settings)}
+    web = found["en", "web"]
+    assert (web["documents"], web["kept"], web["judged"]) == (8, 6, True)
+    assert found["en", "book"]["kept"] == found["tlh", "web"]["kept"] == 1
+    assert not found["en", "book"]["judged"]
+    losses = {loss["rule"]: loss for loss in web["rules"]}
+    assert losses["min_chars"]["documents"] == 1
+    assert losses["min_sentences"]["documents"] == 2
+    assert losses["min_sentences"]["examples"][0]["origin"] in ("a:6", "a:7")
+    for bucket in found.values():
+        own = [one for one in rows if (one["lang"], one["source"]) == (bucket["language"], bucket["source"])]
+        outcome = clean.clean_rows(settings, as_table(own), clean.Place("part", 0))
+        assert bucket["documents"] - bucket["kept"] == len(outcome.drops)
+    show_retention(found.values())

@@ -1,62 +1,38 @@
 import json
-import random
-import re
-import textwrap
-import unicodedata
 
 import pytest
+from benchmarks.decontamination import measure_recall
+from benchmarks.disguises import DISGUISES, apart
+from hypothesis import given
+from hypothesis import strategies as st
 
+from reprise.benchmark_files import Question, question_files, read_questions
 from reprise.documents.decontaminate import stage as decontaminate
-from reprise.documents.decontaminate.index import build_index, find_questions
-from reprise.documents.questions import Question, benchmark_files, read_questions
+from reprise.documents.decontaminate.index import build_index
+from reprise.documents.decontaminate.reveal import reveal
+from reprise.documents.decontaminate.search import find_questions
 from reprise.documents.table import DOCUMENTS, DROPPED, read_table, write_part
 from reprise.errors import UserError
 from reprise.recipe.documents import Decontaminate
 
 QUESTIONS = [
     Question("mmlu", "long", "A 24-year-old woman comes to the clinic after three days of well-known fever, "
-             "a dry cough and pain in both of her knees. What is the most likely cause?", ("Flu", "Measles"), "", "en"),
-    Question("mmlu", "short", "What's the half-life of radioactive carbon-14?", ("5,730 years", "12 days"), "", "en"),
+             "a dry cough and pain in both of her knees. What is the most likely cause?", ("Flu", "Measles"), "en"),
+    Question("mmlu", "short", "What's the half-life of radioactive carbon-14?", ("5,730 years", "12 days"), "en"),
     Question("cmmlu", "zh-long", "在农业生产中被当作极其重要的劳动对象发挥作用，最主要的不可替代的基本生产资料是",
-             ("土地", "资金"), "", "zh"),
-    Question("cmmlu", "zh-short", "大熊猫最喜欢吃的食物是什么？", ("竹子", "苹果"), "", "zh"),
+             ("土地", "资金"), "zh"),
+    Question("cmmlu", "zh-short", "大熊猫最喜欢吃的食物是什么？", ("竹子", "苹果"), "zh"),
 ]  # fmt: skip
 GENERIC = [
     Question("mmlu", "g1", "Which of the following is true?",
              ("All prime numbers are odd.", "The number two is prime.", "Zero is a prime number.",
-              "No prime is even."), "", "en"),
+              "No prime is even."), "en"),
     Question("mmlu", "g2", "Which of the following is true?",
-             ("Mercury is a gas at room temperature.", "Gold rusts in moist air.", "Iron does not rust."), "", "en"),
-    Question("mmlu", "vague", "−4 + (−3) =", ("−7", "−1", "1", "7"), "", "en"),
+             ("Mercury is a gas at room temperature.", "Gold rusts in moist air.", "Iron does not rust."), "en"),
+    Question("mmlu", "vague", "−4 + (−3) =", ("−7", "−1", "1", "7"), "en"),
 ]  # fmt: skip
 ENGLISH = "The old mill stood by the river, and every morning the miller opened its gates to let the water in. "
 CHINESE = "清晨的集市上人来人往，卖菜的老人把新鲜的青菜摆得整整齐齐，价格写在一块小木板上。"
-
-
-def _full_width(text):
-    return "".join(
-        chr(ord(char) + 0xFEE0) if "!" <= char <= "~" else "\u3000" if char == " " else char for char in text
-    )
-
-
-def _rewrap(text):
-    if not re.search("[\u4e00-\u9fff]", text):
-        return textwrap.fill(text, 24, break_long_words=False)
-    return "\n".join(text[start : start + 5] for start in range(0, len(text), 5))
-
-
-DISGUISES = {
-    "rewrapped": _rewrap,
-    "white space": lambda text: re.sub(r"(?<=\S)\s+(?=\S)", " \u00a0\t ", text).replace("。", "。\u3000 \n"),
-    "full width": _full_width,
-    "mixed case": lambda text: "".join(char.upper() if place % 2 else char.lower() for place, char in enumerate(text)),
-    "no punctuation": lambda text: "".join(" " if unicodedata.category(char)[0] == "P" else char for char in text),
-    "invisible characters": lambda text: "\u200b".join(text[start : start + 3] for start in range(0, len(text), 3)),
-    "markup": lambda text: (
-        "<p><b>" + re.sub(r"(\S+ \S+) ", r"**\1** &nbsp;", text).replace("，", "，<br/>") + "</b></p>"
-    ),
-    "in a sentence": lambda text: f"一个学生在课堂上问老师：{text} A student asked this yesterday: {text} Nobody knew.",
-}
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +40,15 @@ def index():
     return build_index([*QUESTIONS, *GENERIC], Decontaminate())
 
 
+SHORT_ONES_MISSED = {"page header inside", "letter in each tenth word", "letters strewn", "no spaces"}
+"""Of questions under 7 words or 10 characters: docs/documents.md has the figures."""
+
+
 @pytest.mark.parametrize("disguise", DISGUISES)
 @pytest.mark.parametrize("number", range(len(QUESTIONS)))
 def test_a_planted_question_is_found_in_every_disguise(index, disguise, number):
+    if apart(disguise, QUESTIONS[number].lang) or (number % 2 and disguise in SHORT_ONES_MISSED):
+        pytest.skip("says nothing of this question, or is known to hide a short one")
     hidden = DISGUISES[disguise](QUESTIONS[number].text)
     for around in (ENGLISH, CHINESE):
         text = f"{around * 5}\n{hidden}\n{around * 5}"
@@ -133,45 +115,94 @@ def test_files_of_one_name_are_told_apart_by_their_paths(tmp_path):
     paths = [tmp_path / "sciq" / "test.jsonl", tmp_path / "sciq.jsonl", tmp_path / "one.jsonl", tmp_path / "test.jsonl"]
     for path in paths:
         path.write_text('{"question": "?"}')
-    names = benchmark_files(["sciq"], str(tmp_path), [str(path) for path in paths[1:]])
+    names = question_files(["sciq"], str(tmp_path), [str(path) for path in paths[1:]])
     assert list(names.values()) == ["sciq", str(tmp_path / "sciq.jsonl"), "one", "test"]
     extra = [str(paths[0]), str(paths[3])]
-    assert list(benchmark_files([], None, extra).values()) == extra
+    assert list(question_files([], None, extra).values()) == extra
 
 
 def test_missing_questions_are_explained(tmp_path):
-    with pytest.raises(UserError, match="not at hand"):
-        benchmark_files(["mmlu"], None, [])
+    with pytest.raises(UserError, match="no folder with the questions of mmlu"):
+        question_files(["mmlu"], None, [])
     with pytest.raises(UserError, match="no questions of mmlu"):
-        benchmark_files(["mmlu"], str(tmp_path), [])
+        question_files(["mmlu"], str(tmp_path), [])
     with pytest.raises(UserError, match="does not exist"):
-        benchmark_files([], None, [str(tmp_path / "x.jsonl")])
+        question_files([], None, [str(tmp_path / "x.jsonl")])
     (tmp_path / "bad.jsonl").write_text('{"question": "fine"}\n{"q": 1}\n', encoding="utf-8")
-    with pytest.raises(UserError, match=r"bad\.jsonl:2: not a JSON object"):
-        read_questions(benchmark_files([], None, [str(tmp_path / "bad.jsonl")]))
+    with pytest.raises(UserError, match=r"bad\.jsonl:2: `question` is not a text"):
+        read_questions(question_files([], None, [str(tmp_path / "bad.jsonl")]))
+
+
+RECALL = {
+    "page header inside": 0.8,
+    "letter in each tenth word": 0.85,
+    "letters strewn": 0.7,
+    "no spaces": 0.8,
+    "line numbers": 0.9,
+    "Traditional": 0.95,
+    "Traditional (Taiwan)": 0.95,
+    "Traditional (Hong Kong)": 0.95,
+}
+"""Least recall of a disguise, where it is not 0.97."""
 
 
 @pytest.mark.slow
-def test_real_questions_in_eight_disguises(evalsets):
-    """Each question that is not counted as vague is found by its text; those known by their options, with these."""
+def test_real_questions_in_disguise(evalsets):
     names = sorted(folder.name for folder in evalsets.iterdir() if folder.is_dir())
-    questions = read_questions(benchmark_files(names, str(evalsets), []))
+    questions = read_questions(question_files(names, str(evalsets), []))[::4]
     index = build_index(questions, Decontaminate())
-    assert len(index.vague) < 0.003 * len(questions)
-    rng = random.Random(11)
-    numbers = [number for number in rng.sample(range(len(questions)), 1000) if number not in index.vague]
-    missed = []
-    for name, disguise in DISGUISES.items():
-        texts = []
-        for number in numbers:
-            text = questions[number].text
-            if number in index.options:
-                text += "".join(
-                    f"\n{letter}. {option}" for letter, option in zip("ABCDE", questions[number].choices, strict=False)
-                )
-            around = CHINESE if questions[number].lang == "zh" else ENGLISH
-            texts.append(f"{around}\n{disguise(text)}\n{around}")
-        for number, found in zip(numbers, find_questions(index, texts, 0.5), strict=True):
-            if not any(questions[other].text.split() == questions[number].text.split() for other in found):
-                missed.append((name, questions[number].id))
-    assert missed == []
+    assert len(index.vague) < 0.005 * len(questions)
+    for name, by_language in measure_recall(questions, index, 200).items():
+        for language, recall in by_language.items():
+            assert recall >= RECALL.get(name, 0.97), (name, language)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Plain English, 5% of it: \\nabla \\theta \\times f(x) = a[i] + b.",
+        "清晨的集市上人来人往，卖菜的老人把新鲜的青菜摆得整整齐齐。",
+        "Старая мельница стояла у реки.",
+        "über naïve façade, 2024-01-01\nnext line",
+    ],
+)
+def test_text_without_a_disguise_is_left_as_it_is(text):
+    assert reveal(text) == text
+
+
+@pytest.mark.parametrize(
+    ("hidden", "shown"),
+    [
+        ("\\ud83d\\ude00 \\u4f60\\u597d", "😀 你好"),
+        ("%E4%BD%A0%E5%A5%BD", "你好"),
+        ("What%20is%20%E4%BD%A0", "What is 你"),
+        ("=E4=BD=A0=E5=\n=A5=BD", "你好"),
+        ("inter-\nest", "interest"),
+        ("one\n\n- 12 -\n\ntwo", "one\n\n\ntwo"),
+        ("рrоblеm", "problem"),
+        ("漢語", "汉语"),
+        ("&amp;#20320;", "你"),
+        ("\\uzzzz %zz =ZZ", "\\uzzzz %zz =ZZ"),
+        ("\\U00110000 \\u4f60", "\\U00110000 你"),
+    ],
+)
+def test_a_disguise_is_undone(hidden, shown):
+    assert reveal(hidden) == shown
+
+
+@given(st.text(max_size=200))
+def test_any_text_can_be_searched(text):
+    reveal(text, strewn_letters=True).encode("utf-8", "surrogatepass")
+
+
+def test_other_numbers_or_a_missing_end_are_no_insertion():
+    question = Question(
+        "own", "1", "A farmer has 17 sheep and buys 25 more before 9 of them run away at night.", (), "en"
+    )
+    index = build_index([question], Decontaminate(min_overlap=0.9))
+    assert find_questions(index, [question.text.replace("buys", "gladly buys")], 0.9) == [{0: 1.0}]
+    for text in (
+        "A farmer has 17 sheep and buys 25 more.",
+        "A farmer has cows and sells 2 more before 9 of them run away.",
+    ):
+        assert find_questions(index, [text], 0.9) == [{}]

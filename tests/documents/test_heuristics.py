@@ -13,7 +13,7 @@ from reprise.documents.clean.heuristics import find_broken, measure_rules
 from reprise.documents.clean.repetition import Repetition
 from reprise.documents.clean.sentence_marks import SENTENCE_TERMINAL
 from reprise.documents.clean.shape import measure_shape
-from reprise.documents.clean.stage import _batches
+from reprise.documents.clean.stage import batch_texts
 from reprise.documents.words import split_words
 from reprise.errors import UserError
 from reprise.recipe.documents import Clean
@@ -212,6 +212,6 @@ def test_few_good_pages_are_dropped(corpus):
     for name, lang, most in (("train-zh-web", "zh", 0.04), ("train-en-web", "en", 0.08)):
         texts = load(corpus / f"{name}.jsonl.zst")
         rules = RULES[lang]
-        broken = [one for _, batch in _batches(texts) for one in find_broken(batch, rules)]
+        broken = [one for _, batch in batch_texts(texts) for one in find_broken(batch, rules)]
         assert len(broken) == len(texts)
         assert sum(one is not None for one in broken) < most * len(texts)

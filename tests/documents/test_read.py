@@ -3,6 +3,7 @@ import gzip
 import json
 import tracemalloc
 
+import py3langid
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,6 +16,7 @@ from reprise.documents.read import stage as read
 from reprise.documents.table import list_parts, read_table
 from reprise.errors import UserError
 from reprise.recipe.documents import Input
+from reprise.recipe.languages.codes import find_language
 
 
 def run(work, *inputs, valid_share=0.0, max_reject_share=1.0):
@@ -294,3 +296,12 @@ def test_a_language_is_one_whatever_its_code(tmp_path, make_work):
     assert {row["lang"] for row in rows} == {"zh"}
     assert work.counts["languages_detected"] == 2
     assert [reject["reason"] for reject in rejects] == ["unknown_language_code"]
+
+
+def test_every_answer_of_the_language_identifier_is_a_code(tmp_path, make_work):
+    answers = [answer for answer, _ in py3langid.rank("x")]
+    assert len(answers) > 90
+    assert [answer for answer in answers if find_language(answer) is None] == ["zxx"]
+    (tmp_path / "a.jsonl").write_bytes(as_jsonl([{"text": "1 2 3 4 5", "source": "web"}]))
+    rows, _ = run(make_work("read"), Input(path=str(tmp_path / "a.jsonl")))
+    assert find_language(rows[0]["lang"]) or rows[0]["lang"] == "und"

@@ -5,9 +5,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from tests.evaluation.conftest import make_tokenizer
 from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config, LlamaConfig, MambaConfig, MistralConfig
 
+from reprise.errors import UserError
 from reprise.evaluation.benchmarks import loglikelihood as branches
+from reprise.evaluation.benchmarks.harness import BatchedLM
 from reprise.evaluation.benchmarks.loglikelihood import ContinuationScorer
 
 SMALL = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -156,3 +161,25 @@ def test_any_batching_gives_the_same_scores(llama, seed, batch_tokens, min_share
 def test_one_token_context_and_empty_list(llama):
     agree(llama, [([3], [4]), ([3], [5, 6])])
     assert ContinuationScorer(llama, max_length=96, batch_tokens=64).score([]) == []
+
+
+REFUSED = {"no token": ([5, 6], []), "no context": ([], [5]), "too long": ([5, 6], [7] * 97)}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_the_harness_refuses_is_refused(llama, kind):
+    """A choice without a token would have the log-likelihood 0 and win."""
+    reference = HFLM(pretrained=llama, tokenizer=make_tokenizer(), backend="causal", batch_size=1, max_length=96)
+    requests = [([5, 6], [7, 8]), REFUSED[kind]]
+    with pytest.raises(AssertionError):
+        reference._loglikelihood_tokens([(("", ""), *request) for request in requests], disable_tqdm=True)
+    with pytest.raises(UserError, match="choice 1 of the 2"):
+        ContinuationScorer(llama, max_length=96, batch_tokens=128).score(requests)
+
+
+@pytest.mark.parametrize("context,choice", [("a question", ""), ("", ""), ("", "<s>")])
+def test_a_choice_without_a_token_never_wins(tiny_model, context, choice):
+    lm = BatchedLM(AutoModelForCausalLM.from_pretrained(tiny_model), make_tokenizer(), batch_tokens=64)
+    request = Instance(request_type="loglikelihood", doc={}, arguments=(context, choice), idx=0)
+    with pytest.raises(UserError, match="has no token of its own"):
+        lm.loglikelihood([request])

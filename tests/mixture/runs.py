@@ -12,8 +12,8 @@ from tests.tokens.stores import build_store, random_documents
 from reprise.mixture.sampler import Batch, Sampler
 from reprise.recipe.mixture import Stage
 from reprise.recipe.tokens import Rows
+from reprise.storage import write_json
 from reprise.tokens.store import TokenStore
-from reprise.workspace import write_json
 
 BATCH_ROWS = 12
 OBSERVE_EVERY = 4

@@ -162,8 +162,23 @@ def test_bounds_of_documents_equal_one_forward_per_document(monkeypatch, gpu_ker
 def test_a_gpu_or_type_without_the_kernel_keeps_its_attention(monkeypatch, capability, dtype, fits):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
     model = AutoModelForCausalLM.from_config(LlamaConfig(**SMALL))
+    assert (
+        choose_attention(model, "auto", torch.device("cuda"), dtype=dtype) == attention.CAUSAL
+    )  # needs no such kernel
+    model.set_attn_implementation("sdpa")
     chosen = choose_attention(model, "auto", torch.device("cuda"), document_mask=True, dtype=dtype)
     assert chosen == (attention.VARLEN if fits else "sdpa")
+
+
+@pytest.mark.parametrize("config", [LlamaConfig(**SMALL), Qwen3Config(**SMALL, num_key_value_heads=2, head_dim=8)])
+def test_attention_without_masks_equals_that_of_transformers(config):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    ids = torch.randint(0, 64, (2, 40))
+    model.set_attn_implementation("sdpa")
+    expected = model(ids, use_cache=False).logits
+    assert choose_attention(model, "auto", torch.device("cuda")) == attention.CAUSAL
+    torch.testing.assert_close(model(ids, use_cache=False).logits, expected)
 
 
 @pytest.mark.parametrize(

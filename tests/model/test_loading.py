@@ -19,13 +19,23 @@ from tests.model.broken_models import (
     to_bin,
     write_whole_model,
 )
-from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, MixtralConfig, OPTConfig, Qwen2Config
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GPT2Config,
+    LlamaConfig,
+    MixtralConfig,
+    OPTConfig,
+    Qwen2Config,
+)
 
-from reprise.errors import UserError
+from reprise.errors import Finding, UserError, out_of_memory
+from reprise.model.check import check_model
 from reprise.model.loading import load_config, load_model, load_skeleton, names_match, open_model_weights
 from reprise.model.tokenizer import open_tokenizer
 from reprise.model.weights import compare
 from reprise.recipe.model import Model
+from reprise.training.network import check_positions
 
 TEXT = "the cat sat on the mat 123 times"
 
@@ -202,3 +212,60 @@ def test_eos_that_is_also_the_padding_token_learns(tmp_path: Path, family: str) 
     assert gradient[5].abs().max() > 0
     skeleton = load_skeleton(Model(path=str(tmp_path)))
     assert skeleton.get_input_embeddings().padding_idx is None
+
+
+def findings(folder: Path, seq_len: int = 64, **settings: object) -> list[Finding]:
+    return list(check_model(Model(path=str(folder), **settings), seq_len))
+
+
+def test_a_whole_model_passes_the_check_before_the_run(whole: Path) -> None:
+    assert findings(whole) == []
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["git lfs", "weights cut at 0.5", "weights gone", "weights renamed", "shard gone", "shards without an index",
+     "index no JSON", "index lacks a weight", "an adapter", "config cut", "config gone", "config git lfs",
+     "tokenizer.json cut", "tokenizer.json git lfs", "EOS unknown", "no EOS",
+     *(name for name in broken() if "quantization_config" in name and "fp8" not in name)],
+)  # fmt: skip
+def test_what_small_files_tell_is_told_before_the_run(whole: Path, tmp_path: Path, case: str) -> None:
+    folder = copy_of(whole, tmp_path / "model")
+    broken()[case](folder)
+    if case == "index lacks a weight":  # whether it is needed, only the architecture knows
+        assert findings(folder) == []
+    else:
+        (finding,) = findings(folder)
+        assert finding.severity == "error"
+        assert finding.remedy
+
+
+def test_rows_longer_than_the_model(whole: Path, tmp_path: Path) -> None:
+    (finding,) = findings(whole, seq_len=65)
+    assert (finding.severity, finding.where) == ("warning", "rows.seq_len = 65")
+    config = GPT2Config(vocab_size=40, n_positions=32, n_embd=16, n_layer=1, n_head=2)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    found = [one for one in findings(tmp_path, seq_len=33) if "positions" in one.what]
+    assert [one.severity for one in found] == ["error"]
+    with pytest.raises(UserError, match="33 is more than the 32 positions"):
+        check_positions(load_config(Model(path=str(tmp_path))), 33)
+    check_positions(load_config(Model(path=str(whole))), 65)
+    check_positions(load_config(Model(path=str(tmp_path))), 32)
+
+
+@pytest.mark.parametrize(
+    "error,said",
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), "on the device: CUDA out of memory"),
+        (MemoryError(), "on the host"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "on the host"),
+        (OSError(12, "Cannot allocate memory"), "on the host"),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), None),
+    ],
+)
+def test_memory_that_runs_out_is_recognised(error: BaseException, said: str | None) -> None:
+    message = out_of_memory(error, "lower training.micro_batch_rows")
+    assert (message is None) == (said is None)
+    if said is not None:
+        assert said in str(message)
+        assert "-> lower training.micro_batch_rows" in str(message)

@@ -31,7 +31,7 @@ def small_recipe(workspace, model):
     stage = {
         "tokens": 4096,
         "mixture": mixture,
-        "topics": {"sources": ["web"], "policy": {"name": "topic_perplexity"}},
+        "topics": {"sources": ["web"], "policy": {"name": "topic_perplexity", "noise": 0}},
         "curriculum": {"zh": {"order": "ascending"}},
         "schedule": {"peak_lr": 1e-3, "warmup_tokens": 512},
     }

@@ -1,6 +1,7 @@
 """Scoring and training refuse text that was not checked against the benchmarks, unless the recipe says so."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -8,6 +9,7 @@ import yaml
 from reprise.errors import UserError
 from reprise.pipeline import run_stages
 from reprise.recipe.loading import load_recipe
+from reprise.workspace import read_manifest, write_manifest
 
 
 @pytest.fixture
@@ -26,17 +28,17 @@ def quiet(line):
 def test_documents_that_were_not_checked_are_refused(loaded, tmp_path):
     recipe = loaded()
     run_stages(recipe, until=["label"], say=quiet)
-    path = tmp_path / "run" / "decontaminate" / "manifest.json"
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    assert manifest["counts"]["decontaminated"] is True
-    for counts in ({**manifest["counts"], "decontaminated": False}, {"documents_in": 1}):
-        path.write_text(json.dumps({**manifest, "counts": counts}), encoding="utf-8")
+    folder = tmp_path / "run" / "decontaminate"
+    manifest = read_manifest(folder / "manifest.json")
+    assert manifest.counts["decontaminated"] is True
+    for counts in ({**manifest.counts, "decontaminated": False}, {"documents_in": 1}):
+        write_manifest(folder, replace(manifest, counts=counts))
         for stage in ("score", "train-1"):
             with pytest.raises(UserError, match="not checked against the benchmarks") as error:
                 run_stages(recipe, until=[stage], say=quiet)
             assert error.value.where == str(tmp_path / "run" / "decontaminate")
     assert not (tmp_path / "run" / "score").exists()
-    path.write_text(json.dumps(manifest), encoding="utf-8")
+    write_manifest(folder, manifest)
     run_stages(recipe, until=["score"], say=quiet)
 
 

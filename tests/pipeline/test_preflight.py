@@ -102,3 +102,15 @@ def test_one_finding_reads_like_one_error():
     finding = Finding("it is wrong", "x = 1", "put it right")
     assert str(UserError.of([finding])) == str(UserError("it is wrong", where="x = 1", remedy="put it right"))
     assert "2 things" in str(UserError.of([finding, finding]))
+
+
+def test_a_server_that_does_not_answer_is_told_before_the_work(recipe_data):
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    generator = {"kind": "openai", "base_url": f"http://127.0.0.1:{port}/v1", "model": "m"}
+    recipe_data["synthesis"] = {"enabled": True, "requests": 1, "generator": generator}
+    (found,) = [one for one in findings_of(recipe_data, ["synthesize"]) if "does not answer" in one.what]
+    assert found.where == f"synthesis.generator.base_url=http://127.0.0.1:{port}/v1"

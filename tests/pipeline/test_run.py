@@ -142,7 +142,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, tiny_model, change
         time.sleep(0.1)
     child.send_signal(signal.SIGTERM)
     _, told = child.communicate(timeout=60)
-    assert child.returncode == 0, told
+    assert child.returncode == 75, told
     assert "same command" in told
     if changed:
         refused = reprise("train", recipe, changed[0], check=False)
@@ -175,7 +175,7 @@ def test_two_processes_under_torchrun(tmp_path, tiny_model):
     assert "[rank1]" not in refused.stderr  # the other process leaves without a word of its own
     with Workspace(tmp_path / "run").locked():
         locked = subprocess.run(launcher, **options)
-    assert locked.stderr.count("another reprise is at work") == 1
+    assert locked.stderr.count("another reprise runs") == 1
     assert "[rank1]" not in locked.stderr
     (left / "metrics.jsonl").unlink()  # nothing but the note that it was begun: nothing to lose
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from reprise.pipeline import plan_stages
 from reprise.recipe.loading import load_recipe
-from reprise.workspace import Workspace
+from reprise.stages import stages
+from reprise.storage import file_checksum
 
 
 @pytest.mark.parametrize("checked", [False, True])
@@ -19,7 +19,10 @@ def test_the_evaluation_depends_on_its_questions(recipe_data, write_recipe, tmp_
     recipe = load_recipe(write_recipe(recipe_data))
 
     def prints():
-        return {stage.name: plan.fingerprint for stage, plan in plan_stages(recipe, Workspace(recipe.workspace))}
+        return {
+            stage.name: sorted((name, file_checksum(path)["xxh128"]) for name, path in stage.files().items())
+            for stage in stages(recipe)
+        }
 
     def write(name, answer):
         line = {"question": "What?", "choices": ["this", "that"], "answer": answer}
@@ -29,5 +32,5 @@ def test_the_evaluation_depends_on_its_questions(recipe_data, write_recipe, tmp_
     for name, answer in (("test.jsonl", "A"), ("test.jsonl", "B"), ("dev.jsonl", "A"), ("dev.jsonl", "B")):
         write(name, answer)
         seen.append(prints())
-    assert len({found["evaluate"] for found in seen}) == 4
-    assert len({found["train-2"] for found in seen}) == (4 if checked else 1)
+    assert len({str(found["evaluate"]) for found in seen}) == 4
+    assert len({str(found["decontaminate"]) for found in seen}) == (4 if checked else 1)

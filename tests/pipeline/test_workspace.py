@@ -7,90 +7,91 @@ import time
 import pytest
 
 from reprise.errors import UserError
-from reprise.workspace import Plan, Workspace, differences, digest, digest_file, write_json
+from reprise.storage import digest, record_input, write_json
+from reprise.workspace import Derivation, Workspace, differences
 
 
-def plan_of(value=1, *, resumable=False, precious=False, files=None):
-    return Plan("work", {"value": value}, {}, files or {}, resumable=resumable, precious=precious)
+def derivation_of(value=1, *, resumable=False, precious=False, files=None):
+    return Derivation("work", {"value": value}, {}, files or {}, resumable=resumable, precious=precious)
 
 
-def publish(workspace, plan, text="x"):
-    work = workspace.begin(plan)
+def publish(workspace, derivation, text="x"):
+    work = workspace.begin(derivation)
     (work.output / "sub").mkdir(exist_ok=True)
     (work.output / "sub" / "out.txt").write_text(text)
     work.counts["documents"] = 3
-    workspace.publish(plan, work, 0.5)
+    workspace.publish(derivation, work, 0.5)
 
 
 def test_published_stage_is_fresh_and_tells_what_it_is(tmp_path):
     workspace = Workspace(tmp_path)
-    assert workspace.status(plan_of()).state == "missing"
-    publish(workspace, plan_of())
-    assert workspace.status(plan_of()).state == "fresh"
+    assert workspace.status(derivation_of()).state == "missing"
+    publish(workspace, derivation_of())
+    assert workspace.status(derivation_of()).state == "fresh"
     manifest = workspace.manifest("work")
-    assert manifest.outputs == {"sub/out.txt": 1}
+    assert manifest.outputs["sub/out.txt"]["size"] == 1
     assert manifest.counts == {"documents": 3}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["work"]
 
 
 def test_changed_setting_is_stale_and_named(tmp_path):
     workspace = Workspace(tmp_path)
-    publish(workspace, plan_of(1))
-    status = workspace.status(plan_of(2))
+    publish(workspace, derivation_of(1))
+    status = workspace.status(derivation_of(2))
     assert (status.state, status.reason) == ("stale", "value: 1 -> 2")
 
 
 def test_missing_and_cut_files_are_named(tmp_path):
     workspace = Workspace(tmp_path)
-    publish(workspace, plan_of(), "hello")
+    publish(workspace, derivation_of(), "hello")
     out = tmp_path / "work" / "sub" / "out.txt"
     out.write_text("hell")
-    assert "has 4 bytes, not 5" in workspace.status(plan_of()).reason
+    assert "has 4 bytes, not 5" in workspace.status(derivation_of()).reason
     out.unlink()
-    assert "is missing" in workspace.status(plan_of()).reason
+    assert "is missing" in workspace.status(derivation_of()).reason
     (tmp_path / "work" / "manifest.json").write_text("{")
     with pytest.raises(UserError, match="manifest is damaged"):
-        workspace.status(plan_of())
+        workspace.status(derivation_of())
 
 
 def test_file_outside_the_folder_is_missed(tmp_path):
     workspace = Workspace(tmp_path)
-    work = workspace.begin(plan_of())
+    work = workspace.begin(derivation_of())
     (tmp_path / "page.html").write_text("x")
     work.outside.append(tmp_path / "page.html")
-    workspace.publish(plan_of(), work, 0.1)
-    assert workspace.status(plan_of()).state == "fresh"
+    workspace.publish(derivation_of(), work, 0.1)
+    assert workspace.status(derivation_of()).state == "fresh"
     (tmp_path / "page.html").unlink()
-    assert "page.html is missing" in workspace.status(plan_of()).reason
+    assert "page.html is missing" in workspace.status(derivation_of()).reason
 
 
 def test_changed_input_file_is_named(tmp_path):
     source = tmp_path / "in.txt"
     source.write_text("a")
     workspace = Workspace(tmp_path / "ws")
-    before = plan_of(files={"in.txt": digest_file(source)})
+    before = derivation_of(files={"in.txt": record_input(source)})
     publish(workspace, before)
     os.utime(source, ns=(1, 1))
-    touched = plan_of(files={"in.txt": digest_file(source, before.files["in.txt"])})
+    touched = derivation_of(files={"in.txt": record_input(source, before.files["in.txt"])})
     assert workspace.status(touched).state == "fresh"
     source.write_text("b")
-    changed = plan_of(files={"in.txt": digest_file(source, touched.files["in.txt"])})
+    changed = derivation_of(files={"in.txt": record_input(source, touched.files["in.txt"])})
     assert workspace.status(changed).reason == "in.txt changed"
-    assert "in.txt is gone" in workspace.status(plan_of()).reason
+    assert "in.txt is gone" in workspace.status(derivation_of()).reason
 
 
 def test_begun_stage_is_thrown_away_unless_resumable(tmp_path):
     workspace = Workspace(tmp_path)
-    (workspace.begin(plan_of()).output / "half").write_text("")
-    assert not (workspace.begin(plan_of()).output / "half").exists()
-    (workspace.begin(plan_of(resumable=True)).output / "half").write_text("")
-    assert (workspace.begin(plan_of(resumable=True)).output / "half").exists()
-    assert not (workspace.begin(plan_of(2, resumable=True)).output / "half").exists()
+    (workspace.begin(derivation_of()).output / "half").write_text("")
+    assert not (workspace.begin(derivation_of()).output / "half").exists()
+    (workspace.begin(derivation_of(resumable=True)).output / "half").write_text("")
+    assert (workspace.begin(derivation_of(resumable=True)).output / "half").exists()
+    assert not (workspace.begin(derivation_of(2, resumable=True)).output / "half").exists()
 
 
 def test_precious_progress_is_never_lost_silently(tmp_path):
     workspace = Workspace(tmp_path)
-    old, new = (plan_of(value, resumable=True, precious=True) for value in (1, 2))
+    old, new = (derivation_of(value, resumable=True, precious=True) for value in (1, 2))
     (workspace.begin(old).output / "half").write_text("")
     with pytest.raises(UserError, match=r"value: 1 -> 2.*\n.*--restart.*--adopt"):
         workspace.begin(new)
@@ -104,22 +105,22 @@ def test_precious_progress_is_never_lost_silently(tmp_path):
 
 def test_a_precious_stage_is_kept_and_put_back(tmp_path):
     workspace = Workspace(tmp_path)
-    publish(workspace, plan_of(1, precious=True), "first")
-    publish(workspace, plan_of(2, precious=True), "second")
+    publish(workspace, derivation_of(1, precious=True), "first")
+    publish(workspace, derivation_of(2, precious=True), "second")
     assert (tmp_path / "work" / "sub" / "out.txt").read_text() == "second"
-    assert not workspace.restore(plan_of(3, precious=True))
-    assert workspace.restore(plan_of(1, precious=True))
-    assert workspace.status(plan_of(1, precious=True)).state == "fresh"
+    assert not workspace.restore(derivation_of(3, precious=True))
+    assert workspace.restore(derivation_of(1, precious=True))
+    assert workspace.status(derivation_of(1, precious=True)).state == "fresh"
     assert (tmp_path / "work" / "sub" / "out.txt").read_text() == "first"
-    assert workspace.restore(plan_of(2, precious=True))
+    assert workspace.restore(derivation_of(2, precious=True))
     assert len(list(tmp_path.glob("work.kept-*"))) == 1
 
 
 def test_a_damaged_precious_stage_makes_room(tmp_path):
     workspace = Workspace(tmp_path)
-    publish(workspace, plan_of(precious=True))
+    publish(workspace, derivation_of(precious=True))
     (tmp_path / "work" / "sub" / "out.txt").unlink()
-    publish(workspace, plan_of(precious=True))
+    publish(workspace, derivation_of(precious=True))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["work"]
 
 
@@ -132,7 +133,7 @@ def _publish_forever(root, number):
     workspace = Workspace(root)
     while True:
         number += 1
-        publish(workspace, plan_of(number), "x" * 1000)
+        publish(workspace, derivation_of(number), "x" * 1000)
 
 
 @pytest.mark.parametrize("place", ["/proc/none", "/dev/null/run"])
@@ -164,11 +165,11 @@ def test_kill_at_any_moment_leaves_old_or_new_whole(tmp_path):
 
 def test_finished_but_unnamed_stage_is_adopted(tmp_path):
     workspace = Workspace(tmp_path)
-    publish(workspace, plan_of())
+    publish(workspace, derivation_of())
     (tmp_path / "work").rename(tmp_path / "work.partial")
     write_json(tmp_path / "work.partial" / "begun.json", {})
     workspace.adopt_finished()
-    assert workspace.status(plan_of()).state == "fresh"
+    assert workspace.status(derivation_of()).state == "fresh"
     assert not (tmp_path / "work" / "begun.json").exists()
 
 

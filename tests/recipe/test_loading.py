@@ -107,3 +107,35 @@ def test_only_documents_with_a_curriculum_are_scored():
 def test_the_published_list_of_settings_is_current():
     published = Path(__file__).parents[2] / "docs" / "settings.md"
     assert published.read_text(encoding="utf-8").strip() == list_settings().strip(), "run: make docs"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("name: a\nname: b\n", "`name` is given twice"),
+        ("name: a\nmodel: {path: x, path: y}\n", "`path` is given twice"),
+        ("name: " + "[" * 20_000, "deep"),
+        ("a: &a [x, x, x, x, x, x, x, x, x]\n" + "\n".join(
+            f"{chr(98 + i)}: &{chr(98 + i)} [" + ", ".join([f"*{chr(97 + i)}"] * 9) + "]" for i in range(8)), "values"),
+    ],
+)  # fmt: skip
+def test_yaml_that_hides_or_blows_up_settings_is_refused(text, said):
+    with pytest.raises(UserError, match=said):
+        parse_recipe(text)
+
+
+@pytest.mark.parametrize(
+    ("override", "setting"),
+    [
+        ("seed=-1", "seed"),
+        ("training.optimizer.betas=[2,3]", "training.optimizer.betas"),
+        ("training.optimizer.eps=-1", "training.optimizer.eps"),
+        ("rows.seq_len=1000000000000", "rows.seq_len"),
+        ("documents.deduplicate.permutations=100000000", "documents.deduplicate.permutations"),
+        ("stages.0.tokens=1e999999999", "stages.0.tokens"),
+        ("stages.0.topics.policy={floor: 0.6, cap: 0.5}", "stages.0.topics.policy"),
+    ],
+)
+def test_a_number_out_of_range_is_refused_by_name(override, setting):
+    with pytest.raises(UserError, match=setting.replace(".", r"\.")):
+        parse_recipe(read_preset("demo"), [override])

@@ -16,8 +16,10 @@ from reprise.model.machine import describe_machine
 from reprise.model.tokenizer import Tokenizer
 from reprise.recipe import Recipe, read_preset
 from reprise.recipe.loading import parse_recipe
+from reprise.storage import InputRecord, Json, write_json
 from reprise.tokens.builder import StoreBuilder
-from reprise.workspace import Json, Workspace, write_json
+from reprise.workspace import Manifest, Workspace
+from reprise.workspace import write_manifest as publish_manifest
 
 TOPICS = {"en": "Law and Policy", "zh": "Medicine and Health"}
 
@@ -87,29 +89,29 @@ def make_run(root: Path, recipe: Recipe, *, until: str = "evaluate", seed: int =
         elif stage == "evaluate":
             write_results(folder, rng)
         write_manifest(folder, previous, counts)
-        previous[stage] = f"{stage}-fingerprint-0123456789"
+        previous[stage] = f"{stage}-content"
     (root / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")), encoding="utf-8")
     return Workspace(root)
 
 
 def write_manifest(folder: Path, inputs: dict[str, str], counts: dict[str, object]) -> None:
-    write_json(
-        folder / "manifest.json",
-        {
-            "stage": folder.name,
-            "fingerprint": f"{folder.name}-fingerprint-0123456789",
-            "settings": {},
-            "inputs": dict(inputs),
-            "files": {"en.jsonl": {"size": 153580, "mtime_ns": 1, "xxh128": "8f3c" * 8}}
-            if folder.name == "read"
-            else {},
-            "outputs": {},
-            "counts": counts,
-            "seconds": 12.5,
-            "version": "0.1.0",
-            "finished": "2026-11-24T09:00:00Z",
-        },
+    file: InputRecord = {"path": "en.jsonl", "size": 153580, "mtime_ns": 1, "xxh128": "8f3c" * 8}
+    manifest = Manifest(
+        stage=folder.name,
+        fingerprint=f"{folder.name}-fingerprint-0123456789",
+        content=f"{folder.name}-content",
+        settings={},
+        inputs=dict(inputs),
+        files={"documents.inputs.0/en.jsonl": file} if folder.name == "read" else {},
+        outputs={},
+        counts=counts,
+        seconds=12.5,
+        hashing_seconds=0.1,
+        compared={},
+        version="0.1.0",
+        finished="2026-11-24T09:00:00Z",
     )
+    publish_manifest(folder, manifest)
 
 
 def _documents(recipe: Recipe, rng: np.random.Generator) -> list[dict[str, object]]:

@@ -8,7 +8,8 @@ from reprise.recipe import Recipe
 from reprise.report import charts, retention
 from reprise.report.facts import changes_so_far, gather
 from reprise.report.page import count, duration, fixed, percent
-from reprise.workspace import Json, Workspace
+from reprise.storage import Json
+from reprise.workspace import Workspace
 
 Run = tuple[Workspace, Recipe]
 

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from reprise.report import facts as facts_module
 from reprise.report.build import HTML, JSON, compare_report, run, write_report
 from reprise.report.facts import finite, gather, stage_names
 from reprise.report.page import render_report
-from reprise.workspace import Work, Workspace, write_json
+from reprise.workspace import Work, Workspace, write_manifest
 
 Run = tuple[Workspace, Recipe]
 RunUntil = Callable[..., Run]
@@ -104,9 +105,9 @@ def test_cost_has_flops_and_price_where_they_are_known(unchanged: Run, monkeypat
 
 def test_a_result_of_an_older_stage_is_named(finished: Run) -> None:
     workspace, recipe = finished
-    path = workspace.folder("score") / "manifest.json"
-    manifest = json.loads(path.read_text(encoding="utf-8")) | {"fingerprint": "another"}
-    write_json(path, manifest)
+    manifest = workspace.manifest("score")
+    assert manifest is not None
+    write_manifest(workspace.folder("score"), replace(manifest, content="another"))
     facts = write_report(workspace, recipe, workspace.root / HTML)
     older = {stage["stage"]: stage["older_input"] for stage in facts["stages"] if stage["older_input"]}
     assert older == {name: ["score"] for name in ("synthesize", "tokenize", "train-1", "train-2", "evaluate")}

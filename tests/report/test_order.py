@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from reprise.recipe import Recipe
 from reprise.report.facts import gather
 from reprise.report.order import BINS, perplexity_along
-from reprise.workspace import Workspace
+from reprise.workspace import Workspace, write_manifest
 
 Run = tuple[Workspace, Recipe]
 
@@ -41,9 +43,9 @@ def test_a_damaged_store_is_said_on_the_page(finished: Run) -> None:
     workspace, recipe = finished
     victim = next(path for path in (workspace.folder("tokenize") / "train").rglob("*") if path.is_file())
     victim.write_bytes(b"")
-    (workspace.folder("tokenize") / "manifest.json").write_text(
-        (workspace.folder("tokenize") / "manifest.json").read_text().replace("fingerprint-0", "fingerprint-damaged-0")
-    )
+    manifest = workspace.manifest("tokenize")
+    assert manifest is not None
+    write_manifest(workspace.folder("tokenize"), replace(manifest, fingerprint="damaged"))
     facts = gather(workspace, recipe)
     assert facts["curriculum"] == []
     assert str(victim) in facts["problems"][0]

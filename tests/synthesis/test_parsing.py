@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reprise.synthesis.parsing import DoesNotParseError, Pair, corrupt_final, find_boxed, normalize_final, parse_answer
+from reprise.math_answers import boxed
+from reprise.synthesis.parsing import DoesNotParseError, Pair, corrupt_final, normalize_final, parse_answer
 from reprise.synthesis.prompts import known, load_prompt
 
 PROBLEM = {"question": "## Problem", "answer": "## Solution"}
@@ -113,10 +114,10 @@ def test_no_text_raises_anything_else(text: str, name: str) -> None:
 
 
 def test_boxed() -> None:
-    assert find_boxed("a \\boxed{1} b \\boxed{\\frac{1}{2}} c") == "\\frac{1}{2}"
-    assert find_boxed("\\boxed{}") is None
-    assert find_boxed("\\boxed{1") is None
-    assert find_boxed("none") is None
+    assert boxed("a \\boxed{1} b \\boxed{\\frac{1}{2}} c") == "\\frac{1}{2}"
+    assert boxed("\\boxed{}") is None
+    assert boxed("\\boxed{1") is None
+    assert boxed("none") is None
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,7 @@ def test_a_corrupted_number_is_another_number_and_all_else_stays(value: object, 
     changed = corrupt_final(answer, final, choice)
     assert changed is not None
     text, wrong = changed
-    assert find_boxed(text) == wrong
+    assert boxed(text) == wrong
     assert normalize_final(wrong) != normalize_final(final)
     assert text.replace(wrong, final) == answer or text.split("\\boxed")[0] == answer.split("\\boxed")[0]
 

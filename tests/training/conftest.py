@@ -77,7 +77,7 @@ def make_stage(**changes):
         "name": "one",
         "tokens": SEQ_LEN * 4 * 12,
         "mixture": {"zh": {"share": 0.5, "sources": sources}, "en": {"share": 0.5, "sources": sources}},
-        "topics": {"sources": ["web"], "policy": {"name": "topic_perplexity"}},
+        "topics": {"sources": ["web"], "policy": {"name": "topic_perplexity", "noise": 0}},
         "schedule": {"peak_lr": 1e-3, "initial_lr": 1e-5, "warmup_tokens": SEQ_LEN * 8},
     }
     return Stage(**{**settings, **changes})
@@ -89,6 +89,7 @@ def make_training(**changes):
         "micro_batch_rows": 2,
         "precision": "float32",
         "threads": 1,
+        "verify_model": False,
         "validation": {"every_tokens": SEQ_LEN * 16, "max_tokens": 256},
     }
     return Training(**{**settings, **changes})

@@ -1,5 +1,6 @@
 """Several processes against one; document masks against one forward per document."""
 
+import json
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ from tests.training.conftest import SEQ_LEN, as_call, events, make_stage, make_t
 from transformers import AutoModelForCausalLM
 
 from reprise.mixture.sampler import Sampler
+from reprise.recipe.model import Model
 from reprise.recipe.tokens import Rows
 from reprise.tokens.store import TokenStore
 from reprise.training.stage import run
@@ -59,6 +61,50 @@ def test_processes_train_like_one(arguments, make_work, sharding, processes):
     alone, together = make_work("alone"), make_work("together")
     run(alone, **arguments)
     torchrun(processes, arguments, together, extra=["2"])  # four: two nodes of two, a mesh of 2 x 2
+    assert_close(alone, together)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings,whole",
+    [
+        ({"sharding": "full", "activation_checkpointing": "selective"}, False),
+        ({"gradient_accumulation": "whole"}, True),
+    ],
+    ids=["sharded", "whole"],
+)
+def test_gradients_stay_sharded_between_micro_batches(arguments, make_work, settings, whole):
+    arguments["stage"] = make_stage(tokens=SEQ_LEN * 8 * 4)
+    arguments["training"] = make_training(batch_rows=8, micro_batch_rows=1, **settings)
+    alone, together = make_work("alone"), make_work("together")
+    run(alone, **arguments)
+    errors = torchrun(2, arguments, together, script=SCRIPT.with_name("sharding_script.py"))
+    counts = [json.loads(line) for line in errors.splitlines() if line.startswith('{"whole_gradients"')]
+    assert [count["steps"] for count in counts] == [4, 4]
+    assert [count["whole_gradients"] > 0 for count in counts] == [whole, whole]
+    assert_close(alone, together)
+
+
+@pytest.mark.slow
+def test_experts_that_are_stacked_while_they_load_reach_all_processes(arguments, make_work, tmp_path, base_model):
+    """Their files have other names than the model, so the first process loads them and sends each its rows."""
+    from transformers import AutoTokenizer, MixtralConfig, MixtralForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(base_model)
+    torch.manual_seed(0)
+    config = MixtralConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, num_local_experts=4, max_position_embeddings=256, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    folder = tmp_path / "experts"
+    MixtralForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    assert any(".experts.0." in name for name in load_file(folder / "model.safetensors"))
+    arguments |= {"model": Model(path=str(folder)), "stage": make_stage(tokens=SEQ_LEN * 4 * 3)}
+    arguments["training"] = make_training(micro_batch_rows=1)
+    alone, together = make_work("alone"), make_work("together")
+    run(alone, **arguments)
+    torchrun(2, arguments, together)
     assert_close(alone, together)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tests.training.conftest import SEQ_LEN, assert_same_weights, events, make_training
 
+from reprise.recipe.training import Averaging
 from reprise.training import stage as stage_module
 from reprise.training import writer as writer_module
 from reprise.training.checkpoint import checkpoints_in
@@ -62,6 +63,31 @@ def test_a_slow_disk_gets_the_weights_of_the_step_that_was_saved(saving, make_wo
     stalls = [event["stall_s"] for event in events(slow, "checkpoint")]
     assert len(stalls) == 3
     assert copies or stalls[0] > 0.4
+
+
+def test_pinned_copies_meet_the_mean_of_the_weights(saving, make_work, monkeypatch):
+    """The first save after the mean began has names that the one before had not; as on CUDA, where copies are kept."""
+    from torch.cuda import _pin_memory_utils
+
+    pinned = []
+    monkeypatch.setattr(_pin_memory_utils, "pin_memory", lambda *_args: pinned.append(1))
+    monkeypatch.setattr(_pin_memory_utils, "unpin_memory", lambda *_args: None)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(1) or tensor)
+    averaging = {"kind": "mean", "tokens": EVERY * 2}
+    saving["training"] = saving["training"].model_copy(update={"averaging": Averaging(**averaging)})
+    plain, copied = make_work("plain"), make_work("copied")
+    run(plain, **saving)
+
+    class PinningWriter(CheckpointWriter):
+        def __init__(self, processes):
+            super().__init__(processes, copies=True)
+            self._pins = True
+
+    monkeypatch.setattr(stage_module, "CheckpointWriter", PinningWriter)
+    run(copied, **saving)
+    assert pinned
+    assert_same_weights(plain.output / "model", copied.output / "model")
+    assert len(events(copied, "checkpoint")) == 3
 
 
 def test_an_error_in_the_background_is_not_lost(saving, make_work, monkeypatch):

@@ -1,4 +1,4 @@
-"""What the stages that keep, change or drop documents share: part in, part out, and the books that must balance."""
+"""What the stages that keep, change or drop documents share: part in, part out, and counts that must balance."""
 
 import functools
 import os
@@ -7,13 +7,22 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from reprise.documents.engine import Engine, run_pieces
-from reprise.documents.table import DOCUMENTS, DROPPED, DROPPED_SCHEMA, SCHEMA, count_rows, list_parts, write_part
+from reprise.documents.table import (
+    DOCUMENTS,
+    DROPPED,
+    DROPPED_SCHEMA,
+    SCHEMA,
+    count_rows,
+    list_parts,
+    read_table,
+    write_part,
+)
 from reprise.workspace import Work
 
 Drop = tuple[int, str, str]
@@ -46,50 +55,87 @@ Step = Callable[[pa.Table, Place], Outcome]
 
 _BATCH_ROWS = 2000
 
+Bucket = tuple[str, str, str]
+"""(language, source, split)."""
+
+
+class BucketFlow(TypedDict):
+    """What a stage did to the documents of one language, source and split."""
+
+    language: str
+    source: str
+    split: str
+    documents_in: int
+    dropped: dict[str, int]
+    """Reason -> documents."""
+
+
+class StepCounts(TypedDict):
+    """Counts of the manifest, of every stage that drops documents."""
+
+    documents_in: int
+    documents_out: int
+    dropped: int
+    dropped_by_reason: dict[str, int]
+    buckets: list[BucketFlow]
+
+
+@dataclass
+class PartCounts:
+    """What a step counted in one part, or in all."""
+
+    numbers: Counter[str] = field(default_factory=Counter)
+    documents_in: Counter[Bucket] = field(default_factory=Counter)
+    drops: Counter[tuple[Bucket, str]] = field(default_factory=Counter)
+    """(bucket, reason) -> documents."""
+
+    def add(self, other: "PartCounts") -> None:
+        """Add what was counted in another part."""
+        self.numbers.update(other.numbers)
+        self.documents_in.update(other.documents_in)
+        self.drops.update(other.drops)
+
 
 def run_step(work: Work, before: str, step: Step, *, engine: Engine, what: str) -> None:
     """Run a step over the documents of the stage `before`, part by part; write `documents/` and `dropped/`.
 
-    Puts into `work.counts`: documents_in, documents_out, dropped, dropped_by_reason, dropped_by_bucket and the step's
-    own numbers.
+    Puts StepCounts and the step's own numbers into `work.counts`.
     """
     source, target = work.inputs[before].resolve() / DOCUMENTS, work.output.resolve()
     parts = list_parts(source)
     apply = functools.partial(_apply_to_part, step, str(source), str(target))
     num_bytes = sum(part.stat().st_size for part in parts)
-    results = run_pieces(apply, [part.name for part in parts], engine=engine, what=what, num_bytes=2 * num_bytes)
-    numbers: Counter[str] = Counter()
-    drops: Counter[tuple[str, str, str]] = Counter()
-    for result in results:
-        numbers.update(result["numbers"])
-        drops.update({(lang, name, reason): count for lang, name, reason, count in result["drops"]})
-    work.counts.update(numbers)
-    balance(work, documents_in=count_rows(source), drops=drops)
+    total = PartCounts()
+    for counts in run_pieces(apply, [part.name for part in parts], engine=engine, what=what, num_bytes=2 * num_bytes):
+        total.add(counts)
+    work.counts.update(total.numbers)
+    balance(work, total)
 
 
-def balance(work: Work, *, documents_in: int, drops: Counter[tuple[str, str, str]]) -> None:
+def balance(work: Work, counted: PartCounts) -> None:
     """Count what was written, put the numbers into the manifest, and make sure that nothing was lost.
-
-    Args:
-        work: of the stage.
-        documents_in: documents of the stage before.
-        drops: (language, source, reason) -> documents.
 
     Raises:
         RuntimeError: documents in != documents out + dropped. A fault of ours, never of the user.
     """
     documents_out, dropped = count_rows(work.output / DOCUMENTS), count_rows(work.output / DROPPED)
+    documents_in = counted.documents_in.total()
     by_reason: Counter[str] = Counter()
-    by_bucket: dict[str, dict[str, int]] = {}
-    for (lang, source, reason), count in sorted(drops.items()):
+    flows = {
+        bucket: BucketFlow(language=bucket[0], source=bucket[1], split=bucket[2], documents_in=count, dropped={})
+        for bucket, count in sorted(counted.documents_in.items())
+    }
+    for (bucket, reason), count in sorted(counted.drops.items()):
         by_reason[reason] += count
-        by_bucket.setdefault(f"{lang}/{source}", {})[reason] = count
+        flows[bucket]["dropped"][reason] = count
     work.counts.update(
-        documents_in=documents_in,
-        documents_out=documents_out,
-        dropped=dropped,
-        dropped_by_reason=dict(by_reason.most_common()),
-        dropped_by_bucket=by_bucket,
+        StepCounts(
+            documents_in=documents_in,
+            documents_out=documents_out,
+            dropped=dropped,
+            dropped_by_reason=dict(by_reason.most_common()),
+            buckets=list(flows.values()),
+        )
     )
     if documents_in != documents_out + dropped or dropped != by_reason.total():
         raise RuntimeError(f"documents were lost: {work.counts}")
@@ -104,35 +150,41 @@ def pass_through(work: Work, before: str) -> None:
             os.link(part, work.output / DOCUMENTS / part.name)
         except OSError:
             shutil.copyfile(part, work.output / DOCUMENTS / part.name)
-    balance(work, documents_in=count_rows(source), drops=Counter())
+    counted = PartCounts()
+    for batch in read_table(source, ["lang", "source", "split"]):
+        counted.documents_in.update(_buckets_of(batch))
+    balance(work, counted)
 
 
-def _apply_to_part(step: Step, source: str, target: str, name: str) -> dict[str, Any]:
+def _buckets_of(rows: pa.Table | pa.RecordBatch) -> Iterator[Bucket]:
+    columns = (rows.column(rows.schema.names.index(name)).to_pylist() for name in ("lang", "source", "split"))
+    return zip(*columns, strict=True)
+
+
+def _apply_to_part(step: Step, source: str, target: str, name: str) -> PartCounts:
     """Runs in a worker."""
     kept: list[pa.Table] = []
     dropped: list[pa.Table] = []
-    numbers: Counter[str] = Counter()
-    drops: Counter[tuple[str, str, str]] = Counter()
+    counts = PartCounts()
     first_row = 0
     for rows in _slices(Path(source, name)):
         outcome = step(rows, Place(name, first_row))
         first_row += rows.num_rows
-        numbers.update(outcome.numbers)
+        counts.numbers.update(outcome.numbers)
+        buckets = list(_buckets_of(rows))
+        counts.documents_in.update(buckets)
         gone = {row for row, _, _ in outcome.drops}
         if gone:
-            lost = rows.take([row for row, _, _ in outcome.drops])
-            drops.update(
-                zip(lost["lang"].to_pylist(), lost["source"].to_pylist(), [d[1] for d in outcome.drops], strict=True)
-            )
-            dropped.append(_as_dropped(lost, outcome.drops))
+            counts.drops.update((buckets[row], reason) for row, reason, _ in outcome.drops)
+            dropped.append(_as_dropped(rows.take([row for row, _, _ in outcome.drops]), outcome.drops))
         for column, values in outcome.columns.items():
-            place = rows.column_names.index(column)
-            rows = rows.set_column(place, SCHEMA.field(column), pa.array(values, SCHEMA.field(column).type))
+            index = rows.column_names.index(column)
+            rows = rows.set_column(index, SCHEMA.field(column), pa.array(values, SCHEMA.field(column).type))
         kept.append(rows.filter(pa.array([row not in gone for row in range(rows.num_rows)])) if gone else rows)
     write_part(Path(target, DOCUMENTS, name), pa.concat_tables(kept) if kept else SCHEMA.empty_table())
     if dropped:
         write_part(Path(target, DROPPED, name), pa.concat_tables(dropped), DROPPED_SCHEMA)
-    return {"numbers": dict(numbers), "drops": [[*key, count] for key, count in drops.items()]}
+    return counts
 
 
 def _slices(part: Path) -> Iterator[pa.Table]:

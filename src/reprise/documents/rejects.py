@@ -1,45 +1,79 @@
-"""Read back what the document stages did not keep. Imports without Daft."""
+"""Read back what the stages did not keep. Imports without Daft."""
 
+import difflib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from reprise.documents.table import DROPPED, read_table
+from reprise.errors import UserError
 
-STAGES = ("read", "clean", "deduplicate", "decontaminate")
+STAGES = ("read", "clean", "deduplicate", "decontaminate", "synthesize")
+"""Stages that reject or drop documents, in their order."""
 
 
-def read_rejects(root: Path, stage: str | None = None, reason: str | None = None) -> Iterator[dict[str, Any]]:
+class RejectedDocument(TypedDict):
+    """A document that was rejected or dropped."""
+
+    stage: str
+    reason: str
+    origin: str
+    lang: str | None
+    """None for what could not be read."""
+    source: str | None
+    detail: str
+    text: str
+    """The text, or an excerpt of what could not be read."""
+
+
+def read_rejects(root: Path, stage: str | None = None, reason: str | None = None) -> Iterator[RejectedDocument]:
     """What was rejected or dropped, in the order of the stages and of their documents.
+
+    Of a stage that stopped before it was published, such as one that dropped too much, what it wrote is read.
 
     Args:
         root: the workspace.
         stage: only of this stage.
         reason: only for this reason.
 
-    Yields:
-        {stage, reason, origin, detail, text}; for what could not be read, also with the keys lang and source set to
-        None, and the excerpt as text.
+    Raises:
+        UserError: no stage of this name drops documents.
     """
-    for name in STAGES if stage is None else (stage,):
-        for entry in _of_stage(root / name, name):
-            if reason in (None, entry["reason"]):
-                yield entry
+    if stage is not None and stage not in STAGES:
+        near = difflib.get_close_matches(stage, STAGES, 1)
+        raise UserError(
+            f"no stage {stage!r} drops documents" + (f"; did you mean {near[0]}?" if near else ""),
+            where=f"--stage {stage}",
+            remedy=f"name one of {', '.join(STAGES)}",
+        )
+    return _read_stages(root, STAGES if stage is None else (stage,), reason)
 
 
-def _of_stage(folder: Path, stage: str) -> Iterator[dict[str, Any]]:
+def _read_stages(root: Path, stages: tuple[str, ...], reason: str | None) -> Iterator[RejectedDocument]:
+    for name in stages:
+        unfinished = root / f"{name}.partial"
+        for document in _of_stage(unfinished if unfinished.is_dir() else root / name, name):
+            if reason in (None, document["reason"]):
+                yield document
+
+
+def _of_stage(folder: Path, stage: str) -> Iterator[RejectedDocument]:
     rejects = folder / "rejects.jsonl"
     if rejects.exists():
         with rejects.open(encoding="utf-8") as lines:
             for line in lines:
                 reject = json.loads(line)
-                origin = f"{reject['file']}:{reject['line']}"
-                entry = {"stage": stage, "reason": reject["reason"], "origin": origin, "lang": None, "source": None}
-                yield {**entry, "detail": "", "text": reject["excerpt"]}
+                yield RejectedDocument(
+                    stage=stage,
+                    reason=reject["reason"],
+                    origin=f"{reject['file']}:{reject['line']}",
+                    lang=None,
+                    source=None,
+                    detail="",
+                    text=reject["excerpt"],
+                )
     for batch in read_table(folder / DROPPED):
         for row in batch.to_pylist():
-            yield {
-                "stage": stage,
-                **{name: row[name] for name in ("reason", "origin", "lang", "source", "detail", "text")},
-            }
+            names = ("reason", "origin", "lang", "source", "detail", "text")
+            yield RejectedDocument(stage=stage, **{name: row[name] for name in names})  # type: ignore[typeddict-item]

@@ -147,6 +147,17 @@ def split_words(texts: Sequence[str], *, by_char: bool = False) -> Words:
     )
 
 
+def join_letters(text: str) -> str:
+    """The letters and digits of a text, normalised, without anything between them.
+
+    Word i of `split_words` is the next `num_chars[i]` characters of it.
+    """
+    codes, _ = _normal_codes([text])
+    kinds = _kinds()[codes]
+    letters: bytes = codes[(kinds == _LETTER) | (kinds == _DIGIT) | (kinds == _SINGLE)].tobytes()
+    return letters.decode("utf-32-le")
+
+
 class NgramHashes:
     """Hashes of runs of words, of any size, at some places; `hash_ngrams` mixes the same ones for all places.
 

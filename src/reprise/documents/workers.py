@@ -173,7 +173,7 @@ class Pool:
 @contextlib.contextmanager
 def _without_interrupts() -> Iterator[None]:
     """A second Ctrl-C waits for the end of the block, so that it leaves no worker alive."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGALRM})
     try:
         yield
     finally:

@@ -20,6 +20,7 @@ from lm_eval.api.registry import get_model
 from lm_eval.models.openai_completions import LocalCompletionsAPI
 
 from reprise.errors import UserError, missing_extra
+from reprise.evaluation.choices import check_requests
 from reprise.model.likelihood import cut_windows
 from reprise.model.loading import load_config, load_tokenizer, locate_model
 from reprise.model.tokenizer import begins_with_bos
@@ -83,6 +84,7 @@ class _Server(LocalCompletionsAPI):  # type: ignore[misc]
     _knows_logprobs = False
 
     def _loglikelihood_tokens(self, requests: list[Any], **kwargs: Any) -> list[tuple[float, bool]]:
+        check_requests([request[1:] for request in requests], self.max_length)
         if not self._knows_logprobs and requests:
             ids = requests[0][1][-1:] + requests[0][2][:1]
             answer = self.model_call([ids], generate=False)

@@ -17,7 +17,7 @@ from reprise.model.loading import load_config
 from reprise.model.tokenizer import Tokenizer
 from reprise.progress import track
 from reprise.recipe.evaluation import Evaluation
-from reprise.workspace import digest
+from reprise.storage import digest, read_checked, write_checked
 
 _FORMAT = 2
 """Raised when the same text and model would give another number."""
@@ -52,17 +52,13 @@ def measure_bits(
         return np.zeros(0)
     max_length, stride = fit_window(load_config(evaluated.settings), settings.max_length, settings.stride)
     key = [_FORMAT, evaluated.fingerprint, max_length, stride, [text.text for text in texts]]
-    path = cache / f"bits-{digest(key)}.npy"
-    if path.exists():
-        return np.asarray(np.load(path), dtype=np.float64)
+    path = cache / f"bits-{digest(key)}.json"
+    if (known := read_checked(path)) is not None:
+        return np.asarray(known, dtype=np.float64)
     documents = encode(evaluated.text_tokenizer, [text.text for text in texts])
     with track(what, sum(len(ids) - 1 for ids in documents), "tokens") as advance:
         bits = _measure(evaluated, documents, max_length, stride, settings.batch_tokens, advance)
-    cache.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        np.save(file, bits)
-    temporary.replace(path)
+    write_checked(path, bits.tolist())  # JSON keeps every bit of a float64
     return bits
 
 

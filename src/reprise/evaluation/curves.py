@@ -17,9 +17,9 @@ from reprise.evaluation.model import EvaluatedModel
 from reprise.model.loading import load_model
 from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.model import Model
+from reprise.storage import Json, digest
 from reprise.training.checkpoint import checkpoints_in, read_facts
 from reprise.training.export import export_checkpoint, merge_with_base
-from reprise.workspace import Json, digest
 
 
 class Snapshot(EvaluatedModel):

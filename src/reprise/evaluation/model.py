@@ -15,7 +15,7 @@ from reprise.model.loading import load_config, load_model, load_tokenizer
 from reprise.model.tokenizer import Tokenizer, open_tokenizer
 from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.model import Model
-from reprise.workspace import digest, digest_file
+from reprise.storage import digest, file_checksum
 
 
 class EvaluatedModel:
@@ -32,7 +32,7 @@ class EvaluatedModel:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of what decides its answers: its files (on the Hub, its name and commit) and the number format."""
-        files: dict[str, Any] = {path.name: digest_file(Path(path))["xxh128"] for path in model_files(self.settings)}
+        files: dict[str, Any] = {path.name: file_checksum(Path(path))["xxh128"] for path in model_files(self.settings)}
         if not files:
             commit = getattr(load_config(self.settings), "_commit_hash", None) or self.settings.revision
             files = {self.settings.path: commit}

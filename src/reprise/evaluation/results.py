@@ -78,6 +78,16 @@ class BenchmarkPart(TypedDict):
 
 
 @record
+class OtherMetric(TypedDict):
+    """Another judgement of the same answers."""
+
+    before: float
+    """Mean score of the base model, 0 to 1."""
+    after: float
+    """Mean score of the trained model, 0 to 1."""
+
+
+@record
 class BenchmarkRow(TypedDict):
     """A benchmark before and after."""
 
@@ -115,6 +125,8 @@ class BenchmarkRow(TypedDict):
     """How the setting differs from that of arXiv 2407.18743."""
     parts: dict[str, BenchmarkPart]
     """Task of the harness -> its questions and scores."""
+    other_metrics: dict[str, OtherMetric]
+    """Other metric -> its scores; for MATH `acc_symbolic`, which compares the values of answers."""
 
 
 @record

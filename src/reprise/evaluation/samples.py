@@ -1,6 +1,5 @@
 """What a model makes of the same beginnings: for a reader of the report, not a measure."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from reprise.evaluation.bits_per_byte import Text
 from reprise.evaluation.model import EvaluatedModel
 from reprise.model.tokenizer import begins_with_bos, end_ids
 from reprise.recipe.evaluation import Evaluation
-from reprise.workspace import digest, write_json
+from reprise.storage import digest, read_checked, write_checked
 
 _BEGINNING_BYTES = 120
 """About 20 English words or 40 Chinese characters."""
@@ -52,16 +51,15 @@ def continue_prompts(
     if not prompts:
         return []
     path = cache / f"continuations-{digest([evaluated.fingerprint, list(prompts), settings.sample_tokens])}.json"
-    if path.exists():
-        return [str(text) for text in json.loads(path.read_text(encoding="utf-8"))]
+    if (known := read_checked(path)) is not None:
+        return [str(text) for text in known]
     if evaluated.in_process:
         answers = [_continue(evaluated, prompt, settings.sample_tokens) for _, prompt in prompts]
     else:
         from reprise.evaluation.backends import generate
 
         answers = generate(evaluated.remote, [prompt for _, prompt in prompts], settings.sample_tokens)
-    cache.mkdir(parents=True, exist_ok=True)
-    write_json(path, answers)
+    write_checked(path, answers)
     return answers
 
 

@@ -28,7 +28,8 @@ from reprise.evaluation.samples import choose_prompts, continue_prompts
 from reprise.evaluation.verdicts import compare_rates, headline
 from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.model import Model
-from reprise.workspace import Work, write_json
+from reprise.storage import write_json
+from reprise.workspace import Work
 
 RESULTS = "results.json"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from reprise.recipe.generator import Generator as GeneratorSettings
-from reprise.workspace import Json, digest
+from reprise.storage import Json, digest
 
 
 @dataclass(frozen=True)

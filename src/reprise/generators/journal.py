@@ -1,7 +1,7 @@
 """Every answer that was given, kept for good before it counts.
 
-One JSON object a line: key, text, finish, prompt_tokens, completion_tokens. The key is the hash of all that made the
-answer, so the file outlives any change of the recipe: what is still asked the same way is not asked again.
+One JSON object a line: key, text, finish, prompt_tokens, completion_tokens, checksum. The key is the hash of all that
+made the answer, so the file outlives any change of the recipe: what is still asked the same way is not asked again.
 """
 
 import fcntl
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from reprise.errors import UserError
 from reprise.generators.generator import Answer
+from reprise.storage import digest
 
 FILE = "answers.jsonl"
 
@@ -48,7 +49,7 @@ class Journal:
     def __getitem__(self, key: str) -> Answer:
         self._file.seek(self._offsets[key])
         entry = json.loads(self._file.readline())
-        del entry["key"]
+        del entry["key"], entry["checksum"]
         return Answer(**entry)
 
     def record(self, answers: Mapping[str, Answer]) -> None:
@@ -56,7 +57,8 @@ class Journal:
         offset = self._file.seek(0, os.SEEK_END)
         lines = []
         for key, answer in answers.items():
-            line = (json.dumps({"key": key, **vars(answer)}, ensure_ascii=False) + "\n").encode()
+            entry = {"key": key, **vars(answer)}
+            line = (json.dumps(entry | {"checksum": digest(entry)}, ensure_ascii=False) + "\n").encode()
             self._offsets[key] = offset
             offset += len(line)
             lines.append(line)
@@ -76,7 +78,7 @@ class Journal:
             if not line.endswith(b"\n"):
                 self._file.truncate(offset)
                 break
-            key = _read_key(line)
+            key = read_key(line)
             if key is None:
                 self.damaged_lines += 1
             else:
@@ -84,12 +86,14 @@ class Journal:
             offset += len(line)
 
 
-def _read_key(line: bytes) -> str | None:
-    """Key of a line that holds a whole answer, else None."""
+def read_key(line: bytes) -> str | None:
+    """Key of a line that holds a whole answer as it was written, else None: it is then asked for again."""
     try:
         entry = json.loads(line)
+        if digest({name: value for name, value in entry.items() if name != "checksum"}) != entry.pop("checksum"):
+            return None
         key = entry.pop("key")
         Answer(**entry)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return str(key)

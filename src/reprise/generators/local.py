@@ -9,7 +9,7 @@ from reprise.errors import UserError
 from reprise.generators.generator import Request
 from reprise.model.loading import load_tokenizer, locate_model
 from reprise.recipe.model import Model
-from reprise.workspace import Json
+from reprise.storage import Json
 
 _LOOKED_AT_BYTES = 1 << 20
 

@@ -18,7 +18,7 @@ from typing import Any
 from reprise.errors import UserError, missing_extra
 from reprise.generators.generator import Answer, Failure, Outcome, Request, price, random_seed
 from reprise.recipe.generator import Generator as GeneratorSettings
-from reprise.workspace import Json
+from reprise.storage import Json
 
 try:
     import httpx

@@ -23,7 +23,7 @@ from reprise.model.loading import load_model
 from reprise.model.tokenizer import end_ids
 from reprise.recipe.generator import Generator as GeneratorSettings
 from reprise.recipe.model import Model
-from reprise.workspace import Json
+from reprise.storage import Json
 
 _STOP_WINDOW = 24
 """Last tokens of an answer that are searched for a stop text."""

@@ -10,7 +10,7 @@ from reprise.generators.local import identify, load_chat_tokenizer, prompt_ids
 from reprise.model.loading import locate_model
 from reprise.recipe.generator import Generator as GeneratorSettings
 from reprise.recipe.model import Model
-from reprise.workspace import Json
+from reprise.storage import Json
 
 try:
     import vllm

@@ -11,9 +11,9 @@ from reprise.mixture.curriculum import DocumentOrder
 from reprise.mixture.shares import MixtureBucket, Shares
 from reprise.recipe.mixture import Stage
 from reprise.recipe.tokens import Rows
+from reprise.storage import digest
 from reprise.tokens.rows import BestFitRows, ConcatRows, DocumentSet, RowStream
 from reprise.tokens.store import Bucket, TokenStore
-from reprise.workspace import digest
 
 log = logging.getLogger(__name__)
 
@@ -76,14 +76,14 @@ def first_shares(opened: list[OpenBucket], stage: Stage, inherited: Mapping[str,
         shares[f"{entry}/{source}"] = stage.mixture[entry].sources[source]
         if siblings[0].bucket.topic is None:
             continue
-        parts = [_first_part(one, stage, inherited) for one in siblings]
+        parts = [_first_part(one, stage, inherited, len(siblings)) for one in siblings]
         if sum(parts) <= 0.0:
             parts = [1.0] * len(siblings)
         shares |= {one.bucket.path: part / sum(parts) for one, part in zip(siblings, parts, strict=True)}
     return Shares([one.bucket for one in opened], shares)
 
 
-def _first_part(one: OpenBucket, stage: Stage, inherited: Mapping[str, float] | None) -> float:
+def _first_part(one: OpenBucket, stage: Stage, inherited: Mapping[str, float] | None, siblings: int) -> float:
     if stage.topics.initial == "available":
         return float(one.epoch_tokens)
     if stage.topics.initial == "inherit":
@@ -93,7 +93,7 @@ def _first_part(one: OpenBucket, stage: Stage, inherited: Mapping[str, float] | 
                 where=f"stage {stage.name!r}: topics.initial = inherit",
                 remedy="set it to uniform or available",
             )
-        return inherited.get(one.bucket.path, 0.0)
+        return inherited.get(one.bucket.path, 1 / siblings)  # a topic that the stage before did not have
     return 1.0
 
 

@@ -1,12 +1,11 @@
 """The order of the documents inside a bucket."""
 
 import numpy as np
-import numpy.typing as npt
-import xxhash
 
 from reprise.errors import UserError
 from reprise.mixture.apportion import exact
 from reprise.recipe.mixture import Curriculum
+from reprise.stable_random import permutation
 from reprise.tokens.rows import DocumentSet, Order
 
 
@@ -76,14 +75,5 @@ class DocumentOrder:
         return ranked
 
     def _shuffled(self, documents: Order, epoch: int, part: int) -> Order:
-        seed = xxhash.xxh3_64_intdigest(f"{self._seed}/{self._name}/{epoch}/{part}".encode())
-        return documents[np.argsort(_noise(seed, len(documents)), kind="stable")]
-
-
-def _noise(seed: int, size: int) -> npt.NDArray[np.uint64]:
-    """uint64 [size]: SplitMix64 (Steele et al., OOPSLA 2014), written out because NumPy may change its generators."""
-    with np.errstate(over="ignore"):
-        z = np.uint64(seed) + np.arange(1, size + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))
+        key = f"{self._seed}/{self._name}/{epoch}/{part}"
+        return documents[permutation(key, len(documents))]

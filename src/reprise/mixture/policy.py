@@ -4,42 +4,69 @@ A policy is a pure function of its settings, its state (a JSON object, {} before
 force, the held-out losses and the tokens trained on so far. It gives back the next state and the shares that it wants;
 `update` then keeps these within the floor, the cap and the largest step. Given the same observations, every process of
 a run and every resumed run gets the same shares.
+
+A topic that has no held-out loss keeps its share, whatever the rule; so does one whose share is 0: the user set it.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
-from reprise.mixture.rules import RULES, Shares, State
+from reprise.mixture.rules import RULES, Observation, State, TopicShares
 from reprise.recipe.mixture import Policy
 
 
 def update(
-    policy: Policy, state: State, shares: Shares, losses: Mapping[str, float], tokens: int
-) -> tuple[State, Shares]:
+    policy: Policy,
+    state: State,
+    shares: TopicShares,
+    losses: Mapping[str, float],
+    tokens: int,
+    resampled: Mapping[str, Sequence[float]] | None = None,
+) -> tuple[State, TopicShares]:
     """One observation.
 
     Args:
-        policy: settings.
+        policy: settings; `targets` and `topic_weights` are keyed by topic.
         state: what this function gave back at the last observation, {} at first.
         shares: topic -> share of its source; they sum to 1.
-        losses: topic -> held-out loss in nats per token; a topic without one counts as unchanged.
+        losses: topic -> held-out loss in nats per token.
         tokens: trained on in this stage so far.
+        resampled: see `Observation`.
 
     Returns:
         The next state, and the shares from now on.
     """
-    if len(shares) < 2:
-        return state, shares
     if state and tokens - state["tokens"] < policy.every_tokens:
         return state, shares
-    known = {topic: float(losses[topic]) for topic in shares if math.isfinite(losses.get(topic, math.nan))}
-    inner, wanted = RULES[policy.name](policy, state.get("rule", {}), shares, known, tokens)
+    known = {
+        topic: float(losses[topic])
+        for topic, share in shares.items()
+        if share > 0.0 and math.isfinite(losses.get(topic, math.nan))
+    }
+    if len(shares) < 2 or not known:
+        return state, shares
+    total = sum(shares[topic] for topic in known)
+    of_known = {topic: shares[topic] / total for topic in known}
+    inner, wanted = RULES[policy.name](policy, state.get("rule", {}), of_known, Observation(tokens, known, resampled))
     if wanted is None:
         return {"tokens": tokens, "rule": inner}, shares
-    return {"tokens": tokens, "rule": inner}, bounded(shares, wanted, policy.floor, policy.cap, policy.max_step)
+    scale = sum(shares[topic] for topic in wanted) / sum(wanted.values())
+    moved = shares | {topic: share * scale for topic, share in wanted.items()}
+    kept = shares.keys() - wanted.keys()
+    return {"tokens": tokens, "rule": inner}, bounded(
+        shares, moved, policy.floor, policy.cap, policy.max_step, kept=kept
+    )
 
 
-def bounded(old: Shares, wanted: Mapping[str, float], floor: float, cap: float, max_step: float) -> Shares:
+def bounded(
+    old: TopicShares,
+    wanted: Mapping[str, float],
+    floor: float,
+    cap: float,
+    max_step: float,
+    *,
+    kept: Collection[str] = (),
+) -> TopicShares:
     """Shares in the ratio that is wanted, as far as the bounds allow; they sum to 1.
 
     Args:
@@ -48,15 +75,18 @@ def bounded(old: Shares, wanted: Mapping[str, float], floor: float, cap: float, 
         floor: no share falls below this; at most an equal share.
         cap: no share rises above this; at least an equal share.
         max_step: largest change of one share; a share outside of floor and cap moves towards them by at most this.
+        kept: topics whose share stays.
     """
-    equal = 1 / len(old)
+    equal = 1 / max(1, sum(share > 0.0 for share in old.values()))
     floor, cap = min(floor, equal), max(cap, equal)
     low = {topic: min(max(floor, share - max_step), share + max_step) for topic, share in old.items()}
     high = {topic: min(max(cap, share - max_step), share + max_step) for topic, share in old.items()}
+    for topic in kept:
+        low[topic] = high[topic] = old[topic]
     total = sum(wanted.values())
     shares = {topic: max(wanted[topic] / total, 1e-12) for topic in old}
 
-    def scaled(factor: float) -> Shares:
+    def scaled(factor: float) -> TopicShares:
         return {topic: min(max(share * factor, low[topic]), high[topic]) for topic, share in shares.items()}
 
     # The sum rises with the factor: find where it is 1.

@@ -10,9 +10,9 @@ import numpy as np
 from reprise.mixture.buckets import OpenBucket, open_buckets
 from reprise.mixture.sampler import Sampler
 from reprise.recipe import Recipe
+from reprise.storage import Json
 from reprise.tokens.rows import Row
 from reprise.tokens.store import TokenStore
-from reprise.workspace import Json
 
 SAMPLE_ROWS = 2048
 """Rows of each bucket that the report on packing looks at."""

@@ -1,12 +1,18 @@
-"""The rules by which policies move shares; `policy.update` calls them and keeps the bounds.
+"""The rules by which policies move the shares of topics; `policy.update` calls them and keeps the bounds.
 
-A rule gets the settings, its own state ({} at first), the shares in force, the held-out losses that are known (nats
-per token) and the tokens trained on. It gives back its next state and shares, which need not sum to 1; None leaves the
-shares as they are.
+A rule gets the settings, its own state ({} at first), the shares in force of the topics whose held-out loss is known,
+and these losses. It gives back its next state and what it wants, which need not sum to 1: None leaves all shares as
+they are, and a topic that is not in it keeps its share.
+
+Noise. Each rule compares one number of its topics: the change of the perplexity, the way still to go, the reward, the
+fall of the loss. How much of it is due to the choice of the held-out documents is measured by drawing these documents
+anew (`Observation.resampled`): the same draw at every validation, so that what all validations share cancels out. A
+topic whose number differs from the mean of its source by less than `noise` standard errors counts as the mean.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,9 +21,8 @@ import numpy.typing as npt
 from reprise.recipe.mixture import Policy
 
 State = dict[str, Any]
-Shares = dict[str, float]
-Losses = Mapping[str, float]
-Rule = Callable[[Policy, State, Shares, Losses, int], tuple[State, Shares | None]]
+TopicShares = dict[str, float]
+Floats = npt.NDArray[np.float64]
 
 FIT_POINTS = 4
 """Observations that a scaling law is fitted to at the least."""
@@ -25,138 +30,293 @@ MAX_POINTS = 64
 """Observations that are kept; then every second one is forgotten, so that the state stays small."""
 EXPONENTS = np.geomspace(0.01, 0.8, 200)
 """Exponents of the scaling law that are tried."""
+LEAST_EXPONENT = 0.05
+"""`ado`: a smaller exponent counts as this one (the authors' code)."""
+LEAST_PREFERENCE = 0.01
+"""`ado`: no preference is smaller (the authors' code)."""
 
 
-def _static(policy: Policy, state: State, shares: Shares, losses: Losses, tokens: int) -> tuple[State, Shares | None]:
+@dataclass(frozen=True)
+class Observation:
+    """One validation, of the topics of one source."""
+
+    tokens: int
+    """Trained on in this stage."""
+    losses: Mapping[str, float]
+    """Topic -> nats per token."""
+    resampled: Mapping[str, Sequence[float]] | None = None
+    """Topic -> its losses on held-out documents that were drawn anew, the same draws each time; empty where its noise
+    is not known, as of one document. None: the losses are taken as exact."""
+
+    def draws(self, topic: str) -> Floats:
+        """float64 [draws]; empty where the noise is not known."""
+        return np.array([] if self.resampled is None else self.resampled.get(topic, ()), dtype=np.float64)
+
+
+Rule = Callable[[Policy, State, TopicShares, Observation], tuple[State, TopicShares | None]]
+
+
+@dataclass
+class Compared:
+    """The number that a rule compares, of each topic, and its variance; None: not known."""
+
+    values: dict[str, float] = field(default_factory=dict)
+    variances: dict[str, float | None] = field(default_factory=dict)
+
+    def add(self, topic: str, value: float, draws: Floats | None = None) -> None:
+        """A topic with the same number worked out from documents drawn anew."""
+        self.values[topic] = value
+        self.variances[topic] = None if draws is None or len(draws) < 2 else float(np.mean((draws - value) ** 2))
+
+    def beyond_noise(self, shares: TopicShares, limit: float) -> dict[str, float] | None:
+        """The numbers, where those within noise are the mean; None where all are.
+
+        The variance of a difference from the mean weighs the topics by their shares and takes them as independent.
+
+        Args:
+            shares: weights of the mean.
+            limit: standard errors; 0 keeps all numbers.
+        """
+        if limit <= 0.0:
+            return self.values
+        known = {topic: variance for topic, variance in self.variances.items() if variance is not None}
+        total = sum(shares[topic] for topic in known)
+        if not known or total <= 0.0:
+            return None
+        part = {topic: shares[topic] / total for topic in known}
+        mean = sum(part[topic] * self.values[topic] for topic in known)
+        common = sum(part[topic] ** 2 * variance for topic, variance in known.items())
+        found = dict.fromkeys(self.values, mean)
+        for topic, variance in known.items():
+            error = math.sqrt(max(0.0, variance * (1 - 2 * part[topic]) + common))
+            if abs(self.values[topic] - mean) > limit * error:
+                found[topic] = self.values[topic]
+        return None if all(value == mean for value in found.values()) else found
+
+
+def _limit(policy: Policy, seen: Observation) -> float:
+    """Standard errors that count as noise; 0 where losses are exact."""
+    return 0.0 if seen.resampled is None else policy.noise
+
+
+def _static(policy: Policy, state: State, shares: TopicShares, seen: Observation) -> tuple[State, TopicShares | None]:
     """Shares stay."""
     return state, None
 
 
 def _topic_perplexity(
-    policy: Policy, state: State, shares: Shares, losses: Losses, tokens: int
-) -> tuple[State, Shares | None]:
+    policy: Policy, state: State, shares: TopicShares, seen: Observation
+) -> tuple[State, TopicShares | None]:
     """More of a topic whose held-out perplexity rose (Llama-3-SynE, arXiv 2407.18743).
 
     r_i(t) = r_i(t-1) f_i / sum_j r_j(t-1) f_j with f_i = 1 + alpha delta_i w_i, where delta_i is the normalised change
     of the perplexity p_i. The sign is the paper's. Ours, since the paper does not give them: alpha, w_i
     (`topic_weights`), the interval (`every_tokens`), the bounds, and the normaliser: delta_i is
     (p_i(t) - p_i(t-1)) / p_i(t-1) or, with `normaliser: largest`, that over the largest such change of any topic.
-    A topic whose perplexity was not measured keeps its share, and the sum is over the others.
+    Where no topic changed by more than noise, nothing moves, and the next change is counted from the same
+    perplexities, so that a slow one adds up. A topic whose perplexity was not measured keeps its share.
     """
-    ppl = {topic: math.exp(loss) for topic, loss in losses.items()}
-    before = state.get("ppl", {})
-    change = {topic: (ppl[topic] - before[topic]) / before[topic] for topic in ppl if topic in before}
+    ppl = {topic: math.exp(loss) for topic, loss in seen.losses.items()}
+    before, draws_before = state.get("ppl", {}), state.get("resampled", {})
+    change = Compared()
+    for topic in [topic for topic in ppl if topic in before]:
+        draws, old_draws = seen.draws(topic), np.array(draws_before.get(topic, ()))
+        paired = np.exp(draws - old_draws) - 1 if len(draws) and draws.shape == old_draws.shape else None
+        change.add(topic, (ppl[topic] - before[topic]) / before[topic], paired)
+    now = {"ppl": {**before, **ppl}, "resampled": {**draws_before, **_lists(seen)}}
+    if not change.values:
+        return now, None
+    deltas = change.beyond_noise(shares, _limit(policy, seen))
+    if deltas is None:
+        new_topics = {name: {**now[name], **old} for name, old in (("ppl", before), ("resampled", draws_before))}
+        return new_topics, None
     if policy.normaliser == "largest":
-        largest = max(map(abs, change.values()), default=0.0)
-        change = {topic: delta / largest if largest else 0.0 for topic, delta in change.items()}
-    factors = {
-        topic: max(0.0, 1 + policy.alpha * delta * policy.topic_weights.get(topic, 1.0))
-        for topic, delta in change.items()
-        if topic in shares
+        largest = max(map(abs, deltas.values()))
+        deltas = {topic: delta / largest if largest else 0.0 for topic, delta in deltas.items()}
+    wanted = {
+        topic: shares[topic] * max(0.0, 1 + policy.alpha * delta * policy.topic_weights.get(topic, 1.0))
+        for topic, delta in deltas.items()
     }
-    old_sum = sum(shares[topic] for topic in factors)
-    new_sum = sum(shares[topic] * factor for topic, factor in factors.items())
-    wanted = None
-    if new_sum > 0:
-        wanted = {**shares, **{topic: shares[topic] * f * old_sum / new_sum for topic, f in factors.items()}}
-    return {"ppl": {**before, **ppl}}, wanted
+    return now, wanted if sum(wanted.values()) > 0 else None
 
 
-def _velocity(policy: Policy, state: State, shares: Shares, losses: Losses, tokens: int) -> tuple[State, Shares | None]:
+def _velocity(policy: Policy, state: State, shares: TopicShares, seen: Observation) -> tuple[State, TopicShares | None]:
     """More of a topic that has come less far from its first loss to its target (Velocitune, arXiv 2411.14318).
 
     w_i(t) = w_i(t-1) exp(V_i) / sum_j w_j(t-1) exp(V_j) with V_i = (l_i - target_i) / (first_i - target_i), kept within
     0 and 1. The paper predicts the targets by a scaling law from small runs; here they are the setting `targets`, and
     where a topic has none, `target_ratio` times its first loss (ours).
     """
-    first = {**losses, **state.get("first", {})}
-    if not state:
-        return {"first": first}, None
-    wanted = {}
-    for topic, share in shares.items():
-        remaining = 0.0
-        if topic in losses:
-            target = policy.targets.get(topic, policy.target_ratio * first[topic])
-            distance = first[topic] - target
-            remaining = min(1.0, max(0.0, (losses[topic] - target) / distance)) if distance > 0 else 0.0
-        wanted[topic] = share * math.exp(remaining)
-    return {"first": first}, wanted
+    first = {**seen.losses, **state.get("first", {})}
+    first_draws = {**_lists(seen), **state.get("first_resampled", {})}
+    remaining = Compared()
+    for topic in shares if state else ():
+        draws, start_draws = seen.draws(topic), np.array(first_draws.get(topic, ()))
+        way = _remaining(policy, topic, seen.losses[topic], first[topic])
+        paired = None
+        if len(draws) and draws.shape == start_draws.shape:
+            pairs = zip(draws.tolist(), start_draws.tolist(), strict=True)
+            paired = np.array([_remaining(policy, topic, now, start) for now, start in pairs])
+        remaining.add(topic, way, paired)
+    ways = remaining.beyond_noise(shares, _limit(policy, seen)) if remaining.values else None
+    wanted = None if ways is None else {topic: shares[topic] * math.exp(way) for topic, way in ways.items()}
+    return {"first": first, "first_resampled": first_draws}, wanted
 
 
-def _bandit(policy: Policy, state: State, shares: Shares, losses: Losses, tokens: int) -> tuple[State, Shares | None]:
-    """Exp3 (Auer et al., SIAM J. Comput. 32, 2002); as in Online Data Mixing (arXiv 2312.02406) the reward is the loss.
+def _remaining(policy: Policy, topic: str, loss: float, first: float) -> float:
+    """The part of the way from the first loss to the target that is still to go, 0 to 1."""
+    target = policy.targets.get(topic, policy.target_ratio * first)
+    distance = first - target
+    return min(1.0, max(0.0, (loss - target) / distance)) if distance > 0 else 0.0
 
-    g_i <- g_i exp(eta x_i / (p_i K)) and p_i = (1 - gamma) g_i / sum_j g_j + gamma / K, where p_i is the share in
-    force, K the number of topics and x_i the loss over the largest loss of any topic. Every topic is drawn in every
-    interval, so each has its reward. gamma and eta are the settings `exploration` and `rate`.
+
+def _bandit(policy: Policy, state: State, shares: TopicShares, seen: Observation) -> tuple[State, TopicShares | None]:
+    """Exp3 where every arm is seen: Hedge (Auer et al., SIAM J. Comput. 32, 2002), with the loss as reward.
+
+    g_i <- g_i exp(eta x_i) and p_i = (1 - gamma) g_i / sum_j g_j + gamma / K, where K is the number of topics and x_i
+    the loss over the largest loss of any topic. Exp3 draws one arm a round and divides its reward by the probability of
+    the draw, so that the mean of what it adds to each arm is x_i; here every topic is trained on in every interval, so
+    each has its own x_i, undivided. That the reward is the loss is from Online Data Mixing (arXiv 2312.02406). gamma
+    and eta are the settings `exploration` and `rate`.
     """
-    if not losses:
-        return state, None
+    largest = max(seen.losses.values())
+    reward = Compared()
+    for topic, loss in seen.losses.items():
+        reward.add(topic, loss / largest if largest > 0 else 0.0, seen.draws(topic) / largest if largest > 0 else None)
+    rewards = reward.beyond_noise(shares, _limit(policy, seen))
     before: dict[str, float] = state.get("log_gain", {})
-    largest, count = max(losses.values()), len(shares)
-    gain = {}
-    for topic, share in shares.items():
-        start = before.get(topic, math.log(max(share, 1e-12)))
-        reward = losses.get(topic, 0.0) / largest if largest > 0 else 0.0
-        gain[topic] = start + policy.rate * reward / (max(share, 1e-12) * count)
+    gain = {topic: before.get(topic, math.log(max(share, 1e-12))) for topic, share in shares.items()}
+    if rewards is None:
+        return state, None
+    gain = {topic: value + policy.rate * rewards[topic] for topic, value in gain.items()}
     top = max(gain.values())
     gain = {topic: value - top for topic, value in gain.items()}
     total = sum(map(math.exp, gain.values()))
     wanted = {
-        topic: (1 - policy.exploration) * math.exp(value) / total + policy.exploration / count
+        topic: (1 - policy.exploration) * math.exp(value) / total + policy.exploration / len(gain)
         for topic, value in gain.items()
     }
-    return {"log_gain": gain}, wanted
+    return {"log_gain": {**before, **gain}}, wanted
 
 
-def _ado(policy: Policy, state: State, shares: Shares, losses: Losses, tokens: int) -> tuple[State, Shares | None]:
+def _ado(policy: Policy, state: State, shares: TopicShares, seen: Observation) -> tuple[State, TopicShares | None]:
     """More of a topic whose loss still falls fast by its scaling law (Adaptive Data Optimization, arXiv 2410.11820).
 
-    L_i(n) = e_i + b_i n^-a_i is fitted to the losses seen so far; with mu the first shares and h the smoothed shares
-    in force, rho_i is proportional to mu_i h_i^s a_i b_i n^-a_i (the fall per token; 1/n is common to all), and the new
-    shares are gamma_2 rho + (1 - gamma_2) times the mean of the rho so far, mu being the first. Ours: the losses are
-    the held-out ones of the validations, n is the tokens of the stage for every topic (the paper, too, counts all
-    tokens for each), and the fit is least squares over a grid of exponents. s, gamma_1, gamma_2: `credit_power`,
-    `credit_smoothing`, `preference_smoothing`. It takes part from the fourth validation after the first token on.
+    L_i(n) = e_i + b_i n^-a_i is fitted to the losses seen so far. With mu the first shares and h the smoothed shares
+    in force, the preference rho_i is proportional to mu_i (h_i (1 - h_i))^s a_i b_i n^-a_i (the fall per token; 1/n is
+    common to all), no less than 0.01; the new shares are gamma_2 rho + (1 - gamma_2) times the mean of the rho so far,
+    mu being the first. These are the equations of the authors' code (github.com/yidingjiang/ado), with its least
+    exponent of 0.05, all tokens as n for every topic, and s = 0.5. Different, each for a reason:
+
+    - The losses are those of validations, not of every batch: shares then follow held-out text, and no batch lacks a
+      topic. The authors' code has this too, as an option.
+    - h smooths the shares in force, one sample for each validation, not the drawn counts of each batch: the sampler
+      deals exactly these shares.
+    - The mean of the rho counts updates from 2 on. The code counts optimizer steps from 1,000 on, so that mu weighs as
+      much as 1,000 updates; with tens of validations the shares would never leave it.
+    - The fit is least squares over a grid of exponents, not L-BFGS on a Huber loss of logarithms from 512 starts: there
+      are tens of points without outliers, and every process must get the same bits.
+
+    s, gamma_1, gamma_2: `credit_power`, `credit_smoothing`, `preference_smoothing`. It acts from the fourth validation
+    after the first token on.
     """
-    prior: Shares = {**shares, **state.get("prior", {})}
-    recent: Shares = {**prior, **state.get("credit", {})}
-    mean: Shares = {**prior, **state.get("mean", {})}
+    prior: TopicShares = {**shares, **state.get("prior", {})}
+    recent: TopicShares = {**prior, **state.get("credit", {})}
+    mean: TopicShares = {**prior, **state.get("mean", {})}
+    smoothing = policy.credit_smoothing
     credit = {
-        topic: policy.credit_smoothing * share + (1 - policy.credit_smoothing) * recent[topic]
-        for topic, share in shares.items()
+        **recent,
+        **{topic: smoothing * share + (1 - smoothing) * recent[topic] for topic, share in shares.items()},
     }
-    history = [*state.get("history", []), *([[tokens, dict(losses)]] if tokens > 0 else [])]
+    history: list[Any] = state.get("history", [])
+    first_draws = state.get("first_resampled", {})
+    if seen.tokens > 0:
+        history = [*history, [seen.tokens, dict(seen.losses)]]
+        first_draws = {**_lists(seen), **first_draws}
     if len(history) > MAX_POINTS:
         history = [*history[:-1:2], history[-1]]
     count = int(state.get("count", 1))
-    next_state = {"prior": prior, "credit": credit, "history": history, "mean": mean, "count": count}
-    if len(history) < FIT_POINTS:
+    next_state: State = {"prior": prior, "credit": credit, "history": history, "first_resampled": first_draws}
+    next_state |= {"mean": mean, "count": count}
+    falls = _falls(history, shares, seen, first_draws).beyond_noise(shares, _limit(policy, seen))
+    if not falls or sum(falls.values()) <= 0.0:
         return next_state, None
-    fall = {topic: _fall(history, topic) for topic in shares}
-    preference = {topic: prior[topic] * credit[topic] ** policy.credit_power * fall[topic] for topic in shares}
-    total = sum(preference.values())
+    preference = {
+        topic: prior[topic] * (credit[topic] * (1 - credit[topic])) ** policy.credit_power * max(fall, 0.0)
+        for topic, fall in falls.items()
+    }
+    preference = _at_least(preference, LEAST_PREFERENCE)
+    of_these = sum(mean[topic] for topic in preference)
+    wanted = {
+        topic: policy.preference_smoothing * part + (1 - policy.preference_smoothing) * mean[topic] / of_these
+        for topic, part in preference.items()
+    }
+    new_mean = {topic: (mean[topic] * count + of_these * part) / (count + 1) for topic, part in preference.items()}
+    return next_state | {"mean": {**mean, **new_mean}, "count": count + 1}, wanted
+
+
+def _at_least(parts: TopicShares, least: float) -> TopicShares:
+    """Parts of 1, each at least so large before they are made to sum to 1 again."""
+    total = sum(parts.values())
     if total <= 0.0:
-        return next_state, None
-    preference = {topic: value / total for topic, value in preference.items()}
-    smoothing = policy.preference_smoothing
-    wanted = {topic: smoothing * preference[topic] + (1 - smoothing) * mean[topic] for topic in shares}
-    next_state["mean"] = {topic: (mean[topic] * count + preference[topic]) / (count + 1) for topic in shares}
-    next_state["count"] = count + 1
-    return next_state, wanted
+        return {topic: 1 / len(parts) for topic in parts}
+    raised = {topic: max(part / total, least) for topic, part in parts.items()}
+    total = sum(raised.values())
+    return {topic: part / total for topic, part in raised.items()}
 
 
-def _fall(history: list[Any], topic: str) -> float:
-    """-n dL/dn at the last observation by the fitted law; 0 where the topic was not observed often enough."""
-    points = [(tokens, losses[topic]) for tokens, losses in history if topic in losses]
-    if len(points) < FIT_POINTS:
-        return 0.0
-    exponent, scale = fit_power_law(np.array([float(n) for n, _ in points]), np.array([loss for _, loss in points]))
-    return exponent * scale * math.pow(points[-1][0], -exponent)
+def _falls(
+    history: list[Any], shares: TopicShares, seen: Observation, first_draws: Mapping[str, Sequence[float]]
+) -> Compared:
+    """-n dL/dn at the last observation by the fitted law, of the topics that were observed often enough.
+
+    The variance has two parts: that of the fit, from what the law leaves unexplained in all topics together, and that
+    of the held-out documents: the whole fall so far, worked out on documents drawn anew.
+    """
+    fits: dict[str, PowerLaw] = {}
+    whole: dict[str, tuple[float, float]] = {}
+    for topic in shares:
+        points = [(float(tokens), losses[topic]) for tokens, losses in history if topic in losses]
+        if len(points) >= FIT_POINTS:
+            tokens, losses = np.array(points).T
+            fits[topic] = fit_power_law(tokens, losses)
+            whole[topic] = losses[0] - losses[-1], len(points)
+    freedom = sum(points - 3 for _, points in whole.values())
+    scatter = sum(fit.squared_error for fit in fits.values()) / freedom if freedom else 0.0
+    falls = Compared()
+    for topic, fit in fits.items():
+        exponent = max(fit.exponent, LEAST_EXPONENT)
+        falls.values[topic] = exponent * fit.reducible
+        draws, start = seen.draws(topic), np.array(first_draws.get(topic, ()))
+        falls.variances[topic] = None
+        if len(draws) and draws.shape == start.shape:
+            fallen = whole[topic][0]
+            of_documents = float(np.mean((start - draws - fallen) ** 2))
+            # A law that is fitted to other documents has about the same shape: its fall is as the whole fall.
+            relative = of_documents / fallen**2 if fallen else math.inf
+            own = falls.values[topic] ** 2 * relative if falls.values[topic] else exponent**2 * of_documents
+            falls.variances[topic] = own + exponent**2 * scatter / fit.spread if fit.spread > 0 else None
+    return falls
 
 
-def fit_power_law(tokens: npt.NDArray[np.float64], losses: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Exponent a and scale b of L(n) = e + b n^-a, with b at least 0; least squares.
+@dataclass(frozen=True)
+class PowerLaw:
+    """L(n) = e + b n^-a, fitted."""
+
+    exponent: float
+    """a."""
+    scale: float
+    """b, 0 or above."""
+    reducible: float
+    """b n^-a at the last point."""
+    squared_error: float
+    """Sum over the points."""
+    spread: float
+    """Sum of squares of n^-a about their mean, in units of that at the last point."""
+
+
+def fit_power_law(tokens: Floats, losses: Floats) -> PowerLaw:
+    """Least squares over a grid of exponents.
 
     Args:
         tokens: [k], above 0.
@@ -169,7 +329,14 @@ def fit_power_law(tokens: npt.NDArray[np.float64], losses: npt.NDArray[np.float6
     scale = np.maximum(0.0, np.divide(centred @ fallen, spread, out=np.zeros_like(spread), where=spread > 0))
     errors = ((fallen[None, :] - scale[:, None] * centred) ** 2).sum(axis=1)
     best = int(np.argmin(errors))
-    return float(EXPONENTS[best]), float(scale[best] * tokens[-1] ** EXPONENTS[best])
+    exponent, reducible = float(EXPONENTS[best]), float(scale[best])
+    factor = float(tokens[-1] ** exponent)
+    return PowerLaw(exponent, reducible * factor, reducible, float(errors[best]), float(spread[best]))
+
+
+def _lists(seen: Observation) -> dict[str, list[float]]:
+    """What is kept of the draws, as JSON."""
+    return {topic: seen.draws(topic).tolist() for topic in seen.losses} if seen.resampled is not None else {}
 
 
 RULES: dict[str, Rule] = {
@@ -180,3 +347,6 @@ RULES: dict[str, Rule] = {
     "ado": _ado,
 }
 """Name in the recipe -> rule."""
+
+FIRST_UPDATE = {"static": 0, "topic_perplexity": 1, "velocity": 1, "bandit": 0, "ado": FIT_POINTS}
+"""Validations of a stage, that at its first token included, before the one at which a rule can first act."""

@@ -1,11 +1,10 @@
 """The one stateful loader: which row comes when, for every process of a run."""
 
-import copy
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +17,14 @@ from reprise.mixture.shares import MixtureBucket, ShareChange, Shares
 from reprise.mixture.turns import Turns
 from reprise.recipe.mixture import Stage
 from reprise.recipe.tokens import Rows
+from reprise.storage import Json
 from reprise.tokens.rows import DocumentSet, Row
 from reprise.tokens.store import TokenStore
-from reprise.workspace import Json, differences
+from reprise.workspace import differences
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 VERSION = 3
 NO_LOSS = -100
@@ -256,12 +258,19 @@ class Sampler:
         """Raise what `set_shares` would raise."""
         Shares(self.buckets, self._shares.shares).change(wanted, rows=self._rows, cause=cause)
 
-    def observe(self, losses: Mapping[Any, float], tokens: int | None = None) -> list[ShareChange]:
+    def observe(
+        self,
+        losses: Mapping[Any, float],
+        tokens: int | None = None,
+        resampled: Mapping[Any, Sequence[float]] | None = None,
+    ) -> list[ShareChange]:
         """Tell the policy the held-out losses; call it after each validation, with the same numbers in every process.
 
         Args:
-            losses: (name or language, source, topic) -> nats per token.
+            losses: (entry or language, source, topic) -> nats per token.
             tokens: trained on in this stage; None: `tokens_done`.
+            resampled: the same keys -> losses of held-out documents drawn anew: how far noise reaches. None: the losses
+                are exact.
 
         Returns:
             The changes that the policy made, in force from the next row on.
@@ -270,26 +279,24 @@ class Sampler:
         changes: list[ShareChange] = []
         for parent in dict.fromkeys(bucket.parents[-1] for bucket in self.buckets if bucket.topic is not None):
             topics = {
-                bucket.path: bucket
+                bucket.topic: bucket
                 for bucket in self.buckets
-                if bucket.parents[-1] == parent and bucket.topic is not None
+                if bucket.topic is not None and bucket.parents[-1] == parent and bucket.path not in self._ended
             }
-            seen = {
-                bucket.topic: loss for bucket in topics.values() if (loss := self._loss(losses, bucket)) is not None
-            }
-            old = {
-                bucket.topic: self._shares.shares[path] for path, bucket in topics.items() if path not in self._ended
-            }
+            old = {topic: self._shares.shares[bucket.path] for topic, bucket in topics.items()}
             total = sum(old.values())
             if total <= 0.0:
                 continue
-            shares = {str(topic): share / total for topic, share in old.items()}
+            shares = {topic: share / total for topic, share in old.items()}
+            seen = {topic: self._of_bucket(losses, bucket) for topic, bucket in topics.items()}
+            drawn = None if resampled is None else {t: self._of_bucket(resampled, b) or () for t, b in topics.items()}
             state, new = policies.update(
-                settings,
+                settings.of_source(parent),
                 self._policies.get(parent, {}),
                 shares,
-                {str(topic): loss for topic, loss in seen.items()},
+                {topic: float(loss) for topic, loss in seen.items() if loss is not None},
                 self.tokens_done if tokens is None else tokens,
+                drawn,
             )
             self._policies[parent] = state
             if new != shares:
@@ -299,10 +306,10 @@ class Sampler:
             self._put_in_force()
         return changes
 
-    def _loss(self, losses: Mapping[Any, float], bucket: MixtureBucket) -> float | None:
+    def _of_bucket(self, measured: Mapping[Any, T], bucket: MixtureBucket) -> T | None:
+        """What was measured of a bucket, under its entry's name or its language."""
         language = self._stage.mixture[bucket.entry].language
-        found = losses.get(tuple(bucket), losses.get((language, bucket.source, bucket.topic)))
-        return None if found is None else float(found)
+        return measured.get(tuple(bucket), measured.get((language, bucket.source, bucket.topic)))
 
     def state(self) -> dict[str, Json]:
         """Where the sampler stands, as JSON: what was handed out, and all that decides what comes next."""
@@ -324,7 +331,7 @@ class Sampler:
                 for one, credit in zip(self.opened, self._turns.credit, strict=True)
             ],
             "shares": dict(self._shares.shares),
-            "policies": copy.deepcopy(self._policies),
+            "policies": dict(self._policies),  # rules give back new states and never change one in place
         }
 
     def load_state(self, state: Mapping[str, Json], *, adopt: bool = False) -> list[ShareChange]:
@@ -378,7 +385,7 @@ class Sampler:
                 )
         self._turns.credit = credit
         self._turns.balance()
-        self._policies = copy.deepcopy(dict(state["policies"]))
+        self._policies = dict(state["policies"])
         self._shares = Shares(
             self.buckets, {**fresh.shares, **{k: v for k, v in state["shares"].items() if k in fresh.shares}}
         )
@@ -426,7 +433,7 @@ class Sampler:
 
     def _settings(self) -> dict[str, Json]:
         """Everything that decides the order, besides the store."""
-        decides = {"name", "mixture", "topics", "curriculum", "documents", "max_epochs"}
+        decides = {"mixture", "topics", "curriculum", "documents", "max_epochs"}
         return {
             "stage": self._stage.model_dump(mode="json", include=decides),
             "rows": self._rows_settings.model_dump(mode="json", exclude={"document_mask"}),

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from reprise.errors import UserError
 from reprise.mixture.sampler import Sampler
-from reprise.workspace import Json, digest, write_json
+from reprise.storage import Json, digest, write_json
 
 log = logging.getLogger(__name__)
 

@@ -22,6 +22,8 @@ from transformers.masking_utils import sdpa_mask
 
 BLOCKED = "reprise_blocked"
 VARLEN = "reprise_varlen"
+CAUSAL = "reprise_causal"
+"""PyTorch's kernel without a mask: rows are padded on the right, if at all."""
 BLOCK = 128
 """Queries in a block: best of 32 to 256 with one thread and with two (measured)."""
 _KERNEL_GROUPS_HEADS = "enable_gqa" in inspect.signature(varlen_attn).parameters
@@ -53,10 +55,21 @@ def choose_attention(
         if device.type == "cpu":
             model.set_attn_implementation(BLOCKED)
             return BLOCKED
-        if document_mask and device.type == "cuda" and runs_varlen(device, dtype) and fits_varlen(model.config):
-            model.set_attn_implementation(VARLEN)
-            return VARLEN
+        if device.type == "cuda":
+            chosen = _on_gpu(model.config, device, dtype, document_mask=document_mask)
+            if chosen is not None:
+                model.set_attn_implementation(chosen)
+                return chosen
     return current
+
+
+def _on_gpu(config: Any, device: torch.device, dtype: torch.dtype, *, document_mask: bool) -> str | None:
+    """The attention that takes the bounds of documents or windows, or none at all; None: that of transformers."""
+    if not (document_mask or _windows(config)) and _layer_kinds(config) == {"full_attention"} and _is_plain(config):
+        return CAUSAL
+    if runs_varlen(device, dtype) and fits_varlen(config):
+        return VARLEN
+    return None
 
 
 def runs_varlen(device: torch.device, dtype: torch.dtype) -> bool:
@@ -67,14 +80,27 @@ def runs_varlen(device: torch.device, dtype: torch.dtype) -> bool:
 def fits_varlen(config: Any) -> bool:
     """Whether every layer is what the kernel computes: causal attention over whole documents or a sliding window."""
     text = config.get_text_config()
-    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
-    features = ("attn_logit_softcapping", "attention_dropout", "attention_chunk_size")
     # DeepSeek's latent attention has values of another size than keys; flash attention takes up to 256 numbers a head.
     sizes = {getattr(text, name, None) for name in ("qk_head_dim", "v_head_dim")} - {None}
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     fits_heads = len(sizes) <= 1 and max([head_dim, *sizes]) <= 256 and head_dim % 8 == 0
-    plain = kinds <= {"full_attention", "sliding_attention"}
-    return plain and fits_heads and not any(getattr(text, name, None) for name in features)
+    known = _layer_kinds(config) <= {"full_attention", "sliding_attention"}
+    return known and fits_heads and _is_plain(config) and not getattr(text, "attention_dropout", None)
+
+
+def _layer_kinds(config: Any) -> set[str]:
+    return set(getattr(config.get_text_config(), "layer_types", None) or ["full_attention"])
+
+
+def _windows(config: Any) -> bool:
+    text = config.get_text_config()
+    return bool(getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True))
+
+
+def _is_plain(config: Any) -> bool:
+    """Whether scores go to the softmax as they are."""
+    text = config.get_text_config()
+    return not any(getattr(text, name, None) for name in ("attn_logit_softcapping", "attention_chunk_size"))
 
 
 def document_inputs(config: Any, position_ids: Tensor) -> dict[str, Any]:
@@ -175,8 +201,9 @@ def _varlen_forward(
 AttentionInterface.register(BLOCKED, _attention_forward)
 AttentionMaskInterface.register(BLOCKED, sdpa_mask)
 AttentionInterface.register(VARLEN, _varlen_forward)
-# VARLEN gets no function that makes masks: bounds take their place, and transformers then does not look at the
-# positions, which would make the host wait for the GPU in every forward pass.
+AttentionInterface.register(CAUSAL, sdpa_attention_forward)
+# These two get no function that makes masks. So transformers does not look for documents in the positions, which makes
+# the host wait for the GPU in every forward pass.
 
 
 class _BlockedAttention(torch.autograd.Function):

@@ -1,28 +1,61 @@
 """How much a token costs."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import AutoModelForCausalLM
 
 
-def count_parameters(config: Any) -> tuple[int, int]:
-    """Parameters of a causal LM, and those among them of input embeddings that multiply no matrix; loads no weights."""
+class ParameterCounts(NamedTuple):
+    """Parameters of a causal LM."""
+
+    total: int
+    lookup: int
+    """Of input embeddings that multiply no matrix: those that the output layer does not share."""
+    active: int
+    """That a token meets: all, less the experts that its router leaves out."""
+
+
+def count_parameters(config: Any) -> ParameterCounts:
+    """Count the parameters of a model by its configuration; loads no weights."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    total = sum(parameter.numel() for parameter in model.parameters())
+    text = config.get_text_config()
+    names = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+    experts = next((count for name in names if (count := getattr(text, name, None))), None)
+    chosen = getattr(text, "num_experts_per_tok", None) or getattr(text, "moe_k", None) or experts
+    total = inactive = 0
+    for name, parameter in model.named_parameters():
+        total += parameter.numel()
+        if experts and ".experts." in name:
+            inactive += parameter.numel() * (experts - chosen) // experts
     tied = model.get_input_embeddings().weight is getattr(model.get_output_embeddings(), "weight", None)
-    return total, 0 if tied else model.get_input_embeddings().weight.numel()
+    lookup = 0 if tied else model.get_input_embeddings().weight.numel()
+    return ParameterCounts(total, lookup, total - inactive)
 
 
 def training_flops_per_token(config: Any, seq_len: int) -> float:
     """Floating-point operations of forward and backward for one token of a row of `seq_len` tokens.
 
-    6 for each parameter that multiplies, and 12 * layers * heads * head size * seq_len for attention
-    (PaLM, arXiv 2204.02311, appendix B; the causal half is not subtracted, recomputed activations do not count).
+    6 for each parameter that multiplies, the chosen experts only, and for attention
+    6 * heads * (size of a key + size of a value) * context in each layer (PaLM, arXiv 2204.02311, appendix B: the
+    causal half is not subtracted; recomputed activations do not count).
     """
+    counts = count_parameters(config)
     text = config.get_text_config()
-    total, lookup = count_parameters(config)
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    attention = 12 * text.num_hidden_layers * text.num_attention_heads * head_dim * seq_len
-    return float(6 * (total - lookup) + attention)
+    key_size = getattr(text, "qk_head_dim", None) or head_dim
+    value_size = getattr(text, "v_head_dim", None) or head_dim
+    context = sum(_context(text, layer, seq_len) for layer in range(text.num_hidden_layers))
+    attention = 6 * text.num_attention_heads * (key_size + value_size) * context
+    return float(6 * (counts.active - counts.lookup) + attention)
+
+
+def _context(text: Any, layer: int, seq_len: int) -> float:
+    """Keys of a token in a layer, by the convention that a causal row of T tokens counts T: twice the mean."""
+    kinds = getattr(text, "layer_types", None)
+    window = getattr(text, "sliding_window", None)
+    windowed = kinds[layer] == "sliding_attention" if kinds else getattr(text, "use_sliding_window", True)
+    if not window or not windowed or window >= seq_len:
+        return float(seq_len)
+    return float(2 * window - window * window / seq_len)

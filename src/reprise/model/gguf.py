@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from reprise.errors import missing_extra
 from reprise.model.failures import explain_loading
 from reprise.model.weights import compare_loaded, not_finite, refuse_not_finite
-from reprise.workspace import digest, file_checksum
+from reprise.storage import digest, file_checksum
 
 
 def cache_folder() -> Path:

@@ -19,8 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORE = -100
-"""Label of a position that is not scored."""
+from reprise.model.loss import IGNORE, head_scaling, scale_logits
 
 _CHUNK_LOGITS = 2**24
 """Logits that exist at one time: 64 MB in float32."""
@@ -229,15 +228,7 @@ def _score_logits(logits: Tensor, labels: Tensor, with_greedy: bool) -> TokenSco
 
 def _logits(head: Any, hidden: Tensor, config: Any) -> Tensor:
     """The output layer with the scaling that some families (Gemma, Granite, Cohere) put after it."""
-    logits = F.linear(hidden, head.weight, getattr(head, "bias", None))
-    text_config = config.get_text_config()
-    if cap := getattr(text_config, "final_logit_softcapping", None):
-        logits = cap * torch.tanh(logits / cap)
-    if scaling := getattr(text_config, "logits_scaling", None):
-        logits = logits / scaling
-    if scale := getattr(text_config, "logit_scale", None):
-        logits = logits * scale
-    return logits
+    return scale_logits(F.linear(hidden, head.weight, getattr(head, "bias", None)), head_scaling(config))
 
 
 def has_known_head(model: Any, input_ids: Tensor) -> bool:

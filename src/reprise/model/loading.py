@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +19,13 @@ from transformers import (
 from transformers.utils.hub import cached_file
 
 from reprise.errors import UserError, missing_extra
+from reprise.model.check import DEQUANTIZED
 from reprise.model.failures import explain_loading
 from reprise.model.files import model_files, model_folder, sentencepiece_file
 from reprise.model.gguf import convert_gguf
-from reprise.model.weights import (
-    BIN,
-    INDEX,
-    SAFETENSORS,
-    StoredWeights,
-    are_names_of,
-    compare,
-    compare_loaded,
-    not_finite,
-    open_weights,
-    refuse_not_finite,
-)
+from reprise.model.weight_files import BIN, INDEX, SAFETENSORS, StoredWeights, open_weights
+from reprise.model.weights import are_names_of, compare, compare_loaded, not_finite, refuse_not_finite
 from reprise.recipe.model import Model
-
-_DEQUANTIZED = {"fp8", "mxfp4"}
-"""Quantized weights that transformers turns into ordinary ones while it loads them."""
 
 
 def locate_model(settings: Model) -> str:
@@ -80,7 +69,7 @@ def _read_config(settings: Model) -> Any:
             remedy="choose a model whose architecture ends in ForCausalLM",
         )
     method = quantization_method(config)
-    if method not in {None, *_DEQUANTIZED}:
+    if method not in {None, *DEQUANTIZED}:
         raise UserError(
             f"the weights of {settings.path} are quantized ({method}) and cannot be trained",
             where="model.path",
@@ -209,6 +198,36 @@ def open_model_weights(settings: Model) -> StoredWeights:
                 if any(folder.glob(f"{stem}*.{suffix}")):
                     break
         return open_weights(folder)
+
+
+_KEPT_FILES = (
+    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.tiktoken", "*.model",
+    "chat_template*", "*.jinja", "*.py", "LICENSE*", "NOTICE*",
+)  # fmt: skip
+"""What a published model takes from its base as it is: tokenizer, code, licence."""
+
+
+def copy_tokenizer_and_code(settings: Model, target: Path) -> None:
+    """Copy the files of a model's tokenizer, its own code and its licence, byte for byte.
+
+    Raises:
+        UserError: they cannot be downloaded.
+    """
+    path = locate_model(settings)
+    folder = Path(path)
+    if not folder.is_dir():
+        import huggingface_hub
+
+        with explain_loading(settings.path):
+            folder = Path(
+                huggingface_hub.snapshot_download(path, revision=settings.revision, allow_patterns=list(_KEPT_FILES))
+            )
+    for pattern in _KEPT_FILES:
+        for file in folder.rglob(pattern) if pattern == "*.py" else folder.glob(pattern):
+            if file.is_file() and file.suffix != ".gguf":
+                copied = target / file.relative_to(folder)
+                copied.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, copied)
 
 
 def load_generation_settings(settings: Model) -> GenerationConfig | None:

@@ -8,8 +8,13 @@ from torch import Tensor
 IGNORE = -100
 """Label of a position that is not trained on."""
 
-CHUNK_LOGITS = 2**24
-"""Logits that exist at one time: 64 MB in float32, and as much again to work in."""
+CHUNK_LOGITS = {"cpu": 2**24, "cuda": 2**27}
+"""Logits that exist at one time, by device: 64 MB and 512 MB in float32, and as much again to work in. A GPU is idle in
+small chunks, and has the memory; on a CPU larger ones fall out of the caches."""
+
+FEW_CHUNKS = 4
+"""Up to this many chunks the gradient of the output layer is summed in its own type, above in float32: in bfloat16 the
+relative error of the sum was 0.15 % for one chunk and 0.91 % for 63 (8,192 tokens, a vocabulary of 128,256)."""
 
 
 class HeadScaling(NamedTuple):
@@ -30,6 +35,13 @@ def head_scaling(config: Any) -> HeadScaling:
     return HeadScaling(scale, float(cap) if cap else None)
 
 
+def scale_logits(logits: Tensor, scaling: HeadScaling) -> Tensor:
+    """Logits as the family scales and caps them."""
+    if scaling.scale != 1.0:
+        logits = logits * scaling.scale
+    return logits if scaling.cap is None else scaling.cap * torch.tanh(logits / scaling.cap)
+
+
 def linear_cross_entropy(
     hidden: Tensor,
     weight: Tensor,
@@ -39,8 +51,9 @@ def linear_cross_entropy(
 ) -> Tensor:
     """Sum of the cross-entropy of `hidden @ weight.T + bias` in nats.
 
-    The gradient is worked out in the forward pass, chunk of tokens by chunk, so nothing of the size
-    [tokens, vocabulary] outlives a chunk and nothing is computed twice.
+    The gradient is computed in the forward pass, chunk of tokens by chunk, so nothing of the size
+    [tokens, vocabulary] outlives a chunk and nothing is computed twice. Positions that do not count are computed and
+    multiplied by zero: to leave them out, the host would have to wait for the device to learn how many there are.
 
     Args:
         hidden: float[n, d].
@@ -52,9 +65,6 @@ def linear_cross_entropy(
     Returns:
         float32 scalar. Its gradient may be taken once.
     """
-    counted = labels != IGNORE
-    if not bool(counted.all()):
-        hidden, labels = hidden[counted], labels[counted]
     loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, labels, scaling, bias)  # type: ignore[no-untyped-call]
     return loss
 
@@ -64,25 +74,26 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, scaling: HeadScaling, bias: Tensor | None
     ) -> Tensor:
-        rows = max(1, min(CHUNK_LOGITS // weight.shape[0], hidden.shape[0]))
+        rows = chunk_rows(hidden.shape[0], weight.shape[0], hidden.device)
         # Buffers for the largest chunk: memory of this size fresh from the system costs as much as a pass over it.
         raw = hidden.new_empty((rows, weight.shape[0]))
         wide = torch.empty((2, *raw.shape), dtype=torch.float32, device=raw.device)
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
         d_hidden = torch.empty_like(hidden)
-        d_weight = torch.zeros_like(weight)
-        d_bias = None if bias is None else torch.zeros_like(bias)
+        d_head = _HeadGradient(weight, bias, many=hidden.shape[0] > rows * FEW_CHUNKS)
         for start in range(0, hidden.shape[0], rows):
-            part = hidden[start : start + rows]
+            part, part_labels = hidden[start : start + rows], labels[start : start + rows]
             d_logits = raw[: len(part)]
+            counts = (part_labels != IGNORE).to(hidden.dtype)[:, None]
             torch.mm(part, weight.T, out=d_logits)
             if bias is not None:
                 d_logits += bias
-            loss += _loss_and_gradient(d_logits, wide[:, : len(part)], labels[start : start + rows], scaling)
+            losses = _losses_and_gradient(d_logits, wide[:, : len(part)], part_labels.clamp(min=0), scaling)
+            loss += (losses * counts[:, 0]).sum()
             torch.mm(d_logits, weight, out=d_hidden[start : start + rows])
-            d_weight.addmm_(d_logits.T, part)
-            if d_bias is not None:
-                d_bias += d_logits.sum(dim=0)
+            d_hidden[start : start + rows] *= counts
+            d_head.add(d_logits, part * counts, counts)
+        d_weight, d_bias = d_head.sums()
         ctx.gradients = (d_hidden, d_weight, d_bias)
         return loss
 
@@ -94,8 +105,38 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return scaled[0], scaled[1], None, None, scaled[2]
 
 
-def _loss_and_gradient(logits: Tensor, wide: Tensor, labels: Tensor, scaling: HeadScaling) -> Tensor:
-    """Sum of the losses; the logits are replaced by their gradient. Works in float32.
+def chunk_rows(tokens: int, vocabulary: int, device: torch.device) -> int:
+    """Tokens whose logits exist at one time."""
+    return max(1, min(CHUNK_LOGITS.get(device.type, CHUNK_LOGITS["cuda"]) // vocabulary, tokens))
+
+
+class _HeadGradient:
+    """Gradient of the output layer, summed over the chunks: in float32 where there are many."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, *, many: bool) -> None:
+        self._dtype = weight.dtype
+        summed = torch.float32 if many else weight.dtype
+        self._weight = torch.zeros(weight.shape, dtype=summed, device=weight.device)
+        self._bias = None if bias is None else torch.zeros(bias.shape, dtype=torch.float32, device=bias.device)
+
+    def add(self, d_logits: Tensor, hidden: Tensor, counts: Tensor) -> None:
+        """Add a chunk; `counts` [n, 1] is 1 where a position counts, else 0; `hidden` is multiplied by it."""
+        if self._weight.dtype == d_logits.dtype:
+            self._weight.addmm_(d_logits.T, hidden)
+        elif d_logits.is_cuda:
+            self._weight += torch.mm(d_logits.T, hidden, out_dtype=torch.float32)
+        else:
+            self._weight += torch.mm(d_logits.T, hidden)
+        if self._bias is not None:
+            self._bias += torch.mm(d_logits.T, counts)[:, 0]
+
+    def sums(self) -> tuple[Tensor, Tensor | None]:
+        """In the type of the weights."""
+        return self._weight.to(self._dtype), None if self._bias is None else self._bias.to(self._dtype)
+
+
+def _losses_and_gradient(logits: Tensor, wide: Tensor, labels: Tensor, scaling: HeadScaling) -> Tensor:
+    """The loss of each position, float32[n]; the logits are replaced by their gradient. Works in float32.
 
     Args:
         logits: float[n, vocabulary], before scaling.
@@ -110,7 +151,7 @@ def _loss_and_gradient(logits: Tensor, wide: Tensor, labels: Tensor, scaling: He
     if scaling.cap is not None:
         scores.div_(scaling.cap).tanh_().mul_(scaling.cap)
     torch._log_softmax(scores, 1, False, out=log_probabilities)
-    loss: Tensor = -log_probabilities.gather(1, labels[:, None]).sum()
+    losses: Tensor = -log_probabilities.gather(1, labels[:, None])[:, 0]
     d_scores = log_probabilities.exp_()
     d_scores.scatter_add_(1, labels[:, None], torch.full_like(labels[:, None], -1.0, dtype=torch.float32))
     if scaling.cap is not None:
@@ -118,4 +159,4 @@ def _loss_and_gradient(logits: Tensor, wide: Tensor, labels: Tensor, scaling: He
     if scaling.scale != 1.0:
         d_scores *= scaling.scale
     logits.copy_(d_scores)
-    return loss
+    return losses

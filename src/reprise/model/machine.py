@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from reprise.workspace import Json
+from reprise.storage import Json
 
 PACKAGES = ("reprise", "torch", "transformers", "safetensors", "numpy", "pyarrow", "tokenizers")
 """Packages whose versions can change a number."""

@@ -212,7 +212,7 @@ def _reference(tokenizer: Any, file: Path | None, sentencepiece_file: Path | Non
         return built if sentencepiece_file is None else _sentencepiece(sentencepiece_file, built)
     own_tokenizer = tokenizers.Tokenizer.from_file(str(file))
     own = _encode_with(own_tokenizer)
-    texts = _compared_texts(tokenizer)
+    texts = compared_texts(tokenizer)
     for text, theirs, right in zip(texts, built(texts), own(texts), strict=True):
         if not np.array_equal(theirs, right):
             raise UserError(
@@ -297,7 +297,7 @@ def _fastokens(
     """
     if not tokenizer.is_fast:
         return None, "the tokenizer has no tokenizer.json"
-    texts = _compared_texts(tokenizer)
+    texts = compared_texts(tokenizer)
     right = reference(texts)
     problem = ""
     for opened in (early, None):
@@ -333,7 +333,7 @@ def _open_fastokens(tokenizer_json: str) -> EncodeBatch:
     return encode
 
 
-def _compared_texts(tokenizer: Any) -> list[str]:
+def compared_texts(tokenizer: Any) -> list[str]:
     """Text on which two ways of encoding are compared: hard text, and the spelling of every added token."""
     return [*HARD_TEXT, *sorted(token.content for token in tokenizer.added_tokens_decoder.values())]
 

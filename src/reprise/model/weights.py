@@ -1,150 +1,27 @@
-"""What the weight files of a model folder hold, and whether that is what the model needs.
+"""Compare the tensors of a model's files with those that the model needs.
 
-An index decides where there is one: `model.safetensors.index.json`, else `model.safetensors`, else the same of
-`pytorch_model.bin`. Whatever else lies in the folder, such as shards of an older save, is left alone. Every tensor of
-the model must be in these files, with its shape and as floating-point numbers, and nothing else may be: a tensor that
-is missing would be filled with random numbers, one too many belongs to another architecture.
+Every tensor of the model must be in the files, with its shape and as floating-point numbers, and nothing else may be: a
+tensor that is missing would be filled with random numbers, one too many belongs to another architecture.
 """
 
-import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter
 
 from reprise.errors import UserError
+from reprise.model.weight_files import StoredWeights, show_names
 
-SAFETENSORS, BIN = "model.safetensors", "pytorch_model.bin"
-INDEX = ".index.json"
-
-_LFS_POINTER = b"version https://git-lfs"
 _FLOATING = {"F64", "F32", "F16", "BF16", "float64", "float32", "float16", "bfloat16"}
 _CONSTANTS = {"inv_freq", "position_ids", "masked_bias"}
 """Last part of the name of tensors that older files hold and no model learns."""
-_SHOWN_NAMES = 5
-
-
-class StoredWeights:
-    """The tensors of a model folder, by name; none is read before it is asked for."""
-
-    def __init__(self, folder: Path, files: Mapping[str, Path], is_safetensors: bool) -> None:
-        self.folder, self.is_safetensors = folder, is_safetensors
-        self.files = dict(files)
-        """Name of a tensor -> the file that has it."""
-
-    def open(self) -> dict[str, Any]:
-        """Name -> what gives the tensor when it is indexed (`[:]` all of it), with `get_shape` and `get_dtype`."""
-        return {name: entry for path in self.paths for name, entry in self._open_file(path)}
-
-    @property
-    def paths(self) -> list[Path]:
-        """The files in use."""
-        return sorted(set(self.files.values()))
-
-    def _open_file(self, path: Path) -> Iterator[tuple[str, Any]]:
-        names = [name for name, file in self.files.items() if file == path]
-        if self.is_safetensors:
-            handle: Any = safe_open(path, "pt")
-            yield from ((name, handle.get_slice(name)) for name in names)
-        else:
-            tensors = _read_bin(path)
-            yield from ((name, tensors[name]) for name in names)
-
-
-def open_weights(folder: Path) -> StoredWeights:
-    """The tensors that a model folder holds, by its index where it has one.
-
-    Raises:
-        UserError: there are no weights; a file of the index is missing, cut off, a pointer of Git LFS or lacks a
-            tensor; or the folder holds an adapter.
-    """
-    if (folder / "adapter_config.json").is_file():
-        raise UserError(
-            "the folder holds an adapter (adapter_config.json), not the weights of a model",
-            where=str(folder),
-            remedy="merge the adapter into its base model and name the folder of the merged model",
-        )
-    for name in (SAFETENSORS, BIN):
-        if (folder / f"{name}{INDEX}").is_file():
-            return _open_index(folder, name)
-        if (folder / name).is_file():
-            path = folder / name
-            return StoredWeights(folder, dict.fromkeys(_names_in(path), path), name == SAFETENSORS)
-    others = sorted(path.name for path in folder.iterdir() if path.suffix in {".safetensors", ".bin", ".pth", ".gguf"})
-    has = f", only {', '.join(others[:_SHOWN_NAMES])}" if others else ""
-    raise UserError(
-        f"the model folder has neither {SAFETENSORS} nor {SAFETENSORS}{INDEX}{has}",
-        where=str(folder),
-        remedy="download the model again, with all its files; a .gguf file is named by model.gguf_file",
-    )
-
-
-def _open_index(folder: Path, name: str) -> StoredWeights:
-    index = folder / f"{name}{INDEX}"
-    try:
-        listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        listed = {str(tensor): str(file) for tensor, file in listed.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"the index of the weights cannot be read ({error})", where=str(index), remedy=_DOWNLOAD
-        ) from None
-    files: dict[str, Path] = {}
-    for file in sorted(set(listed.values())):
-        path = folder / file
-        if not path.is_file():
-            raise UserError(f"the index names {file}, which is missing", where=str(index), remedy=_DOWNLOAD)
-        names = [tensor for tensor, listed_in in listed.items() if listed_in == file]
-        if absent := sorted(set(names) - set(_names_in(path))):
-            raise UserError(f"{file} lacks {show_names(absent)}, which the index has there", where=str(index),
-                            remedy=_DOWNLOAD)  # fmt: skip
-        files |= dict.fromkeys(names, path)
-    return StoredWeights(folder, files, name == SAFETENSORS)
-
-
-def _names_in(path: Path) -> list[str]:
-    """Names of the tensors of a file.
-
-    Raises:
-        UserError: it is cut off or something else than weights.
-    """
-    with path.open("rb") as file:
-        if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
-            raise UserError(
-                "the file is a pointer of Git LFS, not the weights", where=str(path), remedy="run `git lfs pull`"
-            )
-    if path.suffix != ".safetensors":
-        return list(_read_bin(path))
-    try:
-        with safe_open(path, "pt") as handle:
-            return list(handle.keys())
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"the weights cannot be read: {error}", where=str(path), remedy=_DOWNLOAD) from None
-
-
-def _read_bin(path: Path) -> dict[str, Any]:
-    """Tensors of a file of `torch.save`, mapped where its format allows."""
-    try:
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError:  # written by torch before 1.6
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"the weights cannot be read: {first_line}", where=str(path), remedy=_DOWNLOAD) from None
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise UserError("the file holds something else than named tensors", where=str(path), remedy=_DOWNLOAD)
-    return content
-
-
-_DOWNLOAD = "download the model again, with all its files"
 
 
 def are_names_of(model: PreTrainedModel, stored: StoredWeights) -> bool:
@@ -299,9 +176,3 @@ def not_finite(model: nn.Module) -> list[str]:
     # A buffer may be a mask, where minus infinity is meant.
     nans = [name for name, value in model.named_buffers() if bool(value.isnan().any())]
     return [name for name, value in model.named_parameters() if not bool(value.isfinite().all())] + nans
-
-
-def show_names(names: Sequence[str]) -> str:
-    """The first few names, and how many there are besides."""
-    more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
-    return ", ".join(names[:_SHOWN_NAMES]) + more

@@ -23,9 +23,14 @@ Name = TypeVar("Name", str, str | None)
 class Input(Settings):
     """One set of files."""
 
+    places: ClassVar[frozenset[str]] = frozenset({"path"})
+
     path: str
     """A file, folder, glob or URL (`hf://`, `s3://`, `gs://`); `package:NAME/...` looks inside an installed package."""
-    format: Literal["auto", "jsonl", "json", "csv", "tsv", "parquet", "arrow", "text"] = "auto"
+    format: Literal[
+        "auto", "jsonl", "json", "csv", "tsv", "parquet", "arrow", "text", "html", "warc", "pdf", "docx", "epub", "tar",
+        "zip",
+    ] = "auto"  # fmt: skip
     """File format; `auto` goes by the file name (docs/documents.md lists them)."""
     encoding: str = "auto"
     """Encoding of text files, such as gb18030 or cp1252; `auto`: UTF-8, or UTF-16 and UTF-32 where the bytes say so."""
@@ -39,6 +44,13 @@ class Input(Settings):
     """Share of the documents that is taken, chosen by a hash of the text; the others are counted and left out."""
     lone_surrogates: Literal["reject", "repair"] = "reject"
     """Half characters, as faulty programs write them: `repair` writes U+FFFD in their place."""
+    html: Literal["prose", "trafilatura", "resiliparse"] = "prose"
+    """Text of web pages: `prose`: all but menus, for manuals and books; `trafilatura`: the article of a page of the
+    web; `resiliparse`: the same, about twenty times as fast and less exact."""
+    parse_seconds: Annotated[float, Field(gt=0.0)] = 60.0
+    """Time for one web page, PDF, DOCX or EPUB; one that takes longer is rejected."""
+    parse_memory_gb: Annotated[float, Field(gt=0.0)] = 2.0
+    """Memory for one of them; one that takes more is rejected."""
 
     @field_validator("encoding")
     @classmethod
@@ -139,7 +151,7 @@ class Deduplicate(Settings):
     """Words to a shingle, in languages that put spaces between words."""
     shingle_chars: Annotated[int, Field(ge=1)] = 8
     """Characters to a shingle, in languages that do not (Chinese, Japanese, Thai)."""
-    permutations: Annotated[int, Field(ge=16)] = 128
+    permutations: Annotated[int, Field(ge=16, le=4096)] = 128
     """Hash functions of MinHash."""
     bands: Annotated[int, Field(ge=0)] = 0
     """Bands of the hashing; 0: so many that two documents at the threshold are compared with probability 0.99."""
@@ -156,6 +168,8 @@ class Deduplicate(Settings):
 
 class Decontaminate(Settings):
     """Drop documents that hold benchmark questions."""
+
+    places: ClassVar[frozenset[str]] = frozenset({"extra_benchmarks"})
 
     enabled: bool = True
     """Scoring and training refuse text that was not decontaminated unless this is false."""
@@ -181,6 +195,8 @@ class LabelGenerator(Generator):
 class Llm(Settings):
     """Labels for a sample of the documents, asked of a language model; the classifier learns from them."""
 
+    places: ClassVar[frozenset[str]] = frozenset({"prompts"})
+
     sample_per_source: Annotated[Count, Field(ge=1)] = 5000
     """Documents of each language and source that are asked about: those with the smallest hash of the text."""
     max_chars: Annotated[Count, Field(ge=100)] = 4000
@@ -192,6 +208,8 @@ class Llm(Settings):
 
 class Encoder(Settings):
     """A sequence classifier of transformers that is fine-tuned on the labels."""
+
+    places: ClassVar[frozenset[str]] = frozenset({"model"})
 
     model: str | None = None
     """Model directory or name, such as huawei-noah/TinyBERT_General_4L_312D."""
@@ -282,6 +300,8 @@ class Documents(Settings):
     """Share of the documents that is held out, chosen by a hash of the text; unused where the files give a split."""
     max_reject_share: Share = 0.01
     """More unreadable documents than this share stop the run."""
+    max_drop_share: Share = 0.3
+    """A stage that drops more than this share of a language and source, with confidence 0.95, stops; 1: none does."""
     clean: Clean = Clean()
     deduplicate: Deduplicate = Deduplicate()
     decontaminate: Decontaminate = Decontaminate()

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -65,6 +65,8 @@ class Backend(Settings):
 
 class Evaluation(Settings):
     """Held-out bits per byte, benchmarks, and the retention verdict."""
+
+    places: ClassVar[frozenset[str]] = frozenset({"data"})
 
     benchmarks: list[str] = []
     """Benchmarks or suites (`quick`, `guards`, `paper`); documents that hold their questions are dropped."""

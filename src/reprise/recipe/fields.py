@@ -1,7 +1,8 @@
 """The kinds of value that settings are made of."""
 
 import urllib.parse
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -19,6 +20,45 @@ class Settings(BaseModel):
 
     means: ClassVar[frozenset[str]] = frozenset()
     """Names of fields that change nothing in what a stage writes but its speed and its records."""
+    places: ClassVar[frozenset[str]] = frozenset()
+    """Names of fields that say where files are. Of files on this machine the content decides, not the place."""
+
+    def idle(self) -> frozenset[str]:
+        """Names of fields that change nothing under the values of the other fields."""
+        return frozenset()
+
+
+def decisive(value: Any) -> Any:
+    """What of a setting can change the output of a stage, as JSON.
+
+    Left out are the fields in `means` and `idle`, and the places of files that are on this machine: their content goes
+    into the fingerprint by itself.
+    """
+    if isinstance(value, Settings):
+        names = [name for name in type(value).model_fields if name not in value.means | value.idle()]
+        return {
+            name: _outside(getattr(value, name)) if name in value.places else decisive(getattr(value, name))
+            for name in names
+        }
+    if isinstance(value, dict):
+        return {str(key): decisive(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [decisive(inner) for inner in value]
+    return value
+
+
+def _outside(place: Any) -> Any:
+    """A place, or null where it is on this machine."""
+    if isinstance(place, list):
+        return [_outside(inner) for inner in place]
+    if not isinstance(place, str) or "://" in place:
+        return place
+    is_here = place.startswith("package:") or Path(place).expanduser().exists() or any(c in place for c in "*?[")
+    return None if is_here else place
+
+
+MAX_COUNT = 10**15
+"""Largest count: 60 times the tokens of the largest training run so far."""
 
 
 def parse_count(value: Any) -> Any:
@@ -30,8 +70,10 @@ def parse_count(value: Any) -> Any:
     try:
         number = Decimal(text[: len(text) - len(suffix)]) * _SUFFIXES[suffix]
         is_whole = number == number.to_integral_value()
-    except InvalidOperation:
+    except ArithmeticError:
         raise ValueError(f"{value!r} is not a count; write for example 92.5B, 40M, 8k or 512") from None
+    if number.is_finite() and abs(number) > MAX_COUNT:
+        raise ValueError(f"{value!r} is more than {float(MAX_COUNT):.0e}")
     if not number.is_finite() or not is_whole:
         raise ValueError(f"{value!r} is not a whole number")
     return int(number)

@@ -1,6 +1,6 @@
 """A model that answers requests: for labels and for synthesis."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -9,6 +9,8 @@ from reprise.recipe.fields import Count, ServerUrl, Settings, Share
 
 class Generator(Settings):
     """What writes the answers."""
+
+    places: ClassVar[frozenset[str]] = frozenset({"model"})
 
     kind: Literal["transformers", "openai", "vllm"] = "transformers"
     """`transformers`: in this process. `openai`: any OpenAI-compatible server. `vllm`: vLLM's engine, in process."""

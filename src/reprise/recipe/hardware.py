@@ -6,14 +6,42 @@ from pydantic import Field
 
 from reprise.recipe.fields import Count, Settings
 
-PEAK_BF16_TFLOPS = {"A100": 312.0, "H100": 989.4, "H200": 989.4, "B200": 2250.0, "L40S": 362.0, "RTX4090": 165.2}
-"""Dense bf16 peak in TFLOP/s, from the vendor's data sheets."""
+PEAK_BF16_TFLOPS = {
+    "A10": 125.0,  # NVIDIA A10 data sheet
+    "A10G": 70.0,  # NVIDIA A10G data sheet (AWS G5)
+    "A100": 312.0,  # NVIDIA A100 data sheet
+    "H20": 148.0,  # NVIDIA H20 data sheet
+    "H100": 989.4,  # NVIDIA H100 data sheet, SXM
+    "H100PCIe": 756.5,  # the same
+    "H100NVL": 835.5,  # the same
+    "H800": 989.4,  # as H100 SXM; its links are slower
+    "H800PCIe": 756.5,
+    "H200": 989.4,  # NVIDIA H200 data sheet, SXM
+    "H200NVL": 835.5,  # the same
+    "B200": 2250.0,  # NVIDIA DGX B200 data sheet, an eighth
+    "L4": 121.0,  # NVIDIA L4 data sheet, half of the sparse figure
+    "L40": 181.05,  # NVIDIA L40 data sheet
+    "L40S": 362.0,  # NVIDIA L40S data sheet
+    "RTX3090": 71.0,  # NVIDIA Ampere GA102 white paper, float32 accumulation
+    "RTX4090": 165.2,  # NVIDIA Ada white paper, float32 accumulation
+    "RTX5090": 209.5,  # NVIDIA RTX Blackwell white paper, float32 accumulation
+    "MI300X": 1307.4,  # AMD Instinct MI300X data sheet
+}
+"""Dense bf16 peak in TFLOP/s, from the vendor's documents: half of what they print for sparse matrices."""
+
+MEMORY_GB = {
+    "A10": 24.0, "A10G": 24.0, "A100": 80.0, "H20": 96.0, "H100": 80.0, "H100PCIe": 80.0, "H100NVL": 94.0, "H800": 80.0,
+    "H800PCIe": 80.0, "H200": 141.0, "H200NVL": 141.0, "B200": 180.0, "L4": 24.0, "L40": 48.0, "L40S": 48.0,
+    "RTX3090": 24.0, "RTX4090": 24.0, "RTX5090": 32.0, "MI300X": 192.0,
+}  # fmt: skip
+"""Memory as the same documents name it; an A100 may also have 40 GB."""
 
 
 def peak_bf16_tflops(device_name: str) -> float | None:
     """Peak of the GPU that calls itself so, such as `NVIDIA H100 80GB HBM3`; None where it is not known."""
     squeezed = device_name.replace(" ", "")
-    return next((peak for name, peak in PEAK_BF16_TFLOPS.items() if name in squeezed), None)
+    names = sorted(PEAK_BF16_TFLOPS, key=len, reverse=True)  # L40S is no L4
+    return next((PEAK_BF16_TFLOPS[name] for name in names if name in squeezed), None)
 
 
 class Hardware(Settings):
@@ -21,8 +49,12 @@ class Hardware(Settings):
 
     gpu: str = "H100"
     """Named GPU of the estimate."""
+    gpus: Count = 0
+    """GPUs that train together, for the plan; 0: one, or as many processes as there are in a run."""
+    memory_gb: Annotated[float, Field(ge=0.0)] = 0.0
+    """Memory of each in 10^9 bytes; 0: that of the named GPU."""
     parameters: Count | None = None
-    """Parameters of the model, for the plan where its configuration is not at hand."""
+    """Parameters of the model, for the plan where its configuration cannot be read."""
     utilisation: Annotated[float, Field(gt=0.0, le=1.0)] = 0.4
     """Share of the peak that training reaches (MFU)."""
     price_per_hour: Annotated[float, Field(ge=0.0)] = 0.0

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.resources
+import json
 import types
 import typing
 from collections.abc import Sequence
@@ -55,20 +56,66 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     return parse_recipe(text, overrides, where=str(path))
 
 
+def open_recipe(path: Path, overrides: Sequence[str] | None) -> Recipe:
+    """The recipe of a file, or the one that a run's folder keeps; the folder is then the workspace, wherever it is.
+
+    Raises:
+        UserError: as `load_recipe`.
+    """
+    if path.is_dir():
+        return load_recipe(path / "recipe.yaml", [*(overrides or []), f"workspace={json.dumps(str(path))}"])
+    return load_recipe(path, overrides or [])
+
+
 def parse_recipe(text: str, overrides: Sequence[str] = (), where: str = "recipe") -> Recipe:
     """`load_recipe` for text that is in memory already."""
     try:
-        data = yaml.safe_load(text)
+        data = yaml.load(text, _Loader)
+        _check_size(data, where)
+    except RecursionError:
+        raise UserError("the recipe is nested too deeply", where=where, remedy="see `reprise init`") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error)
-        raise UserError(f"not valid YAML: {problem}", where=f"{where}{line}", remedy="mend this line") from None
+        raise UserError(f"not valid YAML: {problem}", where=f"{where}{line}", remedy="correct this line") from None
     if not isinstance(data, dict):
         raise UserError("a recipe is a list of settings, `name: value`", where=where, remedy="see `reprise init`")
     for override in overrides:
         apply_override(data, override)
     return check(Recipe, data, where)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without tags; a key that is given twice in one mapping is an error, not a silent choice of the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    problem = f"the setting `{key.value}` is given twice"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+
+MAX_VALUES = 100_000
+"""Values of a recipe, aliases counted as often as they are used."""
+
+
+def _check_size(data: Any, where: str) -> None:
+    """Refuse a recipe that a few lines of aliases blow up."""
+    count, queue = 0, [data]
+    while queue:
+        value = queue.pop()
+        count += 1
+        if count > MAX_VALUES:
+            raise UserError(f"the recipe has more than {MAX_VALUES:,} values", where=where, remedy="use fewer aliases")
+        if isinstance(value, dict):
+            queue += value.values()
+        elif isinstance(value, list):
+            queue += value
 
 
 def check(section: type[Section], data: Any, where: str) -> Section:
@@ -97,9 +144,12 @@ def apply_override(data: dict[str, Any], override: str) -> None:
             node[key] = {}
         node = _child(node, key, ".".join(parents[: depth + 1]), override)
     try:
-        parsed = yaml.safe_load(value) if value else None
-    except yaml.YAMLError:
-        raise UserError(f"{value!r} is not valid YAML", where=override, remedy="quote it, or mend the value") from None
+        parsed = yaml.load(value, _Loader) if value else None
+    except (yaml.YAMLError, RecursionError):
+        shown = value if len(value) <= 60 else f"{value[:60]}..."
+        raise UserError(
+            f"{shown!r} is not valid YAML", where=override[:120], remedy="quote it, or correct the value"
+        ) from None
     if isinstance(node, list):
         _child(node, last, dotted, override)
         node[int(last)] = parsed

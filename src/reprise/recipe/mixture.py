@@ -1,7 +1,7 @@
 """Which text a stage trains on, in which shares and in which order."""
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -53,8 +53,11 @@ class Policy(Settings):
     """`topic_perplexity` is the paper's rule: more of a topic whose perplexity rose. The others are its rivals."""
     alpha: Annotated[float, Field(ge=0.0)] = 1.0
     """Strength of the change (ours: the paper does not give it)."""
+    noise: Annotated[float, Field(ge=0.0)] = 3.0
+    """A topic that differs from the mean of its source by less than this many standard errors of the held-out documents
+    counts as the mean; 0: every difference counts (ours)."""
     topic_weights: dict[str, Annotated[float, Field(ge=0.0)]] = {}
-    """Topic -> how strongly its change counts; 1 where a topic is not named (ours)."""
+    """Topic, or its path such as `zh/web/Law` -> how strongly its change counts; 1 where it is not named (ours)."""
     normaliser: Literal["relative", "largest"] = "relative"
     """A perplexity's change counts relative to its value before, or also to the largest change of any topic (ours)."""
     every_tokens: Count = 0
@@ -66,19 +69,38 @@ class Policy(Settings):
     max_step: Share = 0.03
     """Largest change of a share in one update (3 %, as the same group's next model); 1 leaves a rule free."""
     targets: dict[str, Annotated[float, Field(gt=0.0)]] = {}
-    """`velocity`: topic -> held-out loss, in nats per token, that it is to reach."""
+    """`velocity`: topic, or its path such as `zh/web/Law` -> held-out loss, in nats per token, that it is to reach."""
     target_ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.9
     """`velocity`: target of the other topics, as a share of their first loss (ours)."""
     exploration: Share = 0.1
-    """`bandit`: share that is dealt equally (gamma of Exp3)."""
+    """`bandit` (Exp3 with every arm seen: Hedge): share that is dealt equally (gamma)."""
     rate: Annotated[float, Field(gt=0.0)] = 0.3
-    """`bandit`: how fast rewards tell (eta of Exp3)."""
+    """`bandit`: how fast rewards tell (eta)."""
     credit_power: Share = 0.5
     """`ado`: how much recent use counts (s)."""
     credit_smoothing: Share = 0.1
     """`ado`: weight of the newest shares in the recent use (gamma 1)."""
     preference_smoothing: Share = 0.1
     """`ado`: weight of the newest preference against the mean of all so far (gamma 2)."""
+
+    def of_source(self, path: str) -> "Policy":
+        """The policy of one split source, its settings for topics keyed by topic; a path counts more than a topic.
+
+        Args:
+            path: such as `zh/web`.
+        """
+        resolved = {
+            name: {key: value for key, value in given.items() if "/" not in key}
+            | {key.removeprefix(f"{path}/"): value for key, value in given.items() if key.startswith(f"{path}/")}
+            for name, given in (("targets", self.targets), ("topic_weights", self.topic_weights))
+        }
+        return self.model_copy(update=resolved)
+
+    @model_validator(mode="after")
+    def _floor_under_cap(self) -> "Policy":
+        if self.floor > self.cap:
+            raise ValueError(f"floor={self.floor:g} is over cap={self.cap:g}")
+        return self
 
 
 class Topic(Settings):
@@ -93,6 +115,8 @@ class Topic(Settings):
 
 class Stage(Settings):
     """One stage of training."""
+
+    means: ClassVar[frozenset[str]] = frozenset({"name"})
 
     name: str
     """A word for the logs and the report."""

@@ -1,12 +1,14 @@
 """The base model."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from reprise.recipe.fields import Settings
 
 
 class Model(Settings):
     """The open model that is trained on, and that scores perplexity."""
+
+    places: ClassVar[frozenset[str]] = frozenset({"path"})
 
     path: str
     """A Hugging Face model directory or Hub name; `package:NAME` is the folder of an installed Python package."""

@@ -1,5 +1,7 @@
 """The recipe: the root of all settings, and the checks that span sections."""
 
+from typing import Annotated, ClassVar
+
 from pydantic import Field, model_validator
 
 from reprise.recipe.documents import Documents
@@ -17,11 +19,13 @@ from reprise.recipe.training import Training
 class Recipe(Settings):
     """All settings of a run."""
 
+    means: ClassVar[frozenset[str]] = frozenset({"workspace"})
+
     name: str
     """Name of the run, for the report."""
     workspace: str
     """Folder for everything the run writes; relative to the current folder."""
-    seed: int = 17
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 17
     """Seed of every random choice."""
     model: Model
     documents: Documents = Documents()

@@ -1,7 +1,7 @@
 """Question-answer documents made from seed documents."""
 
 import math
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -49,6 +49,8 @@ class Seeds(Settings):
 class Code(Settings):
     """New programming problems after a bank of known ones."""
 
+    places: ClassVar[frozenset[str]] = frozenset({"problems"})
+
     requests: Count = 0
     """How many problems are asked for."""
     problems: str | None = None
@@ -59,6 +61,8 @@ class Code(Settings):
     """Longest run of one program against its tests."""
     max_memory_mb: Annotated[int, Field(ge=64)] = 512
     """Address space of one program."""
+    min_mutation_score: Share = 0.6
+    """Share of up to 20 wrong versions of a program on which its tests must fail; all stand-ins must fail anyway."""
 
 
 class Checks(Settings):
@@ -90,6 +94,8 @@ class Checks(Settings):
 
 class Synthesis(Settings):
     """Seeds in, checked question-answer documents out."""
+
+    places: ClassVar[frozenset[str]] = frozenset({"prompts"})
 
     enabled: bool = False
     """Make synthetic documents. They enter the mixture as the source `synthetic`."""

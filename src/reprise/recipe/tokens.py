@@ -17,7 +17,7 @@ class Tokens(Settings):
 class Rows(Settings):
     """Fixed-length rows over the token store: an index, no copy."""
 
-    seq_len: Annotated[int, Field(ge=8)] = 8192
+    seq_len: Annotated[int, Field(ge=8, le=2**24)] = 8192
     """Tokens in a row."""
     packing: Literal["concat", "best_fit"] = "concat"
     """`concat` (the paper): documents joined by EOS and cut. `best_fit`: whole documents together, padded."""

@@ -6,13 +6,16 @@ from pydantic import Field, model_validator
 
 from reprise.recipe.fields import Count, Settings, Share
 
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
+"""Decay rate of a mean that forgets."""
+
 
 class Optimizer(Settings):
     """AdamW."""
 
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
     """Decay rates of the two moments."""
-    eps: float = 1e-8
+    eps: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-8
     """Added to the root of the second moment."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.1
     """On matrices only: not on norms, biases and embeddings."""
@@ -54,6 +57,17 @@ class Guards(Settings):
     """`raise_share`: added to the language's share of the stage at each measurement at which it is not back."""
     retention_cap: Share = 0.9
     """`raise_share`: no further than this."""
+
+    def idle(self) -> frozenset[str]:
+        """What a guard that only warns looks at does not change the model."""
+        spike = {"spike", "spike_sigmas", "spike_window"} if self.spike in ("off", "log") else set()
+        retention = set() if self.acts_on_retention else {"retention", "retention_step", "retention_cap"}
+        return frozenset(spike | retention)
+
+    @property
+    def acts_on_retention(self) -> bool:
+        """Whether a kept language that got worse changes the training, not only the log."""
+        return self.retention in ("stop", "raise_share")
 
 
 class Checkpoints(Settings):
@@ -115,6 +129,9 @@ class Training(Settings):
     """Rows in one forward and backward pass of a process."""
     precision: Literal["auto", "bf16", "float32"] = "auto"
     """Compute type; master weights are float32. `auto`: bf16 where the processor computes it fast."""
+    verify_model: bool = True
+    """Load the trained model in another process, by transformers alone, and compare ids and logits before it is
+    published; takes host memory for one copy of the model."""
     activation_checkpointing: Literal["none", "full", "selective"] = "none"
     """Recompute activations in the backward pass to save memory."""
     compile: bool = False

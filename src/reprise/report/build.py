@@ -8,7 +8,8 @@ from reprise.errors import UserError
 from reprise.recipe import Recipe, load_recipe
 from reprise.report.facts import gather
 from reprise.report.page import render_comparison, render_report
-from reprise.workspace import Json, Work, Workspace, write_json
+from reprise.storage import Json, write_json
+from reprise.workspace import Work, Workspace
 
 HTML, JSON = "report.html", "report.json"
 

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from reprise.workspace import Json
+from reprise.storage import Json
 
 COLORS = 12
 """Colours `--c0` ... of the style sheet."""

@@ -2,7 +2,7 @@
 
 from reprise.report import charts, retention
 from reprise.report.facts import changes_so_far
-from reprise.workspace import Json
+from reprise.storage import Json
 
 
 def compare(runs: list[Json]) -> tuple[Json, dict[str, list[Json]], Json]:

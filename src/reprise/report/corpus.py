@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 
 from reprise.documents.table import DOCUMENTS, DROPPED, count_rows, list_parts
 from reprise.recipe import Recipe
-from reprise.workspace import Json, Workspace
+from reprise.storage import Json
+from reprise.workspace import Workspace
 
 STAGES = ("read", "clean", "deduplicate", "decontaminate", "label", "score", "synthesize")
 """Stages that may write `documents/` and `dropped/`, in order."""

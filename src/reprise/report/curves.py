@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from reprise.recipe import Recipe
-from reprise.workspace import Json, Manifest, Workspace
+from reprise.storage import Json
+from reprise.workspace import Manifest, Workspace
 
 MAX_POINTS = 600
 """Most points of a curve; a longer series is averaged over neighbouring steps."""

@@ -30,7 +30,8 @@ from reprise.recipe import Recipe
 from reprise.recipe.model import Model
 from reprise.report.corpus import corpus_facts, excerpt, stage_folder
 from reprise.report.curves import training_facts
-from reprise.workspace import Json, Manifest, Workspace
+from reprise.storage import Json
+from reprise.workspace import Manifest, Workspace
 
 FORMAT = 1
 
@@ -123,8 +124,8 @@ def _stage(workspace: Workspace, name: str, manifests: dict[str, Manifest | None
         return entry
     older = [
         other
-        for other, fingerprint in manifest.inputs.items()
-        if (now := manifests.get(other)) is None or now.fingerprint != fingerprint
+        for other, content in manifest.inputs.items()
+        if (now := manifests.get(other)) is None or now.content != content
     ]
     return entry | {
         "state": "done",
@@ -243,7 +244,9 @@ def _repeat(workspace: Workspace, recipe: Recipe, stages: list[Json], training: 
     return {
         "seed": recipe.seed,
         "recipe": recipe.model_dump(mode="json"),
-        "files": [{"file": name, "bytes": entry["size"], "xxh128": entry["xxh128"]} for name, entry in files.items()],
+        "files": [
+            {"file": entry["path"], "bytes": entry["size"], "xxh128": entry["xxh128"]} for entry in files.values()
+        ],
         "machine": _machine(training),
         "cost": _cost(recipe, training),
         "seconds": round(sum(stage["seconds"] or 0.0 for stage in stages), 1),

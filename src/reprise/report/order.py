@@ -9,8 +9,9 @@ import numpy.typing as npt
 
 from reprise.mixture.buckets import OpenBucket, open_buckets
 from reprise.recipe import Recipe
+from reprise.storage import Json
 from reprise.tokens.store import TokenStore
-from reprise.workspace import Json, Workspace
+from reprise.workspace import Workspace
 
 BINS = 40
 """Points of a curve: each stands for so many equal parts of the tokens of one epoch."""

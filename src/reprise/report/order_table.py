@@ -13,8 +13,8 @@ from reprise.mixture.forecast import Segment, forecast
 from reprise.mixture.preview import packing, preview
 from reprise.model.loading import load_tokenizer
 from reprise.recipe import Recipe
+from reprise.storage import Json
 from reprise.tokens.store import TokenStore
-from reprise.workspace import Json
 
 
 def draw_mixture(segments: list[Segment], title: str) -> Any:

@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from reprise.report import charts, retention, tables
 from reprise.report.compare import compare
-from reprise.workspace import Json
+from reprise.storage import Json
 
 PLOTLY = "plotly.min.js"
 """Path of the plotting script where a server hands out the page."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from reprise.report import charts
-from reprise.workspace import Json
+from reprise.storage import Json
 
 
 def curve_charts(facts: Json) -> list[Json]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from reprise.workspace import Json
+from reprise.storage import Json
 
 
 def level(row: Json) -> str:

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from reprise.generators.cached import Asker
 from reprise.generators.generator import Answer, Request
+from reprise.math_answers import boxed
 from reprise.recipe.synthesis import Synthesis
-from reprise.synthesis.parsing import find_boxed, normalize_final
+from reprise.synthesis.parsing import normalize_final
 from reprise.synthesis.passages import discipline_name
 from reprise.synthesis.prompts import load_prompt
 from reprise.synthesis.tasks import Task
@@ -38,7 +39,7 @@ def check_agreement(tasks: Sequence[Task], synthesis: Synthesis, asker: Asker) -
     for place, task in enumerate(tasks):
         assert task.pair is not None and task.pair.final is not None
         answers = outcomes[place * checks.self_consistency : (place + 1) * checks.self_consistency]
-        finals = [find_boxed(answer.text) if isinstance(answer, Answer) else None for answer in answers]
+        finals = [boxed(answer.text) if isinstance(answer, Answer) else None for answer in answers]
         wanted = normalize_final(task.pair.final)
         agreement = sum(final is not None and normalize_final(final) == wanted for final in finals) / len(finals)
         task.notes["agreement"] = agreement

@@ -4,12 +4,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from reprise.math_answers import boxed
+
 _OPTION = re.compile(r"^([A-D])[.．、]\s*(\S.*)$")
 _LETTER = re.compile(r"^([A-D])[.．。、]\s*(?=\S)")
 _CODE_BLOCK = re.compile(r"^```(?:python|py)?\n(.*?)\n?```$", re.DOTALL)
 _QUESTION_LINE = re.compile(r"^(?:Q:|问：)\s*(\S.*)$")
 _ANSWER_LINE = re.compile(r"^(?:A:|答：)\s*(\S.*)$")
-_BOXED = "\\boxed{"
+_BOXED = "\\boxed"
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
@@ -79,7 +81,7 @@ def parse_answer(kind: str, text: str, marks: Mapping[str, str]) -> Pair:
         raise DoesNotParseError(f"a section that was not asked for: {headings[0]!r}")
     match kind:
         case "problem":
-            return Pair(sections["question"], sections["answer"], find_boxed(sections["answer"]))
+            return Pair(sections["question"], sections["answer"], boxed(sections["answer"]))
         case "question":
             return _short_pair(sections)
         case "multiple_choice":
@@ -150,19 +152,6 @@ def _code(text: str, what: str) -> str:
     except (SyntaxError, ValueError) as error:
         raise DoesNotParseError(f"the {what} is not valid Python: {error}") from None
     return block[1]
-
-
-def find_boxed(text: str) -> str | None:
-    r"""What stands in the last \boxed{...}, with its braces matched; None where there is none or it is empty."""
-    start = text.rfind(_BOXED)
-    if start < 0:
-        return None
-    depth, begin = 1, start + len(_BOXED)
-    for place in range(begin, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[place], 0)
-        if depth == 0:
-            return text[begin:place].strip() or None
-    return None
 
 
 def normalize_final(final: str) -> str:

@@ -1,6 +1,5 @@
 """New programming problems after a bank of known ones, and whether their solutions pass their tests."""
 
-import ast
 import importlib.resources
 import json
 import os
@@ -13,15 +12,15 @@ import numpy as np
 
 from reprise.errors import UserError
 from reprise.progress import track
-from reprise.recipe.synthesis import Code, Synthesis
-from reprise.sandbox.run import Limits, Verdict, require_sandbox, run_program
+from reprise.recipe.synthesis import Synthesis
+from reprise.sandbox.run import require_sandbox
 from reprise.synthesis.checks import content_words, longest_common_run
 from reprise.synthesis.parsing import Pair
 from reprise.synthesis.prompts import load_prompt
+from reprise.synthesis.proof import prove, read_program
 from reprise.synthesis.tasks import Task
 
 DISCIPLINE = "programming"
-MIN_ASSERTS = 3
 
 
 @dataclass(frozen=True)
@@ -110,69 +109,31 @@ def _show(problem: Problem, marks: dict[str, str]) -> str:
 def verify_programs(tasks: Sequence[Task], synthesis: Synthesis) -> None:
     """Drop copies of the bank and tests that test nothing; run the rest, if the recipe allows that.
 
-    A solution must pass its tests, and a stand-in for it that returns nothing must not.
+    What is run carries its mutation score (`proof.py`) in the notes of its task.
     """
     tasks = [task for task in tasks if task.kind == "code" and task.drop is None]
     if not tasks:
         return
     bank = read_bank(synthesis.code.problems)
     known = [content_words(problem.problem, "en") for problem in bank]
+    programs: list[tuple[Task, str, str]] = []
     for task in tasks:
-        assert task.pair is not None
-        task.drop = _read_tests(task.pair) or _compare(task.pair, known, synthesis.checks.max_copied_words)
-    tasks = [task for task in tasks if task.drop is None]
+        pair = task.pair
+        assert pair is not None and pair.program is not None and pair.tests is not None
+        task.drop = read_program(pair.program, pair.tests) or _compare(pair, known, synthesis.checks.max_copied_words)
+        if task.drop is None:
+            programs.append((task, pair.program, pair.tests))
     if not synthesis.allow_code_execution:
-        for task in tasks:
+        for task, _, _ in programs:
             task.notes["verified"] = False
         return
-    with ThreadPoolExecutor(os.cpu_count()) as pool, track("run programs", len(tasks), "programs") as advance:
-        for task, drop in zip(tasks, pool.map(lambda task: run_tests(task.pair, synthesis.code), tasks), strict=True):
-            task.drop = drop
-            task.notes["verified"] = drop is None
+    with ThreadPoolExecutor(os.cpu_count()) as pool, track("run programs", len(programs), "programs") as advance:
+        proofs = pool.map(lambda entry: prove(entry[1], entry[2], synthesis.code), programs)
+        for (task, _, _), proof in zip(programs, proofs, strict=True):
+            task.drop = proof.drop
+            task.notes["verified"] = proof.drop is None
+            task.notes["mutation_score"] = proof.mutation_score
             advance()
-
-
-def run_tests(pair: Pair | None, code: Code) -> tuple[str, str] | None:
-    """Why a solution is not proven by its tests; None where it is."""
-    assert pair is not None and pair.program is not None and pair.tests is not None
-    limits = Limits(seconds=code.timeout_s, memory_mb=code.max_memory_mb)
-    verdict: Verdict = run_program(pair.program, pair.tests, limits)
-    if not verdict.passed:
-        return "tests_failed", f"{verdict.verdict}: {verdict.detail}"
-    if run_program(stand_in(pair.program), pair.tests, limits).passed:
-        return "tests_prove_nothing", "a solution that returns nothing passes them too"
-    return None
-
-
-def stand_in(program: str) -> str:
-    """A program that defines the same functions and classes, which take anything and return None."""
-    lines = []
-    for node in ast.parse(program).body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            lines.append(f"def {node.name}(*args, **kwargs): return None")
-        elif isinstance(node, ast.ClassDef):
-            lines.append(f"class {node.name}:\n    def __init__(self, *args, **kwargs): pass")
-            lines.append("    def __getattr__(self, name): return lambda *args, **kwargs: None")
-    return "\n".join(lines)
-
-
-def _read_tests(pair: Pair) -> tuple[str, str] | None:
-    """Whether the tests call what the solution defines."""
-    assert pair.program is not None and pair.tests is not None
-    defined = {
-        node.name
-        for node in ast.parse(pair.program).body
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
-    }
-    if not defined:
-        return "no_function", "the solution defines no function and no class"
-    nodes = list(ast.walk(ast.parse(pair.tests)))
-    asserts = sum(isinstance(node, ast.Assert) for node in nodes)
-    if asserts < MIN_ASSERTS:
-        return "few_tests", f"{asserts} assert statements, at least {MIN_ASSERTS} wanted"
-    if not defined & {node.id for node in nodes if isinstance(node, ast.Name)}:
-        return "few_tests", f"the tests never use {', '.join(sorted(defined))}"
-    return None
 
 
 def _compare(pair: Pair, known: Sequence[Sequence[str]], limit: int) -> tuple[str, str] | None:
@@ -180,7 +141,7 @@ def _compare(pair: Pair, known: Sequence[Sequence[str]], limit: int) -> tuple[st
     run = max(longest_common_run(words, other) for other in known)
     allowed = min(limit, max(8, len(words) // 2))
     return (
-        ("copied", f"{run} words in a row are of a problem of the bank, at most {allowed} wanted")
+        ("copied", f"{run} words in a row are of a problem of the bank, at most {allowed} allowed")
         if run > allowed
         else None
     )

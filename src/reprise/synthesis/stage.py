@@ -30,13 +30,14 @@ from reprise.progress import console
 from reprise.recipe.documents import Clean, Decontaminate, Deduplicate
 from reprise.recipe.model import Model
 from reprise.recipe.synthesis import Synthesis
+from reprise.storage import Json, write_json
 from reprise.synthesis.checks import check_instructions, check_pair
 from reprise.synthesis.judge import check_agreement, judge
 from reprise.synthesis.novelty import drop_by_documents
 from reprise.synthesis.parsing import DoesNotParseError, corrupt_final, parse_answer
 from reprise.synthesis.programs import code_tasks, verify_programs
 from reprise.synthesis.tasks import Task, needs_final, science_tasks
-from reprise.workspace import Json, Work, write_json
+from reprise.workspace import Work
 
 _GENERATOR, _JUDGE = "synthesis.generator", "synthesis.checks.judge"
 

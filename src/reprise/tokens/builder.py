@@ -10,9 +10,9 @@ import numpy.typing as npt
 import xxhash
 
 from reprise.model.tokenizer import Ids, Tokenizer
+from reprise.storage import FileChecksum, digest, file_checksum, write_json
 from reprise.tokens.gather import gather_slices
 from reprise.tokens.store import STORE, VERSION, BucketDescription, BucketKey, StoreDescription, TokenStore
-from reprise.workspace import FileChecksum, digest, file_checksum, write_json
 
 HELD_BYTES = 64 << 20
 """Bytes of ids, of all buckets together, that wait in memory before they are written."""

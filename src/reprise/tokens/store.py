@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from reprise.errors import UserError
 from reprise.progress import track
-from reprise.workspace import FileChecksum, digest, file_checksum
+from reprise.storage import FileChecksum, digest, file_checksum
 
 VERSION = 2
 STORE = "store.json"

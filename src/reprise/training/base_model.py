@@ -9,7 +9,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from reprise.model.loading import load_config, load_model, load_skeleton, names_match, open_model_weights
 from reprise.model.objective import Objective
-from reprise.model.weights import StoredWeights, compare
+from reprise.model.weight_files import StoredWeights
+from reprise.model.weights import compare
 from reprise.recipe.model import Model
 from reprise.training.optimizer import local_part
 from reprise.training.parallel import Processes

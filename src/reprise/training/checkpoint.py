@@ -8,6 +8,7 @@ checkpoints/step-00000120/
 
 import json
 import logging
+import pickle
 import shutil
 import warnings
 from collections.abc import Iterable
@@ -25,9 +26,10 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.checkpoint.state_dict_loader import load
 
 from reprise.errors import UserError
+from reprise.storage import file_checksum
 from reprise.training.checkpoint_facts import VERSION, CheckpointFacts
+from reprise.training.checkpoint_reader import CheckpointReader, PlainValuesPlanner
 from reprise.training.parallel import Processes
-from reprise.workspace import file_checksum
 
 log = logging.getLogger(__name__)
 
@@ -80,13 +82,17 @@ def read_tensors(folder: Path, tensors: dict[str, Any], *, alone: bool = False) 
         alone: this process reads for itself; else all processes call.
 
     Raises:
-        UserError: it has no such tensors, or of other shapes.
+        UserError: it has no such tensors, or of other shapes; or it holds something else than tensors and numbers.
     """
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-            load(tensors, checkpoint_id=folder, no_dist=alone)
-    except (CheckpointException, ValueError, RuntimeError, KeyError) as error:
+            reader = CheckpointReader(folder)
+            reader.read_metadata()
+            load(tensors, storage_reader=reader, planner=PlainValuesPlanner(), no_dist=alone)
+    except UserError:
+        raise
+    except (CheckpointException, ValueError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
         raise UserError(
             f"the checkpoint does not fit the model ({cause_of(error).strip()})",
             where=str(folder),

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TypedDict
 
-from reprise.workspace import FileChecksum, Json
+from reprise.storage import FileChecksum, Json
 
 VERSION = 3
 

@@ -6,7 +6,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from reprise.records import record
-from reprise.workspace import Json
+from reprise.storage import Json
 
 # Fields that several kinds share have their meaning in the annotation: pydantic does not see inherited docstrings.
 
@@ -75,6 +75,12 @@ class BucketMeasurement(TypedDict):
     """Scored tokens."""
     num_bytes: int
     """UTF-8 bytes of the measured documents."""
+    documents: int
+    """Documents that were measured."""
+    nll_standard_error: float | None
+    """Of `nll`: how far it depends on the choice of the documents; null for a single document."""
+    nll_resampled: list[float]
+    """`nll` on documents drawn anew from these, the same draws at every measurement; empty for a single document."""
 
 
 @record

@@ -1,6 +1,7 @@
 """Weights to a Hugging Face directory: of a run, of a checkpoint, or mixed with those of the base model."""
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -13,25 +14,34 @@ from safetensors import SafetensorError
 
 from reprise.errors import UserError
 from reprise.model.loading import (
+    copy_tokenizer_and_code,
     load_config,
     load_generation_settings,
     load_model,
-    load_tokenizer,
     names_match,
     open_model_weights,
 )
 from reprise.model.objective import Objective
+from reprise.model.tokenizer import open_tokenizer
 from reprise.recipe.model import Model
+from reprise.storage import write_json
 from reprise.training.averaging import distinct_weights
 from reprise.training.checkpoint import check_sums, read_facts, read_tensors
 from reprise.training.parallel import Processes
+from reprise.training.published import check_published, make_probe
 from reprise.training.sharded_weights import whole, write_shards
 
 
 def write_model(
-    objective: Objective, average: Mapping[str, torch.Tensor], settings: Model, folder: Path, processes: Processes
+    objective: Objective,
+    average: Mapping[str, torch.Tensor],
+    settings: Model,
+    folder: Path,
+    processes: Processes,
+    *,
+    verify: bool,
 ) -> None:
-    """Gather the weights and write them, in the base model's own type, with its tokenizer.
+    """Gather the weights and write them, in the base model's own type, with its tokenizer and code.
 
     Args:
         objective: maybe sharded.
@@ -39,13 +49,22 @@ def write_model(
         settings: the base model.
         folder: to write.
         processes: all of them call; the first writes.
+        verify: load the folder in another process and compare ids and logits.
+
+    Raises:
+        UserError: the folder is, for another process, not the model that was trained.
     """
     current: Mapping[str, Any] = average or distinct_weights(objective)
-    _write(objective, current, settings, folder, writes=processes.is_first)
+    dtype = _write(objective, current, settings, folder, writes=processes.is_first)
+    if verify:
+        probe = make_probe(objective, average, settings)
+        processes.first(lambda: check_published(folder, probe, settings, dtype))
     processes.wait()
 
 
-def export_checkpoint(checkpoint: Path, settings: Model, folder: Path, *, averaged: bool = False) -> None:
+def export_checkpoint(
+    checkpoint: Path, settings: Model, folder: Path, *, averaged: bool = False, verify: bool = False
+) -> None:
     """Write the Hugging Face directory of a checkpoint, of any number of processes.
 
     Args:
@@ -53,6 +72,7 @@ def export_checkpoint(checkpoint: Path, settings: Model, folder: Path, *, averag
         settings: the base model.
         folder: to write; must not exist.
         averaged: the mean of the weights in place of the weights.
+        verify: load the folder in another process and compare ids and logits.
 
     Raises:
         UserError: the checkpoint is damaged, of another model or has no mean; the folder exists or cannot be written.
@@ -67,10 +87,10 @@ def export_checkpoint(checkpoint: Path, settings: Model, folder: Path, *, averag
         objective = Objective(load_model(settings))
         weights = distinct_weights(objective)
         read_tensors(checkpoint, {"average" if averaged else "model": weights}, alone=True)
-        _write(objective, weights, settings, partial)
+        _finish(objective, weights, settings, partial, verify=verify)
 
 
-def merge_with_base(trained: Path, settings: Model, factor: float, folder: Path) -> None:
+def merge_with_base(trained: Path, settings: Model, factor: float, folder: Path, *, verify: bool = False) -> None:
     """Write (1 - factor) * base + factor * trained: less gain, less forgetting.
 
     Args:
@@ -78,6 +98,7 @@ def merge_with_base(trained: Path, settings: Model, factor: float, folder: Path)
         settings: the base model.
         factor: 0 is the base model, 1 the trained one.
         folder: to write; must not exist.
+        verify: load the folder in another process and compare ids and logits.
 
     Raises:
         UserError: the factor is not 0 to 1, the models differ in shape, or the folder exists or cannot be written.
@@ -87,14 +108,16 @@ def merge_with_base(trained: Path, settings: Model, factor: float, folder: Path)
             "the factor must be 0 to 1", where=f"factor = {factor:g}", remedy="0 is the base, 1 the trained model"
         )
     with _new(folder) as partial:
-        _merge(trained, settings, factor, partial)
+        objective = _merge(trained, settings, factor)
+        _finish(objective, distinct_weights(objective), settings, partial, verify=verify)
 
 
-def _merge(trained: Path, settings: Model, factor: float, folder: Path) -> None:
+def _merge(trained: Path, settings: Model, factor: float) -> Objective:
     base = load_model(settings)
     other: dict[str, Any] = load_model(settings.model_copy(update=_LOCAL | {"path": str(trained)})).state_dict()
-    weights = base.state_dict()
-    differing = [name for name in weights if name not in other or other[name].shape != weights[name].shape]
+    differing = [
+        name for name, value in base.state_dict().items() if name not in other or other[name].shape != value.shape
+    ]
     if differing:
         raise UserError(
             f"it has no {differing[0]} of the base model's shape",
@@ -102,20 +125,28 @@ def _merge(trained: Path, settings: Model, factor: float, folder: Path) -> None:
             remedy="name a model trained from this base",
         )
     objective = Objective(base)
-    mixed = {
-        f"model.{name}": torch.lerp(value, other[name], factor) if value.is_floating_point() else value
-        for name, value in weights.items()
-    }
-    _write(objective, mixed, settings, folder)
+    for name, value in distinct_weights(objective).items():
+        if value.is_floating_point():
+            value.lerp_(other[name.removeprefix("model.")], factor)
+    return objective
 
 
 _LOCAL: dict[str, Any] = {"revision": None, "gguf_file": None}
 
 
+def _finish(objective: Objective, weights: Mapping[str, Any], settings: Model, folder: Path, *, verify: bool) -> None:
+    dtype = _write(objective, weights, settings, folder)
+    if verify:
+        check_published(folder, make_probe(objective, {}, settings), settings, dtype)
+
+
 def _write(
     objective: Objective, weights: Mapping[str, Any], settings: Model, folder: Path, *, writes: bool = True
-) -> None:
-    """Names begin with `model.`, as in `Objective`. Where the weights are sharded every process calls."""
+) -> torch.dtype:
+    """Write the folder; gives the type of its weights.
+
+    Names begin with `model.`, as in `Objective`. Where the weights are sharded every process calls.
+    """
     config = load_config(settings)
     config.dtype = config.dtype or torch.float32
     plain = {name.removeprefix("model."): value for name, value in weights.items()}
@@ -123,11 +154,33 @@ def _write(
     with _system_errors(folder):
         _write_weights(objective, plain, config.dtype, settings, folder, writes=writes)
     if writes:
-        config.save_pretrained(folder)
-        generation = load_generation_settings(settings)
-        if generation is not None:
-            generation.save_pretrained(folder)
-        load_tokenizer(settings).save_pretrained(folder)
+        _write_descriptions(config, settings, folder)
+    return torch.float32 if config.dtype is None else config.dtype
+
+
+def _write_descriptions(config: Any, settings: Model, folder: Path) -> None:
+    """Everything but the weights: the files of tokenizer and code are those of the base, byte for byte."""
+    generation = load_generation_settings(settings)
+    eos_id = None if settings.eos is None else open_tokenizer(settings).eos_id
+    if eos_id is not None:
+        config.eos_token_id = eos_id
+    if getattr(config, "auto_map", None):  # the code lies in the folder itself, not in another repository
+        config.auto_map = {name: _local_code(code) for name, code in config.auto_map.items()}
+    config.save_pretrained(folder)
+    if generation is not None:
+        if eos_id is not None:
+            generation.eos_token_id = eos_id
+        generation.save_pretrained(folder)
+    copy_tokenizer_and_code(settings, folder)
+    described = folder / "tokenizer_config.json"
+    if settings.eos is not None and described.is_file():
+        content = json.loads(described.read_text(encoding="utf-8"))
+        write_json(described, content | {"eos_token": settings.eos})
+
+
+def _local_code(code: Any) -> Any:
+    """`module.Class` of `repository--module.Class`; a tokenizer has a list of two."""
+    return [_local_code(one) for one in code] if isinstance(code, list) else code and code.rpartition("--")[2]
 
 
 def _write_weights(

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from reprise.errors import UserError, missing_extra
+from reprise.storage import digest
 from reprise.training.events import Event, numbers_of
-from reprise.workspace import digest
 
 log = logging.getLogger(__name__)
 

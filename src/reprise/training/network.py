@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import logging
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -9,16 +10,19 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from reprise.errors import UserError
 from reprise.model.attention import choose_attention
+from reprise.model.check import is_rotary, positions_finding
 from reprise.model.objective import Objective
 from reprise.recipe.model import Model
 from reprise.recipe.tokens import Rows
 from reprise.recipe.training import Training
 from reprise.training.base_model import load_base, load_weights
 from reprise.training.parallel import Processes, compute_dtype
+
+log = logging.getLogger(__name__)
 
 
 def open_network(model: Model, rows: Rows, training: Training, highest_id: int, processes: Processes) -> "Network":
@@ -42,10 +46,13 @@ def open_network(model: Model, rows: Rows, training: Training, highest_id: int, 
             where=f"model.path = {model.path}",
             remedy="use the tokenizer that belongs to the model",
         )
+    check_positions(base.config, rows.seq_len)
     dtype = compute_dtype(training, processes.device)
+    as_loaded = base.config._attn_implementation
     choose_attention(base, model.attention, processes.device, document_mask=rows.document_mask, dtype=dtype)
     recompute_activations(base, training)
     network = Network(Objective(base), training, processes)
+    network.attention_as_loaded = as_loaded
     if source is not None:
         load_weights(network.weights, source, processes)
         network.weights.find_head()
@@ -53,6 +60,21 @@ def open_network(model: Model, rows: Rows, training: Training, highest_id: int, 
     if training.compile:
         network.compile()
     return network
+
+
+def check_positions(config: Any, seq_len: int) -> None:
+    """Refuse rows that are longer than a model's table of positions; warn where positions are computed.
+
+    Raises:
+        UserError: the model has a table, and it is shorter than a row.
+    """
+    text = config.get_text_config()
+    positions = getattr(text, "max_position_embeddings", None)
+    if positions is not None and seq_len > positions:
+        finding = positions_finding(positions, seq_len, is_rotary=is_rotary(text.to_dict()))
+        if finding.severity == "error":
+            raise UserError(finding.what, where=finding.where, remedy=finding.remedy)
+        log.warning("%s", finding.what)
 
 
 class Network:
@@ -69,6 +91,8 @@ class Network:
         self._training = training
         self._sharded = processes.world > 1
         self._is_compiled = False
+        self.attention_as_loaded: str | None = None
+        """Attention that takes any mask; None: the present one."""
         self._pairs: list[tuple[nn.Parameter, nn.Parameter]] = []
         if self._sharded:
             shard(objective, dtype, training, processes)
@@ -95,6 +119,20 @@ class Network:
         stance: Any = torch.compiler.set_stance("force_eager")
         with stance:
             yield
+
+    @contextlib.contextmanager
+    def as_loaded(self) -> Iterator[None]:
+        """While the block runs, the model takes any input: text of any length, padding on the left."""
+        model = self.objective.model
+        present = model.config._attn_implementation
+        model.set_attn_implementation(self.attention_as_loaded or present)
+        model.eval()
+        try:
+            with self.eager():
+                yield
+        finally:
+            model.set_attn_implementation(present)
+            model.train()
 
     def begin_backward(self, *, is_last: bool) -> None:
         """Call before each forward and backward pass of a step.
@@ -184,13 +222,18 @@ _MATRIX_PRODUCTS = frozenset(
 
 
 def recompute_activations(model: Any, training: Training) -> None:
-    """Keep less for the backward pass: only the layers' inputs (`full`), or also results of products (`selective`)."""
+    """Keep less for the backward pass: only the layers' inputs (`full`), or also results of products (`selective`).
+
+    In place of a layer's own forward, so that it is part of what `compile` compiles: around a compiled layer the choice
+    of what is kept would see no operation.
+    """
     if training.activation_checkpointing == "none":
         return
     options: dict[str, Any] = {"use_reentrant": False}
     if training.activation_checkpointing == "selective":
         options["context_fn"] = _keep_products
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+    for layer in decoder_layers(model):
+        layer.forward = partial(checkpoint, layer.forward, **options)
 
 
 def _keep_products() -> Any:

@@ -4,6 +4,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -11,6 +12,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from reprise.errors import UserError
 from reprise.model.likelihood import native_dtype
 from reprise.recipe.training import Training
 from reprise.training.first_process import first_does
@@ -72,16 +74,20 @@ class Processes:
         return first_does(action, is_first=self.is_first, world=self.world)
 
 
-def start_processes() -> bool:
-    """Join the processes that `torchrun` started, or be the only one; gives False where that was done before."""
+def start_processes(timeout_s: int) -> bool:
+    """Join the processes that `torchrun` started, or be the only one; gives False where that was done before.
+
+    Args:
+        timeout_s: seconds that a process waits for the others in one collective.
+    """
     if dist.is_initialized():
         return False
     if torch.cuda.is_available():
         torch.cuda.set_device(_device())
-    # Checkpoints are written by CPU collectives while the GPU goes on.
+    # Checkpoints are written by CPU collectives while the GPU computes.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     if "RANK" in os.environ:
-        dist.init_process_group(backend)
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
     else:
         dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
     return True
@@ -90,7 +96,7 @@ def start_processes() -> bool:
 @contextlib.contextmanager
 def open_processes(training: Training) -> Iterator[Processes]:
     """The processes of the run while the block runs; those that were started before stay afterwards."""
-    begun = start_processes()
+    begun = start_processes(training.collective_timeout_s)
     if training.threads:
         torch.set_num_threads(training.threads)
     try:
@@ -102,8 +108,18 @@ def open_processes(training: Training) -> Iterator[Processes]:
 
 
 def _device() -> torch.device:
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
-    return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    local_rank, visible = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if visible == 1:  # Slurm may show each task its own GPU only
+        return torch.device("cuda", 0)
+    if local_rank >= visible:
+        raise UserError(
+            f"this machine has {visible} GPUs and at least {local_rank + 1} processes",
+            where=f"LOCAL_RANK = {local_rank}",
+            remedy="start one process per GPU (torchrun --nproc-per-node, Slurm --ntasks-per-node)",
+        )
+    return torch.device("cuda", local_rank)
 
 
 def _mesh(training: Training, device: torch.device) -> DeviceMesh:

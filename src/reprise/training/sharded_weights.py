@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor, Shard
 
 from reprise.model.objective import Objective
-from reprise.model.weights import StoredWeights, refuse_not_finite
+from reprise.model.weight_files import StoredWeights
+from reprise.model.weights import refuse_not_finite
 from reprise.training.parallel import Processes
 
 FILE_BYTES = 5 * 10**9

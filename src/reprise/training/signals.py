@@ -8,17 +8,22 @@ from types import FrameType
 
 
 class Interrupted(Exception):  # noqa: N818 - nothing went wrong
-    """Training was asked to stop, and saved; the same command goes on from the checkpoint."""
+    """Training was asked to stop, and saved; the same command resumes from the checkpoint."""
 
     def __init__(self, step: int, tokens: int, checkpoint: Path) -> None:
         self.step, self.tokens, self.checkpoint = step, tokens, checkpoint
+        self.by_user = StopSignal.last == signal.SIGINT
+        """Whether Ctrl-C asked, not a scheduler."""
         super().__init__(
-            f"stopped after step {step:,} ({tokens:,} tokens) and saved {checkpoint}; the same command goes on"
+            f"stopped after step {step:,} ({tokens:,} tokens) and saved {checkpoint}; the same command continues"
         )
 
 
 class StopSignal:
     """Whether a signal asked to stop. A second Ctrl-C stops at once, without saving."""
+
+    last: int | None = None
+    """The signal that came last, in this process."""
 
     def __init__(self) -> None:
         self.received = False
@@ -26,7 +31,7 @@ class StopSignal:
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.received = True
+        self.received, StopSignal.last = True, number
 
 
 @contextlib.contextmanager

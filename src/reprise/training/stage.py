@@ -6,11 +6,14 @@ from typing import Any
 
 from reprise.errors import UserError
 from reprise.mixture.sampler import Sampler
+from reprise.model.likelihood import fit_batch
 from reprise.model.machine import describe_machine
+from reprise.recipe.fields import decisive
 from reprise.recipe.mixture import Stage
 from reprise.recipe.model import Model
 from reprise.recipe.tokens import Rows
 from reprise.recipe.training import Training
+from reprise.storage import Json
 from reprise.tokens.store import TokenStore
 from reprise.training.averaging import Average
 from reprise.training.checkpoint import check_content, load_checkpoint, newest_whole, prune, read_facts
@@ -25,7 +28,7 @@ from reprise.training.status_line import StatusLine
 from reprise.training.trainer import Benchmarks, Trainer
 from reprise.training.validation import HeldOut
 from reprise.training.writer import CheckpointError, CheckpointWriter
-from reprise.workspace import Json, Work, differences
+from reprise.workspace import Work, differences
 
 SPEED_SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "PYTORCH_CUDA_ALLOC_CONF")
 """Environment variables that decide how fast training is, for the log."""
@@ -94,14 +97,14 @@ def build(
     network = open_network(model, rows, training, store.highest_id, processes)
     optimizer = build_optimizer(network.weights, training.optimizer)
     settings = {
-        "stage": stage.model_dump(mode="json"),
+        "stage": decisive(stage),
         "stage_index": stage_index,
         "rows": rows.model_dump(mode="json"),
         "optimizer": training.optimizer.model_dump(mode="json"),
         "averaging": training.averaging.model_dump(mode="json"),
         "batch_rows": training.batch_rows,
         "precision": str(compute_dtype(training, processes.device)),
-        "model": model.model_dump(mode="json"),
+        "model": decisive(model),
         "seed": seed,
         "store": store.fingerprint,
     }
@@ -118,7 +121,12 @@ def build(
         optimizer=optimizer,
         store=store,
         sampler=Sampler(store, stage, rows, seed, None if previous is None else read_facts(previous)["sampler"]),
-        held_out=HeldOut(store.valid, training.validation, rows.seq_len, training.micro_batch_rows),
+        held_out=HeldOut(
+            store.valid,
+            training.validation,
+            rows.seq_len,
+            fit_batch(training.micro_batch_rows * rows.seq_len, processes.device),
+        ),
         metrics=metrics,
         average=Average(network.weights, training.averaging, stage.tokens),
         writer=CheckpointWriter(processes),
@@ -243,7 +251,12 @@ def finish(trainer: Trainer, model: Model) -> None:
             ) from error
     _leave_if_asked(trainer, final)
     write_model(
-        trainer.network.weights, trainer.average.weights, model, trainer.work.output / "model", trainer.processes
+        trainer.network.weights,
+        trainer.average.weights,
+        model,
+        trainer.work.output / "model",
+        trainer.processes,
+        verify=trainer.training.verify_model,
     )
     if trainer.processes.is_first:
         prune(trainer.checkpoints, 0, trainer.training.checkpoints.keep_every_tokens)

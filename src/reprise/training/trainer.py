@@ -19,6 +19,7 @@ from reprise.progress import track
 from reprise.recipe.mixture import Stage
 from reprise.recipe.tokens import Rows
 from reprise.recipe.training import Training
+from reprise.storage import Json, digest
 from reprise.tokens.store import TokenStore
 from reprise.training.averaging import Average
 from reprise.training.checkpoint import checkpoint_name, load_checkpoint, newest_whole, prune, tensors_of
@@ -41,7 +42,7 @@ from reprise.training.signals import Interrupted, StopSignal
 from reprise.training.status_line import StatusLine
 from reprise.training.validation import BucketLoss, HeldOut
 from reprise.training.writer import CheckpointError, CheckpointWriter
-from reprise.workspace import Json, Work, digest
+from reprise.workspace import Work
 
 log = logging.getLogger(__name__)
 
@@ -274,7 +275,12 @@ class Trainer:
         progress.next_validation = next_multiple(progress.tokens, self.training.validation.every_tokens)
         self.log({**self.moment(), "kind": "validation", "validation": [loss.to_json() for loss in losses]})
         # Rounded far below noise: the last digits depend on the number of processes, and the shares decide the rows.
-        self.log_changes(self.sampler.observe({loss.key: round(loss.nll, 4) for loss in losses}))
+        self.log_changes(
+            self.sampler.observe(
+                {loss.key: round(loss.nll, 4) for loss in losses},
+                resampled={loss.key: [round(nll, 4) for nll in loss.resampled] for loss in losses},
+            )
+        )
         if not progress.baseline:
             measured = {path: bits_per_byte(losses, path) for path in self.tolerance}
             progress.baseline = {path: value for path, value in measured.items() if value is not None}
@@ -286,11 +292,9 @@ class Trainer:
         progress = self.progress
         progress.next_benchmarks = next_multiple(progress.tokens, self.training.benchmarks_every_tokens)
         assert self.benchmarks is not None
-        model = self.network.objective.model
-        model.eval()
-        with self.network.eager():
-            scores = self.benchmarks(model, digest([self.settings, progress.step, sorted(progress.left_out)]))
-        model.train()
+        with self.network.as_loaded():
+            identity = digest([self.settings, progress.step, sorted(progress.left_out)])
+            scores = self.benchmarks(self.network.objective.model, identity)
         self.log({**self.moment(), "kind": "benchmarks", "benchmarks": scores})
 
     def guard_retention(self, losses: Sequence[BucketLoss]) -> None:

@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from reprise.model.likelihood import IGNORE, token_nll
+from reprise.model.likelihood import token_nll
+from reprise.model.loss import IGNORE
 from reprise.recipe.training import Validation
+from reprise.stable_random import permutation, resamples
 from reprise.tokens.store import Bucket, BucketKey
 from reprise.training.events import BucketMeasurement
 from reprise.training.parallel import Processes
 from reprise.training.signals import StopSignal
 
-CHOICE_SEED = 0
-"""Which held-out documents are measured must not change between runs, or their losses could not be compared."""
+DRAWS = 32
+"""Times that the held-out documents of a bucket are drawn anew: the standard error is then known to about an eighth."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,16 @@ class BucketLoss:
     """UTF-8 bytes of the documents."""
     tokens: int
     """Scored tokens."""
+    documents: int = 1
+    """Documents that were measured."""
+    resampled: tuple[float, ...] = ()
+    """Nats per token on as many documents, drawn anew from these with replacement: the same draws at every measurement,
+    so that differences between two are paired. Empty for a single document, whose noise is not known."""
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of `nll`, in nats per token: how far it depends on the choice of the documents; None where not known."""
+        return math.sqrt(np.mean((np.array(self.resampled) - self.nll) ** 2)) if self.resampled else None
 
     @property
     def bits_per_byte(self) -> float:
@@ -46,12 +58,16 @@ class BucketLoss:
             "bits_per_byte": self.bits_per_byte,
             "tokens": self.tokens,
             "num_bytes": self.num_bytes,
+            "documents": self.documents,
+            "nll_standard_error": self.standard_error,
+            "nll_resampled": [round(nll, 6) for nll in self.resampled],
         }
 
 
 @dataclass(frozen=True)
 class _Window:
-    bucket: int
+    document: int
+    """Index among all documents that are measured."""
     ids: np.ndarray[Any, Any]
 
 
@@ -59,10 +75,20 @@ class HeldOut:
     """The held-out documents that are measured: whole ones, at most `max_tokens` per bucket but at least one."""
 
     def __init__(
-        self, buckets: Mapping[BucketKey, Bucket], settings: Validation, seq_len: int, batch_rows: int
+        self, buckets: Mapping[BucketKey, Bucket], settings: Validation, seq_len: int, batch_tokens: int
     ) -> None:
+        """Choose the documents and cut them into batches.
+
+        Args:
+            buckets: all held-out text.
+            settings: how much of each.
+            seq_len: tokens in the longest window.
+            batch_tokens: most tokens in one forward pass, padding counted; one window is never cut.
+        """
         self._keys: list[BucketKey] = []
         self._num_bytes: list[int] = []
+        self._ends: list[int] = []
+        """Of each bucket, the index behind its last document."""
         windows: list[_Window] = []
         for key in sorted(buckets, key=str):
             bucket = buckets[key]
@@ -70,21 +96,22 @@ class HeldOut:
                 continue
             documents = _choose(bucket, settings.max_tokens)
             windows += [
-                _Window(len(self._keys), window)
-                for document in documents
+                _Window(index, window)
+                for index, document in enumerate(documents, start=self._ends[-1] if self._ends else 0)
                 for window in _windows(bucket.tokens[bucket.offsets[document] : bucket.offsets[document + 1]], seq_len)
             ]
             self._keys.append(key)
+            self._ends.append((self._ends[-1] if self._ends else 0) + len(documents))
             self._num_bytes.append(int(bucket.num_bytes[documents].sum()))
         windows.sort(key=lambda window: -len(window.ids))
-        self._batches = [windows[start : start + batch_rows] for start in range(0, len(windows), batch_rows)]
+        self._batches = list(_batches(windows, batch_tokens))
 
     def measure(self, model: Any, processes: Processes, stop: StopSignal) -> list[BucketLoss] | None:
         """Losses of all buckets, None where a signal came before the end.
 
         Every process must call, each runs its share of the batches.
         """
-        sums = torch.zeros((2, len(self._keys)), dtype=torch.float64, device=processes.device)
+        sums = torch.zeros((2, self._ends[-1] if self._ends else 0), dtype=torch.float64, device=processes.device)
         was_training = model.training
         model.eval()
         rounds = -(-len(self._batches) // processes.world)
@@ -97,19 +124,47 @@ class HeldOut:
             batch = self._batches[min(index, len(self._batches) - 1)]
             nll, tokens = _run(model, batch, processes.device)
             if index < len(self._batches):
-                buckets = torch.tensor([window.bucket for window in batch], device=processes.device)
-                sums[0].index_add_(0, buckets, nll)
-                sums[1].index_add_(0, buckets, tokens)
+                documents = torch.tensor([window.document for window in batch], device=processes.device)
+                sums[0].index_add_(0, documents, nll)
+                sums[1].index_add_(0, documents, tokens)
         model.train(was_training)
-        nll_sums, token_sums = processes.sum(sums).tolist()
+        of_documents = processes.sum(sums).cpu().numpy()
+        parts = np.split(of_documents, self._ends[:-1], axis=1)
         return [
-            BucketLoss(key, nll / max(tokens, 1), num_bytes, int(tokens))
-            for key, num_bytes, nll, tokens in zip(self._keys, self._num_bytes, nll_sums, token_sums, strict=True)
+            _bucket_loss(key, num_bytes, nll, tokens)
+            for key, num_bytes, (nll, tokens) in zip(self._keys, self._num_bytes, parts, strict=True)
         ]
 
 
+def _batches(windows: list[_Window], batch_tokens: int) -> Iterator[list[_Window]]:
+    """Windows of like length together; the longest come first, so that too large a batch fails at once."""
+    batch: list[_Window] = []
+    for window in windows:
+        if batch and len(batch[0].ids) * (len(batch) + 1) > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(window)
+    if batch:
+        yield batch
+
+
+def _bucket_loss(key: BucketKey, num_bytes: int, nll: np.ndarray[Any, Any], tokens: np.ndarray[Any, Any]) -> BucketLoss:
+    """The loss of a bucket from those of its documents: sums of nats and of scored tokens, float64[documents]."""
+    total, count = float(tokens.sum()), len(tokens)
+    mean = float(nll.sum()) / max(total, 1)
+    resampled: tuple[float, ...] = ()
+    if count > 1:
+        drawn = resamples(f"held-out/{key}", count, DRAWS).astype(np.float64)
+        drawn_tokens = drawn @ tokens
+        means = np.divide(drawn @ nll, drawn_tokens, out=np.full(DRAWS, mean), where=drawn_tokens > 0)
+        # Documents drawn from themselves differ less than documents drawn anew: by (n - 1) / n of the variance.
+        resampled = tuple((mean + (means - mean) * math.sqrt(count / (count - 1))).tolist())
+    return BucketLoss(key, mean, num_bytes, int(total), count, resampled)
+
+
 def _choose(bucket: Bucket, max_tokens: int) -> np.ndarray[Any, Any]:
-    order = np.random.default_rng(CHOICE_SEED).permutation(bucket.num_documents)
+    # The same documents in every run, or their losses could not be compared.
+    order = permutation(f"held-out/{bucket.key}", bucket.num_documents)
     lengths = np.diff(bucket.offsets)[order]
     count = max(1, int(np.searchsorted(np.cumsum(lengths), max_tokens, side="right")))
     return np.sort(order[:count])

@@ -17,11 +17,12 @@ import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.utils._pytree import tree_structure
 
+from reprise.storage import file_checksum, sync, write_json
 from reprise.training.checkpoint import DESCRIPTION, cause_of
 from reprise.training.checkpoint_facts import VERSION, ResumeFacts
 from reprise.training.parallel import Processes
-from reprise.workspace import file_checksum, sync, write_json
 
 
 class CheckpointError(Exception):
@@ -34,9 +35,12 @@ class CheckpointWriter:
     def __init__(self, processes: Processes, *, copies: bool | None = None) -> None:
         """`copies`: whether the tensors are copied first; None: where they are not on a CPU."""
         self._processes = processes
-        self._stager = BlockingAsyncStager(cache_staged_state_dict=True) if processes.device.type == "cuda" else None
-        if copies and self._stager is None:
-            self._stager = BlockingAsyncStager()
+        self._copies = processes.device.type != "cpu" if copies is None else copies
+        self._pins = processes.device.type == "cuda"
+        """Copies into memory of a fixed address, which is kept for the next time."""
+        self._stager = BlockingAsyncStager(cache_staged_state_dict=self._pins)
+        self._staged: Any = None
+        """Names of the tensors that the kept memory is for."""
         # A group of its own: its messages must not meet those of training, which other threads send.
         self._group = dist.new_group(backend="gloo") if processes.world > 1 else None
         self._thread: threading.Thread | None = None
@@ -76,8 +80,8 @@ class CheckpointWriter:
                 failure = str(error)
         if failure := self._processes.same(failure):
             raise CheckpointError(f"{folder} cannot be written: {failure}")
-        if self._stager is not None:
-            tensors = self._stager.stage(tensors)
+        if self._copies:
+            tensors = self._copied(tensors)
         self._folder, self._failure = folder, None
         # Not one of the threads that the interpreter waits for: a second Ctrl-C means now.
         self._thread = threading.Thread(
@@ -86,9 +90,17 @@ class CheckpointWriter:
         self._thread.start()
         self.stall_s = time.perf_counter() - start
 
+    def _copied(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        """The tensors on the host. The kept memory fits one set of names: with a mean of the weights there are more."""
+        names = tree_structure(tensors)
+        if names != self._staged:
+            self._stager, self._staged = BlockingAsyncStager(cache_staged_state_dict=self._pins), names
+        copied: dict[str, Any] = self._stager.stage(tensors)
+        return copied
+
     def release(self) -> None:
         """Wait until the tensors that `begin` got may change."""
-        if self._thread is not None and self._stager is None:
+        if self._thread is not None and not self._copies:
             start = time.perf_counter()
             self._thread.join()
             self.stall_s += time.perf_counter() - start

@@ -60,13 +60,13 @@ def clean_rows(clean: Clean, rows: pa.Table, place: Place) -> Outcome:
 def _judge(clean: Clean, lang: str, rows: Sequence[int], texts: Sequence[str]) -> Iterator[Drop]:
     """Drops by the heuristics among rows of one language."""
     rules = clean.rules_of(lang)
-    for start, batch in _batches([texts[row] for row in rows]):
+    for start, batch in batch_texts([texts[row] for row in rows]):
         for place, broken in enumerate(find_broken(batch, rules), start):
             if broken:
                 yield (rows[place], *broken)
 
 
-def _batches(texts: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+def batch_texts(texts: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
     """(first, texts): runs of texts of bounded length together."""
     first, num_chars = 0, 0
     for place, text in enumerate(texts):

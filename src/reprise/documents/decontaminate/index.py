@@ -1,93 +1,131 @@
-"""Find the questions of benchmarks in texts.
+"""Prepare the questions of benchmarks for being looked up in texts (`search.py`).
 
 A question is looked for in normalised words over the whole text (by characters, if it has any of a script without
 spaces), so that line ends, white space, punctuation, case, full-width forms and markup hide nothing. How depends on its
 length:
 
-    an n-gram or longer   a text that holds `min_overlap` of its n-grams holds it
+    an n-gram or longer   a text that holds `min_overlap` of its n-grams holds it, and so does one that has its letters
+                          in order, with something in between
     shorter               it must be there as a whole
     generic or tiny       ("Which of the following is true?") its options must stand behind it as well
 
 What is still too vague to be looked for (tiny, and without options) is listed in `Index.vague`.
+
+A question has several forms: as it stands, and as `reveal` makes it where that differs, since texts are searched in
+both forms too.
 """
 
-import html
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reprise.documents.questions import Question
-from reprise.documents.words import Hashes, Words, hash_ngrams, split_words
+from reprise.benchmark_files import Question
+from reprise.documents.decontaminate.reveal import fold_lookalikes, reveal, strip_markup
+from reprise.documents.words import Hashes, Words, hash_ngrams, join_letters, split_words
 from reprise.recipe.documents import Decontaminate
 
-TELLING = {False: 5, True: 6}
-"""By characters or not -> length from which a question that is not generic is looked for without its options. Shorter
-ones are everybody's phrases: see the figures in docs/documents.md."""
-TELLING_SENTENCE = {False: 4, True: 5}
+
+class Unit(Enum):
+    """What a text is cut into."""
+
+    WORDS = "words"
+    CHARS = "characters"
+    """For questions with any character of a script without spaces."""
+    LETTERS = "letters"
+    """Questions in words, for texts that lost the spaces between words or have some inside them."""
+
+
+TELLING = {Unit.WORDS: 6, Unit.CHARS: 6}
+"""Length from which a question that is not generic is looked for without its options. Shorter ones are everybody's
+phrases: see the figures in docs/documents.md."""
+TELLING_SENTENCE = {Unit.WORDS: 4, Unit.CHARS: 5}
 """The same where it ends in a question mark: shorter, but nobody's phrase."""
 TELLING_WITH_OPTIONS = 12
 """Length that a generic or tiny question needs together with its options."""
 GENERIC_USES = 5
 """An n-gram in so many questions says nothing about any of them."""
-_GENERIC_SIZE = {False: 3, True: 4}
+SEED_SIZE = {Unit.WORDS: 4, Unit.CHARS: 5}
+"""Length of the n-grams by which a question with insertions is recognised."""
+MIN_GAPPED = {Unit.WORDS: 7, Unit.CHARS: 10}
+"""Length of a question from which it is looked for with insertions."""
+LETTER_NGRAM = 24
+_LETTER_STRIDE = 8
+"""Every eighth n-gram of letters is kept, so that they take about as much memory as those of words."""
+_GENERIC_SIZE = {Unit.WORDS: 3, Unit.CHARS: 4}
 _ANCHORS = (6, 4, 2, 1)
 """Short questions are looked up by so many of their first words."""
-_WINDOW = 40
-"""Words between a question and its options that do not count: letters, numbers, instructions."""
-_BITMAP_BITS = 22
-_TAG = re.compile(
-    r"</?(?:a|b|br|code|div|em|font|h[1-6]|i|li|ol|p|pre|span|strong|su[bp]|t[dhr]|table|u|ul)\b[^<>]{0,200}>"
-)
+_LEADING_BITS = 26
 _INSIDE_WORDS = re.compile(r"(?<=\w)['\u2019\u2010\u2011-](?=\w)")
 """Who strips punctuation makes `dont` of `don't`, which is two words here."""
 
 
 @dataclass
 class Grams:
-    """Hashes of n-grams -> the questions that hold them."""
+    """Hashes of n-grams -> the forms that hold them, and where."""
 
     keys: Hashes
-    """Sorted; a hash that several questions hold is there several times."""
-    questions: NDArray[np.int64]
-    """Of each key."""
-    bitmap: NDArray[np.bool_]
-    """Whether a key has these leading bits: nearly all n-grams of a corpus are turned away here."""
+    """Sorted, each once."""
+    offsets: NDArray[np.int64]
+    """keys[i] stands in forms[offsets[i]:offsets[i + 1]], at the words `positions` of these."""
+    forms: NDArray[np.int32]
+    positions: NDArray[np.int32]
+    bits: NDArray[np.uint8]
+    """A bit for each value of a hash's leading bits, set if a key has them: nearly all n-grams of a corpus are turned
+    away here."""
 
     @classmethod
-    def build(cls, hashes: Hashes, questions: NDArray[np.int64]) -> "Grams":
-        """From pairs (hash, question), in any order, each kept once."""
-        order = np.lexsort((questions, hashes))
-        keys, owners = hashes[order], questions[order]
-        first = np.ones(len(keys), bool)
-        first[1:] = (keys[1:] != keys[:-1]) | (owners[1:] != owners[:-1])
-        bitmap = np.zeros(1 << _BITMAP_BITS, bool)
-        bitmap[keys >> np.uint64(64 - _BITMAP_BITS)] = True
-        return cls(keys[first], owners[first], bitmap)
+    def build(cls, hashes: Hashes, forms: NDArray[np.int64], positions: NDArray[np.int64]) -> "Grams":
+        """From triples in any order."""
+        order = np.argsort(hashes, kind="stable")
+        keys, offsets = np.unique(hashes[order], return_index=True)
+        bits = np.zeros(1 << (_LEADING_BITS - 3), np.uint8)
+        leading = keys >> np.uint64(64 - _LEADING_BITS)
+        np.bitwise_or.at(bits, leading >> np.uint64(3), np.uint8(1) << (leading & np.uint64(7)).astype(np.uint8))
+        ends = np.append(offsets, len(hashes))
+        return cls(keys, ends, forms[order].astype(np.int32), positions[order].astype(np.int32), bits)
 
-    def find(self, hashes: Hashes) -> Iterator[tuple[int, int]]:
-        """(place in `hashes`, question) of each hit."""
-        places = np.flatnonzero(self.bitmap[hashes >> np.uint64(64 - _BITMAP_BITS)])
-        first = np.searchsorted(self.keys, hashes[places], "left")
-        last = np.searchsorted(self.keys, hashes[places], "right")
-        for place, start, stop in zip(places.tolist(), first.tolist(), last.tolist(), strict=True):
-            for question in self.questions[start:stop].tolist():
-                yield place, question
+    def look_up(self, hashes: Hashes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Pairs (index into `hashes`, index into `forms`) of equal hashes, as two arrays."""
+        leading = hashes >> np.uint64(64 - _LEADING_BITS)
+        candidates = np.flatnonzero(self.bits[leading >> np.uint64(3)] >> (leading & np.uint64(7)) & np.uint8(1))
+        # Sorted, so that the search walks through the keys once.
+        candidates = candidates[np.argsort(hashes[candidates])]
+        keys = np.searchsorted(self.keys, hashes[candidates])
+        same = keys < len(self.keys)
+        same[same] = self.keys[keys[same]] == hashes[candidates[same]]
+        candidates, first = candidates[same], self.offsets[keys[same]]
+        counts = self.offsets[keys[same] + 1] - first
+        before = np.cumsum(counts) - counts
+        entries = np.repeat(first - before, counts) + np.arange(int(counts.sum()))
+        return np.repeat(candidates, counts), entries
+
+
+@dataclass
+class Seeds:
+    """Shorter n-grams of the long forms, those that few questions have."""
+
+    size: int
+    by_char: bool
+    grams: Grams
 
 
 @dataclass
 class Lookup:
-    """The questions of one kind: those by words, or those by characters."""
+    """The questions in one unit."""
 
     size: int
-    """Of an n-gram."""
+    """Words of an n-gram."""
     grams: Grams
-    """Of the questions that are that long."""
+    """Of the forms that are that long."""
+    seeds: Seeds | None = None
+    """Of the same forms."""
     anchors: dict[int, Grams] = field(default_factory=dict)
-    """Length -> the beginnings of the shorter questions."""
+    """Length -> the beginnings of the shorter forms."""
 
 
 @dataclass
@@ -95,100 +133,197 @@ class Index:
     """Questions, ready to be looked up by number."""
 
     ids: list[str]
-    """Benchmark and id of each question, for a person."""
-    lookups: dict[bool, Lookup] = field(default_factory=dict)
-    """By characters or not."""
+    """ids[i]: benchmark and id of question i, for a person."""
+    questions: list[int] = field(default_factory=list)
+    """questions[i] is the question that form i is of."""
+    texts: list[str] = field(default_factory=list)
+    """texts[i]: form i."""
+    lengths: list[int] = field(default_factory=list)
+    """lengths[i]: words (or characters) of form i."""
+    lookups: dict[Unit, Lookup] = field(default_factory=dict)
     num_grams: dict[int, int] = field(default_factory=dict)
-    """Long question -> its different n-grams."""
-    whole: dict[int, list[Hashes]] = field(default_factory=dict)
-    """Shorter question -> its words; where it has apostrophes or hyphens, also those without them."""
+    """Long form -> its different n-grams."""
+    all_grams: set[int] = field(default_factory=set)
+    """Forms that count only where a text has all their n-grams."""
+    whole: dict[int, Hashes] = field(default_factory=dict)
+    """Shorter form -> its words."""
     options: dict[int, list[Hashes]] = field(default_factory=dict)
-    """Generic or tiny question -> the words of its options."""
+    """Form of a generic or tiny question -> the words of each of its options."""
     vague: list[int] = field(default_factory=list)
     """Questions that are not looked for."""
 
 
-def unmask(text: str) -> str:
-    """Without HTML tags and entities, which stand between words or in their place."""
-    text = html.unescape(text) if "&" in text else text
-    return _TAG.sub(" ", text) if "<" in text else text
-
-
 def build_index(questions: Sequence[Question], settings: Decontaminate) -> Index:
-    """Decide how each question is looked for."""
+    """Decide how each question is looked for.
+
+    Raises:
+        UserError: the libraries of the extra `documents` are missing.
+    """
     index = Index(ids=[f"{question.benchmark} {question.id}" for question in questions])
-    words = split_words([unmask(question.text) for question in questions])
+    plain = [strip_markup(question.text) for question in questions]
+    words = split_words(plain)
     singles = np.bincount(words.document_of()[words.is_single], minlength=len(questions))
-    by_chars = singles > 0
-    for by_char, size in ((False, settings.ngram_words), (True, settings.ngram_chars)):
-        numbers = np.flatnonzero(by_chars == by_char)
-        if len(numbers):
-            index.lookups[by_char] = _build_lookup(index, questions, numbers, by_char, size)
+    for unit, size in ((Unit.WORDS, settings.ngram_words), (Unit.CHARS, settings.ngram_chars)):
+        numbers = np.flatnonzero((singles > 0) == (unit is Unit.CHARS)).tolist()
+        if numbers:
+            _add_unit(index, questions, plain, numbers, unit, size)
     return index
 
 
-def _build_lookup(
-    index: Index, questions: Sequence[Question], numbers: NDArray[np.int64], by_char: bool, size: int
-) -> Lookup:
-    words = split_words([unmask(questions[number].text) for number in numbers], by_char=by_char)
-    hashes, starts = hash_ngrams(words, size)
-    grams = Grams.build(hashes, numbers[words.document_of()[starts]])
-    index.num_grams.update(
-        zip(*(part.tolist() for part in np.unique(grams.questions, return_counts=True)), strict=True)
-    )
-    is_generic = _find_generic([questions[number] for number in numbers], words, _GENERIC_SIZE[by_char])
+def _add_unit(
+    index: Index, questions: Sequence[Question], plain: Sequence[str], numbers: Sequence[int], unit: Unit, size: int
+) -> None:
+    """Add the questions `numbers`, all of one unit, to the index."""
+    by_char = unit is Unit.CHARS
+    base = split_words([plain[number] for number in numbers], by_char=by_char)
+    generic = dict(zip(numbers, _find_generic([questions[number] for number in numbers], base, unit), strict=True))
+    first = len(index.questions)
+    is_short = np.diff(base.offsets) < (0 if by_char else size)
+    for i, number in enumerate(numbers):
+        for text in _forms(plain[number], bool(is_short[i])):
+            index.questions.append(number)
+            index.texts.append(text)
+    words = split_words(index.texts[first:], by_char=by_char)
+    lengths = np.diff(words.offsets)
+    index.lengths += lengths.tolist()
     anchors: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    for place, number in enumerate(numbers.tolist()):
-        if number in index.num_grams:
-            continue
-        text = questions[number].text
-        whole = words.hashes[words.offsets[place] : words.offsets[place + 1]]
-        enough = TELLING_SENTENCE if text.rstrip().endswith(("?", "？")) else TELLING
-        if is_generic[place] or len(whole) < enough[by_char]:
-            options = [option for option in _split_each(questions[number].choices, by_char) if len(option)]
-            if len(options) < 2 or not len(whole) or len(whole) + sum(map(len, options)) < TELLING_WITH_OPTIONS:
+    for i in np.flatnonzero(lengths < size).tolist():
+        form, whole = first + i, words.hashes[words.offsets[i] : words.offsets[i + 1]]
+        if _add_short(index, questions[index.questions[form]], form, whole, unit, generic[index.questions[form]]):
+            length = next(length for length in _ANCHORS if length <= len(whole))
+            anchors[length].append((_hash_run(whole[:length]), form))
+    hashes, starts, forms = _grams_of(words, size, first)
+    grams = Grams.build(hashes, forms, starts)
+    _count_grams(index, hashes, forms)
+    lookup = Lookup(size, grams, None, {length: _build_anchors(pairs) for length, pairs in anchors.items()})
+    if SEED_SIZE[unit] < size:
+        lookup.seeds = _build_seeds(index, words, unit, first)
+    index.lookups[unit] = lookup
+    if unit is Unit.WORDS:
+        _add_letters(index, first, {number for number in numbers if not generic[number]})
+
+
+def _forms(plain: str, is_short: bool) -> Iterator[str]:
+    """The question as it stands, revealed, and if it is short without apostrophes and hyphens inside words."""
+    yield plain
+    if is_short and _INSIDE_WORDS.search(plain):
+        yield _INSIDE_WORDS.sub("", plain)
+    seen = {plain, join_letters(plain)}
+    for text in dict.fromkeys([reveal(plain), reveal(plain, strewn_letters=True), fold_lookalikes(plain)]):
+        if text not in seen and join_letters(text) not in seen:
+            seen.add(join_letters(text))
+            yield text
+
+
+def _add_short(index: Index, question: Question, form: int, whole: Hashes, unit: Unit, is_generic: bool) -> bool:
+    """Add a form that is shorter than an n-gram; False where it is too vague."""
+    enough = TELLING_SENTENCE if question.text.rstrip().endswith(("?", "？")) else TELLING
+    if is_generic or len(whole) < enough[unit]:
+        options = [option for option in _split_each(question.choices, unit) if len(option)]
+        if len(options) < 2 or not len(whole) or len(whole) + sum(map(len, options)) < TELLING_WITH_OPTIONS:
+            number = index.questions[form]
+            is_first = form == 0 or index.questions[form - 1] != number
+            if is_first:
                 index.vague.append(number)
-                continue
-            index.options[number] = options
-        index.whole[number] = [whole]
-        if not by_char and _INSIDE_WORDS.search(text):
-            index.whole[number] += _split_each([_INSIDE_WORDS.sub("", text)], by_char)
-        for form in index.whole[number]:
-            length = next(length for length in _ANCHORS if length <= len(form))
-            anchors[length].append((_hash_run(form[:length]), number))
-    return Lookup(size, grams, {length: _build_anchors(pairs) for length, pairs in anchors.items()})
+            return False
+        index.options[form] = options
+    index.whole[form] = whole
+    return True
+
+
+def _grams_of(words: Words, size: int, first: int) -> tuple[Hashes, NDArray[np.int64], NDArray[np.int64]]:
+    """Hash, position in its form, and form of each n-gram."""
+    hashes, starts = hash_ngrams(words, size)
+    texts = words.document_of()[starts]
+    return hashes, starts - words.offsets[texts], texts + first
+
+
+def _count_grams(index: Index, hashes: Hashes, forms: NDArray[np.int64]) -> None:
+    _, owners = distinct_pairs(hashes, forms)
+    numbers, counts = np.unique(owners, return_counts=True)
+    index.num_grams.update(zip(numbers.tolist(), counts.tolist(), strict=True))
+
+
+def distinct_pairs(hashes: Hashes, owners: NDArray[np.int64]) -> tuple[Hashes, NDArray[np.int64]]:
+    """Each pair once, sorted by owner, then hash."""
+    order = np.lexsort((hashes, owners))
+    hashes, owners = hashes[order], owners[order]
+    first = np.ones(len(order), bool)
+    first[1:] = (hashes[1:] != hashes[:-1]) | (owners[1:] != owners[:-1])
+    return hashes[first], owners[first]
+
+
+def _build_seeds(index: Index, words: Words, unit: Unit, first: int) -> Seeds:
+    """The seeds of the forms that say enough without options, but those that `GENERIC_USES` questions have."""
+    hashes, positions, forms = _grams_of(words, SEED_SIZE[unit], first)
+    is_specific = np.array(index.lengths, np.int64) >= MIN_GAPPED[unit]
+    is_specific[list(index.options)] = False
+    keep = is_specific[forms] & (_count_uses(index, hashes, forms) < GENERIC_USES)
+    grams = Grams.build(hashes[keep], forms[keep], positions[keep])
+    return Seeds(SEED_SIZE[unit], unit is Unit.CHARS, grams)
+
+
+def _count_uses(index: Index, hashes: Hashes, forms: NDArray[np.int64]) -> NDArray[np.int64]:
+    """In how many questions each n-gram is."""
+    owners = np.array(index.questions, np.int64)[forms]
+    keys, uses = np.unique(distinct_pairs(hashes, owners)[0], return_counts=True)
+    return np.asarray(uses[np.searchsorted(keys, hashes)])
+
+
+def _add_letters(index: Index, first: int, specific: set[int]) -> None:
+    """Add each specific question once more, as a sequence of letters."""
+    old = [
+        form
+        for form in range(first, len(index.questions))
+        if index.questions[form] in specific and (form == first or index.questions[form - 1] != index.questions[form])
+    ]
+    words = split_words([index.texts[form] for form in old], by_char=True)
+    start = len(index.questions)
+    for i, form in enumerate(old):
+        index.questions.append(index.questions[form])
+        index.texts.append(index.texts[form])
+        index.lengths.append(int(words.offsets[i + 1] - words.offsets[i]))
+        if form in index.whole:  # shorter than an n-gram
+            index.all_grams.add(start + i)
+    hashes, positions, forms = _grams_of(words, LETTER_NGRAM, start)
+    keep = positions % _LETTER_STRIDE == 0
+    hashes, positions, forms = hashes[keep], positions[keep], forms[keep]
+    keep = _count_uses(index, hashes, forms) < GENERIC_USES
+    hashes, positions, forms = hashes[keep], positions[keep], forms[keep]
+    _count_grams(index, hashes, forms)
+    index.lookups[Unit.LETTERS] = Lookup(LETTER_NGRAM, Grams.build(hashes, forms, positions))
 
 
 def _build_anchors(pairs: Sequence[tuple[int, int]]) -> Grams:
-    return Grams.build(
-        np.array([key for key, _ in pairs], np.uint64), np.array([number for _, number in pairs], np.int64)
-    )
+    keys = np.array([key for key, _ in pairs], np.uint64)
+    return Grams.build(keys, np.array([form for _, form in pairs], np.int64), np.zeros(len(pairs), np.int64))
 
 
-def _find_generic(questions: Sequence[Question], words: Words, size: int) -> NDArray[np.bool_]:
+def _find_generic(questions: Sequence[Question], words: Words, unit: Unit) -> list[bool]:
     """Whether a question says nothing without its options: another one asks the same with other options, or each of
     its short n-grams is in several questions.
     """
     options_of: dict[bytes, set[frozenset[str]]] = defaultdict(set)
     texts = [words.hashes[a:b].tobytes() for a, b in zip(words.offsets[:-1], words.offsets[1:], strict=True)]
     is_first = np.zeros(len(questions), bool)
-    for place, (question, text) in enumerate(zip(questions, texts, strict=True)):
+    for i, (question, text) in enumerate(zip(questions, texts, strict=True)):
         options = frozenset(question.choices)
-        is_first[place] = options not in options_of[text]
+        is_first[i] = options not in options_of[text]
         options_of[text].add(options)
-    hashes, starts = hash_ngrams(words, size)
+    hashes, starts = hash_ngrams(words, _GENERIC_SIZE[unit])
     owners = words.document_of()[starts]
-    once = Grams.build(hashes[is_first[owners]], owners[is_first[owners]])
-    keys, uses = np.unique(once.keys, return_counts=True)
+    once, _ = distinct_pairs(hashes[is_first[owners]], owners[is_first[owners]])
+    keys, uses = np.unique(once, return_counts=True)
     rarest = np.full(len(questions), np.iinfo(np.int64).max)
     if len(keys):
         np.minimum.at(rarest, owners, uses[np.searchsorted(keys, hashes)])
     several = np.array([len(options_of[text]) > 1 for text in texts], bool)
-    return np.asarray(several | (rarest >= GENERIC_USES))
+    generic: list[bool] = (several | (rarest >= GENERIC_USES)).tolist()
+    return generic
 
 
-def _split_each(texts: Sequence[str], by_char: bool) -> list[Hashes]:
-    words = split_words([unmask(text) for text in texts], by_char=by_char)
+def _split_each(texts: Sequence[str], unit: Unit) -> list[Hashes]:
+    words = split_words([strip_markup(text) for text in texts], by_char=unit is not Unit.WORDS)
     return [words.hashes[a:b] for a, b in zip(words.offsets[:-1], words.offsets[1:], strict=True)]
 
 
@@ -196,62 +331,3 @@ def _hash_run(hashes: Hashes) -> int:
     none = np.zeros(0, bool)
     run = Words(hashes, none, none, np.zeros(0, np.int64), np.array([0, len(hashes)]))
     return int(hash_ngrams(run, len(hashes))[0][0])
-
-
-def find_questions(index: Index, texts: Sequence[str], min_overlap: float) -> list[dict[int, float]]:
-    """For each text, the questions that it holds -> the share that is there (1 where it was looked for as a whole)."""
-    found: list[dict[int, float]] = [{} for _ in texts]
-    plain = [unmask(text) for text in texts]
-    words = split_words(plain)
-    if False in index.lookups:
-        _look_up(index, index.lookups[False], words, range(len(texts)), min_overlap, found)
-    if True in index.lookups:
-        chosen = np.unique(words.document_of()[words.is_single]).tolist()
-        chars = split_words([plain[number] for number in chosen], by_char=True)
-        _look_up(index, index.lookups[True], chars, chosen, min_overlap, found)
-    return found
-
-
-def _look_up(
-    index: Index,
-    lookup: Lookup,
-    words: Words,
-    numbers: Sequence[int],
-    min_overlap: float,
-    found: list[dict[int, float]],
-) -> None:
-    """Add to `found` what stands in the words; `numbers` are the places of their texts in `found`."""
-    document = words.document_of()
-    held: dict[tuple[int, int], set[int]] = defaultdict(set)
-    hashes, starts = hash_ngrams(words, lookup.size)
-    for place, question in lookup.grams.find(hashes):
-        held[int(document[starts[place]]), question].add(int(hashes[place]))
-    for (text, question), grams in held.items():
-        share = len(grams) / index.num_grams[question]
-        if share >= min_overlap:
-            found[numbers[text]][question] = share
-    for length, anchors in lookup.anchors.items():
-        hashes, starts = hash_ngrams(words, length)
-        for place, question in anchors.find(hashes):
-            start = int(starts[place])
-            text = int(document[start])
-            if question not in found[numbers[text]] and _stands_at(index, question, words, start, text):
-                found[numbers[text]][question] = 1.0
-
-
-def _stands_at(index: Index, question: int, words: Words, start: int, text: int) -> bool:
-    """Whether the question begins there and, where it needs them, its options stand behind it, in any order."""
-    options = index.options.get(question, [])
-    rest = words.hashes[start : words.offsets[text + 1]]
-    for whole in index.whole[question]:
-        if np.array_equal(rest[: len(whole)], whole):
-            window = rest[len(whole) :][: 2 * sum(map(len, options)) + _WINDOW]
-            return all(_contains(window, option) for option in options)
-    return False
-
-
-def _contains(words: Hashes, wanted: Hashes) -> bool:
-    if len(words) < len(wanted):
-        return False
-    starts = np.flatnonzero(words[: len(words) - len(wanted) + 1] == wanted[0])
-    return any(np.array_equal(words[start : start + len(wanted)], wanted) for start in starts)

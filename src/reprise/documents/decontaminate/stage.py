@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from reprise.documents.decontaminate.index import Index, build_index, find_questions
+from reprise.benchmark_files import Question, question_files, read_questions
+from reprise.documents.decontaminate.index import Index, build_index
+from reprise.documents.decontaminate.search import find_questions
 from reprise.documents.engine import Engine
 from reprise.documents.part_step import Drop, Outcome, Place, pass_through, run_step
-from reprise.documents.questions import Question, benchmark_files, read_questions
 from reprise.recipe.documents import Decontaminate
 from reprise.workspace import Work
 
@@ -39,7 +40,7 @@ def run(work: Work, *, decontaminate: Decontaminate, benchmarks: list[str], data
         pass_through(work, "deduplicate")
         work.counts.update(decontaminated=False)
         return
-    questions = read_questions(benchmark_files(benchmarks, data, decontaminate.extra_benchmarks))
+    questions = read_questions(question_files(benchmarks, data, decontaminate.extra_benchmarks))
     index = build_index(questions, decontaminate)
     path = work.output.resolve() / "index.pickle"
     path.write_bytes(pickle.dumps(index))

@@ -29,7 +29,8 @@ from reprise.generators.open import open_generator
 from reprise.generators.prompts import Prompt, parse_prompt
 from reprise.recipe.documents import Llm, Topics
 from reprise.recipe.model import Model
-from reprise.workspace import Json, Work
+from reprise.storage import Json
+from reprise.workspace import Work
 
 FILE = "asked.jsonl"
 

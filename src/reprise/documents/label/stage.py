@@ -34,7 +34,8 @@ from reprise.documents.table import DOCUMENTS, hash_text, read_table
 from reprise.errors import UserError
 from reprise.recipe.documents import Topics
 from reprise.recipe.model import Model
-from reprise.workspace import Work, write_json
+from reprise.storage import write_json
+from reprise.workspace import Work
 
 REPORT, CLASSIFIERS = "report.json", "classifiers"
 

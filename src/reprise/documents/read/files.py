@@ -38,6 +38,8 @@ class SkippedFile:
     reason: str
     """Such as `unknown extension`."""
     size: int
+    kind: str = ""
+    """What it is called in the place of its extension, such as `image/png`."""
 
 
 class SkippedKind(TypedDict):
@@ -128,7 +130,7 @@ def summarise_skipped(skipped: Iterable[SkippedFile]) -> list[SkippedKind]:
     """Skipped files by extension and reason, most bytes first."""
     kinds: dict[tuple[str, str], SkippedKind] = {}
     for file in skipped:
-        extension = extension_of(file.path.rsplit("/", 1)[-1])
+        extension = file.kind or extension_of(file.path.rsplit("/", 1)[-1])
         kind = kinds.setdefault(
             (extension, file.reason),
             SkippedKind(extension=extension, reason=file.reason, files=0, bytes=0, first=printable(file.path)),

@@ -2,18 +2,31 @@
 
 import codecs
 import contextlib
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import PurePosixPath
 from typing import BinaryIO
 
 import pyarrow as pa
 
-from reprise.documents.read import tables, values
+from reprise.documents.read import containers, tables, values
 from reprise.documents.read.encoding import to_utf8
-from reprise.documents.read.fields import names_to_read
+from reprise.documents.read.fields import UnreadableError, names_to_read
 from reprise.documents.read.files import SkippedFile, SourceFile
-from reprise.documents.read.formats import DAMAGED, SEEKING, format_of
-from reprise.documents.read.record import Item, Record, Reject, read_one, split_documents
+from reprise.documents.read.formats import ARCHIVES, DAMAGED, PAGES, SEEKING, format_of
+from reprise.documents.read.parsing import PageParser
+from reprise.documents.read.record import (
+    MAX_DOCUMENT_BYTES,
+    Item,
+    Record,
+    Reject,
+    as_record,
+    excerpt_of,
+    read_one,
+    split_documents,
+)
 from reprise.documents.read.remote import is_remote
 from reprise.documents.read.spans import Span, SpanStream
 from reprise.documents.read.streams import damaged, decompress, open_raw, printable
@@ -24,25 +37,36 @@ __all__ = ["Item", "Record", "Reject", "SourceFile", "read_records"]
 
 @dataclass(frozen=True)
 class Reading:
-    """How a file is read."""
+    """How files are read."""
 
     entry: Input
+    parser: PageParser
     skip: Callable[[SkippedFile], None] = lambda skipped: None
     """Told of members of archives that are left out."""
 
 
-def read_records(file: SourceFile, entry: Input, skip: Callable[[SkippedFile], None] | None = None) -> Iterator[Item]:
+def read_records(
+    file: SourceFile,
+    entry: Input,
+    skip: Callable[[SkippedFile], None] | None = None,
+    parser: PageParser | None = None,
+) -> Iterator[Item]:
     """The records of a file in order; holds one at a time, or one batch of a table's rows.
 
     Args:
         file: the file.
         entry: its input in the recipe.
         skip: told of members of archives that are left out.
+        parser: reads web pages, PDF and the like; None: one of its own.
 
     Raises:
         UserError: the file cannot be read at all, is damaged, or lacks the column that holds the text.
     """
-    reading = Reading(entry) if skip is None else Reading(entry, skip)
+    if parser is None:
+        with PageParser() as parser:
+            yield from read_records(file, entry, skip, parser)
+        return
+    reading = Reading(entry, parser) if skip is None else Reading(entry, parser, skip)
     line = 0
     try:
         with contextlib.closing(open_raw(file.path)) as raw:
@@ -56,7 +80,7 @@ def read_records(file: SourceFile, entry: Input, skip: Callable[[SkippedFile], N
 
 def _failures(file: SourceFile) -> tuple[type[Exception], ...]:
     """What reading the file may raise; behind a URL that is whatever the store's library raises when it says no."""
-    return (Exception,) if is_remote(file.path) else (*DAMAGED, OSError, pa.ArrowException)
+    return (Exception,) if is_remote(file.path) else (*DAMAGED, *containers.DAMAGED, OSError, pa.ArrowException)
 
 
 def read_span(file: SourceFile, entry: Input, span: Span) -> Iterator[Item]:
@@ -76,16 +100,82 @@ def read_span(file: SourceFile, entry: Input, span: Span) -> Iterator[Item]:
 
 def read_stream(stream: BinaryIO, name: str, format: str, reading: Reading) -> Iterator[Item]:
     """The records of an open file, without its compression."""
+    entry = reading.entry
     if format == "parquet":
-        yield from tables.read_parquet(stream, name, reading.entry)
+        yield from tables.read_parquet(stream, name, entry)
     elif format == "arrow":
-        yield from tables.read_arrow(stream, name, reading.entry)
+        yield from tables.read_arrow(stream, name, entry)
     elif format in ("csv", "tsv"):
-        yield from tables.read_csv(to_utf8(stream, reading.entry.encoding), name, format, reading.entry)
+        yield from tables.read_csv(to_utf8(stream, entry.encoding), name, format, entry)
     elif format == "json":
-        yield from values.read_json(to_utf8(stream, reading.entry.encoding), name, reading.entry)
+        yield from values.read_json(to_utf8(stream, entry.encoding), name, entry)
+    elif format == "warc":
+        yield from _read_warc(stream, name, reading)
+    elif format in ("tar", "zip"):
+        yield from _read_archive(stream, name, format, reading)
+    elif format in PAGES:
+        data = stream.read(MAX_DOCUMENT_BYTES + 1)
+        yield from _read_pages(data if len(data) <= MAX_DOCUMENT_BYTES else None, name, 1, format, reading)
     else:
-        utf8 = to_utf8(stream, reading.entry.encoding)
-        names = names_to_read(reading.entry)
-        for line, raw in split_documents(utf8, format):
-            yield read_one(name, line, raw, format, reading.entry, names)
+        names = names_to_read(entry)
+        for line, raw in split_documents(to_utf8(stream, entry.encoding), format):
+            yield read_one(name, line, raw, format, entry, names)
+
+
+def _read_pages(data: bytes | None, name: str, line: int, format: str, reading: Reading) -> Iterator[Item]:
+    """The document of a page, or of each chapter of a book, whose number is then the line."""
+    entry = reading.entry
+    try:
+        if data is None:
+            raise UnreadableError("too_long")
+        texts = reading.parser.parse(
+            format, entry.html, data, seconds=entry.parse_seconds, memory_gb=entry.parse_memory_gb
+        )
+        if not any(texts):
+            raise UnreadableError("no_text_inside")
+    except UnreadableError as reason:
+        yield Reject(name, line, str(reason), "")
+        return
+    for chapter, text in enumerate(texts, line):
+        if text:
+            try:
+                yield as_record(name, chapter, {"text": text.replace("\0", "")}, entry)
+            except UnreadableError as reason:
+                yield Reject(name, chapter, str(reason), excerpt_of(text))
+
+
+_CONTENT_TYPES = {"text/html": "html", "application/xhtml+xml": "html", "text/plain": "text", "application/pdf": "pdf"}
+
+
+def _read_warc(stream: BinaryIO, name: str, reading: Reading) -> Iterator[Item]:
+    """The pages of a WARC file; the number of the record is the line."""
+    for response in containers.read_warc(stream, MAX_DOCUMENT_BYTES):
+        kind = _CONTENT_TYPES.get(response.content_type)
+        size = len(response.content or b"")
+        if response.status != HTTPStatus.OK:
+            reading.skip(SkippedFile(name, f"HTTP status {response.status}", size, response.content_type))
+        elif kind is None:
+            reading.skip(SkippedFile(name, "content type", size, response.content_type or "no content type"))
+        elif kind == "text" and response.content is not None:
+            text = to_utf8(io.BytesIO(response.content), reading.entry.encoding).read()
+            yield read_one(name, response.index, text, "text", reading.entry, {})
+        else:
+            yield from _read_pages(response.content, name, response.index, kind, reading)
+
+
+def _read_archive(stream: BinaryIO, name: str, format: str, reading: Reading) -> Iterator[Item]:
+    """The documents of the files in an archive, whose names are those of the archive and the file with `!` between."""
+    for member in containers.read_tar(stream) if format == "tar" else containers.read_zip(stream):
+        path = f"{name}!{printable(member.name)}"
+        kind = format_of(member.name)
+        if any(part.startswith(".") for part in PurePosixPath(member.name).parts):
+            reading.skip(SkippedFile(path, "hidden", member.size))
+        elif kind.format is None or kind.format in ARCHIVES:
+            reason = "unknown extension" if kind.format is None else "archive in an archive"
+            reading.skip(SkippedFile(path, reason, member.size))
+        elif member.stream is None:
+            yield Reject(path, 1, "encrypted", "")
+        elif kind.format in SEEKING:
+            yield from read_stream(io.BytesIO(member.stream.read()), path, kind.format, reading)
+        else:
+            yield from read_stream(decompress(member.stream, kind.compression), path, kind.format, reading)

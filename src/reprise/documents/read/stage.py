@@ -20,6 +20,7 @@ from reprise.documents.read.files import (
     list_input,
     summarise_skipped,
 )
+from reprise.documents.read.parsing import PageParser
 from reprise.documents.read.records import Item, Record, Reject, read_records, read_span
 from reprise.documents.read.spans import Span, count_line_ends, number_lines, split_file
 from reprise.documents.read.streams import printable
@@ -219,8 +220,9 @@ def _read_piece(output: str, valid_share: float, piece: ReadPiece) -> PieceCount
     with (
         TableWriter(Path(output, DOCUMENTS), prefix=f"part-{piece.index:06d}") as writer,
         rejects.open("w", encoding="utf-8") as rejected,
+        PageParser() as parser,
     ):
-        for records, bad in _batches(_read_parts(piece, counts.skipped)):
+        for records, bad in _batches(_read_parts(piece, counts.skipped, parser)):
             for reject in bad:
                 counts.rejects[reject.reason] += 1
                 rejected.write(json.dumps(asdict(reject), ensure_ascii=False) + "\n")
@@ -236,10 +238,10 @@ def _read_piece(output: str, valid_share: float, piece: ReadPiece) -> PieceCount
     return counts
 
 
-def _read_parts(piece: ReadPiece, skipped: list[SkippedFile]) -> Iterator[Item]:
+def _read_parts(piece: ReadPiece, skipped: list[SkippedFile], parser: PageParser) -> Iterator[Item]:
     for part in piece.parts:
         if part.span is None:
-            yield from read_records(part.file, piece.entry, skipped.append)
+            yield from read_records(part.file, piece.entry, skipped.append, parser)
         else:
             yield from read_span(part.file, piece.entry, part.span)
 

@@ -1,10 +1,19 @@
 """Judge a generated answer: numbers and short texts of word problems, boxed answers of competition mathematics."""
 
+import functools
 import re
 import unicodedata
 from typing import Any
 
-_NUMBER = re.compile(r"-?\$?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:\s*/\s*\d+)?")
+from reprise.math_answers import Judge, boxed
+
+_NUMBER = re.compile(
+    r"-?\$?(?:\d[\d,]*(?:\.\d+)?|\.\d+)"
+    r"(?:[eE][-+]?\d{1,3}(?!\w|\.\d)|\s*(?:\*|x|\u00d7|\\times)\s*10\s*(?:\^|\*\*)\s*\{?-?\d{1,3}\}?|(?:\s+\d+)?\s*/\s*\d+)?"
+)
+_REMARK = re.compile(r"(?<=[\w%.])\s*\([^()]*\)")
+"""`8 (5+3)`: what stands in parentheses behind a number explains it."""
+_GROUPS = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d])")
 _MARK = re.compile(r"answer\s+is:?", re.IGNORECASE)
 
 
@@ -15,13 +24,30 @@ def final_answer(text: str) -> str:
 
 
 def last_number(text: str) -> float | None:
-    """The last number of a text, `$1,200`, `1/2` and `3.5` among them; None where there is none."""
-    found = _NUMBER.findall(text)
-    if not found:
+    """The last number of a text: `$1,200`, `1 000 000`, `1/2`, `3 1/2`, `1e6`; None where there is none."""
+    text = _GROUPS.sub(lambda match: match[0].replace(" ", ""), _REMARK.sub("", _normalise(text)))
+    numbers = _NUMBER.findall(text)
+    return _value(numbers[-1]) if numbers else None
+
+
+def _normalise(text: str) -> str:
+    """Compatibility forms (full width, narrow spaces) and U+2212, the minus sign."""
+    return unicodedata.normalize("NFKC", text).replace("\u2212", "-").replace("{,}", ",")
+
+
+def _value(number: str) -> float | None:
+    plain = re.sub(r"[$,]", "", number)
+    try:
+        if power := re.search(r"\s*(?:\*|x|\u00d7|\\times)\s*10\s*(?:\^|\*\*)\s*\{?(-?\d+)\}?$", plain):
+            return float(f"{plain[: power.start()]}e{power[1]}")
+        head, _, denominator = plain.partition("/")
+        if not denominator:
+            return float(plain)
+        *whole, numerator = head.split()
+        fraction = float(numerator) / float(denominator)
+    except (ValueError, ZeroDivisionError, OverflowError):
         return None
-    parts = re.sub(r"[$,\s]", "", found[-1]).split("/")
-    denominator = float(parts[1]) if len(parts) == 2 else 1.0
-    return float(parts[0]) / denominator if denominator else None
+    return float(whole[0]) + (-fraction if whole[0].startswith("-") else fraction) if whole else fraction
 
 
 def word_problem_is_right(answer: str, text: str) -> bool:
@@ -31,9 +57,9 @@ def word_problem_is_right(answer: str, text: str) -> bool:
     as text without case, articles and punctuation.
     """
     said = final_answer(text)
-    if _NUMBER.fullmatch(answer.strip()):
-        expected, found = last_number(answer), last_number(said)
-        return expected is not None and found is not None and abs(expected - found) <= 1e-4 * max(1.0, abs(expected))
+    if _NUMBER.fullmatch(_normalise(answer).strip()):
+        expected, given = last_number(answer), last_number(said)
+        return expected is not None and given is not None and abs(expected - given) <= 1e-4 * max(1.0, abs(expected))
     return _plain(answer) == _plain(said) and bool(_plain(answer))
 
 
@@ -42,25 +68,22 @@ def word_problem_results(doc: dict[str, Any], results: list[str]) -> dict[str, f
     return {"acc": float(word_problem_is_right(doc["answer"], results[0]))}
 
 
-def boxed(text: str) -> str | None:
-    r"""Content of the last `\boxed{...}`, braces balanced; None where there is none."""
-    start = text.rfind("\\boxed{")
-    if start < 0:
-        return None
-    depth = 0
-    for position in range(start + len("\\boxed"), len(text)):
-        depth += {"{": 1, "}": -1}.get(text[position], 0)
-        if depth == 0:
-            return text[start + len("\\boxed{") : position]
-    return None
-
-
 def competition_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """A boxed answer, compared with the harness's own normalisation of MATH answers."""
+    """A boxed answer: `acc` by the harness's normalisation of MATH answers, `acc_symbolic` by their value.
+
+    An answer that the harness's rule takes is right by both.
+    """
     from lm_eval.tasks.hendrycks_math.utils import is_equiv
 
-    found = boxed(results[0])
-    return {"acc": float(found is not None and bool(is_equiv(found, doc["answer"])))}
+    given = boxed(results[0])
+    same = given is not None and bool(is_equiv(given, doc["answer"]))
+    symbolic = same or (given is not None and _judge().equal(doc["answer"], given))
+    return {"acc": float(same), "acc_symbolic": float(symbolic)}
+
+
+@functools.cache
+def _judge() -> Judge:
+    return Judge()
 
 
 def _plain(text: str) -> str:

@@ -7,7 +7,7 @@ files; so a score can be repeated with the harness alone. MAWPS and SciEval are 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import yaml
 
@@ -46,6 +46,8 @@ class Benchmark:
     harness: tuple[str, ...] = ()
     """Folders of the harness that hold its tasks; empty: the task is written here."""
     metric: str = "acc"
+    other_metrics: tuple[str, ...] = ()
+    """More metrics of the task, reported beside `metric`; verdicts are made on that one."""
     filter: str = "none"
     subjects: tuple[str, ...] | None = None
     """The subjects of the folder's questions that belong to it; None: all."""
@@ -123,13 +125,13 @@ def _scieval(items: LocalSet) -> list[Part]:
 
 
 def _probe(items: LocalSet) -> list[Part]:
-    questions = LocalSet([dict(question) for question in probe_questions()], [])
+    questions = LocalSet(cast(list[Item], probe_questions()), [])
     return [
         Part(
             "icl_probe",
             _choice("icl_probe"),
             questions,
-            lambda item: {name: item[name] for name in ("query", "choices", "gold")},
+            lambda item: {name: value for name, value in item.items() if name != "kind"},
         )
     ]
 
@@ -144,6 +146,7 @@ _WORD_PROBLEM = {
 
 _COMPETITION = _generation(
     "math_boxed",
+    metric_list=[{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_symbolic")],
     doc_to_text="Problem: {{problem}}\nSolution:",
     doc_to_target="{{solution or answer}}",
     fewshot_config={"sampler": "first_n"},
@@ -210,7 +213,7 @@ _ALL = [
               differs="the validation questions, as the test answers are not public"),
     Benchmark("cmmlu", "zh", 5, _by_subject("cmmlu_", columns.cmmlu), "cmmlu", ("cmmlu",)),
     Benchmark("math", "en", 5, _whole("math_boxed", columns.competition_math, _COMPETITION),
-              "", subjects=("math",),
+              "", subjects=("math",), other_metrics=("acc_symbolic",),
               differs="files: AGIEval's 1,000 questions, its 4 examples; Hub: all 5,000, examples of training"),
     Benchmark("gsm8k", "en", 8, _whole("gsm8k_cot", columns.word_problem), "gsm8k_cot", ("gsm8k",),
               metric="exact_match", filter="flexible-extract", differs="the eight worked examples of the harness"),

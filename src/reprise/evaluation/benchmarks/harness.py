@@ -16,6 +16,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from reprise.benchmark_files import LocalSet
+from reprise.errors import UserError
 from reprise.evaluation.benchmarks.catalogue import Benchmark, Part
 from reprise.evaluation.benchmarks.loglikelihood import ContinuationScorer
 from reprise.progress import track
@@ -47,6 +48,32 @@ class BatchedLM(HFLM):  # type: ignore[misc]
         self._scorer = ContinuationScorer(
             model, max_length=self.max_length, batch_tokens=batch_tokens, device=model.device
         )
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """(log-likelihood in nats, whether it is greedy) of each choice behind its question.
+
+        Raises:
+            UserError: a choice has no token of its own, which the harness refuses too.
+        """
+        for request in requests:
+            context, continuation = request.args
+            if not self._own_tokens(context, continuation):
+                raise UserError(
+                    f"the choice {continuation!r} has no token of its own behind {context[-40:]!r}",
+                    where="evaluation.benchmarks",
+                    remedy="correct the question in the benchmark's files, or leave the benchmark out",
+                )
+        scores: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        return scores
+
+    def _own_tokens(self, context: str, continuation: str) -> bool:
+        """Whether a choice has a token that is not one of its context; only odd choices are encoded to find out."""
+        if context and continuation.strip():
+            return True
+        if context:
+            return bool(self._encode_pair(context, continuation)[1])
+        ids: list[int] = self.tok_encode(continuation, add_special_tokens=False)
+        return len(ids) > int(ids[:1] == [self.prefix_token_id])
 
     def _loglikelihood_tokens(
         self, requests: list[Any], disable_tqdm: bool = False, override_bs: int | None = None

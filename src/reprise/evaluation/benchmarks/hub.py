@@ -5,10 +5,10 @@ The columns are those of the datasets' cards. None of the sets has been download
 
 import re
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 from reprise.benchmark_files import LETTERS, Item, LocalSet
-from reprise.evaluation.benchmarks.answer_matching import boxed
+from reprise.math_answers import boxed
 
 Rows = Iterable[dict[str, Any]]
 
@@ -27,21 +27,24 @@ def _load(path: str, config: str | None = None, **options: Any) -> Any:
 def _humaneval() -> LocalSet:
     rows: Rows = _load("openai/openai_humaneval", split="test")
     return LocalSet(
-        [{"question": row["prompt"], "answer": row["canonical_solution"], **_named(row)} for row in rows], []
+        [{"question": row["prompt"], "answer": row["canonical_solution"], **_tests(row)} for row in rows], []
     )
 
 
 def _mbpp() -> LocalSet:
     found = _load("google-research-datasets/mbpp", "full")
     splits = (found["test"], found["prompt"])
-    return LocalSet(
-        *([{"question": row["text"], "answer": row["code"], **_named(row)} for row in rows] for rows in splits)
-    )
+    test, dev = ([_mbpp_item(row) for row in rows] for rows in splits)
+    return LocalSet(test, dev)
 
 
-def _named(row: dict[str, Any]) -> Item:
+def _mbpp_item(row: dict[str, Any]) -> Item:
+    return {"question": row["text"], "answer": row["code"], **_tests(row)}
+
+
+def _tests(row: dict[str, Any]) -> Item:
     names = ("test", "entry_point", "test_list", "test_setup_code", "task_id")
-    return {name: row[name] for name in names if name in row}
+    return cast(Item, {name: row[name] for name in names if name in row})
 
 
 def _mawps() -> LocalSet:

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from reprise.model.likelihood import IGNORE, fit_batch, token_scores
+from reprise.evaluation.choices import check_requests
+from reprise.model.likelihood import fit_batch, token_scores
+from reprise.model.loss import IGNORE
 
 Ids = tuple[int, ...]
 
@@ -61,7 +63,12 @@ class ContinuationScorer:
         requests: Sequence[tuple[Sequence[int], Sequence[int]]],
         advance: Callable[[float], None] = lambda amount: None,
     ) -> list[tuple[float, bool]]:
-        """(log-likelihood in nats, whether it is the greedy continuation) of each (context, continuation), in order."""
+        """(log-likelihood in nats, whether it is the greedy continuation) of each (context, continuation), in order.
+
+        Raises:
+            UserError: see `check_requests`.
+        """
+        check_requests(requests, self._max_length)
         results: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
         pairs = [(tuple(context), tuple(continuation)) for context, continuation in requests]
         if self._takes_branches is None and pairs:

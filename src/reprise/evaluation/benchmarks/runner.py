@@ -6,10 +6,9 @@ so a killed evaluation goes on and a second one reads.
 
 import contextlib
 import importlib.metadata
-import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,9 @@ from reprise.evaluation.verdicts import compare_scores
 from reprise.progress import console
 from reprise.recipe.evaluation import Evaluation, expand_benchmarks
 from reprise.sandbox.run import require_sandbox
-from reprise.workspace import digest, write_json
+from reprise.storage import digest, read_checked, write_checked
 
-_FORMAT = 2
+_FORMAT = 3
 """Raised when the same settings would give other scores."""
 
 
@@ -41,6 +40,8 @@ class Measured:
     """Questions that the benchmark has; more than were asked where a sample was."""
     scores: dict[str, float]
     """`task/number of the question` -> its score, 0 to 1."""
+    other_metrics: dict[str, float] = field(default_factory=dict)
+    """Other metric -> mean score."""
 
     @property
     def score(self) -> float:
@@ -117,8 +118,8 @@ class BenchmarkRunner:
             "seed": self._seed,
         }
         path = self._cache / f"{benchmark.name}-{digest(key)}.json"
-        if path.exists():
-            return Measured(**json.loads(path.read_text(encoding="utf-8"))["measured"])
+        if (known := read_checked(path)) is not None:
+            return Measured(**known["measured"])
         tasks = tasks or harness.local_tasks(benchmark, items)
         total = {name: len(task.eval_docs) for name, task in tasks.items()}
         chosen = choose(total, self._settings.limit, self._seed)
@@ -129,9 +130,13 @@ class BenchmarkRunner:
             for number, score in harness.ordered(log, benchmark.metric, benchmark.filter)
         }
         shots = max(int(task.get_config("num_fewshot") or 0) for task in tasks.values())
-        measured = Measured(benchmark.name, shots, benchmark.metric, sum(total.values()), scores)
-        self._cache.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"key": key, "measured": asdict(measured)})
+        others = {
+            metric: [score for log in logs.values() for _, score in harness.ordered(log, metric, benchmark.filter)]
+            for metric in benchmark.other_metrics
+        }
+        means = {metric: sum(values) / len(values) for metric, values in others.items()}
+        measured = Measured(benchmark.name, shots, benchmark.metric, sum(total.values()), scores, means)
+        write_checked(path, {"key": key, "measured": asdict(measured)})
         return measured
 
     def _ask(self, harness: Any, tasks: dict[str, Any], chosen: dict[str, list[int]]) -> Any:
@@ -196,12 +201,15 @@ def compare_benchmarks(
             name: {"questions": part["questions"], "before": part["score"], "after": two.parts()[name]["score"]}
             for name, part in one.parts().items()
         }
+        others = {
+            metric: {"before": score, "after": two.other_metrics[metric]} for metric, score in one.other_metrics.items()
+        }
         rows.append(
             {"benchmark": one.benchmark, "language": benchmark.language, "shots": one.shots, "metric": one.metric}
             | {"questions": len(names), "total": one.total, "sampled": len(names) < one.total}
             | change.as_json()
             | {"before_ci": list(wilson(change.before, len(names))), "after_ci": list(wilson(change.after, len(names)))}
-            | {"differs": benchmark.differs, "parts": parts}
+            | {"differs": benchmark.differs, "parts": parts, "other_metrics": others}
         )
     return rows
 
@@ -219,7 +227,7 @@ def summarize(measured: Sequence[Measured]) -> list[dict[str, Any]]:
                 "total": one.total,
                 "sampled": count < one.total,
             }
-            | {"parts": one.parts()}
+            | {"parts": one.parts(), "other_metrics": one.other_metrics}
         )
     return rows
 

@@ -1,0 +1,112 @@
+"""Commands that look at a run, or tidy it, and run no stage: verify, doctor, prune."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from reprise.errors import UserError
+from reprise.recipe.loading import open_recipe
+
+RunPath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe (YAML), or the folder of a run.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[NAME=VALUE]...", help="Settings to override, such as stages.0.tokens=2M."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
+
+
+def verify(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE|STORE", help="A recipe or run; or a token store.")],
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the checksums of everything a run has published, its caches, its inputs and the base model."""
+    from reprise.tokens.store import STORE, TokenStore
+    from reprise.verify import damage_of, verify_run
+
+    if (recipe / STORE).exists():
+        store = TokenStore.open(recipe)
+        store.verify()
+        print(f"{recipe}: all files are as they were published (fingerprint {store.fingerprint})")
+        return
+    loaded = open_recipe(recipe, overrides)
+    result = verify_run(loaded)
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False, indent=1))
+    elif not result["parts"]:
+        raise UserError("nothing is published yet", where=loaded.workspace, remedy="run `reprise run RECIPE` first")
+    else:
+        for part in result["parts"]:
+            state = f"{len(part['damage'])} damaged" if part["damage"] else "as written"
+            print(f"{part['what']}: {part['files']:,} files, {part['bytes'] / 1e6:,.1f} MB: {state}")
+    if damage := damage_of(result):
+        raise UserError(
+            f"{len(damage)} files are damaged or missing:\n  " + "\n  ".join(damage),
+            where=loaded.workspace,
+            remedy="bring the files back from a copy, or delete the folder of the stage and run again; "
+            "a damaged cache entry is computed again by itself",
+        )
+    if not as_json:
+        files, size = sum(part["files"] for part in result["parts"]), sum(part["bytes"] for part in result["parts"])
+        print(f"all {files:,} files ({size / 1e6:,.1f} MB) are as they were written; {result['seconds']:,.1f} s")
+
+
+def doctor(recipe: RunPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Check a recipe and its machine, and try read and clean on 200 documents of each input; writes nothing."""
+    from reprise import preflight
+    from reprise.doctor import diagnose, diagnosis_tables
+
+    findings, inputs, buckets = diagnose(open_recipe(recipe, overrides))
+    if as_json:
+        facts = {"findings": [asdict(finding) for finding in findings], "inputs": inputs, "buckets": buckets}
+        print(json.dumps(facts, ensure_ascii=False, indent=1))
+    else:
+        for table in diagnosis_tables(inputs, buckets):
+            _print(table)
+        for finding in findings:
+            if finding.severity == "warning":
+                print(f"warning: {finding}")
+        if not any(finding.severity != "warning" for finding in findings):
+            print("nothing stands in the way of a run")
+    preflight.refuse(findings)
+
+
+def prune(
+    recipe: RunPath,
+    kept: Annotated[bool, typer.Option("--kept", help="Remove training stages of other settings.")] = False,
+    cache: Annotated[bool, typer.Option("--cache", help="Remove answers that were paid for.")] = False,
+    unfinished: Annotated[bool, typer.Option("--unfinished", help="Remove half-made stages.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what kept copies, caches and unfinished stages take; remove those that are named."""
+    from reprise.prune import Kind, Prunable, list_prunable, remove
+    from reprise.workspace import Workspace
+
+    workspace = Workspace(open_recipe(recipe, None).workspace)
+    flags: dict[Kind, bool] = {"kept": kept, "cache": cache, "unfinished": unfinished}
+    chosen = {kind for kind, given in flags.items() if given}
+    entries: list[Prunable] = remove(workspace, chosen) if chosen else list_prunable(workspace)
+    if as_json:
+        print(json.dumps(entries, ensure_ascii=False, indent=1))
+        return
+    for entry in entries:
+        print(f"{entry['bytes'] / 1e6:>12,.1f} MB  {entry['path']}")
+        if not chosen:
+            print(f"{'':>16}--{entry['kind']}: costs {entry['costs']}")
+    total = sum(entry["bytes"] for entry in entries)
+    print(f"{'removed' if chosen else 'could be removed'}: {total / 1e6:,.1f} MB")
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add these commands to the program."""
+    for command in (verify, doctor, prune):
+        app.command()(command)
+
+
+def _print(thing: Any) -> None:
+    from rich.console import Console
+
+    Console().print(thing)

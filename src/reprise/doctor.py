@@ -1,0 +1,145 @@
+"""`reprise doctor`: preflight, and a sample of each input through read and clean, before anything is written."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+from rich.table import Table
+from typing_extensions import TypedDict
+
+from reprise import preflight
+from reprise.documents.clean.stage import clean_rows
+from reprise.documents.language import detect_languages
+from reprise.documents.part_step import Place
+from reprise.documents.read.files import SourceFile, find_files
+from reprise.documents.read.record import Item, Record
+from reprise.documents.read.records import read_records
+from reprise.errors import Finding, UserError
+from reprise.recipe import Recipe
+from reprise.recipe.documents import Input
+from reprise.records import record
+
+SAMPLE_DOCUMENTS = 200
+"""Documents of each input that are looked at."""
+
+
+@record
+class SampledBucket(TypedDict):
+    """What the stages read and clean would do with a sample of one language and source of an input."""
+
+    input: int
+    """Position in `documents.inputs`, from 0."""
+    language: str
+    source: str
+    documents: int
+    dropped: dict[str, int]
+    """Rule of the stage clean -> documents that it would drop."""
+
+
+@record
+class SampledInput(TypedDict):
+    """A sample of one input."""
+
+    input: int
+    path: str
+    documents: int
+    """Documents that could be read."""
+    rejects: dict[str, int]
+    """Reason -> documents that could not be read."""
+    error: str
+    """Why the input cannot be read at all; else empty."""
+
+
+def diagnose(
+    recipe: Recipe, limit: int = SAMPLE_DOCUMENTS
+) -> tuple[list[Finding], list[SampledInput], list[SampledBucket]]:
+    """Preflight, and what read and clean would do with the first documents of each input.
+
+    Args:
+        recipe: the run.
+        limit: documents of each input, shared among its files.
+
+    Returns:
+        Findings of the preflight, one entry for each input, one for each language and source of an input.
+    """
+    inputs: list[SampledInput] = []
+    buckets: list[SampledBucket] = []
+    for number, entry in enumerate(recipe.documents.inputs):
+        records: list[Record] = []
+        rejects: Counter[str] = Counter()
+        error = ""
+        try:
+            for item in sample_records(entry, f"documents.inputs.{number}.path", limit):
+                if isinstance(item, Record):
+                    records.append(item)
+                else:
+                    rejects[item.reason] += 1
+        except UserError as refused:
+            error = str(refused)
+        inputs.append(
+            {
+                "input": number,
+                "path": entry.path,
+                "documents": len(records),
+                "rejects": dict(rejects.most_common()),
+                "error": error,
+            }
+        )
+        buckets += _clean_sample(recipe, number, records)
+    return preflight.inspect(recipe), inputs, buckets
+
+
+def sample_records(entry: Input, where: str, limit: int) -> Iterator[Item]:
+    """The first records of the files of an input, about equally many of each.
+
+    Raises:
+        UserError: there is no file, or one cannot be read.
+    """
+    files: list[SourceFile] = find_files(entry, where)[:limit]
+    each, more = divmod(limit, len(files))
+    for number, file in enumerate(files):
+        yield from islice(read_records(file, entry), each + (number < more))
+
+
+def _clean_sample(recipe: Recipe, number: int, records: list[Record]) -> Iterator[SampledBucket]:
+    """What the stage clean would drop of the records of one input."""
+    if not records:
+        return
+    texts = [str(record.fields["text"]) for record in records]
+    languages = [record.fields["lang"] for record in records]
+    if None in languages:
+        detected = detect_languages(texts)
+        languages = [known or found for known, found in zip(languages, detected, strict=True)]
+    sources = [record.fields["source"] for record in records]
+    table = pa.table({"text": texts, "lang": languages, "source": sources})
+    pairs = [(str(language), str(source)) for language, source in zip(languages, sources, strict=True)]
+    dropped: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    if recipe.documents.clean.enabled:
+        for row, reason, _ in clean_rows(recipe.documents.clean, table, Place("sample", 0)).drops:
+            dropped[pairs[row]][reason] += 1
+    for pair, documents in sorted(Counter(pairs).items()):
+        yield {
+            "input": number,
+            "language": pair[0],
+            "source": pair[1],
+            "documents": documents,
+            "dropped": dict(dropped[pair].most_common()),
+        }
+
+
+def diagnosis_tables(inputs: list[SampledInput], buckets: list[SampledBucket]) -> Iterator[Table]:
+    """The sample as tables for a terminal."""
+    table = Table("input", "documents", "cannot be read", title="a sample of each input")
+    for entry in inputs:
+        trouble = entry["error"] or ", ".join(f"{reason} {count}" for reason, count in entry["rejects"].items())
+        table.add_row(Path(entry["path"]).name or entry["path"], f"{entry['documents']:,}", trouble)
+    yield table
+    table = Table("language", "source", "documents", "clean drops", "by rule", title="what clean would drop")
+    for bucket in buckets:
+        lost = sum(bucket["dropped"].values())
+        rules = ", ".join(f"{rule} {count / bucket['documents']:.0%}" for rule, count in bucket["dropped"].items())
+        share = f"{lost / bucket['documents']:.0%}"
+        table.add_row(bucket["language"], bucket["source"], f"{bucket['documents']:,}", share, rules)
+    yield table

@@ -1,0 +1,191 @@
+"""Undo what hides words: markup, escapes of JSON, URLs and mail, cut words, look-alike letters, and others.
+
+`strip_markup` runs on every text. `reveal` does the rest; it changes only texts that show signs of a disguise, because
+each step can also damage plain text (LaTeX's `\\nabla` holds the escape of a line end). So a text is searched as it
+stands and, where they differ, as `reveal` returns it.
+"""
+
+import functools
+import html
+import quopri
+import re
+import unicodedata
+from urllib.parse import unquote_to_bytes
+
+from reprise.errors import missing_extra
+
+_TAG = re.compile(
+    r"</?(?:a|b|br|code|div|em|font|h[1-6]|i|li|ol|p|pre|span|strong|su[bp]|t[dhr]|table|u|ul)\b[^<>]{0,200}>"
+)
+_HAN = "\u3400-\u4dbf\u4e00-\u9fff"
+_DECODING_ROUNDS = 3
+"""Text is decoded again while that changes it: JSON in a URL is two layers."""
+
+
+def strip_markup(text: str) -> str:
+    """Replace HTML entities by their characters and HTML tags by spaces."""
+    text = html.unescape(text) if "&" in text else text
+    return _TAG.sub(" ", text) if "<" in text else text
+
+
+def reveal(text: str, *, strewn_letters: bool = False) -> str:
+    """Decode, join and fold the text where it shows signs of a disguise; a text without such signs comes back equal.
+
+    Args:
+        text: any text.
+        strewn_letters: also drop single letters between words (`what x is y the`).
+    """
+    revealed = strip_markup(text)
+    for _ in range(_DECODING_ROUNDS):
+        before = revealed
+        for decode in (_decode_backslashes, _decode_percent, _decode_quoted_printable, strip_markup):
+            revealed = decode(revealed)
+        if revealed == before:
+            break
+    if not revealed.isascii():
+        chars = frozenset(revealed)
+        for fold in (_fold_lookalikes, _fold_traditional, _drop_marks):
+            revealed = fold(revealed, chars)
+    revealed = _join_lines(_drop_insertions(revealed))
+    return _STREWN_LETTER.sub("", revealed) if strewn_letters else revealed
+
+
+_UNICODE_ESCAPE = re.compile(r"\\+(?:u\{([0-9a-fA-F]{1,6})\}|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|x([0-9a-fA-F]{2}))")
+_LINE_ESCAPE = re.compile(r"\\+[nrt]")
+_JSON_SIGN = re.compile(r"\\+(?:u\{?[0-9a-fA-F]{2}|U000|x[0-9a-fA-F]{2}|[nrt](?![a-z])|\")")
+
+
+def _decode_backslashes(text: str) -> str:
+    """Escapes of JSON, Python and JavaScript."""
+    if "\\" not in text or not _JSON_SIGN.search(text):
+        return text
+    text = _UNICODE_ESCAPE.sub(_decode_unicode_escape, text)
+    text = _LINE_ESCAPE.sub("\n", text).replace('\\"', '"').replace("\\/", "/")
+    # A character beyond U+FFFF is two escapes.
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _decode_unicode_escape(match: re.Match[str]) -> str:
+    code = int(next(group for group in match.groups() if group), 16)
+    return chr(code) if code <= 0x10FFFF else match[0]
+
+
+_PERCENT = re.compile(r"(?:%[0-9A-Fa-f]{2})+")
+_PERCENT_SIGN = re.compile(r"%(?:20\w|2[278C9]|3[ABF]|0A|[0-9A-Fa-f]{2}%[0-9A-Fa-f]{2})")
+
+
+def _decode_percent(text: str) -> str:
+    if "%" not in text or not _PERCENT_SIGN.search(text):
+        return text
+    return _PERCENT.sub(lambda match: unquote_to_bytes(match[0]).decode("utf-8", "replace"), text)
+
+
+_QUOTED_PRINTABLE = re.compile(r"(?:=[0-9A-F]{2})+")
+_QUOTED_PRINTABLE_SIGN = re.compile(r"=[0-9A-F]{2}=[0-9A-F]{2}|=\r?\n")
+
+
+def _decode_quoted_printable(text: str) -> str:
+    if "=" not in text or not _QUOTED_PRINTABLE_SIGN.search(text):
+        return text
+    text = re.sub(r"=\r?\n", "", text)
+    return _QUOTED_PRINTABLE.sub(
+        lambda match: quopri.decodestring(match[0].encode("ascii")).decode("utf-8", "replace"), text
+    )
+
+
+@functools.cache
+def _lookalikes() -> dict[int, str]:
+    """Letters that look like a Latin letter or a digit, by Unicode's table of confusables (UTS 39)."""
+    try:
+        from confusable_homoglyphs.confusables import confusables_data
+    except ImportError as error:
+        raise missing_extra("confusable-homoglyphs", "documents", "decontamination") from error
+    folds = {}
+    for char, targets in confusables_data.items():
+        latin = [target["c"] for target in targets if len(target["c"]) == 1 and target["c"].isascii()]
+        is_letter = len(char) == 1 and not char.isascii() and unicodedata.category(char)[0] in "LN"
+        if is_letter and latin and latin[0].isalnum() and not re.match(f"[{_HAN}\u3000-\u30ff]", char):
+            folds[ord(char)] = latin[0]
+    return folds
+
+
+def fold_lookalikes(text: str) -> str:
+    """Make all letters of other scripts that look like a Latin one that Latin one, whatever stands beside them."""
+    return text if text.isascii() else text.translate(_lookalikes())
+
+
+def _fold_lookalikes(text: str, chars: frozenset[str]) -> str:
+    """The same where such letters stand inside Latin words, or are the only ones of the Cyrillic script."""
+    folds = _lookalikes()
+    present = "".join(map(chr, folds.keys() & map(ord, chars)))
+    if not present:
+        return text
+    cyrillic = {char for char in chars if "\u0400" <= char <= "\u052f"}
+    if (cyrillic and cyrillic <= set(present)) or re.search(f"[a-zA-Z][{present}]|[{present}][a-zA-Z]", text):
+        return text.translate(folds)
+    return text
+
+
+@functools.cache
+def _traditional() -> tuple[dict[int, str], frozenset[str]]:
+    """The Simplified character of each Traditional one, by OpenCC; and those that no Simplified text uses.
+
+    Characters are converted one by one, since the same character must become the same one in a question and in a
+    document, whatever stands beside it.
+    """
+    try:
+        from opencc import OpenCC
+    except ImportError as error:
+        raise missing_extra("opencc", "documents", "decontamination") from error
+    chars = [chr(code) for first, last in ((0x3400, 0x4DBF), (0x4E00, 0x9FFF)) for code in range(first, last + 1)]
+    simple = "\n".join(chars)
+    for standard in ("tw2s", "hk2s", "t2s"):
+        simple = OpenCC(standard).convert(simple)
+    pairs = [(char, fold) for char, fold in zip(chars, simple.split("\n"), strict=True) if fold != char]
+    signs = [char for char, _ in pairs if not char.encode("gb2312", "ignore")]
+    return {ord(char): fold for char, fold in pairs}, frozenset(signs)
+
+
+def _fold_traditional(text: str, chars: frozenset[str]) -> str:
+    folds, signs = _traditional()
+    return text.translate(folds) if not signs.isdisjoint(chars) else text
+
+
+_MARKS = frozenset(map(chr, range(0x300, 0x370)))
+
+
+def _drop_marks(text: str, chars: frozenset[str]) -> str:
+    """Drop accents and strokes that stand on letters that have no such form (`h\u0336`)."""
+    if chars.isdisjoint(_MARKS):
+        return text
+    return "".join(char for char in unicodedata.normalize("NFC", text) if char not in _MARKS)
+
+
+_LONE_NUMBER = re.compile(
+    r"\n[^\S\n]*+(?:[-\u2013\u2014|*#\[(~·.•_][^\S\n]*+)*+"
+    r"(?:(?:[Pp](?:age|AGE)?\.?|[Ss]eite|[Pp]ágina|[Сс]тр\.|第)[^\S\n]*+)?"
+    r"[0-9\uff10-\uff19]{1,4}+(?:[^\S\n]*+(?:/|of|von|de|из|,)[^\S\n]*+[0-9]{1,4}+)?"
+    r"(?:[^\S\n]*+[-\u2013\u2014|*#\])~·.•_页頁])*+[^\S\n]*+(?=\n)"
+)
+_NOTE_NUMBER = re.compile(r"\[\d{1,3}\]")
+_LINK_TARGET = re.compile(r"\]\([^()\s]{1,300}\)")
+_STREWN_LETTER = re.compile(
+    f"(?<=[{_HAN}])\\s?[a-zA-Z]\\s?(?=[{_HAN}])|(?<!\\S)(?![AIaiOo])[^\\W\\d_{_HAN}](?!\\S)\\s*"
+)
+
+
+def _drop_insertions(text: str) -> str:
+    """Page numbers on a line of their own, numbers of notes, targets of links."""
+    text = _LONE_NUMBER.sub("", text)
+    if "[" in text:
+        text = _LINK_TARGET.sub("]", _NOTE_NUMBER.sub("", text))
+    return text
+
+
+_CUT_WORD = re.compile(r"(?<=[^\W\d_])[-\u2010\u00ad\u00ac][^\S\n]*\n\s*(?=[^\W\d_])")
+_CUT_WORD_SIGNS = [re.compile(hyphen + r"[^\S\n]*\n") for hyphen in ("-", "\u2010", "\u00ad", "\u00ac")]
+
+
+def _join_lines(text: str) -> str:
+    """Join words that were hyphenated at the end of a line."""
+    return _CUT_WORD.sub("", text) if any(sign.search(text) for sign in _CUT_WORD_SIGNS) else text

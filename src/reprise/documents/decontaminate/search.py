@@ -1,0 +1,231 @@
+"""Find the questions of an index in texts."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reprise.documents.decontaminate.gaps import Letters, match_letters
+from reprise.documents.decontaminate.index import Grams, Index, Lookup, Seeds, Unit, distinct_pairs
+from reprise.documents.decontaminate.reveal import reveal, strip_markup
+from reprise.documents.words import Hashes, Words, hash_ngrams, join_letters, split_words
+
+MIN_LETTERS = 0.95
+"""Share of a question's letters that must be there, in order, where something was inserted into it."""
+MIN_SEEDED = 0.5
+"""Share of a question that seeds must cover before its other letters are compared."""
+_OPTIONS_WINDOW = 40
+"""Words between a question and its options that do not count: letters, numbers, instructions."""
+_INSERTION = 20
+"""Words that may stand inside a question, besides half its length: a page's header and footer."""
+_STREWN = (3, 16)
+"""So many single letters, each between two words, within so many words are taken for letters strewn into the text."""
+_SPACED_RUN = 8
+"""So many single letters in a row are taken for words with spaces inside them."""
+_LONG_WORD = 30
+"""A word of so many letters is taken for several that lost the spaces between them."""
+
+Found = list[dict[int, float]]
+"""found[i]: the questions that text i holds -> the share of them that is there."""
+
+
+@dataclass(frozen=True)
+class _View:
+    """The texts in one form: `owners[i]` is the text that view i is of."""
+
+    texts: list[str]
+    owners: NDArray[np.int64]
+    words: Words
+
+
+def find_questions(index: Index, texts: Sequence[str], min_overlap: float) -> Found:
+    """For each text, the questions that it holds -> the share that is there (1 where it was looked for as a whole)."""
+    found: Found = [{} for _ in texts]
+    plain = [strip_markup(text) for text in texts]
+    words = split_words(plain)
+    strewn = _find_strewn(words)
+    revealed = [reveal(text, strewn_letters=i in strewn) for i, text in enumerate(plain)]
+    changed = np.array([i for i in range(len(texts)) if revealed[i] != plain[i]], np.int64)
+    views = [_View(plain, np.arange(len(texts)), words)]
+    if len(changed):
+        views.append(_make_view([revealed[i] for i in changed], changed, by_char=False))
+    if Unit.WORDS in index.lookups:
+        _look_up(index, index.lookups[Unit.WORDS], views, min_overlap, found)
+    if Unit.CHARS in index.lookups:
+        _look_up(index, index.lookups[Unit.CHARS], [_by_chars(view) for view in views], min_overlap, found)
+    if Unit.LETTERS in index.lookups:
+        unspaced = [_make_view([revealed[i] for i in some], some, by_char=True) for some in _find_unspaced(views)]
+        _look_up(index, index.lookups[Unit.LETTERS], unspaced, min_overlap, found)
+    return found
+
+
+def _make_view(texts: list[str], owners: NDArray[np.int64], *, by_char: bool) -> _View:
+    return _View(texts, owners, split_words(texts, by_char=by_char))
+
+
+def _by_chars(view: _View) -> _View:
+    """The texts of the view that have characters of scripts without spaces, by characters."""
+    some = np.unique(view.words.document_of()[view.words.is_single])
+    return _make_view([view.texts[i] for i in some], view.owners[some], by_char=True)
+
+
+def _find_strewn(words: Words) -> set[int]:
+    """Texts with many single letters between their words; formulas have theirs between letters and digits."""
+    count, within = _STREWN
+    is_word = words.has_letter & (words.is_single | (words.num_chars > 1))
+    is_letter = (words.num_chars == 1) & words.has_letter & ~words.is_single & ~np.isin(words.hashes, _common_letters())
+    letters = np.flatnonzero(is_letter[1:-1] & is_word[:-2] & is_word[2:]) + 1
+    if len(letters) < count:
+        return set()
+    texts = words.document_of()[letters]
+    last, first = slice(count - 1, None), slice(None, 1 - count)
+    dense = (letters[last] - letters[first] < within) & (texts[last] == texts[first])
+    return set(texts[first][dense].tolist())
+
+
+@functools.cache
+def _common_letters() -> Hashes:
+    """Single letters that English writes between words: words, and what follows an apostrophe."""
+    return split_words(["a i o d m s t"]).hashes
+
+
+def _find_unspaced(views: Sequence[_View]) -> Iterator[NDArray[np.int64]]:
+    """Texts whose words are cut or run together, at most one array of them."""
+    chosen: set[int] = set()
+    for view in views:
+        words = view.words
+        texts = words.document_of()
+        is_long = (words.num_chars >= _LONG_WORD) & words.has_letter
+        chosen.update(view.owners[np.unique(texts[is_long])].tolist())
+        is_letter = (words.num_chars == 1) & words.has_letter & ~words.is_single
+        before = np.concatenate([[0], np.cumsum(is_letter)])
+        runs = np.flatnonzero(before[_SPACED_RUN:] - before[:-_SPACED_RUN] == _SPACED_RUN)
+        chosen.update(view.owners[np.unique(texts[runs])].tolist())
+    if chosen:
+        yield np.array(sorted(chosen), np.int64)
+
+
+def _look_up(index: Index, lookup: Lookup, views: Sequence[_View], min_overlap: float, found: Found) -> None:
+    """Add to `found` what stands in the views."""
+    _look_up_grams(index, lookup, views, min_overlap, found)
+    for view in views:
+        for length, anchors in lookup.anchors.items():
+            _look_up_anchors(index, anchors, length, view, found)
+        if lookup.seeds is not None:
+            _look_up_gapped(index, lookup.seeds, view, found)
+
+
+def _look_up_grams(index: Index, lookup: Lookup, views: Sequence[_View], min_overlap: float, found: Found) -> None:
+    """An n-gram counts in whichever form of the text it is."""
+    parts: list[tuple[Hashes, NDArray[np.int64]]] = []
+    for view in views:
+        hashes, starts = hash_ngrams(view.words, lookup.size)
+        hits, keys = lookup.grams.look_up(hashes)
+        owners = view.owners[view.words.document_of()[starts[hits]]]
+        parts.append((hashes[hits], owners * len(index.questions) + lookup.grams.forms[keys]))
+    if not parts:
+        return
+    _, pairs = distinct_pairs(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    pairs, counts = np.unique(pairs, return_counts=True)
+    texts, forms = np.divmod(pairs, len(index.questions))
+    for text, form, count in zip(texts.tolist(), forms.tolist(), counts.tolist(), strict=True):
+        share = count / index.num_grams[form]
+        if share >= (1.0 if form in index.all_grams else min_overlap):
+            _add(found, text, index.questions[form], share)
+
+
+def _add(found: Found, text: int, question: int, share: float) -> None:
+    found[text][question] = max(share, found[text].get(question, 0.0))
+
+
+def _look_up_anchors(index: Index, anchors: Grams, length: int, view: _View, found: Found) -> None:
+    words = view.words
+    document = words.document_of()
+    hashes, starts = hash_ngrams(words, length)
+    hits, keys = anchors.look_up(hashes)
+    for start, form in zip(starts[hits].tolist(), anchors.forms[keys].tolist(), strict=True):
+        text = int(document[start])
+        question = index.questions[form]
+        owner = int(view.owners[text])
+        if question not in found[owner] and _stands_at(index, form, words, start, text):
+            found[owner][question] = 1.0
+
+
+def _stands_at(index: Index, form: int, words: Words, start: int, text: int) -> bool:
+    """Whether the question begins there and, where it needs them, its options stand behind it, in any order."""
+    options = index.options.get(form, [])
+    rest = words.hashes[start : words.offsets[text + 1]]
+    whole = index.whole[form]
+    if not np.array_equal(rest[: len(whole)], whole):
+        return False
+    window = rest[len(whole) :][: 2 * sum(map(len, options)) + _OPTIONS_WINDOW]
+    return all(_contains(window, option) for option in options)
+
+
+def _contains(words: Hashes, run: Hashes) -> bool:
+    if len(words) < len(run):
+        return False
+    starts = np.flatnonzero(words[: len(words) - len(run) + 1] == run[0])
+    return any(np.array_equal(words[start : start + len(run)], run) for start in starts)
+
+
+def _look_up_gapped(index: Index, seeds: Seeds, view: _View, found: Found) -> None:
+    """Questions that have something inserted: seeds close together say which and where, their letters decide."""
+    size, by_char = seeds.size, seeds.by_char
+    hashes, starts = hash_ngrams(view.words, size)
+    hits, keys = seeds.grams.look_up(hashes)
+    if not len(hits):
+        return
+    places = starts[hits]
+    forms, positions = (part[keys].astype(np.int64) for part in (seeds.grams.forms, seeds.grams.positions))
+    texts = view.words.document_of()[places]
+    group = texts * len(index.questions) + forms
+    order = np.lexsort((positions, places, group))
+    group, places, forms, positions, texts = (part[order] for part in (group, places, forms, positions, texts))
+    lengths = np.array(index.lengths, np.int64)[forms]
+    reach = places + lengths * 3 // 2 + _INSERTION
+    need = np.maximum(2, -(-lengths * MIN_SEEDED // size).astype(np.int64))
+    last = np.arange(len(group)) + need - 1
+    inside = last < len(group)
+    last = np.minimum(last, len(group) - 1)
+    dense = np.flatnonzero(inside & (group[last] == group) & (places[last] <= reach))
+    letters: dict[int, Letters] = {}
+    for first in _best_starts(dense, group, places, reach):
+        form, text = int(forms[first]), int(texts[first])
+        question, owner = index.questions[form], int(view.owners[text])
+        if question in found[owner]:
+            continue
+        end = first + int(np.searchsorted(places[first:], reach[first], "right"))
+        end = first + int(np.searchsorted(group[first:end], group[first], "right"))
+        if text not in letters:
+            letters[text] = Letters.build(join_letters(view.texts[text]), view.words, text)
+        offset = int(view.words.offsets[text])
+        pairs = [
+            (place - offset, position)
+            for place, position in zip(places[first:end].tolist(), positions[first:end].tolist(), strict=True)
+        ]
+        share = match_letters(_cached_letters(index.texts[form], by_char), letters[text], pairs, size, MIN_SEEDED)
+        if share >= MIN_LETTERS:
+            _add(found, owner, question, share)
+
+
+def _best_starts(
+    dense: NDArray[np.int64], group: NDArray[np.int64], places: NDArray[np.int64], reach: NDArray[np.int64]
+) -> list[int]:
+    """For each group, the first seed of the stretch that has the most of them."""
+    # Groups are sorted and so are the places inside them: one key in which both compare.
+    width = int(max(places.max(initial=0), reach.max(initial=0))) + 1
+    ends = np.searchsorted(group * width + places, group[dense] * width + reach[dense], "right")
+    order = np.lexsort((dense, dense - ends, group[dense]))
+    ordered = dense[order]
+    is_first = np.ones(len(ordered), bool)
+    is_first[1:] = group[ordered][1:] != group[ordered][:-1]
+    best: list[int] = ordered[is_first].tolist()
+    return best
+
+
+@functools.lru_cache(maxsize=4096)
+def _cached_letters(text: str, by_char: bool) -> Letters:
+    return Letters.build(join_letters(text), split_words([text], by_char=by_char), 0)

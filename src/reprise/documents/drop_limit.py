@@ -1,0 +1,96 @@
+"""Stop a stage that drops much of a language or a source, before the rest of the run is spent on what is left."""
+
+import math
+from collections.abc import Collection, Sequence
+
+from reprise.documents.part_step import BucketFlow
+from reprise.errors import UserError
+from reprise.workspace import Work
+
+_Z = 1.645
+"""Standard normal quantile: the share that is held against the limit is a lower bound with confidence 0.95, so that one
+document of two stops nothing, and all of three do."""
+_SHOWN = 5
+
+_RULES = {
+    "too_short": "documents.clean.min_chars",
+    "exact_duplicate": "documents.deduplicate.enabled",
+    "near_duplicate": "documents.deduplicate.threshold",
+    "benchmark_question": "documents.decontaminate.min_overlap",
+}
+"""Reason -> setting that decides it; other reasons are names of heuristics."""
+
+
+def check_drop_share(
+    stage: str, work: Work, max_drop_share: float, needed: Collection[tuple[str, str]] = frozenset()
+) -> None:
+    """Compare what a stage dropped of each language, source and split with the limit of the recipe.
+
+    Args:
+        stage: name of the stage.
+        work: after the stage; its counts hold StepCounts.
+        max_drop_share: largest share that may be dropped.
+        needed: (language, source) of the text that is trained on.
+
+    Raises:
+        UserError: a bucket lost more, or all of what is trained on; names the rules, what they cost, and the settings.
+    """
+    flows: Sequence[BucketFlow] = work.counts.get("buckets", [])
+    for flow in flows:
+        pair = (flow["language"], flow["source"])
+        if pair in needed and flow["split"] == "train" and flow["documents_in"] == sum(flow["dropped"].values()):
+            raise UserError(
+                f"the stage {stage} leaves no training document of {pair[0]}/{pair[1]}: it drops {_describe(flow)}",
+                where=f"documents.{stage}",
+                remedy=_look_at(stage, flow) + ", or take it out of the mixture",
+            )
+    over = [flow for flow in flows if dropped_share(flow) > max_drop_share]
+    if not over:
+        return
+    over.sort(key=lambda flow: -sum(flow["dropped"].values()))
+    lines = [_describe(flow) for flow in over[:_SHOWN]]
+    if len(over) > _SHOWN:
+        lines.append(f"and as much of {len(over) - _SHOWN} more")
+    largest = max(sum(flow["dropped"].values()) / flow["documents_in"] for flow in over)
+    allowed = math.ceil(largest * 100) / 100
+    raise UserError(
+        f"the stage {stage} drops {'; '.join(lines)}",
+        where=f"documents.max_drop_share={max_drop_share:g}",
+        remedy=f"{_look_at(stage, over[0])}, or allow it with documents.max_drop_share={allowed:g}",
+    )
+
+
+def _look_at(stage: str, flow: BucketFlow) -> str:
+    """How to see what the rule that dropped most did, and its setting."""
+    reason = max(flow["dropped"].items(), key=lambda item: item[1])[0]
+    return (
+        f"look at them with `reprise rejects RECIPE --stage {stage} --reason {reason}`; change the rule "
+        f"({rule_setting(flow['language'], reason)})"
+    )
+
+
+def dropped_share(flow: BucketFlow) -> float:
+    """Lower bound of the share that is dropped of such documents (Wilson's interval for a share)."""
+    count, dropped = flow["documents_in"], sum(flow["dropped"].values())
+    if not dropped:
+        return 0.0
+    share, z2 = dropped / count, _Z**2
+    middle = share + z2 / (2 * count)
+    return (middle - _Z * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))) / (1 + z2 / count)
+
+
+def rule_setting(language: str, reason: str) -> str:
+    """The setting behind a reason."""
+    return _RULES.get(reason, f"documents.clean.heuristics.{language}.{reason}")
+
+
+def _describe(flow: BucketFlow) -> str:
+    """`57 of 104 documents of ko/web to train on (55 %: max_short_lines 40, min_stop_words 17)`."""
+    dropped = sum(flow["dropped"].values())
+    rules = sorted(flow["dropped"].items(), key=lambda item: (-item[1], item[0]))
+    listing = ", ".join(f"{reason} {count:,}" for reason, count in rules[:_SHOWN])
+    purpose = "to train on" if flow["split"] == "train" else "held out"
+    return (
+        f"{dropped:,} of {flow['documents_in']:,} documents of {flow['language']}/{flow['source']} {purpose} "
+        f"({dropped / flow['documents_in']:.0%}: {listing})"
+    )

@@ -1,0 +1,29 @@
+"""Which choices can be scored at all."""
+
+from collections.abc import Sequence
+
+from reprise.errors import UserError
+
+
+def check_requests(requests: Sequence[tuple[Sequence[int], Sequence[int]]], max_length: int) -> None:
+    """Refuse what lm-evaluation-harness refuses.
+
+    A continuation without a token of its own would have the log-likelihood 0 and win against every other.
+
+    Raises:
+        UserError: a context or a continuation has no token, or a continuation is longer than the model's context.
+    """
+    for number, (context, continuation) in enumerate(requests):
+        problem = None
+        if not continuation:
+            problem = "has no token of its own"
+        elif not context:
+            problem = "stands behind nothing that could be scored"
+        elif len(continuation) > max_length:
+            problem = f"has {len(continuation)} tokens, more than the {max_length} that the model sees"
+        if problem:
+            raise UserError(
+                f"choice {number} of the {len(requests)} that are scored {problem}",
+                where="evaluation.benchmarks",
+                remedy="correct the question in the benchmark's files, or leave the benchmark out",
+            )

@@ -1,0 +1,64 @@
+"""What a run keeps beside its published stages, what that takes, and its removal."""
+
+import shutil
+from pathlib import Path
+from typing import Literal
+
+from typing_extensions import TypedDict
+
+from reprise.records import record
+from reprise.workspace import Workspace
+
+Kind = Literal["kept", "cache", "unfinished"]
+
+
+@record
+class Prunable(TypedDict):
+    """Something in a workspace that can be removed."""
+
+    kind: Kind
+    """`kept`: a training stage of other settings. `cache`: answers that were paid for. `unfinished`: a
+    stage that was begun."""
+    path: str
+    bytes: int
+    costs: str
+    """What its removal costs."""
+
+
+_COSTS: dict[Kind, str] = {
+    "kept": "training again if its settings return",
+    "cache": "computing or asking again what a stage needs again",
+    "unfinished": "the progress of that stage",
+}
+
+
+def list_prunable(workspace: Workspace) -> list[Prunable]:
+    """All that can be removed while every published stage stays fresh, the largest first."""
+    root = workspace.root
+    places: list[tuple[Kind, Path]] = [
+        *(("kept", path) for path in root.glob("*.kept-*")),
+        *(("cache", path) for path in root.glob("cache/*")),
+        *(("unfinished", path) for path in root.glob("*.partial")),
+    ]
+    entries: list[Prunable] = [
+        {"kind": kind, "path": str(path), "bytes": folder_bytes(path), "costs": _COSTS[kind]} for kind, path in places
+    ]
+    return sorted(entries, key=lambda entry: -entry["bytes"])
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of the files in a folder, at any depth."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def remove(workspace: Workspace, kinds: set[Kind]) -> list[Prunable]:
+    """Remove all of some kinds; returns what was removed.
+
+    Raises:
+        UserError: another process runs in the workspace.
+    """
+    with workspace.locked():
+        chosen = [entry for entry in list_prunable(workspace) if entry["kind"] in kinds]
+        for entry in chosen:
+            shutil.rmtree(entry["path"])
+    return chosen

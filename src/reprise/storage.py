@@ -1,0 +1,136 @@
+"""Files that are written whole and checked when they are read: atomic writes, checksums of files and of JSON values."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypedDict
+
+import xxhash
+
+Json = Any
+"""What `json` reads and writes."""
+
+_BLOCK_BYTES = 1 << 20
+
+
+class FileChecksum(TypedDict):
+    """What a file is, by content."""
+
+    size: int
+    """Bytes."""
+    xxh128: str
+    """XXH3-128 of its bytes."""
+
+
+class InputRecord(FileChecksum):
+    """A file of the user."""
+
+    path: str
+    mtime_ns: int
+    """Time of its last change; the file is hashed again only when this or the size differs."""
+
+
+def digest(value: Json) -> str:
+    """Hash of a JSON value; equal values give equal hashes, whatever the order of their keys."""
+    canonical = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:32]
+
+
+def file_checksum(path: Path) -> FileChecksum:
+    """Size and hash of a file's content, read in blocks of 1 MiB.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    hasher = xxhash.xxh3_128()
+    size = 0
+    with path.open("rb") as handle:
+        while block := handle.read(_BLOCK_BYTES):
+            hasher.update(block)
+            size += len(block)
+    return {"size": size, "xxh128": hasher.hexdigest()}
+
+
+def record_input(path: Path, known: Mapping[str, Json] | None = None) -> InputRecord:
+    """Path, size, time of change and checksum of a file.
+
+    Args:
+        path: the file.
+        known: an earlier record; its checksum is taken over if path, size and time match.
+    """
+    stat = path.stat()
+    if known and (known["path"], known["size"], known["mtime_ns"]) == (str(path), stat.st_size, stat.st_mtime_ns):
+        content = str(known["xxh128"])
+    else:
+        content = file_checksum(path)["xxh128"]
+    return {"path": str(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "xxh128": content}
+
+
+def find_damage(folder: Path, records: Mapping[str, FileChecksum], *, content: bool) -> list[str]:
+    """Files that are missing or are not what their records say; one sentence each.
+
+    Args:
+        folder: names in `records` are relative to it.
+        records: name -> size and checksum.
+        content: read every file and compare checksums; without, sizes only.
+    """
+    damage = []
+    for name, record in records.items():
+        path = folder / name
+        try:
+            size = path.stat().st_size
+            if size != record["size"]:
+                damage.append(f"{path} has {size} bytes, not {record['size']}")
+            elif content and file_checksum(path)["xxh128"] != record["xxh128"]:
+                damage.append(f"{path} is damaged: its content is not what was written")
+        except FileNotFoundError:
+            damage.append(f"{path} is missing")
+        except OSError as error:
+            damage.append(f"{path} cannot be read: {error.strerror}")
+    return damage
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old or the new one, never half of it, even after a power cut."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # a full disk
+        raise
+
+
+def write_json(path: Path, value: Json) -> None:
+    """Write a JSON file as `write_text` does."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+
+
+def write_checked(path: Path, value: Json) -> None:
+    """Write a JSON value together with its checksum, for `read_checked`; makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"checksum": digest(value), "value": value})
+
+
+def read_checked(path: Path) -> Json | None:
+    """The value of a file of `write_checked`; None where it is missing or damaged, so that it is computed again."""
+    try:
+        entry = json.loads(path.read_bytes())
+        value = entry["value"]
+        return value if digest(value) == entry["checksum"] else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def sync(path: Path) -> None:
+    """Return when what was written to a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

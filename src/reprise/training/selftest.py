@@ -1,0 +1,229 @@
+"""`reprise selftest`: some steps of the user's own model by the trainer, and again by a plain PyTorch loop.
+
+The plain loop shares nothing with the trainer but the rows and the learning rates: transformers loads the model and
+computes all logits with its slowest, plainest attention; the loss is torch's cross-entropy of them; gradients are
+clipped and AdamW steps as torch does it, one tensor at a time. Both compute in float32 on the same device.
+"""
+
+import gc
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+from typing_extensions import TypedDict
+
+from reprise.errors import UserError
+from reprise.mixture.sampler import Batch, Sampler
+from reprise.model.loading import locate_model
+from reprise.recipe import Recipe
+from reprise.recipe.mixture import Stage
+from reprise.recipe.tokens import Rows
+from reprise.recipe.training import Guards, Training
+from reprise.tokens.store import TokenStore
+from reprise.training.parallel import Processes, open_processes
+from reprise.training.signals import catch_stop
+from reprise.training.stage import build
+from reprise.workspace import Work
+
+LIMITS = {"loss": 1e-4, "grad_norm": 1e-3, "weights": 1e-3}
+"""Worst relative differences that pass: float32 leaves about 1e-6 after 30 steps."""
+
+
+class SelftestResult(TypedDict):
+    """What the two loops differ by."""
+
+    steps: int
+    batch_rows: int
+    seq_len: int
+    device: str
+    loss: float
+    """Worst relative difference of the loss over the steps."""
+    grad_norm: float
+    """Worst relative difference of the gradient norm over the steps."""
+    weights: float
+    """After the last step, worst over the weights: norm of the difference by the norm of the weight."""
+    weight: str
+    """The weight where it is worst."""
+    movement: float
+    """Norm of all differences by the norm of how far the weights moved."""
+    first_loss: float
+    last_loss: float
+    limits: dict[str, float]
+    passed: bool
+
+
+class _Trace(NamedTuple):
+    losses: list[float]
+    norms: list[float]
+    rates: list[float]
+    weights: dict[str, Tensor]
+
+
+def selftest(recipe: Recipe, *, steps: int = 30, batch_rows: int = 4, seq_len: int = 256) -> SelftestResult:
+    """Train twice from the base model and compare.
+
+    The settings are those of the recipe's first training stage, but for length and size, in float32 and without what
+    happens between steps (validation, guards, averages).
+
+    Args:
+        recipe: whose model, token store, mixture, packing and optimizer.
+        steps: of the optimizer.
+        batch_rows: rows of a batch, at most that of the recipe.
+        seq_len: tokens of a row, at most that of the recipe.
+
+    Raises:
+        UserError: there is no token store yet, or the recipe's settings cannot be trained with.
+    """
+    store = TokenStore.open(Path(recipe.workspace) / "tokenize")
+    rows = recipe.rows.model_copy(update={"seq_len": min(seq_len, recipe.rows.seq_len)})
+    training = _settings(recipe.training, batch_rows, rows)
+    tokens = steps * training.batch_rows * rows.seq_len
+    schedule = recipe.stages[0].schedule
+    warmup = {"warmup_tokens": min(schedule.warmup_tokens, tokens // 4), "initial_lr": schedule.peak_lr / 10}
+    decay = {"decay_tokens": min(schedule.decay_tokens, tokens // 4)}
+    stage = recipe.stages[0].model_copy(
+        update={"tokens": tokens, "schedule": schedule.model_copy(update=warmup | decay)}
+    )
+    with open_processes(training) as processes:
+        if processes.world > 1:
+            raise UserError("the self-test compares one process with one process", remedy="start it without torchrun")
+        ours = _by_the_trainer(recipe, stage, rows, training, processes)
+        gc.collect()
+        sampler = Sampler(store, stage, rows, recipe.seed)
+        batches = (sampler.next_batch(training.batch_rows) for _ in ours.rates)
+        plain, moved = _by_a_plain_loop(recipe, training, batches, ours.rates, processes.device)
+    return _compare(ours, plain, moved, training.batch_rows, rows.seq_len, str(processes.device))
+
+
+def _settings(training: Training, batch_rows: int, rows: Rows) -> Training:
+    size = min(batch_rows, training.batch_rows)
+    return training.model_copy(
+        update={
+            "batch_rows": size,
+            "micro_batch_rows": 1 if size % training.micro_batch_rows else training.micro_batch_rows,
+            "precision": "float32",
+            "guards": Guards(spike="off", retention="off"),
+            "validation": training.validation.model_copy(update={"every_tokens": 0, "max_tokens": rows.seq_len}),
+            "checkpoints": training.checkpoints.model_copy(update={"every_tokens": 0}),
+            "averaging": type(training.averaging)(),
+            "benchmarks_every_tokens": 0,
+            "trackers": [],
+            "log_every_steps": 1,
+        }
+    )
+
+
+def _by_the_trainer(recipe: Recipe, stage: Stage, rows: Rows, training: Training, processes: Processes) -> _Trace:
+    with tempfile.TemporaryDirectory(prefix="reprise-selftest-") as folder, catch_stop() as stop:
+        output = Path(folder, "train-1.partial")
+        output.mkdir()
+        inputs = {"tokenize": Path(recipe.workspace) / "tokenize"}
+        trainer = build(
+            Work(output=output, inputs=inputs, cache=Path(folder, "cache")), processes, stop, stage=stage,
+            stage_index=0, rows=rows, training=training, model=recipe.model, seed=recipe.seed, tolerance={},
+        )  # fmt: skip
+        while not trainer.sampler.finished:
+            trainer.step()
+        if trainer.metrics is not None:
+            trainer.metrics.close()
+        lines = (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        events = [event for event in map(json.loads, lines) if event["kind"] == "step"]
+        weights = {name: value.detach().cpu() for name, value in trainer.network.weights.model.named_parameters()}
+    losses, norms, rates = ([float(event[name]) for event in events] for name in ("loss", "grad_norm", "lr"))
+    return _Trace(losses, norms, rates, weights)
+
+
+def _by_a_plain_loop(
+    recipe: Recipe, training: Training, batches: Iterator[Batch], rates: Sequence[float], device: torch.device
+) -> tuple[_Trace, float]:
+    """The same steps as PyTorch's documentation writes them; also how far the weights moved."""
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        locate_model(recipe.model),
+        revision=recipe.model.revision,
+        trust_remote_code=recipe.model.trust_remote_code,
+        dtype=torch.float32,
+        attn_implementation="eager",
+    )
+    model = model.to(device)
+    model.train()
+    model.config.use_cache = False
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            module.padding_idx = None  # EOS may be the padding token, and it has to learn
+    start = {name: value.detach().cpu().clone() for name, value in model.named_parameters()}
+    settings = training.optimizer
+    optimizer = torch.optim.AdamW(
+        _groups(model, settings.weight_decay), lr=0.0, betas=settings.betas, eps=settings.eps, foreach=False
+    )
+    losses, norms = [], []
+    for batch, rate in zip(batches, rates, strict=True):
+        targets = torch.from_numpy(batch.labels.copy()).to(device)[:, 1:]
+        logits = model(**_inputs(batch, device)).logits[:, :-1].float()
+        loss: Any = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
+        loss.backward()
+        norms.append(float(nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm, foreach=False)))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    weights = {name: value.detach().cpu() for name, value in model.named_parameters()}
+    moved = sum(float((weights[name] - start[name]).double().square().sum()) for name in weights) ** 0.5
+    return _Trace(losses, norms, list(rates), weights), moved
+
+
+def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Decay on matrices that are no embedding, as docs/order.md says of the optimizer."""
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    decays = {name: value.dim() >= 2 and id(value) not in tables for name, value in model.named_parameters()}
+    return [
+        {"params": [value for name, value in model.named_parameters() if decays[name]], "weight_decay": weight_decay},
+        {"params": [value for name, value in model.named_parameters() if not decays[name]], "weight_decay": 0.0},
+    ]
+
+
+def _inputs(batch: Batch, device: torch.device) -> dict[str, Tensor]:
+    """Ids; where documents do not see each other, also a mask of every pair of positions, and restarting positions."""
+    inputs = {"input_ids": torch.from_numpy(batch.ids.copy())}
+    if batch.document_mask:
+        documents = torch.from_numpy(batch.documents.copy())
+        sees = documents[:, :, None] == documents[:, None, :]
+        sees &= torch.ones(sees.shape[1:], dtype=torch.bool).tril()
+        mask = torch.zeros(sees.shape).masked_fill(~sees, torch.finfo(torch.float32).min)
+        inputs |= {"attention_mask": mask[:, None], "position_ids": torch.from_numpy(batch.position_ids.copy())}
+    return {name: value.to(device) for name, value in inputs.items()}
+
+
+def _compare(ours: _Trace, plain: _Trace, moved: float, batch_rows: int, seq_len: int, device: str) -> SelftestResult:
+    differences = {name: (ours.weights[name] - value).double().norm() for name, value in plain.weights.items()}
+    relative = {name: float(one / plain.weights[name].double().norm()) for name, one in differences.items()}
+    worst = max(relative, key=relative.__getitem__)
+    found = {
+        "loss": _worst(ours.losses, plain.losses),
+        "grad_norm": _worst(ours.norms, plain.norms),
+        "weights": relative[worst],
+    }
+    return {
+        "steps": len(plain.losses),
+        "batch_rows": batch_rows,
+        "seq_len": seq_len,
+        "device": device,
+        "loss": found["loss"],
+        "grad_norm": found["grad_norm"],
+        "weights": found["weights"],
+        "weight": worst,
+        "movement": float(torch.stack(list(differences.values())).norm()) / moved,
+        "first_loss": plain.losses[0],
+        "last_loss": plain.losses[-1],
+        "limits": LIMITS,
+        "passed": all(found[name] <= limit for name, limit in LIMITS.items()),
+    }
+
+
+def _worst(ours: Sequence[float], plain: Sequence[float]) -> float:
+    return max(abs(one - other) / abs(other) for one, other in zip(ours, plain, strict=True))

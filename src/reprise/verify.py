@@ -1,0 +1,115 @@
+"""Compare everything that a run has published with the checksums that were taken when it was written."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from typing_extensions import TypedDict
+
+from reprise.errors import UserError
+from reprise.generators.journal import FILE as ANSWERS
+from reprise.generators.journal import read_key
+from reprise.recipe import Recipe
+from reprise.records import record
+from reprise.storage import file_checksum, find_damage, read_checked, write_checked
+from reprise.workspace import MANIFEST, Workspace, read_manifest
+
+VERIFIED = "verified.json"
+
+
+@record
+class Verified(TypedDict):
+    """Some files of a run that were read and compared."""
+
+    what: str
+    """A stage, `cache/STAGE`, or `inputs`: the files of the user, the base model among them."""
+    files: int
+    bytes: int
+    damage: list[str]
+    """The files that are missing or damaged, a sentence each."""
+
+
+@record
+class Verification(TypedDict):
+    """The result of `reprise verify`, kept in `WORKSPACE/verified.json` for the report."""
+
+    when: str
+    seconds: float
+    parts: list[Verified]
+
+
+def verify_run(recipe: Recipe) -> Verification:
+    """Read all files of a run once: stages, kept stages, caches, inputs and the base model.
+
+    Returns:
+        What was read, and every damaged or missing file.
+    """
+    workspace = Workspace(recipe.workspace)
+    start = time.monotonic()
+    parts = [*_stages(workspace), *_caches(workspace), *_inputs(workspace)]
+    result: Verification = {
+        "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "seconds": round(time.monotonic() - start, 3),
+        "parts": parts,
+    }
+    if workspace.root.is_dir():
+        write_checked(workspace.root / VERIFIED, result)
+    return result
+
+
+def damage_of(result: Verification) -> list[str]:
+    """All damaged or missing files of a verification."""
+    return [sentence for part in result["parts"] for sentence in part["damage"]]
+
+
+def _stages(workspace: Workspace) -> Iterator[Verified]:
+    """The published stages, and those that were kept."""
+    for path in sorted(workspace.root.glob(f"*/{MANIFEST}")):
+        if path.parent.suffix in (".partial", ".retired"):
+            continue
+        try:
+            manifest = read_manifest(path)
+        except UserError as error:
+            yield {"what": path.parent.name, "files": 1, "bytes": path.stat().st_size, "damage": [str(error)]}
+            continue
+        num_bytes = sum(entry["size"] for entry in manifest.outputs.values())
+        damage = find_damage(path.parent, manifest.outputs, content=True)
+        yield {"what": path.parent.name, "files": len(manifest.outputs), "bytes": num_bytes, "damage": damage}
+
+
+def _caches(workspace: Workspace) -> Iterator[Verified]:
+    """Answers that were paid for: a damaged one is computed or asked for again, but it is named here."""
+    for folder in sorted((workspace.root / "cache").glob("*/")):
+        files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
+        damage = []
+        for path in files:
+            if path.name == ANSWERS:
+                lines = path.read_bytes().splitlines()
+                damage += [f"{path}:{number} is damaged" for number, line in enumerate(lines, 1) if not read_key(line)]
+            elif path.suffix == ".json" and read_checked(path) is None:
+                damage.append(f"{path} is damaged: its content is not what was written")
+        num_bytes = sum(path.stat().st_size for path in files)
+        yield {"what": f"cache/{folder.name}", "files": len(files), "bytes": num_bytes, "damage": damage}
+
+
+def _inputs(workspace: Workspace) -> Iterator[Verified]:
+    """The user's files that published stages were made from, as they are on the disk now."""
+    seen: dict[str, str] = {}
+    num_bytes, damage = 0, []
+    for path in sorted(workspace.root.glob(f"*/{MANIFEST}")):
+        try:
+            manifest = read_manifest(path)
+        except UserError:
+            continue  # named by `_stages`
+        for entry in manifest.files.values():
+            if entry["path"] in seen or "://" in entry["path"]:
+                continue
+            seen[entry["path"]] = entry["xxh128"]
+            num_bytes += entry["size"]
+            try:
+                if file_checksum(Path(entry["path"]))["xxh128"] != entry["xxh128"]:
+                    damage.append(f"{entry['path']} is not what {manifest.stage} was made from")
+            except OSError as error:
+                damage.append(f"{entry['path']}: {error.strerror}")
+    if seen:
+        yield {"what": "inputs", "files": len(seen), "bytes": num_bytes, "damage": damage}

@@ -1,0 +1,162 @@
+# ruff: noqa: E501
+"""Cheats of programs and worthless tests: each is refused, and honest ones stay."""
+
+import pytest
+
+from reprise.errors import UserError
+from reprise.recipe.synthesis import Code
+from reprise.sandbox.run import require_sandbox
+from reprise.synthesis.mutants import mutants, stand_ins
+from reprise.synthesis.proof import prove
+
+TESTS = "assert triple([1, 20]) == [3, 60]\nassert triple([]) == []\nassert triple([-7, 11]) == [-21, 33]"
+RIGHT = "def triple(numbers):\n    return [3 * number for number in numbers]"
+LIMITS = Code(timeout_s=2.0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _sandbox_works():
+    try:
+        require_sandbox()
+    except UserError as error:
+        pytest.skip(str(error))
+
+
+HONEST = {
+    "plain": (RIGHT, TESTS),
+    "imports": ("import math\nfrom collections import Counter\nLIMIT = 2\ndef top(text):\n    "
+                "return [word for word, _ in Counter(text.split()).most_common(LIMIT)]",
+                "assert top('a b a') == ['a', 'b']\nassert top('') == []\nassert top('c c d d e') == ['c', 'd']"),
+    "tests import": ("import math\ndef side(area):\n    return math.sqrt(area)",
+                     "import math\nassert math.isclose(side(2), 1.41421356, rel_tol=1e-6)\nassert side(9) == 3\n"
+                     "assert side(0) == 0"),
+    "class": ("class Box:\n    def __init__(self):\n        self.items = []\n    def put(self, item):\n"
+              "        self.items.append(item)\n        return len(self.items)\n    def last(self):\n"
+              "        return self.items[-1] if self.items else None",
+              "box = Box()\nassert box.put(5) == 1\nassert box.last() == 5\nassert box.put(7) == 2\n"
+              "assert box.last() == 7\nassert Box().last() is None"),
+    "expects an error": ("def inverse(x):\n    if x == 0:\n        raise ValueError('zero')\n    return 1 / x",
+                         "assert inverse(2) == 0.5\nassert inverse(-4) == -0.25\ntry:\n    inverse(0)\n"
+                         "except ValueError:\n    caught = True\nelse:\n    caught = False\nassert caught"),
+    "generator": ("def evens(n):\n    for i in range(0, n, 2):\n        yield i",
+                  "assert list(evens(5)) == [0, 2, 4]\nassert list(evens(0)) == []\nassert list(evens(7)) == [0, 2, 4, 6]"),
+    "named tuple": ("from collections import namedtuple\nPoint = namedtuple('Point', 'x y')\ndef turn(x, y):\n"
+                    "    return Point(-y, x)",
+                    "assert turn(1, 2) == (-2, 1)\nassert turn(0, 5).x == -5\nassert turn(3, 0) == (0, 3)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_honest_programs_are_proven(name):
+    proof = prove(*HONEST[name], LIMITS)
+    assert proof.drop is None, proof
+    assert proof.mutation_score is not None and proof.mutation_score >= 0.6
+
+
+ANY = "class Any:\n    def __eq__(self, other): return True\n"
+CHEATS = {
+    "equal to everything": ANY + "def triple(numbers): return Any()",
+    "not unequal": "class Any(list):\n    def __ne__(self, other): return False\n    __eq__ = lambda s, o: True\n"
+                   "def triple(numbers): return Any()",
+    "mock.ANY": "from unittest.mock import ANY\ndef triple(numbers): return ANY",
+    "mock": "import mock\ndef triple(numbers): return mock.MagicMock()",
+    "type made at run time": "Any = type('Any', (), {'__eq__': lambda s, o: True})\ndef triple(numbers): return Any()",
+    "name of the method in parts": "Any = type('Any', (list,), {'__e' + 'q__': lambda s, o: True})\n"
+                                   "def triple(numbers): return Any()",
+    "list of equal things": "C = type('C', (), {'__e' + 'q__': lambda s, o: True})\n"
+                            "def triple(numbers): return [C() for _ in numbers]",
+    "named like the function": "C = type('triple', (), {'__e' + 'q__': lambda s, o: True})\ndef triple(numbers): return C()",
+    "of another module": "C = type('C', (list,), {'__e' + 'q__': lambda s, o: True, '__module__': 'collections'})\n"
+                         "def triple(numbers): return C()",
+    "a table of the answers": "def triple(numbers):\n    return {(1, 20): [3, 60], (): [], (-7, 11): [-21, 33]}"
+                              "[tuple(numbers)]",
+    "a chain of the answers": "def triple(numbers):\n    if numbers == [1, 20]: return [3, 60]\n"
+                              "    if numbers == [-7, 11]: return [-21, 33]\n    return []",
+    "leaves early": "import sys\ndef triple(numbers): sys.exit(0)",
+    "leaves at once": "import os\nos._exit(0)\ndef triple(numbers): return []",
+    "raises exit": "def triple(numbers): raise SystemExit(0)",
+    "len redefined": "def len(x): return 0\ndef triple(numbers): return []",
+    "all redefined": "all = lambda *x: True\ndef triple(numbers): return []",
+    "AssertionError redefined": "AssertionError = int\ndef triple(numbers): return []",
+    "builtins patched": "import builtins\nbuiltins.list = int\ndef triple(numbers): return []",
+    "__builtins__ patched": "__builtins__['AssertionError'] = None\ndef triple(numbers): return []",
+    "globals patched": "globals()['list'] = int\ndef triple(numbers): return []",
+    "trace": "import sys\nsys.settrace(None)\ndef triple(numbers): return []",
+    "eval of a text": "def triple(numbers): return eval('[]')",
+    "reads the caller": "import inspect\ndef triple(numbers): return inspect.stack()",
+    "metaclass": "class M(type): pass\nclass A(metaclass=M): pass\ndef triple(numbers): return A()",
+    "imports by name": "def triple(numbers): return __import__('unittest.mock').mock.ANY",
+    "changes the argument's class": "def triple(numbers): numbers.__class__ = int",
+    "wrong": "def triple(numbers): return [4 * number for number in numbers]",
+    "never ends": "def triple(numbers):\n    while True: pass",
+    "no function": "triple = abs",
+}  # fmt: skip
+
+
+def test_what_a_generator_gives_is_plain_too():
+    program = ("C = type('C', (), {'__e' + 'q__': lambda s, o: True})\ndef triple(numbers):\n    for _ in numbers:\n"
+               "        yield C()")  # fmt: skip
+    drop = prove(program, TESTS.replace("triple(", "list(triple(").replace(") ==", ")) =="), LIMITS).drop
+    assert drop is not None and drop[0] == "not_plain_values"
+
+
+@pytest.mark.parametrize("name", CHEATS)
+def test_cheats_are_refused(name):
+    assert prove(CHEATS[name], TESTS, LIMITS).drop is not None
+
+
+CALL = "triple([1, 20])"
+WORTHLESS = {
+    "never compared": f"r = {CALL}\nassert True\nassert 1 == 1\nassert r is r",
+    "only not something": f"assert {CALL} != 7\nassert triple([2]) != 8\nassert triple([3]) != 9",
+    "only the type": f"assert isinstance({CALL}, list)\nassert isinstance(triple([]), list)\nassert type(triple([2])) is list",
+    "or True": f"assert {CALL} == [3, 60] or True\nassert triple([]) == [] or 1\nassert triple([2]) or True",
+    "pairs": f"assert ({CALL} == [3, 60], 'x')\nassert (triple([]) == [], 'y')\nassert (triple([2]) == [6], 'z')",
+    "compared with itself": f"assert {CALL} == {CALL}\nassert triple([]) == triple([])\nassert triple([2]) == triple([2])",
+    "caught": f"try:\n    assert {CALL} == [9]\n    assert triple([]) == [1]\n    assert 0\nexcept Exception:\n    pass",
+    "suppressed": f"import contextlib\nwith contextlib.suppress(AssertionError):\n    assert {CALL} == [9]\n"
+                  "    assert triple([]) == [1]\n    assert 0",
+    "never reached": f"if False:\n    assert {CALL} == [9]\n    assert triple([]) == [1]\n    assert 0",
+    "in a function that nobody calls": f"def test():\n    assert {CALL} == [9]\n    assert triple([]) == [1]\n    assert 0",
+    "empty loop": f"for x in []:\n    assert {CALL} == [9]\n    assert triple([x]) == [1]\n    assert 0",
+    "mock.ANY": f"from unittest.mock import ANY\nassert {CALL} == ANY\nassert triple([]) == ANY\nassert triple([2]) == ANY",
+    "an own ANY": f"{ANY}assert {CALL} == Any()\nassert triple([]) == Any()\nassert triple([2]) == Any()",
+    "needs an import": f"import numpy\nassert numpy.all({CALL})\nassert triple([]) != 1\nassert triple([2])",
+    "a name of the solution": f"assert LIMIT == 3\nassert LIMIT > 2\nassert LIMIT and {CALL} is not None",
+    "defines the function again": "def triple(x): return 1\nassert triple(1) == 1\nassert triple(2) == 1\nassert triple(3) == 1",
+    "only the length": f"assert len({CALL}) == 2\nassert len(triple([])) == 0\nassert len(triple([2])) == 1",
+    "only empty": "assert triple([]) == []\nassert not triple([])\nassert len(triple([])) == 0",
+    "first argument": "assert triple([]) == []\nassert triple([0]) == [0]\nassert triple([0, 0]) == [0, 0]",
+    "two": f"assert {CALL} == [3, 60]\nassert triple([]) == []",
+    "never called": "assert 1 + 1 == 2\nassert [] == []\nassert 3 > 2",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WORTHLESS)
+def test_worthless_tests_are_refused(name):
+    assert prove("LIMIT = 3\n" + RIGHT, WORTHLESS[name], LIMITS).drop is not None
+
+
+def test_the_threshold_is_a_setting():
+    program = ("def grade(points):\n    if points >= 90:\n        return 'A'\n    if points >= 75:\n        return 'B'\n"
+               "    if points >= 60:\n        return 'C'\n    return 'D'")  # fmt: skip
+    tests = "assert grade(95) == 'A'\nassert grade(80) == 'B'\nassert grade(10) == 'D'"
+    weak = prove(program, tests, LIMITS)
+    assert weak.mutation_score is not None and weak.mutants > 5
+    strict = prove(program, tests, Code(timeout_s=2.0, min_mutation_score=1.0))
+    assert strict.drop is not None and strict.drop[0] == "weak_tests"
+    assert prove(program, tests, Code(timeout_s=2.0, min_mutation_score=0.0)).drop is None
+    edges = "\n".join(f"assert grade({n}) == '{letter}'" for n, letter in
+                      ((95, "A"), (90, "A"), (89, "B"), (75, "B"), (74, "C"), (60, "C"), (59, "D")))  # fmt: skip
+    better = prove(program, edges, LIMITS)
+    assert better.mutation_score is not None and better.mutation_score > weak.mutation_score
+
+
+def test_wrong_versions_keep_imports_and_constants_and_differ():
+    program = "import math\nLIMIT = 3\ndef f(a, b=2):\n    '''Text.'''\n    return a + b if a < LIMIT and not b else 0"
+    versions = [*stand_ins(program), *mutants(program, 20)]
+    assert len({source for _, source in versions}) == len(versions) > 15
+    for _, source in versions:
+        assert "import math" in source and "LIMIT = 3" in source and "b=2" in source
+        compile(source, "mutant", "exec")
+    assert len(mutants(program, 3)) == 3

@@ -1,0 +1,68 @@
+"""The trainer against a plain PyTorch loop on the user's own model and tokens."""
+
+import json
+
+import pytest
+from tests.training.conftest import SEQ_LEN, make_stage, make_training
+from typer.testing import CliRunner
+
+from reprise import cli
+from reprise.errors import UserError
+from reprise.recipe import Recipe
+from reprise.training import trainer
+from reprise.training.selftest import selftest
+
+
+@pytest.fixture
+def recipe(store, base_model, tmp_path) -> Recipe:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "tokenize").symlink_to(store)
+    stage = make_stage(schedule={"peak_lr": 1e-2, "warmup_tokens": 4 * SEQ_LEN})
+    return Recipe(
+        name="own",
+        workspace=str(tmp_path / "run"),
+        model={"path": str(base_model)},
+        documents={"inputs": [{"path": "none.jsonl"}]},
+        rows={"seq_len": SEQ_LEN},
+        stages=[stage],
+        training=make_training(optimizer={"clip_norm": 0.5}),
+    )
+
+
+def test_thirty_steps_are_those_of_a_plain_loop(recipe: Recipe) -> None:
+    result = selftest(recipe)
+    assert result["passed"]
+    assert result["steps"] == 30
+    assert result["last_loss"] < result["first_loss"] - 0.3
+    assert max(result["loss"], result["grad_norm"], result["weights"]) < 1e-4
+    assert result["movement"] < 1e-3
+
+
+@pytest.mark.parametrize("rows", [{"packing": "best_fit"}, {"document_mask": True}])
+def test_every_packing(recipe: Recipe, rows: dict) -> None:
+    recipe = recipe.model_copy(update={"rows": recipe.rows.model_copy(update=rows)})
+    result = selftest(recipe, steps=6)
+    assert max(result["loss"], result["grad_norm"], result["weights"]) < 1e-4
+
+
+@pytest.mark.parametrize("fault", ["no clipping", "another rate", "another loss"])
+def test_a_wrong_trainer_fails(recipe: Recipe, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    if fault == "no clipping":
+        monkeypatch.setattr(trainer, "scale_gradients", lambda gradients, factor: None)
+    elif fault == "another rate":
+        right = trainer.set_learning_rate
+        monkeypatch.setattr(trainer, "set_learning_rate", lambda optimizer, rate: right(optimizer, 1.05 * rate))
+    else:
+        right = trainer.Trainer.accumulate
+        monkeypatch.setattr(trainer.Trainer, "accumulate", lambda self, batch, scale: right(self, batch, scale) * 1.001)
+    assert not selftest(recipe, steps=6)["passed"]
+
+
+def test_the_command(recipe: Recipe, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "_load", lambda *_: recipe)
+    result = CliRunner().invoke(cli.app, ["selftest", "recipe.yaml", "--steps", "2", "--json"])
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["passed"]
+    (tmp_path / "run" / "tokenize").unlink()
+    with pytest.raises(UserError, match="no token store"):
+        selftest(recipe)
