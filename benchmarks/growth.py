@@ -55,6 +55,21 @@ def write_files(folder: Path, rows: list[dict[str, Any]], factor: int, shifted: 
     file.close()
 
 
+def write_table(folder: Path, rows: list[dict[str, Any]], factor: int) -> None:
+    """The copies as the stage of this folder would leave them."""
+    from reprise.documents.table import DOCUMENTS, TableWriter
+
+    with TableWriter(folder / DOCUMENTS) as writer:
+        for copy in range(factor):
+            for start in range(0, len(rows), 1000):
+                writer.write(
+                    [
+                        {**row, "text": shift(row["text"], copy), "id": f"{row['id']}-{copy}"}
+                        for row in rows[start : start + 1000]
+                    ]
+                )
+
+
 def run_stage(stage: str, root: Path) -> None:
     """In a process of its own."""
     from reprise.documents.clean import stage as clean
@@ -139,6 +154,8 @@ def main() -> None:
     parser.add_argument(
         "--questions", type=Path, nargs="*", default=[], help="benchmark files to decontaminate against"
     )
+    parser.add_argument("--factors", type=int, nargs="+", default=list(FACTORS))
+    parser.add_argument("--alone", action="store_true", help="write the table before a single stage, run only that one")
     parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.run:
@@ -146,14 +163,18 @@ def main() -> None:
         return
     rows = read_rows(chosen.corpus, chosen.lang, int(chosen.megabytes * 1e6))
     results: dict[str, list[list[float]]] = {stage: [] for stage in chosen.stages}
-    for factor in FACTORS:
+    last = max(map(STAGES.index, chosen.stages))
+    for factor in chosen.factors:
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)
-            write_files(root / "in", rows, factor, shifted="deduplicate" in chosen.stages)
+            if chosen.alone:
+                write_table(root / STAGES[last - 1], rows, factor)
+            else:
+                write_files(root / "in", rows, factor, shifted="deduplicate" in chosen.stages)
             for number, path in enumerate(chosen.questions):
                 (root / "questions").mkdir(exist_ok=True)
                 (root / "questions" / f"{number}.jsonl").write_bytes(path.read_bytes())
-            for stage in STAGES[: max(map(STAGES.index, chosen.stages)) + 1]:
+            for stage in STAGES[last if chosen.alone else 0 : last + 1]:
                 seconds, used, peak = measure([sys.executable, __file__, "--run", stage, str(root)])
                 if stage in results:
                     results[stage].append([round(seconds, 2), round(used, 2), round(peak)])

@@ -25,6 +25,7 @@ from reprise.recipe import Recipe
 from reprise.recipe.documents import Input
 from reprise.recipe.generator import Generator
 from reprise.recipe.names import Corpus, check_names
+from reprise.synthesis.language_check import check_languages
 from reprise.workspace import Workspace
 
 TRAIN = "train"
@@ -180,6 +181,8 @@ def _packages(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
     """(module, extra, what needs it)."""
     for module in ("daft", "ftfy", "py3langid"):
         yield module, "documents", "the document stages"
+    for module, purpose in _page_packages(recipe):
+        yield module, "files", purpose
     if recipe.split_sources():
         yield "sklearn", "documents", "topic labels"
     if recipe.documents.engine == "ray":
@@ -195,6 +198,22 @@ def _packages(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
             yield "vllm", "vllm", f"{setting}.kind=vllm"
     for tracker in recipe.training.trackers:
         yield tracker, tracker, f"training.trackers={tracker}"
+
+
+_PAGE_PACKAGES = {"html": "resiliparse", "epub": "resiliparse", "warc": "fastwarc", "pdf": "pypdfium2", "docx": "docx"}
+
+
+def _page_packages(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """(module, what needs it) of the local inputs that are web pages, books and the like."""
+    for entry in recipe.documents.inputs:
+        if is_remote(entry.path):
+            continue
+        try:
+            formats = {file.format for file in find_files(entry, "documents.inputs")}
+        except UserError:
+            continue  # `check_inputs` says it
+        for name in sorted(formats & _PAGE_PACKAGES.keys()):
+            yield _PAGE_PACKAGES[name], f"reading {name}"
 
 
 def generators(recipe: Recipe) -> Iterator[tuple[str, Generator]]:
@@ -282,6 +301,7 @@ CHECKS: tuple[Check, ...] = (
     Check(check_model_files, ("score", "synthesize", "tokenize", TRAIN, "evaluate"), "missing"),
     Check(check_benchmark_files, ("decontaminate", "synthesize"), "missing"),
     Check(check_packages, ("read", "clean", "label", "synthesize", TRAIN, "evaluate")),
+    Check(check_languages, ("clean", "label", "synthesize")),
     Check(check_idle_settings, (TRAIN,)),
     Check(check_generator_servers, ("label", "synthesize")),
     Check(check_evaluation_server, ("evaluate",)),

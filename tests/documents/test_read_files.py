@@ -296,3 +296,22 @@ def _whole_files(tmp_path_factory):
                 tar.add(folder / name, name)
         _made.append(folder)
     return _made[0]
+
+
+def test_preflight_names_the_package_that_an_input_needs(tmp_path, monkeypatch):
+    from reprise import preflight
+    from reprise.recipe import load_recipe
+
+    (tmp_path / "a.html").write_text(PAGE)
+    stage = {"name": "s", "tokens": 1000, "schedule": {"peak_lr": 1e-3}}
+    stage["mixture"] = {"en": {"share": 1.0, "sources": {"web": 1.0}}}
+    values = {"name": "x", "workspace": str(tmp_path / "run"), "model": {"path": "none"}, "stages": [stage]}
+    values["documents"] = {"inputs": [{"path": str(tmp_path / "a.html"), "constants": {"source": "web"}}]}
+    (tmp_path / "r.yaml").write_text(json.dumps(values))
+    recipe = load_recipe(tmp_path / "r.yaml", [])
+    here = preflight.importlib.util.find_spec
+    monkeypatch.setattr(
+        preflight.importlib.util, "find_spec", lambda name: None if name == "resiliparse" else here(name)
+    )
+    findings = [str(finding) for finding in preflight.check_packages(recipe)]
+    assert any("reading html needs the package `resiliparse`" in text for text in findings)

@@ -16,8 +16,8 @@ import reprise
 from reprise.documents.table import read_table
 from reprise.interrupts import MESSAGE
 
-ATTEMPTS = int(os.environ.get("REPRISE_INTERRUPTS", "10"))
-"""Interrupts of each kind of run; 50 in the figure of docs/documents.md."""
+ATTEMPTS = int(os.environ.get("REPRISE_INTERRUPTS", "4"))
+"""Interrupts of each kind of run: in this process, and with workers."""
 
 
 def _passages(folder, megabytes):
@@ -86,6 +86,6 @@ def test_ctrl_c_is_one_line_and_exit_code_130_and_loses_nothing(tmp_path, megaby
         assert said[-1] == MESSAGE, err
         assert all(line.split(":")[0] in ("read", "clean", "deduplicate") for line in said[:-1]), err
         assert out == ""
-    assert stopped >= ATTEMPTS // 3
+    assert stopped
     subprocess.run(command, check=True, capture_output=True)
     assert _documents(folder) == expected

@@ -24,6 +24,8 @@ BLOCKED = "reprise_blocked"
 VARLEN = "reprise_varlen"
 CAUSAL = "reprise_causal"
 """PyTorch's kernel without a mask: rows are padded on the right, if at all."""
+BLOCKED_UNMASKED = "reprise_blocked_unmasked"
+"""The same without masks, for the estimate of memory: fake tensors do not say where documents begin."""
 BLOCK = 128
 """Queries in a block: best of 32 to 256 with one thread and with two (measured)."""
 _KERNEL_GROUPS_HEADS = "enable_gqa" in inspect.signature(varlen_attn).parameters
@@ -200,6 +202,7 @@ def _varlen_forward(
 
 AttentionInterface.register(BLOCKED, _attention_forward)
 AttentionMaskInterface.register(BLOCKED, sdpa_mask)
+AttentionInterface.register(BLOCKED_UNMASKED, _attention_forward)
 AttentionInterface.register(VARLEN, _varlen_forward)
 AttentionInterface.register(CAUSAL, sdpa_attention_forward)
 # These two get no function that makes masks. So transformers does not look for documents in the positions, which makes
