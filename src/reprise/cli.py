@@ -386,7 +386,7 @@ def evaluate(
         raise typer.Exit(1)
 
 
-def _evaluate_model(model: Path, overrides: list[str], options: dict[str, Any]) -> dict[str, Any]:
+def _evaluate_model(model: Path, overrides: list[str], options: dict[str, Any]) -> Any:
     from reprise.evaluation.command import evaluate_model, read_settings
     from reprise.model.gguf import cache_folder
 

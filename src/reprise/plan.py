@@ -3,18 +3,25 @@
 import math
 from collections import Counter, defaultdict
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 from typing_extensions import TypedDict
 
 from reprise import preflight
+from reprise.benchmark_files import read_set
 from reprise.errors import Finding, UserError
+from reprise.evaluation.power import CHANGED_ANSWERS, DOCUMENT_SPREAD, Reach, plan_reach, reach_sentences
 from reprise.mixture.budget import budgets
 from reprise.mixture.forecast import Supply, forecast
 from reprise.model.files import model_folder
 from reprise.recipe import Recipe
+from reprise.recipe.evaluation import benchmark_folders, expand_benchmarks
+from reprise.recipe.groups import Groups
 from reprise.recipe.hardware import PEAK_BF16_TFLOPS
 from reprise.storage import Json
 from reprise.synthesis.estimate import estimate_need
@@ -34,7 +41,8 @@ def make_plan(recipe: Recipe) -> dict[str, Json]:
         store is there, available_tokens, epochs and runs_out_after), `totals`, `assumptions`, `scoring` (tokens,
         measured: whether the stage `score` counted them, flops, gpu_hours; null where no bucket is ordered by
         perplexity), `synthesis` (null
-        without), `warnings`.
+        without), `reach` (list of `evaluation.power.Reach`: which verdicts the held-out documents, once they are
+        tokenized, and the local benchmark questions can reach), `warnings`.
     """
     per_token, formula = _flops_per_token(recipe)
     peak = _peak_tflops(recipe)
@@ -81,8 +89,31 @@ def make_plan(recipe: Recipe) -> dict[str, Json]:
         "memory": _memory(recipe),
         "scoring": _scoring(recipe, rate),
         "synthesis": _synthesis(recipe, store, buckets),
+        "reach": _reach(recipe, store),
         "warnings": warnings,
     }
+
+
+def _reach(recipe: Recipe, store: TokenStore | None) -> list[Reach]:
+    """Which verdicts can be reached: by held-out text once it is tokenized, by questions whose files are here."""
+    sizes: defaultdict[tuple[str, str], list[npt.NDArray[np.float64]]] = defaultdict(list)
+    for key, bucket in (store.valid if store is not None else {}).items():
+        sizes[key.language, key.source].append(np.asarray(bucket.num_bytes, dtype=np.float64))
+    evaluation = recipe.evaluation
+    questions = {}
+    for name in expand_benchmarks(evaluation.benchmarks):
+        folder = benchmark_folders([name])
+        if evaluation.data is not None and folder:
+            items = read_set(Path(evaluation.data).expanduser(), folder[0])
+            if items is not None and items.test:
+                questions[name] = min(len(items.test), evaluation.limit or len(items.test))
+    groups = recipe.held_out_groups() if store is not None else Groups()
+    return plan_reach(
+        {pair: np.concatenate(parts) for pair, parts in sizes.items()},
+        groups,
+        questions,
+        evaluation.benchmark_tolerance,
+    )
 
 
 class Summary(TypedDict):
@@ -331,6 +362,15 @@ def show_plan(plan: dict[str, Any], *, topics: bool = False) -> None:
     for finding in (Finding(**entry) for entry in plan.get("findings", ())):
         label = "warning" if finding.severity == "warning" else "before a run"
         console.print(f"{label}: {finding}", style="yellow", markup=False, highlight=False)
+    if plan["reach"]:
+        console.print(
+            f"verdicts within reach, where documents differ by {100 * DOCUMENT_SPREAD:g} % in their change and "
+            f"{100 * CHANGED_ANSWERS:g} % of the answers change:",
+            markup=False,
+            highlight=False,
+        )
+    for line in reach_sentences(plan["reach"]):
+        console.print(f"  {line}", markup=False, highlight=False)
     for warning in plan["warnings"]:
         console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
 

@@ -92,8 +92,15 @@ def _run(recipe, kill_at, writer):
 
 def outcome(root):
     """What must be the same whatever happened on the way: content of every stage, and the report's numbers."""
-    contents = {path.parent.name: read_manifest(path).content for path in sorted(root.glob(f"*/{MANIFEST}"))}
-    contents.pop("report", None)
+    contents = {}
+    for path in sorted(root.glob(f"*/{MANIFEST}")):
+        files = {name: entry["xxh128"] for name, entry in read_manifest(path).outputs.items()}
+        for name in ("metrics.jsonl", "state/.metadata", "state/checkpoint.json"):
+            files.pop(name, None)  # times; the path of the folder; the checksum of the file with that path
+        facts = path.parent / "state" / "checkpoint.json"
+        resumed = json.loads(facts.read_text(encoding="utf-8")) if facts.exists() else {}
+        contents[path.parent.name] = [files, resumed.get("progress"), resumed.get("sampler")]
+    contents.pop("report", None)  # it tells times; its numbers follow
     report = json.loads((root / "report.json").read_text(encoding="utf-8"))
     leftovers = sorted(path.name for path in root.iterdir() if path.suffix in (".partial", ".retired"))
     numbers = {name: report[name] for name in ("bits_per_byte", "benchmarks", "verdict", "corpus", "budget")}

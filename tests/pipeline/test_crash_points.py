@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.slow
 def test_kills_before_random_file_events_change_nothing(tmp_path):
     """In a process of its own: nothing but imports may have happened before it forks."""
-    seconds = os.environ.get("REPRISE_CRASH_SECONDS", "120")
+    seconds = os.environ.get("REPRISE_CRASH_SECONDS", "60")
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "crash_points.py"), "--seconds", seconds, "--folder", str(tmp_path)],
         capture_output=True,
