@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import pyarrow.parquet as pq
 
 from reprise.documents.language import detect_languages
 from reprise.documents.read.files import Listing, SourceFile, describe_skipped, list_input, summarise_skipped
 from reprise.documents.read.formats import SEEKING, format_of
+from reprise.documents.read.parsing import PageParser
 from reprise.documents.read.records import Reading, Record, read_stream
 from reprise.documents.read.streams import decompress, open_raw
 from reprise.errors import UserError
@@ -186,11 +187,11 @@ def _first_records(
     """The first records of a file, `limit` or more until `limit_bytes` were read, and the share of it that they are."""
     records: list[Record] = []
     finished = True
-    with contextlib.closing(open_raw(file.path)) as raw:
+    with contextlib.closing(open_raw(file.path)) as raw, PageParser() as parser:
         counted = _Counted(raw)
-        stream: BinaryIO = raw if file.format in SEEKING else io.BufferedReader(counted, 1 << 16)
+        stream = raw if file.format in SEEKING else cast(BinaryIO, io.BufferedReader(counted, 1 << 16))
         compression = None if file.format in SEEKING else format_of(file.path).compression
-        items = read_stream(decompress(stream, compression), file.path, file.format, Reading(entry))
+        items = read_stream(decompress(stream, compression), file.path, file.format, Reading(entry, parser))
         for number, item in enumerate(items):
             if number >= limit and counted.num_bytes >= (0 if file.format in SEEKING else limit_bytes):
                 finished = False
