@@ -493,7 +493,7 @@ def _replay_policies(run: str | None) -> None:
 
     if run is None:
         raise UserError("name the run", where="reprise study replay", remedy="add --recipe RUN")
-    loaded = open_recipe(Path(run))
+    loaded = open_recipe(Path(run), None)
     for number, stage in enumerate(loaded.stages, 1):
         folder = Path(loaded.workspace) / f"train-{number}"
         metrics = (

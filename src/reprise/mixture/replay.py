@@ -79,7 +79,7 @@ def _replay_one(path: str, policy: Policy, topics: list[str], series: Series) ->
     ends = {topic: np.quantile(drawn[topic] or [shares[topic]], [0.025, 0.975]).tolist() for topic in topics}
     start = 1 / len(topics)
     moved = max(abs(share - start) for share in shares.values())
-    # How far the shares of a draw are from those recorded, in the topic that is farthest: a band for all topics at once.
+    # How far a draw is from the recorded shares, in the topic where it is farthest: a band for all topics at once.
     apart = [max(abs(drawn[topic][draw] - shares[topic]) for topic in topics) for draw in range(draws)]
     return {
         "path": path,
