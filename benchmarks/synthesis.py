@@ -82,10 +82,10 @@ def measure_requests(count: int, in_flight: int) -> dict[str, float]:
             content = {"role": "user", "content": f"{messages[0][1]} {number}"}
             client.post(f"{url}/chat/completions", json={"model": "m", "messages": [content]}).json()
         loop = LOOP_REQUESTS / (time.perf_counter() - start)
-    from reprise.generators.openai_server import Server
+    from reprise.generators.openai_server import OpenAIServer
 
     settings = Generator(kind="openai", base_url=url, model="m", batch_size=in_flight)
-    generator = Server(settings)
+    generator = OpenAIServer(settings)
     requests = [Request(messages, 200, 0.7, 1.0, sample=number) for number in range(count)]
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder))

@@ -193,3 +193,152 @@ def test_no_process_is_left() -> None:
 def test_other_systems_are_refused() -> None:
     with pytest.raises(UserError, match="Linux"):
         run_program("", "")
+
+
+CALLS = """
+import ctypes, errno, os
+libc = ctypes.CDLL(None, use_errno=True)
+def refused(number, *arguments):
+    ctypes.set_errno(0)
+    result = libc.syscall(number, *arguments)
+    assert result == -1 and ctypes.get_errno() in (errno.EPERM, errno.ENOSYS), (number, result, ctypes.get_errno())
+"""
+ESCAPES = {
+    "F_SETOWN to the parent": "fd = os.open('/dev/null', 0)\nrefused(72, fd, 8, os.getppid())",
+    "F_SETOWN to all processes": "fd = os.open('/dev/null', 0)\nrefused(72, fd, 8, -1)",
+    "F_SETOWN_EX": "fd = os.open('/dev/null', 0)\nrefused(72, fd, 15, ctypes.create_string_buffer(8))",
+    "F_SETSIG SIGKILL": "fd = os.open('/dev/null', 0)\nrefused(72, fd, 10, 9)",
+    "F_SETFL O_ASYNC": "fd = os.open('/dev/null', 0)\nrefused(72, fd, 4, 0o20000)",
+    "F_SETFL O_ASYNC, high bits set":
+        "fd = os.open('/dev/null', 0)\nrefused(72, fd, ctypes.c_ulong(4 | 1 << 32), 0o20000)",
+    "F_NOTIFY": "fd = os.open('.', 0)\nrefused(72, fd, 1026, 1 << 31)",
+    "F_SETLEASE": "fd = os.open('mine', os.O_CREAT)\nrefused(72, fd, 1024, 1)",
+    "F_SETPIPE_SZ": "refused(72, 0, 1031, 1 << 20)",
+    "FIOASYNC": "refused(16, 0, 0x5452, ctypes.byref(ctypes.c_int(1)))",
+    "FIOSETOWN": "refused(16, 0, 0x8901, ctypes.byref(ctypes.c_int(os.getppid())))",
+    "SIOCSPGRP": "refused(16, 0, 0x8902, ctypes.byref(ctypes.c_int(os.getppid())))",
+    "TIOCSTI": "refused(16, 0, 0x5412, b'x')",
+    "kill": "refused(62, os.getppid(), 9)",
+    "kill of the group": "refused(62, 0, 9)",
+    "kill of all": "refused(62, -1, 9)",
+    "tkill": "refused(200, os.getppid(), 9)",
+    "tgkill": "refused(234, os.getppid(), os.getppid(), 9)",
+    "rt_sigqueueinfo": "refused(129, os.getppid(), 9, ctypes.create_string_buffer(128))",
+    "pidfd_send_signal": "refused(424, 0, 9, None, 0)",
+    "pidfd_open": "refused(434, os.getppid(), 0)",
+    "pidfd_getfd": "refused(438, 0, 0, 0)",
+    "prlimit of the parent": "refused(302, os.getppid(), 7, None, None)",
+    "setpriority": "refused(141, 0, 0, -20)",
+    "sched_setscheduler": "refused(144, 0, 1, None)",
+    "clone without a thread": "refused(56, 0, 0, 0, 0, 0)",
+    "clone3": "refused(435, ctypes.create_string_buffer(88), 88)",
+    "fork": "refused(57)",
+    "vfork": "refused(58)",
+    "execve": "refused(59, b'/bin/sh', None, None)",
+    "execveat": "refused(322, -100, b'/bin/sh', None, None, 0)",
+    "ptrace": "refused(101, 16, os.getppid(), 0, 0)",
+    "process_vm_writev": "refused(311, os.getppid(), 0, 0, 0, 0, 0)",
+    "kcmp": "refused(312, 1, 2, 0, 0, 0)",
+    "socket": "refused(41, 2, 1, 0)",
+    "socketpair": "refused(53, 1, 1, 0, 0)",
+    "sendmsg": "refused(46, 0, 0, 0)",
+    "io_uring_setup": "refused(425, 1, 0)",
+    "memfd_create": "refused(319, b'x', 0)",
+    "memfd_secret": "refused(447, 0)",
+    "shmget": "refused(29, 0, 4096, 0o1777)",
+    "msgget": "refused(68, 0, 0o1777)",
+    "semget": "refused(64, 0, 1, 0o1777)",
+    "mq_open": "refused(240, b'x', 0o102, 0o777, 0)",
+    "unshare": "refused(272, 0x10000000)",
+    "setns": "refused(308, 0, 0)",
+    "mount": "refused(165, 0, 0, 0, 0, 0)",
+    "move_mount": "refused(429, 0, 0, 0, 0, 0)",
+    "open_tree": "refused(428, -100, b'/', 1)",
+    "fsopen": "refused(430, b'tmpfs', 0)",
+    "chroot": "refused(161, b'/')",
+    "pivot_root": "refused(155, b'/', b'/')",
+    "link": "refused(86, b'/etc/passwd', b'x')",
+    "symlink": "refused(88, b'/etc/passwd', b'x')",
+    "mknod": "refused(133, b'x', 0o20666, 0x101)",
+    "chmod": "refused(90, b'.', 0)",
+    "fchmodat": "refused(268, -100, b'.', 0, 0)",
+    "chown": "refused(92, b'.', 0, 0)",
+    "setxattr": "refused(188, b'.', b'user.x', b'y', 1, 0)",
+    "open_by_handle_at": "refused(304, -100, 0, 0)",
+    "inotify_init": "refused(253)",
+    "fanotify_init": "refused(300, 0, 0)",
+    "bpf": "refused(321, 0, 0, 0)",
+    "perf_event_open": "refused(298, 0, 0, 0, 0, 0)",
+    "userfaultfd": "refused(323, 0)",
+    "keyctl": "refused(250, 0, 0)",
+    "add_key": "refused(248, b'user', b'x', b'y', 1, -1)",
+    "personality": "refused(135, 0x40000)",
+    "prctl": "refused(157, 22, 0, 0, 0, 0)",
+    "seccomp": "refused(317, 0, 0, 0)",
+    "setuid": "refused(105, 0)",
+    "setgroups": "refused(116, 0, 0)",
+    "capset": "refused(126, 0, 0)",
+    "reboot": "refused(169, 0xfee1dead, 672274793, 0, 0)",
+    "kexec_load": "refused(246, 0, 0, 0, 0)",
+    "init_module": "refused(175, 0, 0, b'')",
+    "settimeofday": "refused(164, 0, 0)",
+    "sethostname": "refused(170, b'x', 1)",
+    "syslog": "refused(103, 3, 0, 0)",
+    "acct": "refused(163, b'x')",
+    "swapon": "refused(167, b'x', 0)",
+    "setsid": "refused(112)",
+    "setpgid": "refused(109, 0, 0)",
+    "timer_create": "refused(222, 0, 0, 0)",
+    "kill by x32": "refused(62 | 0x40000000, os.getppid(), 9)",
+}  # fmt: skip
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers are those of x86-64")
+def test_every_escape_of_the_list_is_refused() -> None:
+    """One run: each escape is refused by the kernel, and the process goes on."""
+    verdict = run_program(CALLS + "\n".join(ESCAPES.values()), "", QUICK)
+    assert verdict.passed, verdict
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers are those of x86-64")
+def test_no_escape_through_a_thread() -> None:
+    program = (
+        CALLS
+        + """
+import threading
+problems = []
+def attack():
+    try:
+        refused(62, os.getppid(), 9)
+        refused(72, os.open('/dev/null', 0), 8, os.getppid())
+    except AssertionError as error:
+        problems.append(error)
+thread = threading.Thread(target=attack)
+thread.start(); thread.join()
+assert not problems, problems
+"""
+    )
+    verdict = run_program(program, "", QUICK)
+    assert verdict.passed, verdict
+
+
+def test_an_error_with_half_a_character_can_be_written() -> None:
+    verdict = run_program("raise ValueError('half \\ud83d of it')", "", QUICK)
+    assert verdict.verdict == "failed"
+    verdict.detail.encode()
+    verdict = run_program("print('\\ud83d', flush=True)", "", QUICK)
+    verdict.detail.encode()
+
+
+def test_locks_and_copies_of_files_still_work() -> None:
+    program = """
+import fcntl, os, tempfile
+with open("x", "w") as file:
+    fcntl.lockf(file, fcntl.LOCK_EX)
+    os.dup(file.fileno())
+    os.set_inheritable(file.fileno(), True)
+with tempfile.TemporaryFile() as file:
+    file.write(b"x")
+"""
+    verdict = run_program(program, "", QUICK)
+    assert verdict.passed, verdict

@@ -1,10 +1,12 @@
 """A server that misbehaves on demand, and a small corpus."""
 
+import functools
 import json
 import random
 import re
 import threading
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,7 +23,7 @@ TOPICS = {
 
 
 def passage(discipline: str, number: int) -> str:
-    """A passage that the seeds take for the discipline, different for every number."""
+    """A passage that is taken for the discipline, different for every number."""
     words = TOPICS[discipline].split()
     return " ".join(
         f"Fact {number * 10 + line}: the {words[line % 5]} of sample {number} meets the {words[(line + 1) % 5]}."
@@ -56,6 +58,14 @@ def good_answer(prompt: str, seed: int) -> str:
     return f"Question: What links {' '.join(words[:8])}?\nAnswer: They share {' '.join(words[8:])}."
 
 
+@functools.cache
+def gzip_bomb() -> bytes:
+    """2 GB of spaces in 2 MB."""
+    packer = zlib.compressobj(9, wbits=31)
+    block = b" " * (1 << 24)
+    return b"".join([*(packer.compress(block) for _ in range(128)), packer.flush()])
+
+
 class FaultyServer:
     """An OpenAI-compatible server whose first answers to a prompt are the faults of `script`, one after another."""
 
@@ -68,6 +78,8 @@ class FaultyServer:
         self.headers: list[dict[str, str]] = []
         self.bodies: list[dict[str, Any]] = []
         self.delay_s = 0.0
+        self.escape = ""
+        """A text that is written with JSON escapes."""
         self.in_flight = self.most_in_flight = 0
         self.starts: list[float] = []
         self._numbers: dict[str, int] = {}
@@ -115,6 +127,8 @@ class FaultyServer:
             {"choices": [{"message": {"content": text}, "finish_reason": "stop"}],
              "usage": {"prompt_tokens": 100, "completion_tokens": 50}}
         ).encode()  # fmt: skip
+        if self.escape:
+            whole = whole.replace(self.escape.encode(), "".join(f"\\u{ord(char):04x}" for char in self.escape).encode())
         status, headers, data = 200, {}, whole
         if fault.isdigit():
             status, data = int(fault), f"sorry, {handler.headers.get('Authorization')}".encode()
@@ -131,6 +145,24 @@ class FaultyServer:
         elif fault == "hang_up":
             handler.close_connection = True
             return
+        elif fault == "surrogate":
+            data = b'{"choices": [{"message": {"content": "half \\ud83d of it"}}], "usage": {}}'
+        elif fault == "nested":
+            data = b'{"choices": ' + b"[" * 200_000 + b"]" * 200_000 + b"}"
+        elif fault.startswith("usage "):
+            usage = f'"usage": {{"prompt_tokens": {fault[6:]}, "completion_tokens": {fault[6:]}}}'
+            data = f'{{"choices": [{{"message": {{"content": "x"}}, "finish_reason": "stop"}}], {usage}}}'.encode()
+        elif fault == "long answer":
+            data = json.dumps({"choices": [{"message": {"content": "word " * 2_000_000}}]}).encode()
+        elif fault == "long text":
+            data = json.dumps({"choices": [{"message": {"content": "word " * 20_000}}]}).encode()
+        elif fault == "bomb":
+            headers["Content-Encoding"] = "gzip"
+            data = gzip_bomb()
+        elif fault == "packed nonsense":
+            headers["Content-Encoding"], data = "gzip", b"not gzip"
+        elif fault == "brotli":
+            headers["Content-Encoding"], data = "br", b"x"
         elif fault == "slow":
             time.sleep(3.0)
         handler.send_response(status)

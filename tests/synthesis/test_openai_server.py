@@ -2,15 +2,17 @@
 
 import json
 import re
+import resource
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from tests.synthesis.serving import FaultyServer, Runner, read_documents, settings
+from tests.synthesis.serving import FaultyServer, Runner, good_answer, gzip_bomb, read_documents, settings
 
 from reprise.errors import UserError
+from reprise.recipe.loading import check
 from reprise.recipe.synthesis import Synthesis
 
 FAULTS = ["429", "500", "503", "408", "half", "nonsense", "empty", "other", "null", "hang_up"]
@@ -144,3 +146,68 @@ def test_what_is_sent(server: FaultyServer, run_stage: Runner) -> None:
     assert (body["temperature"], body["top_p"], body["max_tokens"]) == (0.3, 0.9, 60)
     assert re.search(r"Fact \d+:", body["messages"][-1]["content"])
     assert len({body["seed"] for body in server.bodies}) == 3
+
+
+HOSTILE = ["surrogate", "nested", "usage -5", "usage 1e999", "usage 10000000000", "usage true, [1", "long answer",
+           "long text", "bomb", "packed nonsense", "brotli"]  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", HOSTILE)
+def test_a_hostile_body_is_a_failed_attempt_in_bounded_memory_and_time(
+    server: FaultyServer, run_stage: Runner, fault: str
+) -> None:
+    gzip_bomb()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.monotonic()
+    server.script = lambda number: [fault]
+    work = run_stage(settings(server, requests=3, max_retries=2))
+    assert work.counts["failed"] == 0 and work.counts["documents_out"] == 3
+    assert sum(server.asked.values()) == 6
+    assert time.monotonic() - started < 60
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
+
+
+def test_what_stays_hostile_is_counted_and_costs(server: FaultyServer, run_stage: Runner) -> None:
+    server.script = lambda number: ["usage -1000000"] * 9 if number == 0 else []
+    work = run_stage(settings(server, requests=4, max_retries=1, max_failed_share=0.5))
+    assert work.counts["failed"] == 1
+    server.script = lambda number: ["usage -1000000"] * 9
+    limited = settings(server, requests=40, max_retries=9, max_failed_share=1.0, batch_size=1,
+                       output_price=1e6, max_cost=200.0)  # fmt: skip
+    asked = sum(server.asked.values())
+    with pytest.raises(UserError, match="max_cost"):
+        run_stage(limited, name="limited")
+    assert sum(server.asked.values()) - asked <= 20
+
+
+def test_a_key_with_escapes_is_hidden_after_decoding(
+    server: FaultyServer, run_stage: Runner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MY_KEY", KEY)
+    server.answer = lambda prompt, seed: good_answer(prompt, seed).replace("They share", f"They share {KEY}")
+    server.escape = KEY  # written as \u escapes
+    work = run_stage(settings(server, requests=3, api_key_env="MY_KEY"))
+    assert work.counts["failed"] == 0
+    texts = [path.read_bytes().decode("latin-1") for path in tmp_path.rglob("*") if path.is_file()]
+    assert not any(KEY in text for text in texts) and any("[key]" in text for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("api_key_env", "sk-proj-abc123"),
+        ("api_key_env", "AKIAIOSFODNN7EXAMPLE9"),
+        ("api_key_env", "hf_abcdefghijk"),
+        ("api_key_env", "Bearer sk-1"),
+        ("base_url", "https://user:hunter2@host/v1"),
+        ("base_url", "https://host/v1?api-key=hunter2"),
+        ("base_url", "user:hunter2@host"),
+    ],
+)
+def test_a_refused_setting_does_not_repeat_the_key(name: str, value: str) -> None:
+    with pytest.raises(UserError) as caught:
+        check(
+            Synthesis, {"generator": {"kind": "openai", "model": "m", "base_url": "http://h/v1", name: value}}, "x.yaml"
+        )
+    assert name in str(caught.value)
+    assert not any(part in str(caught.value) for part in (value, "hunter2", "abc123", "EXAMPLE9"))

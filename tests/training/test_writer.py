@@ -8,6 +8,7 @@ import pytest
 import torch
 from tests.training.conftest import SEQ_LEN, assert_same_weights, events, make_training
 
+from reprise.errors import UserError
 from reprise.recipe.training import Averaging
 from reprise.training import stage as stage_module
 from reprise.training import writer as writer_module
@@ -114,6 +115,6 @@ def test_a_run_that_breaks_still_publishes_the_checkpoint_that_was_begun(saving,
     monkeypatch.setattr(writer_module, "save", slow_save)
     monkeypatch.setattr(Trainer, "step", break_at_four)
     work = make_work()
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(UserError, match=r"the memory is full: no memory left\n.*"):
         run(work, **saving)
     assert [path.name for path in checkpoints_in(work.output / "checkpoints")] == ["step-00000003"]

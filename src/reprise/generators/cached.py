@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reprise.errors import UserError
-from reprise.generators.generator import Answer, Generator, Outcome, Request, price
+from reprise.generators.generator import Answer, Failure, Generator, Outcome, Request, price
 from reprise.generators.journal import Journal
 from reprise.progress import console, track
 from reprise.recipe.generator import Generator as GeneratorSettings
@@ -77,6 +77,7 @@ class Asker:
         meter = _Meter(self.spending)
         with track(what, len(keys), "requests") as advance:
             for group in self._generator.answer(list(wanted.values()), keys, self._budget()):
+                group = [(index, _writable(outcome)) for index, outcome in group]
                 self._journal.record({keys[index]: got for index, got in group if isinstance(got, Answer)})
                 for index, outcome in group:
                     outcomes[keys[index]] = outcome
@@ -104,6 +105,16 @@ class Asker:
             where=f"{self._setting}.max_failed_share={self._settings.max_failed_share}",
             remedy="see to the server and run again: what was answered is kept and not asked again",
         )
+
+
+def _writable(outcome: Outcome) -> Outcome:
+    """A failure where the answer holds half a character (a lone surrogate), which no file can hold."""
+    if isinstance(outcome, Answer):
+        try:
+            outcome.text.encode()
+        except UnicodeEncodeError:
+            return Failure("the answer holds a lone surrogate")
+    return outcome
 
 
 class _Meter:

@@ -37,7 +37,6 @@ class Journal:
                 "another process writes to this journal", where=str(self.path), remedy="wait for it"
             ) from None
         self._offsets: dict[str, int] = {}
-        self.damaged_lines = 0
         self._read_index()
 
     def __contains__(self, key: str) -> bool:
@@ -79,9 +78,7 @@ class Journal:
                 self._file.truncate(offset)
                 break
             key = read_key(line)
-            if key is None:
-                self.damaged_lines += 1
-            else:
+            if key is not None:
                 self._offsets.setdefault(key, offset)
             offset += len(line)
 

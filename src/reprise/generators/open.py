@@ -17,9 +17,9 @@ def open_generator(settings: GeneratorSettings, model: Model, setting: str) -> G
         UserError: a package is missing, or the model cannot be loaded.
     """
     if settings.kind == "openai":
-        from reprise.generators.openai_server import Server
+        from reprise.generators.openai_server import OpenAIServer
 
-        return Server(settings, setting)
+        return OpenAIServer(settings, setting)
     if settings.model is not None:
         model = Model(path=settings.model)
     if settings.kind == "vllm":

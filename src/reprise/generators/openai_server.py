@@ -6,13 +6,16 @@ written nowhere: texts from the server are searched for it before they are shown
 """
 
 import asyncio
+import contextlib
 import json
 import math
 import os
 import random
 import ssl
 import time
+import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from reprise.errors import UserError, missing_extra
@@ -36,6 +39,13 @@ _ENDS = (None, "stop", "eos", "stop_sequence", "length")
 """Ends of an answer that was not filtered or turned into something else."""
 _LONGEST_PAUSE_S = 60.0
 FIRST_PAUSE_S = 0.5
+_BODY_BYTES = 1 << 20
+_BODY_BYTES_PER_TOKEN = 256
+"""A body may have so many bytes, and so many more for each token that was asked for: a token is seldom more than 16
+characters, and each of these is six bytes where the server writes escapes."""
+_CHARS_PER_TOKEN = 64
+_MOST_TOKENS = 10**9
+"""More is no count of tokens."""
 
 
 class _AnotherAttemptError(Exception):
@@ -46,7 +56,11 @@ class _AnotherAttemptError(Exception):
         self.pause_s = pause_s
 
 
-class Server:
+class _BilledAttemptError(_AnotherAttemptError):
+    """The server answered, so it may have billed, but what it sent is no answer."""
+
+
+class OpenAIServer:
     """Keeps `batch_size` requests in flight."""
 
     def __init__(self, settings: GeneratorSettings, setting: str = "generator") -> None:
@@ -60,7 +74,6 @@ class Server:
         self._next_start = 0.0
         self._committed = 0.0
         self._budget = math.inf
-        self.retries = 0
 
     @property
     def identity(self) -> Json:
@@ -130,6 +143,8 @@ class Server:
                     answer = await self._attempt(request, key)
             except _AnotherAttemptError as error:
                 reason, pause_s = str(error), error.pause_s
+                if isinstance(error, _BilledAttemptError):
+                    self._committed += reserved
             except TimeoutError:
                 reason, pause_s = f"no answer within {self._settings.timeout_s:g} s", 0.0
             else:
@@ -137,7 +152,6 @@ class Server:
                     self._settle(reserved, answer)
                 return answer
             if attempt < self._settings.max_retries:
-                self.retries += 1
                 await asyncio.sleep(max(pause_s, _pause_s(attempt)))
         return Failure(f"{reason} ({self._settings.max_retries + 1} attempts)")
 
@@ -154,22 +168,25 @@ class Server:
             body["stop"] = list(request.stop)
         client = self._take_client()
         try:
-            reply = await client.post(f"{self._settings.base_url}/chat/completions", json=body)
+            async with client.stream("POST", f"{self._settings.base_url}/chat/completions", json=body) as reply:
+                content = await _read_body(reply, _BODY_BYTES + _BODY_BYTES_PER_TOKEN * request.max_tokens)
         except httpx.TransportError as error:
             raise _AnotherAttemptError(f"{type(error).__name__}: {self._hide(str(error))}") from None
         finally:
             self._free.append(client)
         if reply.status_code in _RETRIED or reply.status_code >= 500:
-            raise _AnotherAttemptError(self._describe(reply), _retry_after_s(reply))
+            raise _AnotherAttemptError(self._describe(reply.status_code, content), _retry_after_s(reply))
         if reply.status_code in _FATAL:
             raise UserError(
-                f"the server refuses: {self._describe(reply)}",
+                f"the server refuses: {self._describe(reply.status_code, content)}",
                 where=f"{self._setting}.base_url={self._settings.base_url}",
                 remedy=_FATAL[reply.status_code].format(variable=self._settings.api_key_env, setting=self._setting),
             )
         if reply.status_code != 200:
-            return Failure(self._describe(reply))
-        return _read_answer(self._hide(reply.content.decode(errors="replace")))
+            return Failure(self._describe(reply.status_code, content))
+        if content is None:
+            raise _BilledAttemptError("the body of the answer is too large")
+        return self._without_key(_read_answer(content, request.max_tokens))
 
     def _take_client(self) -> httpx.AsyncClient:
         """A client that no other request uses. Each has one connection: a shared pool looks through all of its
@@ -178,7 +195,9 @@ class Server:
             return self._free.pop()
         if self._certificates is None:
             self._certificates = httpx.create_ssl_context()
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        headers = {"Accept-Encoding": "identity"}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
         limits = httpx.Limits(max_connections=1)
         client = httpx.AsyncClient(headers=headers, limits=limits, timeout=None, verify=self._certificates)
         self._clients.append(client)
@@ -211,29 +230,77 @@ class Server:
         if answer.completion_tokens:  # a server that tells no usage keeps the reservation
             self._committed += price(answer.prompt_tokens, answer.completion_tokens, self._settings) - reserved
 
-    def _describe(self, reply: httpx.Response) -> str:
-        text = " ".join(self._hide(reply.text).split())
-        return f"HTTP {reply.status_code} {text[:200]}".strip()
+    def _describe(self, status: int, content: bytes | None) -> str:
+        """Status and beginning of the body, in which the key may stand with JSON escapes."""
+        text = "(a body that is too large)" if content is None else content.decode(errors="replace")
+        with contextlib.suppress(ValueError, RecursionError):
+            text = json.dumps(json.loads(text), ensure_ascii=False)
+        return f"HTTP {status} {' '.join(_printable(self._hide(text)).split())[:200]}".strip()
 
     def _hide(self, text: str) -> str:
         """The text without the key, should the server repeat it."""
         return text.replace(self._key, "[key]") if self._key else text
 
+    def _without_key(self, outcome: Outcome) -> Outcome:
+        if isinstance(outcome, Answer):
+            return replace(outcome, text=self._hide(outcome.text))
+        return Failure(self._hide(outcome.reason))
 
-def _read_answer(body: str) -> Outcome:
+
+async def _read_body(reply: httpx.Response, limit: int) -> bytes | None:
+    """The body, unpacked; None if it has more than `limit` bytes, of which no more are ever held.
+
+    Raises:
+        _AnotherAttemptError: it is packed in a way that was not offered, or not whole.
+    """
+    encoding = reply.headers.get("content-encoding", "identity").lower()
+    if encoding not in ("identity", "gzip", "deflate"):
+        raise _AnotherAttemptError(f"the answer is packed with {encoding[:20]!r}, which was not asked for")
+    unpack = None if encoding == "identity" else zlib.decompressobj(wbits=47 if encoding == "gzip" else 15)
+    body = bytearray()
+    async for chunk in reply.aiter_raw():
+        try:
+            body += chunk if unpack is None else unpack.decompress(chunk, limit + 1 - len(body))
+        except zlib.error as error:
+            raise _AnotherAttemptError(f"the answer is not {encoding}: {error}") from None
+        if len(body) > limit:
+            return None
+    return bytes(body)
+
+
+def _read_answer(content: bytes, max_tokens: int) -> Outcome:
+    """What a body says.
+
+    Raises:
+        _BilledAttemptError: it is no chat completion, or one that no model gave: nested deeply, with a negative usage,
+            with more text than the tokens that were asked for can hold, or with half a character.
+    """
     try:
-        data = json.loads(body)
+        data = json.loads(content.decode(errors="replace"))
         choice = data["choices"][0]
         text, finish = choice["message"]["content"], choice.get("finish_reason")
         usage = data.get("usage") or {}
         counts = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
         if not isinstance(text, str):
             raise TypeError("the content is not text")
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise _AnotherAttemptError(f"the answer is not a chat completion ({type(error).__name__}: {error})") from None
+        if not all(0 <= count <= _MOST_TOKENS for count in counts):
+            raise ValueError(f"usage of {counts[0]} and {counts[1]} tokens")
+        if len(text) > _CHARS_PER_TOKEN * max_tokens + 1000:
+            raise ValueError(f"{len(text)} characters in {max_tokens} tokens")
+        text.encode()
+    except (
+        ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, RecursionError,
+    ) as error:  # fmt: skip
+        what = _printable(f"{type(error).__name__}: {error}")[:200]
+        raise _BilledAttemptError(f"the answer is not a chat completion ({what})") from None
     if finish not in _ENDS:
-        return Failure(f"the server ended the answer with {str(finish)[:40]!r}")
+        return Failure(f"the server ended the answer with {_printable(str(finish)[:40])!r}")
     return Answer(text, "length" if finish == "length" else "stop", *counts)
+
+
+def _printable(text: str) -> str:
+    """The text without half characters, which cannot be written anywhere."""
+    return text.encode(errors="replace").decode()
 
 
 def _pause_s(attempt: int) -> float:

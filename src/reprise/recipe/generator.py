@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from reprise.recipe.fields import Count, ServerUrl, Settings, Share
+from reprise.recipe.fields import Count, KeyVariable, ServerUrl, Settings, Share
 
 
 class Generator(Settings):
@@ -18,7 +18,7 @@ class Generator(Settings):
     """Model directory or name; null takes the base model of the recipe (only with `transformers` and `vllm`)."""
     base_url: ServerUrl | None = None
     """Address of the server, such as http://127.0.0.1:8000/v1."""
-    api_key_env: str = "OPENAI_API_KEY"
+    api_key_env: KeyVariable = "OPENAI_API_KEY"
     """Environment variable that holds the key; the key itself is never written anywhere."""
     temperature: Annotated[float, Field(ge=0.0)] = 0.7
     """Sampling temperature; 0 takes the most probable token."""

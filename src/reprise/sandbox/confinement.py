@@ -36,20 +36,23 @@ FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 ALLOWED = {
     "x86_64": (
         0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 28, 32, 33, 35,
-        36, 37, 38, 39, 60, 63, 72, 73, 74, 75, 77, 78, 79, 80, 82, 87, 89, 96, 97, 98, 99, 100, 102, 104,
+        36, 37, 38, 39, 60, 63, 73, 74, 75, 77, 78, 79, 80, 82, 87, 89, 96, 97, 98, 99, 100, 102, 104,
         107, 108, 110, 131, 158, 186, 202, 204, 217, 218, 219, 228, 229, 230, 231, 257, 262, 263, 264, 267, 269,
         270, 271, 273, 292, 293, 318, 324, 332, 334, 439,
     ),
     "aarch64": (
-        17, 23, 24, 25, 32, 35, 38, 46, 48, 49, 56, 57, 59, 61, 62, 63, 64, 65, 66, 67, 68, 72, 73, 78, 79, 80, 82,
+        17, 23, 24, 32, 35, 38, 46, 48, 49, 56, 57, 59, 61, 62, 63, 64, 65, 66, 67, 68, 72, 73, 78, 79, 80, 82,
         83, 93, 94, 96, 98, 99, 101, 102, 103, 113, 114, 115, 123, 124, 128, 132, 134, 135, 139, 153, 160, 165, 169,
         172, 173, 174, 175, 176, 177, 178, 179, 214, 215, 216, 222, 226, 227, 233, 276, 278, 283, 291, 293, 439,
     ),
 }  # fmt: skip
-SPECIAL = {  # clone, clone3, tgkill, ioctl, prlimit64, and the architecture's name for seccomp
-    "x86_64": (56, 435, 234, 16, 302, 0xC000003E),
-    "aarch64": (220, 435, 131, 29, 261, 0xC00000B7),
+SPECIAL = {  # clone, clone3, tgkill, ioctl, fcntl, prlimit64, and the architecture's name for seccomp
+    "x86_64": (56, 435, 234, 16, 72, 302, 0xC000003E),
+    "aarch64": (220, 435, 131, 29, 25, 261, 0xC00000B7),
 }
+FILE_COMMANDS = (0, 1, 2, 3, 5, 6, 7, 1030, 1034)
+"""fcntl: F_DUPFD, F_GETFD, F_SETFD, F_GETFL, locks of files, F_DUPFD_CLOEXEC, F_GET_SEALS. Not F_SETOWN, F_SETSIG and
+F_SETFL with O_ASYNC: these make the kernel send any signal to any process of the user."""
 
 
 def main() -> None:
@@ -131,7 +134,7 @@ def restrict_files(libc: Any, readable: list[str], scratch: str) -> None:
 def restrict_calls(libc: Any) -> None:
     """seccomp: a list of system calls that work; a call that is not on it fails, and a new process is never made."""
     machine = platform.machine()
-    clone, clone3, tgkill, ioctl, prlimit, arch = SPECIAL[machine]
+    clone, clone3, tgkill, ioctl, fcntl, prlimit, arch = SPECIAL[machine]
     program = [
         (LOAD_WORD, 0, 0, OFFSET_ARCH),
         (JUMP_EQUAL, 1, 0, arch),
@@ -148,6 +151,7 @@ def restrict_calls(libc: Any) -> None:
         (tgkill, 0, (os.getpid(),)),
         (prlimit, 0, (0,)),
         (ioctl, 1, TERMINAL_QUERIES),
+        (fcntl, 1, FILE_COMMANDS),
     ):
         body = [(LOAD_WORD, 0, 0, OFFSET_ARGUMENTS + 8 * argument)]
         for value in values:

@@ -190,8 +190,9 @@ def _read_report(report: bytes, nonce: str, status: int, printed: str) -> Verdic
     try:
         entry = json.loads(report)
         if entry["nonce"] == nonce and entry["verdict"] in VERDICTS:
-            return Verdict(entry["verdict"], str(entry["detail"]))
-    except (ValueError, KeyError, TypeError):
+            # A program can raise an error whose text holds lone surrogates, which no file can hold.
+            return Verdict(entry["verdict"], str(entry["detail"]).encode(errors="replace").decode())
+    except (ValueError, KeyError, TypeError, RecursionError):
         pass
     if status == -signal.SIGXCPU:
         return Verdict("timeout", "processor time used up")

@@ -208,7 +208,7 @@ def decoder_layers(model: Any) -> list[Any]:
 
 
 # Not bmm: the blocked attention works on its results in place, and what is kept must stay as it was.
-_MATRIX_PRODUCTS = frozenset(
+MATRIX_PRODUCTS = frozenset(
     {
         torch.ops.aten.mm.default,
         torch.ops.aten.addmm.default,
@@ -238,6 +238,6 @@ def recompute_activations(model: Any, training: Training) -> None:
 
 def _keep_products() -> Any:
     def choose(_context: Any, operation: Any, *_args: Any, **_kwargs: Any) -> CheckpointPolicy:
-        return CheckpointPolicy.MUST_SAVE if operation in _MATRIX_PRODUCTS else CheckpointPolicy.PREFER_RECOMPUTE
+        return CheckpointPolicy.MUST_SAVE if operation in MATRIX_PRODUCTS else CheckpointPolicy.PREFER_RECOMPUTE
 
     return create_selective_checkpoint_contexts(choose)  # type: ignore[no-untyped-call]

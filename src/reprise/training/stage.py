@@ -6,9 +6,11 @@ from typing import Any
 
 from reprise.errors import UserError
 from reprise.mixture.sampler import Sampler
-from reprise.model.likelihood import fit_batch
+from reprise.model.likelihood import fit_batch, fit_window
 from reprise.model.machine import describe_machine
+from reprise.model.tokenizer import open_tokenizer
 from reprise.recipe.fields import decisive
+from reprise.recipe.groups import Groups
 from reprise.recipe.mixture import Stage
 from reprise.recipe.model import Model
 from reprise.recipe.tokens import Rows
@@ -19,6 +21,7 @@ from reprise.training.averaging import Average
 from reprise.training.checkpoint import check_content, load_checkpoint, newest_whole, prune, read_facts
 from reprise.training.checkpoint_facts import CheckpointFacts, Progress, next_multiple
 from reprise.training.export import write_model
+from reprise.training.memory_plan import check_memory, explain_out_of_memory
 from reprise.training.metrics import Metrics
 from reprise.training.network import open_network
 from reprise.training.optimizer import build_optimizer
@@ -50,12 +53,16 @@ def run(work: Work, *, training: Training, **settings: Any) -> None:
         Interrupted: SIGTERM or Ctrl-C; a checkpoint was saved.
     """
     with open_processes(training) as processes, catch_stop() as stop:
+        model, rows = settings["model"], settings["rows"]
+        processes.first(lambda: check_memory(model, training, rows, processes))
         trainer = build(work, processes, stop, training=training, **settings)
         try:
             trainer.train()
-            finish(trainer, settings["model"])
-        except Exception:  # not KeyboardInterrupt: a second Ctrl-C stops at once
+            finish(trainer, model)
+        except Exception as error:  # not KeyboardInterrupt: a second Ctrl-C stops at once
             trainer.writer.wait()
+            if explained := explain_out_of_memory(error, model, training, rows, processes):
+                raise explained from error
             raise
         finally:
             if trainer.metrics is not None:
@@ -73,7 +80,8 @@ def build(
     training: Training,
     model: Model,
     seed: int,
-    tolerance: dict[str, float],
+    kept: Groups,
+    window: tuple[int, int],
     benchmarks: Benchmarks | None = None,
 ) -> Trainer:
     """Open the store, load the model and resume from the newest checkpoint.
@@ -88,7 +96,8 @@ def build(
         training: batch, precision, checkpoints.
         model: the base model.
         seed: random seed of the run.
-        tolerance: language -> largest relative rise of its bits per byte.
+        kept: groups of held-out documents that must be kept.
+        window: `max_length` and `stride` of the evaluation, for the validations.
         benchmarks: what `training.benchmarks_every_tokens` runs.
     """
     processes.first(lambda: _check(training, processes))
@@ -115,7 +124,7 @@ def build(
         stage=stage,
         rows=rows,
         training=training,
-        tolerance=tolerance,
+        kept=kept,
         processes=processes,
         network=network,
         optimizer=optimizer,
@@ -124,8 +133,10 @@ def build(
         held_out=HeldOut(
             store.valid,
             training.validation,
-            rows.seq_len,
-            fit_batch(training.micro_batch_rows * rows.seq_len, processes.device),
+            start_id=open_tokenizer(model).start_id,
+            special_ids={store.eos_id} | ({store.bos_id} if store.bos_id is not None else set()),
+            window=fit_window(network.weights.config, *window),
+            batch_tokens=fit_batch(training.micro_batch_rows * rows.seq_len, processes.device),
         ),
         metrics=metrics,
         average=Average(network.weights, training.averaging, stage.tokens),

@@ -1,0 +1,363 @@
+"""How much memory a training process takes, before it takes it; and what to change where that is too much.
+
+Weights, moments and gradients are counted. Activations are measured on fake tensors, which have shapes and no content:
+one forward pass of the whole model, in which everything is seen that autograd keeps for the backward pass.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoModelForCausalLM
+from typing_extensions import TypedDict
+
+from reprise.model.attention import BLOCKED_UNMASKED, CAUSAL
+from reprise.model.loss import FEW_CHUNKS, chunk_rows
+from reprise.recipe.tokens import Rows
+from reprise.recipe.training import Training
+from reprise.records import record
+from reprise.training.network import MATRIX_PRODUCTS, decoder_layers
+
+FIXED_BYTES = {"cpu": 450 * 10**6, "cuda": 900 * 10**6}
+"""Libraries of the process; on a GPU its context and the workspaces of cuBLAS and NCCL."""
+
+
+@record
+class MemoryEstimate(TypedDict):
+    """Bytes that one process takes at the peak of a step, by what takes them."""
+
+    fixed: int
+    """Libraries; on a GPU its context."""
+    master: int
+    """Float32 weights, or the shards of them that this process holds."""
+    working: int
+    """Copy of the weights in the compute type; 0 where they are gathered, or computed with as they are."""
+    moments: int
+    """Both moments of AdamW."""
+    average: int
+    """Mean of the weights."""
+    gradients: int
+    """In float32: between micro-batches, or as they grow in the backward pass."""
+    gathered: int
+    """Layers that are gathered at one time, their gradients before these are reduced included."""
+    activations: int
+    """What the forward pass keeps for the backward pass of a micro-batch."""
+    layer_work: int
+    """What the backward pass of one layer needs besides; recomputed activations among it."""
+    head_and_loss: int
+    """Logits of one chunk of tokens, and the gradients of the output layer and its input."""
+    total: int
+    """The peak: the sum, less what is not there at the same time."""
+    host_while_saving: int
+    """Host memory for the copy of weights and moments while a checkpoint is written; 0 on a CPU."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything that memory depends on besides the model."""
+
+    device: Literal["cpu", "cuda"]
+    world: int
+    """Processes."""
+    local_world: int
+    """Processes of one node."""
+    compute_bytes: int
+    """Of a number in the compute type: 2 or 4."""
+    seq_len: int
+    micro_batch_rows: int
+    micro_batches: int
+    """Of one process in a step."""
+    sharding: Literal["full", "gradients", "hybrid"]
+    gradient_accumulation: Literal["sharded", "whole"]
+    activation_checkpointing: Literal["none", "full", "selective"]
+    averaging: bool
+
+    @classmethod
+    def of(
+        cls, training: Training, rows: Rows, *, device: Literal["cpu", "cuda"], world: int, local_world: int, bf16: bool
+    ) -> "Setup":
+        """The setup of a recipe's settings on some machine."""
+        return cls(
+            device=device,
+            world=world,
+            local_world=min(world, local_world),
+            compute_bytes=2 if bf16 else 4,
+            seq_len=rows.seq_len,
+            micro_batch_rows=training.micro_batch_rows,
+            micro_batches=max(1, training.batch_rows // (training.micro_batch_rows * world)),
+            sharding=training.sharding,
+            gradient_accumulation=training.gradient_accumulation,
+            activation_checkpointing=training.activation_checkpointing,
+            averaging=training.averaging.kind != "none",
+        )
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What memory depends on of a model, for one micro-batch."""
+
+    parameters: int
+    largest_layer: int
+    """Parameters of the largest decoder layer."""
+    embeddings: int
+    """Parameters of the input embeddings."""
+    head: int
+    """Parameters of the output layer; 0 where it shares those of the embeddings."""
+    vocabulary: int
+    hidden_size: int
+    kept: int
+    """Bytes that autograd keeps of one micro-batch where nothing is recomputed."""
+    kept_of_layer: int
+    """The same of one decoder layer."""
+    products_of_layer: int
+    """Bytes of the results of matrix products and attention in one layer."""
+    layer_input: int
+    """Bytes of a layer's input."""
+    layers: int
+    largest_result: int
+    """Bytes of the largest result of one operation."""
+
+
+class _Kept(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sizes of results: those of matrix products, and the largest of all."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.products = self.largest = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(tensor, torch.Tensor):
+                size = tensor.numel() * tensor.element_size()
+                self.largest = max(self.largest, size)
+                self.products += size if func in MATRIX_PRODUCTS else 0
+        return result
+
+
+MEASURED_LAYERS = 4
+"""Layers of the model that is run; the others are taken to be like these."""
+
+
+def measure_shape(config: Any, setup: Setup) -> Shape:
+    """Count the parameters of a model, and run its first layers forward on fake tensors.
+
+    Args:
+        config: of the model; no weights are loaded.
+        setup: type, length and number of rows.
+
+    Raises:
+        UnknownShapeError: its forward pass depends on numbers, as that of mixtures of experts does.
+    """
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(config)
+    layers = decoder_layers(model)
+    embeddings, head = model.get_input_embeddings().weight, model.get_output_embeddings()
+    tied = head is None or head.weight is embeddings
+    measured = min(MEASURED_LAYERS, len(layers))
+    try:
+        with FakeTensorMode():
+            kept, products, largest = _forward(config, setup, measured)
+            outside, _, largest_outside = _forward(config, setup, 0)
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        raise UnknownShapeError(str(error)) from error
+    of_layer = (kept - outside) // measured
+    tokens = setup.micro_batch_rows * setup.seq_len
+    return Shape(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        largest_layer=max(sum(parameter.numel() for parameter in layer.parameters()) for layer in layers),
+        embeddings=embeddings.numel(),
+        head=0 if tied else head.weight.numel(),
+        vocabulary=embeddings.shape[0],
+        hidden_size=embeddings.shape[1],
+        kept=outside + of_layer * len(layers),
+        kept_of_layer=of_layer,
+        products_of_layer=products // measured,
+        layer_input=tokens * config.get_text_config().hidden_size * setup.compute_bytes,
+        layers=len(layers),
+        largest_result=max(largest, largest_outside),
+    )
+
+
+class UnknownShapeError(Exception):
+    """The model cannot be run without its numbers."""
+
+
+def _forward(config: Any, setup: Setup, num_layers: int) -> tuple[int, int, int]:
+    """Run the first layers of a model under fake tensors.
+
+    Returns:
+        Bytes that autograd keeps, bytes of the results of matrix products, bytes of the largest result.
+    """
+    small = type(config).from_dict(config.to_dict())
+    text = small.get_text_config()
+    text.num_hidden_layers = max(num_layers, 1)
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[: text.num_hidden_layers]
+    dtype = torch.bfloat16 if setup.compute_bytes == 2 else torch.float32
+    model: Any = AutoModelForCausalLM.from_config(small, dtype=dtype)
+    model.config.use_cache = False
+    model.set_attn_implementation(BLOCKED_UNMASKED if setup.device == "cpu" else CAUSAL)
+    if num_layers == 0:
+        for layer in decoder_layers(model):
+            layer.forward = _pass_through
+    ids = torch.zeros((setup.micro_batch_rows, setup.seq_len), dtype=torch.int64)
+    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    kept, dispatched = _kept_bytes(model.base_model, ids, weights)
+    return kept, dispatched.products, dispatched.largest
+
+
+def _pass_through(hidden_states: torch.Tensor, *_args: Any, **_others: Any) -> torch.Tensor:
+    return hidden_states
+
+
+def _kept_bytes(model: Any, ids: torch.Tensor, weights: set[int]) -> tuple[int, _Kept]:
+    """Bytes of distinct storages that autograd keeps in a forward pass, weights left out."""
+    kept: dict[int, Any] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage  # held, so that no other gets its address
+        return tensor
+
+    with _Kept() as dispatched, torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        model(ids)
+    return sum(storage.nbytes() for storage in kept.values()), dispatched
+
+
+def estimate_memory(shape: Shape, setup: Setup) -> MemoryEstimate:
+    """The peak of one process.
+
+    Args:
+        shape: of the model under this setup's type, length and rows.
+        setup: how it is trained.
+    """
+    total, c = shape.parameters, setup.compute_bytes
+    shards = 1 if setup.world == 1 else setup.local_world if setup.sharding == "hybrid" else setup.world
+    master = 4 * total // shards
+    working = 2 * total if setup.world == 1 and c == 2 else 0
+    gradients = 4 * total // shards
+    if setup.world > 1 and setup.gradient_accumulation == "whole":
+        gradients = 4 * total + 4 * total // shards
+    activations, layer_work = _activations(shape, setup)
+    rows = chunk_rows(setup.micro_batch_rows * setup.seq_len, shape.vocabulary, torch.device(setup.device))
+    tokens = setup.micro_batch_rows * setup.seq_len
+    head = shape.vocabulary * shape.hidden_size
+    logits = rows * shape.vocabulary * (c + 8)
+    head_gradient = head * (c if tokens <= rows * FEW_CHUNKS or c == 4 else 4 + c)
+    head_and_loss = logits + head_gradient + 2 * tokens * shape.hidden_size * c
+    gathered = _gathered(shape, setup)
+    moments, average = 2 * master, master if setup.averaging else 0
+    lasting = FIXED_BYTES[setup.device] + master + working + moments + average
+    between = gradients if setup.micro_batches > 1 else 0
+    peak = lasting + max(
+        between + activations + head_and_loss + gathered,  # the end of the forward pass
+        between + activations + head * c + layer_work + gathered,  # its turn to the backward pass
+        gradients + layer_work + gathered,  # the end of the backward pass
+    )
+    return {
+        "fixed": FIXED_BYTES[setup.device],
+        "master": master,
+        "working": working,
+        "moments": moments,
+        "average": average,
+        "gradients": gradients,
+        "gathered": gathered,
+        "activations": activations,
+        "layer_work": layer_work,
+        "head_and_loss": head_and_loss,
+        "total": peak,
+        "host_while_saving": 0 if setup.device == "cpu" else master + moments + average,
+    }
+
+
+def _activations(shape: Shape, setup: Setup) -> tuple[int, int]:
+    """Bytes kept by the forward pass, and bytes that the backward pass of one layer needs besides."""
+    outside = shape.kept - shape.layers * shape.kept_of_layer
+    work = 2 * shape.largest_result
+    if setup.activation_checkpointing == "none":
+        return shape.kept, work
+    kept = shape.layer_input
+    if setup.activation_checkpointing == "selective":
+        kept += shape.products_of_layer
+    return outside + shape.layers * min(kept, shape.kept_of_layer), work + shape.kept_of_layer
+
+
+def _gathered(shape: Shape, setup: Setup) -> int:
+    """Bytes of what FSDP has together at one time."""
+    if setup.world == 1:
+        return 0
+    c = setup.compute_bytes
+    # A layer and the next one, the gradients of one in the compute type, and their float32 copy that is being reduced.
+    layers = shape.largest_layer * (2 * c + c + 4)
+    outside = shape.parameters - shape.layers * shape.largest_layer - shape.embeddings - shape.head
+    root = max(outside, 0) + (shape.embeddings if shape.head == 0 else 0)
+    ends = max(shape.embeddings, shape.head) if shape.head else 0
+    if setup.sharding == "gradients":
+        return shape.parameters * c + shape.largest_layer * (c + 4)
+    return layers + (root + ends) * c
+
+
+@dataclass(frozen=True)
+class Change:
+    """Settings that make training fit."""
+
+    settings: dict[str, Any]
+    """Setting of the recipe -> value."""
+    total: int
+    """Bytes per process with them."""
+
+    def __str__(self) -> str:
+        settings = ", ".join(f"{name}={value}" for name, value in self.settings.items())
+        return f"{settings}: {self.total / 1e9:.1f} GB"
+
+
+def changes_that_fit(config: Any, setup: Setup, limit: float) -> list[Change]:
+    """The smallest changes, each sufficient by itself, that bring the peak under a limit in bytes; cheapest first."""
+    shapes: dict[int, Shape] = {}
+    fitting: list[Change] = []
+    for settings, changed in _alternatives(setup):
+        rows = changed.micro_batch_rows
+        if rows not in shapes:
+            shapes[rows] = measure_shape(config, changed)
+        total = estimate_memory(shapes[rows], changed)["total"]
+        smaller = any(change.settings.items() <= settings.items() for change in fitting)
+        if total <= limit and not smaller:
+            fitting.append(Change(settings, total))
+    return fitting
+
+
+def _alternatives(setup: Setup) -> Iterator[tuple[dict[str, Any], Setup]]:
+    """Setups by what they cost: first one change, then several."""
+    options: list[tuple[dict[str, Any], dict[str, Any]]] = [({}, {})]
+    if setup.gradient_accumulation == "whole":
+        options.append(({"training.gradient_accumulation": "sharded"}, {"gradient_accumulation": "sharded"}))
+    if setup.micro_batch_rows > 1:
+        rows = {"micro_batch_rows": 1, "micro_batches": setup.micro_batches * setup.micro_batch_rows}
+        options.append(({"training.micro_batch_rows": 1}, rows))
+    if setup.world > 1 and setup.sharding != "full":
+        options.append(({"training.sharding": "full"}, {"sharding": "full"}))
+    recomputing: list[tuple[dict[str, Any], dict[str, Any]]] = [({}, {})]
+    modes = ("none", "selective", "full")
+    recomputing += [
+        ({"training.activation_checkpointing": mode}, {"activation_checkpointing": mode})
+        for mode in modes[modes.index(setup.activation_checkpointing) + 1 :]
+    ]
+    combined: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    for mask in range(1 << (len(options) - 1)):
+        chosen = [option for index, option in enumerate(options[1:]) if mask >> index & 1]
+        for named, values in recomputing:
+            settings = {key: value for option in (*chosen, (named, values)) for key, value in option[0].items()}
+            fields = {key: value for option in (*chosen, (named, values)) for key, value in option[1].items()}
+            if settings:
+                combined.append((settings, fields))
+    for settings, fields in sorted(combined, key=lambda pair: len(pair[0])):
+        yield settings, replace(setup, **fields)

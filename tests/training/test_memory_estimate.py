@@ -1,0 +1,129 @@
+"""The estimate of memory: what it counts, and what it advises."""
+
+import dataclasses
+
+import pytest
+import torch
+from tests.training.conftest import make_training
+from transformers import LlamaConfig, MixtralConfig
+
+from reprise.errors import UserError
+from reprise.recipe import Recipe
+from reprise.training import memory_plan, stage
+from reprise.training.memory_estimate import Setup, changes_that_fit, estimate_memory, measure_shape
+from reprise.training.trainer import Trainer
+
+CONFIG = LlamaConfig(
+    vocab_size=1000, hidden_size=64, intermediate_size=128, num_hidden_layers=6, num_attention_heads=4,
+    num_key_value_heads=2, tie_word_embeddings=False,
+)  # fmt: skip
+SETUP = Setup("cuda", 1, 1, 2, 256, 2, 4, "full", "sharded", "none", False)
+LLAMA_8B = LlamaConfig(
+    vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,
+    num_key_value_heads=8, tie_word_embeddings=False,
+)  # fmt: skip
+
+
+def test_weights_moments_and_gradients_are_those_of_the_parameters():
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_config(CONFIG)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    alone = estimate_memory(measure_shape(CONFIG, SETUP), SETUP)
+    assert (alone["master"], alone["working"], alone["moments"], alone["gradients"]) == (
+        4 * count, 2 * count, 8 * count, 4 * count,
+    )  # fmt: skip
+    sharded = dataclasses.replace(SETUP, world=8, local_world=8)
+    shared = estimate_memory(measure_shape(CONFIG, sharded), sharded)
+    assert (shared["master"], shared["working"], shared["gradients"]) == (4 * count // 8, 0, 4 * count // 8)
+    whole = dataclasses.replace(sharded, gradient_accumulation="whole")
+    assert estimate_memory(measure_shape(CONFIG, whole), whole)["gradients"] > 4 * count
+
+
+def test_kept_activations_are_those_of_a_real_forward_pass():
+    """Autograd keeps as many bytes of real tensors as of fake ones."""
+    from transformers import AutoModelForCausalLM
+
+    setup = dataclasses.replace(SETUP, device="cpu", compute_bytes=4)
+    shape = measure_shape(CONFIG, setup)
+    model = AutoModelForCausalLM.from_config(CONFIG, dtype=torch.float32)
+    weights = {parameter.data_ptr() for parameter in model.parameters()}
+    kept = {}
+
+    def note(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        model.base_model(torch.zeros((2, 256), dtype=torch.int64))
+    assert shape.kept == pytest.approx(sum(storage.nbytes() for storage in kept.values()), rel=0.03)
+
+
+def test_llama_8b_on_eight_gpus_takes_what_the_audit_found():
+    """73, 50 and 28 GB, worked out by hand and on a fake process group of 8."""
+    setup = Setup("cuda", 8, 8, 2, 8192, 1, 64, "full", "sharded", "none", False)
+    shape = measure_shape(LLAMA_8B, setup)
+    assert shape.parameters == 8_030_261_248
+    totals = [
+        estimate_memory(shape, dataclasses.replace(setup, activation_checkpointing=mode))["total"] / 1e9
+        for mode in ("none", "selective", "full")
+    ]
+    assert totals == pytest.approx([73, 50, 28], rel=0.1)
+
+
+def test_advice_fits_and_names_no_more_than_it_must():
+    setup = dataclasses.replace(SETUP, world=4, local_world=4, sharding="gradients", gradient_accumulation="whole")
+    total = estimate_memory(measure_shape(CONFIG, setup), setup)["total"]
+    changes = changes_that_fit(CONFIG, setup, total - 1)
+    assert changes
+    for change in changes:
+        assert change.total < total
+        assert not any(other is not change and other.settings.items() <= change.settings.items() for other in changes)
+    assert changes_that_fit(CONFIG, setup, 1) == []
+
+
+def test_a_plan_says_whether_it_fits(base_model):
+    stages = [{"name": "one", "tokens": 1000, "mixture": {"en": {"share": 1.0, "sources": {"web": 1.0}}}}]
+    settings = {
+        "name": "x",
+        "workspace": "runs/x",
+        "model": {"path": str(base_model)},
+        "rows": {"seq_len": 64},
+        "stages": stages,
+    }
+    plan = memory_plan.plan_memory(Recipe(**settings, hardware={"gpu": "L4"}))
+    assert plan["fits"] and plan["memory_gb"] == 24.0
+    assert memory_plan.memory_lines(plan)[-1] == "fits L4 (24 GB)"
+    small = memory_plan.plan_memory(Recipe(**settings, hardware={"gpu": "L4", "memory_gb": 0.5}))
+    assert not small["fits"]
+    assert "does not fit L4 (0.5 GB)" in memory_plan.memory_lines(small)
+
+
+def test_experts_are_not_guessed(monkeypatch):
+    monkeypatch.setattr(
+        memory_plan, "load_config", lambda _model: MixtralConfig(**{**CONFIG.to_dict(), "num_local_experts": 4})
+    )
+    stages = [{"name": "one", "tokens": 1000, "mixture": {"en": {"share": 1.0, "sources": {"web": 1.0}}}}]
+    plan = memory_plan.plan_memory(Recipe(name="x", workspace="runs/x", model={"path": "x"}, stages=stages))
+    assert plan["estimate"] is None or plan["estimate"]["total"] > 0
+
+
+def test_a_run_that_cannot_fit_is_refused_before_its_first_step(arguments, make_work, monkeypatch):
+    monkeypatch.setattr(memory_plan, "_device_memory", lambda _device: 1e6)
+    with pytest.raises(UserError, match=r"training would take about 0\.\d GB"):
+        stage.run(make_work(), **arguments)
+
+
+def test_out_of_memory_is_a_message_with_settings(arguments, make_work, monkeypatch):
+    def fail(_trainer):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(Trainer, "step", fail)
+    arguments["training"] = make_training(micro_batch_rows=4)
+    estimate = []
+    monkeypatch.setattr(memory_plan, "changes_that_fit", lambda *args: estimate.append(args) or [])
+    with pytest.raises(UserError, match=r"the memory is full: CUDA out of memory"):
+        stage.run(make_work(), **arguments)
+    assert estimate
