@@ -156,7 +156,8 @@ def pages(root: Path) -> Iterator[tuple[str, str, list[tuple[str, str]]]]:
             continue
     for path in sorted([*(share / "man").glob("man[1578]/*.gz"), *(share / "man").glob("??*/man[1578]/*.gz")]):
         code = "en" if path.parents[1].name == "man" else path.parents[1].name
-        if path.is_file():
+        is_translated = code != "en" or any((share / "man").glob(f"??/{path.parent.name}/{path.name}"))
+        if path.is_file() and is_translated:
             yield "manual", code, roff_blocks(gzip.decompress(path.read_bytes()).decode(errors="replace"))
 
 

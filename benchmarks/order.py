@@ -1,6 +1,7 @@
 """Cost of the order: rows a second, resume deep in a run, share of a training step; beside other loaders.
 
     python benchmarks/order.py [--rivals PYTHON] [--rows 20000]
+    python benchmarks/order.py --scale 100000000    # only a simulated store of so many documents in 1,000 buckets
 
 `--rivals` is the interpreter of an environment with datasets, torchdata and mosaicml-streaming (their requirements
 clash with ours); without it the rivals that this interpreter has are measured. All loaders deliver rows of the same
@@ -320,13 +321,100 @@ def measure_policy() -> float:
     return slowest
 
 
+def simulate_store(folder: Path, documents: int, buckets: int) -> None:
+    """A store of so many documents that has offsets and perplexities, and a sparse file for its tokens."""
+    from reprise.tokens.store import STORE, VERSION
+
+    entries = []
+    for bucket in range(buckets):
+        name, count = f"train/{bucket:04d}", documents // buckets
+        (folder / name).mkdir(parents=True)
+        rng = np.random.default_rng(bucket)
+        lengths = np.clip(rng.lognormal(6.5, 1.0, count), 20, 60_000).astype(np.int64)
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        np.save(folder / name / "offsets.npy", offsets)
+        np.save(folder / name / "ppl.npy", rng.lognormal(2.5, 0.6, count).astype(np.float32))
+        np.lib.format.open_memmap(folder / name / "tokens.npy", "w+", np.uint16, (int(offsets[-1]),)).flush()
+        files = {
+            path.name: {"size": path.stat().st_size, "xxh128": f"simulated {bucket}"}
+            for path in sorted((folder / name).iterdir())
+        }
+        key = {"split": "train", "language": "en", "source": f"s{bucket:03d}", "topic": None}
+        entries.append(key | {"folder": name, "documents": count, "tokens": int(offsets[-1]), "files": files})
+    description = {"version": VERSION, "fingerprint": f"simulated {documents}", "dtype": "uint16", "buckets": entries}
+    description |= {"vocab_size": 50_000, "highest_id": 49_999, "encoder": "", "eos_id": 1, "bos_id": None}
+    (folder / STORE).write_text(json.dumps(description), encoding="utf-8")
+
+
+def measure_scale(folder: Path, packing: str, order: str) -> dict[str, float]:
+    """Seconds to open, deal, gather and resume; anonymous memory on the way, in MB, beyond that of the imports."""
+    from reprise.mixture.sampler import Sampler
+    from reprise.recipe.mixture import Stage
+    from reprise.recipe.tokens import Rows
+    from reprise.tokens.store import TokenStore
+
+    store = TokenStore.open(folder)
+    parts = shares(len(store.train))
+    mixture = {"en": {"share": 1.0, "sources": {f"s{i:03d}": share for i, share in enumerate(parts)}}}
+    settings = {"name": "scale", "tokens": 10**11, "mixture": mixture, "max_epochs": 1e6}
+    stage = Stage.model_validate({**settings, "curriculum": {"en": {"order": order}}})
+    rows, before = Rows(seq_len=8192, packing=packing), anonymous_mb()
+    seconds: dict[str, float] = {}
+
+    def clock(name: str, action: Callable[[], Any]) -> Any:
+        start = time.perf_counter()
+        result = action()
+        seconds[name] = round(time.perf_counter() - start, 4)
+        return result
+
+    sampler = clock("open_s", lambda: Sampler(store, stage, rows, 17))
+    opened = anonymous_mb() - before
+    clock("first_batch_s", lambda: sampler.next_batch(1024))
+    clock("every_bucket_once_s", lambda: sampler.next_batch(16_384, 0, 16_384))
+    # What each of 1,024 processes does for a global batch of 1,024 rows: deal all of them, gather one.
+    sampler.next_batch(1024, 5, 1024)
+    for _ in range(8):
+        start = time.perf_counter()
+        sampler.next_batch(1024, 5, 1024)
+        seconds["step_of_one_of_1024_s"] = min(
+            seconds.get("step_of_one_of_1024_s", 1e9), round(time.perf_counter() - start, 4)
+        )
+    state = clock("state_s", sampler.state)
+    size = len(json.dumps(state))
+    fresh = Sampler(store, stage, rows, 17)
+    clock("load_state_s", lambda: fresh.load_state(state))
+    clock("first_batch_after_resume_s", lambda: fresh.next_batch(1024, 5, 1024))
+    memory = {"memory_opened_mb": round(opened), "memory_mb": round(anonymous_mb() - before), "state_bytes": size}
+    return {**seconds, **memory}
+
+
+SCALE_CASES = (("concat", "random"), ("concat", "ascending"), ("best_fit", "ascending"))
+"""Packing and order that the simulated store is read in."""
+
+
+def measure_cases(folder: Path) -> dict[str, Any]:
+    """Each case in a process of its own."""
+    found = {}
+    for packing, order in SCALE_CASES:
+        command = [sys.executable, __file__, "--measure", f"scale:{packing}:{order}", "--folder", str(folder)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        found[f"{packing}, {order}"] = json.loads(done.stdout.splitlines()[-1])
+        print(f"{packing}, {order}: {found[f'{packing}, {order}']}", flush=True)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--rivals", default=sys.executable, help="interpreter with the other loaders")
+    parser.add_argument("--scale", type=int, default=0, help="only this: a simulated store of so many documents")
+    parser.add_argument("--buckets", type=int, default=1000, help="of the simulated store")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.measure and arguments.measure.startswith("scale:"):
+        print(json.dumps(measure_scale(arguments.folder, *arguments.measure.split(":")[1:])))
+        return
     if arguments.measure:
         module, measure = MEASURES[arguments.measure]
         if importlib.util.find_spec(module.split(".")[0]) is None:
@@ -336,6 +424,11 @@ def main() -> None:
         found = measure(arguments.folder, arguments.rows)
         found["memory_mb"] = anonymous_mb() - imported
         print(json.dumps(found))
+        return
+    if arguments.scale:
+        with tempfile.TemporaryDirectory() as name:
+            simulate_store(Path(name), arguments.scale, arguments.buckets)
+            print(json.dumps({"scale": measure_cases(Path(name)), "documents": arguments.scale}))
         return
     with tempfile.TemporaryDirectory() as name:
         print(json.dumps(compare(Path(name), arguments.rows, arguments.rivals)))

@@ -126,7 +126,12 @@ def settings() -> None:
 
 
 @app.command()
-def plan(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def plan(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    topics: Annotated[bool, typer.Option("--topics", help="A line for each topic.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """The token budget per stage, mixture entry, source and topic; epochs, steps, FLOPs and GPU-hours."""
     from dataclasses import asdict
 
@@ -141,7 +146,7 @@ def plan(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fals
     if as_json:
         print(json.dumps(result, ensure_ascii=False, indent=1))
     else:
-        show_plan(result)
+        show_plan(result, topics=topics)
 
 
 @app.command()
@@ -381,7 +386,7 @@ def evaluate(
         raise typer.Exit(1)
 
 
-def _evaluate_model(model: Path, overrides: list[str], options: dict[str, Any]) -> dict[str, Any]:
+def _evaluate_model(model: Path, overrides: list[str], options: dict[str, Any]) -> Any:
     from reprise.evaluation.command import evaluate_model, read_settings
     from reprise.model.gguf import cache_folder
 
@@ -462,22 +467,35 @@ def study(
     workspace: Annotated[str | None, typer.Option(help="Folder of the runs.")] = None,
     parallel: Annotated[int | None, typer.Option(help="Runs at the same time, each in a process of its own.")] = None,
     only: Annotated[str | None, typer.Option(metavar="VARIANT-seed-N", help="Only this run of the grid.")] = None,
+    entry: Annotated[str | None, typer.Option(help="`ratio`: mixture entry of the new text.")] = None,
+    kept: Annotated[str | None, typer.Option(help="`ratio`: language that must be kept.")] = None,
+    runs: Annotated[int | None, typer.Option(help="`ratio`: most runs.")] = None,
 ) -> None:
-    """Run a grid of recipes with seeds and compare them; resumes where it stopped."""
-    from reprise.study import load_study, run_apart, run_study
+    """Run a grid of recipes with seeds and compare them; `ratio`: find the best share of new text. Resumes."""
+    if study == "ratio":
+        _find_ratio({"recipe": recipe, "workspace": workspace, "entry": entry, "kept": kept, "runs": runs})
+        return
+    from reprise.study import load_study, run_study
 
     changes = {"recipe": recipe, "workspace": workspace, "parallel": parallel}
     loaded = load_study(study, {name: value for name, value in changes.items() if value is not None})
-    if loaded.parallel > 1 and only is None:
-        arguments = [study, "--recipe", loaded.recipe, "--workspace", loaded.workspace]
-        result = run_study(loaded, run_apart(arguments, loaded.parallel))
-    else:
-        result = run_study(loaded, lambda one, others: _run(one, ["evaluate"], others=others), only=only)
+    arguments = [study, "--recipe", loaded.recipe, "--workspace", loaded.workspace]
+    result = run_study(loaded, arguments=arguments, only=only)
     for found in result["measures"].values() if result else ():
         for sentence in found["sentences"]:
             print(sentence)
     if result:
         _say(f"wrote {Path(loaded.workspace) / 'study.html'}")
+
+
+def _find_ratio(given: dict[str, Any]) -> None:
+    from reprise.ratio import RatioStudy, find_ratio
+    from reprise.recipe.loading import check
+
+    settings = {"workspace": "runs/study-ratio", **{name: value for name, value in given.items() if value is not None}}
+    loaded = check(RatioStudy, settings, "reprise study ratio")
+    print(find_ratio(loaded)["sentence"])
+    _say(f"wrote {Path(loaded.workspace) / 'proposed.yaml'}")
 
 
 def _print(thing: Any) -> None:

@@ -25,6 +25,7 @@ from reprise.recipe import Recipe
 from reprise.recipe.documents import Input
 from reprise.recipe.generator import Generator
 from reprise.recipe.names import Corpus, check_names
+from reprise.synthesis.language_check import check_languages
 from reprise.workspace import Workspace
 
 TRAIN = "train"
@@ -300,6 +301,7 @@ CHECKS: tuple[Check, ...] = (
     Check(check_model_files, ("score", "synthesize", "tokenize", TRAIN, "evaluate"), "missing"),
     Check(check_benchmark_files, ("decontaminate", "synthesize"), "missing"),
     Check(check_packages, ("read", "clean", "label", "synthesize", TRAIN, "evaluate")),
+    Check(check_languages, ("clean", "label", "synthesize")),
     Check(check_idle_settings, (TRAIN,)),
     Check(check_generator_servers, ("label", "synthesize")),
     Check(check_evaluation_server, ("evaluate",)),

@@ -20,23 +20,25 @@ import queue
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
-import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from reprise.errors import UserError
+from reprise.errors import UserError, missing_extra
+from reprise.pipeline import run_stages
+from reprise.progress import console
 from reprise.recipe import Recipe, load_recipe
 from reprise.recipe.fields import Settings
+from reprise.recipe.loading import check, parse_yaml
+from reprise.report.study_page import Comparison, StudyResult, study_page
 from reprise.storage import write_json
 
-RunRecipe = Callable[[Recipe, Sequence[Path]], None]
+TakeThrough = Callable[[Recipe, Sequence[Path]], None]
 """Takes a recipe to its evaluation, with the workspaces of the other runs; does nothing where it is done."""
 
 
@@ -94,51 +96,39 @@ def load_study(name: Path | str, overrides: dict[str, Any] | None = None) -> Stu
     is_shipped = str(name) in shipped_studies() and not Path(name).exists()
     path = _shipped() / f"{name}.yaml" if is_shipped else Path(name)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return Study.model_validate((values or {}) | (overrides or {}))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(
             f"the study cannot be read: {error.strerror}",
             where=str(path),
             remedy=f"name a YAML file, or one of {', '.join(shipped_studies())}",
         ) from None
-    except yaml.YAMLError as error:
-        raise UserError(f"the study is not YAML: {error}", where=str(path)) from None
-    except (ValidationError, TypeError) as error:
-        raise UserError(f"the study does not pass its check: {error}", where=str(path)) from None
+    except UnicodeDecodeError:
+        raise UserError("the study is not UTF-8", where=str(path), remedy="save it as UTF-8") from None
+    return check(Study, parse_yaml(text, str(path)) | (overrides or {}), str(path))
 
 
-def run_study(study: Study, run_recipe: RunRecipe, *, only: str | None = None) -> dict[str, Any] | None:
+def run_study(study: Study, *, arguments: Sequence[str] = (), only: str | None = None) -> StudyResult | None:
     """Run what is missing and compare.
 
     Args:
         study: the study.
-        run_recipe: takes one recipe through the pipeline.
+        arguments: of the command `reprise study`, with which runs at the same time are started.
         only: the one run that is wanted, such as `random-seed-1`; nothing is compared.
 
     Returns:
-        {name, question, baseline, seeds, measures}, with for each measure {higher_is_better, sentences,
-        variants: {variant: {values, mean, ci}}, differences: {variant: {values, mean, ci, unit}}}: `values` in the
-        order of the seeds; a difference is relative for bits per byte, else of shares; `ci` is null with one seed.
-        None where only one run was wanted.
+        The comparison, which is also written; None where only one run was wanted.
 
     Raises:
         UserError: there is no such run; or a run has no such measure.
     """
     recipes = {run: _recipe(study, *run) for run in itertools.product(study.variants, study.seeds)}
     if only is not None:
-        _run_one(recipes, _find(recipes, only), run_recipe)
+        run_one(recipes, _find(recipes, only), take_through)
         return None
-    for batch in _batches(study):
-        if study.parallel == 1:  # in this thread, since training catches signals
-            for run in batch:
-                _run_one(recipes, run, run_recipe)
-            continue
-        with ThreadPoolExecutor(max_workers=study.parallel) as pool:
-            for future in [pool.submit(_run_one, recipes, run, run_recipe) for run in batch]:
-                future.result()
-    outcomes = {run: _read_results(Path(recipe.workspace)) for run, recipe in recipes.items()}
-    result = {
+    run_all(study, recipes, arguments)
+    outcomes = {run: read_results(Path(recipe.workspace)) for run, recipe in recipes.items()}
+    result: StudyResult = {
         "name": study.name,
         "question": study.question,
         "baseline": study.baseline,
@@ -147,13 +137,40 @@ def run_study(study: Study, run_recipe: RunRecipe, *, only: str | None = None) -
     }
     root = Path(study.workspace)
     write_json(root / "study.json", result)
-    from reprise.report.study_page import study_page
-
     (root / "study.html").write_text(study_page(result), encoding="utf-8")
     return result
 
 
-def run_apart(arguments: Sequence[str], parallel: int) -> RunRecipe:
+def run_all(study: Study, recipes: Mapping[tuple[str, int], Recipe], arguments: Sequence[str]) -> None:
+    """Run the grid, as many runs at the same time as the study says.
+
+    Args:
+        study: the study.
+        recipes: (variant, seed) -> its recipe.
+        arguments: see `run_study`.
+    """
+    if study.parallel == 1:  # in this thread, since training catches signals
+        for run in itertools.chain(*_batches(study)):
+            run_one(recipes, run, take_through)
+        return
+    apart = run_apart(arguments, study.parallel)
+    for batch in _batches(study):
+        with ThreadPoolExecutor(max_workers=study.parallel) as pool:
+            for future in [pool.submit(run_one, recipes, run, apart) for run in batch]:
+                future.result()
+
+
+def take_through(recipe: Recipe, others: Sequence[Path]) -> None:
+    """Take a recipe to its evaluation, in this process."""
+    run_stages(
+        recipe,
+        until=["evaluate"],
+        others=others,
+        say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
+    )
+
+
+def run_apart(arguments: Sequence[str], parallel: int) -> TakeThrough:
     """Each run in a process of its own, with an accelerator of its own where there are several.
 
     Args:
@@ -192,21 +209,17 @@ def run_apart(arguments: Sequence[str], parallel: int) -> RunRecipe:
     return run
 
 
-@cache
 def student_quantile(degrees: int, probability: float = 0.975) -> float:
-    """Quantile of Student's t, from its density by integration and bisection (error below 1e-6)."""
-    constant = math.exp(math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)) / math.sqrt(degrees * math.pi)
+    """Quantile of Student's t.
 
-    def mass(limit: float) -> float:
-        # With t = sqrt(degrees) tan(angle) the tails need no cut: the integrand is cos(angle) ** (degrees - 1).
-        angles = np.linspace(0.0, math.atan(limit / math.sqrt(degrees)), 4001)
-        return 0.5 + float(np.trapezoid(np.cos(angles) ** (degrees - 1), angles)) * constant * math.sqrt(degrees)
-
-    low, high = 0.0, 1000.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if mass(middle) < probability else (low, middle)
-    return (low + high) / 2
+    Raises:
+        UserError: scipy is not installed.
+    """
+    try:
+        from scipy.stats import t as student
+    except ImportError as error:
+        raise missing_extra("scipy", "study", "a study's intervals") from error
+    return float(student.ppf(probability, degrees))
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, tuple[float, float] | None]:
@@ -216,6 +229,18 @@ def mean_interval(values: Sequence[float]) -> tuple[float, tuple[float, float] |
         return mean, None
     half = student_quantile(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
     return mean, (mean - half, mean + half)
+
+
+def detectable_difference(values: Sequence[float]) -> float | None:
+    """The smallest true difference that as many pairs, scattered as these are, show in 4 of 5 studies; None for one.
+
+    (t_0.975 + t_0.8) s / sqrt(n): the power of a paired t test, about 0.8.
+    """
+    if len(values) < 2:
+        return None
+    degrees = len(values) - 1
+    quantiles = student_quantile(degrees) + student_quantile(degrees, 0.8)
+    return quantiles * float(np.std(values, ddof=1)) / math.sqrt(len(values))
 
 
 def _recipe(study: Study, variant: str, seed: int) -> Recipe:
@@ -243,7 +268,14 @@ def _batches(study: Study) -> list[list[tuple[str, int]]]:
     return [baselines[:1], baselines[1:], others]
 
 
-def _run_one(recipes: dict[tuple[str, int], Recipe], run: tuple[str, int], run_recipe: RunRecipe) -> None:
+def run_one(recipes: Mapping[tuple[str, int], Recipe], run: tuple[str, int], take: TakeThrough) -> None:
+    """One run of a grid, with the answers that other runs paid for.
+
+    Args:
+        recipes: (variant, seed) -> its recipe, of all runs so far.
+        run: which of them.
+        take: takes it through.
+    """
     target = Path(recipes[run].workspace)
     others = [Path(recipe.workspace) for other, recipe in recipes.items() if other != run]
     for other in others:
@@ -253,10 +285,15 @@ def _run_one(recipes: dict[tuple[str, int], Recipe], run: tuple[str, int], run_r
             shutil.copytree(other / "cache", partial, ignore=shutil.ignore_patterns(".*"))
             target.mkdir(parents=True, exist_ok=True)
             partial.rename(target / "cache")
-    run_recipe(recipes[run], others)
+    take(recipes[run], others)
 
 
-def _read_results(workspace: Path) -> dict[str, Any]:
+def read_results(workspace: Path) -> dict[str, Any]:
+    """The evaluation of a run (see evaluation/results.py).
+
+    Raises:
+        UserError: there is none.
+    """
     path = workspace / "evaluate" / "results.json"
     try:
         results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -280,37 +317,44 @@ def _value(results: dict[str, Any], measure: str) -> float:
     return found[0]
 
 
-def _compare(study: Study, measure: str, outcomes: dict[tuple[str, int], dict[str, Any]]) -> dict[str, Any]:
+def _compare(study: Study, measure: str, outcomes: dict[tuple[str, int], dict[str, Any]]) -> Comparison:
     relative = measure.startswith("bits_per_byte/")
     values = {variant: [_value(outcomes[variant, seed], measure) for seed in study.seeds] for variant in study.variants}
     base = values[study.baseline]
-    differences = {
-        variant: [one / other - 1 if relative else one - other for one, other in zip(mine, base, strict=True)]
-        for variant, mine in values.items()
-        if variant != study.baseline
-    }
-    result: dict[str, Any] = {"higher_is_better": not relative, "variants": {}, "differences": {}, "sentences": []}
+    result: Comparison = {"higher_is_better": not relative, "variants": {}, "differences": {}, "sentences": []}
     for variant, mine in values.items():
         mean, ci = mean_interval(mine)
         result["variants"][variant] = {"values": mine, "mean": mean, "ci": ci}
-    for variant, mine in differences.items():
-        mean, ci = mean_interval(mine)
-        unit = "relative" if relative else "difference"
-        result["differences"][variant] = {"values": mine, "mean": mean, "ci": ci, "unit": unit}
-        result["sentences"].append(_sentence(study, measure, variant, mean, ci, relative))
+        if variant == study.baseline:
+            continue
+        paired = [one / other - 1 if relative else one - other for one, other in zip(mine, base, strict=True)]
+        mean, ci = mean_interval(paired)
+        seen = detectable_difference(paired)
+        unit: Literal["relative", "difference"] = "relative" if relative else "difference"
+        result["differences"][variant] = {"values": paired, "mean": mean, "ci": ci, "unit": unit, "detectable": seen}
+        result["sentences"].append(_sentence(study, measure, variant, mean, ci, seen))
     return result
 
 
 def _sentence(
-    study: Study, measure: str, variant: str, mean: float, ci: tuple[float, float] | None, relative: bool
+    study: Study,
+    measure: str,
+    variant: str,
+    mean: float,
+    ci: tuple[float, float] | None,
+    detectable: float | None,
 ) -> str:
     """What the numbers do and do not show."""
+    relative = measure.startswith("bits_per_byte/")
     unit, count = ("%" if relative else "points"), len(study.seeds)
     head = f"{variant} against {study.baseline}: {measure} {100 * mean:+.2f} {unit}"
-    if ci is None:
+    if ci is None or detectable is None:
         return f"{head} in one run, which shows nothing about chance."
     head += f" (95 % interval {100 * ci[0]:+.2f} to {100 * ci[1]:+.2f}, {count} seeds)"
     if ci[0] <= 0 <= ci[1]:
-        return f"{head}: the interval holds 0, so these runs do not show which is better."
+        return (
+            f"{head}: the interval holds 0, so these runs do not show which is better; a difference of "
+            f"{100 * detectable:.2f} {unit} would have shown in 4 of 5 such studies."
+        )
     better = (mean < 0) == relative
     return f"{head}: {'better' if better else 'worse'} with this model, text and budget; beyond them it shows nothing."

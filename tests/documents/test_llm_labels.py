@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.documents.test_topics import LISTS, WORDS, row
+from tests.documents.test_label import LISTS, WORDS, row
 from tests.synthesis.serving import FaultyServer
 
 from reprise.documents.label import stage as topics
@@ -123,8 +123,6 @@ def test_refusals_name_their_own_settings(run, server, tmp_path):
     assert error.value.where.startswith("documents.topics.llm.generator.max_failed_share")
     with pytest.raises(UserError, match="folder does not exist"):
         run(documents(), settings(server, prompts=str(tmp_path / "nowhere")))
-    with pytest.raises(UserError, match="no list of topics"):
-        run([row(1, "texte", lang="fr")], settings(server))
 
 
 def test_a_model_in_this_process_is_asked_the_same_way(run, tiny_model):
@@ -165,16 +163,20 @@ def test_an_answer_is_one_topic_and_nothing_else(text, finish, expected):
     assert parse_topic(Failure("x"), lists) == (None, "failed")
 
 
+def asking(folder=None, **settings):
+    return Topics.model_validate({"llm": {"prompts": folder and str(folder)}, **settings})
+
+
 def test_prompts_of_the_user_go_first(tmp_path):
-    assert load_prompt("zh", None).name == "topic.zh@1"
-    assert load_prompt("fr", None).name == "topic.en@1"
+    assert load_prompt("topic", "zh", asking()).name == "topic.zh@1"
+    assert load_prompt("topic", "fr", asking()).name == "topic.en@1"
     own = tmp_path / "topic.fr.yaml"
     own.write_text("version: 7\nmessages:\n  - {role: user, text: '{topics} {text}'}\n")
-    assert load_prompt("fr", str(tmp_path)).name == "topic.fr@7"
-    assert load_prompt("zh", str(tmp_path)).name == "topic.zh@1"
+    assert load_prompt("topic", "fr", asking(tmp_path)).name == "topic.fr@7"
+    assert load_prompt("topic", "zh", asking(tmp_path)).name == "topic.zh@1"
     own.write_text("version: 7\nmessages:\n  - {role: user, text: '{text}'}\n")
     with pytest.raises(UserError, match="the prompt has no"):
-        load_prompt("fr", str(tmp_path))
+        load_prompt("topic", "fr", asking(tmp_path))
 
 
 def label_in_child(root: Path, given) -> None:
@@ -220,3 +222,12 @@ def test_killed_again_and_again_nothing_is_paid_for_twice(server: FaultyServer, 
     for name in (FILE, "documents/part-00000.parquet"):
         one, other = (tmp_path / run / "label" / name for run in ("whole", "killed"))
         assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_prompt_of_the_recipe_or_a_pack_is_taken_for_its_language():
+    own = {"version": 3, "messages": [{"role": "user", "text": "Konu? {text} {topics}"}]}
+    assert load_prompt("topic", "tr", asking(prompts={"tur_Latn": {"topic": own}})).name == "topic.tr@3"
+    with pytest.raises(UserError, match=r"no \{topics\}"):
+        load_prompt(
+            "topic", "tr", asking(prompts={"tr": {"topic": own | {"messages": [{"role": "user", "text": "{text}"}]}}})
+        )

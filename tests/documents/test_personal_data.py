@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reprise.documents.clean.personal_data import mask_personal_data
+from reprise.recipe.documents import Clean
 
 
 @pytest.mark.parametrize(
@@ -45,3 +46,23 @@ def test_other_numbers_stay(text):
 def test_any_text_is_masked_once(text):
     masked, counts = mask_personal_data(text)
     assert sum(counts.values()) == sum(masked.count(mask) for mask in ("[mail]", "[ip]", "[phone]", "[id]"))
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "masked"),
+    [
+        ("ko", "주민번호 900101-1234567, 전화 010-1234-5678.", "주민번호 [id], 전화 [phone]."),
+        ("ja", "電話は03-1234-5678です。", "電話は[phone]です。"),
+        ("fr", "Appelez le 01 23 45 67 89, pas 2001 02 03.", "Appelez le [phone], pas 2001 02 03."),
+        ("de", "Tel. 030 / 1234567, Seite 12/13", "Tel. [phone], Seite 12/13"),
+        ("tr", "Telefon: 0532 123 45 67, yıl 2001", "Telefon: [phone], yıl 2001"),
+        ("ru", "Звоните 8 (912) 345-67-89 до 18-00", "Звоните [phone] до 18-00"),
+        ("pt", "CPF 123.456.789-09 e versão 1.2.3", "CPF [id] e versão 1.2.3"),
+        ("es", "DNI 12345678Z, año 20010203", "DNI [id], año 20010203"),
+        ("zh", "身分證A123456789。", "身分證[id]。"),
+    ],
+)
+def test_the_patterns_of_a_pack_are_masked_in_its_language(language, text, masked):
+    patterns = Clean().personal_data_of(language)
+    assert mask_personal_data(text, patterns)[0] == masked
+    assert mask_personal_data(masked, patterns) == (masked, {})

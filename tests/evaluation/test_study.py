@@ -11,7 +11,7 @@ import yaml
 
 from reprise.errors import UserError
 from reprise.report.study_page import study_page
-from reprise.study import load_study, mean_interval, run_study, shipped_studies, student_quantile
+from reprise.study import detectable_difference, load_study, mean_interval, run_study, shipped_studies, student_quantile
 
 RECIPE = """
 name: tiny
@@ -44,6 +44,14 @@ def study(tmp_path):
     return load_study(tmp_path / "study.yaml")
 
 
+def run(study, pipeline, **options):
+    """The study with something in place of the pipeline."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("reprise.study.take_through", pipeline)
+        patch.setattr("reprise.study.run_apart", lambda arguments, parallel: pipeline)
+        return run_study(study, **options)
+
+
 class Pipeline:
     """Stands for the pipeline: publishes a stage and an evaluation whose numbers follow from order and seed."""
 
@@ -71,11 +79,11 @@ class Pipeline:
 
 def test_grid_runs_once_baseline_first_with_the_answers_of_the_others(study):
     pipeline = Pipeline(0.1)
-    result = run_study(study, pipeline)
+    result = run(study, pipeline)
     assert sorted(pipeline.ran) == [(order, seed) for order in ("ascending", "random") for seed in (1, 2, 3)]
     assert pipeline.ran[:3] == [("random", 1), ("random", 2), ("random", 3)]
     assert pipeline.cached == [False] + [True] * 5
-    assert run_study(study, pipeline) == result and len(pipeline.ran) == 6
+    assert run(study, pipeline) == result and len(pipeline.ran) == 6
 
 
 def test_killed_study_goes_on(study):
@@ -87,17 +95,17 @@ def test_killed_study_goes_on(study):
         pipeline(recipe, others)
 
     with pytest.raises(KeyboardInterrupt):
-        run_study(study, dies)
-    run_study(study, pipeline)
+        run(study, dies)
+    run(study, pipeline)
     assert len(pipeline.ran) == 6
 
 
 def test_one_run_of_the_grid_alone(study):
     pipeline = Pipeline(0.1)
-    assert run_study(study, pipeline, only="ascending-seed-2") is None
+    assert run(study, pipeline, only="ascending-seed-2") is None
     assert pipeline.ran == [("ascending", 2)]
     with pytest.raises(UserError, match=r"(?s)no run .ascending-seed-9.*random-seed-1, "):
-        run_study(study, pipeline, only="ascending-seed-9")
+        run(study, pipeline, only="ascending-seed-9")
 
 
 def test_runs_at_the_same_time_wait_for_the_baseline(study):
@@ -112,13 +120,13 @@ def test_runs_at_the_same_time_wait_for_the_baseline(study):
             at_work.remove(recipe.workspace)
 
     pipeline = Slow(0.1)
-    run_study(study.model_copy(update={"parallel": 2}), pipeline)
+    run(study.model_copy(update={"parallel": 2}), pipeline)
     assert most[0] == 1 and max(most) == 2
     assert pipeline.ran[0] == ("random", 1) and {order for order, _ in pipeline.ran[:3]} == {"random"}
 
 
 def test_differences_are_paired_by_seed(study):
-    comparison = run_study(study, Pipeline(0.1))["measures"]["bits_per_byte/zh"]
+    comparison = run(study, Pipeline(0.1))["measures"]["bits_per_byte/zh"]
     base, mine = (comparison["variants"][name]["values"] for name in ("random", "ascending"))
     expected = [one / other - 1 for one, other in zip(mine, base, strict=True)]
     difference = comparison["differences"]["ascending"]
@@ -129,17 +137,17 @@ def test_differences_are_paired_by_seed(study):
 
 
 def test_sentence_says_better_only_where_the_interval_does(study, tmp_path):
-    clear = run_study(study, Pipeline(0.1))["measures"]
+    clear = run(study, Pipeline(0.1))["measures"]
     assert ": better with this model" in clear["bits_per_byte/zh"]["sentences"][0]
     assert "holds 0" in clear["benchmark/cmmlu"]["sentences"][0]
     other = study.model_copy(update={"workspace": str(tmp_path / "worse")})
-    assert ": worse with" in run_study(other, Pipeline(-0.1))["measures"]["bits_per_byte/zh"]["sentences"][0]
+    assert ": worse with" in run(other, Pipeline(-0.1))["measures"]["bits_per_byte/zh"]["sentences"][0]
     one = study.model_copy(update={"workspace": str(tmp_path / "one"), "seeds": [1]})
-    assert "shows nothing about chance" in run_study(one, Pipeline(0.1))["measures"]["bits_per_byte/zh"]["sentences"][0]
+    assert "shows nothing about chance" in run(one, Pipeline(0.1))["measures"]["bits_per_byte/zh"]["sentences"][0]
 
 
 def test_page_stands_alone_and_escapes(study):
-    page = study_page(run_study(study, Pipeline(0.1)))
+    page = study_page(run(study, Pipeline(0.1)))
     assert "orders &lt;script&gt;" in page and "orders <script>" not in page
     assert 'src="http' not in page and "Plotly.newPlot" in page
 
@@ -147,6 +155,17 @@ def test_page_stands_alone_and_escapes(study):
 @pytest.mark.parametrize(("degrees", "expected"), [(1, 12.706205), (2, 4.302653), (5, 2.570582), (30, 2.042272)])
 def test_student_quantile_is_the_tabulated_one(degrees, expected):
     assert student_quantile(degrees) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_difference_of_the_detectable_size_shows_in_four_of_five_studies():
+    """Simulated with the true spread; 3 seeds."""
+    dice, shown = np.random.default_rng(1), 0
+    sizes = [detectable_difference(list(dice.normal(0.0, 0.1, 3))) for _ in range(600)]
+    size = float(np.sqrt(np.mean(np.square(sizes))))  # with the true standard deviation in place of the estimates
+    for _ in range(600):
+        low, high = mean_interval(list(dice.normal(size, 0.1, 3)))[1]
+        shown += not low <= 0 <= high
+    assert 0.7 < shown / 600 < 0.9
 
 
 def test_interval_covers_the_mean_of_three():
@@ -157,9 +176,12 @@ def test_interval_covers_the_mean_of_three():
 
 def test_missing_measure_and_broken_study_are_the_users_to_mend(study, tmp_path):
     with pytest.raises(UserError, match="no measure 'bits_per_byte/fr'"):
-        run_study(study.model_copy(update={"measures": ["bits_per_byte/fr"]}), Pipeline(0.1))
+        run(study.model_copy(update={"measures": ["bits_per_byte/fr"]}), Pipeline(0.1))
     (tmp_path / "bad.yaml").write_text("name: x\nvariants: {a: []}\n")
-    with pytest.raises(UserError, match=r"bad.yaml: the study does not pass"):
+    with pytest.raises(UserError, match=r"(?s)bad.yaml: .*variants.*baseline"):
+        load_study(tmp_path / "bad.yaml")
+    (tmp_path / "bad.yaml").write_text("name: x\nvariants: {a: [\n")
+    with pytest.raises(UserError, match=r"bad.yaml:3: not valid YAML"):
         load_study(tmp_path / "bad.yaml")
     with pytest.raises(UserError, match=r"(?s)cannot be read.*one of curriculum, policies, quality"):
         load_study(tmp_path / "none.yaml")

@@ -9,7 +9,7 @@ from reprise.recipe.languages.codes import WITHOUT_SPACES, find_language
 from reprise.recipe.languages.packs import FOLDER, load_pack, shipped
 from reprise.recipe.loading import parse_recipe
 
-PACKS_DIGEST = "c90290ebf5ef7452"
+PACKS_DIGEST = "239f8b58ac00b580"
 """Of all packs together. When it changes, raise the version of `clean` (of `label`, where topics or prompts changed)
 in stages.py, so that older workspaces become stale, and write the new one here."""
 
@@ -58,7 +58,7 @@ def test_a_dropped_in_pack_is_laid_over_ours(tmp_path):
     assert documents.topics.list_of("tr") == ["Hukuk", "Diğer"]
     assert documents.topics.list_of("en") == ["A", "B"]
     assert documents.topics.list_of("sw") == load_pack("en").topics
-    assert documents.clean.personal_data_of("tr") == {"phone": ["0 5\\d\\d"]}
+    assert documents.clean.personal_data_of("tr")["phone"][-1] == "0 5\\d\\d"
     assert documents.topics.prompts["tr"]["topic"]["version"] == 1
     assert Documents(**documents.model_dump()) == documents
 

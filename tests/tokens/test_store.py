@@ -32,7 +32,7 @@ def test_store_is_the_same_whatever_the_order_of_the_documents(
     first = build_store(tmp_path / "a", documents)
     monkeypatch.setattr(builder, "HELD_BYTES", held_bytes)  # the second one goes by way of the disk
     second = build_store(tmp_path / "b", shuffled)
-    assert not list((tmp_path / "b").glob("spool*"))
+    assert not list((tmp_path / "b").glob("runs*"))
     assert first.fingerprint == second.fingerprint
     names = [path.relative_to(first.root) for path in sorted(first.root.rglob("*")) if path.is_file()]
     assert len(names) == 4 * 6 + 1

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from reprise.errors import missing_extra
 from reprise.model.files import model_files
 from reprise.model.likelihood import native_dtype
-from reprise.model.loading import load_config, load_model, load_tokenizer
+from reprise.model.loading import hub_commit, load_model, load_tokenizer
 from reprise.model.tokenizer import Tokenizer, open_tokenizer
 from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.model import Model
@@ -34,7 +34,7 @@ class EvaluatedModel:
         """Hash of what decides its answers: its files (on the Hub, its name and commit) and the number format."""
         files: dict[str, Any] = {path.name: file_checksum(Path(path))["xxh128"] for path in model_files(self.settings)}
         if not files:
-            commit = getattr(load_config(self.settings), "_commit_hash", None) or self.settings.revision
+            commit = hub_commit(self.settings)
             files = {self.settings.path: commit}
         if not self.in_process:
             return digest([files, self.backend.kind, self.backend.engine_options])

@@ -274,6 +274,16 @@ def load_tokenizer(settings: Model) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def hub_commit(settings: Model) -> str:
+    """The commit of a model on the Hub that its path stands for: the folder name in the cache.
+
+    Raises:
+        UserError: it is not there.
+    """
+    with explain_loading(settings.path):
+        return Path(str(cached_file(settings.path, "config.json", revision=settings.revision))).parent.name
+
+
 def tokenizer_file(settings: Model) -> Path | None:
     """The model's `tokenizer.json`; None where it has none."""
     with explain_loading(settings.path):

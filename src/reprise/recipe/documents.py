@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
-from reprise.recipe.fields import Count, Settings, Share
+from reprise.recipe.fields import Count, InputPath, Settings, Share
 from reprise.recipe.generator import Generator
 from reprise.recipe.heuristics import Heuristics
 from reprise.recipe.languages.codes import find_language, normalise_keys, normalise_language, unquote_norwegian
@@ -25,7 +25,7 @@ class Input(Settings):
 
     places: ClassVar[frozenset[str]] = frozenset({"path"})
 
-    path: str
+    path: InputPath
     """A file, folder, glob or URL (`hf://`, `s3://`, `gs://`); `package:NAME/...` looks inside an installed package."""
     format: Literal[
         "auto", "jsonl", "json", "csv", "tsv", "parquet", "arrow", "text", "html", "warc", "pdf", "docx", "epub", "tar",

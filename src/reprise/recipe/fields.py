@@ -101,6 +101,38 @@ ServerUrl = Annotated[str, AfterValidator(check_server_url)]
 """Address of a server, without credentials."""
 
 
+_SIGNED = re.compile(
+    r"(?:^|[-_.])(?:signature|sig|token|credential|secret|password|passwd|api-?key|apikey|accesskeyid|key)$",
+    re.IGNORECASE,
+)
+
+
+def holds_credentials(address: str) -> bool:
+    """Whether an address carries a password or is signed: `user:password@`, or a query such as `X-Amz-Signature=`."""
+    if "://" not in address:
+        return False
+    try:
+        parts = urllib.parse.urlsplit(address)
+        queries = urllib.parse.parse_qsl(parts.query, keep_blank_values=True)
+    except ValueError:
+        return True
+    return bool(parts.username or parts.password) or any(_SIGNED.search(name) for name, _ in queries)
+
+
+def check_input_path(path: str) -> str:
+    """The path; ValueError, without repeating it, where it is an address with a password or a signature."""
+    if holds_credentials(path):
+        raise ValueError(
+            "an address in the recipe carries no password or signature, as recipe.yaml and the origin of each document "
+            "would repeat it; put credentials into the environment (docs/documents.md), or download the file first"
+        )
+    return path
+
+
+InputPath = Annotated[str, AfterValidator(check_input_path)]
+"""File, folder, glob or address of documents, without credentials."""
+
+
 def check_key_variable(name: str) -> str:
     """The name of an environment variable; ValueError, without repeating it, where it looks like a key itself."""
     looks_like_a_key = len(name) >= 16 and "_" not in name and sum(char.isdigit() for char in name) >= 2

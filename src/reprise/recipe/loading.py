@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from reprise.errors import UserError
-from reprise.recipe.fields import CONFIDENTIAL
+from reprise.recipe.fields import CONFIDENTIAL, holds_credentials
 from reprise.recipe.recipe import Recipe
 
 Section = TypeVar("Section", bound=BaseModel)
@@ -70,6 +70,18 @@ def open_recipe(path: Path, overrides: Sequence[str] | None) -> Recipe:
 
 def parse_recipe(text: str, overrides: Sequence[str] = (), where: str = "recipe") -> Recipe:
     """`load_recipe` for text that is in memory already."""
+    data = parse_yaml(text, where)
+    for override in overrides:
+        apply_override(data, override)
+    return check(Recipe, data, where)
+
+
+def parse_yaml(text: str, where: str) -> dict[str, Any]:
+    """Settings that are not checked yet.
+
+    Raises:
+        UserError: the text is not YAML, or no list of settings; with the line.
+    """
     try:
         data = yaml.load(text, _Loader)
         _check_size(data, where)
@@ -81,10 +93,8 @@ def parse_recipe(text: str, overrides: Sequence[str] = (), where: str = "recipe"
         problem = getattr(error, "problem", None) or str(error)
         raise UserError(f"not valid YAML: {problem}", where=f"{where}{line}", remedy="correct this line") from None
     if not isinstance(data, dict):
-        raise UserError("a recipe is a list of settings, `name: value`", where=where, remedy="see `reprise init`")
-    for override in overrides:
-        apply_override(data, override)
-    return check(Recipe, data, where)
+        raise UserError("this is no list of settings, `name: value`", where=where, remedy="see `reprise init`")
+    return data
 
 
 class _Loader(yaml.SafeLoader):
@@ -186,8 +196,10 @@ def _explain(section: type[BaseModel], error: ValidationError) -> str:
             lines.append(f"`{name}` is required")
         else:
             message = item["msg"].removeprefix("Value error, ")
-            hidden = isinstance(item["input"], dict | list | BaseModel) or not CONFIDENTIAL.isdisjoint(item["loc"])
-            shown = "" if hidden else f" = {item['input']!r}"
+            given = item["input"]
+            hidden = isinstance(given, dict | list | BaseModel) or not CONFIDENTIAL.isdisjoint(item["loc"])
+            hidden = hidden or (isinstance(given, str) and holds_credentials(given))
+            shown = "" if hidden else f" = {given!r}"
             lines.append(f"`{name or section.__name__.lower()}`{shown}: {message}")
     return "; ".join(lines) if len(lines) == 1 else f"{len(lines)} mistakes:\n  " + "\n  ".join(lines)
 

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from reprise.recipe.fields import Count, Settings, Share, check_sum
 from reprise.recipe.generator import Generator
 from reprise.recipe.languages.codes import LanguageCode, normalise_keys
+from reprise.recipe.languages.packs import load_pack
 
 DISCIPLINES = (
     "mathematics",
@@ -22,18 +23,18 @@ DISCIPLINES = (
 )
 
 
-class Seeds(Settings):
+class Passages(Settings):
     """Which text the questions are made from."""
 
     sources: list[str] = []
-    """Sources that seeds are taken from; empty: all but `code`."""
+    """Sources that passages are taken from; empty: all but `code`."""
     min_chars: Count = 200
     """Shortest passage."""
     max_chars: Annotated[Count, Field(ge=50)] = 4000
     """Longest passage; a longer document gives its best passage, cut between paragraphs or sentences."""
     max_per_origin: Count = 0
-    """Most seeds out of one file; 0: no limit. Files take turns in any case."""
-    requests_per_seed: Annotated[int, Field(ge=1)] = 1
+    """Most passages out of one file; 0: no limit. Files take turns in any case."""
+    requests_per_passage: Annotated[int, Field(ge=1)] = 1
     """How often a seed is asked at most, each time with other randomness, where there are fewer seeds than requests."""
     terms: dict[str, dict[str, list[str]]] = {}
     """Your own disciplines, or more words for a known one: discipline -> language -> words that tell it."""
@@ -93,7 +94,7 @@ class Checks(Settings):
 
 
 class Synthesis(Settings):
-    """Seeds in, checked question-answer documents out."""
+    """Passages in, checked question-answer documents out."""
 
     places: ClassVar[frozenset[str]] = frozenset({"prompts"})
 
@@ -109,7 +110,7 @@ class Synthesis(Settings):
     """Kind of text -> share of the requests: `problem` (the paper's), `question`, `multiple_choice`, `textbook`, ..."""
     prompts: str | None = None
     """Folder of your own prompt files, KIND.LANGUAGE.yaml; they take the place of those of the same name."""
-    seeds: Seeds = Seeds()
+    passages: Passages = Passages()
     generator: Generator = Generator()
     checks: Checks = Checks()
     code: Code = Code()
@@ -117,21 +118,9 @@ class Synthesis(Settings):
     """Shorter answers are dropped."""
     error_rate: Share = 0.0
     """Share of the final answers replaced by wrong ones, for studies of data quality."""
-    templates: dict[str, list[str]] = {
-        "en": [
-            "{question}\n\n{answer}",
-            "Question: {question}\n\nAnswer: {answer}",
-            "Problem\n{question}\n\nSolution\n{answer}",
-            "Q: {question}\nA: {answer}",
-        ],
-        "zh": [
-            "{question}\n\n{answer}",
-            "问题：{question}\n\n答案：{answer}",
-            "题目\n{question}\n\n解答\n{answer}",
-            "问：{question}\n答：{answer}",
-        ],
-    }
-    """Language -> forms in which a pair becomes a plain document; each pair gets one of them by its hash."""
+    templates: dict[str, list[str]] = {}
+    """Language -> forms in which a pair becomes a plain document, in the place of its pack's; each pair gets one
+    of them by its hash. A language without any has the question and, after an empty line, the answer."""
     allow_code_execution: bool = False
     """Run generated programs against their tests in a sandbox."""
 
@@ -140,6 +129,10 @@ class Synthesis(Settings):
     def _kinds_sum(cls, kinds: dict[str, float]) -> dict[str, float]:
         check_sum(kinds, "the shares of the kinds")
         return kinds
+
+    def forms_of(self, language: str) -> list[str]:
+        """The forms of a language."""
+        return self.templates.get(language) or load_pack(language).templates or ["{question}\n\n{answer}"]
 
     @field_validator("templates")
     @classmethod
@@ -153,9 +146,6 @@ class Synthesis(Settings):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "Synthesis":
-        for language in self.languages:
-            if not self.templates.get(language):
-                raise ValueError(f"templates: there is no form for the language {language!r}")
         if not self.disciplines and self.requests:
             raise ValueError("disciplines: name at least one")
         if not math.isclose(self.error_rate, 0.0) and "problem" not in self.kinds:

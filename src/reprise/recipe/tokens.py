@@ -1,6 +1,6 @@
 """Token store and rows."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -10,8 +10,12 @@ from reprise.recipe.fields import Settings, Share
 class Tokens(Settings):
     """Documents to token ids, and ids to rows of one length."""
 
+    means: ClassVar[frozenset[str]] = frozenset({"memory_mb"})
+
     tokenizer: Literal["auto", "tokenizers", "fastokens"] = "auto"
     """`auto` takes `fastokens` where it gives the same ids as `tokenizers`, which is compared all the time."""
+    memory_mb: Annotated[int, Field(ge=16)] = 256
+    """Memory that each worker process uses for token ids, in MB, besides the vocabulary."""
 
 
 class Rows(Settings):

@@ -120,6 +120,7 @@ class Training(Settings):
             "log_every_steps",
             "say_every_seconds",
             "trackers",
+            "verify_model",
             "threads",
         }
     )

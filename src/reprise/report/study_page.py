@@ -1,9 +1,49 @@
 """A study as one self-contained page."""
 
 import html
-from typing import Any
+from typing import Literal, TypedDict
 
 import plotly.graph_objects as go
+
+
+class Numbers(TypedDict):
+    """A measure of one variant."""
+
+    values: list[float]
+    """One for each seed, in their order."""
+    mean: float
+    ci: tuple[float, float] | None
+    """95 % interval of the mean; null with one seed."""
+
+
+class Difference(Numbers):
+    """Against the baseline, paired by seed."""
+
+    unit: Literal["relative", "difference"]
+    """Relative for bits per byte, else of shares."""
+    detectable: float | None
+    """The smallest difference that would show in 4 of 5 such studies; null with one seed."""
+
+
+class Comparison(TypedDict):
+    """One measure of a study."""
+
+    higher_is_better: bool
+    variants: dict[str, Numbers]
+    differences: dict[str, Difference]
+    sentences: list[str]
+    """What the numbers do and do not show."""
+
+
+class StudyResult(TypedDict):
+    """`study.json`."""
+
+    name: str
+    question: str
+    baseline: str
+    seeds: list[int]
+    measures: dict[str, Comparison]
+
 
 _STYLE = """
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
@@ -14,13 +54,14 @@ td:first-child, th:first-child { text-align: left; }
 """
 
 
-def study_page(result: dict[str, Any]) -> str:
+def study_page(result: StudyResult) -> str:
     """HTML of a study's results; every text from the study is escaped."""
     parts = [f"<h1>{html.escape(result['name'])}</h1><p>{html.escape(result['question'])}</p>"]
     for number, (measure, comparison) in enumerate(result["measures"].items()):
         parts.append(f"<h2>{html.escape(measure)}</h2>")
         parts += [f"<p>{html.escape(sentence)}</p>" for sentence in comparison["sentences"]]
         parts.append(_table(comparison))
+        parts.append(_differences(result["baseline"], comparison))
         figure = _figure(result["baseline"], comparison)
         options = {"displayModeBar": False, "responsive": True}
         parts.append(figure.to_html(full_html=False, include_plotlyjs=number == 0, config=options))
@@ -29,7 +70,7 @@ def study_page(result: dict[str, Any]) -> str:
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
 
 
-def _table(comparison: dict[str, Any]) -> str:
+def _table(comparison: Comparison) -> str:
     rows = ["<tr><th>variant</th><th>mean</th><th>95 % interval</th><th>each seed</th></tr>"]
     for variant, numbers in comparison["variants"].items():
         interval = "one seed" if numbers["ci"] is None else f"{numbers['ci'][0]:.4f} to {numbers['ci'][1]:.4f}"
@@ -39,7 +80,23 @@ def _table(comparison: dict[str, Any]) -> str:
     return f"<table>{''.join(rows)}</table>"
 
 
-def _figure(baseline: str, comparison: dict[str, Any]) -> go.Figure:
+def _differences(baseline: str, comparison: Comparison) -> str:
+    """Paired differences with their intervals, and what the design could have seen."""
+    titles = f"<th>against {html.escape(baseline)}</th><th>mean</th><th>95 % interval</th><th>each seed</th>"
+    rows = [f"<tr>{titles}<th>would show in 4 of 5 studies</th></tr>"]
+    for variant, numbers in comparison["differences"].items():
+        unit = " %" if numbers["unit"] == "relative" else ""
+        interval = (
+            "one seed" if numbers["ci"] is None else " to ".join(f"{100 * end:+.2f}{unit}" for end in numbers["ci"])
+        )
+        each = ", ".join(f"{100 * value:+.2f}" for value in numbers["values"])
+        seen = "not known" if numbers["detectable"] is None else f"{100 * numbers['detectable']:.2f}{unit}"
+        cells = (f"{100 * numbers['mean']:+.2f}{unit}", interval, each, seen)
+        rows.append(f"<tr><td>{html.escape(variant)}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+    return f"<table>{''.join(rows)}</table>"
+
+
+def _figure(baseline: str, comparison: Comparison) -> go.Figure:
     """Differences to the baseline, seed by seed: each as a point, their mean with its interval beside."""
     figure = go.Figure()
     numbers = list(comparison["differences"].values())

@@ -1,4 +1,4 @@
-"""Stage `synthesize`: seeds, answers, checks, documents.
+"""Stage `synthesize`: passages, answers, checks, documents.
 
     documents/        kept, in the table's schema: source `synthetic`, split `train`
     dropped/          the answers that are not, each with its reason
@@ -104,7 +104,7 @@ def run(
         journal.close()
     _corrupt(tasks, synthesis.error_rate, seed)
     for task in kept(tasks):
-        task.text = _document(task, synthesis.templates[task.language], seed)
+        task.text = _document(task, synthesis.forms_of(task.language), seed)
     scratch = work.output / "scratch"
     shutil.rmtree(scratch, ignore_errors=True)
     drop_by_documents(kept(tasks), corpus, scratch, clean, deduplicate, decontaminate, benchmarks, data, engine)

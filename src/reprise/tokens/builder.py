@@ -1,156 +1,212 @@
-"""Documents and their ids to the files of a token store."""
+"""Documents and their ids to the files of a token store: sorted runs, merged bucket by bucket."""
 
+import functools
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
+import pyarrow as pa
 
+from reprise.documents.engine import Engine, run_pieces
 from reprise.model.tokenizer import Ids, Tokenizer
-from reprise.storage import FileChecksum, digest, file_checksum, write_json
+from reprise.storage import digest, file_checksum, write_json
 from reprise.tokens.gather import gather_slices
+from reprise.tokens.runs import Columns, Run, RunWriter, SplitBucket, make_columns, offsets_of, sort_documents
 from reprise.tokens.store import STORE, VERSION, BucketDescription, BucketKey, StoreDescription, TokenStore
 
 HELD_BYTES = 64 << 20
-"""Bytes of ids, of all buckets together, that wait in memory before they are written."""
-COPY_TOKENS = 1 << 22
-"""Tokens copied at once when a bucket is put into the order of its ids."""
+"""Bytes of tokens that wait in memory before they are written as a run, and that are merged at one time."""
+RUNS = "runs"
+"""Folder of the runs inside that of the store, until it is whole."""
+
+TEXT_COLUMNS = pa.schema(
+    [("id", pa.string()), ("text", pa.string()), ("lang", pa.string()), ("source", pa.string()),
+     ("topic", pa.string()), ("split", pa.string()), ("ppl", pa.float64())]
+)  # fmt: skip
+"""What the store takes of the document table."""
+
+
+def token_dtype(vocab_size: int) -> np.dtype[Any]:
+    """The smallest type that holds the vocabulary."""
+    return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
+
+
+def add_batch(
+    writer: RunWriter, batch: pa.Table, ids: Sequence[Ids], tokenizer: Tokenizer, split_sources: frozenset[str]
+) -> None:
+    """Give documents with their ids to a writer.
+
+    Args:
+        writer: takes them.
+        batch: with the columns of `TEXT_COLUMNS`.
+        ids: one array per text.
+        tokenizer: gives BOS and EOS.
+        split_sources: sources whose buckets are split by topic.
+    """
+    columns = (batch[name].to_pylist() for name in ("split", "lang", "source", "topic"))
+    buckets = [
+        writer.position(SplitBucket(split, BucketKey(language, source, topic if source in split_sources else None)))
+        for split, language, source, topic in zip(*columns, strict=True)
+    ]
+    dtype = token_dtype(tokenizer.vocab_size)
+    writer.add(make_columns(batch, ids, tokenizer, dtype, np.array(buckets, dtype=np.int32)))
 
 
 class StoreBuilder:
-    """Collects the ids of each bucket as they arrive; `finish` puts them into the order of the documents' ids."""
+    """Collects documents in this process; `finish` merges them into the store."""
 
     def __init__(self, root: Path, tokenizer: Tokenizer, split_sources: Sequence[str]) -> None:
         self._root, self._tokenizer, self._split_sources = root, tokenizer, frozenset(split_sources)
         root.mkdir(parents=True, exist_ok=True)
-        self._dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
-        self._highest_id = max(tokenizer.eos_id, -1 if tokenizer.bos_id is None else tokenizer.bos_id)
-        self._spools: dict[tuple[str, BucketKey], _Spool] = {}
-        self._prefix = np.array([] if tokenizer.bos_id is None else [tokenizer.bos_id], dtype=self._dtype).tobytes()
-        self._suffix = np.array([tokenizer.eos_id], dtype=self._dtype).tobytes()
+        self._writer = RunWriter(root / RUNS, "run", HELD_BYTES)
 
     def add(self, documents: Sequence[Mapping[str, Any]], ids: Sequence[Ids] | None = None) -> None:
         """Take documents (id, text, lang, source, topic, split, ppl).
 
         Args:
             documents: rows of the document table.
-            ids: of their texts, by the tokenizer; None: they are encoded here.
+            ids: token ids per text; None: they are encoded here.
         """
         if ids is None:
             ids = self._tokenizer.encode_batch([document["text"] for document in documents])
-        for document, own in zip(documents, ids, strict=True):
-            self._highest_id = max(self._highest_id, int(own.max()) if len(own) else -1)
-            topic = document["topic"] if document["source"] in self._split_sources else None
-            key = (document["split"], BucketKey(document["lang"], document["source"], topic))
-            if key not in self._spools:
-                self._spools[key] = _Spool(self._root / f"spool-{len(self._spools):04d}", self._dtype)
-            self._spools[key].add(document, self._prefix + own.astype(self._dtype).tobytes() + self._suffix)
-        if sum(len(spool.waiting) for spool in self._spools.values()) > HELD_BYTES:
-            for spool in self._spools.values():
-                spool.flush()
+        rows = [{name: document[name] for name in TEXT_COLUMNS.names} for document in documents]
+        batch = pa.Table.from_pylist(rows, schema=TEXT_COLUMNS)
+        add_batch(self._writer, batch, ids, self._tokenizer, self._split_sources)
 
     def finish(self) -> TokenStore:
         """Write the files of all buckets and the description."""
-        entries: list[BucketDescription] = []
-        counters = {"train": 0, "valid": 0}
-        by_name = sorted(self._spools.items(), key=lambda item: (item[0][0], [part or "" for part in item[0][1]]))
-        for (split, key), spool in by_name:
-            folder = f"{split}/{counters[split]:04d}"
-            counters[split] += 1
-            files = spool.write(self._root / folder)
-            entries.append(
-                {
-                    "split": split,
-                    "language": key.language,
-                    "source": key.source,
-                    "topic": key.topic,
-                    "folder": folder,
-                    "documents": len(spool.lengths),
-                    "tokens": sum(spool.lengths),
-                    "files": files,
-                }
-            )
-        description: StoreDescription = {
-            "version": VERSION,
-            "fingerprint": "",
-            "dtype": self._dtype.name,
-            "vocab_size": self._tokenizer.vocab_size,
-            "highest_id": self._highest_id,
-            "tokenizer": self._tokenizer.library,
-            "eos_id": self._tokenizer.eos_id,
-            "bos_id": self._tokenizer.bos_id,
-            "buckets": entries,
-        }
-        # Which library made the ids does not matter: they are the same.
-        description["fingerprint"] = digest({k: v for k, v in description.items() if k != "tokenizer"})
-        write_json(self._root / STORE, description)
-        return TokenStore.open(self._root)
+        self._writer.flush()
+        return merge_runs(self._root, self._tokenizer, self._writer.highest_id, HELD_BYTES)
 
 
-class _Spool:
-    """One bucket while it is being collected: ids in memory and, where these were too many, on disk."""
+def merge_runs(
+    root: Path, tokenizer: Tokenizer, highest_id: int, held_bytes: int, *, engine: Engine = "native"
+) -> TokenStore:
+    """Merge the runs in a store's folder into the store, several buckets at the same time; the runs are deleted.
 
-    def __init__(self, path: Path, dtype: np.dtype[Any]) -> None:
-        self._path, self._dtype = path, dtype
-        self.waiting = bytearray()
-        self.lengths: list[int] = []
-        self._keys: list[tuple[bytes, int]] = []
-        self._ppl: list[float] = []
-        self._num_bytes: list[int] = []
-
-    def add(self, document: Mapping[str, Any], data: bytes) -> None:
-        self.waiting += data
-        self.lengths.append(len(data) // self._dtype.itemsize)
-        # The hash decides between documents with one id, so that the order of arrival never does.
-        self._keys.append((document["id"].encode(), xxhash.xxh3_64_intdigest(data)))
-        self._ppl.append(np.nan if document["ppl"] is None else document["ppl"])
-        self._num_bytes.append(len(document["text"].encode()))
-
-    def flush(self) -> None:
-        """Write what waits; the file is not kept open, since a store may have more buckets than a system open files."""
-        with self._path.open("ab") as file:
-            file.write(self.waiting)
-        self.waiting = bytearray()
-
-    def write(self, folder: Path) -> dict[str, FileChecksum]:
-        """Write the bucket's files; returns file -> size and checksum. The spool is gone afterwards."""
-        folder.mkdir(parents=True)
-        order = np.array(sorted(range(len(self._keys)), key=self._keys.__getitem__), dtype=np.int64)
-        lengths = np.array(self.lengths, dtype=np.int64)
-        starts = np.cumsum(lengths) - lengths
-        if self._path.exists():
-            self.flush()
-            arrived = np.memmap(self._path, dtype=self._dtype, mode="r").view(np.ndarray)
-            self._path.unlink()  # what is mapped stays
-        else:
-            arrived = np.frombuffer(self.waiting, dtype=self._dtype)
-        header = {"descr": self._dtype.str, "fortran_order": False, "shape": (int(lengths.sum()),)}
-        with (folder / "tokens.npy").open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, header)
-            for part in _parts(lengths[order], COPY_TOKENS):
-                chosen = order[part]
-                file.write(gather_slices(arrived, starts[chosen], lengths[chosen]).data)
-        ids = [self._keys[i][0] for i in order]
-        np.save(folder / "offsets.npy", _offsets(lengths[order]))
-        np.save(folder / "ppl.npy", np.array(self._ppl, dtype=np.float32)[order])
-        np.save(folder / "num_bytes.npy", np.array(self._num_bytes, dtype=np.int64)[order])
-        np.save(folder / "id_bytes.npy", np.frombuffer(b"".join(ids), dtype=np.uint8))
-        np.save(folder / "id_offsets.npy", _offsets(np.array([len(i) for i in ids], dtype=np.int64)))
-        self.waiting = bytearray()
-        return {path.name: file_checksum(path) for path in sorted(folder.iterdir())}
+    Args:
+        root: folder that the store is written to.
+        tokenizer: for the description.
+        highest_id: largest id that occurs.
+        held_bytes: bytes of tokens that are in memory at one time, of each worker.
+        engine: where the workers are.
+    """
+    runs = sorted(path for path in (root / RUNS).glob("*") if path.suffix != ".partial")
+    buckets = sorted({bucket for run in map(Run, runs) for bucket in run.buckets}, key=lambda bucket: bucket.rank)
+    counters = {"train": 0, "valid": 0}
+    pieces = []
+    for bucket in buckets:
+        pieces.append((bucket, f"{bucket.split}/{counters[bucket.split]:04d}"))
+        counters[bucket.split] += 1
+    size = sum((run / "tokens.npy").stat().st_size for run in runs)
+    entries = run_pieces(
+        functools.partial(_merge_bucket, root, [run.name for run in runs], held_bytes),
+        pieces,
+        engine=engine,
+        what="write the token store",
+        num_bytes=size,
+    )
+    shutil.rmtree(root / RUNS, ignore_errors=True)
+    description: StoreDescription = {
+        "version": VERSION,
+        "fingerprint": "",
+        "dtype": token_dtype(tokenizer.vocab_size).name,
+        "vocab_size": tokenizer.vocab_size,
+        "highest_id": max(highest_id, tokenizer.eos_id, -1 if tokenizer.bos_id is None else tokenizer.bos_id),
+        "tokenizer": tokenizer.library,
+        "eos_id": tokenizer.eos_id,
+        "bos_id": tokenizer.bos_id,
+        "buckets": entries,
+    }
+    # Which library made the ids does not matter: they are the same.
+    description["fingerprint"] = digest({name: value for name, value in description.items() if name != "tokenizer"})
+    write_json(root / STORE, description)
+    return TokenStore.open(root)
 
 
-def _parts(lengths: npt.NDArray[np.int64], size: int) -> Iterator[slice]:
-    """Cut a list of documents into runs of about `size` tokens."""
-    if not len(lengths):
-        return
-    part_of = (np.cumsum(lengths) - 1) // size
-    bounds = [0, *(np.flatnonzero(np.diff(part_of)) + 1).tolist(), len(lengths)]
-    yield from (slice(start, stop) for start, stop in pairwise(bounds))
+def _merge_bucket(
+    root: Path, names: Sequence[str], held_bytes: int, piece: tuple[SplitBucket, str]
+) -> BucketDescription:
+    """Write the files of one bucket, range of ids by range of ids."""
+    bucket, folder = piece
+    runs = [run for run in map(Run, (root / RUNS / name for name in names)) if bucket in run.buckets]
+    spans = [run.buckets[bucket] for run in runs]
+    documents = sum(stop - start for start, stop in spans)
+    tokens = sum(int(run.offsets[stop] - run.offsets[start]) for run, (start, stop) in zip(runs, spans, strict=True))
+    id_bytes = sum(
+        int(run.id_offsets[stop] - run.id_offsets[start]) for run, (start, stop) in zip(runs, spans, strict=True)
+    )
+    target = root / folder
+    shutil.rmtree(target, ignore_errors=True)  # of a worker that was killed
+    target.mkdir(parents=True)
+    dtype = runs[0].read(0, 0).tokens.dtype
+    counts = {"tokens": (tokens, dtype), "ppl": (documents, np.float32), "num_bytes": (documents, np.int64),
+              "offsets": (documents + 1, np.int64), "id_bytes": (id_bytes, np.uint8),
+              "id_offsets": (documents + 1, np.int64)}  # fmt: skip
+    files = {name: _ArrayFile(target / f"{name}.npy", dtype, count) for name, (count, dtype) in counts.items()}
+    for name in ("offsets", "id_offsets"):
+        files[name].write(np.zeros(1, dtype=np.int64))
+    tokens_done = bytes_done = 0
+    for columns in _in_ranges(runs, spans, max(1, tokens * dtype.itemsize // max(1, held_bytes))):
+        order = sort_documents(columns.id_bytes, offsets_of(columns.id_lengths), columns.hashes)
+        lengths, id_lengths = columns.lengths[order], columns.id_lengths[order]
+        files["tokens"].write(gather_slices(columns.tokens, offsets_of(columns.lengths)[:-1][order], lengths))
+        files["id_bytes"].write(gather_slices(columns.id_bytes, offsets_of(columns.id_lengths)[:-1][order], id_lengths))
+        files["offsets"].write(tokens_done + np.cumsum(lengths))
+        files["id_offsets"].write(bytes_done + np.cumsum(id_lengths))
+        files["ppl"].write(columns.ppl[order])
+        files["num_bytes"].write(columns.num_bytes[order])
+        tokens_done, bytes_done = tokens_done + int(lengths.sum()), bytes_done + int(id_lengths.sum())
+    for file in files.values():
+        file.close()
+    return {
+        "split": bucket.split,
+        "language": bucket.key.language,
+        "source": bucket.key.source,
+        "topic": bucket.key.topic,
+        "folder": folder,
+        "documents": documents,
+        "tokens": tokens,
+        "files": {path.name: file_checksum(path) for path in sorted(target.iterdir())},
+    }
 
 
-def _offsets(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
+def _in_ranges(runs: Sequence[Run], spans: Sequence[tuple[int, int]], num_ranges: int) -> Iterator[Columns]:
+    """The documents of a bucket in about so many ranges of ids, in their order; equal ids are in one range."""
+    sampled = sorted(
+        run.doc_id(document)
+        for run, (start, stop) in zip(runs, spans, strict=True)
+        for document in range(start, stop, max(1, (stop - start) // (16 * num_ranges)))
+    )
+    bounds = dict.fromkeys(sampled[len(sampled) * part // num_ranges] for part in range(1, num_ranges))
+    starts = [start for start, _ in spans]
+    for bound in (*bounds, None):
+        stops = [
+            stop if bound is None else run.first_from(bound, start, stop)
+            for run, start, (_, stop) in zip(runs, starts, spans, strict=True)
+        ]
+        parts = [run.read(start, stop) for run, start, stop in zip(runs, starts, stops, strict=True) if start < stop]
+        starts = stops
+        if parts:
+            yield Columns(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+class _ArrayFile:
+    """A one-dimensional `.npy` file that is written piece by piece."""
+
+    def __init__(self, path: Path, dtype: Any, count: int) -> None:
+        self._dtype = np.dtype(dtype)
+        self._file = path.open("wb")
+        header = {"descr": self._dtype.str, "fortran_order": False, "shape": (count,)}
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+    def write(self, values: npt.NDArray[Any]) -> None:
+        """Append values."""
+        self._file.write(np.ascontiguousarray(values, dtype=self._dtype).data)
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._file.close()

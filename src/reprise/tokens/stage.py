@@ -1,48 +1,87 @@
-"""Stage `tokenize`: scored and synthetic documents to the token store."""
+"""Stage `tokenize`: scored and synthetic documents to the token store, on all cores or the cluster.
 
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import chain
-from typing import Any
+Workers encode parts of the table into sorted runs (`runs`), and merge the runs of a bucket each (`builder`). The store
+is the same whatever the number of workers, and a worker that is killed repeats its piece.
+"""
+
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from reprise.documents.table import count_rows, read_table
-from reprise.model.tokenizer import Ids, Tokenizer, open_tokenizer
-from reprise.progress import track
+from reprise.documents.engine import Engine, run_pieces
+from reprise.documents.table import count_rows, list_parts
+from reprise.model.tokenizer import Library, Tokenizer, open_tokenizer
 from reprise.recipe.model import Model
 from reprise.recipe.tokens import Tokens
-from reprise.tokens.builder import StoreBuilder
+from reprise.tokens.builder import RUNS, TEXT_COLUMNS, add_batch, merge_runs
+from reprise.tokens.runs import RunWriter
 from reprise.workspace import Work
 
 BATCH_DOCUMENTS = 1024
 """Documents encoded at once: fewer leave the library's threads idle, more leave the caches (measured)."""
+PIECE_BYTES = 64 << 20
+"""Bytes of text, about, that a worker encodes before it reports."""
+START_BYTES = 128 << 20
+"""Bytes of text that are encoded by one process in the time that a worker process needs to load a tokenizer."""
+
+_opened: dict[str, Tokenizer] = {}
+"""Model and library -> the tokenizer of this process."""
 
 
-def run(work: Work, *, model: Model, tokens: Tokens, split_sources: list[str]) -> None:
-    """Stage `tokenize`: documents of `score` and, where there is one, of `synthesize`, to the store.
+class Piece(NamedTuple):
+    """Parts of the table that are encoded together."""
+
+    number: int
+    parts: tuple[str, ...]
+
+
+class Encoded(NamedTuple):
+    """What became of a piece."""
+
+    documents: int
+    highest_id: int
+
+
+def run(work: Work, *, model: Model, tokens: Tokens, split_sources: list[str], engine: Engine = "native") -> None:
+    """Documents of `score` and, where there is one, of `synthesize`, to the store.
 
     Args:
         work: `inputs` has `score` and maybe `synthesize`.
         model: whose tokenizer.
-        tokens: which tokenizer library.
+        tokens: which tokenizer library, and how much memory a worker has.
         split_sources: sources whose buckets are split by topic.
+        engine: where the workers are.
 
     Raises:
         UserError: see `open_tokenizer`; or a fast tokenizer was found to give other ids on the way.
     """
     folders = [work.inputs[name] / "documents" for name in ("score", "synthesize") if name in work.inputs]
-    tokenizer = open_tokenizer(model, tokens.tokenizer)
-    builder = StoreBuilder(work.output, tokenizer, split_sources)
-    total = sum(map(count_rows, folders))
-    columns = ["id", "text", "lang", "source", "topic", "split", "ppl"]
-    batches = chain.from_iterable(read_table(folder, columns, batch_rows=BATCH_DOCUMENTS) for folder in folders)
-    with track("tokenize", total, "documents") as advance:
-        for documents, ids in _encode_ahead(tokenizer, batches):
-            builder.add(documents, ids)
-            advance(len(documents))
-    store = builder.finish()
+    tokenizer = _open(model.model_dump_json(), tokens.tokenizer, os.getpid())
+    parts = [part for folder in folders for part in list_parts(folder)]
+    held_bytes = tokens.memory_mb * 1_000_000 // 4  # sorting copies what is held, and so does reading it back
+    results = run_pieces(
+        functools.partial(
+            encode_piece,
+            str(work.output),
+            model.model_dump_json(),
+            tokens.tokenizer,
+            tuple(split_sources),
+            held_bytes,
+            os.getpid(),
+        ),
+        list(_pieces(parts)),
+        engine=engine,
+        what="tokenize",
+        num_bytes=sum(part.stat().st_size for part in parts) - START_BYTES,
+    )
+    highest_id = max((result.highest_id for result in results), default=-1)
+    store = merge_runs(work.output, tokenizer, highest_id, held_bytes, engine=engine)
+    _opened.clear()
     buckets = [*store.train.values(), *store.valid.values()]
     work.counts |= {
         "documents": sum(bucket.num_documents for bucket in buckets),
@@ -54,24 +93,55 @@ def run(work: Work, *, model: Model, tokens: Tokens, split_sources: list[str]) -
             for entry in store.description["buckets"]
         ],
     }
+    total = sum(map(count_rows, folders))
     if work.counts["documents"] != total:
         raise AssertionError(f"{total} documents came in, {work.counts['documents']} are in the store")
 
 
-def _encode_ahead(
-    tokenizer: Tokenizer, batches: Iterable[pa.RecordBatch]
-) -> Iterator[tuple[list[dict[str, Any]], list[Ids]]]:
-    """Documents and their ids; while the caller has one batch the next is being encoded."""
+def encode_piece(
+    root: str, model: str, library: Library, split_sources: Sequence[str], held_bytes: int, parent: int, piece: Piece
+) -> Encoded:
+    """Encode parts of the table into sorted runs; done again, it writes the same runs.
 
-    def encode(batch: pa.RecordBatch) -> tuple[list[dict[str, Any]], list[Ids]]:
-        documents = batch.to_pylist()
-        return documents, tokenizer.encode_batch([document["text"] for document in documents])
+    Args:
+        root: folder of the store.
+        model: the model's settings, as JSON.
+        library: which tokenizer library.
+        split_sources: sources whose buckets are split by topic.
+        held_bytes: bytes of tokens that wait in memory.
+        parent: id of the process that gives out the pieces.
+        piece: what is encoded.
+    """
+    tokenizer = _open(model, library, parent)
+    writer = RunWriter(Path(root) / RUNS, f"{piece.number:06d}", held_bytes)
+    for part in piece.parts:
+        with pq.ParquetFile(part) as file:
+            for batch in file.iter_batches(batch_size=BATCH_DOCUMENTS, columns=TEXT_COLUMNS.names):
+                ids = tokenizer.encode_batch(batch.column("text").to_pylist())
+                add_batch(writer, pa.Table.from_batches([batch]), ids, tokenizer, frozenset(split_sources))
+    writer.flush()
+    return Encoded(writer.num_documents, writer.highest_id)
 
-    with ThreadPoolExecutor(1) as worker:
-        ahead: deque[Future[tuple[list[dict[str, Any]], list[Ids]]]] = deque()
-        for batch in batches:
-            ahead.append(worker.submit(encode, batch))
-            if len(ahead) == 2:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+
+def _open(model: str, library: Library, parent: int) -> Tokenizer:
+    """The tokenizer of this process; that of a worker leaves the other cores to the other workers."""
+    key = f"{library} {model}"
+    if key not in _opened:
+        if os.getpid() != parent:
+            os.environ.setdefault("RAYON_NUM_THREADS", "1")  # of the tokenizer libraries
+        _opened[key] = open_tokenizer(Model.model_validate_json(model), library)
+    return _opened[key]
+
+
+def _pieces(parts: Sequence[Path]) -> Iterator[Piece]:
+    """Parts of the table, in order, in pieces of about `PIECE_BYTES`."""
+    waiting: list[str] = []
+    size = number = 0
+    for part in parts:
+        waiting.append(str(part))
+        size += part.stat().st_size
+        if size >= PIECE_BYTES:
+            yield Piece(number, tuple(waiting))
+            waiting, size, number = [], 0, number + 1
+    if waiting:
+        yield Piece(number, tuple(waiting))

@@ -4,9 +4,10 @@ A number counts as a phone number only where its form leaves little doubt: an in
 land line, a North American number with separators. Dates, ISBNs, versions and formulas stay.
 """
 
+import functools
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 _MAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,24}(?![\w-])", re.ASCII)
 _IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w]|\.\d)", re.ASCII)
@@ -26,12 +27,21 @@ _PHONES = tuple(
 _ID_WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 _ID_CHECKS = "10X98765432"
 
-MASKS = {"mail": "[mail]", "ip": "[ip]", "phone": "[phone]", "id": "[id]"}
+
+_compile = functools.lru_cache(maxsize=256)(re.compile)
 
 
-def mask_personal_data(text: str) -> tuple[str, dict[str, int]]:
-    """The text with masks, and how many of each kind were set."""
+def mask_personal_data(text: str, patterns: Mapping[str, Sequence[str]] | None = None) -> tuple[str, dict[str, int]]:
+    """The text with masks, and how many of each kind were set.
+
+    Args:
+        text: a document.
+        patterns: kind -> regular expressions of its language, masked first.
+    """
     counts: dict[str, int] = {}
+    for kind, expressions in (patterns or {}).items():
+        for expression in expressions:
+            text = _mask(text, _compile(expression), kind, counts)
     if "@" in text:
         text = _mask(text, _MAIL, "mail", counts)
     if not any(char.isdigit() for char in text):
@@ -51,7 +61,7 @@ def _mask(
         if accept and not accept(match.group()):
             return match.group()
         counts[kind] = counts.get(kind, 0) + 1
-        return MASKS[kind]
+        return f"[{kind}]"
 
     return pattern.sub(replace, text)
 

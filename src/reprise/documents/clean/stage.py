@@ -37,7 +37,10 @@ def clean_rows(clean: Clean, rows: pa.Table, place: Place) -> Outcome:
     texts = [repair(text) for text in before] if clean.fix_unicode else before
     numbers = Counter({"repaired": sum(old != new for old, new in zip(before, texts, strict=True))})
     if clean.mask_personal_data:
-        masked = [mask_personal_data(text) for text in texts]
+        patterns = {lang: clean.personal_data_of(lang) for lang in set(rows["lang"].to_pylist())}
+        masked = [
+            mask_personal_data(text, patterns[lang]) for text, lang in zip(texts, rows["lang"].to_pylist(), strict=True)
+        ]
         texts = [text for text, _ in masked]
         for _, kinds in masked:
             numbers.update({f"masked_{kind}": count for kind, count in kinds.items()})

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import yaml
 
 from reprise.documents.label.training_set import Labelled
 from reprise.documents.table import hash_text, read_table
@@ -28,6 +29,7 @@ from reprise.generators.journal import Journal
 from reprise.generators.open import open_generator
 from reprise.generators.prompts import Prompt, parse_prompt
 from reprise.recipe.documents import Llm, Topics
+from reprise.recipe.languages.packs import load_pack
 from reprise.recipe.model import Model
 from reprise.storage import Json
 from reprise.workspace import Work
@@ -81,7 +83,7 @@ def ask_topics(
     ):
         asker = Asker(generator, topics.llm.generator, journal, setting=setting)
         for lang, chosen in sorted(sample.items()):
-            prompt = load_prompt(lang, topics.llm.prompts)
+            prompt = load_prompt("topic", lang, topics)
             requests = [topic_request(prompt, entry.text, topics.list_of(lang), topics.llm) for entry in chosen]
             before = asker.spending.cost
             outcomes = asker.ask(requests, f"label {lang}")
@@ -158,27 +160,46 @@ def parse_topic(outcome: Outcome, topics: Sequence[str]) -> tuple[str | None, st
     return topics[place], ""
 
 
-def load_prompt(lang: str, folder: str | None) -> Prompt:
-    """topic.LANGUAGE.yaml of the user's folder, else ours; a language that has none is asked about in English.
+def load_prompt(task: str, lang: str, topics: Topics) -> Prompt:
+    """The prompt of a task in a language, else in English.
+
+    Of each language the first that has one: TASK.LANGUAGE.yaml of the user's folder, `topics.prompts`, the language's
+    pack, our files.
 
     Raises:
-        UserError: the folder does not exist, or the file is no prompt file with the places {text} and {topics}.
+        UserError: the folder does not exist, or a prompt lacks one of the task's placeholders.
     """
+    folder = topics.llm.prompts if topics.llm is not None else None
     own = Path(folder).expanduser() if folder else None
     if own is not None and not own.is_dir():
         raise UserError(
             "the folder does not exist", where=f"{_SETTING}.prompts={folder}", remedy="name a folder of prompts"
         )
     ours = importlib.resources.files("reprise.documents.label") / "prompts"
-    for name in (f"topic.{lang}", "topic.en"):
-        for place in (own, ours):
-            if place is not None and (file := place / f"{name}.yaml").is_file():
-                prompt = parse_prompt(file.read_text(encoding="utf-8"), name, str(file))
-                whole = "".join(text for _, text in prompt.messages)
-                if "{text}" not in whole or "{topics}" not in whole:
-                    raise UserError("the prompt has no {text} or no {topics}", where=str(file), remedy="write both")
-                return prompt
-    raise AssertionError("topic.en is part of Reprise")
+    for language in (lang, "en"):
+        name = f"{task}.{language}"
+        in_recipe = topics.prompts.get(language, {}).get(task)
+        in_pack = load_pack(language).prompts.get(task)
+        if own is not None and (file := own / f"{name}.yaml").is_file():
+            return _parse(file.read_text(encoding="utf-8"), name, str(file))
+        if in_recipe or in_pack:
+            where = f"documents.topics.prompts.{language}.{task}" if in_recipe else f"the language pack {language}"
+            return _parse(yaml.safe_dump(in_recipe or in_pack, allow_unicode=True), name, where)
+        if (ours / f"{name}.yaml").is_file():
+            return _parse((ours / f"{name}.yaml").read_text(encoding="utf-8"), name, f"{name}.yaml")
+    raise AssertionError(f"{task}.en is part of Reprise")
+
+
+_PLACEHOLDERS = {"topic": ("{text}", "{topics}"), "grade": ("{text}",)}
+"""Task -> what its prompt must hold."""
+
+
+def _parse(text: str, name: str, where: str) -> Prompt:
+    prompt = parse_prompt(text, name, where)
+    whole = "".join(message for _, message in prompt.messages)
+    if missing := [word for word in _PLACEHOLDERS[name.partition(".")[0]] if word not in whole]:
+        raise UserError(f"the prompt has no {' and no '.join(missing)}", where=where, remedy="write it into the prompt")
+    return prompt
 
 
 @functools.lru_cache(maxsize=2)

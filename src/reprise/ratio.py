@@ -1,0 +1,216 @@
+"""`reprise study ratio`: how much new text to train on, found with runs of a small recipe.
+
+    WORKSPACE/
+      share-0.300-seed-1/   a run like any other, with 0.3 of the stage's tokens from the new entry
+      ratio.json            the runs and the answer (`RatioAnswer`)
+      proposed.yaml         the recipe with the share that was found
+
+Five runs spread over all shares, then rounds around the best one so far; killed, it resumes with the run that was at
+work. What the runs say is worked out in `mixture/share_laws.py`.
+"""
+
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, TypedDict
+
+import yaml
+from pydantic import Field
+
+from reprise.errors import UserError
+from reprise.mixture.share_laws import FIRST_SHARES, BestShare, best_share, next_shares
+from reprise.recipe import Recipe, load_recipe
+from reprise.recipe.fields import Settings
+from reprise.recipe.loading import parse_yaml
+from reprise.storage import write_json
+from reprise.study import read_results, run_one, take_through
+
+
+class RatioStudy(Settings):
+    """What is varied, and what must be kept."""
+
+    recipe: str
+    """Recipe of the runs: small enough to be run so often; its other entries keep their proportions."""
+    workspace: str
+    """Folder of the runs."""
+    stage: Annotated[int, Field(ge=0)] = 0
+    """Stage whose mixture is varied, counted from 0."""
+    entry: str = ""
+    """Mixture entry of the new text; empty: the one whose language has no tolerance."""
+    kept: str = ""
+    """Language that must be kept; empty: the one in `evaluation.tolerance`."""
+    runs: Annotated[int, Field(ge=len(FIRST_SHARES) + 1)] = 16
+    """Most runs."""
+    seeds: list[int] = Field(default=[1, 2, 3], min_length=1)
+    """Taken in turn, so that what differs by chance is seen."""
+
+
+class RatioRun(TypedDict):
+    """One run."""
+
+    share: float
+    """Of the new entry."""
+    seed: int
+    kept: float
+    """Bits per byte of the kept language after training, over those before."""
+    new: float
+    """The same of the new language."""
+
+
+class RatioAnswer(TypedDict):
+    """`ratio.json`."""
+
+    recipe: str
+    entry: str
+    kept: str
+    tolerance: float
+    tokens: int
+    """Of the stage, in each run."""
+    runs: list[RatioRun]
+    share: float
+    low: float
+    high: float
+    """95 % interval of `share`."""
+    bounded_by: str
+    laws: dict[str, str]
+    """`kept` and `new` -> the law that predicted their runs best."""
+    left_out_error: dict[str, float]
+    """How far a law was off on a run that it was not fitted to, as a share of the loss."""
+    sentence: str
+
+
+def find_ratio(study: RatioStudy) -> RatioAnswer:
+    """Run what is missing and answer.
+
+    Raises:
+        UserError: the recipe does not say which text is new and which must be kept, or a run was refused.
+    """
+    recipe = load_recipe(study.recipe)
+    entry, kept, tolerance = _roles(study, recipe)
+    language = recipe.stages[study.stage].mixture[entry].language
+    runs: list[RatioRun] = []
+    seeds = itertools.cycle(study.seeds)
+    recipes: dict[tuple[str, int], Recipe] = {}
+    due: Sequence[float] = FIRST_SHARES
+    for number in itertools.count():
+        for share in due[: study.runs - len(runs)]:
+            seed = next(seeds)
+            name = f"share-{share:.3f}"
+            recipes[name, seed] = _recipe_of(study, recipe, entry, share, seed)
+            run_one(recipes, (name, seed), take_through)
+            before_after = _measured(Path(recipes[name, seed].workspace), kept, language)
+            runs.append({"share": share, "seed": seed, **before_after})
+        answer = _best(runs, tolerance, last=len(runs) >= study.runs)
+        due = next_shares(answer.share, number, study.runs - len(runs))
+        if not due:
+            break
+    result: RatioAnswer = {
+        "recipe": study.recipe,
+        "entry": entry,
+        "kept": kept,
+        "tolerance": tolerance,
+        "tokens": recipe.stages[study.stage].tokens,
+        "runs": runs,
+        "share": answer.share,
+        "low": answer.low,
+        "high": answer.high,
+        "bounded_by": answer.bounded_by,
+        "laws": {"kept": answer.kept.law, "new": answer.new.law},
+        "left_out_error": {"kept": answer.kept.left_out_error, "new": answer.new.left_out_error},
+        "sentence": "",
+    }
+    result["sentence"] = _sentence(result)
+    write_json(Path(study.workspace) / "ratio.json", result)
+    _propose(study, recipe, result)
+    return result
+
+
+def _roles(study: RatioStudy, recipe: Recipe) -> tuple[str, str, float]:
+    """The new entry, the kept language and its tolerance."""
+    if study.stage >= len(recipe.stages):
+        raise UserError(f"the recipe has {len(recipe.stages)} stages", where=f"--stage {study.stage}")
+    mixture, groups = recipe.stages[study.stage].mixture, recipe.held_out_groups()
+    tolerance = groups.other_languages | {
+        group.path: group.tolerance for group in groups.named if group.tolerance is not None
+    }
+    languages = {entry.language for entry in mixture.values()}
+    kept = [study.kept] if study.kept else [name for name in mixture if name in tolerance]
+    kept = kept or [name for name in tolerance if name in languages]
+    new = [study.entry] if study.entry else [name for name in mixture if name not in tolerance]
+    if len(new) != 1 or new[0] not in mixture:
+        raise UserError(
+            f"it is not clear which entry of the mixture is the new text ({', '.join(new) or 'none'})",
+            where=study.recipe,
+            remedy=f"name it with --entry, one of: {', '.join(mixture)}",
+        )
+    if len(kept) != 1 or kept[0] not in tolerance:
+        raise UserError(
+            f"it is not clear which language must be kept ({', '.join(kept) or 'none'}), or how well",
+            where=f"{study.recipe}: evaluation.tolerance",
+            remedy="name it with --kept, and its tolerance in the recipe",
+        )
+    if len(mixture) < 2:
+        raise UserError("the mixture has one entry, so there is no ratio", where=f"stages.{study.stage}.mixture")
+    return new[0], kept[0], tolerance[kept[0]]
+
+
+def _shares(recipe: Recipe, stage: int, entry: str, share: float) -> dict[str, float]:
+    """Entry of the mixture -> its share, the others in their proportions; they sum to 1."""
+    mixture = recipe.stages[stage].mixture
+    others = {name: one.share for name, one in mixture.items() if name != entry}
+    total = sum(others.values()) or 1.0
+    shares = {name: round((1 - share) * part / total, 9) for name, part in others.items()}
+    return {**shares, entry: round(1 - sum(shares.values()), 9)}
+
+
+def _recipe_of(study: RatioStudy, recipe: Recipe, entry: str, share: float, seed: int) -> Recipe:
+    shares = _shares(recipe, study.stage, entry, share)
+    overrides = [f"stages.{study.stage}.mixture.{name}.share={part!r}" for name, part in shares.items()]
+    workspace = Path(study.workspace) / f"share-{share:.3f}-seed-{seed}"
+    return load_recipe(study.recipe, [*overrides, f"seed={seed}", f"workspace={json.dumps(str(workspace))}"])
+
+
+class _Measured(TypedDict):
+    kept: float
+    new: float
+
+
+def _measured(workspace: Path, kept: str, new: str) -> _Measured:
+    rows = {row["language"]: row for row in read_results(workspace)["bits_per_byte"] if row["source"] is None}
+    missing = [language for language in (kept, new) if language not in rows]
+    if missing:
+        raise UserError(f"there is no held-out text of {', '.join(missing)}", where=str(workspace / "evaluate"))
+    return {"kept": rows[kept]["after"] / rows[kept]["before"], "new": rows[new]["after"] / rows[new]["before"]}
+
+
+def _best(runs: list[RatioRun], tolerance: float, *, last: bool) -> BestShare:
+    shares, kept, new = ([run[key] for run in runs] for key in ("share", "kept", "new"))
+    interval = {} if last else {"draws": 0}
+    return best_share(shares, kept, new, 1 + tolerance, **interval)
+
+
+def _sentence(answer: RatioAnswer) -> str:
+    """The answer, and how sure it is."""
+    kept, entry = answer["kept"], answer["entry"]
+    base = f"{len(answer['runs'])} runs of {answer['tokens']:,} tokens"
+    if answer["share"] <= 0.0:
+        return f"No share of {entry} keeps {kept} within {answer['tolerance']:.1%} ({base})."
+    why = (
+        f"more would cost {kept} more than the {answer['tolerance']:.1%} that is allowed"
+        if answer["bounded_by"] == "kept"
+        else f"more would gain less of {entry}, and {kept} stays within {answer['tolerance']:.1%}"
+    )
+    interval = f"95 % interval {answer['low']:.3f} to {answer['high']:.3f}"
+    return f"Take {answer['share']:.3f} of the tokens from {entry} ({interval}, {base}): {why}."
+
+
+def _propose(study: RatioStudy, recipe: Recipe, answer: RatioAnswer) -> None:
+    """Write the recipe with the share that was found; its own settings stay as they were written."""
+    data = parse_yaml(Path(study.recipe).read_text(encoding="utf-8"), study.recipe)
+    mixture = data["stages"][study.stage]["mixture"]
+    shares = _shares(recipe, study.stage, answer["entry"], answer["share"])
+    for name, given in zip(recipe.stages[study.stage].mixture, mixture.values(), strict=True):
+        given["share"] = shares[name]
+    text = yaml.safe_dump(data, allow_unicode=True, sort_keys=False)
+    (Path(study.workspace) / "proposed.yaml").write_text(f"# {answer['sentence']}\n{text}", encoding="utf-8")

@@ -1,0 +1,264 @@
+"""Sorted runs: documents that were encoded together, on disk in the order of the store, to be merged into it.
+
+A worker that encodes documents collects them in a `RunWriter` and writes a run whenever they fill its memory; `Run`
+reads one without loading it. Columns are flat arrays: there is no Python object for each document of a corpus.
+"""
+
+import bisect
+import json
+import shutil
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+
+from reprise.model.tokenizer import Ids, Tokenizer
+from reprise.storage import write_json
+from reprise.tokens.gather import gather_slices
+from reprise.tokens.store import BucketKey
+
+_RUN = "run.json"
+
+
+class SplitBucket(NamedTuple):
+    """A bucket of one split."""
+
+    split: str
+    key: BucketKey
+
+    @property
+    def rank(self) -> tuple[str, list[str]]:
+        """Buckets stand in this order in the store."""
+        return self.split, [part or "" for part in self.key]
+
+
+class Columns(NamedTuple):
+    """Documents with their ids, one entry of each column to a document."""
+
+    buckets: npt.NDArray[np.int32]
+    """Position of its bucket in a list that is kept beside the columns."""
+    tokens: npt.NDArray[Any]
+    """Flat, in the type of the store, with BOS and EOS."""
+    lengths: npt.NDArray[np.int64]
+    hashes: npt.NDArray[np.uint64]
+    """Of the tokens: decides between documents with one id, so that the order of arrival never does."""
+    ppl: npt.NDArray[np.float32]
+    num_bytes: npt.NDArray[np.int64]
+    id_bytes: npt.NDArray[np.uint8]
+    """Flat."""
+    id_lengths: npt.NDArray[np.int64]
+
+
+def make_columns(
+    batch: pa.Table, ids: Sequence[Ids], tokenizer: Tokenizer, dtype: np.dtype[Any], buckets: npt.NDArray[np.int32]
+) -> Columns:
+    """Columns of some documents.
+
+    Args:
+        batch: with the columns id, text and ppl.
+        ids: one array per text.
+        tokenizer: gives BOS and EOS.
+        dtype: type of the store's tokens.
+        buckets: one entry per document.
+    """
+    extra = 1 if tokenizer.bos_id is None else 2
+    own = np.array([len(one) for one in ids], dtype=np.int64)
+    lengths = own + extra
+    ends = np.cumsum(lengths)
+    tokens = np.empty(int(lengths.sum()), dtype=dtype)
+    is_text = np.ones(len(tokens), dtype=bool)
+    tokens[ends - 1] = tokenizer.eos_id
+    is_text[ends - 1] = False
+    if tokenizer.bos_id is not None:
+        tokens[ends - lengths] = tokenizer.bos_id
+        is_text[ends - lengths] = False
+    if len(ids):
+        tokens[is_text] = np.concatenate(ids)
+    data, size = memoryview(tokens.tobytes()), dtype.itemsize
+    bounds = (ends * size).tolist()
+    hashes = [xxhash.xxh3_64_intdigest(data[a:b]) for a, b in zip([0, *bounds], bounds, strict=False)]
+    names = pc.cast(_joined(batch, "id", pa.large_string()), pa.large_binary())
+    return Columns(
+        buckets,
+        tokens,
+        lengths,
+        np.array(hashes, dtype=np.uint64),
+        _joined(batch, "ppl", pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False).astype(np.float32),
+        _byte_lengths(_joined(batch, "text", pa.large_string())),
+        _flat_bytes(names),
+        _byte_lengths(names),
+    )
+
+
+def _joined(batch: pa.Table, name: str, type: pa.DataType) -> Any:
+    return pc.cast(batch[name].combine_chunks(), type)
+
+
+def _byte_lengths(values: Any) -> npt.NDArray[np.int64]:
+    """UTF-8 bytes of each text."""
+    lengths: npt.NDArray[np.int64] = pc.binary_length(values).to_numpy(zero_copy_only=False).astype(np.int64)
+    return lengths
+
+
+def _flat_bytes(values: Any) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(b"".join(values.to_pylist()), dtype=np.uint8)
+
+
+class RunWriter:
+    """Collects documents and writes a run of them whenever their tokens fill `held_bytes`."""
+
+    def __init__(self, folder: Path, name: str, held_bytes: int) -> None:
+        """Begin without documents.
+
+        Args:
+            folder: where runs are written.
+            name: begins the name of each run; no other writer has it.
+            held_bytes: bytes of tokens that wait in memory.
+        """
+        self._folder, self._name, self._held_bytes = folder, name, held_bytes
+        self._parts: list[Columns] = []
+        self._waiting = self._num_runs = 0
+        self._positions: dict[SplitBucket, int] = {}
+        self.num_documents = 0
+        self.highest_id = -1
+
+    def position(self, bucket: SplitBucket) -> int:
+        """What stands for a bucket in `Columns.buckets`."""
+        return self._positions.setdefault(bucket, len(self._positions))
+
+    def add(self, columns: Columns) -> None:
+        """Take documents."""
+        self._parts.append(columns)
+        self.num_documents += len(columns.lengths)
+        self.highest_id = max(self.highest_id, int(columns.tokens.max(initial=0)))
+        self._waiting += columns.tokens.nbytes
+        if self._waiting > self._held_bytes:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the documents that wait as one run."""
+        if not self._parts:
+            return
+        columns = Columns(*(np.concatenate(parts) for parts in zip(*self._parts, strict=True)))
+        self._parts, self._waiting = [], 0
+        buckets = sorted(self._positions, key=lambda bucket: bucket.rank)
+        rank = np.empty(len(buckets), dtype=np.int32)
+        for place, bucket in enumerate(buckets):
+            rank[self._positions[bucket]] = place
+        write_run(
+            self._folder / f"{self._name}-{self._num_runs:05d}",
+            columns._replace(buckets=rank[columns.buckets]),
+            buckets,
+        )
+        self._num_runs += 1
+
+
+def write_run(folder: Path, columns: Columns, buckets: Sequence[SplitBucket]) -> None:
+    """Write documents in the order of bucket, id and hash; an incomplete folder ends in `.partial`."""
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.mkdir(parents=True)
+    order = _order(columns)
+    counts = np.bincount(columns.buckets, minlength=len(buckets))
+    np.save(partial / "tokens.npy", _sorted_slices(columns.tokens, columns.lengths, order))
+    np.save(partial / "offsets.npy", offsets_of(columns.lengths[order]))
+    np.save(partial / "id_bytes.npy", _sorted_slices(columns.id_bytes, columns.id_lengths, order))
+    np.save(partial / "id_offsets.npy", offsets_of(columns.id_lengths[order]))
+    for name in ("hashes", "ppl", "num_bytes"):
+        np.save(partial / f"{name}.npy", getattr(columns, name)[order])
+    described = [[bucket.split, *bucket.key, int(count)] for bucket, count in zip(buckets, counts, strict=True)]
+    write_json(partial / _RUN, described)
+    partial.rename(folder)
+
+
+def sort_documents(
+    id_bytes: npt.NDArray[np.uint8], id_offsets: npt.NDArray[np.int64], hashes: npt.NDArray[np.uint64], **first: Any
+) -> npt.NDArray[np.int64]:
+    """Positions in the order of `first`, of the ids' bytes and of the hashes."""
+    ids = pa.LargeBinaryArray.from_buffers(
+        pa.large_binary(), len(hashes), [None, pa.py_buffer(id_offsets.astype(np.int64)), pa.py_buffer(id_bytes)]
+    )
+    table = pa.table({**first, "id": ids, "hash": hashes})
+    keys = [(name, "ascending") for name in table.column_names]
+    order: npt.NDArray[np.int64] = pc.sort_indices(table, sort_keys=keys).to_numpy().astype(np.int64)
+    return order
+
+
+def _order(columns: Columns) -> npt.NDArray[np.int64]:
+    return sort_documents(columns.id_bytes, offsets_of(columns.id_lengths), columns.hashes, bucket=columns.buckets)
+
+
+def _sorted_slices(
+    flat: npt.NDArray[Any], lengths: npt.NDArray[np.int64], order: npt.NDArray[np.int64]
+) -> npt.NDArray[Any]:
+    starts = np.cumsum(lengths) - lengths
+    return gather_slices(flat, starts[order], lengths[order])
+
+
+def offsets_of(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """int64[n + 1]: where each of n slices begins, and the end."""
+    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
+
+
+class Run:
+    """A run on disk, memory-mapped."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        entries = json.loads((folder / _RUN).read_text(encoding="utf-8"))
+        counts = [int(entry[4]) for entry in entries]
+        starts = np.cumsum([0, *counts]).tolist()
+        self.buckets = {
+            SplitBucket(split, BucketKey(language, source, topic)): (start, start + count)
+            for (split, language, source, topic, count), start in zip(entries, starts, strict=False)
+            if count
+        }
+        """Bucket -> its first document, and the one behind its last."""
+
+    def _map(self, name: str) -> npt.NDArray[Any]:
+        path = self.folder / f"{name}.npy"
+        mapped: npt.NDArray[Any] = np.load(path, mmap_mode="r").view(np.ndarray)
+        return mapped
+
+    @cached_property
+    def offsets(self) -> npt.NDArray[np.int64]:
+        """Where each document begins in the tokens."""
+        return self._map("offsets")
+
+    @cached_property
+    def id_offsets(self) -> npt.NDArray[np.int64]:
+        """Where each id begins in their bytes."""
+        return self._map("id_offsets")
+
+    @cached_property
+    def id_bytes(self) -> npt.NDArray[np.uint8]:
+        """Of all ids."""
+        return self._map("id_bytes")
+
+    def doc_id(self, document: int) -> bytes:
+        """Id of a document."""
+        return self.id_bytes[self.id_offsets[document] : self.id_offsets[document + 1]].tobytes()
+
+    def first_from(self, value: bytes, start: int, stop: int) -> int:
+        """The first document between two positions, whose id is not before a value."""
+        return start + bisect.bisect_left(range(start, stop), value, key=self.doc_id)
+
+    def read(self, start: int, stop: int) -> Columns:
+        """Documents of a stretch; their buckets are left at 0."""
+        return Columns(
+            np.zeros(stop - start, dtype=np.int32),
+            self._map("tokens")[self.offsets[start] : self.offsets[stop]],
+            np.diff(self.offsets[start : stop + 1]),
+            self._map("hashes")[start:stop],
+            self._map("ppl")[start:stop],
+            self._map("num_bytes")[start:stop],
+            self.id_bytes[self.id_offsets[start] : self.id_offsets[stop]],
+            np.diff(self.id_offsets[start : stop + 1]),
+        )
