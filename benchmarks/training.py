@@ -161,6 +161,7 @@ def stage_settings(chosen: argparse.Namespace) -> tuple:
 def run_reprise(chosen: argparse.Namespace, folder: Path) -> dict:
     """The whole stage, its validation and checkpoints included; its own figure of every step."""
     begin = time.perf_counter()
+    from reprise.recipe.groups import Groups
     from reprise.recipe.model import Model
     from reprise.recipe.training import Training
     from reprise.training.stage import run
@@ -175,7 +176,7 @@ def run_reprise(chosen: argparse.Namespace, folder: Path) -> dict:
     with tempfile.TemporaryDirectory() as output:
         work = Work(Path(output), {"tokenize": folder / "tokenize"}, folder / "cache")
         run(work, stage=stage, stage_index=0, rows=rows, training=training, model=Model(path=str(folder / "model")),
-            seed=0, tolerance={})  # fmt: skip
+            seed=0, kept=Groups(), window=(2048, 1024))  # fmt: skip
         lines = (Path(output) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     steps = [record for record in records if record["kind"] == "step"]

@@ -28,7 +28,15 @@ def test_formats_page_is_printed_from_the_types():
 
 def test_unknown_missing_and_mistyped_fields_are_refused():
     (results,) = (one for one in FORMATS if one.name == "results")
-    empty = {"headline": "", "verdicts": [], "bits_per_byte": [], "benchmarks": [], "samples": [], "settings": {}}
+    empty = {
+        "headline": "",
+        "verdicts": [],
+        "untested": [],
+        "bits_per_byte": [],
+        "benchmarks": [],
+        "samples": [],
+        "settings": {},
+    }
     empty |= {"groups": {}, "absent": {}}
     results.check(empty)
     missing = {name: value for name, value in empty.items() if name != "headline"}

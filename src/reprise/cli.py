@@ -126,7 +126,12 @@ def settings() -> None:
 
 
 @app.command()
-def plan(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def plan(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    topics: Annotated[bool, typer.Option("--topics", help="A line for each topic.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """The token budget per stage, mixture entry, source and topic; epochs, steps, FLOPs and GPU-hours."""
     from dataclasses import asdict
 
@@ -141,7 +146,7 @@ def plan(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fals
     if as_json:
         print(json.dumps(result, ensure_ascii=False, indent=1))
     else:
-        show_plan(result)
+        show_plan(result, topics=topics)
 
 
 @app.command()
@@ -381,7 +386,7 @@ def evaluate(
         raise typer.Exit(1)
 
 
-def _evaluate_model(model: Path, overrides: list[str], options: dict[str, Any]) -> dict[str, Any]:
+def _evaluate_model(model: Path, overrides: list[str], options: dict[str, Any]) -> Any:
     from reprise.evaluation.command import evaluate_model, read_settings
     from reprise.model.gguf import cache_folder
 

@@ -1,18 +1,27 @@
 """What a run will cost, before anything is paid for."""
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
+from typing_extensions import TypedDict
 
+from reprise import preflight
+from reprise.benchmark_files import read_set
 from reprise.errors import Finding, UserError
+from reprise.evaluation.power import CHANGED_ANSWERS, DOCUMENT_SPREAD, Reach, plan_reach, reach_sentences
 from reprise.mixture.budget import budgets
 from reprise.mixture.forecast import Supply, forecast
 from reprise.model.files import model_folder
 from reprise.recipe import Recipe
+from reprise.recipe.evaluation import benchmark_folders, expand_benchmarks
+from reprise.recipe.groups import Groups
 from reprise.recipe.hardware import PEAK_BF16_TFLOPS
 from reprise.storage import Json
 from reprise.synthesis.estimate import estimate_need
@@ -27,11 +36,13 @@ def make_plan(recipe: Recipe) -> dict[str, Json]:
     """Budgets, epochs, steps and cost of a run.
 
     Returns:
-        A JSON object: `stages` (list: stage, name, tokens, steps, training_flops, gpu_hours), `buckets` (list: stage
-        counted from 1, entry, source, topic or null, tokens; and, once the token store is there, available_tokens,
-        epochs and runs_out_after), `totals`, `assumptions`, `scoring` (tokens, measured: whether the
-        stage `score` counted them, flops, gpu_hours; null where no bucket is ordered by perplexity), `synthesis` (null
-        without), `warnings`.
+        A JSON object: `summary` (see `Summary`), `stages` (list: stage, name, tokens, steps, training_flops,
+        gpu_hours), `buckets` (list: stage counted from 1, entry, source, topic or null, tokens; and, once the token
+        store is there, available_tokens, epochs and runs_out_after), `totals`, `assumptions`, `scoring` (tokens,
+        measured: whether the stage `score` counted them, flops, gpu_hours; null where no bucket is ordered by
+        perplexity), `synthesis` (null
+        without), `reach` (list of `evaluation.power.Reach`: which verdicts the held-out documents, once they are
+        tokenized, and the local benchmark questions can reach), `warnings`.
     """
     per_token, formula = _flops_per_token(recipe)
     peak = _peak_tflops(recipe)
@@ -57,6 +68,7 @@ def make_plan(recipe: Recipe) -> dict[str, Json]:
         ]
     return {
         "name": recipe.name,
+        "summary": _summarise(recipe, stages),
         "stages": stages,
         "buckets": buckets,
         "totals": {
@@ -77,8 +89,81 @@ def make_plan(recipe: Recipe) -> dict[str, Json]:
         "memory": _memory(recipe),
         "scoring": _scoring(recipe, rate),
         "synthesis": _synthesis(recipe, store, buckets),
+        "reach": _reach(recipe, store),
         "warnings": warnings,
     }
+
+
+def _reach(recipe: Recipe, store: TokenStore | None) -> list[Reach]:
+    """Which verdicts can be reached: by held-out text once it is tokenized, by questions whose files are here."""
+    sizes: defaultdict[tuple[str, str], list[npt.NDArray[np.float64]]] = defaultdict(list)
+    for key, bucket in (store.valid if store is not None else {}).items():
+        sizes[key.language, key.source].append(np.asarray(bucket.num_bytes, dtype=np.float64))
+    evaluation = recipe.evaluation
+    questions = {}
+    for name in expand_benchmarks(evaluation.benchmarks):
+        folder = benchmark_folders([name])
+        if evaluation.data is not None and folder:
+            items = read_set(Path(evaluation.data).expanduser(), folder[0])
+            if items is not None and items.test:
+                questions[name] = min(len(items.test), evaluation.limit or len(items.test))
+    groups = recipe.held_out_groups() if store is not None else Groups()
+    return plan_reach(
+        {pair: np.concatenate(parts) for pair, parts in sizes.items()},
+        groups,
+        questions,
+        evaluation.benchmark_tolerance,
+    )
+
+
+class Summary(TypedDict):
+    """What a run takes, in the order in which people ask."""
+
+    tokens: int
+    steps: int
+    gpu: str
+    gpus: int
+    gpu_hours: float | None
+    """Of training alone; None where the model's size is not known."""
+    hours: float | None
+    """On all GPUs together."""
+    days: float | None
+    cost: float | None
+    """At `hardware.price_per_hour`; None where there is no price."""
+    disk_gb: float
+    """What the workspace will take, about, in 10^9 bytes."""
+
+
+def _summarise(recipe: Recipe, stages: list[dict[str, Json]]) -> Summary:
+    gpus = max(1, recipe.hardware.gpus)
+    gpu_hours = _total(stages, "gpu_hours")
+    hours = None if gpu_hours is None else gpu_hours / gpus
+    price = recipe.hardware.price_per_hour
+    return {
+        "tokens": sum(stage["tokens"] for stage in stages),
+        "steps": sum(stage["steps"] for stage in stages),
+        "gpu": recipe.hardware.gpu,
+        "gpus": gpus,
+        "gpu_hours": gpu_hours,
+        "hours": hours,
+        "days": None if hours is None else hours / 24,
+        "cost": gpu_hours * price if price and gpu_hours is not None else None,
+        "disk_gb": preflight.workspace_bytes(recipe) / 1e9,
+    }
+
+
+def summary_line(summary: Summary) -> str:
+    """One paragraph for the first lines of the plan."""
+    parts = [f"{summary['tokens']:,} tokens", f"{summary['steps']:,} steps"]
+    if summary["hours"] is not None and summary["days"] is not None:
+        time = f"{summary['hours']:,.3g} hours" if summary["days"] < 2 else f"{summary['days']:,.1f} days"
+        parts.append(f"{time} on {summary['gpus']:,} {summary['gpu']}")
+    else:
+        parts.append("hours not known")
+    parts.append(f"about {summary['disk_gb']:,.3g} GB of disk")
+    if summary["cost"] is not None:
+        parts.append(f"cost {summary['cost']:,.2f}")
+    return ", ".join(parts)
 
 
 def _memory(recipe: Recipe) -> Json:
@@ -205,9 +290,33 @@ def _by_source(buckets: list[dict[str, Json]]) -> list[dict[str, Json]]:
     return [{"entry": entry, "source": source, "tokens": tokens} for (entry, source), tokens in totals.items()]
 
 
-def show_plan(plan: dict[str, Any]) -> None:
-    """Print a plan as tables."""
+def without_topics(buckets: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The buckets of a plan added up over topics, with a line for each entry (source null) where it has several."""
+    rows: dict[tuple[int, str, str | None], dict[str, Any]] = {}
+    for bucket in buckets:
+        for source in (None, bucket["source"]):
+            key = (bucket["stage"], bucket["entry"], source)
+            first = {"stage": key[0], "entry": key[1], "source": source, "topic": None}
+            row = rows.setdefault(key, first)
+            for name in ("tokens", "available_tokens"):
+                if name in bucket:
+                    row[name] = row.get(name, 0) + bucket[name]
+    for row in rows.values():
+        if "available_tokens" in row:
+            row["epochs"] = row["tokens"] / row["available_tokens"] if row["available_tokens"] else 0.0
+    sources = Counter((row["stage"], row["entry"]) for row in rows.values() if row["source"] is not None)
+    return [row for row in rows.values() if row["source"] is not None or sources[row["stage"], row["entry"]] > 1]
+
+
+def show_plan(plan: dict[str, Any], *, topics: bool = False) -> None:
+    """Print a plan: what the run takes, then tables.
+
+    Args:
+        plan: of `make_plan`.
+        topics: one line for each topic, not only for each source.
+    """
     console = Console()
+    console.print(f"{plan['name']}: {summary_line(plan['summary'])}", markup=False, highlight=False)
     stages = Table("stage", "name", "tokens", "steps", "training FLOPs", "GPU-hours", title=f"{plan['name']}: stages")
     for stage in [*plan["stages"], {"stage": "all", "name": "", **plan["totals"]}]:
         flops, hours = stage["training_flops"], stage["gpu_hours"]
@@ -220,16 +329,12 @@ def show_plan(plan: dict[str, Any]) -> None:
             "not known" if hours is None else f"{hours:,.2f}" if hours < 100 else f"{hours:,.0f}",
         )
     known = any("available_tokens" in bucket for bucket in plan["buckets"])
-    columns = ["stage", "entry", "source", "topic", "tokens", *(["available", "epochs"] if known else [])]
-    buckets = Table(*columns, title="buckets")
-    for bucket in plan["buckets"]:
-        cells = [
-            str(bucket["stage"]),
-            bucket["entry"],
-            bucket["source"],
-            bucket["topic"] or "",
-            f"{bucket['tokens']:,}",
-        ]
+    columns = ["stage", "entry", "source", *(["topic"] if topics else []), "tokens"]
+    buckets = Table(*columns, *(["available", "epochs"] if known else []), title="mixture")
+    for bucket in plan["buckets"] if topics else without_topics(plan["buckets"]):
+        cells = [str(bucket["stage"]), bucket["entry"], bucket["source"] or "all"]
+        cells += [bucket["topic"] or ""] if topics else []
+        cells.append(f"{bucket['tokens']:,}")
         if known:
             cells += [f"{bucket['available_tokens']:,}", f"{bucket['epochs']:.2f}"]
         buckets.add_row(*cells)
@@ -257,6 +362,15 @@ def show_plan(plan: dict[str, Any]) -> None:
     for finding in (Finding(**entry) for entry in plan.get("findings", ())):
         label = "warning" if finding.severity == "warning" else "before a run"
         console.print(f"{label}: {finding}", style="yellow", markup=False, highlight=False)
+    if plan["reach"]:
+        console.print(
+            f"verdicts within reach, where documents differ by {100 * DOCUMENT_SPREAD:g} % in their change and "
+            f"{100 * CHANGED_ANSWERS:g} % of the answers change:",
+            markup=False,
+            highlight=False,
+        )
+    for line in reach_sentences(plan["reach"]):
+        console.print(f"  {line}", markup=False, highlight=False)
     for warning in plan["warnings"]:
         console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
 

@@ -130,10 +130,14 @@ def _roles(study: RatioStudy, recipe: Recipe) -> tuple[str, str, float]:
     """The new entry, the kept language and its tolerance."""
     if study.stage >= len(recipe.stages):
         raise UserError(f"the recipe has {len(recipe.stages)} stages", where=f"--stage {study.stage}")
-    mixture, tolerance = recipe.stages[study.stage].mixture, recipe.evaluation.tolerance
+    mixture, groups = recipe.stages[study.stage].mixture, recipe.held_out_groups()
+    tolerance = groups.other_languages | {
+        group.path: group.tolerance for group in groups.named if group.tolerance is not None
+    }
     languages = {entry.language for entry in mixture.values()}
-    kept = [study.kept] if study.kept else [name for name in tolerance if name in languages]
-    new = [study.entry] if study.entry else [name for name, entry in mixture.items() if entry.language not in tolerance]
+    kept = [study.kept] if study.kept else [name for name in mixture if name in tolerance]
+    kept = kept or [name for name in tolerance if name in languages]
+    new = [study.entry] if study.entry else [name for name in mixture if name not in tolerance]
     if len(new) != 1 or new[0] not in mixture:
         raise UserError(
             f"it is not clear which entry of the mixture is the new text ({', '.join(new) or 'none'})",

@@ -18,6 +18,7 @@ from reprise.model.files import model_files
 from reprise.recipe import Recipe
 from reprise.recipe.documents import Input
 from reprise.recipe.generator import Generator
+from reprise.recipe.mixture import Stage as TrainingStage
 from reprise.storage import Json
 from reprise.workspace import Work
 
@@ -83,12 +84,13 @@ def stages(recipe: Recipe) -> list[Stage]:
             settings={
                 "evaluation": recipe.evaluation,
                 "model": recipe.model,
+                "groups": recipe.held_out_groups(),
                 "last_stage": trained[-1],
                 "seed": recipe.seed,
             },
             files=lambda: _files("model", model_files(recipe.model)) | _question_files(recipe),
             resumable=True,
-            version=2,
+            version=3,
         ),
     ]
     report = Stage(
@@ -201,8 +203,8 @@ def _synthesis_stage(recipe: Recipe) -> Stage:
 
 
 def _training_stages(recipe: Recipe) -> list[Stage]:
-    tolerance = {"tolerance": recipe.evaluation.tolerance}
-    acts = recipe.training.guards.acts_on_retention
+    guarded = {"kept": recipe.held_out_groups().kept()}
+    window = {"window": (recipe.evaluation.max_length, recipe.evaluation.stride)}
     return [
         Stage(
             f"train-{index + 1}",
@@ -215,17 +217,32 @@ def _training_stages(recipe: Recipe) -> list[Stage]:
                 "training": recipe.training,
                 "model": recipe.model,
                 "seed": recipe.seed,
-                **(tolerance if acts else {}),
+                **_if(recipe.training.guards.acts_on_retention, guarded),
+                **_if(_validations_decide(recipe, stage), window),
             },
-            means={"benchmarks": _benchmarks_during(recipe), **({} if acts else tolerance)},
+            means={
+                "benchmarks": _benchmarks_during(recipe),
+                **_if(not recipe.training.guards.acts_on_retention, guarded),
+                **_if(not _validations_decide(recipe, stage), window),
+            },
             files=lambda: _files("model", model_files(recipe.model)),
             resumable=True,
             precious=True,
             records=("metrics.jsonl", "shares-applied.json"),
             parallel=True,
+            version=2,
         )
         for index, stage in enumerate(recipe.stages)
     ]
+
+
+def _validations_decide(recipe: Recipe, stage: TrainingStage) -> bool:
+    """Whether what a validation measures changes what is trained on; else it is only recorded."""
+    return stage.topics.policy.name != "static" or recipe.training.guards.acts_on_retention
+
+
+def _if(condition: bool, settings: dict[str, Any]) -> dict[str, Any]:
+    return settings if condition else {}
 
 
 def _too_many_rejects(counts: Mapping[str, Json], max_share: float) -> str:

@@ -87,7 +87,7 @@ def server(tiny_model, other_model):
 
 def settings(server=None, data=None, **more):
     backend = {} if server is None else {"kind": "openai", "base_url": f"http://127.0.0.1:{server.server_port}/v1"}
-    base = {"max_length": 64, "stride": 32, "dtype": "float32", "bootstrap_samples": 100, "limit": 6}
+    base = {"max_length": 64, "stride": 32, "dtype": "float32", "limit": 6}
     names = {"served_names": more.pop("served_names", {})} if server else {}
     return Evaluation(**base, data=None if data is None else str(data), backend=backend | names, **more)
 

@@ -103,9 +103,7 @@ def data(tmp_path_factory):
 
 
 def settings(data, *names, **more):
-    return Evaluation(
-        benchmarks=list(names), data=str(data), dtype="float32", batch_tokens=1024, bootstrap_samples=100, **more
-    )
+    return Evaluation(benchmarks=list(names), data=str(data), dtype="float32", batch_tokens=1024, **more)
 
 
 def runner(folder, evaluation, cache, seed=3):

@@ -11,12 +11,13 @@ from tests.pipeline.conftest import small_recipe
 from transformers import AutoModelForCausalLM
 
 from reprise.evaluation import curves
-from reprise.evaluation.bits_per_byte import Text, language_totals, measure_bits
+from reprise.evaluation.bits_per_byte import Text, group_totals, measure_bits
 from reprise.evaluation.curves import measure_curve
 from reprise.evaluation.model import EvaluatedModel
 from reprise.pipeline import run_stages
 from reprise.recipe import Recipe
 from reprise.recipe.evaluation import Evaluation
+from reprise.recipe.groups import find_groups
 from reprise.recipe.model import Model
 from reprise.training.export import export_checkpoint, merge_with_base
 
@@ -44,9 +45,12 @@ def finished(tmp_path_factory):
     return loaded
 
 
+GROUPS = find_groups([], {})
+
+
 def totals(folder, texts, settings, cache):
     model = EvaluatedModel(Model(path=str(folder)), settings)
-    return language_totals(texts, measure_bits(model, texts, settings, cache=cache, what="test"))
+    return group_totals(texts, measure_bits(model, texts, settings, cache=cache, what="test"), GROUPS)
 
 
 def test_curve_of_a_run_is_what_its_checkpoints_and_merges_measure(finished, tmp_path):
@@ -94,7 +98,7 @@ def test_killed_curve_goes_on_without_writing_a_model_again(finished, tmp_path, 
 
     monkeypatch.setattr(curves, "export_checkpoint", export)
     settings = Evaluation(max_length=64, stride=32, dtype="float32", merge_factors=[0.25])
-    options = {"cache": tmp_path / "cache", "scratch": tmp_path / "model", "seed": 0}
+    options = {"groups": GROUPS, "cache": tmp_path / "cache", "scratch": tmp_path / "model", "seed": 0}
     with pytest.raises(KeyboardInterrupt):
         measure_curve(finished.model, stages, TEXTS, settings, **options)
     first = measure_curve(finished.model, stages, TEXTS, settings, **options)

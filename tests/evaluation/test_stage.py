@@ -20,12 +20,13 @@ from reprise.evaluation import stage
 from reprise.evaluation.bits_per_byte import Text, measure_bits
 from reprise.evaluation.model import EvaluatedModel
 from reprise.recipe.evaluation import Evaluation
+from reprise.recipe.groups import find_groups
 from reprise.recipe.model import Model
 from reprise.schemas import shipped_schema
 from reprise.training.checkpoint import VERSION
 from reprise.workspace import Work
 
-SETTINGS = Evaluation(max_length=64, stride=32, batch_tokens=512, bootstrap_samples=200, dtype="float32")
+SETTINGS = Evaluation(max_length=64, stride=32, batch_tokens=512, dtype="float32")
 
 SENTENCES = {
     "en": ["The river runs to the sea.", "Two and two make four.", "A good book is a friend.", "Bread needs salt."],
@@ -74,7 +75,8 @@ def fit(base, folder, sentences):
 
 
 def run(work, tiny_model, settings=SETTINGS):
-    stage.run(work, evaluation=settings, model=Model(path=str(tiny_model)), last_stage="train-1", seed=17)
+    model, groups = Model(path=str(tiny_model)), find_groups([], {"en": 0.02})
+    stage.run(work, evaluation=settings, model=model, groups=groups, last_stage="train-1", seed=17)
     results = json.loads((work.output / "results.json").read_text())
     jsonschema.validate(results, shipped_schema("results"))
     return results
@@ -120,13 +122,15 @@ def test_results_equal_a_plain_measurement_of_held_out_documents_only(work, tiny
 
 def test_verdicts_and_headline_say_what_the_numbers_say(work, tiny_model):
     results = run(work, tiny_model)
-    verdicts = {entry["language"]: entry for entry in results["verdicts"]}
-    assert verdicts["zh"]["verdict"] == "gained" and verdicts["zh"]["ci"][1] < 0
-    assert verdicts["en"]["tolerance"] == 0.02
-    assert (
-        results["headline"].startswith("gained")
-        and f"zh bits per byte ({100 * verdicts['zh']['change']:+.1f} %)" in (results["headline"])
-    )
+    verdicts = {entry["path"]: entry for entry in results["verdicts"]}
+    assert list(verdicts) == ["en", "en/book", "en/web", "zh", "zh/book", "zh/web"]
+    assert verdicts["zh"]["verdict"] == "gained" and verdicts["zh"]["judged_ci"][1] < 0
+    assert {verdicts[path]["tolerance"] for path in ("en", "en/book", "en/web")} == {0.02}
+    assert f"zh (bits per byte fell by {-100 * verdicts['zh']['change']:.1f} %" in results["headline"]
+    assert [entry["measure"] for entry in results["untested"]] == ["benchmarks"]
+    rows = {row["path"]: row for row in results["bits_per_byte"]}
+    assert rows["en/web/Others"]["verdict"] is None and rows["en/web/Others"]["ci"] is not None
+    assert all(rows[path]["verdict"] == entry["verdict"] for path, entry in verdicts.items())
 
 
 def test_second_run_measures_nothing_again(work, tiny_model, monkeypatch):

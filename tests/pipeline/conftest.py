@@ -48,7 +48,12 @@ def small_recipe(workspace, model):
             {"name": "one", **stage},
             {"name": "two", **stage, "tokens": 2048, "topics": {"sources": ["web"], "initial": "inherit"}},
         ],
-        "training": {"batch_rows": 4, "threads": 1, "validation": {"every_tokens": 1024, "max_tokens": 512}},
+        "training": {
+            "batch_rows": 4,
+            "threads": 1,
+            "validation": {"every_tokens": 1024, "max_tokens": 512},
+            "verify_model": False,
+        },
         "evaluation": {"max_length": 256, "stride": 128, "bootstrap_samples": 100},
     }
 

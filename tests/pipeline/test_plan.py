@@ -6,7 +6,7 @@ from collections import defaultdict
 
 import pytest
 
-from reprise.plan import make_plan
+from reprise.plan import make_plan, summary_line, without_topics
 from reprise.recipe import read_preset
 from reprise.recipe.loading import parse_recipe
 
@@ -95,3 +95,28 @@ def test_plan_prints_json_and_needs_no_data(tmp_path):
     smaller = json.loads(reprise("plan", "r.yaml", "stages.1.tokens=1B", "--json"))
     assert smaller["totals"]["tokens"] == 93_500_000_000
     assert "GPU-hours" in reprise("plan", "r.yaml")
+
+
+def test_the_first_line_answers_what_people_ask(paper):
+    priced = paper.hardware.model_copy(update={"gpus": 8, "price_per_hour": 2.0})
+    summary = make_plan(paper.model_copy(update={"hardware": priced}))["summary"]
+    hours = 6 * 8_030_261_248 * 100e9 / (989.4e12 * 0.4) / 3600 / 8
+    assert summary["hours"] == pytest.approx(hours)
+    assert summary["days"] == pytest.approx(hours / 24)
+    assert summary["cost"] == pytest.approx(hours * 8 * 2.0)
+    line = summary_line(summary)
+    for part in ("100,000,000,000 tokens", f"{hours / 24:,.1f} days on 8 H100", "GB of disk", "cost "):
+        assert part in line
+
+
+def test_topics_add_up_to_their_source_and_sources_to_their_entry(paper):
+    buckets = make_plan(paper)["buckets"]
+    rows = without_topics(buckets)
+    assert len(rows) < len(buckets) / 2
+    for row in rows:
+        parts = [one["tokens"] for one in buckets if (one["stage"], one["entry"]) == (row["stage"], row["entry"])
+                 and row["source"] in (None, one["source"])]  # fmt: skip
+        assert row["tokens"] == sum(parts)
+    assert sum(row["tokens"] for row in rows if row["source"] is None) + sum(
+        row["tokens"] for row in rows if row["entry"] == "synthetic"
+    ) == sum(bucket["tokens"] for bucket in buckets)

@@ -100,7 +100,7 @@ def test_every_setting_takes_every_code():
         {name: n, workspace: w, model: {path: m},
          documents: {inputs: [{path: p, constants: {lang: cmn_Hani}}],
                      clean: {heuristics: {zho_Hans: {min_words: 7}}}, topics: {lists: {zh-CN: [A, B]}}},
-         synthesis: {languages: [zho], templates: {cmn: ["{question}{answer}"]}, seeds: {terms: {x: {zh-TW: [y]}}}},
+         synthesis: {languages: [zho], templates: {cmn: ["{question}{answer}"]}, passages: {terms: {x: {zh-TW: [y]}}}},
          stages: [{name: s, tokens: 1, mixture: {wuu: {share: 1, sources: {web: 1}}, x: {share: 0, language: eng,
                    sources: {web: 1}}}}],
          evaluation: {tolerance: {zho: 0.1, eng_Latn/web: 0.2, x: 0.3}}}
@@ -110,7 +110,7 @@ def test_every_setting_takes_every_code():
     assert recipe.documents.clean.heuristics["zh"].min_words == 7
     assert recipe.documents.topics.lists["zh"] == ["A", "B"]
     assert (recipe.synthesis.languages, list(recipe.synthesis.templates)) == (["zh"], ["zh"])
-    assert recipe.synthesis.seeds.terms == {"x": {"zh": ["y"]}}
+    assert recipe.synthesis.passages.terms == {"x": {"zh": ["y"]}}
     assert recipe.evaluation.tolerance == {"zh": 0.1, "en/web": 0.2, "x": 0.3}
 
 

@@ -37,7 +37,7 @@ def test_every_chart_is_a_figure_that_plotly_knows(unchanged: Run) -> None:
     titles = [chart["title"] for chart in drawn]
     for part in (
         "Training loss",
-        "by language",
+        "Held-out text",
         "zh, by source",
         "zh web, by topic",
         "Shares inside zh web",
@@ -67,7 +67,7 @@ def test_the_second_stage_goes_on_where_the_first_ended(unchanged: Run) -> None:
 
 def test_the_change_of_the_held_out_loss_is_what_the_metrics_say(unchanged: Run) -> None:
     facts = gather(*unchanged)
-    (chart,) = (chart for chart in charts.course_charts(facts) if chart["id"] == "chart-languages")
+    (chart,) = (chart for chart in charts.course_charts(facts) if chart["id"] == "chart-entries")
     measured = [v for stage in facts["training"] for v in stage["validations"]]
     (tolerance,) = (trace for trace in chart["traces"] if trace["name"] == "tolerance of en")
     assert tolerance["y"] == [2.0, 2.0]
@@ -76,7 +76,7 @@ def test_the_change_of_the_held_out_loss_is_what_the_metrics_say(unchanged: Run)
             entry["value"]
             for validation in measured
             for entry in validation["bits_per_byte"]
-            if entry["language"] == trace["name"] and entry["source"] is None
+            if entry["entry"] == trace["name"] and entry["source"] is None
         ]
         assert trace["y"] == pytest.approx([100 * (value / values[0] - 1) for value in values])
         assert trace["customdata"] == values
@@ -91,7 +91,7 @@ def test_the_plane_joins_the_validations_of_each_run(unchanged: Run) -> None:
     assert [trace["name"] for trace in both["traces"]] == ["one: zh against en", "two: zh against en"]
     first, last = alone["table"]["rows"][0], alone["table"]["rows"][-1]
     assert first == ["zh against en", "after 0 tokens", 0.0, 0.0]
-    changes = {change["language"]: 100 * change["change"] for change in changes_so_far(facts["training"])}
+    changes = {change["path"]: 100 * change["change"] for change in changes_so_far(facts["training"], {})}
     assert last[2:] == pytest.approx([-changes["zh"], changes["en"]])
     assert retention.plane_chart({"run": facts}, ["fr"]) is None  # nothing to keep
     assert retention.plane_chart({"run": facts}, ["zh", "en"]) is None  # nothing new

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reprise.recipe.groups import Groups
 from reprise.report import curves
 
 
@@ -61,6 +62,27 @@ def test_a_process_that_found_no_checkpoint_begins_again() -> None:
     ]
 
 
+def test_a_kill_while_a_checkpoint_was_being_loaded_loses_no_history() -> None:
+    records = [{"kind": "start", "tokens": 0}]
+    records += [{"kind": "step", "tokens": tokens, "loss": 1.0} for tokens in (10, 20, 30)]
+    records += [{"kind": "start", "tokens": 0}, {"kind": "start", "tokens": 0}]
+    whole = [("start", 0), ("step", 10), ("step", 20), ("step", 30)]
+    assert [(r["kind"], r["tokens"]) for r in curves.drop_repeated(records)] == whole
+    records += [{"kind": "start", "tokens": 0}, {"kind": "resume", "tokens": 20, "checkpoint": "step-2"}]
+    kept = curves.drop_repeated(records)
+    assert [(r["kind"], r["tokens"]) for r in kept] == [*whole[:3], ("resume", 20)]
+
+
+def test_a_measurement_that_was_repeated_counts_once() -> None:
+    """A process that is killed before its first checkpoint measures the base model again in its next life."""
+    life = [{"kind": "start", "tokens": 0}, {"kind": "validation", "tokens": 0}, {"kind": "step", "tokens": 10}]
+    kept = curves.drop_repeated([*life, *life, *life])
+    assert [r["kind"] for r in kept] == ["start", "resume", "resume", "validation", "step"]
+    back = [{"kind": "resume", "tokens": 10, "checkpoint": "step-1"}, {"kind": "validation", "tokens": 10, "new": True}]
+    kept = curves.drop_repeated([*life, {"kind": "validation", "tokens": 10}, *back])
+    assert [r.get("new") for r in kept if r["kind"] == "validation"] == [None, True]
+
+
 @given(st.lists(st.floats(-50, 50), min_size=1, max_size=2000))
 def test_a_long_series_keeps_its_mean_and_its_end(losses: list[float]) -> None:
     steps = [{"tokens": 10 * (i + 1), "loss": loss} for i, loss in enumerate(losses)]
@@ -80,7 +102,7 @@ def test_a_loss_that_is_not_finite_is_left_out_of_the_mean() -> None:
 def test_a_languages_bits_per_byte_weighs_its_buckets_by_bytes() -> None:
     def entry(source: str, topic: str | None, bits: float, num_bytes: float, tokens: int) -> dict[str, object]:
         nll = bits * math.log(2) / tokens
-        values = {"nll": nll, "tokens": tokens, "bits_per_byte": bits / num_bytes}
+        values = {"nll": nll, "tokens": tokens, "bits_per_byte": bits / num_bytes, "num_bytes": num_bytes}
         return {"language": "zh", "source": source, "topic": topic} | values
 
     entries = [
@@ -88,7 +110,7 @@ def test_a_languages_bits_per_byte_weighs_its_buckets_by_bytes() -> None:
         entry("web", "Others", 500, 400, 90),
         entry("book", None, 60, 100, 30),
     ]
-    found = curves._validation({"tokens": 7, "validation": entries})
+    found = curves._validation({"tokens": 7, "validation": entries}, Groups())
     values = {(e["source"], e["topic"]): e["value"] for e in found["bits_per_byte"]}
     assert values[None, None] == pytest.approx(1460 / 800)
     assert values["web", None] == pytest.approx(1400 / 700)

@@ -33,7 +33,8 @@ def test_a_report_can_be_written_at_any_moment(run_until: RunUntil, moment: str)
     assert facts["run"]["state"] == ("finished" if moment == "evaluate" else "not finished")
     assert json.loads((workspace.root / JSON).read_text(encoding="utf-8")) == facts
     assert facts["verdict"]["provisional"] == (moment != "evaluate")
-    assert bool(facts["verdict"]["verdicts"]) == (moment in MOMENTS[-3:])
+    assert bool(facts["verdict"]["verdicts"]) == (moment == MOMENTS[-1])
+    assert bool(facts["verdict"]["so_far"]) == (moment in MOMENTS[-3:-1])
 
 
 def test_a_run_that_has_not_begun(tmp_path: Path, run_until: RunUntil) -> None:
@@ -56,7 +57,7 @@ def test_training_at_work_is_read_from_the_unpublished_folder(run_until: RunUnti
     assert 0 <= stage["last_sign_of_life_s_ago"] < 60
     assert facts["training"][0]["tokens"] > 0
     assert facts["training"][0]["damaged_lines"] == 0
-    assert {verdict["language"] for verdict in facts["verdict"]["verdicts"]} == {"zh", "en"}
+    assert {"zh", "en", "en/web"} <= {change["path"] for change in facts["verdict"]["so_far"]}
 
 
 def test_bits_per_byte_are_those_of_the_evaluation(unchanged: Run) -> None:
@@ -157,9 +158,11 @@ def test_a_verdict_on_a_benchmark_is_said_in_points(unchanged: Run) -> None:
     page = render_report(gather(*unchanged))
     verdicts = page[page.index('id="verdict"') : page.index('id="data"')]
     (row,) = (row for row in verdicts.split("<tr>") if ">ceval<" in row)
-    assert "Gained zh (11.2\u202f% fewer" in verdicts  # a number and its unit stay on one line
-    for cell in ("27.00\u202f%", "33.00\u202f%", "+6.00\u202fpoints", "2\u202fpoints"):
+    assert "gained zh (bits per byte fell by 11." in verdicts and "Bits per byte: lower is better" in verdicts
+    assert re.search(r"kept en \(bits per byte rose by 0\.\d\u202f%, tolerance 2\u202f%", verdicts)  # unbroken
+    for cell in ("27.00\u202f%", "33.00\u202f%", "2\u202fpoints"):
         assert f">{cell}<" in row
+    assert 'rose by 6.00\u202fpoints <span class="better">(better)</span>' in row
     dot = re.search(r'class="dot" style="left:([0-9.]+)%"', row)
     assert dot is not None
     assert float(dot[1]) < 50

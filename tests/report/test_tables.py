@@ -24,10 +24,10 @@ def test_sums_of_the_budget(unchanged: Run) -> None:
                 assert sum(r["spent"] for r in topics) == of_source["spent"]
 
 
-def test_before_and_after_go_from_the_language_to_the_topic(unchanged: Run) -> None:
+def test_before_and_after_go_from_the_entry_to_the_topic(unchanged: Run) -> None:
     rows = tables.gain_rows(gather(*unchanged))
     assert [row["level"] for row in rows[:6]] == ["total", "part", "part", "part", "subpart", "subpart"]
-    assert [row["name"] for row in rows if row["level"] == "total"] == ["zh", "en"]
+    assert [row["name"] for row in rows if row["level"] == "total"] == ["en", "zh"]
 
 
 def test_better_is_left_for_bits_and_for_points() -> None:

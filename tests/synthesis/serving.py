@@ -23,7 +23,7 @@ TOPICS = {
 
 
 def passage(discipline: str, number: int) -> str:
-    """A passage that the seeds take for the discipline, different for every number."""
+    """A passage that is taken for the discipline, different for every number."""
     words = TOPICS[discipline].split()
     return " ".join(
         f"Fact {number * 10 + line}: the {words[line % 5]} of sample {number} meets the {words[(line + 1) % 5]}."

@@ -1,4 +1,4 @@
-"""What a pair must pass, seeds, corruption and the funnel."""
+"""What a pair must pass, passages, corruption and the funnel."""
 
 import json
 from typing import Any
@@ -10,7 +10,7 @@ from tests.synthesis.serving import FaultyServer, Runner, corpus_rows, read_docu
 from tests.synthesis.serving import settings as server_settings
 
 from reprise.recipe.documents import Deduplicate
-from reprise.recipe.synthesis import DISCIPLINES, Checks, Seeds, Synthesis
+from reprise.recipe.synthesis import DISCIPLINES, Checks, Passages, Synthesis
 from reprise.synthesis.checks import (
     check_instructions,
     check_pair,
@@ -20,7 +20,7 @@ from reprise.synthesis.checks import (
     support,
 )
 from reprise.synthesis.parsing import Pair
-from reprise.synthesis.passages import Disciplines, choose_seeds, cut_passages, find_seeds, share_out
+from reprise.synthesis.passages import Disciplines, choose_passages, cut_passages, find_passages, share_out
 from reprise.synthesis.prompts import load_prompt
 
 GOOD = Pair(
@@ -143,23 +143,25 @@ def test_requests_are_shared_out_evenly(wanted: int, available: list[int]) -> No
     assert not open_parts or max(given_.values()) - min(open_parts) <= 1
 
 
-def test_the_choice_of_seeds_does_not_depend_on_the_order_of_the_documents() -> None:
+def test_the_choice_of_passages_does_not_depend_on_the_order_of_the_documents() -> None:
     rows = corpus_rows(10)
     disciplines = Disciplines(["physics"], {})
-    found = list(find_seeds(rows, disciplines, ["en"], Seeds(min_chars=50, max_chars=200)))
-    chosen = choose_seeds(found, 8, 0)
-    assert chosen == choose_seeds(found[::-1], 8, 0)
+    found = list(find_passages(rows, disciplines, ["en"], Passages(min_chars=50, max_chars=200)))
+    chosen = choose_passages(found, 8, 0)
+    assert chosen == choose_passages(found[::-1], 8, 0)
     files = [seed.origin.partition(":")[0] for seed in chosen]
     assert files.count("file0.jsonl") == files.count("file1.jsonl") == 4
     assert len({seed.document_id for seed in chosen}) == 8
-    assert len(choose_seeds(found, 8, 3)) == 6
+    assert len(choose_passages(found, 8, 3)) == 6
 
 
-def test_held_out_documents_other_languages_and_code_are_never_seeds() -> None:
+def test_held_out_documents_other_languages_and_code_are_never_passages() -> None:
     rows = corpus_rows(1)
     for change in ({"split": "valid"}, {"lang": "fr"}, {"source": "code"}, {"source": "synthetic"}):
-        seeds = find_seeds([{**row, **change} for row in rows], Disciplines(list(DISCIPLINES), {}), ["en"], Seeds())
-        assert list(seeds) == []
+        passages = find_passages(
+            [{**row, **change} for row in rows], Disciplines(list(DISCIPLINES), {}), ["en"], Passages()
+        )
+        assert list(passages) == []
 
 
 def test_a_discipline_of_the_users_own() -> None:
@@ -188,11 +190,11 @@ def test_the_topic_of_a_document_decides_which_disciplines_come_into_question() 
 def test_topics_take_turns_and_the_limit_of_a_file_holds_over_its_topics() -> None:
     rows = [{**row, "topic": "rare" if place == 7 else "common", "origin": f"one.jsonl:{place}"}
             for place, row in enumerate(corpus_rows(8)[:8])]  # fmt: skip
-    found = list(find_seeds(rows, Disciplines(["physics"], {}), ["en"], Seeds(min_chars=50, max_chars=200)))
-    assert {seed.topic for seed in choose_seeds(found, 2, 0)} == {"rare", "common"}
-    assert len(choose_seeds(found, 9, 3)) == 3
-    some = choose_seeds(found[:9], 4, 3)
-    assert choose_seeds([*some, *found[9:]], 4, 3) == choose_seeds(found, 4, 3)
+    found = list(find_passages(rows, Disciplines(["physics"], {}), ["en"], Passages(min_chars=50, max_chars=200)))
+    assert {seed.topic for seed in choose_passages(found, 2, 0)} == {"rare", "common"}
+    assert len(choose_passages(found, 9, 3)) == 3
+    some = choose_passages(found[:9], 4, 3)
+    assert choose_passages([*some, *found[9:]], 4, 3) == choose_passages(found, 4, 3)
 
 
 def test_quality_prefers_prose() -> None:
@@ -216,7 +218,7 @@ def test_error_rate_corrupts_that_share_of_the_final_answers(server: FaultyServe
     base = server_settings(server, 20, max_tokens=200)
     recipe = {
         **base.model_dump(), "kinds": {"problem": 1.0}, "error_rate": 0.3, "disciplines": ["physics", "biology"],
-        "seeds": {"requests_per_seed": 2},
+        "passages": {"requests_per_passage": 2},
     }  # fmt: skip
     work = run_stage(Synthesis.model_validate(recipe))
     lines = [json.loads(line) for line in (work.output / "provenance.jsonl").read_text().splitlines()]

@@ -11,6 +11,7 @@ import torch
 from tests.models import write_tiny_model
 
 from reprise.model.tokenizer import open_tokenizer
+from reprise.recipe.groups import find_groups
 from reprise.recipe.mixture import Stage
 from reprise.recipe.model import Model
 from reprise.recipe.tokens import Rows
@@ -105,7 +106,8 @@ def arguments(base_model):
         "training": make_training(),
         "model": Model(path=str(base_model)),
         "seed": 3,
-        "tolerance": {"en": 0.02},
+        "kept": find_groups([], {"en": 0.02}),
+        "window": (SEQ_LEN, SEQ_LEN // 2),
     }
 
 

@@ -8,11 +8,12 @@ import torch
 from tests.training.conftest import SEQ_LEN, assert_same_weights, events, make_stage, make_training, weights_of
 
 from reprise.errors import UserError
+from reprise.recipe.groups import find_groups
 from reprise.recipe.training import Guards
 from reprise.schemas import FORMATS
 from reprise.tokens.store import BucketKey
 from reprise.training import trainer as trainer_module
-from reprise.training.guards import bits_per_byte, check_retention, is_spike
+from reprise.training.guards import bits_per_byte, check_retention, is_spike, kept_groups
 from reprise.training.signals import Interrupted
 from reprise.training.stage import run
 from reprise.training.trainer import Trainer
@@ -30,22 +31,28 @@ def test_a_spike_is_far_over_the_window():
     assert not is_spike(100.0, recent[:4], settings)
 
 
-def loss_of(language, source, topic, nll, tokens, num_bytes):
-    return BucketLoss(BucketKey(language, source, topic), nll, num_bytes, tokens)
+def loss_of(language, source, topic, nll, tokens, num_bytes, documents=9):
+    return BucketLoss(BucketKey(language, source, topic), nll, num_bytes, tokens, documents)
 
 
-def test_a_kept_path_sums_over_its_buckets():
+def test_a_kept_group_sums_over_its_buckets_and_its_sources_are_kept_too():
     losses = [
         loss_of("en", "web", "Law", 2.0, 100, 400),
         loss_of("en", "book", None, 4.0, 50, 100),
+        loss_of("en", "mail", None, 9.0, 1, 9, documents=4),
         loss_of("zh", "web", "Law", 3.0, 10, 30),
     ]
     log2 = torch.log(torch.tensor(2.0)).item()
-    assert bits_per_byte(losses, "en") == pytest.approx(400 / log2 / 500)
-    assert bits_per_byte(losses, "en/web") == pytest.approx(200 / log2 / 400)
-    assert bits_per_byte(losses, "fr") is None
-    (kept,) = check_retention(losses, {"en": 1.0}, {"en": 0.1, "fr": 0.1})
-    assert kept.is_lost == (400 / log2 / 500 > 1.1)
+    groups = kept_groups(find_groups([], {"en": 0.1, "fr": 0.1}), losses)
+    # A source with few documents gets no verdict in the evaluation, and no guard here.
+    assert [group.path for group in groups] == ["en", "en/book", "en/web", "fr"]
+    values = {group.path: bits_per_byte(losses, group) for group in groups}
+    assert values["en"] == pytest.approx(409 / log2 / 509)
+    assert values["en/web"] == pytest.approx(200 / log2 / 400)
+    assert values["fr"] is None
+    base = {"en": 1.0, "en/book": 1.0, "en/web": 1.0}
+    kept = {retention.path: retention.is_lost for retention in check_retention(losses, base, groups)}
+    assert kept == {"en": 409 / log2 / 509 > 1.1, "en/book": True, "en/web": False}
 
 
 @pytest.fixture
@@ -122,7 +129,7 @@ def kept_badly(arguments, action):
         tokens=SEQ_LEN * 4 * 24,
     )
     training = make_training(guards={"retention": action}, validation={"every_tokens": SEQ_LEN * 8, "max_tokens": 1000})
-    return {**arguments, "stage": stage, "training": training, "tolerance": {"en": 0.0}}
+    return {**arguments, "stage": stage, "training": training, "kept": find_groups([], {"en": 0.0})}
 
 
 @pytest.fixture
@@ -130,10 +137,11 @@ def english_gets_worse(monkeypatch):
     """Held-out English counts as 10 % worse from the second to the fourth measurement."""
     original, calls = trainer_module.check_retention, []
 
-    def check(losses, baseline, tolerance):
+    def check(losses, baseline, groups):
         calls.append(1)
         factor = 1.1 if 2 <= len(calls) <= 4 else 0.5
-        return original(losses, {path: bits_per_byte(losses, path) / factor for path in baseline}, tolerance)
+        whole = [group for group in groups if group.source is None]
+        return original(losses, {group.path: bits_per_byte(losses, group) / factor for group in whole}, whole)
 
     monkeypatch.setattr(trainer_module, "check_retention", check)
 
@@ -150,7 +158,7 @@ def test_retention_warns(arguments, make_work, english_gets_worse):
 
 def test_retention_stops_and_saves(arguments, make_work, english_gets_worse):
     work = make_work()
-    with pytest.raises(UserError, match=r"evaluation\.tolerance\.en"):
+    with pytest.raises(UserError, match=r"evaluation\.tolerance.* for en"):
         run(work, **kept_badly(arguments, "stop"))
     assert events(work, "checkpoint")
 

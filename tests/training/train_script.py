@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 
+from reprise.recipe.groups import Groups
 from reprise.recipe.mixture import Stage
 from reprise.recipe.model import Model
 from reprise.recipe.tokens import Rows
@@ -16,7 +17,7 @@ from reprise.training.signals import Interrupted
 from reprise.training.stage import run
 from reprise.workspace import Work
 
-KINDS = {"stage": Stage, "rows": Rows, "training": Training, "model": Model}
+KINDS = {"stage": Stage, "rows": Rows, "training": Training, "model": Model, "kept": Groups}
 
 
 def run_call(call: dict) -> None:

@@ -17,6 +17,7 @@ from reprise.model.loading import load_config
 from reprise.model.tokenizer import Tokenizer
 from reprise.progress import track
 from reprise.recipe.evaluation import Evaluation
+from reprise.recipe.groups import Group, Groups
 from reprise.storage import digest, read_checked, write_checked
 
 _FORMAT = 2
@@ -93,31 +94,66 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[npt.NDArray[np.in
     return [np.array([start, *ids], dtype=np.int64) for ids in tokenizer.encode_batch(list(texts))]
 
 
-def language_totals(texts: Sequence[Text], bits: npt.NDArray[np.float64]) -> dict[str, float]:
-    """Language -> bits per byte of all its texts.
+def group_totals(texts: Sequence[Text], bits: npt.NDArray[np.float64], groups: Groups) -> dict[str, float]:
+    """Entry or language -> bits per byte of all its texts.
 
     Args:
         texts: the documents.
-        bits: float64[len(texts)], of each.
+        bits: float64[len(texts)], bits of each document.
+        groups: which documents belong together.
     """
-    num_bytes = np.array([len(text.text.encode()) for text in texts], dtype=np.float64)
+    num_bytes = byte_counts(texts)
     return {
-        language: float(bits[members].sum() / num_bytes[members].sum())
-        for (language, source, _), members in group_texts(texts)
-        if source is None
+        row.path: float(bits[row.members].sum() / num_bytes[row.members].sum())
+        for row in group_texts(texts, groups)
+        if row.source is None
     }
 
 
-def group_texts(texts: Sequence[Text]) -> Iterator[tuple[tuple[str, str | None, str | None], npt.NDArray[np.int64]]]:
-    """Each language, then its sources, then their topics, with the positions of their documents."""
-    groups: dict[tuple[str, str | None, str | None], list[int]] = {}
-    for position, text in enumerate(texts):
-        keys = {
-            (text.language, None, None),
-            (text.language, text.source, None),
-            (text.language, text.source, text.topic),
-        }
-        for key in keys:
-            groups.setdefault(key, []).append(position)
-    for key in sorted(groups, key=lambda key: tuple(part or "" for part in key)):
-        yield key, np.array(groups[key])
+def byte_counts(texts: Sequence[Text]) -> npt.NDArray[np.float64]:
+    """UTF-8 bytes of each text, float64[len(texts)]."""
+    return np.array([len(text.text.encode()) for text in texts], dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class TextGroup:
+    """The documents of one row of the results."""
+
+    path: str
+    entry: str
+    language: str
+    source: str | None
+    topic: str | None
+    tolerance: float | None
+    is_judged: bool
+    """Whether it gets a verdict: entries, and sources of an entry that has several; topics are only described."""
+    members: npt.NDArray[np.int64]
+    """Positions of its documents; never empty."""
+
+
+def group_texts(texts: Sequence[Text], groups: Groups) -> Iterator[TextGroup]:
+    """Each entry or language, then its sources, each followed by its topics; groups without a document are left out."""
+    judged = groups.over((text.language, text.source) for text in texts)
+    wholes = [group for group in judged if group.source is None]
+    for whole in wholes:
+        inside = _members(texts, whole)
+        if not len(inside):
+            continue
+        yield TextGroup(whole.path, whole.path, whole.language, None, None, whole.tolerance, True, inside)
+        for source in sorted({texts[position].source for position in inside}):
+            part = next((group for group in judged if group.path == f"{whole.path}/{source}"), None)
+            if part is None and groups.entry_of(whole.language, source) != whole.path:
+                continue  # a language that is divided into entries: its sources stand there
+            members = np.array([position for position in inside if texts[position].source == source])
+            path, tolerance = f"{whole.path}/{source}", None if part is None else part.tolerance
+            yield TextGroup(path, whole.path, whole.language, source, None, tolerance, part is not None, members)
+            topics = {topic for position in members if (topic := texts[position].topic) is not None}
+            for topic in sorted(topics):
+                own = np.array([position for position in members if texts[position].topic == topic])
+                yield TextGroup(f"{path}/{topic}", whole.path, whole.language, source, topic, None, False, own)
+
+
+def _members(texts: Sequence[Text], group: Group) -> npt.NDArray[np.int64]:
+    return np.array(
+        [position for position, text in enumerate(texts) if group.contains(text.language, text.source)], dtype=np.int64
+    )

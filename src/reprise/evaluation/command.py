@@ -5,16 +5,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.table import Table
 
 from reprise.errors import UserError
 from reprise.evaluation.benchmarks.runner import BenchmarkRunner, group_means, harness_version, summarize
-from reprise.evaluation.bits_per_byte import Text, group_texts, measure_bits
+from reprise.evaluation.bits_per_byte import Text, byte_counts, group_texts, measure_bits
 from reprise.evaluation.model import EvaluatedModel
+from reprise.evaluation.results import (
+    BenchmarkRow,
+    BenchmarkScore,
+    Interval,
+    ModelBitsRow,
+    ModelResults,
+    Results,
+)
 from reprise.evaluation.stage import compare_models
 from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.fields import Settings
+from reprise.recipe.groups import Groups, find_groups
 from reprise.recipe.languages.codes import find_language
 from reprise.recipe.loading import apply_override, check
 from reprise.recipe.model import Model
@@ -67,7 +75,7 @@ def evaluate_model(
     text: Path | None = None,
     cache: Path,
     seed: int = 17,
-) -> dict[str, Any]:
+) -> Results | ModelResults:
     """Measure one model, or compare it with the model it came from.
 
     Args:
@@ -76,11 +84,7 @@ def evaluate_model(
         against: the base model; None measures `model` alone.
         text: a file whose bits per byte are measured.
         cache: folder of answers that were computed before.
-        seed: of the bootstrap and of the choice of questions.
-
-    Returns:
-        With `against` what `results.json` holds (see `stage.py`); alone {bits_per_byte: [{language, source, topic,
-        bits_per_byte, num_bytes, documents}], benchmarks: see `benchmarks.summarize`, groups, absent, settings}.
+        seed: random seed of the choice of questions.
 
     Raises:
         UserError: there is nothing to measure, nothing could be measured, or a file cannot be read.
@@ -88,10 +92,12 @@ def evaluate_model(
     if not evaluation.benchmarks and text is None:
         raise UserError("there is nothing to measure", remedy="give --suite or --text")
     texts = read_texts(text) if text is not None else []
+    groups = find_groups([], evaluation.tolerance)
+    results: Results | ModelResults
     if against is not None:
-        results = compare_models(against, model, texts, evaluation, cache=cache, seed=seed)
+        results = compare_models(against, model, texts, evaluation, groups=groups, cache=cache, seed=seed)
     else:
-        results = _measure_alone(model, texts, evaluation, cache=cache, seed=seed)
+        results = _measure_alone(model, texts, evaluation, groups=groups, cache=cache, seed=seed)
     if not results["bits_per_byte"] and not results["benchmarks"]:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in results["absent"].items())
         raise UserError(f"nothing could be measured ({reasons})", remedy="see docs/evaluation.md for the files")
@@ -99,16 +105,23 @@ def evaluate_model(
 
 
 def _measure_alone(
-    model: Model, texts: Sequence[Text], evaluation: Evaluation, *, cache: Path, seed: int
-) -> dict[str, Any]:
+    model: Model, texts: Sequence[Text], evaluation: Evaluation, *, groups: Groups, cache: Path, seed: int
+) -> ModelResults:
     evaluated = EvaluatedModel(model, evaluation)
     bits = measure_bits(evaluated, texts, evaluation, cache=cache / "bits", what="bits per byte")
-    num_bytes = np.array([len(entry.text.encode()) for entry in texts], dtype=np.float64)
-    rows = [
-        {"language": language, "source": source, "topic": topic}
-        | {"bits_per_byte": float(bits[members].sum() / num_bytes[members].sum())}
-        | {"num_bytes": int(num_bytes[members].sum()), "documents": len(members)}
-        for (language, source, topic), members in group_texts(texts)
+    num_bytes = byte_counts(texts)
+    rows: list[ModelBitsRow] = [
+        {
+            "path": group.path,
+            "entry": group.entry,
+            "language": group.language,
+            "source": group.source,
+            "topic": group.topic,
+            "bits_per_byte": float(bits[group.members].sum() / num_bytes[group.members].sum()),
+            "num_bytes": int(num_bytes[group.members].sum()),
+            "documents": len(group.members),
+        }
+        for group in group_texts(texts, groups)
     ]
     runner = BenchmarkRunner(evaluated, evaluation, cache=cache / "benchmarks", seed=seed)
     measured = runner.run()
@@ -152,52 +165,83 @@ def _text(line: str, where: str, source: str) -> Text:
     except (ValueError, TypeError, KeyError):
         text = None
     if not isinstance(text, str):
-        raise UserError("not a JSON object with a `text`", where=where, remedy="mend the line")
+        raise UserError("not a JSON object with a `text`", where=where, remedy="fix the line")
     lang = str(record.get("lang") or "text")
     return Text(text, find_language(lang) or lang, str(record.get("source") or source), record.get("topic"))
 
 
-def result_tables(results: dict[str, Any]) -> list[Table]:
+def result_tables(results: Results | ModelResults) -> list[Table]:
     """The results as tables for a terminal."""
-    compared = "verdicts" in results
-    values = ["before", "after"] if compared else ["bits_per_byte"]
-    tables = []
-    if results["bits_per_byte"]:
-        rows = [
-            [row["language"], row["source"] or "all", row["topic"] or ""]
-            + [f"{row[name]:.4f}" for name in values]
-            + ([f"{100 * row['change']:+.2f} %", _interval(row["ci"], 100, " %"), row["verdict"]] if compared else [])
-            for row in results["bits_per_byte"]
-        ]
-        extra = ["change", "95 % interval", "verdict"] if compared else []
-        tables.append(_table("Bits per byte", ["language", "source", "topic", *values, *extra], rows))
-    if results["benchmarks"]:
-        names = ["before", "after"] if compared else ["score"]
-        rows = [
-            [row["benchmark"], str(row["shots"]), _questions(row)]
-            + [f"{100 * row[name]:.2f}" for name in names]
-            + ([f"{100 * row['change']:+.2f}"] if compared else [])
-            + [_interval(row["ci"], 100, "")]
-            + ([row["verdict"]] if compared else [])
-            for row in results["benchmarks"]
-        ]
-        extra = ["change", "95 % interval", "verdict"] if compared else ["95 % interval"]
-        tables.append(_table("Benchmarks", ["benchmark", "shots", "questions", *names, *extra], rows))
-    return tables
+    return _comparison_tables(results) if "verdicts" in results else _model_tables(results)
 
 
-def _questions(row: dict[str, Any]) -> str:
+def _comparison_tables(results: Results) -> list[Table]:
+    bits = [
+        [
+            row["entry"],
+            row["source"] or "all",
+            row["topic"] or "",
+            f"{row['before']:.4f}",
+            f"{row['after']:.4f}",
+            f"{100 * row['change']:+.2f} %",
+            _interval(row["ci"], " %"),
+            row["verdict"] or "not judged",
+        ]
+        for row in results["bits_per_byte"]
+    ]
+    scores = [
+        [
+            row["benchmark"],
+            str(row["shots"]),
+            _questions(row),
+            f"{100 * row['before']:.2f}",
+            f"{100 * row['after']:.2f}",
+            f"{100 * row['change']:+.2f}",
+            _interval(row["ci"]),
+            row["verdict"],
+        ]
+        for row in results["benchmarks"]
+    ]
+    changed = ["before", "after", "change", "95 % interval", "verdict"]
+    reasons = [
+        *([entry["measure"], entry["reason"]] for entry in results["verdicts"] if entry["reason"]),
+        *([entry["measure"], f"not tested: {entry['reason']}"] for entry in results["untested"]),
+    ]
+    return [
+        *_table("Bits per byte (lower is better)", ["entry", "source", "topic", *changed], bits),
+        *_table("Benchmarks (higher is better)", ["benchmark", "shots", "questions", *changed], scores),
+        *_table("Not decided", ["measure", "why"], reasons),
+    ]
+
+
+def _model_tables(results: ModelResults) -> list[Table]:
+    bits = [
+        [row["language"], row["source"] or "all", row["topic"] or "", f"{row['bits_per_byte']:.4f}"]
+        for row in results["bits_per_byte"]
+    ]
+    scores = [
+        [row["benchmark"], str(row["shots"]), _questions(row), f"{100 * row['score']:.2f}", _interval(row["ci"])]
+        for row in results["benchmarks"]
+    ]
+    return [
+        *_table("Bits per byte (lower is better)", ["language", "source", "topic", "bits per byte"], bits),
+        *_table("Benchmarks", ["benchmark", "shots", "questions", "score", "95 % interval"], scores),
+    ]
+
+
+def _questions(row: BenchmarkRow | BenchmarkScore) -> str:
     return f"{row['questions']} of {row['total']} (sample)" if row["sampled"] else str(row["questions"])
 
 
-def _interval(ci: Sequence[float] | None, factor: float, unit: str) -> str:
-    return "too few" if ci is None else f"{factor * ci[0]:.2f} to {factor * ci[1]:.2f}{unit}"
+def _interval(ci: Interval | None, unit: str = "") -> str:
+    return "too few" if ci is None else f"{100 * ci[0]:.2f} to {100 * ci[1]:.2f}{unit}"
 
 
-def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[Table]:
+    """A table; none where it has no rows."""
     table = Table(title=title, title_justify="left")
     for name in columns:
         table.add_column(name)
     for row in rows:
         table.add_row(*row)
-    return table
+    return [table] if rows else []

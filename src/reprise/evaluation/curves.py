@@ -8,14 +8,17 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from transformers import PreTrainedModel
 
 from reprise.evaluation.benchmarks.runner import BenchmarkRunner
-from reprise.evaluation.bits_per_byte import Text, language_totals, measure_bits
+from reprise.evaluation.bits_per_byte import Text, group_totals, measure_bits
 from reprise.evaluation.model import EvaluatedModel
+from reprise.evaluation.results import CurvePoint, PointName
 from reprise.model.loading import load_model
 from reprise.recipe.evaluation import Evaluation
+from reprise.recipe.groups import Groups
 from reprise.recipe.model import Model
 from reprise.storage import Json, digest
 from reprise.training.checkpoint import checkpoints_in, read_facts
@@ -63,10 +66,11 @@ def measure_curve(
     texts: Sequence[Text],
     evaluation: Evaluation,
     *,
+    groups: Groups,
     cache: Path,
     scratch: Path,
     seed: int,
-) -> list[Json]:
+) -> list[CurvePoint]:
     """Measure the base, every kept checkpoint, the end of every stage, and merges of the last one with the base.
 
     Args:
@@ -74,32 +78,28 @@ def measure_curve(
         stages: folders of the finished training stages, in order.
         texts: held-out documents.
         evaluation: what is measured; benchmarks are those of `curve_benchmarks`.
+        groups: which documents belong together.
         cache: folder of answers that were computed before; one that is there is not computed again.
         scratch: a folder that does not exist, for one written model at a time.
         seed: of the choice of questions.
-
-    Returns:
-        {kind: base, checkpoint or merge; stage (from 1) and tokens of the whole run, null for a merge; factor, null
-        but for a merge; bits_per_byte, change: language -> value, relative change since the base; scores: benchmark ->
-        0 to 1}.
     """
-    rows: list[Json] = []
+    rows: list[CurvePoint] = []
     few = evaluation.model_copy(update={"benchmarks": evaluation.curve_benchmarks})
     for facts, evaluated in _models(base, stages, evaluation, scratch):
         bits = measure_bits(evaluated, texts, evaluation, cache=cache / "bits", what=_words(facts))
         measured = BenchmarkRunner(evaluated, few, cache=cache / "benchmarks", seed=seed).run()
         evaluated.release()
-        values = language_totals(texts, bits)
+        values = group_totals(texts, bits, groups)
         first = rows[0]["bits_per_byte"] if rows else values
-        change = {language: value / first[language] - 1 for language, value in values.items()}
+        change = {path: value / first[path] - 1 for path, value in values.items()}
         scores = {one.benchmark: one.score for one in measured}
-        rows.append(facts | {"bits_per_byte": values, "change": change, "scores": scores})
+        rows.append({**facts, "bits_per_byte": values, "change": change, "scores": scores})
     return rows
 
 
 def _models(
     base: Model, stages: Sequence[Path], evaluation: Evaluation, scratch: Path
-) -> Iterator[tuple[Json, EvaluatedModel]]:
+) -> Iterator[tuple[PointName, EvaluatedModel]]:
     """Each point's facts and its model, in the order of the run."""
     start = EvaluatedModel(base, evaluation)
     yield _facts("base", tokens=0), start
@@ -134,9 +134,15 @@ def _merge(stage: Path, base: Model, factor: float) -> Callable[[Path], None]:
     return lambda folder: merge_with_base(stage / "model", base, factor, folder)
 
 
-def _facts(kind: str, *, stage: int | None = None, tokens: int | None = None, factor: float | None = None) -> Json:
+def _facts(
+    kind: Literal["base", "checkpoint", "merge"],
+    *,
+    stage: int | None = None,
+    tokens: int | None = None,
+    factor: float | None = None,
+) -> PointName:
     return {"kind": kind, "stage": stage, "tokens": tokens, "factor": factor}
 
 
-def _words(facts: Json) -> str:
+def _words(facts: PointName) -> str:
     return f"bits per byte, merge {facts['factor']:g}" if facts["kind"] == "merge" else f"after {facts['tokens']:,}"

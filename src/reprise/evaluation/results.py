@@ -1,6 +1,6 @@
 """The record of an evaluation: what `evaluate/results.json` contains."""
 
-from typing import Any, Literal, NotRequired
+from typing import Any, Literal, NotRequired, final
 
 from typing_extensions import TypedDict
 
@@ -16,9 +16,11 @@ class Verdict(TypedDict):
     """One measure before and after, and what was decided about it."""
 
     measure: str
-    """Name for people, such as `en bits per byte`."""
+    """Name for people, such as `en/paper bits per byte`."""
     kind: Literal["bits_per_byte", "benchmark"]
     """What was measured."""
+    path: str
+    """The entry of the mixture or the language, with a source `en/paper`; the name of a benchmark."""
     language: str
     """Language of the text or of the questions."""
     before: float
@@ -28,41 +30,77 @@ class Verdict(TypedDict):
     change: float
     """`relative`: after / before - 1; `difference`: after - before."""
     unit: Literal["relative", "difference"]
-    """How `change`, `ci` and `tolerance` are given."""
+    """How `change`, `ci`, `judged_ci` and `tolerance` are given."""
+    better: Literal["lower", "higher"]
+    """Which direction is better."""
+    items: int
+    """Held-out documents, or questions."""
     ci: Interval | None
-    """95 % interval of `change`; null where there are too few documents."""
+    """95 % interval of `change` by itself; null with fewer than 5 documents or questions."""
+    judged_error: float | None
+    """Share of the 5 % error of the whole report that Holm's rule leaves to this verdict."""
+    judged_ci: Interval | None
+    """Interval of `change` at that error: the verdict is what all of it supports."""
     tolerance: float | None
-    """Largest change for the worse that still counts as kept; null: none was given."""
+    """Largest change for the worse that still counts as kept; null: none was set."""
     verdict: VerdictWord
-    """What the interval supports."""
+    """What was decided."""
+    reason: str | None
+    """Why it is undecided; else null."""
+
+
+@record
+class Untested(TypedDict):
+    """Something that a reader may expect and that was not measured."""
+
+    measure: str
+    """What: an entry, a source, `benchmarks`, `tolerance`."""
+    reason: str
+    """Why, and what would change it."""
 
 
 @record
 class BitsRow(TypedDict):
-    """Bits per byte of a language, of a source of it, or of a topic of a source."""
+    """Bits per byte of an entry of the mixture or a language, of a source of it, or of a topic of a source."""
 
+    path: str
+    """`en`, `en/paper` or `en/paper/TOPIC`."""
+    entry: str
+    """Entry of the mixture, or a language that no entry is named for."""
     language: str
     """Language of the documents."""
     source: str | None
-    """Source; null: the total of the language."""
+    """Source; null: all sources of the entry."""
     topic: str | None
-    """Topic; null: the total of the source."""
+    """Topic; null: all topics."""
     before: float
     """Bits per byte of the base model."""
     after: float
     """Bits per byte of the trained model."""
     change: float
     """after / before - 1."""
+    standard_error: float | None
+    """Standard error of `change`; null for one document."""
     ci: Interval | None
-    """95 % interval of `change`."""
+    """95 % interval of `change` by itself; null with fewer than 5 documents."""
     tolerance: float | None
-    """Largest rise that still counts as kept."""
-    verdict: VerdictWord
-    """What the interval supports."""
+    """Largest rise that still counts as kept; null: none was set."""
+    verdict: VerdictWord | None
+    """What was decided; null for topics, which are described and not judged."""
     num_bytes: int
     """UTF-8 bytes of the documents."""
     documents: int
     """Held-out documents."""
+
+
+@record
+class TaskScore(TypedDict):
+    """One model on a task of a benchmark."""
+
+    questions: int
+    """Questions that it was asked."""
+    score: float
+    """Mean score, 0 to 1."""
 
 
 @record
@@ -112,7 +150,7 @@ class BenchmarkRow(TypedDict):
     change: float
     """after - before."""
     ci: Interval | None
-    """95 % interval of `change`."""
+    """95 % interval of `change` by itself; null with fewer than 5 questions."""
     tolerance: float | None
     """Largest fall that still counts as kept."""
     verdict: VerdictWord
@@ -130,6 +168,20 @@ class BenchmarkRow(TypedDict):
 
 
 @record
+class PointName(TypedDict):
+    """Which model a point of the curve stands for."""
+
+    kind: Literal["base", "checkpoint", "merge"]
+    """What the model is."""
+    stage: int | None
+    """Training stage, counted from 1; null for the base and for merges."""
+    tokens: int | None
+    """Tokens that the whole run had trained on; null for a merge."""
+    factor: float | None
+    """Weight of the trained model in a merge, else null."""
+
+
+@record
 class CurvePoint(TypedDict):
     """The model at one checkpoint, or at one merge with the base weights."""
 
@@ -142,9 +194,9 @@ class CurvePoint(TypedDict):
     factor: float | None
     """Weight of the trained model in a merge, else null."""
     bits_per_byte: dict[str, float]
-    """Language -> bits per byte of all its held-out text."""
+    """Entry or language -> bits per byte of all its held-out text."""
     change: dict[str, float]
-    """Language -> relative change since the base."""
+    """Entry or language -> relative change since the base."""
     scores: dict[str, float]
     """Benchmark of `evaluation.curve_benchmarks` -> score, 0 to 1."""
 
@@ -163,6 +215,7 @@ class Sample(TypedDict):
     """Continuation of the trained model."""
 
 
+@final
 @record
 class Results(TypedDict):
     """What was measured on both models, and the verdicts."""
@@ -170,9 +223,11 @@ class Results(TypedDict):
     headline: str
     """One line for the top of the report."""
     verdicts: list[Verdict]
-    """What was decided."""
+    """What was decided: each entry of the mixture, each of its held-out sources, each benchmark."""
+    untested: list[Untested]
+    """What was not measured, and why."""
     bits_per_byte: list[BitsRow]
-    """Held-out bits per byte: languages, sources, topics."""
+    """Held-out bits per byte: entries, sources, topics."""
     benchmarks: list[BenchmarkRow]
     """The benchmarks that ran."""
     groups: dict[Literal["before", "after"], dict[str, float]]
@@ -185,3 +240,68 @@ class Results(TypedDict):
     """Continuations for a reader."""
     settings: dict[str, Any]
     """The section `evaluation` of the recipe, the fingerprints of both models and the version of the harness."""
+
+
+@record
+class ModelBitsRow(TypedDict):
+    """Bits per byte of one model."""
+
+    path: str
+    """`en`, `en/paper` or `en/paper/TOPIC`."""
+    entry: str
+    """The language of the documents."""
+    language: str
+    """The language of the documents."""
+    source: str | None
+    """Source; null: all of them."""
+    topic: str | None
+    """Topic; null: all of them."""
+    bits_per_byte: float
+    """Bits of the documents over their UTF-8 bytes."""
+    num_bytes: int
+    """UTF-8 bytes of the documents."""
+    documents: int
+    """Documents."""
+
+
+@record
+class BenchmarkScore(TypedDict):
+    """One model on one benchmark."""
+
+    benchmark: str
+    """Name in `evaluation.benchmarks`."""
+    shots: int
+    """Examples in the prompt."""
+    metric: str
+    """The harness's name of the score."""
+    score: float
+    """Mean over the questions, 0 to 1."""
+    ci: Interval
+    """95 % interval of `score` (Wilson)."""
+    questions: int
+    """Questions that were asked."""
+    total: int
+    """Questions that the benchmark has."""
+    sampled: bool
+    """Whether fewer were asked than there are."""
+    parts: dict[str, TaskScore]
+    """Task of the harness -> its questions and score."""
+    other_metrics: dict[str, float]
+    """Other metric -> its mean score."""
+
+
+@final
+@record
+class ModelResults(TypedDict):
+    """One model by itself."""
+
+    bits_per_byte: list[ModelBitsRow]
+    """Languages, sources, topics of the text."""
+    benchmarks: list[BenchmarkScore]
+    """The benchmarks that ran."""
+    groups: dict[str, float]
+    """Group of benchmarks -> mean score, where all of its benchmarks ran."""
+    absent: dict[str, str]
+    """Benchmark -> why it did not run."""
+    settings: dict[str, Any]
+    """The settings, the fingerprint of the model and the version of the harness."""

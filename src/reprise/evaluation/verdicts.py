@@ -1,85 +1,71 @@
-"""What was gained, kept and lost: paired bootstrap intervals and verdicts.
+"""What was gained, kept and lost: verdicts that hold together, and how they are worded.
 
-Every measure has a value before and after. Its change is paired: the same documents (or questions) stand on both
-sides, so the interval comes from resampling them together. A verdict is only given where the whole interval agrees.
+A verdict is given where a whole interval agrees. All measures of a report are judged as one family by Holm's step-down
+rule (Scandinavian Journal of Statistics 6, 1979): the chance that any verdict of the report is wrong is at most 5 %,
+however many rows it has. Rows that nobody asked to be judged, such as topics, are described by their intervals only.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
+from reprise.evaluation.intervals import Estimate
+from reprise.evaluation.results import Untested, Verdict, VerdictWord
 
-Floats = npt.NDArray[np.float64]
-Verdict = Literal["gained", "kept", "lost", "undecided"]
+FAMILY_ERROR = 0.05
+"""Chance that any verdict of a report is wrong."""
 
-VERDICTS: tuple[Verdict, ...] = ("gained", "kept", "lost", "undecided")
-
-MIN_ITEMS = 5
-"""With fewer documents a bootstrap interval means nothing, so the verdict stays open."""
-
-_RESAMPLED_AT_ONCE = 2_000_000
+VERDICTS: tuple[VerdictWord, ...] = ("gained", "kept", "lost", "undecided")
 
 
 @dataclass(frozen=True)
-class Change:
-    """One measure before and after."""
+class Judgement:
+    """The verdict on one estimate, given the others of its report."""
 
-    before: float
-    after: float
-    change: float
-    """Relative (after / before - 1) for bits per byte; a difference of shares for scores."""
+    verdict: VerdictWord
+    error: float | None
+    """Share of the family's error that Holm's rule leaves to this verdict; None where no interval can be given."""
     ci: tuple[float, float] | None
-    """95 % bootstrap interval of `change`; None with fewer than MIN_ITEMS items."""
-    tolerance: float | None
-    """Largest change for the worse that still counts as kept; None: none was promised."""
-    verdict: Verdict
-
-    def as_json(self) -> dict[str, Any]:
-        """The fields as JSON values."""
-        return asdict(self) | {"ci": None if self.ci is None else list(self.ci)}
+    """The interval at that error, which decides."""
+    reason: str | None
+    """Why it is undecided."""
 
 
-def compare_rates(
-    before: Floats, after: Floats, weights: Floats, *, tolerance: float | None, samples: int, seed: int
-) -> Change:
-    """Compare two rates such as bits per byte, lower is better.
-
-    Args:
-        before: float64[n], the numerator per document (bits).
-        after: the same documents afterwards.
-        weights: float64[n], the denominator per document (bytes).
-        tolerance: largest relative rise that still counts as kept.
-        samples: bootstrap resamples.
-        seed: of the resampling.
-    """
-    total = weights.sum()
-    ci = None
-    if len(weights) >= MIN_ITEMS:
-        sums = _resampled_sums(np.stack([before, after], axis=1), samples, seed)
-        ci = _interval(sums[:, 1] / sums[:, 0] - 1)
-    change = float(after.sum() / before.sum() - 1)
-    verdict = judge(ci, tolerance, better="lower")
-    return Change(float(before.sum() / total), float(after.sum() / total), change, ci, tolerance, verdict)
+def judge_all(measures: Sequence[tuple[Estimate, float | None]]) -> list[Judgement]:
+    """Judge the estimates of a report with their tolerances, all as one family."""
+    tested = [number for number, (estimate, _) in enumerate(measures) if estimate.problem is None]
+    errors = {number: smallest_error(*measures[number]) for number in tested}
+    allowed: dict[int, float] = {}
+    stopped = False
+    level = FAMILY_ERROR
+    for rank, number in enumerate(sorted(tested, key=lambda number: errors[number])):
+        if not stopped:
+            level = FAMILY_ERROR / (len(tested) - rank)
+            stopped = errors[number] > level
+        allowed[number] = level
+    return [_judge_one(*measure, allowed.get(number), len(tested)) for number, measure in enumerate(measures)]
 
 
-def compare_scores(before: Floats, after: Floats, *, tolerance: float | None, samples: int, seed: int) -> Change:
-    """Compare mean scores such as accuracy over the same questions, higher is better; the change is a difference.
-
-    Two questions are added for the interval alone, one that was won and one that was lost: where no answer of a small
-    sample changed, resampling it would give an interval without width, and call a model kept that was hardly asked.
-    """
-    ci = None
-    if len(before) >= MIN_ITEMS:
-        differences = np.concatenate([after - before, [1.0, -1.0]])
-        ci = _interval(_resampled_sums(differences[:, None], samples, seed)[:, 0] / len(differences))
-    change = float((after - before).mean())
-    verdict = judge(ci, tolerance, better="higher")
-    return Change(float(before.mean()), float(after.mean()), change, ci, tolerance, verdict)
+def smallest_error(estimate: Estimate, tolerance: float | None) -> float:
+    """The smallest error at which the interval still supports a verdict: the p-value of the verdict."""
+    bound = _rise(tolerance or 0.0, estimate.better)
+    rise = _rise(estimate.center, estimate.better)
+    if rise > (tolerance or 0.0):
+        return estimate.error_at(bound)
+    if rise == 0.0 and estimate.standard_error == 0.0:
+        return 0.0  # nothing changed at all
+    errors = [estimate.error_at(bound)] if tolerance else []
+    return min(errors + ([estimate.error_at(0.0)] if rise < 0 else []), default=1.0)
 
 
-def judge(ci: tuple[float, float] | None, tolerance: float | None, *, better: Literal["lower", "higher"]) -> Verdict:
+def _rise(value: float, better: Literal["lower", "higher"]) -> float:
+    """A change with its sign turned so that a rise is worse, and back."""
+    return value if better == "lower" else -value
+
+
+def judge(
+    ci: tuple[float, float] | None, tolerance: float | None, *, better: Literal["lower", "higher"]
+) -> VerdictWord:
     """The verdict that the whole interval supports.
 
     gained: all of it is better than no change. kept: all of it is within the tolerance. lost: all of it is worse than
@@ -97,44 +83,111 @@ def judge(ci: tuple[float, float] | None, tolerance: float | None, *, better: Li
     return "undecided"
 
 
-def headline(verdicts: Sequence[dict[str, Any]]) -> str:
-    """One line: `gained zh bits per byte (-12.3 %); kept en bits per byte (+0.4 %, tolerance 2 %); lost nothing`."""
-    parts = []
-    for verdict in VERDICTS:
-        named = [_in_words(entry) for entry in verdicts if entry["verdict"] == verdict]
+def _judge_one(estimate: Estimate, tolerance: float | None, error: float | None, family: int) -> Judgement:
+    if error is None:
+        return Judgement("undecided", None, None, estimate.problem)
+    ci = estimate.interval(error)
+    verdict = judge(ci, tolerance, better=estimate.better)
+    assert ci is not None
+    if verdict != "undecided":
+        return Judgement(verdict, error, ci, None)
+    alone = judge(estimate.interval(FAMILY_ERROR), tolerance, better=estimate.better)
+    span = f"the change lies between {percent(ci[0], estimate.better)} and {percent(ci[1], estimate.better)}"
+    if alone != "undecided":
+        reason = f"alone it would be {alone}, but among {family} verdicts {span}"
+    elif tolerance is None:
+        reason = f"{span}, and no tolerance is set for it"
+    else:
+        reason = f"{span}, so it is not known whether it is within the tolerance"
+    return Judgement("undecided", error, ci, reason)
+
+
+def percent(change: float, better: Literal["lower", "higher"]) -> str:
+    """A change with its sign and unit: per cent of bits per byte, points of a score."""
+    return f"{100 * change:+.1f} {'%' if better == 'lower' else 'points'}"
+
+
+def headline(verdicts: Sequence[Verdict], untested: Sequence[Untested] = ()) -> str:
+    """The verdicts in one line.
+
+    Such as `gained zh (bits per byte fell by 12.3 %); kept en (bits per byte rose by 0.4 %, tolerance 2 %); lost
+    nothing of what was measured. Bits per byte: lower is better.`
+    """
+    line = "; ".join(text for _, text in headline_parts(verdicts, untested))
+    if any(entry["kind"] == "bits_per_byte" for entry in verdicts):
+        line += ". Bits per byte: lower is better."
+    return line
+
+
+def headline_parts(
+    verdicts: Sequence[Verdict], untested: Sequence[Untested] = ()
+) -> list[tuple[VerdictWord | Literal["none"], str]]:
+    """The parts of the headline, each with the verdict that it reports; `none` for what is not known to be lost."""
+    parts: list[tuple[VerdictWord | Literal["none"], str]] = []
+    for word in VERDICTS:
+        if word == "lost" and not has_loss(verdicts):
+            parts.append(("none", _about_losses(verdicts)))
+        named = _named(verdicts, word)
         if named:
-            parts.append(f"{verdict} {', '.join(named)}")
-        elif verdict == "lost":
-            parts.append("lost nothing")
-    return "; ".join(parts)
+            parts.append((word, f"{word} {', '.join(named)}"))
+    return parts + [("none", f"not tested: {', '.join(entry['measure'] for entry in untested)}")] * bool(untested)
 
 
-def has_loss(verdicts: Sequence[dict[str, Any]]) -> bool:
-    """Whether anything is lost: the exit code of `--fail-on-loss`."""
-    return any(entry["verdict"] == "lost" for entry in verdicts)
+def _about_losses(verdicts: Sequence[Verdict]) -> str:
+    """What can be said of losses where no verdict is `lost`."""
+    promised = [entry for entry in verdicts if entry["tolerance"] is not None]
+    undecided = [entry for entry in verdicts if entry["verdict"] == "undecided"]
+    if not verdicts or len(undecided) == len(verdicts):
+        return "whether anything was lost is undecided"
+    if not promised:
+        return "whether anything was kept was not asked: there is no tolerance and no benchmark"
+    if undecided:
+        return f"no loss shown, {len(undecided)} of {len(verdicts)} measures undecided"
+    return "lost nothing of what was measured"
 
 
-def _in_words(entry: dict[str, Any]) -> str:
-    unit = "%" if entry["unit"] == "relative" else "points"
-    numbers = f"{100 * entry['change']:+.1f} {unit}"
+def _named(verdicts: Sequence[Verdict], word: VerdictWord) -> list[str]:
+    """The measures of one verdict in words; sources that share a good verdict with their entry are only counted."""
+    chosen = [entry for entry in verdicts if entry["verdict"] == word]
+    paths = {entry["path"] for entry in chosen if entry["kind"] == "bits_per_byte"}
+    names = []
+    for entry in chosen:
+        whole = entry["path"].split("/", 1)[0]
+        is_source = entry["kind"] == "bits_per_byte" and whole != entry["path"]
+        if is_source and whole in paths and word in ("gained", "kept"):
+            continue
+        text = f"{entry['path']} ({_in_words(entry)}"
+        if entry["kind"] == "bits_per_byte" and not is_source and word in ("gained", "kept"):
+            sources = [other for other in verdicts if other["path"].startswith(f"{whole}/")]
+            alike = sum(other["verdict"] == word for other in sources)
+            text += f"; so did {alike} of its {len(sources)} sources" if alike else ""
+        names.append(f"{text})")
+    return names
+
+
+def _in_words(entry: Verdict) -> str:
+    """`bits per byte rose by 5.9 %, tolerance 2 %`, or why nothing is decided."""
+    if entry["verdict"] == "undecided" and entry["ci"] is None:
+        return entry["reason"] or "undecided"
+    measure = "bits per byte" if entry["kind"] == "bits_per_byte" else "score"
+    words = f"{measure} {moved(entry['change'], entry['unit'])}"
     if entry["tolerance"] is not None and entry["verdict"] != "gained":
         tolerance = f"{100 * entry['tolerance']:g}"
-        numbers += f", tolerance {tolerance} {'point' if unit == 'points' and tolerance == '1' else unit}"
-    return f"{entry['measure']} ({numbers})"
+        unit = "%" if entry["unit"] == "relative" else "point" if tolerance == "1" else "points"
+        words += f", tolerance {tolerance} {unit}"
+    return words
 
 
-def _resampled_sums(values: Floats, samples: int, seed: int) -> Floats:
-    """float64[samples, k]: sums over n draws with replacement of the rows of float64[n, k]."""
-    random = np.random.default_rng(seed)
-    count = len(values)
-    rows = max(1, _RESAMPLED_AT_ONCE // count)
-    parts = []
-    for start in range(0, samples, rows):
-        draws = random.integers(0, count, (min(rows, samples - start), count))
-        parts.append(values[draws].sum(axis=1))
-    return np.concatenate(parts)
+def moved(change: float, unit: str) -> str:
+    """A change in words: `fell by 9.9 %`, `rose by 2.1 points`, `did not change`."""
+    size = f"{100 * abs(change):.1f}"
+    if change == 0.0:
+        return "did not change"
+    if size == "0.0":
+        size = f"{100 * abs(change):.2g}"
+    return f"{'rose' if change > 0 else 'fell'} by {size} {'%' if unit == 'relative' else 'points'}"
 
 
-def _interval(values: Floats) -> tuple[float, float]:
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
+def has_loss(verdicts: Sequence[Verdict]) -> bool:
+    """Whether anything is lost: the exit code of `--fail-on-loss`."""
+    return any(entry["verdict"] == "lost" for entry in verdicts)

@@ -81,12 +81,11 @@ class Evaluation(Settings):
     """Those of the benchmarks that every kept checkpoint and merge is asked, too; each is kept in the cache."""
     merge_factors: list[Annotated[float, Field(gt=0.0, lt=1.0)]] = []
     """Also measure mixtures of the trained and the base weights, such as [0.25, 0.5, 0.75]; 0 would be the base."""
-    tolerance: dict[str, Share] = {"en": 0.02}
-    """Kept language -> largest relative rise of its bits per byte that still counts as kept."""
+    tolerance: dict[str, Share] | None = None
+    """Entry of the mixture, language, or source of it (`en/paper`) -> largest relative rise of its bits per byte that
+    still counts as kept, for it and its sources; null: 0.02 for `en`, unless an entry of the mixture says `keep`."""
     benchmark_tolerance: Share = 0.01
     """Largest fall of a benchmark's score that still counts as kept."""
-    bootstrap_samples: Count = 1000
-    """Resamples of the documents behind each confidence interval."""
     max_length: Annotated[int, Field(ge=16)] = 2048
     """Tokens in one forward pass of the held-out measurement; never more than the model's context."""
     stride: Annotated[int, Field(ge=1)] = 1024

@@ -9,16 +9,24 @@ from reprise.recipe.fields import Count, Settings, Share, check_sum
 from reprise.recipe.languages.codes import OptionalLanguage, find_language, normalise_keys, normalise_path
 from reprise.recipe.training import Schedule
 
+DEFAULT_TOLERANCE = 0.02
+"""Of an entry with `keep: true` and no `tolerance`; of English, where a recipe keeps nothing by name."""
+
 
 class MixtureEntry(Settings):
     """One entry of the first level of a stage's mixture: a language, or the synthetic text."""
 
+    means: ClassVar[frozenset[str]] = frozenset({"keep", "tolerance"})
     share: Share
     """Share of the stage's tokens; the shares of a stage sum to 1."""
     language: OptionalLanguage = ""
     """Language of its documents; empty: the entry's own name."""
     sources: dict[str, Share]
     """Source -> share within this entry; they sum to 1."""
+    keep: bool = False
+    """The model must not lose this entry: it gets a tolerance in the training guard, the verdicts and the exit code."""
+    tolerance: Share | None = None
+    """`keep`: largest relative rise of the entry's bits per byte that still counts as kept; null: 0.02."""
 
     @field_validator("sources")
     @classmethod
@@ -26,6 +34,12 @@ class MixtureEntry(Settings):
         _check_names(sources)
         check_sum(sources, "the shares of the sources")
         return sources
+
+    @model_validator(mode="after")
+    def _tolerance_needs_keep(self) -> "MixtureEntry":
+        if self.tolerance is not None and not self.keep:
+            raise ValueError("`tolerance` says nothing without `keep: true`")
+        return self
 
 
 class Curriculum(Settings):

@@ -40,7 +40,7 @@ def check_names(recipe: Recipe, corpus: Corpus) -> Iterator[Finding]:
         ("evaluation.sample_prompts", evaluation.sample_prompts, languages, "language"),
     ]
     if synthesis.enabled:
-        by_setting.append(("synthesis.seeds.sources", synthesis.seeds.sources, sources, "source"))
+        by_setting.append(("synthesis.passages.sources", synthesis.passages.sources, sources, "source"))
     for setting, names, known, kind in by_setting:
         for name in sorted(names):
             if name not in known:

@@ -7,8 +7,9 @@ from pydantic import Field, model_validator
 from reprise.recipe.documents import Documents
 from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.fields import Settings
+from reprise.recipe.groups import Groups, find_groups
 from reprise.recipe.hardware import Hardware
-from reprise.recipe.languages.codes import normalise_keys, normalise_path
+from reprise.recipe.languages.codes import find_language, normalise_keys, normalise_path
 from reprise.recipe.mixture import Stage
 from reprise.recipe.model import Model
 from reprise.recipe.synthesis import Synthesis
@@ -41,8 +42,11 @@ class Recipe(Settings):
     def _language_codes(self) -> "Recipe":
         names = {name for stage in self.stages for name in stage.mixture}
         names |= {part.language for stage in self.stages for part in stage.mixture.values() if part.language}
-        tolerance = normalise_keys(self.evaluation.tolerance, lambda path: normalise_path(path, names))
-        if tolerance != self.evaluation.tolerance:
+        given = self.evaluation.tolerance or {}
+        # Also a language that is only held out is known by its code.
+        names |= {code for path in given if (code := find_language(path.split("/", 1)[0])) is not None}
+        tolerance = normalise_keys(given, lambda path: normalise_path(path, names))
+        if tolerance != given:
             object.__setattr__(self, "evaluation", self.evaluation.model_copy(update={"tolerance": tolerance}))
         return self
 
@@ -56,6 +60,15 @@ class Recipe(Settings):
         if self.stages[0].schedule.initial_lr == "last":
             raise ValueError("the first stage has no stage before it whose rate it could go on from: give a number")
         return self
+
+    @model_validator(mode="after")
+    def _kept_groups_agree(self) -> "Recipe":
+        self.held_out_groups()
+        return self
+
+    def held_out_groups(self) -> Groups:
+        """Which held-out documents get a verdict together, and how much each group may lose."""
+        return find_groups(self.stages, self.evaluation.tolerance)
 
     def split_sources(self) -> set[str]:
         """Sources that any stage splits by topic: their store buckets carry the topic."""

@@ -23,18 +23,18 @@ DISCIPLINES = (
 )
 
 
-class Seeds(Settings):
+class Passages(Settings):
     """Which text the questions are made from."""
 
     sources: list[str] = []
-    """Sources that seeds are taken from; empty: all but `code`."""
+    """Sources that passages are taken from; empty: all but `code`."""
     min_chars: Count = 200
     """Shortest passage."""
     max_chars: Annotated[Count, Field(ge=50)] = 4000
     """Longest passage; a longer document gives its best passage, cut between paragraphs or sentences."""
     max_per_origin: Count = 0
-    """Most seeds out of one file; 0: no limit. Files take turns in any case."""
-    requests_per_seed: Annotated[int, Field(ge=1)] = 1
+    """Most passages out of one file; 0: no limit. Files take turns in any case."""
+    requests_per_passage: Annotated[int, Field(ge=1)] = 1
     """How often a seed is asked at most, each time with other randomness, where there are fewer seeds than requests."""
     terms: dict[str, dict[str, list[str]]] = {}
     """Your own disciplines, or more words for a known one: discipline -> language -> words that tell it."""
@@ -94,7 +94,7 @@ class Checks(Settings):
 
 
 class Synthesis(Settings):
-    """Seeds in, checked question-answer documents out."""
+    """Passages in, checked question-answer documents out."""
 
     places: ClassVar[frozenset[str]] = frozenset({"prompts"})
 
@@ -110,7 +110,7 @@ class Synthesis(Settings):
     """Kind of text -> share of the requests: `problem` (the paper's), `question`, `multiple_choice`, `textbook`, ..."""
     prompts: str | None = None
     """Folder of your own prompt files, KIND.LANGUAGE.yaml; they take the place of those of the same name."""
-    seeds: Seeds = Seeds()
+    passages: Passages = Passages()
     generator: Generator = Generator()
     checks: Checks = Checks()
     code: Code = Code()

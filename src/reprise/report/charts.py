@@ -183,12 +183,12 @@ def make_chart(
 
 
 def held_out_series(facts: Json) -> dict[tuple[str, str | None, str | None], list[tuple[int, float]]]:
-    """(language, source, topic) -> (tokens, bits per byte) at every validation of the run."""
+    """(entry, source, topic) -> (tokens, bits per byte) at every validation of the run."""
     series: dict[tuple[str, str | None, str | None], list[tuple[int, float]]] = {}
     for stage, offset in zip(facts["training"], _offsets(facts), strict=True):
         for validation in stage["validations"]:
             for entry in validation["bits_per_byte"]:
-                key = (entry["language"], entry["source"], entry["topic"])
+                key = (entry["entry"], entry["source"], entry["topic"])
                 series.setdefault(key, []).append((offset + validation["tokens"], entry["value"]))
     return dict(sorted(series.items(), key=lambda item: topic_rank(facts, item[0][0], item[0][2])))
 
@@ -209,33 +209,31 @@ def topic_colors(facts: Json, language: str, names: Sequence[str]) -> list[int]:
 
 
 def _held_out(facts: Json) -> list[Json | None]:
-    """Change of the held-out loss since the start: by language, by source, and by topic of each split source."""
+    """Change of the held-out loss since the start: by entry, by source, and by topic of each split source."""
     series = held_out_series(facts)
-    languages = list(dict.fromkeys(key[0] for key in series))
-    chart = change_chart(
-        "languages", "Held-out text, by language", facts, {k[0]: v for k, v in series.items() if not k[1]}
-    )
+    entries = list(dict.fromkeys(key[0] for key in series))
+    chart = change_chart("entries", "Held-out text", facts, {k[0]: v for k, v in series.items() if not k[1]})
     charts = [with_tolerances(chart, facts["tolerance"])] if chart else []
-    for language in languages:
-        sources = {k[1]: v for k, v in series.items() if k[0] == language and k[1] and k[2] is None}
+    for entry in entries:
+        sources = {k[1]: v for k, v in series.items() if k[0] == entry and k[1] and k[2] is None}
         if len(sources) > 1:
-            charts.append(change_chart(f"sources-{language}", f"{language}, by source", facts, sources))
+            charts.append(change_chart(f"sources-{entry}", f"{entry}, by source", facts, sources))
         for source in sources:
-            topics = {k[2]: v for k, v in series.items() if k[:2] == (language, source) and k[2]}
+            topics = {k[2]: v for k, v in series.items() if k[:2] == (entry, source) and k[2]}
             if topics:
-                title = f"{language} {source}, by topic"
-                colors = topic_colors(facts, language, list(topics))
-                charts.append(change_chart(f"topics-{language}-{source}", title, facts, topics, colors))
+                title = f"{entry} {source}, by topic"
+                colors = topic_colors(facts, entry, list(topics))
+                charts.append(change_chart(f"topics-{entry}-{source}", title, facts, topics, colors))
     return charts
 
 
 def with_tolerances(chart: Json, tolerance: dict[str, float]) -> Json:
-    """The chart of the languages with a line where the tolerance of each kept language ends."""
+    """The chart of the entries with a line where the tolerance of each kept one ends."""
     names = [trace["name"] for trace in chart["traces"]]
     end = max(x for trace in chart["traces"] for x in trace["x"])
-    for language, share in tolerance.items():
-        if language in names:
-            name, color = f"tolerance of {language}", names.index(language) % COLORS
+    for path, share in tolerance.items():
+        if path in names:
+            name, color = f"tolerance of {path}", names.index(path) % COLORS
             line = draw_line(name, [0, end], [100 * share] * 2, color) | {"hoverinfo": "skip"}
             line["line"] |= {"dash": "dot", "width": 1}
             chart["traces"].append(line)
@@ -264,7 +262,7 @@ def change_chart(
     return make_chart(
         name,
         title,
-        "Bits per byte on text that was held out, against the start of training: below zero is better.",
+        "Bits per byte of held-out text, against the start of training. Lower is better: below zero is a gain.",
         traces,
         layout,
         list(series),

@@ -1,7 +1,6 @@
 """Several runs -> what differs between them and what came of it."""
 
 from reprise.report import charts, retention
-from reprise.report.facts import changes_so_far
 from reprise.storage import Json
 
 
@@ -12,10 +11,10 @@ def compare(runs: list[Json]) -> tuple[Json, dict[str, list[Json]], Json]:
         runs: facts of each run (`facts.gather`) with its `folder`.
     """
     names = _names(runs)
-    languages = list(dict.fromkeys(change["language"] for run in runs for change in _changes(run)))
+    entries = list(dict.fromkeys(change["entry"] for run in runs for change in _changes(run)))
     rows = []
     for name, run in zip(names, runs, strict=True):
-        changes = {change["language"]: change for change in _changes(run)}
+        changes = {change["entry"]: change for change in _changes(run)}
         rows.append(
             {
                 "name": name,
@@ -24,16 +23,16 @@ def compare(runs: list[Json]) -> tuple[Json, dict[str, list[Json]], Json]:
                 "provisional": run["verdict"]["provisional"],
                 "tokens": sum(stage["tokens"] for stage in run["training"]),
                 "seconds": run["repeat"]["seconds"],
-                "changes": [changes.get(language) for language in languages],
+                "changes": [changes.get(entry) for entry in entries],
             }
         )
     return (
         {"runs": runs},
-        {"held_out": _held_out(names, runs, languages), "plane": _plane(names, runs)},
+        {"held_out": _held_out(names, runs, entries), "plane": _plane(names, runs)},
         {
             "rows": rows,
             "benchmarks": _benchmarks(runs),
-            "languages": languages,
+            "entries": entries,
             "differ": _different_text(runs),
             "settings": _settings(runs),
             "names": names,
@@ -48,11 +47,11 @@ def _names(runs: list[Json]) -> list[str]:
 
 
 def _changes(run: Json) -> list[Json]:
-    """Change per language: of the evaluation, else of the validations so far."""
-    totals = [row for row in run["bits_per_byte"] if row["source"] is None]
-    if not totals:
-        return changes_so_far(run["training"])
-    return [{name: row[name] for name in ("language", "before", "after", "change")} for row in totals]
+    """Change per entry: of the evaluation, else of the validations so far."""
+    rows = run["bits_per_byte"] or run["verdict"]["so_far"]
+    return [
+        {name: row[name] for name in ("entry", "before", "after", "change")} for row in rows if row["source"] is None
+    ]
 
 
 def _benchmarks(runs: list[Json]) -> list[Json]:
@@ -65,32 +64,32 @@ def _benchmarks(runs: list[Json]) -> list[Json]:
 
 
 def _different_text(runs: list[Json]) -> list[str]:
-    """Languages in which the runs began from different bits per byte: other held-out text or another model."""
+    """Entries in which the runs began from different bits per byte: other held-out text or another model."""
     before: dict[str, set[float]] = {}
     for run in runs:
         for row in run["bits_per_byte"]:
             if row["source"] is None:
-                before.setdefault(row["language"], set()).add(round(row["before"], 6))
-    return [language for language, values in before.items() if len(values) > 1]
+                before.setdefault(row["entry"], set()).add(round(row["before"], 6))
+    return [entry for entry, values in before.items() if len(values) > 1]
 
 
-def _held_out(names: list[str], runs: list[Json], languages: list[str]) -> list[Json]:
-    """One chart per language: the change of its held-out bits per byte in each run."""
+def _held_out(names: list[str], runs: list[Json], entries: list[str]) -> list[Json]:
+    """One chart per entry: the change of its held-out bits per byte in each run."""
     drawn = []
-    for language in languages:
+    for entry in entries:
         series = {}
         for name, run in zip(names, runs, strict=True):
-            points = charts.held_out_series(run).get((language, None, None))
+            points = charts.held_out_series(run).get((entry, None, None))
             if points:
                 series[name] = points
-        chart = charts.change_chart(f"compare-{language}", f"Held-out {language}", {"training": []}, series)
+        chart = charts.change_chart(f"compare-{entry}", f"Held-out {entry}", {"training": []}, series)
         drawn += [chart] if chart else []
     return drawn
 
 
 def _plane(names: list[str], runs: list[Json]) -> list[Json]:
-    """Gain against retention of all runs, where they have the same kept and the same new language."""
-    kept = list(dict.fromkeys(language for run in runs for language in run["tolerance"]))
+    """Gain against retention of all runs, where they have the same kept and the same new entry."""
+    kept = list(dict.fromkeys(path for run in runs for path in run["tolerance"]))
     chart = retention.plane_chart(dict(zip(names, runs, strict=True)), kept)
     return [chart] if chart else []
 

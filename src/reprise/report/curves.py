@@ -3,11 +3,12 @@
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from reprise.recipe import Recipe
+from reprise.recipe.groups import Groups
 from reprise.storage import Json
 from reprise.workspace import Manifest, Workspace
 
@@ -17,8 +18,11 @@ MAX_POINTS = 600
 EVENTS = ("guard", "resume")
 """What happened, and stays true when the tokens after it are trained again."""
 
+MEASUREMENTS = ("step", "validation", "benchmarks")
+"""Of these, the newest at each number of tokens counts."""
+
 Key = tuple[str, str | None, str | None]
-"""Language, source, topic; None: all of them together."""
+"""Entry of the mixture or language, source, topic; None: all of them together."""
 
 
 def read_metrics(path: Path) -> tuple[list[dict[str, Any]], int]:
@@ -42,21 +46,26 @@ def read_metrics(path: Path) -> tuple[list[dict[str, Any]], int]:
 
 
 def drop_repeated(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Leave out what a restart did again: measurements after the checkpoint that it went back to.
+    """Leave out what was done again after a restart: measurements behind the checkpoint that was loaded.
 
-    A process begins with `start`. If it found a checkpoint, `resume` follows; else it began from the first token, and
-    that becomes a `resume` at 0 here.
+    A process writes `start`, and `resume` once it has loaded a checkpoint. If something else follows, it began from the
+    first token, and `start` becomes a `resume` without a checkpoint here. If nothing follows, or the next `start`, the
+    process was killed before it did either, so nothing was done again.
     """
     kept: list[dict[str, Any]] = []
     for number, record in enumerate(records):
-        following = records[number + 1]["kind"] if number + 1 < len(records) else None
-        if record["kind"] == "start" and kept and following != "resume":
+        if record["kind"] == "start" and kept:
+            following = records[number + 1]["kind"] if number + 1 < len(records) else None
+            if following in (None, "start", "resume"):
+                continue
             record = record | {"kind": "resume", "checkpoint": None}
         if record["kind"] == "resume":
-            kept = [old for old in kept if old["kind"] in EVENTS or old["tokens"] <= record["tokens"]]
-        if record["kind"] != "start" or not kept:
-            kept.append(record)
-    return kept
+            from_start = record.get("checkpoint", "") is None
+            reached = -1 if from_start else record["tokens"]
+            kept = [old for old in kept if old["kind"] in (*EVENTS, "start") or old["tokens"] <= reached]
+        kept.append(record)
+    newest = {(record["kind"], record["tokens"]): record for record in kept if record["kind"] in MEASUREMENTS}
+    return [record for record in kept if newest.get((record["kind"], record["tokens"]), record) is record]
 
 
 def training_facts(workspace: Workspace, recipe: Recipe, index: int) -> Json:
@@ -74,7 +83,8 @@ def training_facts(workspace: Workspace, recipe: Recipe, index: int) -> Json:
     everything, damaged = read_metrics(folder / "metrics.jsonl")
     records = drop_repeated(everything)
     steps = _of(records, "step")
-    validations = [_validation(record) for record in _of(records, "validation")]
+    groups = recipe.held_out_groups()
+    validations = [_validation(record, groups) for record in _of(records, "validation")]
     return {
         "stage": index + 1,
         "name": stage.name,
@@ -92,7 +102,7 @@ def training_facts(workspace: Workspace, recipe: Recipe, index: int) -> Json:
         "validations": validations,
         "shares": _shares(records),
         "events": [_event(record) for record in records if _is_event(record, stage.topics.policy.name)],
-        "checkpoints": len(_of(records, "checkpoint")),
+        "checkpoints": len({record["name"] for record in _of(everything, "checkpoint")}),
         "spent": manifest.counts.get("spent", []) if manifest else _spent_so_far(folder),
     }
 
@@ -143,33 +153,33 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return sum(finite) / len(finite) if finite else None
 
 
-def _validation(record: dict[str, Any]) -> Json:
-    """One measurement: bits per byte of every bucket and of the sums over topics, sources and all of a language."""
+def _validation(record: dict[str, Any], groups: Groups) -> Json:
+    """One measurement: bits per byte of each entry or language, its sources and their topics."""
     sums: dict[Key, list[float]] = defaultdict(lambda: [0.0, 0.0])
-    for entry in record["validation"]:
-        bits = entry["nll"] * entry["tokens"] / math.log(2)
-        if not (math.isfinite(bits) and bits > 0 and entry["bits_per_byte"] > 0):
-            continue
-        num_bytes = bits / entry["bits_per_byte"]
-        for key in _with_sums(entry["language"], entry["source"], entry["topic"]):
+    buckets = [bucket for bucket in record["validation"] if math.isfinite(bucket["nll"]) and bucket["num_bytes"]]
+    wholes = [
+        group
+        for group in groups.over((bucket["language"], bucket["source"]) for bucket in buckets)
+        if group.source is None
+    ]
+    for bucket in buckets:
+        bits = bucket["nll"] * bucket["tokens"] / math.log(2)
+        language, source, topic = bucket["language"], bucket["source"], bucket["topic"]
+        keys: list[Key] = [(whole.path, None, None) for whole in wholes if whole.contains(language, source)]
+        entry = groups.entry_of(language, source)
+        keys += [(entry, source, None), *([(entry, source, topic)] if topic is not None else [])]
+        for key in keys:
             sums[key][0] += bits
-            sums[key][1] += num_bytes
+            sums[key][1] += bucket["num_bytes"]
     order = sorted(sums, key=lambda key: (key[0], key[1] or "", key[2] or ""))
     return {
         "tokens": record["tokens"],
         "bits_per_byte": [
-            {"language": language, "source": source, "topic": topic, "value": sums[key][0] / sums[key][1]}
-            for key in order
-            for language, source, topic in [key]
+            {"entry": entry, "source": source, "topic": topic, "value": sums[entry, source, topic][0] / num_bytes}
+            for entry, source, topic in order
+            if (num_bytes := sums[entry, source, topic][1])
         ],
     }
-
-
-def _with_sums(language: str, source: str, topic: str | None) -> Iterator[Key]:
-    yield language, None, None
-    yield language, source, None
-    if topic is not None:
-        yield language, source, topic
 
 
 def _shares(records: Sequence[dict[str, Any]]) -> list[Json]:

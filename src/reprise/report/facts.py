@@ -25,6 +25,7 @@ from typing import Any
 
 from reprise import __version__
 from reprise.errors import UserError
+from reprise.evaluation.verdicts import headline_parts
 from reprise.mixture.budget import budgets
 from reprise.recipe import Recipe
 from reprise.recipe.model import Model
@@ -56,7 +57,7 @@ def gather(workspace: Workspace, recipe: Recipe) -> Json:
         },
         "stages": stages,
         "verdict": _verdict(results, training, recipe),
-        "tolerance": recipe.evaluation.tolerance,
+        "tolerance": _tolerances(recipe),
         "topics": {language: recipe.documents.topics.list_of(language) for language in _languages(recipe)},
         "bits_per_byte": results.get("bits_per_byte", []),
         "benchmarks": results.get("benchmarks", []),
@@ -147,36 +148,54 @@ def _state(stages: list[Json]) -> str:
 def _verdict(results: Json, training: list[Json], recipe: Recipe) -> Json:
     """The evaluation's verdict; before there is one, what the held-out loss of training says so far."""
     if results:
-        return {"provisional": False, "headline": results["headline"], "verdicts": results["verdicts"]}
-    verdicts = []
-    for change in changes_so_far(training):
-        tolerance = recipe.evaluation.tolerance.get(change["language"])
-        verdicts.append(
-            {"measure": f"{change['language']} bits per byte", "tolerance": tolerance, "verdict": "provisional"}
-            | change
-        )
-    return {"provisional": True, "headline": None, "verdicts": verdicts}
+        parts = headline_parts(results["verdicts"], results["untested"])
+        return {
+            "provisional": False,
+            "headline": results["headline"],
+            "parts": [{"verdict": verdict, "text": text} for verdict, text in parts],
+            "verdicts": results["verdicts"],
+            "untested": results["untested"],
+            "so_far": [],
+        }
+    empty: Json = {"headline": None, "parts": [], "verdicts": [], "untested": []}
+    return {"provisional": True, **empty, "so_far": changes_so_far(training, _tolerances(recipe))}
 
 
-def changes_so_far(training: list[Json]) -> list[Json]:
-    """Per language: held-out bits per byte before training and at the last validation."""
+def _tolerances(recipe: Recipe) -> dict[str, float]:
+    """Entry, language or `entry/source` -> tolerance."""
+    groups = recipe.held_out_groups()
+    named = {group.path: group.tolerance for group in groups.named if group.tolerance is not None}
+    return groups.other_languages | named
+
+
+def changes_so_far(training: list[Json], tolerances: dict[str, float]) -> list[Json]:
+    """Held-out bits per byte of each entry and source before training and at the last validation."""
     measured = [validation for stage in training for validation in stage["validations"]]
     if not measured:
         return []
     first, last = (
-        {entry["language"]: entry["value"] for entry in validation["bits_per_byte"] if entry["source"] is None}
+        {(row["entry"], row["source"]): row["value"] for row in validation["bits_per_byte"] if row["topic"] is None}
         for validation in (measured[0], measured[-1])
     )
-    return [
-        {
-            "language": language,
-            "before": first[language],
-            "after": last[language],
-            "change": last[language] / first[language] - 1,
-        }
-        for language in first
-        if language in last
-    ]
+    changes = []
+    for entry, source in first:
+        sources = [other for other in first if other[0] == entry and other[1] is not None]
+        if (entry, source) not in last or (source is not None and len(sources) == 1):
+            continue
+        path = entry if source is None else f"{entry}/{source}"
+        before, after = first[entry, source], last[entry, source]
+        changes.append(
+            {
+                "path": path,
+                "entry": entry,
+                "source": source,
+                "before": before,
+                "after": after,
+                "change": after / before - 1,
+                "tolerance": tolerances.get(path, tolerances.get(entry)),
+            }
+        )
+    return changes
 
 
 def _budget(workspace: Workspace, recipe: Recipe, training: list[Json]) -> list[Json]:

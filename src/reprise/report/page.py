@@ -156,9 +156,10 @@ def _environment() -> jinja2.Environment:
         "scientific": scientific,
         "duration": duration,
         "words": words,
-        "bucket": lambda row: charts.label(row.get("language") or row["entry"], row["source"], row["topic"]),
+        "bucket": lambda row: charts.label(row.get("entry") or row["language"], row["source"], row["topic"]),
         "cell": cell,
         "change": change,
+        "sense": sense,
         "amount": amount,
         "tolerance": tolerance,
         "unbroken": unbroken,
@@ -201,8 +202,18 @@ def points(value: float, digits: int = 1) -> str:
 
 
 def change(row: Json) -> str:
-    """A relative change in per cent, or the difference of two shares in points."""
-    return percent(row["change"], 2).replace("%", _unit(row))
+    """A change in words: `fell by 9.90 %`, `rose by 2.10 points`, `did not change`."""
+    size = abs(100 * row["change"])
+    if float(f"{size:.2f}") == 0.0:
+        return "did not change"
+    return f"{'rose' if row['change'] > 0 else 'fell'} by {size:.2f}\u202f{_unit(row)}"
+
+
+def sense(row: Json) -> str:
+    """Whether a change is better, worse or none: fewer bits per byte and more points are better."""
+    if float(f"{100 * row['change']:.2f}") == 0.0:
+        return "same"
+    return "better" if (row["change"] > 0) == (row.get("unit") == "difference") else "worse"
 
 
 def tolerance(row: Json) -> str:

@@ -11,13 +11,12 @@ def curve_charts(facts: Json) -> list[Json]:
     rows = [row for row in facts["curve"] if row["kind"] != "merge"]
     if len(rows) < 3:
         return []
-    series = {
-        language: [(row["tokens"], row["bits_per_byte"][language]) for row in rows] for language in rows[0]["change"]
-    }
+    series = {entry: [(row["tokens"], row["bits_per_byte"][entry]) for row in rows] for entry in rows[0]["change"]}
     forgetting = charts.change_chart("curve", "Forgetting and gain over checkpoints", facts, series)
     assert forgetting is not None
     forgetting["note"] = (
-        "Bits per byte of each kept checkpoint on all held-out text, against the base: below zero is better."
+        "Bits per byte of each kept checkpoint on all held-out text, against the base. Lower is better: below zero is "
+        "a gain."
     )
     scores = charts.score_chart(
         "scores",
@@ -29,17 +28,17 @@ def curve_charts(facts: Json) -> list[Json]:
     return [charts.with_tolerances(forgetting, facts["tolerance"]), *([scores] if scores else [])]
 
 
-Place = tuple[str, float, float]
-"""Name of a model, gain in the new language and loss in the kept one, both in per cent."""
+Point = tuple[str, float, float]
+"""Name of a model, gain in the new entry and loss in the kept one, both in per cent."""
 
 
 def plane_chart(runs: dict[str, Json], kept: Sequence[str]) -> Json | None:
-    """Gain against retention, a curve for each run and pair of languages: one point per checkpoint, and another curve
+    """Gain against retention, a curve for each run and pair of entries: one point per checkpoint, and another curve
     with one point per merge factor; until the evaluation is done, one point per validation.
 
     Args:
         runs: name -> facts of a run; the name of a single run is left out.
-        kept: languages that must be kept; all others are new.
+        kept: entries that must be kept; all others are new.
     """
     traces: list[Json] = []
     names: list[str] = []
@@ -47,17 +46,17 @@ def plane_chart(runs: dict[str, Json], kept: Sequence[str]) -> Json | None:
     pairs = 0
     for run, facts in runs.items():
         for new, old, curves in _planes(facts, kept):
-            for kind, places in curves.items():
+            for kind, points in curves.items():
                 name = " ".join(part for part in (f"{new} against {old}", kind) if part)
                 names.append(name if len(runs) == 1 else f"{run}: {name}")
-                traces.append(_plane_trace(names[-1], places, pairs, merged=kind == "merges"))
-                rows += [[names[-1], *place] for place in places]
+                traces.append(_plane_trace(names[-1], points, pairs, merged=kind == "merges"))
+                rows += [[names[-1], *point] for point in points]
             pairs += 1
     if max((len(trace["x"]) for trace in traces), default=0) < 2:
         return None
     layout = {
-        "xaxis": {"title": {"text": "rise of bits per byte of the kept language, %"}, "zeroline": True},
-        "yaxis": {"title": {"text": "fall in the new language, %"}, "zeroline": True},
+        "xaxis": {"title": {"text": "rise of bits per byte of what is to be kept, %"}, "zeroline": True},
+        "yaxis": {"title": {"text": "fall in the new text, %"}, "zeroline": True},
     }
     measured = any(_is_measured(facts) for facts in runs.values())
     what = (
@@ -70,21 +69,21 @@ def plane_chart(runs: dict[str, Json], kept: Sequence[str]) -> Json | None:
         traces,
         layout,
         names,
-        {"columns": ["Languages", "Model", "Gained, %", "Lost, %"], "rows": charts.thin(rows)},
+        {"columns": ["Entries", "Model", "Gained, %", "Lost, %"], "rows": charts.thin(rows)},
     )
 
 
-def _plane_trace(name: str, places: Sequence[Place], color: int, *, merged: bool) -> Json:
+def _plane_trace(name: str, points: Sequence[Point], color: int, *, merged: bool) -> Json:
     trace = charts.draw_line(
-        name, [loss for _, _, loss in places], [gain for _, gain, _ in places], color, markers=True
+        name, [loss for _, _, loss in points], [gain for _, gain, _ in points], color, markers=True
     )
-    trace |= {"customdata": [point for point, _, _ in places], "hovertemplate": _PLANE_HOVER}
+    trace |= {"customdata": [model for model, _, _ in points], "hovertemplate": _PLANE_HOVER}
     if merged:
         trace["line"] |= {"dash": "dot"}
         trace["marker"] = {"size": 8, "symbol": "diamond"}
         # Said beside the point, because paper has no pointer to hover with; across the curve, not along it.
-        trace["text"] = [point if point.startswith("merge") else "" for point, _, _ in places]
-        trace["textposition"] = ["top right" if gain * loss < 0 else "top left" for _, gain, loss in places]
+        trace["text"] = [model if model.startswith("merge") else "" for model, _, _ in points]
+        trace["textposition"] = ["top right" if gain * loss < 0 else "top left" for _, gain, loss in points]
         trace |= {"mode": "lines+markers+text", "textfont": {"size": 11}, "cliponaxis": False}
     return trace
 
@@ -97,29 +96,29 @@ def _is_measured(facts: Json) -> bool:
     return len(facts["curve"]) > 2
 
 
-def _planes(facts: Json, kept: Sequence[str]) -> list[tuple[str, str, dict[str, list[Place]]]]:
-    """(new language, kept language, curves) of a run."""
+def _planes(facts: Json, kept: Sequence[str]) -> list[tuple[str, str, dict[str, list[Point]]]]:
+    """(new entry, kept entry, curves) of a run."""
     series = {key[0]: dict(points) for key, points in charts.held_out_series(facts).items() if key[1] is None}
-    languages = facts["curve"][0]["change"] if _is_measured(facts) else series
-    pairs = [(new, old) for new in languages if new not in kept for old in kept if old in languages]
+    entries = facts["curve"][0]["change"] if _is_measured(facts) else series
+    pairs = [(new, old) for new in entries if new not in kept for old in kept if old in entries]
     if not _is_measured(facts):
         return [(new, old, {"": _gain_and_loss(series[new], series[old])}) for new, old in pairs]
     run = [row for row in facts["curve"] if row["kind"] != "merge"]
     merges = sorted((row for row in facts["curve"] if row["kind"] == "merge"), key=lambda row: float(row["factor"]))
     curves = {"checkpoints": run} | ({"merges": [run[0], *merges, run[-1]]} if merges else {})
     return [
-        (new, old, {kind: [_place(row, new, old) for row in rows] for kind, rows in curves.items()})
+        (new, old, {kind: [_point(row, new, old) for row in rows] for kind, rows in curves.items()})
         for new, old in pairs
     ]
 
 
-def _place(row: Json, new: str, old: str) -> Place:
+def _point(row: Json, new: str, old: str) -> Point:
     name = f"merge {row['factor']:g}" if row["kind"] == "merge" else f"after {row['tokens']:,} tokens"
     return name, -100 * row["change"][new], 100 * row["change"][old]
 
 
-def _gain_and_loss(new: dict[int, float], old: dict[int, float]) -> list[Place]:
-    """The validations that measured both languages."""
+def _gain_and_loss(new: dict[int, float], old: dict[int, float]) -> list[Point]:
+    """The validations that measured both entries."""
     shared = [tokens for tokens in new if tokens in old]
     return [
         (

@@ -6,20 +6,22 @@ from reprise.storage import Json
 
 
 def level(row: Json) -> str:
-    """Which line of a table a bucket is: a language's total, a source, or a topic."""
+    """Which line of a table a row is: the total of an entry, a source, or a topic."""
     return "total" if row["source"] is None else "part" if row["topic"] is None else "subpart"
 
 
 def name(row: Json) -> str:
     """What tells this line from those around it."""
-    return str(row["topic"] or row["source"] or row.get("language") or row["entry"])
+    return str(row["topic"] or row["source"] or row.get("entry") or row["language"])
 
 
 def gain_rows(facts: Json) -> list[Json]:
-    """Before and after for each bucket: a language's total, then its sources, each followed by its topics."""
-    found = facts["bits_per_byte"]
-    languages = list(dict.fromkeys(row["language"] for row in found))
-    rows = sorted(found, key=lambda row: (languages.index(row["language"]), row["source"] or "", row["topic"] or ""))
+    """Before and after for each entry, then its sources, each followed by its topics."""
+    entries = list(dict.fromkeys(row["entry"] for row in facts["bits_per_byte"]))
+    rows = sorted(
+        facts["bits_per_byte"],
+        key=lambda row: (entries.index(row["entry"]), row["source"] or "", row["topic"] or ""),
+    )
     pictures = change_pictures(rows)
     return [
         row | {"level": level(row), "name": name(row), "picture": picture}
@@ -73,7 +75,7 @@ def change_pictures(rows: list[Json]) -> list[Json]:
                 "low": place(low),
                 "width": round(place(high) - place(low), 2),
                 "band": None if tolerance is None else [place(0.0), round(place(tolerance) - place(0.0), 2)],
-                "verdict": row["verdict"],
+                "verdict": row["verdict"] or "described",
             }
         )
     return pictures

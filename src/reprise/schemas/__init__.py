@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from reprise.evaluation.results import Results
+from reprise.evaluation.results import ModelResults, Results
 from reprise.training.events import Event
 
 Schema = dict[str, Any]
@@ -45,6 +45,7 @@ class Format:
 
 FORMATS: tuple[Format, ...] = (
     Format("results", "WORKSPACE/evaluate/results.json", Results, "What the stage `evaluate` measured and judged."),
+    Format("model-results", "reprise evaluate MODEL --json", ModelResults, "What that command prints of one model."),
     Format(
         "metrics",
         "WORKSPACE/train-N/metrics.jsonl",

@@ -1,4 +1,4 @@
-"""Seed documents in, checked question-answer documents out.
+"""Passage documents in, checked question-answer documents out.
 
-seeds -> prompts -> generator (behind a journal) -> parsing -> checks -> documents, each with where it came from.
+passages -> prompts -> generator (behind a journal) -> parsing -> checks -> documents, each with where it came from.
 """

@@ -67,7 +67,7 @@ def assume_rates(synthesis: Synthesis) -> Rates:
     These are guesses of ours; ten requests tell more.
     """
     completion = synthesis.generator.max_tokens / 2
-    return Rates(completion / 2, 300 + synthesis.seeds.max_chars / 8, completion, None)
+    return Rates(completion / 2, 300 + synthesis.passages.max_chars / 8, completion, None)
 
 
 def measure_rates(stage: Path, tokens_there: int) -> Rates | None:

@@ -20,7 +20,7 @@ import yaml
 
 from reprise.errors import UserError
 from reprise.recipe.languages.codes import WITHOUT_SPACES
-from reprise.recipe.synthesis import Seeds
+from reprise.recipe.synthesis import Passages
 
 CATCH_ALL = "general education"
 _RAREST = 60
@@ -33,7 +33,7 @@ _TERM_WEIGHT_LIMIT = 3
 
 
 @dataclass(frozen=True)
-class Seed:
+class Passage:
     """A passage of a document."""
 
     document_id: str
@@ -85,7 +85,7 @@ class Disciplines:
                 raise UserError(
                     f"there are no words that tell the discipline {discipline!r} from others",
                     where="synthesis.disciplines",
-                    remedy=f"name some: synthesis.seeds.terms: {{{discipline}: {{en: [...]}}}}",
+                    remedy=f"name some: synthesis.passages.terms: {{{discipline}: {{en: [...]}}}}",
                 )
             for language in {*known, *own}:
                 for term in [*known.get(language, []), *own.get(language, [])]:
@@ -160,44 +160,44 @@ def quality_of(text: str) -> float:
     return letters * (0.2 + 0.8 * ended) * variety
 
 
-def find_seeds(
-    rows: Iterable[Mapping[str, Any]], disciplines: Disciplines, languages: Sequence[str], seeds: Seeds
-) -> Iterator[Seed]:
+def find_passages(
+    rows: Iterable[Mapping[str, Any]], disciplines: Disciplines, languages: Sequence[str], settings: Passages
+) -> Iterator[Passage]:
     """Every passage that may be a seed. Held-out documents never are: what is measured on must not be trained on.
 
     Args:
         rows: documents with id, text, lang, source, topic, split, origin.
         disciplines: tells them apart.
         languages: those that are asked for.
-        seeds: settings.
+        settings: of the passages.
     """
     for row in rows:
-        wanted = row["source"] in seeds.sources if seeds.sources else row["source"] not in ("code", "synthetic")
+        wanted = row["source"] in settings.sources if settings.sources else row["source"] not in ("code", "synthetic")
         if not wanted or row["split"] != "train" or row["lang"] not in languages:
             continue
         whole = disciplines.of(row["text"][:_LOOKED_AT], row["lang"], row["topic"])
-        for place, passage in enumerate(cut_passages(row["text"], seeds.min_chars, seeds.max_chars)):
+        for place, passage in enumerate(cut_passages(row["text"], settings.min_chars, settings.max_chars)):
             discipline = disciplines.of(passage, row["lang"], row["topic"])
             if discipline is None or discipline == CATCH_ALL:
                 discipline = whole
             if discipline is not None:
-                yield Seed(
+                yield Passage(
                     row["id"], place, passage, row["lang"], discipline, row["origin"], row["topic"], quality_of(passage)
                 )
 
 
-def choose_seeds(found: Iterable[Seed], wanted: int, max_per_origin: int) -> list[Seed]:
-    """At most `wanted` seeds of one language and discipline, the same ones whatever the order in which they come.
+def choose_passages(found: Iterable[Passage], wanted: int, max_per_origin: int) -> list[Passage]:
+    """At most `wanted` passages of one language and discipline, the same ones whatever the order in which they come.
 
     Topics and origins (files) take turns, and within them documents do; each gives its best passages first.
     """
-    grouped: dict[tuple[str, str], dict[str, list[Seed]]] = defaultdict(lambda: defaultdict(list))
+    grouped: dict[tuple[str, str], dict[str, list[Passage]]] = defaultdict(lambda: defaultdict(list))
     for seed in found:
         origin = seed.origin.rpartition(":")[0] or seed.origin
         grouped[seed.topic or "", origin][seed.document_id].append(seed)
-    ordered: dict[tuple[str, str], list[Seed]] = {}
+    ordered: dict[tuple[str, str], list[Passage]] = {}
     for group, documents in grouped.items():
-        turns: list[tuple[int, float, str, Seed]] = []
+        turns: list[tuple[int, float, str, Passage]] = []
         for document_id, passages in documents.items():
             passages.sort(key=lambda seed: (-seed.quality, seed.passage))
             tie = xxhash.xxh3_64_hexdigest(document_id.encode())
@@ -206,7 +206,7 @@ def choose_seeds(found: Iterable[Seed], wanted: int, max_per_origin: int) -> lis
         ordered[group] = [entry[3] for entry in turns]
     queue = [(0, xxhash.xxh3_64_hexdigest("\0".join(group).encode()), group) for group in ordered]
     heapq.heapify(queue)
-    chosen: list[Seed] = []
+    chosen: list[Passage] = []
     taken: Counter[str] = Counter()
     while queue and len(chosen) < wanted:
         turn, tie, group = heapq.heappop(queue)

@@ -1,4 +1,4 @@
-"""Stage `synthesize`: seeds, answers, checks, documents.
+"""Stage `synthesize`: passages, answers, checks, documents.
 
     documents/        kept, in the table's schema: source `synthetic`, split `train`
     dropped/          the answers that are not, each with its reason

@@ -1,4 +1,4 @@
-"""What is asked for: seeds, disciplines, languages and kinds become requests, the same ones for the same text."""
+"""What is asked for: passages, disciplines, languages and kinds become requests, the same ones for the same text."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -11,7 +11,7 @@ from reprise.generators.prompts import Prompt
 from reprise.progress import console
 from reprise.recipe.synthesis import Synthesis
 from reprise.synthesis.parsing import Pair
-from reprise.synthesis.passages import Disciplines, Seed, choose_seeds, discipline_name, find_seeds, share_out
+from reprise.synthesis.passages import Disciplines, Passage, choose_passages, discipline_name, find_passages, share_out
 from reprise.synthesis.prompts import load_prompt
 
 _SPARE_SEEDS = 10_000
@@ -26,7 +26,7 @@ class Task:
     discipline: str
     prompt: Prompt
     request: Request
-    seed: Seed | None = None
+    seed: Passage | None = None
     examples: tuple[str, ...] = ()
     """Problems of the bank that a code task showed."""
     key: str = ""
@@ -57,29 +57,31 @@ def science_tasks(synthesis: Synthesis, rows: Iterable[Mapping[str, Any]]) -> li
     }
     if not synthesis.requests:
         return []
-    disciplines = Disciplines(synthesis.disciplines, synthesis.seeds.terms, synthesis.seeds.topics)
-    found: dict[str, list[Seed]] = defaultdict(list)
-    for seed in find_seeds(rows, disciplines, synthesis.languages, synthesis.seeds):
+    disciplines = Disciplines(synthesis.disciplines, synthesis.passages.terms, synthesis.passages.topics)
+    found: dict[str, list[Passage]] = defaultdict(list)
+    for seed in find_passages(rows, disciplines, synthesis.languages, synthesis.passages):
         bucket = found[_bucket(seed.language, seed.discipline)]
         bucket.append(seed)
         # What is not chosen among some is not chosen among more, so memory is bounded without a change of the choice.
         if len(bucket) > 2 * synthesis.requests + _SPARE_SEEDS:
-            bucket[:] = choose_seeds(bucket, synthesis.requests, synthesis.seeds.max_per_origin)
+            bucket[:] = choose_passages(bucket, synthesis.requests, synthesis.passages.max_per_origin)
     if not found:
         raise UserError(
-            f"no document gives a seed in {', '.join(synthesis.languages)} of {synthesis.seeds.min_chars} to "
-            f"{synthesis.seeds.max_chars} characters",
-            where="synthesis.seeds",
+            f"no document gives a passage in {', '.join(synthesis.languages)} of {synthesis.passages.min_chars} to "
+            f"{synthesis.passages.max_chars} characters",
+            where="synthesis.passages",
             remedy="name other sources or languages, or allow shorter passages",
         )
     parts = [_bucket(language, name) for language in synthesis.languages for name in synthesis.disciplines]
-    chosen = {part: choose_seeds(found[part], synthesis.requests, synthesis.seeds.max_per_origin) for part in parts}
-    repeats = synthesis.seeds.requests_per_seed
-    wanted = share_out(synthesis.requests, parts, {part: len(seeds) * repeats for part, seeds in chosen.items()})
+    chosen = {
+        part: choose_passages(found[part], synthesis.requests, synthesis.passages.max_per_origin) for part in parts
+    }
+    repeats = synthesis.passages.requests_per_passage
+    wanted = share_out(synthesis.requests, parts, {part: len(passages) * repeats for part, passages in chosen.items()})
     if sum(wanted.values()) < synthesis.requests:
         console.print(
-            f"[yellow]the documents give seeds for {sum(wanted.values())} of {synthesis.requests} requests: "
-            "raise synthesis.seeds.requests_per_seed, or read more documents[/yellow]"
+            f"[yellow]the documents give passages for {sum(wanted.values())} of {synthesis.requests} requests: "
+            "raise synthesis.passages.requests_per_passage, or read more documents[/yellow]"
         )
     kinds = _Kinds(synthesis.kinds)
     tasks = []
@@ -98,7 +100,7 @@ def needs_final(synthesis: Synthesis, kind: str, discipline: str) -> bool:
     return kind == "multiple_choice" or (kind == "problem" and discipline in synthesis.checks.final_answer)
 
 
-def _science_request(synthesis: Synthesis, prompt: Prompt, seed: Seed, sample: int) -> Request:
+def _science_request(synthesis: Synthesis, prompt: Prompt, seed: Passage, sample: int) -> Request:
     endings = dict(prompt.endings)
     boxed = seed.discipline in synthesis.checks.final_answer
     return prompt.request(

@@ -107,7 +107,7 @@ class ConcatRows:
         """Begin at the first row.
 
         Args:
-            documents: of the bucket.
+            documents: what the bucket holds.
             order_of_epoch: epoch from 0 -> the documents that it reads, the same ones in every epoch.
             epoch_tokens: tokens of these documents.
             seq_len: tokens of a row.
@@ -187,7 +187,7 @@ class BestFitRows:
         """Begin at the first row.
 
         Args:
-            documents: of the bucket.
+            documents: what the bucket holds.
             order_of_epoch: epoch from 0 -> the documents that it reads, the same ones in every epoch.
             epoch_tokens: tokens of these documents.
             seq_len: tokens of a row.

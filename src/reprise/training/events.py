@@ -193,7 +193,7 @@ class SpikeEvent(Moment, BatchRows):
 
 @record
 class RetentionEvent(Moment):
-    """A kept language got worse than its tolerance allows."""
+    """A kept entry, language or source got worse than its tolerance allows."""
 
     kind: Literal["guard"]
     """Which event it is."""
@@ -202,7 +202,7 @@ class RetentionEvent(Moment):
     action: Literal["warn", "stop", "raise_share"]
     """What was done."""
     path: str
-    """Language or source, as in `evaluation.tolerance`."""
+    """Entry, language or source (`en/paper`), as in `evaluation.tolerance`."""
     before: float
     """Bits per byte of the base model."""
     now: float

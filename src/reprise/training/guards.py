@@ -1,13 +1,15 @@
-"""Numbers that are not finite, loss spikes, and the held-out loss of the languages that are to be kept."""
+"""Numbers that are not finite, loss spikes, and the held-out loss of what is to be kept."""
 
 import logging
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from reprise.errors import UserError
+from reprise.recipe.groups import MIN_DOCUMENTS, Group, Groups
 from reprise.recipe.training import Guards
 from reprise.training.checkpoint_facts import Progress
 from reprise.training.events import BatchRows, GuardEvent, Moment
@@ -83,14 +85,24 @@ class StepGuard:
 
 @dataclass(frozen=True)
 class Retention:
-    """Held-out loss of a kept language, or of a source of it, beside that of the base model."""
+    """How a kept group of held-out documents stands against the base model."""
 
-    path: str
-    """`en` or `en/code`, as in `evaluation.tolerance`."""
+    group: Group
+    """Its `tolerance` is set."""
     before: float
     """Bits per byte of the base model."""
     now: float
-    tolerance: float
+
+    @property
+    def path(self) -> str:
+        """`en` or `en/code`, as in `evaluation.tolerance`."""
+        return self.group.path
+
+    @property
+    def tolerance(self) -> float:
+        """Largest rise that still counts as kept."""
+        assert self.group.tolerance is not None
+        return self.group.tolerance
 
     @property
     def rise(self) -> float:
@@ -103,25 +115,37 @@ class Retention:
         return self.rise > self.tolerance
 
 
-def bits_per_byte(losses: Sequence[BucketLoss], path: str) -> float | None:
-    """Bits per byte of a language (`en`) or a source of it (`en/code`), over its buckets; None where unmeasured."""
-    parts = path.split("/")
-    chosen = [loss for loss in losses if list(loss.key[: len(parts)]) == parts and loss.tokens]
+def kept_groups(groups: Groups, losses: Sequence[BucketLoss]) -> list[Group]:
+    """The groups with a tolerance of which documents are held out; sources of them only from MIN_DOCUMENTS on."""
+    documents: Counter[tuple[str, str]] = Counter()
+    for loss in losses:
+        documents[loss.key.language, loss.key.source] += loss.documents
+    return [
+        group
+        for group in groups.over(documents)
+        if group.tolerance is not None
+        and (group.source is None or documents[group.language, group.source] >= MIN_DOCUMENTS)
+    ]
+
+
+def bits_per_byte(losses: Sequence[BucketLoss], group: Group) -> float | None:
+    """Of a group, over its buckets; None where none was measured."""
+    chosen = [loss for loss in losses if group.contains(loss.key.language, loss.key.source) and loss.tokens]
     bits = sum(loss.nll * loss.tokens / math.log(2) for loss in chosen)
     num_bytes = sum(loss.num_bytes for loss in chosen)
     return bits / num_bytes if num_bytes else None
 
 
 def check_retention(
-    losses: Sequence[BucketLoss], baseline: Mapping[str, float], tolerance: Mapping[str, float]
+    losses: Sequence[BucketLoss], baseline: Mapping[str, float], groups: Sequence[Group]
 ) -> list[Retention]:
-    """Every kept path that was measured both now and with the base model."""
-    kept = []
-    for path, allowed in tolerance.items():
-        now = bits_per_byte(losses, path)
-        if now is not None and path in baseline:
-            kept.append(Retention(path, baseline[path], now, allowed))
-    return kept
+    """Every kept group that was measured both now and with the base model."""
+    measured = ((group, bits_per_byte(losses, group)) for group in groups)
+    return [
+        Retention(group, baseline[group.path], now)
+        for group, now in measured
+        if now is not None and group.path in baseline
+    ]
 
 
 def share_to_set(name: str, share: float, raised: dict[str, float], settings: Guards, *, is_lost: bool) -> float | None:
@@ -132,7 +156,7 @@ def share_to_set(name: str, share: float, raised: dict[str, float], settings: Gu
         share: its present share of the stage.
         raised: entry -> its share before the guard raised it; updated.
         settings: step and cap.
-        is_lost: whether the language is worse than its tolerance allows.
+        is_lost: whether some of its text is worse than its tolerance allows.
     """
     if is_lost:
         higher = min(share + settings.retention_step, settings.retention_cap)

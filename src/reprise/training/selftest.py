@@ -21,6 +21,7 @@ from reprise.errors import UserError
 from reprise.mixture.sampler import Batch, Sampler
 from reprise.model.loading import locate_model
 from reprise.recipe import Recipe
+from reprise.recipe.groups import Groups
 from reprise.recipe.mixture import Stage
 from reprise.recipe.tokens import Rows
 from reprise.recipe.training import Guards, Training
@@ -72,7 +73,7 @@ def selftest(recipe: Recipe, *, steps: int = 30, batch_rows: int = 4, seq_len: i
 
     Args:
         recipe: whose model, token store, mixture, packing and optimizer.
-        steps: of the optimizer.
+        steps: optimizer steps.
         batch_rows: rows of a batch, at most that of the recipe.
         seq_len: tokens of a row, at most that of the recipe.
 
@@ -125,7 +126,8 @@ def _by_the_trainer(recipe: Recipe, stage: Stage, rows: Rows, training: Training
         inputs = {"tokenize": Path(recipe.workspace) / "tokenize"}
         trainer = build(
             Work(output=output, inputs=inputs, cache=Path(folder, "cache")), processes, stop, stage=stage,
-            stage_index=0, rows=rows, training=training, model=recipe.model, seed=recipe.seed, tolerance={},
+            stage_index=0, rows=rows, training=training, model=recipe.model, seed=recipe.seed, kept=Groups(),
+            window=(recipe.evaluation.max_length, recipe.evaluation.stride),
         )  # fmt: skip
         while not trainer.sampler.finished:
             trainer.step()

@@ -6,9 +6,11 @@ from typing import Any
 
 from reprise.errors import UserError
 from reprise.mixture.sampler import Sampler
-from reprise.model.likelihood import fit_batch
+from reprise.model.likelihood import fit_batch, fit_window
 from reprise.model.machine import describe_machine
+from reprise.model.tokenizer import open_tokenizer
 from reprise.recipe.fields import decisive
+from reprise.recipe.groups import Groups
 from reprise.recipe.mixture import Stage
 from reprise.recipe.model import Model
 from reprise.recipe.tokens import Rows
@@ -78,7 +80,8 @@ def build(
     training: Training,
     model: Model,
     seed: int,
-    tolerance: dict[str, float],
+    kept: Groups,
+    window: tuple[int, int],
     benchmarks: Benchmarks | None = None,
 ) -> Trainer:
     """Open the store, load the model and resume from the newest checkpoint.
@@ -93,7 +96,8 @@ def build(
         training: batch, precision, checkpoints.
         model: the base model.
         seed: random seed of the run.
-        tolerance: language -> largest relative rise of its bits per byte.
+        kept: groups of held-out documents that must be kept.
+        window: `max_length` and `stride` of the evaluation, for the validations.
         benchmarks: what `training.benchmarks_every_tokens` runs.
     """
     processes.first(lambda: _check(training, processes))
@@ -120,7 +124,7 @@ def build(
         stage=stage,
         rows=rows,
         training=training,
-        tolerance=tolerance,
+        kept=kept,
         processes=processes,
         network=network,
         optimizer=optimizer,
@@ -129,8 +133,10 @@ def build(
         held_out=HeldOut(
             store.valid,
             training.validation,
-            rows.seq_len,
-            fit_batch(training.micro_batch_rows * rows.seq_len, processes.device),
+            start_id=open_tokenizer(model).start_id,
+            special_ids={store.eos_id} | ({store.bos_id} if store.bos_id is not None else set()),
+            window=fit_window(network.weights.config, *window),
+            batch_tokens=fit_batch(training.micro_batch_rows * rows.seq_len, processes.device),
         ),
         metrics=metrics,
         average=Average(network.weights, training.averaging, stage.tokens),

@@ -8,6 +8,7 @@ import torch
 
 from reprise.model.flops import training_flops_per_token
 from reprise.progress import console
+from reprise.recipe.groups import Group
 from reprise.recipe.hardware import peak_bf16_tflops
 from reprise.training.guards import bits_per_byte
 from reprise.training.memory import peak_memory
@@ -79,8 +80,8 @@ class StatusLine:
 def _validation(losses: Sequence[BucketLoss]) -> list[str]:
     """`bits/byte en 0.912 zh 1.203`."""
     languages = sorted({loss.key.language for loss in losses})
-    found = {language: bits_per_byte(losses, language) for language in languages}
-    shown = [f"{language} {value:.3f}" for language, value in found.items() if value is not None]
+    values = {language: bits_per_byte(losses, Group(path=language, language=language)) for language in languages}
+    shown = [f"{language} {value:.3f}" for language, value in values.items() if value is not None]
     return [f"bits/byte {' '.join(shown)}"] if shown else []
 
 

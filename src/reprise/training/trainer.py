@@ -16,6 +16,7 @@ from reprise.mixture.shares import ShareChange
 from reprise.mixture.shares_file import CAUSE, SharesFile
 from reprise.model.attention import document_inputs
 from reprise.progress import track
+from reprise.recipe.groups import Groups
 from reprise.recipe.mixture import Stage
 from reprise.recipe.tokens import Rows
 from reprise.recipe.training import Training
@@ -25,7 +26,7 @@ from reprise.training.averaging import Average
 from reprise.training.checkpoint import checkpoint_name, load_checkpoint, newest_whole, prune, tensors_of
 from reprise.training.checkpoint_facts import CheckpointFacts, Progress, ResumeFacts, next_multiple
 from reprise.training.events import BatchRows, Event, Moment
-from reprise.training.guards import StepGuard, bits_per_byte, check_retention, share_to_set
+from reprise.training.guards import Retention, StepGuard, bits_per_byte, check_retention, kept_groups, share_to_set
 from reprise.training.memory import peak_memory
 from reprise.training.metrics import Metrics
 from reprise.training.network import Network
@@ -71,7 +72,8 @@ class Trainer:
     stage: Stage
     rows: Rows
     training: Training
-    tolerance: dict[str, float]
+    kept: Groups
+    """Groups of held-out documents that must be kept."""
     processes: Processes
     network: Network
     optimizer: torch.optim.Optimizer
@@ -282,7 +284,7 @@ class Trainer:
             )
         )
         if not progress.baseline:
-            measured = {path: bits_per_byte(losses, path) for path in self.tolerance}
+            measured = {group.path: bits_per_byte(losses, group) for group in kept_groups(self.kept, losses)}
             progress.baseline = {path: value for path, value in measured.items() if value is not None}
         if self.training.guards.retention != "off":
             self.guard_retention(losses)
@@ -298,16 +300,17 @@ class Trainer:
         self.log({**self.moment(), "kind": "benchmarks", "benchmarks": scores})
 
     def guard_retention(self, losses: Sequence[BucketLoss]) -> None:
-        """Act on kept languages whose bits per byte rose by more than allowed, as the recipe says.
+        """Act on kept groups whose bits per byte rose by more than allowed, as the recipe says.
 
         Raises:
             UserError: `retention: stop`; a checkpoint was saved.
         """
         action = self.training.guards.retention
         assert action != "off"
-        for kept in check_retention(losses, self.progress.baseline, self.tolerance):
-            if action == "raise_share":
-                self._balance(kept.path, is_lost=kept.is_lost)
+        measured = check_retention(losses, self.progress.baseline, kept_groups(self.kept, losses))
+        if action == "raise_share":
+            self._balance(measured)
+        for kept in measured:
             if not kept.is_lost:
                 continue
             message = f"{kept.path}: {kept.before:.4f} -> {kept.now:.4f} bits per byte ({kept.rise:+.1%})"
@@ -318,20 +321,27 @@ class Trainer:
                 self.save()
                 self.finish_checkpoint()
                 raise UserError(
-                    f"{message} is more than the tolerance",
-                    where=f"evaluation.tolerance.{kept.path} = {kept.tolerance}",
+                    f"{message} is more than the tolerance of {kept.tolerance:g}",
+                    where=f"evaluation.tolerance, or `keep` in the mixture, for {kept.path}",
                     remedy="give it a larger share, lower the learning rate, or set training.guards.retention=warn",
                 )
 
-    def _balance(self, path: str, *, is_lost: bool) -> None:
-        """Raise the share of a kept language while it is lost; restore its own share when it is back."""
-        language = path.split("/")[0]
-        entries = [name for name, entry in self.stage.mixture.items() if entry.language == language]
-        for name in entries:
+    def _balance(self, measured: Sequence[Retention]) -> None:
+        """Raise the share of an entry while a kept group of its text is lost; restore its own share when none is."""
+        for name, entry in self.stage.mixture.items():
+            own = [
+                kept
+                for kept in measured
+                if any(kept.group.contains(entry.language, source) for source in entry.sources)
+            ]
+            if not own:
+                continue
+            lost = [kept for kept in own if kept.is_lost]
             share = sum(part for bucket, part in self.sampler.shares().items() if bucket.entry == name)
-            new_share = share_to_set(name, share, self.progress.raised, self.training.guards, is_lost=is_lost)
+            new_share = share_to_set(name, share, self.progress.raised, self.training.guards, is_lost=bool(lost))
             if new_share is not None:
-                self.log_changes(self.sampler.set_shares({name: new_share}, cause=f"retention of {path}"))
+                cause = f"retention of {(lost or own)[0].path}"
+                self.log_changes(self.sampler.set_shares({name: new_share}, cause=cause))
 
     def apply_share_changes(self) -> None:
         """Put into force what the user wrote into the file of shares since the last step."""

@@ -1,14 +1,14 @@
 """Held-out loss of every (language, source, topic)."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from reprise.model.likelihood import token_nll
+from reprise.model.likelihood import cut_windows, token_nll
 from reprise.model.loss import IGNORE
 from reprise.recipe.training import Validation
 from reprise.stable_random import permutation, resamples
@@ -16,6 +16,8 @@ from reprise.tokens.store import Bucket, BucketKey
 from reprise.training.events import BucketMeasurement
 from reprise.training.parallel import Processes
 from reprise.training.signals import StopSignal
+
+Ids = np.ndarray[Any, Any]
 
 DRAWS = 32
 """Times that the held-out documents of a bucket are drawn anew: the standard error is then known to about an eighth."""
@@ -68,22 +70,38 @@ class BucketLoss:
 class _Window:
     document: int
     """Index among all documents that are measured."""
-    ids: np.ndarray[Any, Any]
+    ids: Ids
+    first: int
+    """Position of the first scored token."""
 
 
 class HeldOut:
-    """The held-out documents that are measured: whole ones, at most `max_tokens` per bucket but at least one."""
+    """The held-out documents that are measured: whole ones, at most `max_tokens` per bucket but at least one.
+
+    Bits per byte are those of the evaluation (`reprise.evaluation.bits_per_byte`): every token of the text is scored
+    once, the first one behind the token that begins a text, in the same overlapping windows; EOS, which is no text, is
+    not scored. So a guard sees the quantity that the verdict is about.
+    """
 
     def __init__(
-        self, buckets: Mapping[BucketKey, Bucket], settings: Validation, seq_len: int, batch_tokens: int
+        self,
+        buckets: Mapping[BucketKey, Bucket],
+        settings: Validation,
+        *,
+        start_id: int,
+        special_ids: Collection[int],
+        window: tuple[int, int],
+        batch_tokens: int,
     ) -> None:
-        """Choose the documents and cut them into batches.
+        """Choose the documents and cut them into windows.
 
         Args:
-            buckets: all held-out text.
-            settings: how much of each.
-            seq_len: tokens in the longest window.
-            batch_tokens: most tokens in one forward pass, padding counted; one window is never cut.
+            buckets: the held-out part of the token store.
+            settings: how many tokens are measured.
+            start_id: the token that begins a text.
+            special_ids: BOS and EOS of the store, which stand around each of its documents.
+            window: tokens in a window, and by how many it moves.
+            batch_tokens: most tokens in one forward pass of a process; one window is never cut.
         """
         self._keys: list[BucketKey] = []
         self._num_bytes: list[int] = []
@@ -95,11 +113,13 @@ class HeldOut:
             if bucket.num_documents == 0:
                 continue
             documents = _choose(bucket, settings.max_tokens)
-            windows += [
-                _Window(index, window)
-                for index, document in enumerate(documents, start=self._ends[-1] if self._ends else 0)
-                for window in _windows(bucket.tokens[bucket.offsets[document] : bucket.offsets[document + 1]], seq_len)
-            ]
+            for index, document in enumerate(documents, start=self._ends[-1] if self._ends else 0):
+                text = _text_of(bucket.tokens[bucket.offsets[document] : bucket.offsets[document + 1]], special_ids)
+                ids = np.concatenate([[start_id], text])
+                windows += [
+                    _Window(index, ids[begin:end], first - begin)
+                    for begin, end, first in cut_windows(len(ids), *window)
+                ]
             self._keys.append(key)
             self._ends.append((self._ends[-1] if self._ends else 0) + len(documents))
             self._num_bytes.append(int(bucket.num_bytes[documents].sum()))
@@ -170,10 +190,11 @@ def _choose(bucket: Bucket, max_tokens: int) -> np.ndarray[Any, Any]:
     return np.sort(order[:count])
 
 
-def _windows(ids: np.ndarray[Any, Any], seq_len: int) -> Iterator[np.ndarray[Any, Any]]:
-    """Cut a document; each window begins with the last token of the one before, so only the very first is unscored."""
-    for start in range(0, max(len(ids) - 1, 0), seq_len - 1):
-        yield ids[start : start + seq_len]
+def _text_of(ids: Ids, special_ids: Collection[int]) -> Ids:
+    """The tokens of a document without the BOS and EOS around it."""
+    start = int(len(ids) > 0 and int(ids[0]) in special_ids)
+    end = len(ids) - int(len(ids) > start and int(ids[-1]) in special_ids)
+    return ids[start:end]
 
 
 def _run(model: Any, batch: list[_Window], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -183,7 +204,7 @@ def _run(model: Any, batch: list[_Window], device: torch.device) -> tuple[torch.
     labels = np.full(shape, IGNORE, dtype=np.int64)
     for row, window in enumerate(batch):
         ids[row, : len(window.ids)] = window.ids
-        labels[row, : len(window.ids)] = window.ids
+        labels[row, window.first : len(window.ids)] = window.ids[window.first :]
     nll = token_nll(model, torch.from_numpy(ids).to(device), labels=torch.from_numpy(labels).to(device))
-    tokens = torch.tensor([len(window.ids) - 1 for window in batch], dtype=torch.float64, device=device)
+    tokens = torch.tensor([len(window.ids) - window.first for window in batch], dtype=torch.float64, device=device)
     return nll.double().sum(dim=1), tokens

@@ -18,8 +18,9 @@ from reprise.benchmark_files import LocalSet, read_set
 from reprise.errors import missing_extra
 from reprise.evaluation.benchmarks.catalogue import BENCHMARKS, GROUPS, Benchmark
 from reprise.evaluation.benchmarks.hub import SOURCES, read_hub
+from reprise.evaluation.intervals import Estimate, estimate_score
 from reprise.evaluation.model import EvaluatedModel
-from reprise.evaluation.verdicts import compare_scores
+from reprise.evaluation.results import BenchmarkRow, BenchmarkScore, TaskScore
 from reprise.progress import console
 from reprise.recipe.evaluation import Evaluation, expand_benchmarks
 from reprise.sandbox.run import require_sandbox
@@ -48,7 +49,7 @@ class Measured:
         """Mean over the questions."""
         return sum(self.scores.values()) / len(self.scores)
 
-    def parts(self) -> dict[str, dict[str, float]]:
+    def parts(self) -> dict[str, TaskScore]:
         """Task -> its questions and mean score."""
         groups: dict[str, list[float]] = {}
         for name, score in self.scores.items():
@@ -177,59 +178,66 @@ def wilson(score: float, count: int, z: float = 1.959964) -> tuple[float, float]
 
 
 def compare_benchmarks(
-    before: Sequence[Measured], after: Sequence[Measured], settings: Evaluation, seed: int
-) -> list[dict[str, Any]]:
-    """Each benchmark that ran on both sides, as a row of the results.
-
-    Returns:
-        {benchmark, language, shots, metric, questions, total, sampled, before, after, change, ci, tolerance, verdict,
-        before_ci, after_ci, differs, parts}: scores 0 to 1, intervals of 95 %.
-    """
-    rows = []
+    before: Sequence[Measured], after: Sequence[Measured], settings: Evaluation
+) -> list[tuple[BenchmarkRow, Estimate]]:
+    """Each benchmark that ran on both sides, as a row of the results whose verdict is not filled in yet."""
+    rows: list[tuple[BenchmarkRow, Estimate]] = []
     other = {measured.benchmark: measured for measured in after}
     for one in before:
         two = other.get(one.benchmark)
         if two is None:
             continue
         names = [name for name in one.scores if name in two.scores]
-        sides = [np.array([side.scores[name] for name in names]) for side in (one, two)]
-        change = compare_scores(
-            *sides, tolerance=settings.benchmark_tolerance, samples=settings.bootstrap_samples, seed=seed
-        )
+        estimate = estimate_score(*(np.array([side.scores[name] for name in names]) for side in (one, two)))
         benchmark = BENCHMARKS[one.benchmark]
-        parts = {
-            name: {"questions": part["questions"], "before": part["score"], "after": two.parts()[name]["score"]}
-            for name, part in one.parts().items()
+        own, others = one.parts(), two.parts()
+        row: BenchmarkRow = {
+            "benchmark": one.benchmark,
+            "language": benchmark.language,
+            "shots": one.shots,
+            "metric": one.metric,
+            "questions": len(names),
+            "total": one.total,
+            "sampled": len(names) < one.total,
+            "before": estimate.before,
+            "after": estimate.after,
+            "change": estimate.change,
+            "ci": estimate.interval(),
+            "tolerance": settings.benchmark_tolerance,
+            "verdict": "undecided",
+            "before_ci": wilson(estimate.before, len(names)),
+            "after_ci": wilson(estimate.after, len(names)),
+            "differs": benchmark.differs,
+            "parts": {
+                name: {"questions": part["questions"], "before": part["score"], "after": others[name]["score"]}
+                for name, part in own.items()
+            },
+            "other_metrics": {
+                metric: {"before": score, "after": two.other_metrics[metric]}
+                for metric, score in one.other_metrics.items()
+            },
         }
-        others = {
-            metric: {"before": score, "after": two.other_metrics[metric]} for metric, score in one.other_metrics.items()
-        }
-        rows.append(
-            {"benchmark": one.benchmark, "language": benchmark.language, "shots": one.shots, "metric": one.metric}
-            | {"questions": len(names), "total": one.total, "sampled": len(names) < one.total}
-            | change.as_json()
-            | {"before_ci": list(wilson(change.before, len(names))), "after_ci": list(wilson(change.after, len(names)))}
-            | {"differs": benchmark.differs, "parts": parts, "other_metrics": others}
-        )
+        rows.append((row, estimate))
     return rows
 
 
-def summarize(measured: Sequence[Measured]) -> list[dict[str, Any]]:
+def summarize(measured: Sequence[Measured]) -> list[BenchmarkScore]:
     """Each benchmark of one model with its 95 % interval."""
-    rows = []
-    for one in measured:
-        count = len(one.scores)
-        rows.append(
-            {"benchmark": one.benchmark, "shots": one.shots, "metric": one.metric, "score": one.score}
-            | {
-                "ci": list(wilson(one.score, count)),
-                "questions": count,
-                "total": one.total,
-                "sampled": count < one.total,
-            }
-            | {"parts": one.parts(), "other_metrics": one.other_metrics}
-        )
-    return rows
+    return [
+        {
+            "benchmark": one.benchmark,
+            "shots": one.shots,
+            "metric": one.metric,
+            "score": one.score,
+            "ci": wilson(one.score, len(one.scores)),
+            "questions": len(one.scores),
+            "total": one.total,
+            "sampled": len(one.scores) < one.total,
+            "parts": one.parts(),
+            "other_metrics": one.other_metrics,
+        }
+        for one in measured
+    ]
 
 
 def group_means(scores: dict[str, float]) -> dict[str, float]:

@@ -1,0 +1,157 @@
+"""Two models on the same documents and questions -> rows, verdicts, and what was not tested."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from reprise.evaluation.bits_per_byte import Text, TextGroup, byte_counts, group_texts
+from reprise.evaluation.intervals import Estimate, estimate_rate
+from reprise.evaluation.results import BenchmarkRow, BitsRow, Untested, Verdict
+from reprise.evaluation.verdicts import Judgement, judge_all
+from reprise.recipe.groups import Groups
+
+
+def compare_bits(
+    texts: Sequence[Text], before: npt.NDArray[np.float64], after: npt.NDArray[np.float64], groups: Groups
+) -> list[tuple[BitsRow, Estimate]]:
+    """Bits per byte of each entry, source and topic, before and after; verdicts are not filled in yet.
+
+    Args:
+        texts: the documents.
+        before: float64[len(texts)], bits of each document under the base model.
+        after: float64[len(texts)], under the trained model.
+        groups: which documents belong together.
+    """
+    num_bytes = byte_counts(texts)
+    table = []
+    for group in group_texts(texts, groups):
+        members = group.members
+        estimate = estimate_rate(before[members], after[members], num_bytes[members])
+        table.append((_bits_row(group, estimate, int(num_bytes[members].sum())), estimate))
+    return table
+
+
+def _bits_row(group: TextGroup, estimate: Estimate, num_bytes: int) -> BitsRow:
+    return {
+        "path": group.path,
+        "entry": group.entry,
+        "language": group.language,
+        "source": group.source,
+        "topic": group.topic,
+        "before": estimate.before,
+        "after": estimate.after,
+        "change": estimate.change,
+        "standard_error": estimate.standard_error if math.isfinite(estimate.standard_error) else None,
+        "ci": estimate.interval(),
+        "tolerance": group.tolerance,
+        "verdict": "undecided" if group.is_judged else None,
+        "num_bytes": num_bytes,
+        "documents": len(group.members),
+    }
+
+
+def judge_rows(
+    table: Sequence[tuple[BitsRow, Estimate]], benchmarks: Sequence[tuple[BenchmarkRow, Estimate]]
+) -> list[Verdict]:
+    """Judge all rows as one family, and write the verdicts into them."""
+    judged = [(row, estimate) for row, estimate in table if row["verdict"] is not None]
+    measures = [
+        *((estimate, row["tolerance"]) for row, estimate in judged),
+        *((estimate, row["tolerance"]) for row, estimate in benchmarks),
+    ]
+    judgements = iter(judge_all(measures))
+    verdicts: list[Verdict] = []
+    for row, _ in judged:
+        judgement = next(judgements)
+        row["verdict"] = judgement.verdict
+        verdicts.append(
+            {
+                "measure": f"{row['path']} bits per byte",
+                "kind": "bits_per_byte",
+                "path": row["path"],
+                "language": row["language"],
+                "before": row["before"],
+                "after": row["after"],
+                "change": row["change"],
+                "unit": "relative",
+                "better": "lower",
+                "items": row["documents"],
+                "ci": row["ci"],
+                "judged_error": judgement.error,
+                "judged_ci": judgement.ci,
+                "tolerance": row["tolerance"],
+                "verdict": judgement.verdict,
+                "reason": judgement.reason,
+            }
+        )
+    for question, _ in benchmarks:
+        judgement = next(judgements)
+        question["verdict"] = judgement.verdict
+        verdicts.append(_benchmark_verdict(question, judgement))
+    return verdicts
+
+
+def _benchmark_verdict(row: BenchmarkRow, judgement: Judgement) -> Verdict:
+    return {
+        "measure": row["benchmark"],
+        "kind": "benchmark",
+        "path": row["benchmark"],
+        "language": row["language"],
+        "before": row["before"],
+        "after": row["after"],
+        "change": row["change"],
+        "unit": "difference",
+        "better": "higher",
+        "items": row["questions"],
+        "ci": row["ci"],
+        "judged_error": judgement.error,
+        "judged_ci": judgement.ci,
+        "tolerance": row["tolerance"],
+        "verdict": judgement.verdict,
+        "reason": judgement.reason,
+    }
+
+
+def find_untested(
+    texts: Sequence[Text], groups: Groups, verdicts: Sequence[Verdict], absent: Mapping[str, str]
+) -> list[Untested]:
+    """What a reader may take for tested and was not: named groups without text, benchmarks, tolerances."""
+    return [*_without_text(texts, groups), *_without_guard(verdicts, absent)]
+
+
+def _without_text(texts: Sequence[Text], groups: Groups) -> Iterator[Untested]:
+    """Groups that the recipe names and of which no document is held out."""
+    if not texts:
+        return
+    pairs = {(text.language, text.source) for text in texts}
+    for group in groups.over(pairs):
+        if not any(group.contains(*pair) for pair in pairs):
+            yield {
+                "measure": f"{group.path} bits per byte",
+                "reason": f"no document of {group.path} is held out: raise documents.valid_share, or give an input "
+                "with `constants: {split: valid}`",
+            }
+
+
+def _without_guard(verdicts: Sequence[Verdict], absent: Mapping[str, str]) -> Iterator[Untested]:
+    """What nothing in the evaluation would notice if it were lost."""
+    kinds = {entry["kind"] for entry in verdicts}
+    if "benchmark" not in kinds:
+        reason = "; ".join(f"{name}: {why}" for name, why in absent.items())
+        yield {
+            "measure": "benchmarks",
+            "reason": f"none could be run ({reason})"
+            if reason
+            else "evaluation.benchmarks names none, so only the "
+            "prediction of held-out text was tested, and no ability beyond it",
+        }
+    if "bits_per_byte" in kinds and not any(
+        entry["tolerance"] is not None for entry in verdicts if entry["kind"] == "bits_per_byte"
+    ):
+        yield {
+            "measure": "tolerance",
+            "reason": "no held-out text has a tolerance, so none can be called kept: set `keep: true` on an entry of "
+            "the mixture, or evaluation.tolerance",
+        }

@@ -1,0 +1,149 @@
+"""Which verdicts the held-out documents and the questions can reach, before anyone trains.
+
+A verdict needs an interval that is short enough. How long it will be is known beforehand but for one number: how much
+the documents of one group differ in their change, or how many answers of a benchmark change. That number is assumed
+here and said; a run that was evaluated has the real one.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import ndtri, stdtrit
+from typing_extensions import TypedDict
+
+from reprise.evaluation.intervals import estimate_rate
+from reprise.evaluation.verdicts import FAMILY_ERROR
+from reprise.recipe.groups import MIN_DOCUMENTS, Groups
+from reprise.records import record
+
+POWER = 0.8
+"""Chance with which a verdict that is true is to be reached."""
+
+DOCUMENT_SPREAD = 0.04
+"""Assumed standard deviation of the relative change of a document's bits per byte."""
+
+CHANGED_ANSWERS = 0.1
+"""Assumed share of the questions that are answered differently after training."""
+
+
+@record
+class Reach(TypedDict):
+    """What a measure can show."""
+
+    path: str
+    """Entry of the mixture, language or source, as in the verdicts; or the name of a benchmark."""
+    kind: Literal["bits_per_byte", "benchmark"]
+    """What is measured."""
+    items: int
+    """Held-out documents, or questions."""
+    spread: float
+    """Assumed: standard deviation of the documents' relative changes; share of the answers that change."""
+    tolerance: float | None
+    """Largest change for the worse that still counts as kept; null: none is set."""
+    detectable: float | None
+    """Smallest true change that is called gained (or, beyond the tolerance, lost) in 4 of 5 runs; relative for bits per
+    byte, a difference of shares for benchmarks; null: no change is."""
+    can_be_kept: bool
+    """Whether a measure that does not change is called kept in 4 of 5 runs."""
+    items_for_kept: int | None
+    """Documents or questions, alike in size, that `kept` takes; null without a tolerance."""
+
+
+def plan_reach(
+    sizes: Mapping[tuple[str, str], npt.NDArray[np.float64]],
+    groups: Groups,
+    questions: Mapping[str, int],
+    benchmark_tolerance: float,
+    *,
+    spread: float = DOCUMENT_SPREAD,
+) -> list[Reach]:
+    """What each group of held-out documents and each benchmark can show, all judged as one family.
+
+    Args:
+        sizes: (language, source) -> float64[n], bytes of its held-out documents.
+        groups: which of them get a verdict together.
+        questions: benchmark -> questions that will be asked.
+        benchmark_tolerance: `evaluation.benchmark_tolerance`.
+        spread: standard deviation of the documents' relative changes.
+    """
+    judged = groups.over(sizes)
+    error = FAMILY_ERROR / max(1, len(judged) + len(questions))  # the first step of Holm's rule
+    reaches = []
+    for group in judged:
+        parts = [size for pair, size in sizes.items() if group.contains(*pair)]
+        size = np.concatenate(parts) if parts else np.zeros(0)
+        reaches.append(_reach_of_documents(group.path, size, group.tolerance, spread, error))
+    return reaches + [_reach_of_questions(name, count, benchmark_tolerance, error) for name, count in questions.items()]
+
+
+def _reach_of_documents(
+    path: str, size: npt.NDArray[np.float64], tolerance: float | None, spread: float, error: float
+) -> Reach:
+    reachable = None
+    if len(size) >= MIN_DOCUMENTS:
+        estimate = estimate_rate(size, size, size)
+        share = size / size.sum()
+        if estimate.problem is None:
+            standard_error = spread * float(np.sqrt((share**2).sum()))
+            reachable = (_student(estimate.degrees, error) + ndtri(POWER)) * standard_error
+    return {
+        "path": path,
+        "kind": "bits_per_byte",
+        "items": len(size),
+        "spread": spread,
+        "tolerance": tolerance,
+        "detectable": None if reachable is None else float(reachable),
+        "can_be_kept": tolerance is not None and reachable is not None and float(reachable) <= tolerance,
+        "items_for_kept": None if not tolerance else _documents_needed(spread, tolerance, error),
+    }
+
+
+def _student(degrees: float, error: float) -> float:
+    return float(stdtrit(degrees, 1 - error / 2))
+
+
+def _documents_needed(spread: float, tolerance: float, error: float) -> int:
+    """Documents of equal size with which a group that does not change is called kept with the chance POWER."""
+    count = MIN_DOCUMENTS
+    while (_student(count - 1, error) + ndtri(POWER)) * spread / np.sqrt(count) > tolerance:
+        count += max(1, count // 50)
+    return count
+
+
+def _reach_of_questions(name: str, count: int, tolerance: float, error: float) -> Reach:
+    factor = float(ndtri(1 - error / 2) + ndtri(POWER))
+    reachable = factor * float(np.sqrt(CHANGED_ANSWERS / count)) if count >= MIN_DOCUMENTS else None
+    return {
+        "path": name,
+        "kind": "benchmark",
+        "items": count,
+        "spread": CHANGED_ANSWERS,
+        "tolerance": tolerance,
+        "detectable": reachable,
+        "can_be_kept": reachable is not None and reachable <= tolerance,
+        "items_for_kept": int(np.ceil(CHANGED_ANSWERS * (factor / tolerance) ** 2)) if tolerance else None,
+    }
+
+
+def reach_sentences(reaches: Sequence[Reach]) -> list[str]:
+    """One line for each measure, for the terminal."""
+    return [_sentence(reach) for reach in reaches]
+
+
+def _sentence(reach: Reach) -> str:
+    is_bits = reach["kind"] == "bits_per_byte"
+    what, unit = ("document", "%") if is_bits else ("question", "points")
+    head = f"{reach['path']}: {reach['items']:,} {what}{'' if reach['items'] == 1 else 's'}"
+    if reach["detectable"] is None:
+        return f"{head}: no verdict is possible; hold out more"
+    line = f"{head}: a change of {100 * reach['detectable']:.1f} {unit} can be shown"
+    if reach["tolerance"] is None:
+        return f"{line}; `kept` needs a tolerance"
+    if reach["can_be_kept"]:
+        return f"{line}; `kept` within {100 * reach['tolerance']:g} {unit} can be shown"
+    return (
+        f"{line}; `kept` within {100 * reach['tolerance']:g} {unit} cannot: it takes about "
+        f"{reach['items_for_kept']:,} {what}s"
+    )

@@ -1,0 +1,120 @@
+"""Estimates of a change and their intervals."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from reprise.evaluation.intervals import estimate_rate, estimate_score
+from reprise.evaluation.verdicts import judge_all
+
+
+def verdict(estimate, tolerance):
+    return judge_all([(estimate, tolerance)])[0].verdict
+
+
+def test_rates_are_ratios_of_sums_not_means_of_ratios():
+    before, after, size = (
+        np.array([10.0, 100, 30, 40, 50]),
+        np.array([9.0, 80, 30, 41, 50]),
+        np.array([5.0, 200, 10, 10, 20]),
+    )
+    estimate = estimate_rate(before, after, size)
+    assert estimate.before == pytest.approx(230 / 245)
+    assert estimate.after == pytest.approx(210 / 245)
+    assert estimate.change == pytest.approx(210 / 230 - 1)
+
+
+@pytest.mark.parametrize("count", [5, 13, 60])
+def test_documents_of_equal_size_have_students_interval(count):
+    changes = np.random.default_rng(count).normal(-0.03, 0.05, count)
+    before = np.full(count, 700.0)
+    estimate = estimate_rate(before, before * (1 + changes), before)
+    expected = stats.ttest_1samp(changes, 0.0).confidence_interval(0.95)
+    assert estimate.degrees == pytest.approx(count - 1)
+    assert estimate.interval() == pytest.approx(tuple(expected))
+    assert estimate.error_at(0.0) == pytest.approx(stats.ttest_1samp(changes, 0.0).pvalue)
+
+
+def test_the_variance_and_degrees_of_freedom_are_those_of_the_regression_through_the_origin():
+    """HC2 and Bell-McCaffrey from their matrices: after = ratio * before, the variance of a document as its bits."""
+    random = np.random.default_rng(2)
+    before = random.lognormal(6, 1, 12)
+    after = before * random.normal(0.97, 0.05, 12)
+    estimate = estimate_rate(before, after, before)
+    root = np.sqrt(before)  # weighted least squares with weights 1 / before is the ratio estimator
+    design, response = root[:, None], after / root
+    inverse = np.linalg.inv(design.T @ design)
+    hat = design @ inverse @ design.T
+    residuals = response - hat @ response
+    leverage = np.diag(hat)
+    variance = (inverse @ design.T @ np.diag(residuals**2 / (1 - leverage)) @ design @ inverse).item()
+    assert estimate.standard_error == pytest.approx(np.sqrt(variance))
+    gaps = (np.eye(12) - hat) * (design @ inverse)[:, 0] / np.sqrt(1 - leverage)
+    gram = gaps.T @ gaps
+    assert estimate.degrees == pytest.approx(np.trace(gram) ** 2 / np.trace(gram @ gram))
+
+
+@pytest.mark.parametrize("count", [5, 13, 60])
+def test_interval_covers_the_truth_about_95_times_in_100(count):
+    random = np.random.default_rng(3)
+    intervals = []
+    for _ in range(600):
+        before = random.lognormal(6, 1, count)
+        after = before * (1 - 0.03 + 0.03 * random.standard_t(5, count))
+        intervals.append(estimate_rate(before, after, before).interval())
+    given = [ci for ci in intervals if ci is not None]
+    assert len(given) >= 580
+    assert 0.925 <= sum(low <= -0.03 <= high for low, high in given) / len(given) <= 0.98
+
+
+def test_pairing_finds_a_small_change_between_unlike_documents():
+    before = np.random.default_rng(4).gamma(1, 1000, 100)
+    estimate = estimate_rate(before, before * 0.99, np.ones(100))
+    assert verdict(estimate, None) == "gained" and estimate.change == pytest.approx(-0.01)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_too_few_documents_have_no_interval(count):
+    few = np.ones(count)
+    estimate = estimate_rate(few, few * 2, few)
+    assert estimate.interval() is None and verdict(estimate, 0.02) == "undecided"
+
+
+def test_one_document_that_is_nearly_all_of_the_text_decides_nothing():
+    changes = np.array([0.9, 1.1, 1.2, 1.0, 0.8, 1.1])
+    for large, decided in ((1e6, False), (1.0, True)):
+        before = np.array([large, *np.ones(5)]) * 100
+        estimate = estimate_rate(before, before * changes, before)
+        assert (estimate.interval() is not None) == decided
+    assert (
+        estimate_rate(before * [1e6, 1, 1, 1, 1, 1], before, before).problem
+        == "one of 6 documents has 100 % of the text"
+    )
+
+
+def test_scores_change_by_a_difference():
+    before, after = np.array([0.0, 0, 1, 1] * 50), np.array([1.0, 0, 1, 1] * 50)
+    estimate = estimate_score(before, after)
+    assert (estimate.before, estimate.after, estimate.change) == (0.5, 0.75, 0.25)
+    low, high = estimate.interval()
+    assert verdict(estimate, None) == "gained" and low < 0.25 < high
+
+
+@pytest.mark.parametrize("count", [8, 40, 150])
+def test_a_small_sample_in_which_nothing_moved_proves_nothing(count):
+    right = np.array([1.0, 0.0] * (count // 2))
+    assert verdict(estimate_score(right, right), 0.01) == "undecided"
+    many = np.tile(right, 2000 // count)
+    assert verdict(estimate_score(many, many), 0.01) == "kept"
+
+
+@pytest.mark.parametrize("count", [8, 40, 150, 600])
+def test_a_model_that_lost_points_is_seldom_called_kept(count):
+    """One question in thirty is lost, three times the tolerance; a plain bootstrap is wrong in 3 of 4 samples of 8."""
+    random = np.random.default_rng(count)
+    wrong = 0
+    for _ in range(200):
+        lost = random.random(count) < 1 / 30
+        before = np.where(lost, 1.0, random.random(count) < 0.5)
+        wrong += verdict(estimate_score(before, np.where(lost, 0.0, before)), 0.01) in ("kept", "gained")
+    assert wrong / 200 <= 0.05
