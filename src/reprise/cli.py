@@ -493,9 +493,13 @@ def study(
     kept: Annotated[str | None, typer.Option(help="`ratio`: language that must be kept.")] = None,
     runs: Annotated[int | None, typer.Option(help="`ratio`: most runs.")] = None,
 ) -> None:
-    """Run a grid of recipes with seeds and compare them; `ratio`: find the best share of new text. Resumes."""
+    """Run a grid of recipes with seeds and compare them; `ratio`: find the best share of new text;
+    `replay`: what each policy would have done with the validations of a run. Resumes."""
     if study == "ratio":
         _find_ratio({"recipe": recipe, "workspace": workspace, "entry": entry, "kept": kept, "runs": runs})
+        return
+    if study == "replay":
+        _replay_policies(recipe)
         return
     from reprise.study import load_study, run_study
 
@@ -508,6 +512,26 @@ def study(
             print(sentence)
     if result:
         _say(f"wrote {Path(loaded.workspace) / 'study.html'}")
+
+
+def _replay_policies(run: str | None) -> None:
+    from reprise.mixture.replay import replay, say_replay
+    from reprise.report.curves import drop_repeated, read_metrics
+
+    if run is None:
+        raise UserError("name the run", where="reprise study replay", remedy="add --recipe RUN")
+    loaded = open_recipe(Path(run), None)
+    for number, stage in enumerate(loaded.stages, 1):
+        folder = Path(loaded.workspace) / f"train-{number}"
+        metrics = (
+            next((path for path in (folder, folder.with_suffix(".partial")) if path.is_dir()), folder) / "metrics.jsonl"
+        )
+        records = drop_repeated(read_metrics(metrics)[0])
+        events = [(record["tokens"], record["validation"]) for record in records if record["kind"] == "validation"]
+        if not events:
+            raise UserError("there is no validation yet", where=str(metrics), remedy="train first")
+        for sentence in say_replay(replay(stage, events)):
+            print(f"train-{number}: {sentence}")
 
 
 def _find_ratio(given: dict[str, Any]) -> None:
