@@ -192,7 +192,7 @@ def _ask_limit(backend: Backend, name: str) -> int:
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"no OpenAI-compatible server answers: {error}", where=where, remedy="start it, or mend the address"
+            f"no OpenAI-compatible server answers: {error}", where=where, remedy="start it, or correct the address"
         ) from None
     if name not in served:
         raise UserError(

@@ -42,7 +42,7 @@ def prompt_ids(tokenizer: Any, request: Request) -> list[int]:
 
 
 def identify(model: Model) -> Json:
-    """A hash of the names, sizes, beginnings and ends of a model's files, or its name where they are not here.
+    """A hash of the names, sizes, beginnings and ends of a model's files, or the Hub path of a remote model.
 
     Whole weight files are not read: that would take minutes for a large model.
     """

@@ -43,14 +43,14 @@ def choose_attention(
     document_mask: bool = False,
     dtype: torch.dtype = torch.bfloat16,
 ) -> str:
-    """Use the fastest attention that fits a model for training; gives its name.
+    """Use the fastest attention that fits a model for training and return which one it is.
 
     Args:
-        model: of transformers; its weights may be anywhere yet.
+        model: a transformers model; its weights may still be on the meta device.
         setting: `model.attention`; anything but `auto` stays as it was loaded.
         device: where it will run.
         document_mask: rows hold documents that must not see each other.
-        dtype: of the queries.
+        dtype: type that queries, keys and values have.
     """
     current = str(model.config._attn_implementation)
     if setting == "auto" and current == "sdpa":
@@ -109,7 +109,7 @@ def document_inputs(config: Any, position_ids: Tensor) -> dict[str, Any]:
     """Arguments of the model that keep attention inside documents.
 
     Args:
-        config: of the model, after `choose_attention`.
+        config: the model's, after `choose_attention`.
         position_ids: int64[B, T], 0 at the first token of each document and of each row.
     """
     inputs: dict[str, Any] = {"position_ids": position_ids}
@@ -129,7 +129,7 @@ def blocked_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, m
         query: [B, heads, T, D]; T is a multiple of BLOCK.
         key: [B, key heads, T, D].
         value: [B, key heads, T, D].
-        scale: of the scores.
+        scale: factor applied to the scores.
         mask: bool[B, 1, T, T], True where a query sees a key; never beyond the causal triangle. None: all of that.
 
     Returns:

@@ -275,7 +275,7 @@ def load_tokenizer(settings: Model) -> PreTrainedTokenizerBase:
 
 
 def hub_commit(settings: Model) -> str:
-    """The commit of a model on the Hub that its name stands for: the folder of its files in the cache.
+    """The commit of a model on the Hub that its path stands for: the folder name in the cache.
 
     Raises:
         UserError: it is not there.

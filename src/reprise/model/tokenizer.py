@@ -51,7 +51,7 @@ class Tokenizer:
     """Texts to ids, without special tokens: the text `<|endoftext|>` in a document is ordinary text.
 
     Args:
-        library: its name.
+        library: which library `encode` calls.
         encode: texts to ids.
         vocab_size: number of tokens.
         eos_id: ends a document.
@@ -290,7 +290,7 @@ def _fastokens(
     On two cores it encodes 230 to 320 MB of English a second, `tokenizers` 5.
 
     Args:
-        tokenizer: of transformers.
+        tokenizer: built by transformers.
         reference: gives the right ids.
         early: the library opened with the model's file. Where that fails or gives other ids, it is opened once more
             with what transformers made of the file.

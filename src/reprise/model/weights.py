@@ -156,7 +156,7 @@ def refuse_not_finite(names: Iterable[str], where: str) -> None:
     """Refuse a model with weights that are infinite or not a number.
 
     Args:
-        names: of these weights.
+        names: the weights in question.
         where: the model.
 
     Raises:

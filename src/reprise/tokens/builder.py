@@ -42,7 +42,7 @@ def add_batch(
     Args:
         writer: takes them.
         batch: with the columns of `TEXT_COLUMNS`.
-        ids: of the texts.
+        ids: one array per text.
         tokenizer: gives BOS and EOS.
         split_sources: sources whose buckets are split by topic.
     """
@@ -68,7 +68,7 @@ class StoreBuilder:
 
         Args:
             documents: rows of the document table.
-            ids: of their texts, by the tokenizer; None: they are encoded here.
+            ids: token ids per text; None: they are encoded here.
         """
         if ids is None:
             ids = self._tokenizer.encode_batch([document["text"] for document in documents])
@@ -88,7 +88,7 @@ def merge_runs(
     """Merge the runs in a store's folder into the store, several buckets at the same time; the runs are deleted.
 
     Args:
-        root: of the store.
+        root: folder that the store is written to.
         tokenizer: for the description.
         highest_id: largest id that occurs.
         held_bytes: bytes of tokens that are in memory at one time, of each worker.

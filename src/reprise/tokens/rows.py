@@ -107,7 +107,7 @@ class ConcatRows:
         """Begin at the first row.
 
         Args:
-            documents: of the bucket.
+            documents: what the bucket holds.
             order_of_epoch: epoch from 0 -> the documents that it reads, the same ones in every epoch.
             epoch_tokens: tokens of these documents.
             seq_len: tokens of a row.
@@ -187,7 +187,7 @@ class BestFitRows:
         """Begin at the first row.
 
         Args:
-            documents: of the bucket.
+            documents: what the bucket holds.
             order_of_epoch: epoch from 0 -> the documents that it reads, the same ones in every epoch.
             epoch_tokens: tokens of these documents.
             seq_len: tokens of a row.
@@ -211,6 +211,8 @@ class BestFitRows:
         """See `RowStream`."""
         if self._before >= self._limit:
             return True
+        if self._rows is None and self._before + self._seq_len <= self._limit:
+            return self._epoch_tokens == 0  # a row fits, whatever it holds: no window is packed for this
         rows = self._window()
         return not rows or self._before + self._ends[self._index] > self._limit
 

@@ -62,10 +62,10 @@ def make_columns(
 
     Args:
         batch: with the columns id, text and ppl.
-        ids: of the texts.
+        ids: one array per text.
         tokenizer: gives BOS and EOS.
-        dtype: of the store.
-        buckets: of each document.
+        dtype: type of the store's tokens.
+        buckets: one entry per document.
     """
     extra = 1 if tokenizer.bos_id is None else 2
     own = np.array([len(one) for one in ids], dtype=np.int64)
@@ -117,7 +117,7 @@ class RunWriter:
         """Begin without documents.
 
         Args:
-            folder: of the runs.
+            folder: where runs are written.
             name: begins the name of each run; no other writer has it.
             held_bytes: bytes of tokens that wait in memory.
         """
@@ -160,7 +160,7 @@ class RunWriter:
 
 
 def write_run(folder: Path, columns: Columns, buckets: Sequence[SplitBucket]) -> None:
-    """Write documents in the order of bucket, id and hash; the folder gets its name when it is whole."""
+    """Write documents in the order of bucket, id and hash; an incomplete folder ends in `.partial`."""
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)

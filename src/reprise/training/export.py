@@ -208,7 +208,7 @@ def _system_errors(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _new(folder: Path) -> Iterator[Path]:
-    """A folder to write into, which gets its name when it is whole.
+    """A temporary folder to write into, renamed to `folder` when the block succeeds.
 
     Raises:
         UserError: there is one of that name, or it cannot be written.

@@ -100,7 +100,7 @@ def check_published(folder: Path, probe: Probe, settings: Model, dtype: torch.dt
         folder: the model.
         probe: questions, and the answers expected.
         settings: the base model: whether code of its own may run.
-        dtype: of the weights in the folder.
+        dtype: type that the weights were written in.
 
     Raises:
         UserError: it cannot be loaded there, or answers otherwise.

@@ -73,7 +73,7 @@ def selftest(recipe: Recipe, *, steps: int = 30, batch_rows: int = 4, seq_len: i
 
     Args:
         recipe: whose model, token store, mixture, packing and optimizer.
-        steps: of the optimizer.
+        steps: optimizer steps.
         batch_rows: rows of a batch, at most that of the recipe.
         seq_len: tokens of a row, at most that of the recipe.
 
