@@ -105,16 +105,38 @@ def _leave(error: BaseException, debug: bool) -> NoReturn:
 @app.command()
 def init(
     path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("recipe.yaml"),
-    preset: Annotated[str, typer.Option(help=f"One of: {', '.join(presets())}.")] = "demo",
+    preset: Annotated[
+        str | None, typer.Option(help=f"Start from a preset (default: demo): {', '.join(presets())}.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The base model: a folder, or a name on the Hub.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="New text: a file or folder; again for more.")] = None,
+    keep: Annotated[
+        list[str] | None, typer.Option(help="Text of the kind that the model must not lose; again for more.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
-    """Write a commented recipe."""
-    text = read_preset(preset)
+    """Write a commented recipe: a preset, or with --model and --data one for your own text."""
     if path.exists() and not force:
         raise UserError("the file exists", where=str(path), remedy="name another file, or add --force")
+    if preset is not None and (model or data or keep):
+        raise UserError("--preset does not go with --model, --data and --keep", remedy="leave --preset out")
+    if (model is None) != (not data) or (keep and not data):
+        raise UserError("--model and --data go together", remedy="name the base model and the new text")
+    notes: list[str] = []
+    if model is not None and data:
+        from reprise.proposal.propose import propose
+        from reprise.recipe.model import Model
+
+        name = path.stem
+        proposal = propose(Model(path=model), data, keep or [], name=name, workspace=str(Path("runs") / name))
+        text, notes, origin = proposal.recipe, proposal.assumptions, "for your text"
+    else:
+        text, origin = read_preset(preset or "demo"), f"preset {preset or 'demo'}"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
-    print(f"wrote {path} (preset {preset}). Next: reprise plan {path}; reprise run {path}")
+    for note in notes:
+        print(f"- {note}")
+    print(f"wrote {path} ({origin}). Next: reprise plan {path}; reprise run {path}")
 
 
 @app.command()
@@ -471,9 +493,13 @@ def study(
     kept: Annotated[str | None, typer.Option(help="`ratio`: language that must be kept.")] = None,
     runs: Annotated[int | None, typer.Option(help="`ratio`: most runs.")] = None,
 ) -> None:
-    """Run a grid of recipes with seeds and compare them; `ratio`: find the best share of new text. Resumes."""
+    """Run a grid of recipes with seeds and compare them; `ratio`: find the best share of new text;
+    `replay`: what each policy would have done with the validations of a run. Resumes."""
     if study == "ratio":
         _find_ratio({"recipe": recipe, "workspace": workspace, "entry": entry, "kept": kept, "runs": runs})
+        return
+    if study == "replay":
+        _replay_policies(recipe)
         return
     from reprise.study import load_study, run_study
 
@@ -486,6 +512,26 @@ def study(
             print(sentence)
     if result:
         _say(f"wrote {Path(loaded.workspace) / 'study.html'}")
+
+
+def _replay_policies(run: str | None) -> None:
+    from reprise.mixture.replay import replay, say_replay
+    from reprise.report.curves import drop_repeated, read_metrics
+
+    if run is None:
+        raise UserError("name the run", where="reprise study replay", remedy="add --recipe RUN")
+    loaded = open_recipe(Path(run), None)
+    for number, stage in enumerate(loaded.stages, 1):
+        folder = Path(loaded.workspace) / f"train-{number}"
+        metrics = (
+            next((path for path in (folder, folder.with_suffix(".partial")) if path.is_dir()), folder) / "metrics.jsonl"
+        )
+        records = drop_repeated(read_metrics(metrics)[0])
+        events = [(record["tokens"], record["validation"]) for record in records if record["kind"] == "validation"]
+        if not events:
+            raise UserError("there is no validation yet", where=str(metrics), remedy="train first")
+        for sentence in say_replay(replay(stage, events)):
+            print(f"train-{number}: {sentence}")
 
 
 def _find_ratio(given: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ LINES = [json.dumps({"text": f"Document number {number}.", "id": f"d{number}"}) 
 OBJECTS = {
     "corpus/zh/a.jsonl": "".join(LINES[:5]).encode(),
     "corpus/zh/b.jsonl.gz": gzip.compress("".join([*LINES[5:], "broken\n"]).encode()),
-    "corpus/readme.pdf": b"x",
+    "corpus/readme.png": b"x",
     "tables/a.parquet": TABLE.getvalue(),
     "secret/a.jsonl": b"x",
     "secret/a.parquet": b"x",

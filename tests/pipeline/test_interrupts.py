@@ -76,7 +76,8 @@ def test_ctrl_c_is_one_line_and_exit_code_130_and_loses_nothing(tmp_path, megaby
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         out, err = process.communicate(timeout=60)
         said = [line for line in err.splitlines() if line]
-        if process.returncode == 0:  # it was done already
+        if process.returncode == 0:  # it was done already; the machine may have been busy before
+            seconds *= 0.7
             assert MESSAGE not in err
             continue
         if process.returncode == -signal.SIGINT and not said:  # before the first line of ours

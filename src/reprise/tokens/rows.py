@@ -211,6 +211,8 @@ class BestFitRows:
         """See `RowStream`."""
         if self._before >= self._limit:
             return True
+        if self._rows is None and self._before + self._seq_len <= self._limit:
+            return self._epoch_tokens == 0  # a row fits, whatever it holds: no window is packed for this
         rows = self._window()
         return not rows or self._before + self._ends[self._index] > self._limit
 

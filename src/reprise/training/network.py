@@ -5,6 +5,7 @@ import copy
 import logging
 from collections.abc import Iterator
 from functools import partial
+from types import MethodType
 from typing import Any
 
 import torch
@@ -233,7 +234,13 @@ def recompute_activations(model: Any, training: Training) -> None:
     if training.activation_checkpointing == "selective":
         options["context_fn"] = _keep_products
     for layer in decoder_layers(model):
-        layer.forward = partial(checkpoint, layer.forward, **options)
+        layer.recompute_options = options
+        layer.forward = MethodType(_recomputed_forward, layer)
+
+
+def _recomputed_forward(layer: Any, *args: Any, **inputs: Any) -> Any:
+    """A layer's own forward, of which little is kept."""
+    return checkpoint(partial(type(layer).forward, layer), *args, **layer.recompute_options, **inputs)
 
 
 def _keep_products() -> Any:

@@ -30,6 +30,7 @@ from reprise.documents.read.record import (
 from reprise.documents.read.remote import is_remote
 from reprise.documents.read.spans import Span, SpanStream
 from reprise.documents.read.streams import damaged, decompress, open_raw, printable
+from reprise.errors import UserError
 from reprise.recipe.documents import Input
 
 __all__ = ["Item", "Record", "Reject", "SourceFile", "read_records"]
@@ -74,6 +75,8 @@ def read_records(
             for item in read_stream(decompress(raw, compression), printable(file.path), file.format, reading):
                 line = item.line
                 yield item
+    except UserError:
+        raise
     except _failures(file) as error:
         raise damaged(printable(file.path), line + 1, error) from error
 

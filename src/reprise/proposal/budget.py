@@ -1,0 +1,71 @@
+"""What the proposed budget depends on: the model, how it tokenizes the text, and this machine."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from reprise.model.flops import training_flops_per_token
+from reprise.model.likelihood import native_dtype
+from reprise.model.loading import load_config
+from reprise.model.tokenizer import open_tokenizer
+from reprise.proposal.entries import Entry
+from reprise.proposal.sampling import Group
+from reprise.recipe.hardware import peak_bf16_tflops
+from reprise.recipe.model import Model
+
+CPU_FLOPS_PER_CORE = {"bfloat16": 1.0e11, "float32": 3.0e10}
+"""FLOP/s of training on one core that the budget assumes (measured here: 1.2e11 in bfloat16)."""
+CPU_HOURS, GPU_HOURS = 1.0, 24.0
+"""Longest training that is proposed."""
+
+
+@dataclass
+class ModelFacts:
+    """What the budget depends on."""
+
+    positions: int
+    flops_per_token: float
+    bytes_per_token: dict[str, float]
+    """Language -> UTF-8 bytes of text to a token."""
+    device: str
+    flops_per_s: float
+    hours: float
+    gpu: str | None
+
+    @classmethod
+    def of(cls, model: Model, groups: Sequence[Group]) -> "ModelFacts":
+        """Of a model, the sampled text and this machine.
+
+        Raises:
+            UserError: the model or its tokenizer cannot be opened.
+        """
+        config = load_config(model)
+        positions = int(getattr(config.get_text_config(), "max_position_embeddings", None) or 2048)
+        tokenizer = open_tokenizer(model)
+        texts: dict[str, list[str]] = {}
+        for group in groups:
+            texts.setdefault(group.language or "", []).extend(group.samples)
+        ratios = {
+            language: sum(len(text.encode()) for text in some) / max(1, sum(map(len, tokenizer.encode_batch(some))))
+            for language, some in texts.items()
+        }
+        if torch.cuda.is_available():
+            device = torch.cuda.get_device_name()
+            count, peak = torch.cuda.device_count(), peak_bf16_tflops(device)
+            speed, hours, gpu = count * (peak or 100.0) * 1e12 * 0.4, GPU_HOURS, device if peak else None
+            device = f"{count} x {device}"
+        else:
+            kind = "bfloat16" if native_dtype() is torch.bfloat16 else "float32"
+            cores = len(os.sched_getaffinity(0))
+            speed, hours, gpu = cores * CPU_FLOPS_PER_CORE[kind], CPU_HOURS, None
+            device = f"{cores} CPU cores"
+        flops = training_flops_per_token(config, min(positions, 2048))
+        return cls(positions, flops, ratios, device, speed, hours, gpu)
+
+    def tokens_of(self, entry: Entry) -> float:
+        """Estimated tokens of the text of an entry."""
+        ratio = self.bytes_per_token.get(entry.language) or float(np.mean(list(self.bytes_per_token.values())))
+        return entry.num_bytes / ratio

@@ -1,0 +1,97 @@
+"""The proposed mixture: new text by its size, and a share of replayed text."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from reprise.mixture.apportion import apportion
+from reprise.proposal.sampling import Group
+
+SMALLEST_LANGUAGE = 0.02
+"""Languages under this share of the bytes are left out of the mixture: they are mostly mistakes of detection."""
+REPLAY_NEW_LANGUAGE, REPLAY_SAME_LANGUAGE = 0.25, 0.05
+"""Share of replayed text: about 25 % for a strong shift, 1 to 5 % for a weak one (Ibrahim et al., arXiv 2403.08763)."""
+
+
+@dataclass
+class Entry:
+    """An entry of the mixture."""
+
+    name: str
+    language: str
+    share: float
+    sources: dict[str, float]
+    """Source -> share; they sum to 1."""
+    num_bytes: float
+    documents: float
+    keep: bool
+
+
+def tell_apart(groups: Sequence[Group], kept: Sequence[Group], notes: list[str]) -> None:
+    """Give the kept text sources of its own where it is in a language of the new text."""
+    languages = {language for group in groups for language in group.language_bytes}
+    for group in kept:
+        if group.language in languages:
+            group.names_source = False
+            group.source_bytes = Counter({f"general_{group.source}": group.source_bytes.total()})
+            group.source = f"general_{group.source}"
+            notes.append(f"{group.path}: is in the language of the new text, so its source is called {group.source}")
+
+
+def make_entries(groups: Sequence[Group], kept: Sequence[Group], notes: list[str]) -> list[Entry]:
+    """The mixture: new text by its size, and a share of what is to be kept."""
+    new, old = _by_language(groups), _by_language(kept)
+    if old:
+        strong = not set(old) & set(new)
+        replay = REPLAY_NEW_LANGUAGE if strong else REPLAY_SAME_LANGUAGE
+        kind = "another language: a strong shift" if strong else "the same language: a weak shift"
+        notes.append(
+            f"{replay:.0%} of the tokens replay the kept text, as the new text is in {kind} (arXiv 2403.08763)"
+        )
+    else:
+        replay = 0.0
+        notes.append(
+            "nothing is kept: name text of what the model must not lose with --keep, or a loss is not measured"
+        )
+    entries = _share_out(new, 1.0 - replay, keep=False, taken=set())
+    return entries + _share_out(old, replay, keep=True, taken={entry.name for entry in entries})
+
+
+def _by_language(groups: Sequence[Group]) -> dict[str, tuple[Counter[str], float]]:
+    """Language -> (source -> bytes, documents)."""
+    found: dict[str, tuple[Counter[str], float]] = {}
+    everything = sum(group.language_bytes.total() for group in groups)
+    for group in groups:
+        total = group.language_bytes.total()
+        for language, count in group.language_bytes.items():
+            if group.language is not None and language != group.language:
+                continue
+            counts, documents = found.get(language, (Counter(), 0.0))
+            share = 1.0 if group.language is not None else count / total
+            counts.update({source: int(size * share) for source, size in group.source_bytes.items()})
+            found[language] = counts, documents + group.documents * share
+    return {lang: item for lang, item in found.items() if item[0].total() >= SMALLEST_LANGUAGE * everything}
+
+
+def _share_out(
+    languages: dict[str, tuple[Counter[str], float]], share: float, *, keep: bool, taken: set[str]
+) -> list[Entry]:
+    shares = shares_by_size({language: counts.total() for language, (counts, _) in languages.items()}, share)
+    return [
+        Entry(
+            name=language if language not in taken else f"general-{language}",
+            language=language,
+            share=shares[language],
+            sources=shares_by_size(dict(counts), 1.0),
+            num_bytes=counts.total(),
+            documents=documents,
+            keep=keep,
+        )
+        for language, (counts, documents) in sorted(languages.items())
+    ]
+
+
+def shares_by_size(sizes: dict[str, int], total: float) -> dict[str, float]:
+    """Shares by size in thousandths that sum to `total`: the largest remainders round up, and no share is 0."""
+    thousandths = apportion(round(total * 1000) - len(sizes), [max(1, size) for size in sizes.values()])
+    return {name: (count + 1) / 1000 for name, count in zip(sizes, thousandths, strict=True)}

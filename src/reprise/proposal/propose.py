@@ -1,0 +1,46 @@
+"""Propose a recipe for a base model and folders of text: `reprise init FILE --model MODEL --data FOLDER`.
+
+The files are sampled, never read whole: what the first records of some files show is carried over to the rest.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from reprise.proposal.budget import ModelFacts
+from reprise.proposal.entries import make_entries, tell_apart
+from reprise.proposal.sampling import find_groups, sample
+from reprise.proposal.writer import RecipeWriter
+from reprise.recipe.model import Model
+
+
+@dataclass
+class Proposal:
+    """A recipe and what it assumes."""
+
+    recipe: str
+    """Commented YAML."""
+    assumptions: list[str]
+
+
+def propose(model: Model, data: Sequence[str], keep: Sequence[str], *, name: str, workspace: str) -> Proposal:
+    """Look at the files and the model, and write a recipe that runs.
+
+    Args:
+        model: the base model.
+        data: files and folders of the new text.
+        keep: files and folders of text of the kind that the model must not lose.
+        name: name of the run.
+        workspace: folder of the run.
+
+    Raises:
+        UserError: no file can be read, no text is in them, or the model cannot be opened.
+    """
+    notes: list[str] = []
+    groups = [group for path in data for group in find_groups(path, keep=False, notes=notes)]
+    kept = [group for path in keep for group in find_groups(path, keep=True, notes=notes)]
+    for group in [*groups, *kept]:
+        sample(group)
+    tell_apart(groups, kept, notes)
+    facts = ModelFacts.of(model, [*groups, *kept])
+    entries = make_entries(groups, kept, notes)
+    return Proposal(RecipeWriter(model, groups + kept, entries, facts, notes).write(name, workspace), notes)

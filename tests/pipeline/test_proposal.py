@@ -1,0 +1,156 @@
+"""`reprise init --model --data --keep`: from folders of text to a recipe that runs."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.pipeline.test_run import reprise
+
+from reprise.errors import UserError
+from reprise.proposal.entries import make_entries, shares_by_size
+from reprise.proposal.propose import propose
+from reprise.proposal.sampling import find_groups, guess_source, sample
+from reprise.recipe.loading import parse_recipe
+from reprise.recipe.model import Model
+
+
+def write_lines(path, texts, name="text", **fields):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps({name: text, **fields}, ensure_ascii=False) for text in texts]
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+@pytest.fixture
+def texts(passages):
+    return {lang: [passage["text"] for passage in some] for lang, some in passages.items()}
+
+
+@pytest.fixture
+def folders(tmp_path, texts):
+    """New text in Chinese, in two folders and formats, and English text to keep."""
+    write_lines(tmp_path / "data" / "wiki" / "a.jsonl", texts["zh"][:60], name="content")
+    (tmp_path / "data" / "wiki" / "notes.rst").write_text("not read")
+    (tmp_path / "data" / "books").mkdir()
+    pq.write_table(pa.table({"body": texts["zh"][60:]}), tmp_path / "data" / "books" / "b.parquet")
+    write_lines(tmp_path / "english.jsonl", texts["en"])
+    return tmp_path
+
+
+def proposed(folders, tiny_model, data="data", keep=("english.jsonl",)):
+    proposal = propose(
+        Model(path=str(tiny_model)),
+        [str(folders / data)],
+        [str(folders / name) for name in keep],
+        name="mine",
+        workspace=str(folders / "run"),
+    )
+    return proposal, parse_recipe(proposal.recipe)
+
+
+def test_fields_languages_sources_and_sizes_are_found(folders, tiny_model, texts):
+    proposal, recipe = proposed(folders, tiny_model)
+    books, wiki, english = recipe.documents.inputs
+    assert (books.fields, books.constants) == ({"text": "body"}, {"lang": "zh", "source": "book"})
+    assert (wiki.fields, wiki.constants) == ({"text": "content"}, {"lang": "zh", "source": "encyclopedia"})
+    assert english.constants["lang"] == "en"
+    mixture = recipe.stages[0].mixture
+    assert mixture["zh"].share == 0.75 and mixture["en"].share == 0.25  # another language: a strong shift
+    assert mixture["en"].keep and not mixture["zh"].keep
+    sizes = [sum(len(text.encode()) for text in some) for some in (texts["zh"][:60], texts["zh"][60:])]
+    assert mixture["zh"].sources["encyclopedia"] == pytest.approx(sizes[0] / sum(sizes), abs=0.001)
+    assert any("notes.rst" in note for note in proposal.assumptions)
+    assert any(f"{len(texts['zh'])} documents" in note for note in proposal.assumptions)
+
+
+def test_kept_text_in_the_language_of_the_new_text_is_a_source_of_its_own(folders, tiny_model, texts):
+    write_lines(folders / "law" / "court.jsonl", texts["en"][:50])
+    _, recipe = proposed(folders, tiny_model, data="law")
+    mixture = recipe.stages[0].mixture
+    assert set(mixture) == {"en", "general-en"}
+    assert mixture["general-en"].language == "en" and mixture["general-en"].keep
+    assert mixture["general-en"].share == 0.05  # the same language: a weak shift
+    assert not set(mixture["en"].sources) & set(mixture["general-en"].sources)
+
+
+def test_nothing_to_keep_is_said(folders, tiny_model):
+    proposal, recipe = proposed(folders, tiny_model, keep=())
+    assert recipe.stages[0].mixture["zh"].share == 1.0
+    assert any("--keep" in note for note in proposal.assumptions)
+
+
+def test_languages_and_sources_of_the_files_win_over_guesses(tmp_path, tiny_model, texts):
+    write_lines(tmp_path / "data" / "web.jsonl", texts["zh"], lang="zh", source="forum posts")
+    _, recipe = proposed(tmp_path, tiny_model, keep=())
+    assert recipe.documents.inputs[0].constants == {}
+    assert recipe.stages[0].mixture["zh"].sources == {"forum posts": 1.0}
+
+
+def test_a_file_is_carried_over_from_its_beginning(tmp_path, monkeypatch, texts):
+    monkeypatch.setattr("reprise.proposal.sampling.SAMPLED_RECORDS", 50)
+    monkeypatch.setattr("reprise.proposal.sampling.SAMPLED_BYTES", 4 << 20)
+    write_lines(tmp_path / "long.jsonl", texts["en"] * 200)
+    (group,) = find_groups(str(tmp_path / "long.jsonl"), keep=False, notes=[])
+    sample(group)
+    assert group.documents == pytest.approx(len(texts["en"]) * 200, rel=0.3)
+
+
+@pytest.mark.parametrize(
+    "name,source",
+    [
+        ("train-zh-web.jsonl.zst", "web"),
+        ("Wikipedia", "encyclopedia"),
+        ("arxiv_abstracts.parquet", "paper"),
+        ("StackExchange", "qa_forum"),
+        ("nothing in particular", "web"),
+    ],
+)
+def test_source_by_name(name, source):
+    assert guess_source(name) == source
+
+
+@given(
+    st.dictionaries(st.text(min_size=1), st.integers(0, 10**12), min_size=1, max_size=50), st.sampled_from([1, 0.75])
+)
+def test_shares_sum_exactly(sizes, total):
+    shares = shares_by_size(sizes, total)
+    assert sum(round(share * 1000) for share in shares.values()) == total * 1000
+    assert all(share > 0 for share in shares.values())
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00\x01\x02", b'{"no": "text"}\n' * 30, b"[1, 2, 3"])
+def test_files_without_text_are_refused_in_one_message(tmp_path, tiny_model, content):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.jsonl").write_bytes(content)
+    with pytest.raises(UserError, match=r"no document can be read here|damaged"):
+        proposed(tmp_path, tiny_model, keep=())
+
+
+def test_empty_folder_is_refused(tmp_path, tiny_model):
+    (tmp_path / "data").mkdir()
+    with pytest.raises(UserError, match="--data"):
+        proposed(tmp_path, tiny_model, keep=())
+
+
+def test_no_entry_is_lost_for_being_small():
+    assert make_entries([], [], notes := []) == [] and notes
+
+
+@pytest.mark.slow
+def test_from_folders_to_a_verdict_with_init_plan_and_run(folders, tiny_model):
+    recipe = folders / "my.yaml"
+    arguments = ["--model", tiny_model, "--data", folders / "data", "--keep", folders / "english.jsonl"]
+    said = reprise("init", recipe, *arguments, cwd=folders).stdout
+    assert "held out" in said and f"wrote {recipe}" in said
+    assert "stages" in reprise("plan", recipe, cwd=folders).stdout
+    reprise("run", recipe, "stages.0.tokens=2048", "training.batch_rows=4", "training.threads=1", cwd=folders)
+    workspace = folders / yaml.safe_load(recipe.read_text(encoding="utf-8"))["workspace"]
+    results = json.loads((workspace / "evaluate" / "results.json").read_text(encoding="utf-8"))
+    assert results["headline"]
+    refused = reprise("init", recipe, *arguments, check=False)
+    assert refused.returncode == 2 and "--force" in refused.stderr
+    refused = reprise("init", folders / "b.yaml", "--data", folders / "data", check=False)
+    assert refused.returncode == 2 and "--model" in refused.stderr
