@@ -135,8 +135,8 @@ def _roles(study: RatioStudy, recipe: Recipe) -> tuple[str, str, float]:
         group.path: group.tolerance for group in groups.named if group.tolerance is not None
     }
     languages = {entry.language for entry in mixture.values()}
-    kept = [study.kept] if study.kept else [name for name in mixture if name in tolerance]
-    kept = kept or [name for name in tolerance if name in languages]
+    kept = [study.kept] if study.kept else [name for name in tolerance if name in languages]
+    kept = kept or [name for name in mixture if name in tolerance]
     new = [study.entry] if study.entry else [name for name in mixture if name not in tolerance]
     if len(new) != 1 or new[0] not in mixture:
         raise UserError(
