@@ -85,8 +85,8 @@ def _derive(
 
     Args:
         stage: the stage.
-        workspace: of the run.
-        manifest: of the published stage.
+        workspace: folder of the run.
+        manifest: manifest of the published stage.
         records: of files of the user that were looked at before, by path; added to.
         read_files: as in `walk_stages`.
     """
@@ -144,7 +144,7 @@ def run_stages(
         recipe: the run.
         until: the stages that are wanted; None wants all.
         restart: throw away the progress of a half-trained stage whose settings changed.
-        adopt: go on from it with the new settings.
+        adopt: resume from it with the new settings.
         others: workspaces of runs alike; a stage that one of them made in the same way is taken over from there.
         say: told what happens, a line each.
 
@@ -321,7 +321,7 @@ def _refuse_processes(name: str, status: Status) -> None:
 
 
 def _reopen_finished(stage: Stage, derivation: Derivation, workspace: Workspace, say: Callable[[str], None]) -> None:
-    """For --adopt: let a finished training stage go on from its end, where more tokens are asked for.
+    """For --adopt: let a finished training stage resume from its end, where more tokens are asked for.
 
     A stage that follows a training stage that changed begins from other weights, so it is trained from its beginning.
 
@@ -351,7 +351,7 @@ def _reopen_finished(stage: Stage, derivation: Derivation, workspace: Workspace,
     from reprise.training.reopen import lay_out_unfinished  # imports torch
 
     workspace.reopen(manifest, lay_out_unfinished)
-    say(f"{stage.name}: goes on from its end at {done:,} tokens; the finished one is kept")
+    say(f"{stage.name}: resumes from its end at {done:,} tokens; the finished one is kept")
 
 
 def _check_decontaminated(recipe: Recipe, decontaminate: Manifest | None) -> None:

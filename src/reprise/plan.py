@@ -176,7 +176,7 @@ def _memory(recipe: Recipe) -> Json:
 
 
 def _peak_tflops(recipe: Recipe) -> float:
-    """Of the recipe's GPU, dense bf16.
+    """Peak of the recipe's GPU, dense bf16.
 
     Raises:
         UserError: it is not known.
@@ -260,7 +260,7 @@ def _total(stages: list[dict[str, Json]], key: str) -> float | None:
 
 
 def _flops_per_token(recipe: Recipe) -> tuple[float | None, str]:
-    """Cost of a token and how it was found; None where neither the model nor its size is at hand."""
+    """Cost of a token and how it was found; None where neither the model nor its size is available."""
     if model_folder(recipe.model) is not None:
         from reprise.model.flops import training_flops_per_token
         from reprise.model.loading import load_config
@@ -269,7 +269,7 @@ def _flops_per_token(recipe: Recipe) -> tuple[float | None, str]:
         return cost, "6 * parameters + 12 * layers * heads * head_dim * seq_len (arXiv 2204.02311)"
     if recipe.hardware.parameters is not None:
         return 6.0 * recipe.hardware.parameters, "6 * hardware.parameters; attention is not counted"
-    return None, "not known: the model is not at hand; set hardware.parameters"
+    return None, "not known: the model is not available; set hardware.parameters"
 
 
 def _store(recipe: Recipe) -> TokenStore | None:

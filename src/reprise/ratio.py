@@ -50,7 +50,7 @@ class RatioRun(TypedDict):
     """One run."""
 
     share: float
-    """Of the new entry."""
+    """Share of the new entry."""
     seed: int
     kept: float
     """Bits per byte of the kept language after training, over those before."""
@@ -66,7 +66,7 @@ class RatioAnswer(TypedDict):
     kept: str
     tolerance: float
     tokens: int
-    """Of the stage, in each run."""
+    """Tokens of the stage, in each run."""
     runs: list[RatioRun]
     share: float
     low: float

@@ -113,7 +113,7 @@ def run_study(study: Study, *, arguments: Sequence[str] = (), only: str | None =
 
     Args:
         study: the study.
-        arguments: of the command `reprise study`, with which runs at the same time are started.
+        arguments: arguments of the command `reprise study`, with which runs at the same time are started.
         only: the one run that is wanted, such as `random-seed-1`; nothing is compared.
 
     Returns:

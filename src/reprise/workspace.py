@@ -3,7 +3,7 @@
     WORKSPACE/
       recipe.yaml            the resolved recipe of the last run
       STAGE/                 a published stage; present means complete
-        manifest.json        written last, before the folder gets its name
+        manifest.json        written last, before the folder is published
       STAGE.kept-HASH/       a precious stage (training) made under other settings; back in its place when they return
       STAGE.partial/         an unfinished stage, running or killed; never read by another stage
         begun.json           the fingerprint and settings it was begun under
@@ -210,9 +210,9 @@ class Workspace:
         What a killed stage left is thrown away, unless the stage is resumable and was begun under the same fingerprint.
 
         Args:
-            derivation: of the stage.
+            derivation: what the stage is made from.
             restart: throw away what a precious stage left, whatever its settings were.
-            adopt: go on from it with the settings of today.
+            adopt: resume from it with the settings of today.
 
         Raises:
             UserError: a precious stage (training) was begun under other settings, and neither flag is given.
@@ -230,7 +230,7 @@ class Workspace:
                 f"{derivation.stage} is half-way under other settings ({changes})",
                 where=str(partial),
                 remedy="undo the change, or add --restart to throw its progress away, "
-                "or --adopt to go on from its checkpoint with the new settings",
+                "or --adopt to resume from its checkpoint with the new settings",
             )
         partial.mkdir(parents=True, exist_ok=True)
         for leftover in partial.rglob(".*.tmp"):  # of a write that was killed
@@ -250,7 +250,7 @@ class Workspace:
         The finished one stays published until the stage is finished again.
 
         Args:
-            manifest: of the finished stage.
+            manifest: manifest of the finished stage.
             lay_out: fills the second folder from the first.
         """
         staged = self.root / f".{manifest.stage}.reopened"
@@ -313,7 +313,7 @@ class Workspace:
         """Link a stage that another workspace published from the same settings, inputs and files; None: there is none.
 
         Args:
-            derivation: of the stage.
+            derivation: what the stage is made from.
             others: workspaces to look in.
 
         Returns:

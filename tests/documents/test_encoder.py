@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from tests.documents.test_topics import WORDS, make_text, row, run  # noqa: F401
+from tests.documents.test_label import WORDS, make_text, row, run  # noqa: F401
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from reprise.documents.label.encoder import EncoderClassifier

@@ -47,7 +47,7 @@ def test_a_finished_stage_goes_on_from_its_end_to_more_tokens(make):
     train(make("short", 2048))
     first = weights(make("short", 2048))
     said = train(make("short", 4096), adopt=True)
-    assert "goes on from its end at 2,048 tokens" in said
+    assert "resumes from its end at 2,048 tokens" in said
     train(make("whole", 4096))
     longer, whole = weights(make("short", 4096)), weights(make("whole", 4096))
     assert all((longer[name] == whole[name]).all() for name in whole), "as if it had never stopped"
@@ -74,7 +74,7 @@ def test_a_finished_stage_with_nothing_left_to_train_is_refused(make):
 def test_the_stage_after_one_that_went_on_is_trained_from_its_beginning(make):
     train(make("two", 2048), "train-2")
     said = train(make("two", 3072), "train-2", adopt=True)
-    assert "train-1: goes on from its end" in said
+    assert "train-1: resumes from its end" in said
     assert "train-2: is trained from its beginning, as train-1, which it follows, is another" in said
     assert not [event for event in events(make("two", 3072), "train-2") if event["kind"] == "resume"]
     train(make("two-whole", 3072), "train-2")

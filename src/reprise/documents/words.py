@@ -105,7 +105,7 @@ class Words:
     """The words of some documents, one after another."""
 
     hashes: Hashes
-    """Of each word: uint64[words]."""
+    """Hash of each word: uint64[words]."""
     is_single: NDArray[np.bool_]
     """Whether it is a character of a script without spaces: bool[words]."""
     has_letter: NDArray[np.bool_]

@@ -81,7 +81,7 @@ def measure_curve(
         groups: which documents belong together.
         cache: folder of answers that were computed before; one that is there is not computed again.
         scratch: a folder that does not exist, for one written model at a time.
-        seed: of the choice of questions.
+        seed: decides which questions are chosen.
     """
     rows: list[CurvePoint] = []
     few = evaluation.model_copy(update={"benchmarks": evaluation.curve_benchmarks})

@@ -9,7 +9,7 @@ def open_generator(settings: GeneratorSettings, model: Model, setting: str) -> G
     """The generator that the recipe names.
 
     Args:
-        settings: of the generator.
+        settings: settings of the generator.
         model: the base model of the recipe, used where the generator names none.
         setting: where the settings stand in the recipe, for errors, such as `synthesis.generator`.
 

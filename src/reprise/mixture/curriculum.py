@@ -21,10 +21,10 @@ class DocumentOrder:
         """Cut the outliers.
 
         Args:
-            documents: of the bucket.
+            documents: documents of the bucket.
             curriculum: order and cuts.
-            seed: of the run.
-            name: of the bucket; tells its shuffles from those of others.
+            seed: seed of the run.
+            name: path of the bucket; tells its shuffles from those of others.
 
         Raises:
             UserError: perplexities are needed and there are none, or the cuts leave nothing.

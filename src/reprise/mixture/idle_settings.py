@@ -49,7 +49,7 @@ def count_updates(policy: Policy, tokens: int, step_tokens: int, validate_every:
 
     Args:
         policy: settings.
-        tokens: of the stage.
+        tokens: tokens of the stage.
         step_tokens: tokens of an optimizer step.
         validate_every: `training.validation.every_tokens`; 0: at the start and the end only.
     """

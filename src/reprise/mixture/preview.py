@@ -65,7 +65,7 @@ def preview(
 
     Args:
         recipe: the run.
-        store: of its workspace.
+        store: token store of its workspace.
         decode: ids to text.
         stage: counted from 1.
         previous: the sampler's state at the end of the stage before. Without it, that stage is dealt here under its

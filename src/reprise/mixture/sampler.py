@@ -58,7 +58,7 @@ class Batch:
 
     @cached_property
     def starts(self) -> list[list[int]]:
-        """Of each row, the positions at which its documents begin; the first is 0, even where a document goes on."""
+        """For each row, the positions at which its documents begin; the first is 0, even inside a document."""
         return [[0, *np.cumsum([piece.length for piece in pieces[:-1]]).tolist()] for pieces in self.pieces]
 
     @cached_property
@@ -107,9 +107,9 @@ class Sampler:
             store: what to draw from.
             stage: mixture, topics, curriculum, epochs.
             rows: length and packing.
-            seed: of the run.
+            seed: seed of the run.
             previous: `state()` at the end of the stage before: topic shares for `topics.initial: inherit`, and where
-                to go on in each bucket for `documents: carry`.
+                to continue in each bucket for `documents: carry`.
 
         Raises:
             UserError: a source with a share is empty, the documents do not suffice, or see `DocumentOrder`.
@@ -338,9 +338,9 @@ class Sampler:
         """Stand where the sampler stood that gave this state.
 
         Args:
-            state: of the same stage.
-            adopt: go on with the settings and the store of today, where these differ: buckets whose documents and order
-                are the same go on where they were, others begin anew, and shares that the recipe changed come into
+            state: a state of the same stage.
+            adopt: resume with the settings and the store of today, where these differ: buckets whose documents and order
+                are the same continue where they were, others begin anew, and shares that the recipe changed come into
                 force.
 
         Returns:
@@ -352,7 +352,7 @@ class Sampler:
         if state.get("version") != VERSION:
             raise UserError(
                 f"the sampler's state has version {state.get('version')}, this reprise reads {VERSION}",
-                remedy="go on with the reprise that wrote it, or add --restart",
+                remedy="resume with the version of Reprise that wrote it, or add --restart",
             )
         old = {"store": state["store"], **state["settings"]}
         changed = differences(old, {"store": self._store.fingerprint, **self._settings()})
@@ -360,7 +360,7 @@ class Sampler:
             raise UserError(
                 f"the order of the data was begun under other settings ({'; '.join(changed)})",
                 where=f"stage {self._stage.name!r}",
-                remedy="undo the change, or add --adopt to go on with the new settings",
+                remedy="undo the change, or add --adopt to resume with the new settings",
             )
         fresh = Shares(self.buckets, self._shares.shares)
         self._rows, self._tokens = state["rows"], state["tokens"]

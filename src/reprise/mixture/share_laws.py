@@ -142,7 +142,7 @@ def best_share(
     """The share of new text that gains most while the kept text stays within its tolerance.
 
     Args:
-        new_shares: of each run.
+        new_shares: share of the new entry in each run.
         kept: loss of the kept text in each run.
         new: loss of the new text in each run.
         limit: largest loss of the kept text.

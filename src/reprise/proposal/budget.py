@@ -37,7 +37,7 @@ class ModelFacts:
 
     @classmethod
     def of(cls, model: Model, groups: Sequence[Group]) -> "ModelFacts":
-        """Of a model, the sampled text and this machine.
+        """Facts about a model, the sampled text and this machine.
 
         Raises:
             UserError: the model or its tokenizer cannot be opened.

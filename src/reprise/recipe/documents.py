@@ -274,7 +274,7 @@ class Perplexity(Settings):
     batch_tokens: Count = 8192
     """Most tokens in one batch; a CPU takes fewer."""
     shard_documents: Annotated[int, Field(ge=1)] = 256
-    """Documents to a shard; a killed run goes on after the last finished shard."""
+    """Documents to a shard; a killed run resumes after the last finished shard."""
     min_tokens: Count = 16
     """Documents with fewer scored tokens get no perplexity: it would say more about their length than their text."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -82,7 +82,7 @@ class Checkpoints(Settings):
 
 
 class Averaging(Settings):
-    """The mean of the weights, written as the stage's model; training itself goes on from the weights."""
+    """The mean of the weights, written as the stage's model; training itself continues from the weights."""
 
     kind: Literal["none", "mean", "ema"] = "none"
     """`mean`: over the end of the stage. `ema`: exponentially forgetting, over all of it."""

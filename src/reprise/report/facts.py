@@ -288,7 +288,7 @@ def _cost(recipe: Recipe, training: list[Json]) -> Json:
 
 @functools.lru_cache(maxsize=8)
 def _flops_per_token(model_json: str, seq_len: int) -> float | None:
-    """Of forward and backward pass; None where the model's configuration is not at hand any more."""
+    """FLOPs of forward and backward pass; None where the model's configuration is no longer there."""
     from reprise.model.flops import training_flops_per_token
     from reprise.model.loading import load_config
 

@@ -66,7 +66,7 @@ def show_order(
 
     Args:
         recipe: the run.
-        store: of its workspace.
+        store: token store of its workspace.
         stage: counted from 1.
         rows: how many are printed.
         previous: see `preview`.

@@ -64,7 +64,7 @@ class _Page:
             for path in sorted(self._workspace.root.glob(pattern)):
                 try:
                     stat = path.stat()
-                except FileNotFoundError:  # a stage got its name in this moment
+                except FileNotFoundError:  # a stage was published in this moment
                     continue
                 if path.name not in ("report.html", "report.json"):
                     hasher.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())

@@ -47,7 +47,7 @@ def estimate_need(synthesis: Synthesis, *, tokens_needed: int, tokens_there: int
     Args:
         synthesis: settings, for the prices and the length of answers.
         tokens_needed: that the mixtures take from synthetic buckets.
-        tokens_there: of the synthetic buckets of the token store; 0 where there is none.
+        tokens_there: tokens of the synthetic buckets of the token store; 0 where there is none.
         stage: folder of a published `synthesize` stage, whose rates are taken over.
     """
     rates = measure_rates(stage, tokens_there) if stage is not None else None

@@ -69,8 +69,8 @@ def parse_answer(kind: str, text: str, marks: Mapping[str, str]) -> Pair:
     """The pair in an answer.
 
     Args:
-        kind: of the text, such as `problem`.
-        text: of the answer.
+        kind: kind of the text, such as `problem`.
+        text: the answer.
         marks: section -> its mark, of the prompt.
 
     Raises:

@@ -169,7 +169,7 @@ def find_passages(
         rows: documents with id, text, lang, source, topic, split, origin.
         disciplines: tells them apart.
         languages: those that are asked for.
-        settings: of the passages.
+        settings: settings of the passages.
     """
     for row in rows:
         wanted = row["source"] in settings.sources if settings.sources else row["source"] not in ("code", "synthetic")

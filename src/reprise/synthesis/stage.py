@@ -66,8 +66,8 @@ def run(
         synthesis: settings.
         model: base model; its tokenizer counts the tokens of answers, and it writes them where no other is named.
         clean: settings of the cleaning that synthetic documents go through.
-        deduplicate: of the deduplication, among themselves and against the corpus.
-        decontaminate: of the decontamination.
+        deduplicate: settings of the deduplication, among themselves and against the corpus.
+        decontaminate: settings of the decontamination.
         benchmarks: names of the benchmarks whose questions must not be among the answers.
         data: folder of their files.
         seed: chooses templates and corrupted answers.

@@ -47,7 +47,7 @@ class Columns(NamedTuple):
     """Flat, in the type of the store, with BOS and EOS."""
     lengths: npt.NDArray[np.int64]
     hashes: npt.NDArray[np.uint64]
-    """Of the tokens: decides between documents with one id, so that the order of arrival never does."""
+    """Hash of the tokens: decides between documents with one id, so that the order of arrival never does."""
     ppl: npt.NDArray[np.float32]
     num_bytes: npt.NDArray[np.int64]
     id_bytes: npt.NDArray[np.uint8]

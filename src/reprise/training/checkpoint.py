@@ -216,7 +216,7 @@ def prune(folder: Path, keep_last: int, keep_every_tokens: int = 0) -> None:
     With the last checkpoint those go that were refused.
 
     Args:
-        folder: of the checkpoints.
+        folder: where the checkpoints are.
         keep_last: how many of the newest stay.
         keep_every_tokens: the first checkpoint after each multiple of this stays; 0: none.
     """

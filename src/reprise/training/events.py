@@ -186,9 +186,9 @@ class SpikeEvent(Moment, BatchRows):
     action: Literal["log", "skip", "rollback"]
     """What was done."""
     loss: float
-    """Of the step, in nats."""
+    """Loss of the step, in nats."""
     mean: float
-    """Of the recent losses."""
+    """Mean of the recent losses."""
 
 
 @record

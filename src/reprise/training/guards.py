@@ -129,7 +129,7 @@ def kept_groups(groups: Groups, losses: Sequence[BucketLoss]) -> list[Group]:
 
 
 def bits_per_byte(losses: Sequence[BucketLoss], group: Group) -> float | None:
-    """Of a group, over its buckets; None where none was measured."""
+    """Loss of a group, over its buckets; None where none was measured."""
     chosen = [loss for loss in losses if group.contains(loss.key.language, loss.key.source) and loss.tokens]
     bits = sum(loss.nll * loss.tokens / math.log(2) for loss in chosen)
     num_bytes = sum(loss.num_bytes for loss in chosen)
@@ -152,7 +152,7 @@ def share_to_set(name: str, share: float, raised: dict[str, float], settings: Gu
     """The share that `retention: raise_share` gives an entry of the mixture; None where it stays.
 
     Args:
-        name: of the entry.
+        name: name of the entry.
         share: its present share of the stage.
         raised: entry -> its share before the guard raised it; updated.
         settings: step and cap.

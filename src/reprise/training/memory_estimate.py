@@ -69,7 +69,7 @@ class Setup:
     local_world: int
     """Processes of one node."""
     compute_bytes: int
-    """Of a number in the compute type: 2 or 4."""
+    """Bytes of a number in the compute type: 2 or 4."""
     seq_len: int
     micro_batch_rows: int
     micro_batches: int
@@ -150,7 +150,7 @@ def measure_shape(config: Any, setup: Setup) -> Shape:
     """Count the parameters of a model, and run its first layers forward on fake tensors.
 
     Args:
-        config: of the model; no weights are loaded.
+        config: the model's configuration; no weights are loaded.
         setup: type, length and number of rows.
 
     Raises:
@@ -237,7 +237,7 @@ def estimate_memory(shape: Shape, setup: Setup) -> MemoryEstimate:
     """The peak of one process.
 
     Args:
-        shape: of the model under this setup's type, length and rows.
+        shape: sizes of the model under this setup's type, length and rows.
         setup: how it is trained.
     """
     total, c = shape.parameters, setup.compute_bytes

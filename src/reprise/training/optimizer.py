@@ -33,10 +33,10 @@ def learning_rate(schedule: Schedule, tokens_done: int, total_tokens: int, last_
     """Rate of a step.
 
     Args:
-        schedule: of the stage.
+        schedule: the stage's schedule.
         tokens_done: tokens of the stage before the step.
-        total_tokens: of the stage.
-        last_rate: of the last step of the stage before.
+        total_tokens: tokens of the stage.
+        last_rate: rate of the last step of the stage before.
     """
     if tokens_done < schedule.warmup_tokens:
         first = last_rate if schedule.initial_lr == "last" else schedule.initial_lr

@@ -51,9 +51,9 @@ class StatusLine:
         Args:
             step: optimizer steps of the stage so far.
             tokens: tokens of the stage so far.
-            loss: of the newest step, None where it was left out.
-            tokens_per_s: of the newest step.
-            losses: of the newest validation.
+            loss: loss of the newest step; None where the step was skipped.
+            tokens_per_s: rate of the newest step.
+            losses: losses of the newest validation.
             shares: bucket of the mixture -> its share.
         """
         now = time.monotonic()

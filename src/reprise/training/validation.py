@@ -106,7 +106,7 @@ class HeldOut:
         self._keys: list[BucketKey] = []
         self._num_bytes: list[int] = []
         self._ends: list[int] = []
-        """Of each bucket, the index behind its last document."""
+        """For each bucket, the index after its last document."""
         windows: list[_Window] = []
         for key in sorted(buckets, key=str):
             bucket = buckets[key]

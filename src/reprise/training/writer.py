@@ -56,7 +56,7 @@ class CheckpointWriter:
         return self._thread is not None and not self._thread.is_alive()
 
     def begin(self, folder: Path, tensors: dict[str, Any], facts: ResumeFacts, published: Callable[[], None]) -> None:
-        """Start to write; a kill at any moment leaves the whole of it or nothing under its name.
+        """Start to write; a kill at any moment leaves a complete checkpoint or none.
 
         Args:
             folder: must not exist yet.

@@ -80,21 +80,21 @@ def batch_texts(texts: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
 
 
 def repair(text: str) -> str:
-    """Mojibake mended, NFC, one kind of line end, no control characters, no white space at the ends.
+    """Mojibake repaired, NFC, one kind of line end, no control characters, no white space at the ends.
 
     Full-width punctuation, ligatures and quotation marks stay as they are: they are the author's.
     """
     if not text.isascii():
-        text = _mend_mojibake(text)
+        text = _repair_mojibake(text)
     text = _CONTROLS.sub("", _LINE_ENDS.sub("\n", text))
     return unicodedata.normalize("NFC", text).strip()
 
 
-def _mend_mojibake(text: str) -> str:
+def _repair_mojibake(text: str) -> str:
     """Undo wrong decodings line by line. Lines without a suspect sequence, nearly all, are not looked at again."""
     import ftfy
     from ftfy.badness import is_bad
 
     lines = text.split("\n")
-    mended = [ftfy.fix_encoding(line) if _MAY_BE_MOJIBAKE.search(line) and is_bad(line) else line for line in lines]
-    return "\n".join(mended)
+    repaired = [ftfy.fix_encoding(line) if _MAY_BE_MOJIBAKE.search(line) and is_bad(line) else line for line in lines]
+    return "\n".join(repaired)

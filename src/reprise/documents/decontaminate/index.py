@@ -121,9 +121,9 @@ class Lookup:
     size: int
     """Words of an n-gram."""
     grams: Grams
-    """Of the forms that are that long."""
+    """Index of the forms that are that long."""
     seeds: Seeds | None = None
-    """Of the same forms."""
+    """Anchors of the same forms."""
     anchors: dict[int, Grams] = field(default_factory=dict)
     """Length -> the beginnings of the shorter forms."""
 

@@ -27,14 +27,14 @@ def run(work: Work, *, decontaminate: Decontaminate, benchmarks: list[str], data
     """Write `documents/` and `dropped/` of the stage, and what was found per benchmark into the counts.
 
     Args:
-        work: of the stage.
+        work: reads `deduplicate`.
         decontaminate: settings.
         benchmarks: names of the benchmarks that the recipe evaluates on, suites resolved.
         data: folder of the local benchmark files.
         engine: where the work is done.
 
     Raises:
-        UserError: the questions of a benchmark are not at hand or cannot be read.
+        UserError: the questions of a benchmark are missing or cannot be read.
     """
     if not decontaminate.enabled:
         pass_through(work, "deduplicate")

@@ -46,7 +46,7 @@ _HELD_OUT, _TRAIN = 0, 1
 
 
 class DeduplicateCounts(TypedDict):
-    """Of the manifest, beside the counts of every document stage."""
+    """Counts of the manifest, beside the counts of every document stage."""
 
     bands: int
     band_rows: int

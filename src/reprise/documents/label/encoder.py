@@ -44,7 +44,7 @@ class EncoderClassifier:
             texts: the documents.
             labels: their topics, each one of `topics`.
             topics: all topics; one that has no document gets probability 0.
-            seed: of the new layer, the order and dropout.
+            seed: decides the new layer, the order and dropout.
             settings: which model, and how it is trained.
 
         Raises:

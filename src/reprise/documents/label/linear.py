@@ -65,7 +65,7 @@ class LinearClassifier:
             texts: the documents.
             labels: their topics, each one of `topics`.
             topics: all topics; one that has neither document nor terms gets probability 0.
-            seed: of the solver's order.
+            seed: decides the solver's order.
             glossary: terms of every topic, or None.
             prior: weight of the terms beside that of the labels.
         """

@@ -59,7 +59,7 @@ def ask_topics(
     """Ask about the sample; write `asked.jsonl` and add the labels to those that are known.
 
     Args:
-        work: of the stage; gets the totals into `counts`.
+        work: the stage's; gets the totals into `counts`.
         documents: the table of the stage before.
         topics: settings with `llm`.
         split_sources: sources whose documents need a topic.

@@ -1,7 +1,7 @@
 """Stage `label`: one topic to each document of the sources that are split by topic.
 
 A document that carries a topic keeps it; a sample of the others may be labelled by a language model. The rest is
-labelled by a classifier, one to a language, that is fitted on the labels at hand; how good it is on labels that it did
+labelled by a classifier, one to a language, that is fitted on the labels that there are; how good it is on labels that it did
 not see goes into `report.json`.
 """
 
@@ -57,7 +57,7 @@ def run(
         work: reads `decontaminate`.
         topics: settings.
         split_sources: sources whose documents get a topic.
-        seed: of the classifier.
+        seed: seed of the classifier.
         engine: where the documents are labelled.
         model: base model of the recipe, asked for labels where `topics.llm.generator` names none.
 
@@ -194,7 +194,7 @@ def read_report(folder: Path) -> dict[str, Any]:
     """What the stage found, per language: labels, figures on held-out labels, documents per topic.
 
     Args:
-        folder: of the published stage.
+        folder: the published stage.
 
     Raises:
         UserError: the stage has not run.

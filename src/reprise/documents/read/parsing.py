@@ -20,7 +20,7 @@ class PageParser:
         """The texts of a file (see `pages.parse`).
 
         Args:
-            format: of the file.
+            format: format of the file.
             html: how web pages are read.
             data: the file.
             seconds: time for it.

@@ -26,7 +26,7 @@ def list_files(url: str, *, is_folder: bool) -> list[tuple[str, int]]:
     """URLs with sizes in bytes: of all files below a folder, or of those that a glob or the URL itself names.
 
     Raises:
-        Exception: of the library that was asked, where the store cannot be reached or says no.
+        Exception: what the library that was asked raises, where the store cannot be reached or says no.
     """
     if (found := _file_system(url)) is None:
         from daft.daft import io_glob  # a data frame would choose a runner for this process
@@ -53,7 +53,7 @@ def open_url(url: str) -> BinaryIO:
     """The bytes of a file as they are stored; seekable.
 
     Raises:
-        Exception: of the library that was asked.
+        Exception: what the library that was asked raises.
     """
     if (found := _file_system(url)) is None:
         import daft

@@ -41,7 +41,7 @@ def read_json(stream: BinaryIO, name: str, entry: Input) -> Iterator[record.Item
 
 
 def _is_json_lines(head: bytes) -> bool:
-    """Whether the first line that is not blank is an object of its own, or no JSON value goes on behind it."""
+    """Whether the first line that is not blank is an object of its own, or no JSON value continues after it."""
     for line in head.splitlines()[:100]:
         if line.strip():
             try:

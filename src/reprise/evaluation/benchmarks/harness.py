@@ -40,7 +40,7 @@ class BatchedLM(HFLM):  # type: ignore[misc]
 
         Args:
             model: a causal language model of transformers on its device.
-            tokenizer: of the model.
+            tokenizer: the model's tokenizer.
             batch_tokens: tokens in one batch of log-likelihoods.
             generation_batch: prompts that are continued together.
         """

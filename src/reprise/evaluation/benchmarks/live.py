@@ -29,7 +29,7 @@ def measure_live(
         settings: the base model, for the tokenizer.
         evaluation: which benchmarks, how many questions of each.
         cache: folder of answers that were computed before.
-        seed: of the choice of questions.
+        seed: decides which questions are chosen.
 
     Returns:
         {benchmark, metric, score, questions} of each that could run.

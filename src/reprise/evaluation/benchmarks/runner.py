@@ -107,7 +107,7 @@ class BenchmarkRunner:
     def _measure(self, benchmark: Benchmark, items: LocalSet | None) -> Measured:
         harness = _harness()
         tasks = _from_hub(harness, benchmark) if items is None else {}
-        # A dataset of the Hub may change under its name, so its rows identify it, as they do a file.
+        # A dataset of the Hub may change and keep its name, so its rows identify it, as they do a file.
         questions = harness.loaded_questions(tasks) if items is None else [items.test, items.dev]
         key = {
             "format": _FORMAT,
