@@ -47,7 +47,7 @@ def test_the_recipe_may_want_them_as_they_are(loaded, tmp_path):
     run_stages(recipe, until=["score"], say=quiet)
     counts = json.loads((tmp_path / "run" / "decontaminate" / "manifest.json").read_text(encoding="utf-8"))["counts"]
     assert counts["decontaminated"] is False
-    with pytest.raises(UserError, match="at hand"):
+    with pytest.raises(UserError, match="no folder with the questions"):
         changed = yaml.safe_load(yaml.safe_dump(recipe.model_dump(mode="json")))
         changed["documents"]["decontaminate"]["enabled"] = True
         changed["evaluation"]["benchmarks"] = ["sciq"]

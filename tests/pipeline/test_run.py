@@ -1,5 +1,7 @@
 """The whole pipeline on a tiny random model: from text to the report, again, and after a change."""
 
+import ast
+import importlib.util
 import json
 import os
 import shutil
@@ -7,12 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import yaml
 
 from reprise.workspace import Workspace
 
+ROOT = Path(__file__).parents[2]
 TIMES = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
@@ -182,3 +186,27 @@ def test_two_processes_under_torchrun(tmp_path, tiny_model):
     subprocess.run(launcher, check=True, **options)
     assert (tmp_path / "run" / "train-2" / "model" / "config.json").exists()
     assert "nothing to do" in reprise("train", recipe).stderr
+
+
+def load_tour():
+    spec = importlib.util.spec_from_file_location("tour", ROOT / "docs" / "tour.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+def test_the_tour_follows_a_document_through_every_stage(run):
+    module = load_tour()
+    page = module.tour(run[1])
+    assert [line[3:] for line in page.splitlines() if line.startswith("## ")] == list(module.HAND_OVERS)
+    assert "loss" in page and "verdict" in page
+    published = (ROOT / "docs" / "tour.md").read_text(encoding="utf-8")
+    hand_overs = [line.split("`. ")[0] for line in page.splitlines() if line.startswith("`")]
+    assert [line.split("`. ")[0] for line in published.splitlines() if line.startswith("`")] == hand_overs
+
+
+def test_the_functions_that_the_tour_names_exist():
+    for file, function in load_tour().HAND_OVERS.values():
+        tree = ast.parse((ROOT / "src" / "reprise" / file).read_text(encoding="utf-8"))
+        assert function in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}, file

@@ -32,6 +32,14 @@ class StoredWeights:
         """Name -> what gives the tensor when it is indexed (`[:]` all of it), with `get_shape` and `get_dtype`."""
         return {name: entry for path in self.paths for name, entry in self._open_file(path)}
 
+    def read(self, name: str) -> Any:
+        """One tensor, as `open` gives it; its file is closed when nothing refers to it any more."""
+        path = self.files[name]
+        if not self.is_safetensors:
+            return _read_bin(path)[name]
+        handle: Any = safe_open(path, "pt")
+        return handle.get_slice(name)
+
     @property
     def paths(self) -> list[Path]:
         """The files in use."""

@@ -31,15 +31,15 @@ def read_shards(objective: Objective, stored: StoredWeights, processes: Processe
         UserError: a weight is infinite or not a number, in any process.
     """
     allocate(objective, processes.device)
-    tensors = stored.open()
     for name, buffer in objective.named_buffers():
-        if _plain(name) in tensors:
-            buffer.copy_(tensors[_plain(name)][...])
+        if _plain(name) in stored.files:
+            buffer.copy_(stored.read(_plain(name))[...])
     refused = []
     for name, weight in objective.named_parameters():
         local: Any = weight.to_local() if isinstance(weight, DTensor) else weight
         start = _first_row(weight)
-        local.copy_(tensors[_plain(name)][start : start + len(local)] if local.dim() else tensors[_plain(name)][...])
+        stored_weight = stored.read(_plain(name))  # one at a time: pages of a file that stays mapped count as memory
+        local.copy_(stored_weight[start : start + len(local)] if local.dim() else stored_weight[...])
         if not bool(local.isfinite().all()):
             refused.append(_plain(name))
     everywhere = {name for names in processes.gather(refused) for name in names}
