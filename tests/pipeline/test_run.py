@@ -86,7 +86,7 @@ def test_second_run_does_nothing_in_under_three_seconds(run):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-        ("evaluation.benchmark_tolerance=0.03", {"evaluate", "report"}),
+    ("evaluation.benchmark_tolerance=0.03", {"evaluate", "report"}),
     [
         ("stages.1.tokens=1024", {"train-2", "evaluate", "report"}),
         ("rows.seq_len=64", {"train-1", "train-2", "evaluate", "report"}),
