@@ -54,7 +54,7 @@ def small_recipe(workspace, model):
             "validation": {"every_tokens": 1024, "max_tokens": 512},
             "verify_model": False,
         },
-        "evaluation": {"max_length": 256, "stride": 128, "bootstrap_samples": 100},
+        "evaluation": {"max_length": 256, "stride": 128},
     }
 
 

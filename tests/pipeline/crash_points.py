@@ -187,7 +187,7 @@ def crash_recipe(folder, root, model, passages):
             "validation": {"every_tokens": 256, "max_tokens": 128},
             "checkpoints": {"every_tokens": 256},
         },
-        "evaluation": {"max_length": 64, "stride": 32, "bootstrap_samples": 20, "sample_tokens": 4},
+        "evaluation": {"max_length": 64, "stride": 32, "sample_tokens": 4},
     }
     recipe = Path(folder, f"{Path(root).name}.yaml")
     recipe.write_text(yaml.safe_dump(data, allow_unicode=True), encoding="utf-8")

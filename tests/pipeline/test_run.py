@@ -90,7 +90,7 @@ def test_second_run_does_nothing_in_under_three_seconds(run):
     [
         ("stages.1.tokens=1024", {"train-2", "evaluate", "report"}),
         ("rows.seq_len=64", {"train-1", "train-2", "evaluate", "report"}),
-        ("evaluation.bootstrap_samples=50", {"evaluate", "report"}),
+        ("evaluation.benchmark_tolerance=0.03", {"evaluate", "report"}),
         ("hardware.utilisation=0.5", {"report"}),
         ("documents.engine=ray", {"report"}),
         ("documents.perplexity.batch_tokens=4096", None),
