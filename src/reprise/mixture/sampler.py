@@ -339,7 +339,7 @@ class Sampler:
 
         Args:
             state: a state of the same stage.
-            adopt: resume with the settings and the store of today, where these differ: buckets whose documents and order
+            adopt: resume with the settings and store of today, where these differ: buckets whose documents and order
                 are the same continue where they were, others begin anew, and shares that the recipe changed come into
                 force.
 

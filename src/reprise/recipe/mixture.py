@@ -145,7 +145,7 @@ class Stage(Settings):
     optimizer_state: Literal["carry", "reset"] = "carry"
     """What a stage after the first does with the optimizer's moments."""
     documents: Literal["carry", "restart"] = "carry"
-    """A stage after the first continues in each bucket where the stage before stopped, or begins anew. `carry` needs the
+    """A later stage continues in each bucket where the stage before stopped, or begins anew. `carry` needs the
     same documents and curriculum in both stages; epochs then count from the first."""
     max_epochs: Annotated[float, Field(gt=0.0)] = 4.0
     """Most passes over a bucket; then its share goes to its siblings, with a warning."""
