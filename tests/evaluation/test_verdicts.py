@@ -5,7 +5,7 @@ import pytest
 
 from reprise.evaluation.bits_per_byte import Text
 from reprise.evaluation.comparison import compare_bits, find_untested, judge_rows
-from reprise.evaluation.intervals import Estimate
+from reprise.evaluation.intervals import Estimate, bootstrap_interval, estimate_rate
 from reprise.evaluation.verdicts import has_loss, headline, judge, judge_all, smallest_error
 from reprise.recipe.groups import Groups, find_groups
 from reprise.recipe.mixture import Stage
@@ -165,3 +165,14 @@ def test_sources_are_counted_with_their_entry_and_named_where_they_differ():
     assert "gained zh (bits per byte fell by" in line and "; so did 3 of its 4 sources)" in line
     assert "lost zh/mail (bits per byte rose by 19.9 %" in line and "zh/web" not in line
     assert len(verdicts) == 5
+
+
+def test_the_bootstrap_interval_is_told_and_close_to_the_deciding_one_on_many_documents():
+    rng = np.random.default_rng(5)
+    before = rng.lognormal(8, 0.5, 400)
+    after = before * (0.97 + 0.05 * rng.standard_normal(400))
+    low, high = bootstrap_interval(before, after, 2000)
+    exact = estimate_rate(before, after, before).interval()
+    assert low == pytest.approx(exact[0], abs=0.0008) and high == pytest.approx(exact[1], abs=0.0008)
+    assert bootstrap_interval(before, after, 0) is None
+    assert bootstrap_interval(before[:1], after[:1], 20) == pytest.approx((after[0] / before[0] - 1,) * 2)

@@ -7,14 +7,18 @@ import numpy as np
 import numpy.typing as npt
 
 from reprise.evaluation.bits_per_byte import Text, TextGroup, byte_counts, group_texts
-from reprise.evaluation.intervals import Estimate, estimate_rate
+from reprise.evaluation.intervals import Estimate, bootstrap_interval, estimate_rate
 from reprise.evaluation.results import BenchmarkRow, BitsRow, Untested, Verdict
 from reprise.evaluation.verdicts import Judgement, judge_all
 from reprise.recipe.groups import Groups
 
 
 def compare_bits(
-    texts: Sequence[Text], before: npt.NDArray[np.float64], after: npt.NDArray[np.float64], groups: Groups
+    texts: Sequence[Text],
+    before: npt.NDArray[np.float64],
+    after: npt.NDArray[np.float64],
+    groups: Groups,
+    bootstrap_samples: int = 0,
 ) -> list[tuple[BitsRow, Estimate]]:
     """Bits per byte of each entry, source and topic, before and after; verdicts are not filled in yet.
 
@@ -23,17 +27,19 @@ def compare_bits(
         before: float64[len(texts)], bits of each document under the base model.
         after: float64[len(texts)], under the trained model.
         groups: which documents belong together.
+        bootstrap_samples: resamples behind `bootstrap_ci`; 0: none.
     """
     num_bytes = byte_counts(texts)
     table = []
     for group in group_texts(texts, groups):
         members = group.members
         estimate = estimate_rate(before[members], after[members], num_bytes[members])
-        table.append((_bits_row(group, estimate, int(num_bytes[members].sum())), estimate))
+        bootstrap = bootstrap_interval(before[members], after[members], bootstrap_samples)
+        table.append((_bits_row(group, estimate, int(num_bytes[members].sum()), bootstrap), estimate))
     return table
 
 
-def _bits_row(group: TextGroup, estimate: Estimate, num_bytes: int) -> BitsRow:
+def _bits_row(group: TextGroup, estimate: Estimate, num_bytes: int, bootstrap: tuple[float, float] | None) -> BitsRow:
     return {
         "path": group.path,
         "entry": group.entry,
@@ -45,6 +51,7 @@ def _bits_row(group: TextGroup, estimate: Estimate, num_bytes: int) -> BitsRow:
         "change": estimate.change,
         "standard_error": estimate.standard_error if math.isfinite(estimate.standard_error) else None,
         "ci": estimate.interval(),
+        "bootstrap_ci": bootstrap,
         "tolerance": group.tolerance,
         "verdict": "undecided" if group.is_judged else None,
         "num_bytes": num_bytes,

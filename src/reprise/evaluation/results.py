@@ -83,6 +83,8 @@ class BitsRow(TypedDict):
     """Standard error of `change`; null for one document."""
     ci: Interval | None
     """95 % interval of `change` by itself; null with fewer than 5 documents."""
+    bootstrap_ci: Interval | None
+    """The percentile bootstrap's, to compare with; it decides nothing. Null without `evaluation.bootstrap_samples`."""
     tolerance: float | None
     """Largest rise that still counts as kept; null: none was set."""
     verdict: VerdictWord | None

@@ -85,7 +85,7 @@ def compare_models(
         said[side] = continue_prompts(evaluated, prompts, evaluation, cache=cache / "samples")
         del runner
         evaluated.release()  # two large models need not fit at once
-    table = compare_bits(texts, bits["before"], bits["after"], groups)
+    table = compare_bits(texts, bits["before"], bits["after"], groups, evaluation.bootstrap_samples)
     benchmarks = compare_benchmarks(scores["before"], scores["after"], evaluation)
     verdicts = judge_rows(table, benchmarks)
     untested = find_untested(texts, groups, verdicts, absent)

@@ -86,6 +86,8 @@ class Evaluation(Settings):
     still counts as kept, for it and its sources; null: 0.02 for `en`, unless an entry of the mixture says `keep`."""
     benchmark_tolerance: Share = 0.01
     """Largest fall of a benchmark's score that still counts as kept."""
+    bootstrap_samples: Annotated[Count, Field(le=1_000_000)] = 0
+    """Resamples behind a bootstrap interval that results.json tells beside the one that decides; 0: none."""
     max_length: Annotated[int, Field(ge=16)] = 2048
     """Tokens in one forward pass of the held-out measurement; never more than the model's context."""
     stride: Annotated[int, Field(ge=1)] = 1024
