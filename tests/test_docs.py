@@ -54,10 +54,17 @@ def test_links_of_a_page_lead_somewhere(page: Path):
 
 def test_every_command_of_the_readme_exists():
     from reprise.cli import app
+    from reprise.recipe import presets
+    from reprise.study import shipped_studies
 
     known = {command.name or command.callback.__name__ for command in app.registered_commands}
     table = (ROOT / "README.md").read_text(encoding="utf-8").split("## Commands")[1].split("## ")[0]
-    named = set(re.findall(r"`(?:reprise )?([a-z]+)[ `]", table)) - {"torchrun", "curriculum"}
+    named = set(re.findall(r"`(?:reprise )?([a-z]+)[ `]", table)) - {
+        "torchrun",
+        "ratio",
+        *presets(),
+        *shipped_studies(),
+    }
     assert named <= known
     assert known <= named, "the table misses a command"
 
