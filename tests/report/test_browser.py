@@ -183,8 +183,8 @@ def test_the_keyboard_reaches_everything(open_page: Callable[..., Any], address:
         page.keyboard.press("Tab")
         seen.add(page.evaluate("document.activeElement.tagName + (document.activeElement.className || '')"))
     assert {"A", "SUMMARY", "BUTTON"} <= seen
-    curve = page.locator("#chart-languages-curve-0")
-    count = "() => document.querySelectorAll('#chart-languages path.js-line').length"
+    curve = page.locator("#chart-entries-curve-0")
+    count = "() => document.querySelectorAll('#chart-entries path.js-line').length"
     before = page.evaluate(count)
     curve.focus()
     page.keyboard.press("Space")
@@ -192,10 +192,10 @@ def test_the_keyboard_reaches_everything(open_page: Callable[..., Any], address:
     assert page.evaluate(count) == before - 1
     page.keyboard.press("Space")
     assert page.evaluate(count) == before
-    summary = page.locator("#chart-languages-numbers summary")
+    summary = page.locator("#chart-entries-numbers summary")
     summary.focus()
     page.keyboard.press("Enter")
-    assert page.locator("#chart-languages-numbers table").is_visible()
+    assert page.locator("#chart-entries-numbers table").is_visible()
 
 
 def test_a_table_is_a_stop_of_the_keyboard_where_it_scrolls(open_page: Callable[..., Any], address: str) -> None:
@@ -283,7 +283,7 @@ def test_runs_side_by_side(open_page: Callable[..., Any], run_until: RunUntil, t
     cells = page.locator("#result tr").filter(has_text="ceval").locator("th, td").all_text_contents()
     assert cells == ["ceval", "33.00", "+6.00", "200", "–", "–", "–"]
     charts = page.evaluate(DRAWN)
-    assert [chart["id"] for chart in charts] == ["chart-compare-zh", "chart-compare-en", "chart-plane"]
+    assert [chart["id"] for chart in charts] == ["chart-compare-en", "chart-compare-zh", "chart-plane"]
     assert all(chart["marks"] > 0 for chart in charts)
 
 
