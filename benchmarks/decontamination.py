@@ -79,6 +79,8 @@ def measure_recall(questions: list[Question], index: Index, sample: int) -> dict
     for lang, around in AROUND.items():
         candidates = [i for i, question in enumerate(questions) if question.lang == lang and i not in vague]
         numbers = rng.sample(candidates, min(sample, len(candidates)))
+        if not numbers:
+            continue
         for name, disguise in DISGUISES.items():
             if apart(name, lang):
                 continue

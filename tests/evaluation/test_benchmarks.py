@@ -30,6 +30,7 @@ from reprise.evaluation.benchmarks.runner import (
     summarize,
     wilson,
 )
+from reprise.evaluation.comparison import judge_rows
 from reprise.evaluation.model import EvaluatedModel
 from reprise.recipe.evaluation import SUITES, Evaluation, benchmark_folders, expand_benchmarks
 from reprise.recipe.model import Model
@@ -342,7 +343,9 @@ def test_comparison_is_paired_by_question(data, tiny_model, tmp_path):
     other = make_model(tmp_path / "other", make_tokenizer(), seed=9)
     evaluation = settings(data, "arc-easy", "arc-challenge", "scieval", limit=7)
     sides = [runner(folder, evaluation, tmp_path / "cache").run() for folder in (tiny_model, other)]
-    rows = compare_benchmarks(*sides, evaluation, seed=0)
+    table = compare_benchmarks(*sides, evaluation)
+    judge_rows([], table)
+    rows = [row for row, _ in table]
     for row, one, two in zip(rows, *sides, strict=True):
         assert one.scores.keys() == two.scores.keys() and len(one.scores) == row["questions"] == 7
         assert row["change"] == pytest.approx(two.score - one.score)

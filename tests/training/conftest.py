@@ -165,7 +165,7 @@ def stop_after(monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(Trainer, "step", step)
-            with pytest.raises(Interrupted, match="the same command goes on"):
+            with pytest.raises(Interrupted, match="the same command continues"):
                 run(work, **arguments)
 
     return go

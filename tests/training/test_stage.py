@@ -87,23 +87,31 @@ def test_leaves_a_loadable_model_and_records(arguments, make_work):
 
 
 def test_validation_equals_a_plain_forward(arguments, make_work, store, base_model):
-    work = make_work()
-    run(work, **{**arguments, "stage": make_stage(tokens=4 * SEQ_LEN)})
+    """Each document without its EOS, behind the EOS that begins a text, in windows that move by the stride."""
+    work, (length, stride) = make_work(), (SEQ_LEN, SEQ_LEN // 2)
+    training = make_training(validation={"max_tokens": 10**9})
+    run(work, **arguments | {"stage": make_stage(tokens=4 * SEQ_LEN), "training": training, "window": (length, stride)})
     model = AutoModelForCausalLM.from_pretrained(base_model).eval()
-    entry = next(e for e in events(work, "validation")[0]["validation"] if e["source"] == "book")
-    bucket = next(b for k, b in TokenStore.open(store).valid.items() if (k.language, k.source) == ("en", "book"))
+    opened = TokenStore.open(store)
+    bucket = next(b for key, b in opened.valid.items() if (key.language, key.source) == ("en", "book"))
     total = tokens = 0
     for index in range(bucket.num_documents):
-        ids = torch.from_numpy(bucket.tokens[bucket.offsets[index] : bucket.offsets[index + 1]].astype("int64"))
-        for start in range(0, len(ids) - 1, SEQ_LEN - 1):
-            window = ids[None, start : start + SEQ_LEN]
-            total += model(input_ids=window, labels=window).loss.item() * (window.shape[1] - 1)
-            tokens += window.shape[1] - 1
-        if entry["language"] == "en" and tokens == entry["tokens"]:
-            break
-    if tokens == entry["tokens"]:
-        assert entry["nll"] == pytest.approx(total / tokens, rel=1e-5)
-    assert entry["tokens"] > 0
+        text = bucket.tokens[bucket.offsets[index] : bucket.offsets[index + 1] - 1].astype("int64")
+        ids = torch.cat([torch.tensor([opened.eos_id]), torch.from_numpy(text)])
+        scored = 1
+        for begin in range(0, len(ids), stride):
+            window = ids[begin : begin + length]
+            with torch.no_grad():
+                logits = model(window[None]).logits[0].double().log_softmax(-1)
+            for position in range(max(1, scored - begin), len(window)):
+                total -= float(logits[position - 1, window[position]])
+                scored += 1
+        tokens += len(text)
+    entry = next(
+        one for one in events(work, "validation")[0]["validation"] if (one["language"], one["source"]) == ("en", "book")
+    )
+    assert entry["tokens"] == tokens
+    assert entry["nll"] == pytest.approx(total / tokens, rel=1e-5)
 
 
 class _StopError(Exception):
@@ -143,7 +151,7 @@ def test_terminated_twice_ends_as_if_never(arguments, make_work, monkeypatch, af
     for count in (5, 3):
         with monkeypatch.context():
             after_steps(count, lambda: os.kill(os.getpid(), signal.SIGTERM))
-            with pytest.raises(Interrupted, match="the same command goes on"):
+            with pytest.raises(Interrupted, match="the same command continues"):
                 run(broken, **arguments)
         monkeypatch.undo()
     run(broken, **arguments)
@@ -257,8 +265,8 @@ def test_a_signal_is_heard_at_any_moment(arguments, make_work, monkeypatch, mome
         else:
             where, name = (Trainer, "save_to") if moment == "state" else (stage, "write_model")
             written = getattr(where, name)
-            patch.setattr(where, name, lambda *args: (stop(), written(*args))[1])
-        with pytest.raises(Interrupted, match="the same command goes on"):
+            patch.setattr(where, name, lambda *args, **options: (stop(), written(*args, **options))[1])
+        with pytest.raises(Interrupted, match="the same command continues"):
             run(broken, **arguments)
     assert (broken.output / "model").exists() == (moment == "model")
     assert (broken.output / "state").exists() == (moment in ("state", "model"))
@@ -315,8 +323,10 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_stops_in_the_end(argument
     broken = tmp_path / "broken_model"
     shutil.copytree(base_model, broken)
     model = AutoModelForCausalLM.from_pretrained(broken)
-    with torch.no_grad():
-        model.model.layers[0].mlp.up_proj.weight[0, 0] = float("nan")
+    with torch.no_grad():  # finite weights whose products are not
+        for layer in model.model.layers:
+            layer.mlp.up_proj.weight.fill_(3e38)
+            layer.mlp.gate_proj.weight.fill_(3e38)
     model.save_pretrained(broken)
     work = make_work()
     arguments["model"] = arguments["model"].model_copy(update={"path": str(broken)})
@@ -338,7 +348,7 @@ def test_a_vocabulary_that_does_not_fit_is_refused(arguments, make_work, tmp_pat
     )
     LlamaForCausalLM(config).save_pretrained(tmp_path / "small")
     arguments["model"] = arguments["model"].model_copy(update={"path": str(tmp_path / "small")})
-    with pytest.raises(UserError, match="512 tokens, the model's vocabulary 300"):
+    with pytest.raises(UserError, match="the model embeds 300 tokens"):
         run(make_work(), **arguments)
 
 
@@ -377,7 +387,7 @@ def test_ctrl_c_saves_and_goes_on(arguments, make_work, monkeypatch, after_steps
     run(whole, **arguments)
     with monkeypatch.context():
         after_steps(5, lambda: os.kill(os.getpid(), signal.SIGINT))
-        with pytest.raises(Interrupted, match="the same command goes on"):
+        with pytest.raises(Interrupted, match="the same command continues"):
             run(broken, **arguments)
     monkeypatch.undo()
     run(broken, **arguments)

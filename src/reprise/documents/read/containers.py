@@ -46,7 +46,11 @@ def read_zip(stream: BinaryIO) -> Iterator[Member]:
             if info.flag_bits & 1:
                 yield Member(info.filename, info.file_size, None)
                 continue
-            with archive.open(info) as member:
+            try:
+                opened = archive.open(info)
+            except NotImplementedError as error:
+                raise zipfile.BadZipFile(f"{info.filename}: {error}") from error
+            with opened as member:
                 yield Member(info.filename, info.file_size, cast(BinaryIO, member))
 
 
