@@ -59,7 +59,7 @@ def test_a_wrong_trainer_fails(recipe: Recipe, monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_the_command(recipe: Recipe, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "_load", lambda *_: recipe)
+    monkeypatch.setattr(cli, "open_recipe", lambda *_: recipe)
     result = CliRunner().invoke(cli.app, ["selftest", "recipe.yaml", "--steps", "2", "--json"])
     assert result.exit_code == 0
     assert json.loads(result.stdout)["passed"]
