@@ -29,7 +29,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from reprise.errors import UserError, missing_extra
+from reprise.errors import UserError
 from reprise.pipeline import run_stages
 from reprise.progress import console
 from reprise.recipe import Recipe, load_recipe
@@ -210,15 +210,9 @@ def run_apart(arguments: Sequence[str], parallel: int) -> TakeThrough:
 
 
 def student_quantile(degrees: int, probability: float = 0.975) -> float:
-    """Quantile of Student's t.
+    """Quantile of Student's t."""
+    from scipy.stats import t as student
 
-    Raises:
-        UserError: scipy is not installed.
-    """
-    try:
-        from scipy.stats import t as student
-    except ImportError as error:
-        raise missing_extra("scipy", "study", "a study's intervals") from error
     return float(student.ppf(probability, degrees))
 
 
