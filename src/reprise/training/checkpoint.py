@@ -1,4 +1,4 @@
-"""Checkpoints: sharded tensors and one JSON file, published by one rename.
+"""Find, check, load and prune checkpoints, which `writer.py` writes.
 
 checkpoints/step-00000120/
   __0_0.distcp ...   tensors of each process (torch.distributed.checkpoint)
