@@ -7,6 +7,7 @@ Every value is read from the run's files; the functions that are named are check
 """
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,10 +46,14 @@ def find_row(recipe: Recipe, store: TokenStore, labelled: dict[str, Any]) -> tup
     raise SystemExit("no document of this run has a topic and a perplexity")
 
 
+PACKAGE = re.compile(r".*/reprise/(?=demo/)")
+
+
 def rows_of(folder: Path) -> Iterator[dict[str, Any]]:
-    """The documents of a stage."""
+    """The documents of a stage; where Reprise is installed on this machine is nobody's business."""
     for batch in read_table(folder / DOCUMENTS):
-        yield from batch.to_pylist()
+        for row in batch.to_pylist():
+            yield {**row, "origin": PACKAGE.sub("package:reprise/", row["origin"])}
 
 
 def find(folder: Path, name: str) -> dict[str, Any]:
