@@ -46,7 +46,7 @@ class Input(Settings):
     """Half characters, as faulty programs write them: `repair` writes U+FFFD in their place."""
     html: Literal["prose", "trafilatura", "resiliparse"] = "prose"
     """Text of web pages: `prose`: all but menus, for manuals and books; `trafilatura`: the article of a page of the
-    web; `resiliparse`: the same, about twenty times as fast and less exact."""
+    web; `resiliparse`: the same, faster and less exact."""
     parse_seconds: Annotated[float, Field(gt=0.0)] = 60.0
     """Time for one web page, PDF, DOCX or EPUB; one that takes longer is rejected."""
     parse_memory_gb: Annotated[float, Field(gt=0.0)] = 2.0
