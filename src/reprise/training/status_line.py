@@ -72,8 +72,9 @@ class StatusLine:
         parts += [] if mfu is None else [f"MFU {mfu:.1%}"]
         parts.append(f"{peak_memory(self._processes.device) / 1e9:.1f} GB")
         done = tokens - self._first_tokens
-        if done > 0:
-            parts.append(f"{_duration((self._total - tokens) * (now - self._start) / done)} left")
+        if done > 0:  # by the rate since the line before: a run that was slowed down says so
+            parts.append(f"{_duration(max(0, self._total - tokens) * (now - self._start) / done)} left")
+            self._first_tokens, self._start = tokens, now
         console.print(" | ".join([*parts, _shares(shares)]), markup=False, highlight=False, soft_wrap=True)
 
 
