@@ -1,4 +1,4 @@
-"""`--adopt` on stages that are finished: go on from the end, or a refusal; never a second training in silence."""
+"""`--adopt` on stages that are finished: resume from the end, or refuse; never a second training in silence."""
 
 import json
 from pathlib import Path
