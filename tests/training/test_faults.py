@@ -74,9 +74,9 @@ def test_a_full_disk_at_the_end_loses_nothing(arguments, make_work, small_disk, 
     run(whole, **arguments)
     original = stage.write_model
 
-    def write_model(*args):
+    def write_model(*args, **options):
         small_disk(20_000)
-        original(*args)
+        original(*args, **options)
 
     monkeypatch.setattr(stage, "write_model", write_model)
     with pytest.raises(OSError, match="File too large"):  # of the system, not of safetensors: it gets one message
