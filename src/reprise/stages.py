@@ -20,6 +20,7 @@ from reprise.recipe.documents import Input
 from reprise.recipe.generator import Generator
 from reprise.recipe.mixture import Stage as TrainingStage
 from reprise.storage import Json
+from reprise.verification import read_verification
 from reprise.workspace import Work
 
 Run = Callable[..., None]
@@ -99,6 +100,7 @@ def stages(recipe: Recipe) -> list[Stage]:
         tuple(step.name for step in steps),
         settings={"recipe": recipe},
         reads_records=True,
+        outdated=lambda counts: _verified_since(counts, Path(recipe.workspace)),
     )
     return [*steps, report]
 
@@ -243,6 +245,12 @@ def _validations_decide(recipe: Recipe, stage: TrainingStage) -> bool:
 
 def _if(condition: bool, settings: dict[str, Any]) -> dict[str, Any]:
     return settings if condition else {}
+
+
+def _verified_since(counts: Mapping[str, Json], root: Path) -> str:
+    """Why a report does not show the last verification."""
+    last = read_verification(root)
+    return "" if last is None or last["when"] == counts["verified"] else f"`reprise verify` ran at {last['when']}"
 
 
 def _too_many_rejects(counts: Mapping[str, Json], max_share: float) -> str:

@@ -117,6 +117,10 @@ class BenchmarkPart(TypedDict):
     """Mean score of the trained model."""
 
 
+METRIC_NAMES = {"acc_symbolic": "answers of equal value"}
+"""Metric -> what it counts, where its name does not say it."""
+
+
 @record
 class OtherMetric(TypedDict):
     """Another judgement of the same answers."""
