@@ -12,6 +12,7 @@ from reprise.storage import file_checksum, find_damage, read_checked, write_chec
 from reprise.verification import VERIFIED, Verification, Verified
 from reprise.workspace import MANIFEST, Workspace, read_manifest
 
+
 def verify_run(recipe: Recipe) -> Verification:
     """Read all files of a run once: stages, kept stages, caches, inputs and the base model.
 

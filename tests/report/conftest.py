@@ -49,6 +49,7 @@ BENCHMARKS = [
         "before": before,
         "after": before + change,
         "change": change,
+        "changed": 0.1,
         "ci": [change - 0.03, change + 0.03],
         "tolerance": 0.02,
         "verdict": verdict,
