@@ -68,5 +68,3 @@ def load_run_recipe(root: Path) -> Recipe:
             "this is not the folder of a run", where=str(root), remedy="name a folder that holds recipe.yaml"
         )
     return load_recipe(path)
-
-
