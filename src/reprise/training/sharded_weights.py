@@ -31,10 +31,12 @@ def read_shards(objective: Objective, stored: StoredWeights, processes: Processe
         UserError: a weight is infinite or not a number, in any process.
     """
     allocate(objective, processes.device)
+    refused = []
     for name, buffer in objective.named_buffers():
         if _plain(name) in stored.files:
             buffer.copy_(stored.read(_plain(name))[...])
-    refused = []
+            if bool(buffer.isnan().any()):  # it may be a mask, where minus infinity is meant
+                refused.append(_plain(name))
     for name, weight in objective.named_parameters():
         local: Any = weight.to_local() if isinstance(weight, DTensor) else weight
         start = _first_row(weight)

@@ -9,15 +9,21 @@ import functools
 import html
 import quopri
 import re
+import sys
 import unicodedata
 from urllib.parse import unquote_to_bytes
 
+import numpy as np
+from numpy.typing import NDArray
+
+from reprise.documents.words import encode
 from reprise.errors import missing_extra
 
 _TAG = re.compile(
     r"</?(?:a|b|br|code|div|em|font|h[1-6]|i|li|ol|p|pre|span|strong|su[bp]|t[dhr]|table|u|ul)\b[^<>]{0,200}>"
 )
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff"
+_CYRILLIC = range(0x400, 0x530)
 _DECODING_ROUNDS = 3
 """Text is decoded again while that changes it: JSON in a URL is two layers."""
 
@@ -43,7 +49,7 @@ def reveal(text: str, *, strewn_letters: bool = False) -> str:
         if revealed == before:
             break
     if not revealed.isascii():
-        chars = frozenset(revealed)
+        chars = _telling_chars(revealed)
         for fold in (_fold_lookalikes, _fold_traditional, _drop_marks):
             revealed = fold(revealed, chars)
     revealed = _join_lines(_drop_insertions(revealed))
@@ -109,6 +115,22 @@ def _lookalikes() -> dict[int, str]:
     return folds
 
 
+@functools.cache
+def _is_telling() -> NDArray[np.bool_]:
+    """Whether each code point can be the sign of a disguise: bool[code points]."""
+    telling = np.zeros(sys.maxunicode + 1, np.bool_)
+    telling[list(_lookalikes())] = True
+    telling[[ord(char) for char in _traditional()[1] | _MARKS]] = True
+    telling[_CYRILLIC.start : _CYRILLIC.stop] = True
+    return telling
+
+
+def _telling_chars(text: str) -> frozenset[str]:
+    """Those characters of a text by which the folds below decide; a set of all its characters costs much more."""
+    codes = encode([text])
+    return frozenset(map(chr, np.unique(codes[_is_telling()[codes]]).tolist()))
+
+
 def fold_lookalikes(text: str) -> str:
     """Make all letters of other scripts that look like a Latin one that Latin one, whatever stands beside them."""
     return text if text.isascii() else text.translate(_lookalikes())
@@ -120,7 +142,7 @@ def _fold_lookalikes(text: str, chars: frozenset[str]) -> str:
     present = "".join(map(chr, folds.keys() & map(ord, chars)))
     if not present:
         return text
-    cyrillic = {char for char in chars if "\u0400" <= char <= "\u052f"}
+    cyrillic = {char for char in chars if ord(char) in _CYRILLIC}
     if (cyrillic and cyrillic <= set(present)) or re.search(f"[a-zA-Z][{present}]|[{present}][a-zA-Z]", text):
         return text.translate(folds)
     return text
