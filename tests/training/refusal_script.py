@@ -13,9 +13,12 @@ from reprise.training.parallel import open_processes
 
 
 def refusals(folder: Path) -> None:
-    """Write `rank-N.json`: name of each model in the folder -> what it was refused with, null where it was opened."""
+    """Write `rank-N.json`: name of each model in the folder -> what it was refused with, null where it was opened.
+
+    The first process tells the user; the others leave with its exit code, which stands here in place of a message.
+    """
     training = Training(precision="float32", threads=1)
-    told: dict[str, str | None] = {}
+    told: dict[str, object] = {}
     with open_processes(training) as processes:
         for path in sorted(folder.glob("*/config.json")):
             try:
@@ -23,6 +26,8 @@ def refusals(folder: Path) -> None:
                 told[path.parent.name] = None
             except UserError as error:
                 told[path.parent.name] = str(error)
+            except SystemExit as leaving:
+                told[path.parent.name] = leaving.code
         (folder / f"rank-{processes.rank}.json").write_text(json.dumps(told))
 
 
