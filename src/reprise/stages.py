@@ -54,6 +54,8 @@ class Stage:
     refuses, such as `max_reject_share`, so that a change of it does not make the stage again."""
     parallel: bool = False
     """Whether the processes that `torchrun` starts share its work; all other stages run in one process."""
+    passes_text: bool = False
+    """Whether it writes the text of its input again, so that its own may be removed once it was read."""
     version: int = 1
     """Raised when the same settings and inputs would give another output."""
 
@@ -120,6 +122,7 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
             records=("rejects.jsonl",),
             outdated=lambda counts: _too_many_rejects(counts, documents.max_reject_share),
             version=3,
+            passes_text=True,
         ),
         Stage(
             "clean",
@@ -129,6 +132,7 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
             means={"engine": documents.engine},
             records=DROPPED,
             version=2,
+            passes_text=True,
         ),
         Stage(
             "deduplicate",
@@ -137,6 +141,7 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
             settings={"deduplicate": documents.deduplicate},
             means={"engine": documents.engine},
             records=DROPPED,
+            passes_text=True,
         ),
         Stage(
             "decontaminate",
@@ -147,6 +152,7 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
             records=DROPPED,
             files=lambda: _benchmark_files(recipe),
             version=2,
+            passes_text=True,
         ),
         Stage(
             "label",
@@ -162,6 +168,7 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
             files=lambda: _label_files(recipe),
             records=("classifiers/*", "report.json", "asked.jsonl"),
             version=2,
+            passes_text=True,
         ),
         Stage(
             "score",
