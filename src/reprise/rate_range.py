@@ -4,8 +4,8 @@
       run/         the run: a training stage for each rate, which resumes from the one before
       rate.json    the rates, what each did to the held-out text, and the answer (`RateAnswer`)
 
-A range test (Smith, arXiv 1506.01186) on held-out text instead of the training loss, and with the text that must be kept
-beside the new one. Rates that follow others meet a model that has learned already, so a range is found and no best rate.
+A range test (Smith, arXiv 1506.01186) on held-out text instead of the training loss, and on the text that must be kept
+as well. Later rates meet a model that has already learned, so the test finds a range and not the best rate.
 """
 
 import json
