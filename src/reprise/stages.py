@@ -20,6 +20,7 @@ from reprise.recipe.documents import Input
 from reprise.recipe.generator import Generator
 from reprise.recipe.mixture import Stage as TrainingStage
 from reprise.storage import Json
+from reprise.verification import read_verification
 from reprise.workspace import Work
 
 Run = Callable[..., None]
@@ -92,7 +93,7 @@ def stages(recipe: Recipe) -> list[Stage]:
             },
             files=lambda: _files("model", model_files(recipe.model)) | _question_files(recipe),
             resumable=True,
-            version=3,
+            version=4,
         ),
     ]
     report = Stage(
@@ -101,6 +102,7 @@ def stages(recipe: Recipe) -> list[Stage]:
         tuple(step.name for step in steps),
         settings={"recipe": recipe},
         reads_records=True,
+        outdated=lambda counts: _verified_since(counts, Path(recipe.workspace)),
     )
     return [*steps, report]
 
@@ -206,6 +208,7 @@ def _synthesis_stage(recipe: Recipe) -> Stage:
         files=lambda: _synthesis_files(recipe),
         resumable=True,
         records=(*DROPPED, "funnel.json", "samples.json", "provenance.jsonl"),
+        version=2,
     )
 
 
@@ -250,6 +253,12 @@ def _validations_decide(recipe: Recipe, stage: TrainingStage) -> bool:
 
 def _if(condition: bool, settings: dict[str, Any]) -> dict[str, Any]:
     return settings if condition else {}
+
+
+def _verified_since(counts: Mapping[str, Json], root: Path) -> str:
+    """Why a report does not show the last verification."""
+    last = read_verification(root)
+    return "" if last is None or last["when"] == counts["verified"] else f"`reprise verify` ran at {last['when']}"
 
 
 def _too_many_rejects(counts: Mapping[str, Json], max_share: float) -> str:
