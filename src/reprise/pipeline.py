@@ -10,8 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
-import yaml
-
 from reprise import preflight
 from reprise.documents.read.files import SourceFile
 from reprise.documents.read.streams import printable
@@ -23,6 +21,7 @@ from reprise.stages import Stage, stages
 from reprise.storage import InputRecord, record_input
 from reprise.training.first_process import first_does
 from reprise.workspace import Comparison, Derivation, Manifest, Status, Work, Workspace, differences
+from reprise.yaml_text import format_yaml
 
 T = TypeVar("T")
 
@@ -161,7 +160,7 @@ def run_stages(
     with contextlib.ExitStack() as held, _explain_full_disk(workspace.root):
         ranks.lead(lambda: held.enter_context(workspace.locked()))
         ranks.lead(workspace.adopt_finished)
-        kept = yaml.safe_dump(recipe.model_dump(mode="json"), allow_unicode=True, sort_keys=False)
+        kept = format_yaml(recipe.model_dump(mode="json"))
         ranks.lead(lambda: workspace.keep_recipe(kept))
         ranks.lead(lambda: _preflight(recipe, workspace, until, say))
         while (damaged := run.bring_up(until)) is not None:

@@ -97,6 +97,7 @@ def find_rates(study: RateStudy) -> RateAnswer:
             broke_at = rate
             break
     answer = _answer(study, steps, broke_at, _kept(recipe))
+    Path(study.workspace).mkdir(parents=True, exist_ok=True)
     write_json(Path(study.workspace) / "rate.json", answer)
     return answer
 

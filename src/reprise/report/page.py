@@ -8,12 +8,12 @@ import re
 from typing import Any
 
 import jinja2
-import yaml
 from markupsafe import Markup, escape
 
 from reprise.report import charts, retention, tables
 from reprise.report.compare import compare
 from reprise.storage import Json
+from reprise.yaml_text import format_yaml
 
 PLOTLY = "plotly.min.js"
 """Path of the plotting script where a server hands out the page."""
@@ -52,7 +52,7 @@ def _report_views(facts: Json) -> dict[str, Any]:
         "events": [_event(stage["stage"], event) for stage in facts["training"] for event in stage["events"]],
         "machine": _machine_rows(facts["repeat"]["machine"]),
         "machine_name": _machine_name(facts["repeat"]["machine"]),
-        "recipe_yaml": yaml.safe_dump(facts["repeat"]["recipe"], allow_unicode=True, sort_keys=False),
+        "recipe_yaml": format_yaml(facts["repeat"]["recipe"]),
     }
 
 
