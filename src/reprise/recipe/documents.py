@@ -262,6 +262,39 @@ class Topics(Settings):
         return self
 
 
+class Quality(Settings):
+    """A grade from 0 (worst) to 5 to each document of some sources; a language model grades a sample, a small model the
+    rest."""
+
+    sources: list[str] = ["web"]
+    """Sources whose documents are graded."""
+    labelled: list[Input] = []
+    """Graded documents to learn from; the grade is a whole number in the field `topic`: `fields: {topic: grade}`."""
+    min_grade: Annotated[float, Field(ge=0.0, le=5.0)] = 0.0
+    """Documents with a lower grade are dropped (`low_grade`); 0: none."""
+    as_topic: bool = False
+    """These documents get the topic `Grade 0` to `Grade 5` in the place of another, so that a stage can split by it."""
+    classifier: Literal["linear", "encoder"] = "linear"
+    """What applies the grades, as in `topics.classifier`."""
+    prompts: dict[str, dict[str, dict[str, Any]]] = {}
+    """Language -> `grade` -> what a prompt file holds, in the place of the pack's."""
+    encoder: Encoder = Encoder()
+    llm: Llm | None = None
+
+    @field_validator("prompts")
+    @classmethod
+    def _language_codes(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return normalise_keys(given)
+
+    @model_validator(mode="after")
+    def _can_learn(self) -> "Quality":
+        if self.llm is None and not self.labelled:
+            raise ValueError("grades are learned from `llm` or from files in `labelled`; give one of them")
+        if self.classifier == "encoder" and self.encoder.model is None:
+            raise ValueError("classifier `encoder` needs encoder.model")
+        return self
+
+
 class Perplexity(Settings):
     """Scores by the base model, or by a smaller one, for the curriculum."""
 
@@ -306,6 +339,7 @@ class Documents(Settings):
     deduplicate: Deduplicate = Deduplicate()
     decontaminate: Decontaminate = Decontaminate()
     topics: Topics = Topics()
+    quality: Quality | None = None
     perplexity: Perplexity = Perplexity()
 
     @model_validator(mode="before")
