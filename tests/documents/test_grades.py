@@ -52,12 +52,12 @@ def judge(prompt, seed):
 def run(make_work, tmp_path, server):
     server.answer = judge
 
-    def run(rows, *, split=(), topics=None, llm=True, **quality):
+    def run(rows, *, split=(), topics=None, llm=(), **quality):
         write_part(tmp_path / "before" / DOCUMENTS / "part-00000.parquet", rows)
         work = make_work("label", decontaminate=tmp_path / "before")
-        if llm:
+        if llm is not None:
             generator = {"kind": "openai", "base_url": server.url, "model": "m", "batch_size": 4, "input_price": 1.0}
-            quality["llm"] = {"generator": generator, **quality.get("llm", {})}
+            quality["llm"] = {"generator": generator, **dict(llm)}
         labels.run(
             work,
             topics=Topics.model_validate(topics or {"lists": LISTS}),
@@ -118,7 +118,7 @@ def test_grades_of_a_file_teach_in_any_language(run, tmp_path):
     path = tmp_path / "grades.jsonl"
     lines = [{"text": f"{page(rng, n % 6)} {n}", "grade": str(n % 6), "lang": "tur_Latn"} for n in range(120)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    given = {"llm": False, "labelled": [{"path": str(path), "fields": {"topic": "grade"}}]}
+    given = {"llm": None, "labelled": [{"path": str(path), "fields": {"topic": "grade"}}]}
     _, table, report = run(graded_rows(24, lang="tr"), **given)
     assert report["tr"]["labels"] == dict.fromkeys(GRADES, 20)
     good = [r["grade"] for n, r in enumerate(table) if n % 6 >= 4]

@@ -42,6 +42,9 @@ class Input(Settings):
 
     sample: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Share of the documents that is taken, chosen by a hash of the text; the others are counted and left out."""
+    language_identifier: Literal["py3langid", "both"] = "py3langid"
+    """What tells the language of documents that do not name it; `both` also asks fastText's lid.176 where py3langid is
+    unsure, for short text (pip install 'reprise-cpt[languages]')."""
     lone_surrogates: Literal["reject", "repair"] = "reject"
     """Half characters, as faulty programs write them: `repair` writes U+FFFD in their place."""
     html: Literal["prose", "trafilatura", "resiliparse"] = "prose"
@@ -155,6 +158,9 @@ class Deduplicate(Settings):
     """Hash functions of MinHash."""
     bands: Annotated[int, Field(ge=0)] = 0
     """Bands of the hashing; 0: so many that two documents at the threshold are compared with probability 0.99."""
+    repeats: dict[Annotated[int, Field(ge=2)], Annotated[int, Field(ge=1)]] = {}
+    """Size of a cluster of copies, from which on -> how many of them stay, such as {3: 2, 10: 3, 1000: 1}; else one.
+    What the web repeats a little is often good (FineWeb-2: rehydration). Copies of held-out documents never stay."""
     memory_gb: Annotated[float, Field(gt=0.0)] = 1.0
     """Memory for sorting, of all worker processes together; what does not fit waits on the disk. The same documents are
     dropped whatever it is."""
@@ -163,6 +169,9 @@ class Deduplicate(Settings):
     def _bands_fit(self) -> "Deduplicate":
         if self.bands > self.permutations:
             raise ValueError(f"bands={self.bands} is more than permutations={self.permutations}")
+        for size, stay in self.repeats.items():
+            if stay > size:
+                raise ValueError(f"repeats: of {size} documents {stay} cannot stay")
         return self
 
 

@@ -84,9 +84,15 @@ class AnnotationFile:
         for number, line in enumerate(whole.split(b"\n") if newline else (), 1):
             try:
                 entry = json.loads(line)
-                given = {key: entry.get(key) or "" for key in ("lang", "source", "origin")}
-                annotation = Annotation(id=hash_text(entry["text"]), text=entry["text"], topic=entry["topic"], **given)
-                if not (isinstance(annotation["text"], str) and isinstance(annotation["topic"], str)):
+                annotation = Annotation(
+                    id=hash_text(entry["text"]),
+                    text=entry["text"],
+                    lang=entry.get("lang") or "",
+                    topic=entry["topic"],
+                    source=entry.get("source") or "",
+                    origin=entry.get("origin") or "",
+                )
+                if not all(isinstance(value, str) for value in annotation.values()):
                     raise TypeError
             except (ValueError, TypeError, KeyError, AttributeError):
                 raise UserError(

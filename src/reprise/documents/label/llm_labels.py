@@ -290,7 +290,8 @@ def _read_answers(
     for entry, outcome in zip(chosen, outcomes, strict=True):
         label, reason = question.parse(outcome, choices)
         shown = outcome.text if isinstance(outcome, Answer) else outcome.reason
-        line = {"hash": entry.hash, "lang": entry.lang, "source": entry.source, "origin": entry.origin}
+        line: dict[str, str | None] = {"hash": entry.hash, "lang": entry.lang}
+        line |= {"source": entry.source, "origin": entry.origin}
         line |= {question.task: label, "reason": reason, "answer": shown[:_EXCERPT_CHARS]}
         file.write(json.dumps(line, ensure_ascii=False) + "\n")
         if label is None:

@@ -97,7 +97,7 @@ def _of_inputs(
                 text, topic = str(record.fields["text"]), record.fields["topic"]
                 if topic is None:
                     raise UserError("there is no topic", where=place, remedy="map it: `fields: {topic: NAME}`")
-                lang = record.fields["lang"] or detect_languages([text])[0]
+                lang = record.fields["lang"] or detect_languages([text], entry.language_identifier)[0]
                 if topic not in list_of(lang):
                     raise _unknown(topic, lang, place, list_of(lang))
                 yield lang, text, topic
