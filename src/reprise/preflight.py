@@ -92,8 +92,8 @@ def check_inputs(recipe: Recipe) -> Iterator[Finding]:
                 yield Finding.of(error, "missing")
 
 
-SAMPLED_RECORDS = 20
-"""Records that are read of each input to see which languages and sources it has."""
+SAMPLED_FILES, SAMPLED_RECORDS = 20, 200
+"""Files of each input, and records of each file, that are read to see which languages and sources there are."""
 
 
 def sample_corpus(recipe: Recipe, *splits: str) -> Corpus:
@@ -116,11 +116,16 @@ def sample_corpus(recipe: Recipe, *splits: str) -> Corpus:
     return Corpus(frozenset(pairs), complete)
 
 
+def _tells_buckets(entry: Input) -> bool:
+    """Whether the first records of an input say their language and source; else these are detected, or far away."""
+    return {"lang", "source"} <= entry.constants.keys() or any(_sampled_pairs(entry))
+
+
 def _sampled_pairs(entry: Input) -> Iterator[tuple[str, str]]:
     if is_remote(entry.path):
         return
     try:
-        for file in find_files(entry, "documents.inputs")[:SAMPLED_RECORDS]:
+        for file in find_files(entry, "documents.inputs")[:SAMPLED_FILES]:
             for record in islice(read_records(file, entry), SAMPLED_RECORDS):
                 if isinstance(record, Record) and record.fields["lang"] and record.fields["source"]:
                     yield record.fields["lang"], record.fields["source"]
@@ -134,23 +139,27 @@ def check_setting_names(recipe: Recipe) -> Iterator[Finding]:
 
 
 def check_text_for_mixture(recipe: Recipe) -> Iterator[Finding]:
-    """A share above 0 of text that no input has."""
+    """A share above 0 of text that no input has, or none of the records that were looked at."""
     corpus = sample_corpus(recipe, "train")
-    if not corpus.complete:
+    if not corpus.complete and not all(_tells_buckets(entry) for entry in recipe.documents.inputs):
         return
     for index, stage in enumerate(recipe.stages):
         for name, component in stage.mixture.items():
             for source, share in component.sources.items():
                 language = component.language
                 made = recipe.synthesis.enabled and source == "synthetic"
-                if share and component.share and not made and (language, source) not in corpus.pairs:
-                    yield Finding(
-                        f"there is no training document of the language {language!r} and the source {source!r}",
-                        f"stages.{index}.mixture.{name}.sources.{source} = {share:g}",
-                        "add such text, or set the share to 0; there is "
-                        + (", ".join(f"{lang}/{one}" for lang, one in sorted(corpus.pairs)) or "none"),
-                        "missing",
-                    )
+                if not share or not component.share or made or (language, source) in corpus.pairs:
+                    continue
+                what = f"there is no training document of the language {language!r} and the source {source!r}"
+                if not corpus.complete:
+                    what += f" among the first {SAMPLED_RECORDS} records of each file"
+                known = ", ".join(f"{lang}/{one}" for lang, one in sorted(corpus.pairs)) or "none"
+                yield Finding(
+                    what,
+                    f"stages.{index}.mixture.{name}.sources.{source} = {share:g}",
+                    f"add such text, or set the share to 0; there is {known}",
+                    "missing" if corpus.complete else "warning",
+                )
 
 
 def check_model_files(recipe: Recipe) -> Iterator[Finding]:

@@ -149,13 +149,16 @@ class Workspace:
         return self.root / stage
 
     def adopt_finished(self) -> None:
-        """Give their names to stages that were killed between their manifest and the rename."""
+        """Give their names to stages that were killed between their manifest and the rename; remove cut files."""
         for partial in self.root.glob("*.partial"):
             if (partial / MANIFEST).exists():
                 (partial / _BEGUN).unlink(missing_ok=True)
                 self._replace(partial, partial.with_suffix(""))
         for retired in self.root.glob("*.retired"):
             shutil.rmtree(retired)
+        for leftover in [*self.root.glob(".*.tmp"), *(self.root / "cache").rglob(".*.tmp")]:
+            if not _is_written(leftover):
+                leftover.unlink(missing_ok=True)
 
     def keep_recipe(self, text: str) -> None:
         """Keep the resolved recipe, so that the folder alone says what the run is."""
@@ -464,6 +467,18 @@ def _read_json(path: Path) -> Json:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError, RecursionError):
         return None
+
+
+def _is_written(temporary: Path) -> bool:
+    """Whether the process that writes a temporary file (`storage.write_text` puts its id into the name) still runs."""
+    process = temporary.name.split(".")[-2]
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:  # of another user
+        return True
+    return int(process) != os.getpid()
 
 
 def _link(source: str, target: str) -> str:

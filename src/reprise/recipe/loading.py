@@ -87,18 +87,27 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
         _check_size(data, where)
     except RecursionError:
         raise UserError("the recipe is nested too deeply", where=where, remedy="see `reprise init`") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a number that Python does not take
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error)
+        problem = getattr(error, "problem", None) or str(error).partition(";")[0]
         raise UserError(f"not valid YAML: {problem}", where=f"{where}{line}", remedy="correct this line") from None
     if not isinstance(data, dict):
         raise UserError("this is no list of settings, `name: value`", where=where, remedy="see `reprise init`")
     return data
 
 
+MAX_DEPTH = 50
+"""Brackets inside each other."""
+
+
 class _Loader(yaml.SafeLoader):
     """YAML without tags; a key that is given twice in one mapping is an error, not a silent choice of the last."""
+
+    def fetch_flow_collection_start(self, token_class: type[yaml.Token]) -> None:
+        super().fetch_flow_collection_start(token_class)
+        if self.flow_level > MAX_DEPTH:  # each bracket costs the scanner time for all that are open
+            raise RecursionError
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -156,7 +165,7 @@ def apply_override(data: dict[str, Any], override: str) -> None:
         node = _child(node, key, ".".join(parents[: depth + 1]), override)
     try:
         parsed = yaml.load(value, _Loader) if value else None
-    except (yaml.YAMLError, RecursionError):
+    except (yaml.YAMLError, RecursionError, ValueError):
         shown = value if len(value) <= 60 else f"{value[:60]}..."
         raise UserError(
             f"{shown!r} is not valid YAML", where=override[:120], remedy="quote it, or correct the value"
