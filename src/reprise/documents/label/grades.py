@@ -43,9 +43,9 @@ class GradeFigures(TypedDict):
     min_grade: float
     """`documents.quality.min_grade`; the next two are of the rule to keep what is graded so or higher."""
     precision: float | None
-    """Of the documents that it keeps, the share whose true grade is so high too; null where it keeps none."""
+    """Share of the kept documents whose true grade is so high too; null where it keeps none."""
     recall: float | None
-    """Of the documents whose true grade is so high, the share that it keeps; null where there are none."""
+    """Share of the documents whose true grade is so high that it keeps; null where there are none."""
 
 
 def fit_grades(
