@@ -532,20 +532,31 @@ def study(
     entry: Annotated[str | None, typer.Option(help="`ratio`: mixture entry of the new text.")] = None,
     kept: Annotated[str | None, typer.Option(help="`ratio`: language that must be kept.")] = None,
     runs: Annotated[int | None, typer.Option(help="`ratio`: most runs.")] = None,
+    source: Annotated[str | None, typer.Option(metavar="ENTRY/SOURCE", help="`microanneal`: the candidate.")] = None,
+    tokens: Annotated[str | None, typer.Option(help="`microanneal`: of a run; `rate`: at each rate.")] = None,
 ) -> None:
     """Run a grid of recipes with seeds and compare them; `ratio`: find the best share of new text;
-    `replay`: what each policy would have done with the validations of a run. Resumes."""
+    `microanneal`: is a source worth adding; `rate`: which learning rates to try; `replay`: what each policy
+    would have done with the validations of a run. Resumes."""
     if study == "ratio":
         _find_ratio({"recipe": recipe, "workspace": workspace, "entry": entry, "kept": kept, "runs": runs})
         return
     if study == "replay":
         _replay_policies(recipe)
         return
+    if study == "rate":
+        _find_rates({"recipe": recipe, "workspace": workspace, "tokens": tokens})
+        return
     from reprise.study import load_study, run_study
 
     changes = {"recipe": recipe, "workspace": workspace, "parallel": parallel}
-    loaded = load_study(study, {name: value for name, value in changes.items() if value is not None})
-    arguments = [study, "--recipe", loaded.recipe, "--workspace", loaded.workspace]
+    arguments = [study]
+    if study == "microanneal":
+        loaded = _plan_microanneal({**changes, "source": source, "tokens": tokens})
+        arguments += ["--source", str(source), *(["--tokens", str(tokens)] if tokens else [])]
+    else:
+        loaded = load_study(study, {name: value for name, value in changes.items() if value is not None})
+    arguments += ["--recipe", loaded.recipe, "--workspace", loaded.workspace]
     result = run_study(loaded, arguments=arguments, only=only)
     for found in result["measures"].values() if result else ():
         for sentence in found["sentences"]:
@@ -582,6 +593,29 @@ def _find_ratio(given: dict[str, Any]) -> None:
     loaded = check(RatioStudy, settings, "reprise study ratio")
     print(find_ratio(loaded)["sentence"])
     _say(f"wrote {Path(loaded.workspace) / 'proposed.yaml'}")
+
+
+def _plan_microanneal(given: dict[str, Any]) -> Any:
+    from reprise.microanneal import Microanneal, plan_microanneal
+    from reprise.recipe.loading import check
+
+    parallel = given.pop("parallel")
+    settings = {
+        "workspace": "runs/study-microanneal",
+        **{name: value for name, value in given.items() if value is not None},
+    }
+    planned = plan_microanneal(check(Microanneal, settings, "reprise study microanneal"))
+    return planned.model_copy(update={"parallel": parallel or 1})
+
+
+def _find_rates(given: dict[str, Any]) -> None:
+    from reprise.rate_range import RateStudy, find_rates
+    from reprise.recipe.loading import check
+
+    settings = {"workspace": "runs/study-rate", **{name: value for name, value in given.items() if value is not None}}
+    loaded = check(RateStudy, settings, "reprise study rate")
+    print(find_rates(loaded)["sentence"])
+    _say(f"wrote {Path(loaded.workspace) / 'rate.json'}")
 
 
 def _print(thing: Any) -> None:

@@ -20,6 +20,7 @@ from reprise.recipe.documents import Input, Quality, Topics
 from reprise.recipe.generator import Generator
 from reprise.recipe.mixture import Stage as TrainingStage
 from reprise.storage import Json
+from reprise.verification import read_verification
 from reprise.workspace import Work
 
 Run = Callable[..., None]
@@ -54,6 +55,8 @@ class Stage:
     refuses, such as `max_reject_share`, so that a change of it does not make the stage again."""
     parallel: bool = False
     """Whether the processes that `torchrun` starts share its work; all other stages run in one process."""
+    passes_text: bool = False
+    """Whether it writes the text of its input again, so that its own may be removed once it was read."""
     version: int = 1
     """Raised when the same settings and inputs would give another output."""
 
@@ -90,7 +93,7 @@ def stages(recipe: Recipe) -> list[Stage]:
             },
             files=lambda: _files("model", model_files(recipe.model)) | _question_files(recipe),
             resumable=True,
-            version=3,
+            version=4,
         ),
     ]
     report = Stage(
@@ -99,6 +102,7 @@ def stages(recipe: Recipe) -> list[Stage]:
         tuple(step.name for step in steps),
         settings={"recipe": recipe},
         reads_records=True,
+        outdated=lambda counts: _verified_since(counts, Path(recipe.workspace)),
     )
     return [*steps, report]
 
@@ -120,6 +124,7 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
             records=("rejects.jsonl",),
             outdated=lambda counts: _too_many_rejects(counts, documents.max_reject_share),
             version=4,
+            passes_text=True,
         ),
         Stage(
             "clean",
@@ -129,6 +134,7 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
             means={"engine": documents.engine},
             records=DROPPED,
             version=2,
+            passes_text=True,
         ),
         Stage(
             "deduplicate",
@@ -137,6 +143,7 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
             settings={"deduplicate": documents.deduplicate},
             means={"engine": documents.engine},
             records=DROPPED,
+            passes_text=True,
         ),
         Stage(
             "decontaminate",
@@ -147,6 +154,7 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
             records=DROPPED,
             files=lambda: _benchmark_files(recipe),
             version=2,
+            passes_text=True,
         ),
         Stage(
             "label",
@@ -172,6 +180,7 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
                 *DROPPED,
             ),
             version=3,
+            passes_text=True,
         ),
         Stage(
             "score",
@@ -209,6 +218,7 @@ def _synthesis_stage(recipe: Recipe) -> Stage:
         files=lambda: _synthesis_files(recipe),
         resumable=True,
         records=(*DROPPED, "funnel.json", "samples.json", "provenance.jsonl"),
+        version=2,
     )
 
 
@@ -253,6 +263,12 @@ def _validations_decide(recipe: Recipe, stage: TrainingStage) -> bool:
 
 def _if(condition: bool, settings: dict[str, Any]) -> dict[str, Any]:
     return settings if condition else {}
+
+
+def _verified_since(counts: Mapping[str, Json], root: Path) -> str:
+    """Why a report does not show the last verification."""
+    last = read_verification(root)
+    return "" if last is None or last["when"] == counts["verified"] else f"`reprise verify` ran at {last['when']}"
 
 
 def _too_many_rejects(counts: Mapping[str, Json], max_share: float) -> str:

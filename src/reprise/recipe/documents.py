@@ -346,6 +346,9 @@ class Documents(Settings):
     """More unreadable documents than this share stop the run."""
     max_drop_share: Share = 0.3
     """A stage that drops more than this share of a language and source, with confidence 0.95, stops; 1: none does."""
+    keep_text: bool = True
+    """Keep the text that each document stage wrote. Without, it is removed once the stages that read it are published,
+    and a changed setting of a document stage reads the inputs again."""
     clean: Clean = Clean()
     deduplicate: Deduplicate = Deduplicate()
     decontaminate: Decontaminate = Decontaminate()

@@ -14,6 +14,7 @@ order           {stage, language, source, order, ...}
 training        one entry per training stage (see curves.py)
 synthesis       the funnel
 repeat          recipe, seed, files, versions, hardware
+integrity       which files were compared with their checksums, and the last `reprise verify` (see integrity.py)
 """
 
 import functools
@@ -31,6 +32,7 @@ from reprise.recipe import Recipe
 from reprise.recipe.model import Model
 from reprise.report.corpus import corpus_facts, excerpt, stage_folder
 from reprise.report.curves import training_facts
+from reprise.report.integrity import integrity_facts
 from reprise.storage import Json
 from reprise.workspace import Manifest, Workspace
 
@@ -74,6 +76,7 @@ def gather(workspace: Workspace, recipe: Recipe) -> Json:
         "training": training,
         "synthesis": _synthesis(workspace, recipe),
         "repeat": _repeat(workspace, recipe, stages, training),
+        "integrity": integrity_facts(workspace, {name: workspace.manifest(name) for name in stage_names(recipe)}),
     }
     return finite(facts)
 

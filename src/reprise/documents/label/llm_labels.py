@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from reprise.documents.label.training_set import Labelled, ListOf
 from reprise.documents.table import hash_text, read_table
 from reprise.errors import UserError
@@ -33,6 +31,7 @@ from reprise.recipe.languages.packs import load_pack
 from reprise.recipe.model import Model
 from reprise.storage import Json
 from reprise.workspace import Work
+from reprise.yaml_text import format_yaml
 
 FILE = "asked.jsonl"
 GRADED = "graded.jsonl"
@@ -250,7 +249,7 @@ def load_prompt(task: str, lang: str, settings: Topics | Quality) -> Prompt:
             return _parse(file.read_text(encoding="utf-8"), name, str(file))
         if in_recipe or in_pack:
             where = f"{_section(settings)}.prompts.{language}.{task}" if in_recipe else f"the language pack {language}"
-            return _parse(yaml.safe_dump(in_recipe or in_pack, allow_unicode=True), name, where)
+            return _parse(format_yaml(in_recipe or in_pack), name, where)
         if (ours / f"{name}.yaml").is_file():
             return _parse((ours / f"{name}.yaml").read_text(encoding="utf-8"), name, f"{name}.yaml")
     raise AssertionError(f"{task}.en is part of Reprise")
