@@ -229,14 +229,54 @@ def label(
     overrides: Overrides = None,
     report: Annotated[bool, typer.Option("--report", help="Print how good the labels are.")] = False,
 ) -> None:
-    """Label documents by topic."""
-    from reprise.documents.label.stage import read_report, show_report
+    """Label documents by topic, and grade their quality."""
+    from reprise.documents.label.stage import read_report, show_grades, show_report
     from reprise.workspace import Workspace
 
     loaded = open_recipe(recipe, overrides)
     _run(loaded, ["label"])
     if report:
-        show_report(read_report(Workspace(loaded.workspace).folder("label")))
+        folder = Workspace(loaded.workspace).folder("label")
+        show_report(read_report(folder))
+        show_grades(folder)
+
+
+@app.command()
+def annotate(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    file: Annotated[
+        Path | None, typer.Option(help="The file of labels; default: beside the recipe, NAME.topics.jsonl.")
+    ] = None,
+    documents: Annotated[int, typer.Option(min=1, help="Documents to label.")] = 200,
+    language: Annotated[str | None, typer.Option(help="Only documents in this language.")] = None,
+    against: Annotated[
+        list[Path] | None, typer.Option(help="Another person's file: label the same documents, and compare.")
+    ] = None,
+    report: Annotated[bool, typer.Option("--report", help="Ask nothing; print the agreement.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Label topics by hand, one key a document; then say how far classifier, model and others agree. Resumes."""
+    from reprise.annotate import annotate_run, say_result
+
+    def bring_up_to_date(loaded: Recipe) -> None:
+        _run(loaded, ["decontaminate"])
+
+    labels = file or recipe.with_name(f"{recipe.resolve().stem}.topics.jsonl")
+    result = annotate_run(
+        open_recipe(recipe, overrides),
+        labels,
+        bring_up_to_date,
+        documents=documents,
+        language=language,
+        against=against or [],
+        ask=not (report or as_json),
+    )
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False, indent=1))
+    else:
+        for line in say_result(result):
+            print(line)
 
 
 @app.command()

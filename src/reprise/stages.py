@@ -16,7 +16,7 @@ from reprise.documents.read.files import SourceFile, find_files
 from reprise.documents.read.remote import is_remote
 from reprise.model.files import model_files
 from reprise.recipe import Recipe
-from reprise.recipe.documents import Input
+from reprise.recipe.documents import Input, Quality, Topics
 from reprise.recipe.generator import Generator
 from reprise.recipe.mixture import Stage as TrainingStage
 from reprise.storage import Json
@@ -76,7 +76,7 @@ def stages(recipe: Recipe) -> list[Stage]:
             before,
             settings={"model": recipe.model, "tokens": recipe.tokens, "split_sources": sorted(recipe.split_sources())},
             means={"engine": recipe.documents.engine},
-            version=2,
+            version=3,
             files=lambda: _files("model", model_files(recipe.model)),
         ),
         *training,
@@ -123,7 +123,7 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
             files=lambda: _input_files(documents.inputs, "documents.inputs"),
             records=("rejects.jsonl",),
             outdated=lambda counts: _too_many_rejects(counts, documents.max_reject_share),
-            version=3,
+            version=4,
             passes_text=True,
         ),
         Stage(
@@ -162,14 +162,24 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
             ("decontaminate",),
             settings={
                 "topics": documents.topics,
+                "quality": documents.quality,
                 "split_sources": split,
-                "seed": recipe.seed if split else 0,  # runs with other seeds then have their scores in common
-                **({"model": recipe.model} if documents.topics.llm is not None else {}),
+                # Runs with other seeds have their scores in common where nothing is learned.
+                "seed": recipe.seed if split or documents.quality is not None else 0,
+                **_if(any(labels.llm is not None for labels in _labels(recipe)), {"model": recipe.model}),
             },
             means={"engine": documents.engine},
             files=lambda: _label_files(recipe),
-            records=("classifiers/*", "report.json", "asked.jsonl"),
-            version=2,
+            records=(
+                "classifiers/*",
+                "grade_classifiers/*",
+                "report.json",
+                "asked.jsonl",
+                "graded.jsonl",
+                "grades.json",
+                *DROPPED,
+            ),
+            version=3,
             passes_text=True,
         ),
         Stage(
@@ -298,15 +308,22 @@ def _input_files(inputs: Sequence[Input], setting: str) -> dict[str, Path | Sour
     return files
 
 
+def _labels(recipe: Recipe) -> list[Topics | Quality]:
+    """The settings of the labels that are learned."""
+    documents = recipe.documents
+    return [documents.topics, *([documents.quality] if documents.quality is not None else [])]
+
+
 def _label_files(recipe: Recipe) -> dict[str, Path | SourceFile]:
-    """The labelled files, the user's prompts, and the files of the models that topics are learned with or asked of."""
-    topics = recipe.documents.topics
-    files = _input_files(topics.labelled, "documents.topics.labelled")
-    if topics.classifier == "encoder":
-        files |= _files("encoder", _local_model(topics.encoder.model))
-    if topics.llm is not None:
-        files |= _files("generator", _asked_model(topics.llm.generator, recipe))
-        files |= _files("prompts", _prompts(topics.llm.prompts))
+    """The labelled files, the user's prompts, and the files of the models that labels are learned with or asked of."""
+    files: dict[str, Path | SourceFile] = {}
+    for name, labels in zip(("topics", "quality"), _labels(recipe), strict=False):
+        files |= _input_files(labels.labelled, f"documents.{name}.labelled")
+        if labels.classifier == "encoder":
+            files |= _files(f"{name} encoder", _local_model(labels.encoder.model))
+        if labels.llm is not None:
+            files |= _files(f"{name} generator", _asked_model(labels.llm.generator, recipe))
+            files |= _files(f"{name} prompts", _prompts(labels.llm.prompts))
     return files
 
 
