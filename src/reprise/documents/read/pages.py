@@ -25,10 +25,10 @@ _OTHER_FILES = (
     b"%PDF-", b"PK\x03\x04", b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1", b"ARROW1",
     b"Rar!", b"7z\xbc\xaf", b"BM6", b"RIFF", b"\x7fELF", b"SQLite format", b"WARC/", _OLE,
 )  # fmt: skip
-"""What files begin with that are called .html and are none."""
+"""First bytes of files that are called .html and hold something else."""
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
 _MAX_CONTROL_SHARE = 0.02
-"""Of the characters of a page; more are of a program or a picture."""
+"""Largest share of control characters in a page; a program or a picture has more."""
 
 
 class NoPageError(Exception):
