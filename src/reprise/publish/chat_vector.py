@@ -288,7 +288,8 @@ def _write_weights(sides: list[Side], factor: float, folder: Path) -> ChatMerge:
         nonlocal largest
         tensors = [side.open(name) for side in sides]
         if not dtypes[name].is_floating_point:
-            return own.stored.read(name)[...].clone()
+            kept: torch.Tensor = own.stored.read(name)[...].clone()
+            return kept
         if name in own.vocabulary:
             value, difference = _sum_of_rows(tensors, sides, shapes[name], dtypes[name], factor)
         else:
@@ -399,8 +400,8 @@ def _type(tensor: Any) -> torch.dtype:
         raise UserError(
             f"its weights are stored as {name}", where="trained model", remedy="name a model with ordinary weights"
         )
-    dtype = _FLOATS.get(name)
-    return tensor[...].dtype if dtype is None else dtype
+    stored: torch.dtype = _FLOATS.get(name) or tensor[...].dtype
+    return stored
 
 
 def write_descriptions(own: Side, chat: Side, source: Side, folder: Path, *, rows: int) -> None:

@@ -48,8 +48,7 @@ class Source:
         if not path.is_dir():
             raise UserError("there is no such recipe, run or model folder", where=str(path))
         run = path.resolve().parent.parent
-        recipe = open_recipe(run, None) if (run / "recipe.yaml").is_file() else None
-        return cls(path, recipe, is_run=False)
+        return cls(path, open_recipe(run, None) if (run / "recipe.yaml").is_file() else None, is_run=False)
 
     def at(self, model: Path) -> "Source":
         """The same run with another model folder."""

@@ -58,7 +58,8 @@ def check_gguf_file(model: Model, file: Path, quantization: str, texts: Sequence
         UserError: the file cannot be read, has another tokenizer, or does not compute its quantized weights.
     """
     own = load_model(model)
-    rows = int(own.get_input_embeddings().weight.shape[0])
+    embeddings: Any = own.get_input_embeddings()
+    rows = int(embeddings.weight.shape[0])
     _compare_tokenizer(read_gguf_tokenizer(model, rows), file)
     documents = _documents(open_tokenizer(model).encode_batch(list(texts)))
     if not documents:
