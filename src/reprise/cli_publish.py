@@ -1,4 +1,4 @@
-"""Commands that hand a trained model on: export, merge, push."""
+"""Commands that make a model of another: a larger vocabulary, exports, merges, uploads."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -138,9 +138,50 @@ def merge(
     _say(f"wrote {target}. Whether it still answers: reprise evaluate {target} --against {chat}")
 
 
+def extend(
+    recipe: RunPath,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Settings.")] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="Most tokens to add.")] = 4096,
+    language: Annotated[
+        list[str] | None, typer.Option(help="Learn from this language; again for more; default: those of the mixture.")
+    ] = None,
+    min_count: Annotated[int, typer.Option(min=1, help="Occurrences below which a token is not added.")] = 20,
+    megabytes: Annotated[float, typer.Option(min=0.001, help="Text to learn from.")] = 20.0,
+    output: Output = None,
+) -> None:
+    """Write the base model with a larger vocabulary, learned from the recipe's cleaned text, to train in its place."""
+    from reprise.pipeline import run_stages
+    from reprise.vocabulary.extend import extend_model, sample_texts
+
+    loaded = open_recipe(recipe, overrides)
+    run_stages(loaded, until=["decontaminate"], say=_say)
+    shares: dict[str, float] = {}
+    for stage in loaded.stages:
+        for name, entry in stage.mixture.items():
+            key = entry.language or name
+            shares[key] = shares.get(key, 0.0) + entry.share * stage.tokens
+    chosen = {name: share for name, share in shares.items() if not language or name in language}
+    if missing := sorted(set(language or ()) - shares.keys()):
+        raise UserError(
+            f"no entry of the mixture is in {', '.join(missing)}",
+            where="--language",
+            remedy=f"name {', '.join(shares)}",
+        )
+    texts, held_out = sample_texts(
+        Path(loaded.workspace) / "decontaminate" / "documents", chosen, int(megabytes * 1_000_000)
+    )
+    target = output or Path(loaded.workspace) / "exports" / f"vocabulary-{tokens}"
+    result = extend_model(loaded.model, texts, held_out, target, num_tokens=tokens, min_count=min_count)
+    _say(f"added {result.tokens:,} tokens; {result.rows:,} rows of embeddings")
+    for one in result.compression:
+        kind = "held-out text" if one.held_out else "the text that was learned from"
+        _say(f"{one.language}: {one.before:.2f} -> {one.after:.2f} bytes per token on {kind}")
+    _say(f"wrote {target}. To train it: reprise run {recipe} model.path={target} workspace=...")
+
+
 def add_commands(app: typer.Typer) -> None:
     """Add these commands to the program."""
-    for command in (export, merge, push):
+    for command in (export, merge, push, extend):
         app.command()(command)
 
 

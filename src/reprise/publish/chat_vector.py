@@ -27,7 +27,7 @@ from reprise.model.loading import (
 from reprise.model.objective import Objective
 from reprise.model.tokenizer import compared_texts, open_tokenizer
 from reprise.model.weight_files import StoredWeights, show_names
-from reprise.model.weights import tied_pairs
+from reprise.model.weights import tied_pairs, vocabulary_tensors
 from reprise.recipe.model import Model
 from reprise.storage import write_json
 from reprise.training.export import new_folder, system_errors
@@ -94,10 +94,7 @@ class Side:
     @cached_property
     def vocabulary(self) -> set[str]:
         """Names of the tensors with a row for each token: embeddings and output layer."""
-        modules = [self.skeleton.get_input_embeddings(), self.skeleton.get_output_embeddings()]
-        own = {id(tensor) for module in modules if module is not None for tensor in module.parameters()}
-        named = self.skeleton.named_parameters(remove_duplicate=False)
-        return {name for name, tensor in named if id(tensor) in own}
+        return vocabulary_tensors(self.skeleton)
 
     def open(self, name: str) -> Any:
         """A tensor that is read when it is sliced; a tied one is found under its other name.
