@@ -360,7 +360,7 @@ def evaluate(
     overrides: Overrides = None,
     against: Annotated[str | None, typer.Option(help="The model that MODEL came from.")] = None,
     suite: Annotated[
-        list[str] | None, typer.Option(help="paper, guards, quick, or a benchmark; again for more.")
+        list[str] | None, typer.Option(help="paper, guards, quick, assistant, or a benchmark; again for more.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of local benchmark files; else from the Hub.")] = None,
     text: Annotated[Path | None, typer.Option(help="Text whose bits per byte are measured.")] = None,

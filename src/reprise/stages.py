@@ -90,7 +90,7 @@ def stages(recipe: Recipe) -> list[Stage]:
             },
             files=lambda: _files("model", model_files(recipe.model)) | _question_files(recipe),
             resumable=True,
-            version=3,
+            version=4,
         ),
     ]
     report = Stage(

@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from tests.models import write_tiny_model
 from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -32,6 +34,15 @@ _FAMILIES = {
     "qwen2": (Qwen2Config, Qwen2ForCausalLM, {"tie_word_embeddings": False}),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 128, "tie_word_embeddings": True}),
 }
+
+
+def write_full_model(folder: Path, texts: list[str], vocab_size: int) -> Path:
+    """The tiny model with as many rows as its tokenizer has tokens, which may be fewer than were asked for."""
+    write_tiny_model(folder, texts, vocab_size)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    model.resize_token_embeddings(len(AutoTokenizer.from_pretrained(folder)))
+    model.save_pretrained(folder)
+    return folder
 
 
 def write_family(name: str, folder: Path) -> Path:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from tests.models import write_tiny_model
+from tests.publish.models import TEXTS, write_full_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reprise.errors import UserError
@@ -19,12 +19,10 @@ from reprise.publish.mergekit import merge_with_mergekit
 from reprise.recipe.model import Model
 from reprise.training import sharded_weights
 
-TEXTS = ["the river runs to the sea", "河水流向大海", "bread and salt, twice a day"]
-
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    return write_tiny_model(tmp_path_factory.mktemp("base") / "model", TEXTS, 300)
+    return write_full_model(tmp_path_factory.mktemp("base") / "model", TEXTS, 300)
 
 
 def changed(source, target, seed, scale=0.5, dtype=torch.float32):
@@ -111,9 +109,10 @@ def test_tokens_that_only_the_chat_model_has_keep_its_rows(base, chat, tmp_path)
     result = add_chat_vector(trained, settings(base), settings(larger), tmp_path / "merged", verify=True)
     merged, above = (load_file(path / "model.safetensors") for path in (tmp_path / "merged", larger))
     name = "model.embed_tokens.weight"
-    assert merged[name].shape[0] == 302 and result.rows_of_chat == 2
-    assert torch.equal(merged[name][300:], above[name][300:])
-    assert AutoTokenizer.from_pretrained(tmp_path / "merged")("<|user|>")["input_ids"] == [300]
+    rows = load_file(base / "model.safetensors")[name].shape[0]
+    assert merged[name].shape[0] == rows + 2 and result.rows_of_chat == 2
+    assert torch.equal(merged[name][rows:], above[name][rows:])
+    assert AutoTokenizer.from_pretrained(tmp_path / "merged")("<|user|>")["input_ids"] == [rows]
 
 
 def test_tokens_that_only_the_trained_model_has_keep_its_rows(base, chat, tmp_path):
@@ -121,9 +120,9 @@ def test_tokens_that_only_the_trained_model_has_keep_its_rows(base, chat, tmp_pa
     result = add_chat_vector(trained, settings(base), settings(chat), tmp_path / "merged", verify=True)
     merged, own = (load_file(path / "model.safetensors") for path in (tmp_path / "merged", trained))
     name = "model.embed_tokens.weight"
-    assert result.rows_of_trained == 1 and torch.equal(merged[name][300], own[name][300])
+    assert result.rows_of_trained == 1 and torch.equal(merged[name][-1], own[name][-1])
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
-    assert tokenizer("<new>")["input_ids"] == [300] and tokenizer.chat_template is not None
+    assert tokenizer("<new>")["input_ids"] == [len(own[name]) - 1] and tokenizer.chat_template is not None
 
 
 def retold(folder):

@@ -9,8 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from tests.models import write_tiny_model
-from tests.publish.models import set_in_json
+from tests.publish.models import set_in_json, write_full_model
 from tokenizers import models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -26,7 +25,7 @@ NEW = ["河水流向大海。河水很长。", "大海很大,河水流向大海�
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    folder = write_tiny_model(tmp_path_factory.mktemp("base") / "model", OLD, 300)
+    folder = write_full_model(tmp_path_factory.mktemp("base") / "model", OLD, 300)
     content = json.loads((folder / "tokenizer.json").read_text())
     assert "<eos>" in content["model"]["vocab"]
     return folder
@@ -121,11 +120,12 @@ def test_the_written_model_has_means_as_rows_and_computes_the_same_on_old_text(b
     )  # fmt: skip
     before, after = (load_file(path / "model.safetensors") for path in (base, tmp_path / "larger"))
     name = "model.embed_tokens.weight"
-    assert after[name].shape[0] == result.rows == 300 + result.tokens
-    assert torch.equal(after[name][:300], before[name])
+    rows = len(before[name])
+    assert after[name].shape[0] == result.rows == rows + result.tokens
+    assert torch.equal(after[name][:rows], before[name])
     old = json.loads((base / "tokenizer.json").read_text())
     token = learn_tokens(old, NEW, 30, 4)[0]
-    torch.testing.assert_close(after[name][300], before[name][list(token.pieces)].mean(dim=0))
+    torch.testing.assert_close(after[name][rows], before[name][list(token.pieces)].mean(dim=0))
     assert all(torch.equal(after[other], before[other]) for other in before if other != name)
     (zh,) = result.compression
     assert zh.held_out and zh.after > 1.5 * zh.before
@@ -135,7 +135,7 @@ def test_the_written_model_has_means_as_rows_and_computes_the_same_on_old_text(b
     )
     ids = tokenizer(OLD[0], return_tensors="pt").input_ids
     expected = AutoModelForCausalLM.from_pretrained(base)(ids).logits
-    torch.testing.assert_close(model(ids).logits[..., :300], expected)
+    torch.testing.assert_close(model(ids).logits[..., :rows], expected)
     assert tokenizer.eos_token_id == AutoTokenizer.from_pretrained(base).eos_token_id
 
 
@@ -143,9 +143,10 @@ def test_control_tokens_behind_the_vocabulary_and_padded_rows_and_an_untied_head
     """As Qwen has it: control tokens that the vocabulary does not list, fewer tokens than rows."""
     folder = tmp_path / "padded"
     model, tokenizer = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
+    rows = len(tokenizer)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
     model.config.tie_word_embeddings = False
-    model.resize_token_embeddings(320, mean_resizing=False)
+    model.resize_token_embeddings(rows + 20, mean_resizing=False)
     model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -153,12 +154,12 @@ def test_control_tokens_behind_the_vocabulary_and_padded_rows_and_an_untied_head
         Model(path=str(folder)), {"zh": NEW}, {}, tmp_path / "larger", num_tokens=40, min_count=4, verify=True
     )
     new = AutoTokenizer.from_pretrained(tmp_path / "larger")
-    assert new.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"]) == [300, 301]
-    assert new("<|im_end|>")["input_ids"] == [301] and result.rows == 302 + result.tokens > 320
+    assert new.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"]) == [rows, rows + 1]
+    assert new("<|im_end|>")["input_ids"] == [rows + 1] and result.rows == rows + 2 + result.tokens > rows + 20
     before, after = (load_file(path / "model.safetensors") for path in (folder, tmp_path / "larger"))
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
-        assert torch.equal(after[name][:302], before[name][:302])
-        assert not torch.equal(after[name][302], before[name][302])
+        assert torch.equal(after[name][: rows + 2], before[name][: rows + 2])
+        assert not torch.equal(after[name][rows + 2], before[name][rows + 2])
     assert not result.compression[0].held_out
 
 

@@ -45,7 +45,7 @@ def push_folder(folder: Path, name: str, *, private: bool = True) -> str:
         )
     except HFValidationError as error:
         raise UserError(f"{name!r} is no name of a repository: {error}", remedy="write OWNER/NAME") from None
-    except (HfHubHTTPError, ValueError) as error:
+    except (HfHubHTTPError, ValueError, RuntimeError) as error:  # RuntimeError: around the error of one file
         said = str(error).splitlines()[0].replace(token, "***")
         raise UserError(
             f"the Hub refuses: {said}", where=name,

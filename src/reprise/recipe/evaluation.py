@@ -15,12 +15,15 @@ SUITES: dict[str, tuple[str, ...]] = {
         "gaokao-mathqa", "gaokao-chemistry", "gaokao-biology", "arc-easy", "arc-challenge", "aqua-rat",
     ),
     "guards": ("icl-probe", "ceval-0shot", "cmmlu-0shot", "bbh", "mmlu-pro"),
+    "assistant": ("instructions-en", "instructions-zh"),
     "quick": ("arc-easy", "sciq", "mmlu", "cmmlu", "icl-probe"),
 }  # fmt: skip
-"""Suite -> its benchmarks: those of the paper's table, guards outside it, a few that take minutes."""
+"""Suite -> its benchmarks: the paper's table, guards outside it, instruction following, a few that take minutes."""
 
 FOLDERS: dict[str, str | None] = {
     "icl-probe": None,
+    "instructions-en": None,
+    "instructions-zh": None,
     "ceval-0shot": "ceval",
     "cmmlu-0shot": "cmmlu",
     **dict.fromkeys(["math", "sat-math", "aqua-rat", "gaokao-mathqa", "gaokao-chemistry", "gaokao-biology"], "agieval"),
@@ -69,7 +72,7 @@ class Evaluation(Settings):
     places: ClassVar[frozenset[str]] = frozenset({"data"})
 
     benchmarks: list[str] = []
-    """Benchmarks or suites (`quick`, `guards`, `paper`); documents that hold their questions are dropped."""
+    """Benchmarks or suites (`quick`, `guards`, `assistant`, `paper`); documents with their questions are dropped."""
     run_code: bool = False
     """Run programs that the model wrote, in a sandbox: HumanEval and MBPP need it."""
     data: str | None = None
