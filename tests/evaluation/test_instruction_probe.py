@@ -5,7 +5,11 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.evaluation.conftest import make_model, make_tokenizer
 
+from reprise.benchmark_files import LocalSet
+from reprise.evaluation.benchmarks import harness
+from reprise.evaluation.benchmarks.catalogue import BENCHMARKS
 from reprise.evaluation.benchmarks.instruction_probe import (
     QUESTIONS_OF_A_KIND,
     follows,
@@ -14,6 +18,12 @@ from reprise.evaluation.benchmarks.instruction_probe import (
     instruction_results,
     repeats,
 )
+from reprise.evaluation.benchmarks.runner import BenchmarkRunner
+from reprise.evaluation.comparison import find_untested
+from reprise.evaluation.model import EvaluatedModel
+from reprise.recipe.evaluation import Evaluation
+from reprise.recipe.groups import find_groups
+from reprise.recipe.model import Model
 
 EN = {"language": "en", "topic": "bread", "one": "water", "other": "old", "count": 2, "limit": 10, "start": "Today"}
 ZH = {"language": "zh", "topic": "面包", "one": "水", "other": "古老", "count": 2, "limit": 10, "start": "今天"}
@@ -98,3 +108,37 @@ def test_going_round_in_circles_counts_as_wrong():
 def test_languages_by_their_letters():
     assert in_language("en", "Bread, 面包.") and in_language("zh", "面包是 bread 吗?很香很软。")
     assert not in_language("en", "Хлеб тёплый") and not in_language("zh", "123")
+
+
+def evaluated(folder):
+    return EvaluatedModel(Model(path=str(folder)), Evaluation(dtype="float32"))
+
+
+def test_a_model_is_asked_through_its_chat_template_and_one_without_is_not(tmp_path):
+    tokenizer = make_tokenizer()
+    plain = make_model(tmp_path / "plain", tokenizer)
+    tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]"
+    chat = make_model(tmp_path / "chat", tokenizer, context=512)
+    settings = Evaluation(dtype="float32", benchmarks=["instructions-zh"], limit=3)
+    runner = BenchmarkRunner(evaluated(plain), settings, cache=tmp_path / "cache", seed=0)
+    assert runner.run() == [] and "no chat template" in runner.absent["instructions-zh"]
+    runner = BenchmarkRunner(evaluated(chat), settings, cache=tmp_path / "cache", seed=0)
+    (measured,) = runner.run()
+    assert len(measured.scores) == 3 and measured.total == 8 * QUESTIONS_OF_A_KIND
+    assert set(measured.other_metrics) == {"no_repetition", "own_language"}
+    tasks = harness.local_tasks(BENCHMARKS["instructions-zh"], LocalSet([], []))
+    name = "instructions_zh_json"
+    lm = harness.BatchedLM(evaluated(chat).model, evaluated(chat).tokenizer, batch_tokens=64)
+    logs = harness.run_tasks(lm, {name: tasks[name]}, {name: [0]}, as_chat=True)
+    prompt = logs[name][0]["arguments"][0][0]
+    assert prompt == f"[user]{instruction_questions('zh')[4 * QUESTIONS_OF_A_KIND]['query']}[assistant]"
+
+
+def test_a_report_on_an_assistant_says_where_instruction_following_was_not_tested():
+    def untested(verdicts, *, is_assistant):
+        rows = find_untested([], find_groups([], {}), verdicts, {}, is_assistant=is_assistant)
+        return [row["measure"] for row in rows]
+
+    asked = [{"path": "instructions-en", "kind": "benchmark", "tolerance": 0.01}]
+    assert "instruction following" in untested([], is_assistant=True)
+    assert "instruction following" not in untested([], is_assistant=False) + untested(asked, is_assistant=True)

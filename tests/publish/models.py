@@ -29,7 +29,8 @@ _SIZES = {
 }  # fmt: skip
 _FAMILIES = {
     "llama": (LlamaConfig, LlamaForCausalLM, {"tie_word_embeddings": True}),
-    "llama-untied-biased": (LlamaConfig, LlamaForCausalLM, {"attention_bias": True, "tie_word_embeddings": False}),
+    "llama-untied": (LlamaConfig, LlamaForCausalLM, {"tie_word_embeddings": False}),
+    "llama-biased": (LlamaConfig, LlamaForCausalLM, {"attention_bias": True}),
     "mistral": (MistralConfig, MistralForCausalLM, {"sliding_window": None}),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM, {"tie_word_embeddings": False}),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 128, "tie_word_embeddings": True}),
@@ -55,6 +56,7 @@ def write_family(name: str, folder: Path) -> Path:
         for value in model.parameters():
             value.add_(0.1 * torch.randn_like(value))
     model.save_pretrained(folder)
+    set_in_json(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
     return folder
 
 

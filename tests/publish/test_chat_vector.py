@@ -198,6 +198,7 @@ def test_without_mergekit_the_message_says_what_to_do(base, chat, tmp_path, monk
         merge_with_mergekit(base, settings(base), settings(chat), tmp_path / "merged", method="ties")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("mergekit-yaml") is None, reason="mergekit is not installed")
 def test_ties_by_mergekit_with_all_numbers_kept_and_equal_models_is_the_chat_model(base, chat, tmp_path):
     merge_with_mergekit(

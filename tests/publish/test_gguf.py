@@ -25,7 +25,7 @@ def tiny(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "family,quantization",
-    [("llama", "q8_0"), ("mistral", "f16"), ("qwen2", "bf16"), ("qwen3", "q4_0"), ("llama-untied-biased", "q5_1")],
+    [("llama", "q8_0"), ("mistral", "f16"), ("qwen2", "bf16"), ("qwen3", "q4_0"), ("llama-untied", "q5_1")],
 )
 def test_a_file_of_each_family_computes_its_quantized_weights(tmp_path, family, quantization):
     model = Model(path=str(write_family(family, tmp_path / "model")))
@@ -62,8 +62,8 @@ def other_names(monkeypatch):
 
 
 @pytest.mark.parametrize("fault", [rows_exchanged, other_base, other_names])
-def test_a_fault_of_the_writer_is_more_than_quantization_and_is_refused(tiny, tmp_path, monkeypatch, fault):
-    model, file = Model(path=str(tiny)), tmp_path / "model.gguf"
+def test_a_fault_of_the_writer_is_more_than_quantization_and_is_refused(tmp_path, monkeypatch, fault):
+    model, file = Model(path=str(write_family("llama", tmp_path / "model"))), tmp_path / "model.gguf"
     fault(monkeypatch)
     write_gguf(model, file, "q8_0", name="tiny")
     monkeypatch.undo()
@@ -114,6 +114,12 @@ def test_what_is_not_handled_is_refused_by_name(tiny, tmp_path, change, quantiza
         change(folder)
     with pytest.raises(UserError, match=message):
         write_gguf(Model(path=str(folder)), tmp_path / "model.gguf", quantization, name="tiny")
+
+
+def test_biases_that_no_reader_gives_back_are_refused(tmp_path):
+    model = Model(path=str(write_family("llama-biased", tmp_path / "model")))
+    with pytest.raises(UserError, match="biases"):
+        write_gguf(model, tmp_path / "model.gguf", "f16", name="tiny")
 
 
 DEFAULT_SYSTEM = (

@@ -21,7 +21,7 @@ def write_card(workspace: Workspace, recipe: Recipe, *, name: str, change: str =
     Args:
         workspace: the run.
         recipe: its recipe.
-        name: of the model.
+        name: what the card calls the model.
         change: what was done to the weights after training, such as a merge or a quantization; empty: nothing.
 
     Raises:

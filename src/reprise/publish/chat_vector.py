@@ -122,7 +122,7 @@ def add_chat_vector(
         base: the model that the chat model was made from.
         chat: the chat model.
         folder: to write; must not exist.
-        factor: of the difference; 0 is the trained model with the chat model's template.
+        factor: how much of the difference is added; 0 is the trained model with the chat model's template.
         verify: load the folder in another process and compare ids and logits.
 
     Raises:

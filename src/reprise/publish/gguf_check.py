@@ -51,7 +51,7 @@ def check_gguf_file(model: Model, file: Path, quantization: str, texts: Sequence
     Args:
         model: the model directory.
         file: the GGUF file.
-        quantization: of the weight matrices.
+        quantization: type of the weight matrices.
         texts: held-out text.
 
     Raises:

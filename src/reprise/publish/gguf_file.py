@@ -57,6 +57,13 @@ def check_gguf(model: Model, quantization: str) -> None:
             where=f"rope_parameters of {model.path}",
             remedy="convert the model folder with llama.cpp's own script",
         )
+    if family != "qwen2" and (getattr(config, "attention_bias", False) or getattr(config, "mlp_bias", False)):
+        raise UserError(
+            "its layers have biases, which transformers does not read back from a GGUF file of this family, so the file "
+            "could not be checked",
+            where=f"attention_bias, mlp_bias of {model.path}",
+            remedy="convert the model folder with llama.cpp's own script",
+        )
     if not str(config.hidden_act).startswith("silu"):
         raise UserError(
             f"the activation is {config.hidden_act}, not silu", where=f"hidden_act of {model.path}",
@@ -70,8 +77,8 @@ def write_gguf(model: Model, file: Path, quantization: str, *, name: str) -> Ggu
     Args:
         model: the model directory.
         file: to write.
-        quantization: of the weight matrices, see `TYPES`.
-        name: of the model, for the file's own description.
+        quantization: type of the weight matrices, see `TYPES`.
+        name: what the file calls the model.
 
     Returns:
         The tokenizer that was written.
@@ -186,7 +193,7 @@ def _write_settings(writer: Any, config: Any, rows: int, quantization: str, name
     heads = config.num_attention_heads
     head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    writer.add_name(name)
+    writer.add_name("Mistral" if name == "mistral" else name)  # by that name transformers takes another architecture
     file_type = "ALL_F32" if quantization == "f32" else f"MOSTLY_{TYPES[quantization]}"
     writer.add_file_type(gguf.LlamaFileType[file_type])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)

@@ -39,10 +39,10 @@ def merge_with_mergekit(
         base: the model that both were made from.
         chat: the chat model.
         folder: to write; must not exist.
-        method: of mergekit.
+        method: `merge_method` in the words of mergekit.
         factor: weight of the chat model's difference; that of the trained model is 1.
         density: part of each difference that is kept.
-        seed: of the random choice of DARE.
+        seed: random seed of DARE.
         verify: load the folder in another process and compare ids and logits.
 
     Raises:
