@@ -3,15 +3,20 @@
 import base64
 import hashlib
 import json
+import shutil
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from huggingface_hub import ModelCard
 from tests.models import write_tiny_model
 from tests.pipeline.conftest import small_recipe
+from tests.publish.models import CHATML
 from transformers import AutoModelForCausalLM
 
 from reprise.errors import UserError
@@ -63,6 +68,35 @@ def test_a_run_becomes_a_checked_gguf_file_with_a_card(run, tmp_path):
     assert result.check is not None and result.check.difference < 1e-5
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["Modelfile", "README.md", "tiny-q8_0.gguf"]
     assert "quantized to q8_0" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_from_a_run_to_a_chat_model_in_a_gguf_file_by_the_commands(run, tmp_path):
+    """The path of docs/guides/assistant.md."""
+    chat = tmp_path / "chat"
+    model = AutoModelForCausalLM.from_pretrained(run.parent / "base")
+    with torch.no_grad():
+        for value in model.parameters():
+            value.mul_(1.5)
+    shutil.copytree(run.parent / "base", chat)
+    model.save_pretrained(chat)
+    (chat / "chat_template.jinja").write_text(CHATML)
+    merged, handed = run / "exports" / "chat-1", run / "exports" / "chat-1-q8_0"
+    call("merge", str(run), "--chat", str(chat))
+    assert (merged / "chat_template.jinja").read_text() == CHATML
+    said = call("export", str(merged), "--gguf", "q8_0")
+    assert "checked on" in said and "ollama run tiny" in said
+    modelfile = (handed / "Modelfile").read_text()
+    assert modelfile.startswith("FROM ./tiny-q8_0.gguf\nTEMPLATE") and "<|im_start|>user" in modelfile
+    said = call("extend", str(run), "--tokens", "40", "--min-count", "3", "--language", "zh")
+    assert "bytes per token on held-out text" in said
+    assert (run / "exports" / "vocabulary-40" / "config.json").is_file()
+
+
+def call(*arguments):
+    done = subprocess.run([sys.executable, "-m", "reprise", *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout + done.stderr
 
 
 class Hub(ThreadingHTTPServer):
