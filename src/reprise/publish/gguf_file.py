@@ -59,8 +59,8 @@ def check_gguf(model: Model, quantization: str) -> None:
         )
     if family != "qwen2" and (getattr(config, "attention_bias", False) or getattr(config, "mlp_bias", False)):
         raise UserError(
-            "its layers have biases, which transformers does not read from a GGUF file of this family: the file could not "
-            "be checked",
+            "its layers have biases, which transformers does not read from a GGUF file of this family, so that nothing "
+            "could check the file",
             where=f"attention_bias, mlp_bias of {model.path}",
             remedy="convert the model folder with llama.cpp's own script",
         )
