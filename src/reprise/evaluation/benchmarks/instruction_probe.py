@@ -143,7 +143,7 @@ def _json(rule: dict[str, Any], answer: str) -> bool:
         value = json.loads(text)
     except ValueError:
         return False
-    return isinstance(value, dict) and value.keys() == {rule["one"], "topic"}
+    return isinstance(value, dict) and set(value) == {rule["one"], "topic"}
 
 
 def _ending(rule: dict[str, Any], answer: str) -> bool:
