@@ -127,8 +127,8 @@ def sample_texts(
         num_bytes: UTF-8 bytes to learn from, of all languages.
     """
     total = sum(shares.values())
-    left = {language: num_bytes * share / total for language, share in shares.items() if share}
-    room = dict.fromkeys(left, HELD_OUT_BYTES)
+    left: dict[str, float] = {language: num_bytes * share / total for language, share in shares.items() if share}
+    room: dict[str, float] = dict.fromkeys(left, float(HELD_OUT_BYTES))
     texts: dict[str, list[str]] = {language: [] for language in left}
     held_out: dict[str, list[str]] = {language: [] for language in left}
     for batch in read_table(folder, ["text", "lang", "split"]):

@@ -121,7 +121,8 @@ def _lines(rule: dict[str, Any], answer: str) -> bool:
 
 
 def _length(rule: dict[str, Any], answer: str) -> bool:
-    return 3 <= _count_words(rule["language"], answer) <= rule["limit"]
+    limit: int = rule["limit"]
+    return 3 <= _count_words(rule["language"], answer) <= limit
 
 
 def _has(language: Language, word: str, answer: str) -> bool:
