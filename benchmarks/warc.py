@@ -3,10 +3,10 @@
     apt-get install debian-handbook
     python benchmarks/warc.py --pages /usr/share/doc/debian-handbook/html --datatrove PYTHON [--sample 200] [--rounds 2]
 
-PYTHON is an interpreter that has datatrove, warcio and the same version of trafilatura. The pages become two WARC
-files, so that both use two processes. Start of the interpreters is part of both. Processor seconds, of all processes,
-are shown beside the time of the clock, which other work on the machine disturbs. Ends with one line of JSON: tool ->
-documents, seconds, processor seconds (the best round), documents per processor second.
+PYTHON is an interpreter that has datatrove, warcio, faust-cchardet, python-magic and our version of trafilatura. The
+pages become two WARC files, so that both use two processes. Start of the interpreters is part of both. Processor
+seconds, of all processes, are shown beside the time of the clock, which other work on the machine disturbs. Ends with
+one line of JSON: tool -> documents, seconds, processor seconds (the best round), documents per processor second.
 """
 
 import argparse
@@ -54,6 +54,7 @@ def record(number: int, body: bytes) -> bytes:
     content = head + body
     lines = ["WARC/1.0", "WARC-Type: response", f"WARC-Record-ID: <urn:uuid:00000000-0000-0000-0000-{number:012d}>",
              f"WARC-Target-URI: http://localhost/{number}", "WARC-Date: 2024-01-01T00:00:00Z",
+             "WARC-Identified-Payload-Type: text/html",
              "Content-Type: application/http; msgtype=response", f"Content-Length: {len(content)}", "", ""]  # fmt: skip
     return gzip.compress("\r\n".join(lines).encode() + content + b"\r\n\r\n")
 
