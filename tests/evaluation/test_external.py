@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -174,7 +175,7 @@ def test_what_cannot_be_asked_is_one_finding_each_before_the_work(task, question
          "no score of each question", "does not exist", "no suite of the language 'xx'"),
         strict=True,
     ):  # fmt: skip
-        assert __import__("re").search(part, line), line
+        assert re.search(part, line), line
     with pytest.raises(UserError, match="cannot be had"):
         external.searched_files(external.external([str(gone)]))
 
@@ -192,12 +193,14 @@ def test_names_of_the_installed_harness_are_those_that_it_knows_itself():
     from lm_eval.tasks import TaskManager
 
     root = tasks_folder()
-    for folder in ("turkishmmlu", "belebele", "global_piqa", "xcopa", "include", "kobest"):
+    for folder in ("turkishmmlu", "belebele", "mmlu/default", "xcopa", "include/default/Turkish", "kobest"):
         known = TaskManager(include_defaults=False, include_path=str(root / folder))
         ours = read_tasks(root / folder)
         assert set(known.all_subtasks) == {name for name, task in ours.items() if task.kind == "task"}
         assert set(known.all_groups) <= set(ours)
         assert set(known.all_tags) <= set(ours)
+        for name in known.all_subtasks:
+            assert ours[name].dataset.split(":")[0] == known.task_index[name].cfg["dataset_path"]
     assert len(leaf_tasks("turkishmmlu", harness_tasks())) == 9
     assert folders("mmlu_prox_ja", harness_tasks()) == ("mmlu_prox",)
 
@@ -212,3 +215,37 @@ def test_suites_of_languages_name_what_is_installed():
     assert "belebele_zho_Hans" in suite_of("zh") and "belebele_zho_Hant" not in suite_of("zh")
     assert len([language for language in tasks_by_language() if suite_of(language)]) >= 90
     assert [one.name for one in external.resolve(["language:tur_Latn"])] == suite_of("tr")
+
+
+def test_ifeval_asks_files_of_a_folder(tiny_model, tmp_path, monkeypatch):
+    """Its rules are the harness's: a random model's bytes have no comma or they do."""
+    (tmp_path / "sets" / "ifeval").mkdir(parents=True)
+    asked = [
+        {"question": f"Write {words}.", "answer": "", "instruction_id_list": [rule], "kwargs": [arguments]}
+        for words, rule, arguments in (
+            ("without a comma", "punctuation:no_comma", {}),
+            ("at least 900 words", "length_constraints:number_words", {"relation": "at least", "num_words": 900}),
+        )
+    ]
+    lines(tmp_path / "sets" / "ifeval" / "test.jsonl", asked)
+    settings = {"data": str(tmp_path / "sets")}
+    monkeypatch.setattr(harness, "local_tasks", _short(harness.local_tasks))
+    (measured,), runner, _ = run(tiny_model, tmp_path, "ifeval", **settings)
+    assert not runner.absent
+    assert measured.metric == "prompt_level_strict_acc" and measured.scores["ifeval/1"] == 0.0
+    assert set(measured.other_metrics) == {"prompt_level_loose_acc"} and measured.gold_bits_per_byte is None
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    found, runner, _ = run(tiny_model, tmp_path / "other", "ifeval", **settings)
+    assert not found and "reprise-cpt[evaluation]" in runner.absent["ifeval"]
+
+
+def _short(local_tasks):
+    """Answers of 16 tokens: a random model never ends one by itself."""
+
+    def tasks(*arguments):
+        made = local_tasks(*arguments)
+        for task in made.values():
+            task.set_config(key="generation_kwargs", value={"until": [], "do_sample": False, "max_gen_toks": 16})
+        return made
+
+    return tasks

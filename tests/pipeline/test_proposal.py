@@ -85,6 +85,19 @@ def test_pages_left_in_the_kept_language_do_not_make_a_strong_shift_a_weak_one(f
     assert any("count as kept text" in note for note in proposal.assumptions)
 
 
+def test_validations_cost_a_small_part_of_the_training(folders, tiny_model, texts):
+    write_lines(folders / "english.jsonl", texts["en"] * 400)
+    write_lines(
+        folders / "data" / "wiki" / "a.jsonl",
+        [f"{n} {text}" for n in range(60) for text in texts["zh"]],
+        name="content",
+    )
+    _, recipe = proposed(folders, tiny_model)
+    sources = sum(len(entry.sources) for entry in recipe.stages[0].mixture.values())
+    validation, tokens = recipe.training.validation, recipe.stages[0].tokens
+    assert validation.max_tokens * sources * (tokens / validation.every_tokens) / 3 <= 0.101 * tokens
+
+
 def test_the_name_of_the_folder_tells_the_source_where_that_of_the_file_does_not(folders, tiny_model, texts):
     write_lines(folders / "medicine" / "part-1.jsonl", texts["en"][:50])
     _, recipe = proposed(folders, tiny_model, data="medicine")

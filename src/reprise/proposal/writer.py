@@ -13,6 +13,8 @@ HELD_OUT_DOCUMENTS = 150
 """Held-out documents of an entry that give its verdict power (docs/evaluation.md)."""
 MAX_HELD_OUT_SHARE = 0.2
 """Most of the documents that are held out, however few there are."""
+VALIDATION_SHARE = 0.1
+"""Most time of validations, as a share of the time of training."""
 MAX_EPOCHS = 2.0
 
 
@@ -66,7 +68,7 @@ class RecipeWriter:
             "",
             "training:",
             f"  batch_rows: {batch_rows}",
-            f"  validation: {{every_tokens: {every}}}",
+            f"  validation: {{every_tokens: {every}, max_tokens: {self._validation_tokens(tokens)}}}      # of each source",
             f"  checkpoints: {{every_tokens: {every}}}",
             "",
             "evaluation:",
@@ -104,6 +106,12 @@ class RecipeWriter:
             f"({HELD_OUT_DOCUMENTS} give a verdict power)"
         )
         return share
+
+    def _validation_tokens(self, tokens: int) -> int:
+        """Most tokens of a source in one validation: a token costs a third of one that is trained on, and there are ten
+        validations, so that all of them take at most `VALIDATION_SHARE` of the training."""
+        sources = sum(len(entry.sources) for entry in self.entries)
+        return max(512, _two_digits(VALIDATION_SHARE * 3 * tokens / 10 / sources))
 
     def _input(self, group: Group) -> Iterator[str]:
         constants = {}

@@ -18,11 +18,15 @@ from reprise.errors import missing_extra
 from reprise.model.gguf import cache_folder
 from reprise.storage import read_checked, write_checked
 
-_FORMAT = 2
-_NAME = re.compile(r"^(task|group|include|dataset_path|dataset_name):[ \t]*[\"']?([^\s\"'#]+)", re.MULTILINE)
-_LIST = re.compile(r"^(task|tag):[ \t]*(?:#.*)?\n((?:[ \t]*-[ \t].*\n?|[ \t]+\S.*\n?|[ \t]*\n)+)", re.MULTILINE)
+_FORMAT = 3
+_NAME = re.compile(
+    r"^[\"']?(task|group|include|dataset_path|dataset_name)[\"']?:[ \t]*[\"']?([^\s\"'#]+)", re.MULTILINE
+)
+_LIST = re.compile(
+    r"^[\"']?(task|tag)[\"']?:[ \t]*(?:#.*)?\n((?:[ \t]*-[ \t].*\n?|[ \t]+\S.*\n?|[ \t]*\n)+)", re.MULTILINE
+)
 _ITEM = re.compile(r"^[ \t]*-[ \t]+(?:task:[ \t]*)?[\"']?([\w.+-]+)[\"']?[ \t]*(?:#.*)?$", re.MULTILINE)
-_TAG = re.compile(r"^tag:[ \t]*(\[[^\]]*\]|[^\s\[#]+)", re.MULTILINE)
+_TAG = re.compile(r"^[\"']?tag[\"']?:[ \t]*(\[[^\]]*\]|[^\s\[#]+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)

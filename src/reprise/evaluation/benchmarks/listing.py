@@ -135,9 +135,14 @@ def _places(dataset: str) -> Iterator[Path]:
 
 def benchmark_table(rows: list[ListedBenchmark], title: str) -> Table:
     """Benchmarks as a table for a terminal."""
-    table = Table("name", "language", "suites", "asks", "questions", "from", title=title, title_justify="left")
+    table = Table(title=title, title_justify="left")
+    table.add_column("name", no_wrap=True)
+    columns = [name for name in ("language", "asks") if len({row[name] for row in rows}) > 1]  # type: ignore[literal-required]
+    for name in ("suites", *columns, "questions"):
+        table.add_column(name)
     for row in rows:
-        table.add_row(row["name"], row["language"], ", ".join(row["suites"]), row["asks"], row["data"], row["dataset"])
+        cells = [str(row[name]) for name in columns]  # type: ignore[literal-required]
+        table.add_row(row["name"], ", ".join(row["suites"]), *cells, row["data"])
     return table
 
 

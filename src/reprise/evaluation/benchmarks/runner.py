@@ -114,7 +114,7 @@ class BenchmarkRunner:
         if benchmark.name not in BENCHMARKS:
             return None if benchmark.hub or benchmark.file is None else read_question_file(benchmark.file)
         if missing := [package for package in benchmark.needs if importlib.util.find_spec(package) is None]:
-            return f"it needs the packages {', '.join(missing)}: pip install {' '.join(missing)}"
+            return f"it needs {', '.join(missing)}: pip install 'reprise-cpt[evaluation]'"
         if benchmark.folder is None:
             return LocalSet([], [])
         if self._settings.data is None:
