@@ -68,7 +68,7 @@ class RecipeWriter:
             "",
             "training:",
             f"  batch_rows: {batch_rows}",
-            f"  validation: {{every_tokens: {every}, max_tokens: {self._validation_tokens(tokens)}}}      # of each source",
+            f"  validation: {{every_tokens: {every}, max_tokens: {self._validation_tokens(tokens)}}}      # per source",
             f"  checkpoints: {{every_tokens: {every}}}",
             "",
             "evaluation:",

@@ -137,11 +137,12 @@ def benchmark_table(rows: list[ListedBenchmark], title: str) -> Table:
     """Benchmarks as a table for a terminal."""
     table = Table(title=title, title_justify="left")
     table.add_column("name", no_wrap=True)
-    columns = [name for name in ("language", "asks") if len({row[name] for row in rows}) > 1]  # type: ignore[literal-required]
-    for name in ("suites", *columns, "questions"):
+    more = {"language": [row["language"] for row in rows], "asks": [row["asks"] for row in rows]}
+    told = {name: values for name, values in more.items() if len(set(values)) > 1}  # the rest would repeat itself
+    for name in ("suites", *told, "questions"):
         table.add_column(name)
-    for row in rows:
-        cells = [str(row[name]) for name in columns]  # type: ignore[literal-required]
+    for number, row in enumerate(rows):
+        cells = [values[number] for values in told.values()]
         table.add_row(row["name"], ", ".join(row["suites"]), *cells, row["data"])
     return table
 
