@@ -1,6 +1,7 @@
 """What cleaning drops of good pages in many languages, and of web debris in many scripts.
 
     apt-get install debian-handbook debian-reference installation-guide-amd64 gnome-user-docs manpages-{de,fr,ja,...}
+    apt-get download libreoffice-help-{el,ru,...} gimp-help-{el,...}; dpkg -x FILE.deb ROOT     # to be read with --root
     python benchmarks/languages.py [--root /] [--udhr FOLDER] [--examples 2]
 
 Good pages are the prose pages of Debian's translated documents, desktop help and manual pages: at least three
@@ -154,6 +155,18 @@ def pages(root: Path) -> Iterator[tuple[str, str, list[tuple[str, str]]]]:
             yield "desktop help", path.parent.parent.name, mallard_blocks(path.read_text(errors="replace"))
         except ElementTree.ParseError:
             continue
+    for collection, paths in (
+        ("office help", (share / "libreoffice/help").glob("*/text/*/*/*.html")),
+        ("image help", (share / "gimp/2.0/help").glob("*/*.html")),
+    ):
+        by_code: dict[str, list[Path]] = defaultdict(list)
+        for path in sorted(paths):
+            by_code[path.relative_to(share).parts[2 if collection == "office help" else 3]].append(path)
+        for code, chosen in by_code.items():
+            for path in random.Random(2).sample(chosen, min(len(chosen), 4 * _PAGES_PER_LANGUAGE)):
+                _, mark, article = path.read_text(errors="replace").partition('id="DisplayArea"')
+                if mark or collection == "image help":
+                    yield collection, code, html_blocks(f"<div{article}" if mark else path.read_text(errors="replace"))
     for path in sorted([*(share / "man").glob("man[1578]/*.gz"), *(share / "man").glob("??*/man[1578]/*.gz")]):
         code = "en" if path.parents[1].name == "man" else path.parents[1].name
         is_translated = code != "en" or any((share / "man").glob(f"??/{path.parent.name}/{path.name}"))

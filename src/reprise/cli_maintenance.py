@@ -25,7 +25,8 @@ def verify(
 ) -> None:
     """Compare the checksums of everything a run has published, its caches, its inputs and the base model."""
     from reprise.tokens.store import STORE, TokenStore
-    from reprise.verify import damage_of, verify_run
+    from reprise.verification import damage_of
+    from reprise.verify import verify_run
 
     if (recipe / STORE).exists():
         store = TokenStore.open(recipe)

@@ -110,7 +110,7 @@ def _clean_sample(recipe: Recipe, number: int, records: list[Record]) -> Iterato
     texts = [str(record.fields["text"]) for record in records]
     languages = [record.fields["lang"] for record in records]
     if None in languages:
-        detected = detect_languages(texts)
+        detected = detect_languages(texts, recipe.documents.inputs[number].language_identifier)
         languages = [known or found for known, found in zip(languages, detected, strict=True)]
     sources = [record.fields["source"] for record in records]
     table = pa.table({"text": texts, "lang": languages, "source": sources})

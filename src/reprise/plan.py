@@ -17,7 +17,8 @@ from reprise import preflight
 from reprise.benchmark_files import read_set
 from reprise.errors import Finding, UserError
 from reprise.evaluation.benchmarks.external import count_questions, external
-from reprise.evaluation.power import CHANGED_ANSWERS, DOCUMENT_SPREAD, Reach, plan_reach, reach_sentences
+from reprise.evaluation.power import Reach, plan_reach, reach_sentences
+from reprise.evaluation.previous import known_spreads
 from reprise.mixture.budget import budgets
 from reprise.mixture.forecast import Supply, forecast
 from reprise.model.files import model_folder
@@ -119,6 +120,7 @@ def _reach(recipe: Recipe, store: TokenStore | None) -> list[Reach]:
         groups,
         questions,
         evaluation.benchmark_tolerance,
+        known_spreads(Path(recipe.workspace), recipe.model.path),
     )
 
 
@@ -369,12 +371,7 @@ def show_plan(plan: dict[str, Any], *, topics: bool = False) -> None:
         label = "warning" if finding.severity == "warning" else "before a run"
         console.print(f"{label}: {finding}", style="yellow", markup=False, highlight=False)
     if plan["reach"]:
-        console.print(
-            f"verdicts within reach, where documents differ by {100 * DOCUMENT_SPREAD:g} % in their change and "
-            f"{100 * CHANGED_ANSWERS:g} % of the answers change:",
-            markup=False,
-            highlight=False,
-        )
+        console.print("verdicts within reach:", markup=False, highlight=False)
     for line in reach_sentences(plan["reach"]):
         console.print(f"  {line}", markup=False, highlight=False)
     for warning in plan["warnings"]:

@@ -81,6 +81,8 @@ class BitsRow(TypedDict):
     """after / before - 1."""
     standard_error: float | None
     """Standard error of `change`; null for one document."""
+    spread: float | None
+    """Standard deviation of the documents' relative changes, for `reprise plan`; null with fewer than 5."""
     ci: Interval | None
     """95 % interval of `change` by itself; null with fewer than 5 documents."""
     bootstrap_ci: Interval | None
@@ -115,6 +117,10 @@ class BenchmarkPart(TypedDict):
     """Mean score of the base model."""
     after: float
     """Mean score of the trained model."""
+
+
+METRIC_NAMES = {"acc_symbolic": "answers of equal value"}
+"""Metric -> what it counts, where its name does not say it."""
 
 
 @record
@@ -167,6 +173,8 @@ class BenchmarkRow(TypedDict):
     """Mean score of the trained model, 0 to 1."""
     change: float
     """after - before."""
+    changed: float
+    """Mean square of the questions' changes: the share that is answered differently, where scores are 0 or 1."""
     ci: Interval | None
     """95 % interval of `change` by itself; null with fewer than 5 questions."""
     tolerance: float | None

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from reprise.evaluation.results import METRIC_NAMES
 from reprise.storage import Json
 
 
@@ -64,6 +65,24 @@ def group_rows(groups: Json) -> list[Json]:
         }
         for name in before
         if name in after
+    ]
+
+
+def other_metric_rows(benchmarks: list[Json]) -> list[Json]:
+    """Scores of the same answers by other metrics than that of the verdict, such as the symbolic one of MATH."""
+    return [
+        {
+            "benchmark": row["benchmark"],
+            "metric": metric,
+            "name": METRIC_NAMES.get(metric, metric),
+            "before": scores["before"],
+            "after": scores["after"],
+            "change": scores["after"] - scores["before"],
+            "unit": "difference",
+            "questions": row["questions"],
+        }
+        for row in benchmarks
+        for metric, scores in row["other_metrics"].items()
     ]
 
 

@@ -232,6 +232,7 @@ def compare_benchmarks(
             "before": estimate.before,
             "after": estimate.after,
             "change": estimate.change,
+            "changed": estimate.spread**2,
             "ci": estimate.interval(),
             "tolerance": settings.benchmark_tolerance,
             "verdict": "undecided",
