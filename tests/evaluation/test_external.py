@@ -10,10 +10,13 @@ from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from tests.evaluation.conftest import make_model, make_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
 
 from reprise.benchmark_files import read_questions
+from reprise.cli import app
 from reprise.documents.decontaminate.index import build_index
 from reprise.documents.decontaminate.search import find_questions
+from reprise.documents.table import DOCUMENTS, TableWriter, read_table
 from reprise.errors import UserError
 from reprise.evaluation.benchmarks import external, harness
 from reprise.evaluation.benchmarks.harness_index import folders, harness_tasks, leaf_tasks, read_tasks, tasks_folder
@@ -21,9 +24,15 @@ from reprise.evaluation.benchmarks.language_suites import read_suites, suite_of,
 from reprise.evaluation.benchmarks.runner import BenchmarkRunner, compare_benchmarks, summarize
 from reprise.evaluation.comparison import judge_rows
 from reprise.evaluation.model import EvaluatedModel
+from reprise.plan import make_plan
+from reprise.preflight import check_benchmark_names
+from reprise.recipe import read_preset
 from reprise.recipe.documents import Decontaminate
-from reprise.recipe.evaluation import Evaluation
+from reprise.recipe.evaluation import OWN_BENCHMARKS, Evaluation
+from reprise.recipe.loading import parse_recipe
 from reprise.recipe.model import Model
+from reprise.stages import stages
+from reprise.workspace import Work
 
 PLACES = ("harbour", "lighthouse", "quarry", "orchard", "chapel", "tannery", "foundry", "granary")
 QUESTIONS = [
@@ -148,6 +157,61 @@ def test_a_folder_of_questions_is_a_benchmark_too(questions, tmp_path):
     assert benchmark.name == "mill-set" and external.count_questions(benchmark) == 6
 
 
+def test_a_run_searches_plans_and_asks_the_questions_of_a_task(task, questions, tmp_path):
+    names = json.dumps([str(task), str(questions)])
+    recipe = parse_recipe(
+        read_preset("demo"),
+        [f"workspace={tmp_path / 'run'}", f"evaluation.benchmarks={names}", "documents.max_drop_share=1"],
+    )
+    assert not list(check_benchmark_names(recipe))
+    steps = {stage.name: stage for stage in stages(recipe)}
+    searched = {name for name in steps["decontaminate"].files() if name.startswith("benchmarks/")}
+    assert searched == {"benchmarks/keepers/questions", "benchmarks/mills/questions"}
+    assert searched <= set(steps["synthesize"].files())
+    decisive = {"tasks/keepers/keepers.yaml", "tasks/mills/mills.jsonl", "tasks/mills/mills.dev.jsonl"}
+    assert decisive | searched <= set(steps["evaluate"].files())
+    reach = {entry["path"]: entry["items"] for entry in make_plan(recipe)["reach"]}
+    assert reach == {"keepers": 8, "mills": 6}
+    work = Work(tmp_path / "out", {"deduplicate": tmp_path / "in"}, tmp_path / "work-cache")
+    with TableWriter(tmp_path / "in" / DOCUMENTS) as writer:
+        for number, text in enumerate((QUESTIONS[2]["question"], "A quiet day at the quarry, and nothing to tell.")):
+            row = {"id": str(number), "text": f"{text} So it is.", "lang": "en", "source": "web", "split": "train"}
+            writer.write([row | {"origin": "here"}])
+    steps["decontaminate"].run()(
+        work, **steps["decontaminate"].settings, **steps["decontaminate"].means | {"engine": "local"}
+    )
+    assert [row["id"] for batch in read_table(tmp_path / "out" / DOCUMENTS, ["id"]) for row in batch.to_pylist()] == [
+        "1"
+    ]
+    assert {entry["benchmark"]: entry["questions"] for entry in work.counts["benchmarks"]} == {"keepers": 8, "mills": 6}
+
+
+def test_the_list_of_benchmarks_says_whose_questions_are_here(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    monkeypatch.delenv("HF_DATASETS_CACHE", raising=False)
+    (tmp_path / "hub" / "datasets--facebook--belebele").mkdir(parents=True)
+    (tmp_path / "sets" / "arc-easy").mkdir(parents=True)
+    lines(tmp_path / "sets" / "arc-easy" / "test.jsonl", QUESTIONS)
+    said = {row["name"]: row for row in json.loads(reprise("benchmarks", "tur_Latn", "--json"))}
+    assert said["belebele_tur_Latn"]["data"] == "here" and said["xcopa_tr"]["data"] == "not here"
+    assert said["belebele_tur_Latn"]["suites"] == ["language:tr"] and said["turkishmmlu"]["dataset"]
+    everything = json.loads(reprise("benchmarks", "--data", str(tmp_path / "sets"), "--json"))
+    ours = {row["name"]: row["data"] for row in everything["benchmarks"]}
+    assert (ours["arc-easy"], ours["sciq"], ours["icl-probe"]) == ("here", "not here", "generated")
+    assert {"tr", "ja", "sw"} <= {row["language"] for row in everything["languages"]}
+    assert "belebele_tur_Latn" in reprise("benchmarks", "tr") and "language:sw" in reprise("benchmarks")
+    with pytest.raises(UserError, match="'xx'"):
+        reprise("benchmarks", "xx")
+
+
+def reprise(*arguments):
+    done = CliRunner().invoke(app, list(arguments))
+    if done.exception is not None:
+        raise done.exception
+    return done.stdout
+
+
 @pytest.mark.parametrize(
     ("name", "near"), [("belebele_tur_latin", "belebele_tur_Latn"), ("gsm8kk", "gsm8k"), ("guard", "guards")]
 )
@@ -208,7 +272,7 @@ def test_names_of_the_installed_harness_are_those_that_it_knows_itself():
 def test_suites_of_languages_name_what_is_installed():
     suites = read_suites()
     named = {name for own in suites.languages.values() for name in (*own.suite, *own.more)}
-    assert named <= set(harness_tasks())
+    assert named <= set(harness_tasks()) - OWN_BENCHMARKS
     families = {task.family for tasks in tasks_by_language().values() for task in tasks}
     assert {family.name for family in suites.families} <= families
     assert {"belebele_tur_Latn", "turkishmmlu", "include_base_44_turkish", "xcopa_tr"} <= set(suite_of("tr"))

@@ -39,6 +39,7 @@ class RecipeWriter:
         batch_rows = 2 ** round(math.log2(min(512_000, max(seq_len, tokens / 200)) / seq_len))
         every = _two_digits(tokens / 10)
         held_out = self._held_out()
+        language = next((entry.language for entry in self.entries if not entry.keep), self.entries[0].language)
         lines = [
             "# Written by `reprise init` from a look at the files; change what you know better. Every setting:",
             "# `reprise settings`. Next: `reprise plan`, then `reprise run`.",
@@ -72,7 +73,7 @@ class RecipeWriter:
             f"  checkpoints: {{every_tokens: {every}}}",
             "",
             "evaluation:",
-            "  benchmarks: []      # `reprise benchmarks` lists what can be asked in your languages",
+            f"  benchmarks: []      # such as [language:{language}]; `reprise benchmarks {language}` lists them",
         ]
         if self.facts.gpu is not None:
             lines += ["", "hardware:", f"  gpu: {_quoted(self.facts.gpu)}"]
