@@ -113,13 +113,17 @@ def init(
     keep: Annotated[
         list[str] | None, typer.Option(help="Text of the kind that the model must not lose; again for more.")
     ] = None,
+    tokens: Annotated[
+        str | None, typer.Option(help="Training tokens, such as 2M; default: what text and machine allow.")
+    ] = None,
+    gguf_file: Annotated[str | None, typer.Option(help="The model's GGUF file, inside --model.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
     """Write a commented recipe: a preset, or with --model and --data one for your own text."""
     if path.exists() and not force:
         raise UserError("the file exists", where=str(path), remedy="name another file, or add --force")
-    if preset is not None and (model or data or keep):
-        raise UserError("--preset does not go with --model, --data and --keep", remedy="leave --preset out")
+    if preset is not None and (model or data or keep or tokens or gguf_file):
+        raise UserError("--preset does not go with options about your own text", remedy="leave --preset out")
     if (model is None) != (not data) or (keep and not data):
         raise UserError("--model and --data go together", remedy="name the base model and the new text")
     notes: list[str] = []
@@ -127,8 +131,14 @@ def init(
         from reprise.proposal.propose import propose
         from reprise.recipe.model import Model
 
-        name = path.stem
-        proposal = propose(Model(path=model), data, keep or [], name=name, workspace=str(Path("runs") / name))
+        proposal = propose(
+            Model(path=model, gguf_file=gguf_file),
+            data,
+            keep or [],
+            name=path.stem,
+            workspace=str(Path("runs") / path.stem),
+            tokens=_count(tokens, "--tokens"),
+        )
         text, notes, origin = proposal.recipe, proposal.assumptions, "for your text"
     else:
         text, origin = read_preset(preset or "demo"), f"preset {preset or 'demo'}"
@@ -137,6 +147,19 @@ def init(
     for note in notes:
         print(f"- {note}")
     print(f"wrote {path} ({origin}). Next: reprise plan {path}; reprise run {path}")
+
+
+def _count(given: str | None, option: str) -> int | None:
+    """A count of things of the command line, such as `2M`."""
+    from reprise.recipe.fields import parse_count
+
+    try:
+        count = None if given is None else int(parse_count(given))
+    except ValueError as error:
+        raise UserError(str(error), where=option) from None
+    if count is not None and count < 1:
+        raise UserError(f"{given} is less than 1", where=option)
+    return count
 
 
 @app.command()

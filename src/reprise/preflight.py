@@ -18,6 +18,7 @@ from reprise.documents.read.parsing import PageParser
 from reprise.documents.read.records import Record, read_records
 from reprise.documents.read.remote import is_remote
 from reprise.errors import Finding, Severity, UserError, missing_extra
+from reprise.evaluation.benchmarks.external import check_entries
 from reprise.generators.reachable import check_server
 from reprise.mixture.idle_settings import check_idle_settings
 from reprise.model.check import check_model
@@ -184,6 +185,11 @@ def check_benchmark_files(recipe: Recipe) -> Iterator[Finding]:
     return iter(())
 
 
+def check_benchmark_names(recipe: Recipe) -> Iterator[Finding]:
+    """Whether each benchmark that is not ours exists, and its questions can be had."""
+    return check_entries(recipe.evaluation.benchmarks)
+
+
 def check_packages(recipe: Recipe) -> Iterator[Finding]:
     """Whether the packages of the extras that the recipe uses are installed."""
     for module, extra, purpose in _packages(recipe):
@@ -323,6 +329,7 @@ CHECKS: tuple[Check, ...] = (
     Check(check_text_for_mixture, ("read", "clean")),
     Check(check_model_files, ("score", "synthesize", "tokenize", TRAIN, "evaluate"), "missing"),
     Check(check_benchmark_files, ("decontaminate", "synthesize"), "missing"),
+    Check(check_benchmark_names, ("decontaminate", "synthesize", "evaluate")),
     Check(check_packages, ("read", "clean", "label", "synthesize", TRAIN, "evaluate")),
     Check(check_languages, ("clean", "label", "synthesize")),
     Check(check_idle_settings, (TRAIN,)),

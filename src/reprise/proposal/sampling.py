@@ -118,7 +118,8 @@ def _folders(root: Path, listing: Listing, keep: bool) -> Iterator[Group]:
 
 def _loose_files(root: Path, listing: Listing, keep: bool) -> Iterator[Group]:
     loose = [file for file in listing.files if Path(file.path).parent == root]
-    sources = {file.path: guess_source(Path(file.path).name) for file in loose}
+    of_folder = guess_source(root.resolve().name)
+    sources = {file.path: guess_source(Path(file.path).name, of_folder) for file in loose}
     if len(loose) == len(listing.files) and len(set(sources.values())) == 1:
         yield from [Group(str(root), sources[loose[0].path], loose, keep)] if loose else []
         return
@@ -126,13 +127,13 @@ def _loose_files(root: Path, listing: Listing, keep: bool) -> Iterator[Group]:
         yield Group(file.path, sources[file.path], [file], keep)
 
 
-def guess_source(name: str) -> str:
-    """What kind of text a file or folder holds, by its name; `web` where the name says nothing."""
+def guess_source(name: str, otherwise: str = "web") -> str:
+    """What kind of text a file or folder holds, by its name; `otherwise` where the name says nothing."""
     lowered = name.lower()
     for source, pattern in SOURCES.items():
         if re.search(pattern, lowered):
             return source
-    return "web"
+    return otherwise
 
 
 def sample(group: Group) -> None:
