@@ -10,8 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from reprise import __version__, interrupts
-from reprise.cli_maintenance import add_commands
+from reprise import __version__, cli_maintenance, cli_publish, interrupts
 from reprise.errors import UserError
 from reprise.progress import console
 from reprise.recipe import Recipe, presets, read_preset
@@ -113,13 +112,17 @@ def init(
     keep: Annotated[
         list[str] | None, typer.Option(help="Text of the kind that the model must not lose; again for more.")
     ] = None,
+    tokens: Annotated[
+        str | None, typer.Option(help="Training tokens, such as 2M; default: what text and machine allow.")
+    ] = None,
+    gguf_file: Annotated[str | None, typer.Option(help="The model's GGUF file, inside --model.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
     """Write a commented recipe: a preset, or with --model and --data one for your own text."""
     if path.exists() and not force:
         raise UserError("the file exists", where=str(path), remedy="name another file, or add --force")
-    if preset is not None and (model or data or keep):
-        raise UserError("--preset does not go with --model, --data and --keep", remedy="leave --preset out")
+    if preset is not None and (model or data or keep or tokens or gguf_file):
+        raise UserError("--preset does not go with options about your own text", remedy="leave --preset out")
     if (model is None) != (not data) or (keep and not data):
         raise UserError("--model and --data go together", remedy="name the base model and the new text")
     notes: list[str] = []
@@ -127,8 +130,14 @@ def init(
         from reprise.proposal.propose import propose
         from reprise.recipe.model import Model
 
-        name = path.stem
-        proposal = propose(Model(path=model), data, keep or [], name=name, workspace=str(Path("runs") / name))
+        proposal = propose(
+            Model(path=model, gguf_file=gguf_file),
+            data,
+            keep or [],
+            name=path.stem,
+            workspace=str(Path("runs") / path.stem),
+            tokens=_count(tokens, "--tokens"),
+        )
         text, notes, origin = proposal.recipe, proposal.assumptions, "for your text"
     else:
         text, origin = read_preset(preset or "demo"), f"preset {preset or 'demo'}"
@@ -137,6 +146,19 @@ def init(
     for note in notes:
         print(f"- {note}")
     print(f"wrote {path} ({origin}). Next: reprise plan {path}; reprise run {path}")
+
+
+def _count(given: str | None, option: str) -> int | None:
+    """A count of things of the command line, such as `2M`."""
+    from reprise.recipe.fields import parse_count
+
+    try:
+        count = None if given is None else int(parse_count(given))
+    except ValueError as error:
+        raise UserError(str(error), where=option) from None
+    if count is not None and count < 1:
+        raise UserError(f"{given} is less than 1", where=option)
+    return count
 
 
 @app.command()
@@ -401,7 +423,7 @@ def evaluate(
     overrides: Overrides = None,
     against: Annotated[str | None, typer.Option(help="The model that MODEL came from.")] = None,
     suite: Annotated[
-        list[str] | None, typer.Option(help="paper, guards, quick, or a benchmark; again for more.")
+        list[str] | None, typer.Option(help="paper, guards, quick, assistant, or a benchmark; again for more.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of local benchmark files; else from the Hub.")] = None,
     text: Annotated[Path | None, typer.Option(help="Text whose bits per byte are measured.")] = None,
@@ -487,39 +509,6 @@ def selftest(
         _say("passed" if result["passed"] else "FAILED: training would not do what a plain loop does")
     if not result["passed"]:
         raise typer.Exit(1)
-
-
-@app.command()
-def export(
-    recipe: RecipePath,
-    checkpoint: Annotated[Path, typer.Argument(help="Such as RUN/train-1.partial/checkpoints/step-00000100.")],
-    output: Annotated[Path, typer.Argument(help="Folder to write; must not exist.")],
-    averaged: Annotated[
-        bool, typer.Option("--averaged", help="The mean of the weights in place of the weights.")
-    ] = False,
-) -> None:
-    """Write a checkpoint as a Hugging Face model directory."""
-    from reprise.training.export import export_checkpoint
-
-    export_checkpoint(checkpoint, open_recipe(recipe, None).model, output, averaged=averaged, verify=True)
-    _say(f"wrote {output}")
-
-
-@app.command()
-def merge(
-    recipe: RecipePath,
-    factor: Annotated[float, typer.Argument(help="0 is the base model, 1 the trained one.")],
-    output: Annotated[Path, typer.Argument(help="Folder to write; must not exist.")],
-) -> None:
-    """Interpolate the trained weights with the base model's: less gain, less forgetting."""
-    from reprise.training.export import merge_with_base
-
-    loaded = open_recipe(recipe, None)
-    trained = Path(loaded.workspace) / f"train-{len(loaded.stages)}" / "model"
-    if not trained.is_dir():
-        raise UserError("there is no trained model yet", where=str(trained), remedy="run `reprise train RECIPE` first")
-    merge_with_base(trained, loaded.model, factor, output, verify=True)
-    _say(f"wrote {output}")
 
 
 @app.command()
@@ -656,7 +645,8 @@ def _say(line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-add_commands(app)
+cli_maintenance.add_commands(app)
+cli_publish.add_commands(app)
 
 if __name__ == "__main__":
     main()

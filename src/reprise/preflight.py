@@ -14,9 +14,11 @@ from pathlib import Path
 
 from reprise.benchmark_files import question_files
 from reprise.documents.read.files import SourceFile, find_files
+from reprise.documents.read.parsing import PageParser
 from reprise.documents.read.records import Record, read_records
 from reprise.documents.read.remote import is_remote
 from reprise.errors import Finding, Severity, UserError, missing_extra
+from reprise.evaluation.benchmarks.external import check_entries
 from reprise.generators.reachable import check_server
 from reprise.mixture.idle_settings import check_idle_settings
 from reprise.model.check import check_model
@@ -125,8 +127,11 @@ def _sampled_pairs(entry: Input) -> Iterator[tuple[str, str]]:
     if is_remote(entry.path):
         return
     try:
-        for file in find_files(entry, "documents.inputs")[:SAMPLED_FILES]:
-            for record in islice(read_records(file, entry), SAMPLED_RECORDS):
+        files = find_files(entry, "documents.inputs")[:SAMPLED_FILES]
+        with PageParser() as parser:
+            for record in (
+                one for file in files for one in islice(read_records(file, entry, None, parser), SAMPLED_RECORDS)
+            ):
                 if isinstance(record, Record) and record.fields["lang"] and record.fields["source"]:
                     yield record.fields["lang"], record.fields["source"]
     except UserError:
@@ -178,6 +183,11 @@ def check_benchmark_files(recipe: Recipe) -> Iterator[Finding]:
     if settings.enabled:
         question_files(evaluation.question_folders(), evaluation.data, settings.extra_benchmarks)
     return iter(())
+
+
+def check_benchmark_names(recipe: Recipe) -> Iterator[Finding]:
+    """Whether each benchmark that is not ours exists, and its questions can be had."""
+    return check_entries(recipe.evaluation.benchmarks)
 
 
 def check_packages(recipe: Recipe) -> Iterator[Finding]:
@@ -319,6 +329,7 @@ CHECKS: tuple[Check, ...] = (
     Check(check_text_for_mixture, ("read", "clean")),
     Check(check_model_files, ("score", "synthesize", "tokenize", TRAIN, "evaluate"), "missing"),
     Check(check_benchmark_files, ("decontaminate", "synthesize"), "missing"),
+    Check(check_benchmark_names, ("decontaminate", "synthesize", "evaluate")),
     Check(check_packages, ("read", "clean", "label", "synthesize", TRAIN, "evaluate")),
     Check(check_languages, ("clean", "label", "synthesize")),
     Check(check_idle_settings, (TRAIN,)),

@@ -14,6 +14,7 @@ from reprise.benchmark_files import question_files, set_files
 from reprise.documents.drop_limit import check_drop_share
 from reprise.documents.read.files import SourceFile, find_files
 from reprise.documents.read.remote import is_remote
+from reprise.evaluation.benchmarks.external import external, searched_files, task_files
 from reprise.model.files import model_files
 from reprise.recipe import Recipe
 from reprise.recipe.documents import Input, Quality, Topics
@@ -93,7 +94,7 @@ def stages(recipe: Recipe) -> list[Stage]:
             },
             files=lambda: _files("model", model_files(recipe.model)) | _question_files(recipe),
             resumable=True,
-            version=4,
+            version=6,
         ),
     ]
     report = Stage(
@@ -147,7 +148,7 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
         ),
         Stage(
             "decontaminate",
-            lambda: _limited("decontaminate", recipe),
+            lambda: _with_questions(_limited("decontaminate", recipe), recipe),
             ("deduplicate",),
             settings={"decontaminate": documents.decontaminate, "benchmarks": recipe.evaluation.question_folders()},
             means={"engine": documents.engine, "data": recipe.evaluation.data},
@@ -203,7 +204,7 @@ def _synthesis_stage(recipe: Recipe) -> Stage:
     documents = recipe.documents
     return Stage(
         "synthesize",
-        lambda: _import("reprise.synthesis.stage"),
+        lambda: _with_questions(_import("reprise.synthesis.stage"), recipe),
         ("label",),
         settings={
             "synthesis": recipe.synthesis,
@@ -364,16 +365,35 @@ def _benchmark_files(recipe: Recipe) -> dict[str, Path | SourceFile]:
         return {}
     evaluation = recipe.evaluation
     files = question_files(evaluation.question_folders(), evaluation.data, settings.extra_benchmarks)
-    return {f"benchmarks/{Path(benchmark).name}/{path.name}": path for path, benchmark in files.items()}
+    own = {f"benchmarks/{Path(benchmark).name}/{path.name}": path for path, benchmark in files.items()}
+    return own | _external_questions(recipe)
+
+
+def _external_questions(recipe: Recipe) -> dict[str, Path | SourceFile]:
+    """The files of questions of benchmarks that are not ours; those of the harness's tasks are written on first use."""
+    files = searched_files(external(recipe.evaluation.benchmarks))
+    return {f"benchmarks/{benchmark}/questions": path for path, benchmark in files.items()}
+
+
+def _with_questions(run: Run, recipe: Recipe) -> Run:
+    """A stage that searches documents for questions, with the files of benchmarks that are not ours."""
+
+    def run_with(work: Work, **settings: Any) -> None:
+        run(work, questions=searched_files(external(recipe.evaluation.benchmarks)), **settings)
+
+    return run_with
 
 
 def _question_files(recipe: Recipe) -> dict[str, Path | SourceFile]:
-    """The files of benchmark questions that the models are asked; none where they come from the Hub."""
+    """The files of benchmark questions that the models are asked; none where our benchmarks come from the Hub."""
     evaluation = recipe.evaluation
+    others = _external_questions(recipe) | {
+        f"tasks/{name}": path for name, path in task_files(external(evaluation.benchmarks)).items()
+    }
     if evaluation.data is None:
-        return {}
+        return others
     data = Path(evaluation.data).expanduser()
-    return {
+    return others | {
         f"questions/{folder}/{path.name}": path
         for folder in evaluation.question_folders()
         for path in set_files(data, folder)

@@ -124,10 +124,29 @@ def _benchmark_verdict(row: BenchmarkRow, judgement: Judgement) -> Verdict:
 
 
 def find_untested(
-    texts: Sequence[Text], groups: Groups, verdicts: Sequence[Verdict], absent: Mapping[str, str]
+    texts: Sequence[Text],
+    groups: Groups,
+    verdicts: Sequence[Verdict],
+    absent: Mapping[str, str],
+    *,
+    is_assistant: bool = False,
 ) -> list[Untested]:
-    """What a reader may take for tested and was not: named groups without text, benchmarks, tolerances."""
-    return [*_without_text(texts, groups), *_without_guard(verdicts, absent)]
+    """What a reader may take for tested and was not: named groups without text, benchmarks, tolerances; instruction
+    following, where the base model has a chat template."""
+    return [
+        *_without_text(texts, groups),
+        *_without_guard(verdicts, absent),
+        *(_without_instructions(verdicts) if is_assistant else ()),
+    ]
+
+
+def _without_instructions(verdicts: Sequence[Verdict]) -> Iterator[Untested]:
+    if not any(verdict["path"].startswith("instructions-") for verdict in verdicts):
+        yield {
+            "measure": "instruction following",
+            "reason": "the base model has a chat template, and no benchmark asks through it: add `assistant` to "
+            "evaluation.benchmarks",
+        }
 
 
 def _without_text(texts: Sequence[Text], groups: Groups) -> Iterator[Untested]:

@@ -47,6 +47,7 @@ def _report_views(facts: Json) -> dict[str, Any]:
         "gains": tables.gain_rows(facts),
         "verdicts": tables.with_pictures(facts["verdict"]["verdicts"]),
         "groups": tables.group_rows(facts["groups"]),
+        "gold_bits": tables.gold_rows(facts["benchmarks"]),
         "other_metrics": tables.other_metric_rows(facts["benchmarks"]),
         "benchmarks": tables.with_pictures([row | {"unit": "difference"} for row in facts["benchmarks"]]),
         "funnel": tables.funnel_rows(facts),
