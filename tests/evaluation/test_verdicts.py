@@ -164,9 +164,7 @@ def test_sources_are_counted_with_their_entry_and_named_where_they_differ():
     changes = {("zh", name): -0.1 for name in ("web", "book", "news")} | {("zh", "mail"): 0.2}
     verdicts, line = measured(changes, Groups())
     assert "gained Chinese (bits per byte fell by" in line and "; so did 3 of its 4 sources)" in line
-    assert (
-        "lost Chinese/mail (bits per byte rose by 19.9 %" in line and "Chinese/web" not in line
-    )
+    assert "lost Chinese/mail (bits per byte rose by 19.9 %" in line and "Chinese/web" not in line
     assert len(verdicts) == 5
 
 
