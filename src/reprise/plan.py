@@ -1,5 +1,6 @@
 """What a run will cost, before anything is paid for."""
 
+import contextlib
 import math
 from collections import Counter, defaultdict
 from dataclasses import asdict
@@ -15,6 +16,7 @@ from typing_extensions import TypedDict
 from reprise import preflight
 from reprise.benchmark_files import read_set
 from reprise.errors import Finding, UserError
+from reprise.evaluation.benchmarks.external import count_questions, external
 from reprise.evaluation.power import Reach, plan_reach, reach_sentences
 from reprise.evaluation.previous import known_spreads
 from reprise.mixture.budget import budgets
@@ -108,6 +110,10 @@ def _reach(recipe: Recipe, store: TokenStore | None) -> list[Reach]:
             items = read_set(Path(evaluation.data).expanduser(), folder[0])
             if items is not None and items.test:
                 questions[name] = min(len(items.test), evaluation.limit or len(items.test))
+    with contextlib.suppress(UserError):  # the findings of the plan say it
+        for benchmark in external(evaluation.benchmarks):
+            count = count_questions(benchmark)
+            questions[benchmark.name] = min(count, evaluation.limit or count)
     groups = recipe.held_out_groups() if store is not None else Groups()
     return plan_reach(
         {pair: np.concatenate(parts) for pair, parts in sizes.items()},

@@ -8,7 +8,8 @@ from typing import Any
 from rich.table import Table
 
 from reprise.errors import UserError
-from reprise.evaluation.benchmarks.runner import BenchmarkRunner, group_means, harness_version, summarize
+from reprise.evaluation.benchmarks.harness_index import harness_version
+from reprise.evaluation.benchmarks.runner import BenchmarkRunner, group_means, summarize
 from reprise.evaluation.bits_per_byte import Text, byte_counts, group_texts, measure_bits
 from reprise.evaluation.model import EvaluatedModel
 from reprise.evaluation.results import (

@@ -8,6 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from reprise.evaluation.power import Spread
 from reprise.evaluation.results import Results
+from reprise.yaml_text import read_yaml
 
 
 def known_spreads(workspace: Path, model: str) -> dict[str, Spread]:
@@ -54,6 +55,6 @@ def _evaluations(workspace: Path, model: str) -> Iterator[tuple[str, Results]]:
 def _model_of(root: Path) -> str | None:
     """The base model of a run, as its recipe names it; None where it cannot be read."""
     try:
-        return str(yaml.safe_load((root / "recipe.yaml").read_bytes())["model"]["path"])
+        return str(read_yaml((root / "recipe.yaml").read_bytes())["model"]["path"])
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         return None

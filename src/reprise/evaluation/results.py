@@ -16,7 +16,7 @@ class Verdict(TypedDict):
     """One measure before and after, and what was decided about it."""
 
     measure: str
-    """Name for people, such as `en/paper bits per byte`."""
+    """Name for people, such as `English/paper bits per byte`."""
     kind: Literal["bits_per_byte", "benchmark"]
     """What was measured."""
     path: str
@@ -134,13 +134,29 @@ class OtherMetric(TypedDict):
 
 
 @record
+class GoldBits(TypedDict):
+    """Bits per byte of the right answers before and after: they move while a small model's score is still chance."""
+
+    before: float
+    """Of the base model; lower is better."""
+    after: float
+    """Of the trained model."""
+    change: float
+    """after / before - 1."""
+    ci: Interval | None
+    """95 % interval of `change` by itself; null with fewer than 5 questions. No verdict is made on it."""
+    questions: int
+    """Questions whose right answer was scored."""
+
+
+@record
 class BenchmarkRow(TypedDict):
     """A benchmark before and after."""
 
     benchmark: str
     """Name in `evaluation.benchmarks`."""
     language: str
-    """Language of the questions."""
+    """Language of the questions; `und` where it is not known."""
     shots: int
     """Examples in the prompt."""
     metric: str
@@ -175,6 +191,9 @@ class BenchmarkRow(TypedDict):
     """Task of the harness -> its questions and scores."""
     other_metrics: dict[str, OtherMetric]
     """Other metric -> its scores; for MATH `acc_symbolic`, which compares the values of answers."""
+    gold_bits_per_byte: GoldBits | None
+    """Bits per byte of the right answer as it was scored: its text, or its letter where the task scores letters. Null
+    for answers that are generated."""
 
 
 @record
@@ -298,6 +317,8 @@ class BenchmarkScore(TypedDict):
     """Task of the harness -> its questions and score."""
     other_metrics: dict[str, float]
     """Other metric -> its mean score."""
+    gold_bits_per_byte: float | None
+    """Bits per byte of the right answers; null where they were generated."""
 
 
 @final

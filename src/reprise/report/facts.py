@@ -8,7 +8,7 @@ topics          language -> its topics, in the recipe's order
 verdict         headline, provisional, verdicts (from the evaluation; while it is missing, from the last validation)
 bits_per_byte   {language, source, topic, before, after, ...}; source and topic null for a language's total
 benchmarks, curve, samples   from the evaluation
-corpus          flow, drops, rejects, buckets, perplexity (see corpus.py)
+corpus          flow, drops, rejects, buckets, perplexity, grades (see corpus.py)
 budget          {stage, language, source, topic, planned, spent, available, epochs}
 order           {stage, language, source, order, ...}
 training        one entry per training stage (see curves.py)

@@ -42,6 +42,16 @@ def with_pictures(rows: list[Json]) -> list[Json]:
     return [row | {"picture": pictures[id(row)]} for row in rows]
 
 
+def gold_rows(benchmarks: list[Json]) -> list[Json]:
+    """Bits per byte of the right answers of each benchmark whose answers were scored."""
+    rows = [
+        {**row["gold_bits_per_byte"], "name": row["benchmark"], "unit": "relative", "verdict": None}
+        for row in benchmarks
+        if row["gold_bits_per_byte"] is not None
+    ]
+    return with_pictures(rows)
+
+
 def group_rows(groups: Json) -> list[Json]:
     """Mean score of each group of benchmarks that both models have whole."""
     before, after = groups.get("before", {}), groups.get("after", {})
