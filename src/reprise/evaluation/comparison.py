@@ -50,6 +50,7 @@ def _bits_row(group: TextGroup, estimate: Estimate, num_bytes: int, bootstrap: t
         "after": estimate.after,
         "change": estimate.change,
         "standard_error": estimate.standard_error if math.isfinite(estimate.standard_error) else None,
+        "spread": estimate.spread if estimate.problem is None else None,
         "ci": estimate.interval(),
         "bootstrap_ci": bootstrap,
         "tolerance": group.tolerance,

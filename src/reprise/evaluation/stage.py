@@ -8,7 +8,8 @@ from pathlib import Path
 
 from reprise.documents.table import DOCUMENTS, read_table
 from reprise.errors import UserError
-from reprise.evaluation.benchmarks.runner import BenchmarkRunner, compare_benchmarks, group_means, harness_version
+from reprise.evaluation.benchmarks.harness_index import harness_version
+from reprise.evaluation.benchmarks.runner import BenchmarkRunner, compare_benchmarks, group_means
 from reprise.evaluation.bits_per_byte import Text, measure_bits
 from reprise.evaluation.comparison import compare_bits, find_untested, judge_rows
 from reprise.evaluation.curves import measure_curve, trained_model

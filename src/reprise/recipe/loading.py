@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from reprise.errors import UserError
 from reprise.recipe.fields import CONFIDENTIAL, holds_credentials
 from reprise.recipe.recipe import Recipe
+from reprise.yaml_text import read_yaml
 
 Section = TypeVar("Section", bound=BaseModel)
 
@@ -83,7 +84,7 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
         UserError: the text is not YAML, or no list of settings; with the line.
     """
     try:
-        data = yaml.load(text, _Loader)
+        data = read_yaml(text)
         _check_size(data, where)
     except RecursionError:
         raise UserError("the recipe is nested too deeply", where=where, remedy="see `reprise init`") from None
@@ -95,29 +96,6 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise UserError("this is no list of settings, `name: value`", where=where, remedy="see `reprise init`")
     return data
-
-
-MAX_DEPTH = 50
-"""Brackets inside each other."""
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML without tags; a key that is given twice in one mapping is an error, not a silent choice of the last."""
-
-    def fetch_flow_collection_start(self, token_class: type[yaml.Token]) -> None:
-        super().fetch_flow_collection_start(token_class)
-        if self.flow_level > MAX_DEPTH:  # each bracket costs the scanner time for all that are open
-            raise RecursionError
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                if key.value in seen:
-                    problem = f"the setting `{key.value}` is given twice"
-                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-                seen.add(key.value)
-        return super().construct_mapping(node, deep=deep)
 
 
 MAX_VALUES = 100_000
@@ -164,7 +142,7 @@ def apply_override(data: dict[str, Any], override: str) -> None:
             node[key] = {}
         node = _child(node, key, ".".join(parents[: depth + 1]), override)
     try:
-        parsed = yaml.load(value, _Loader) if value else None
+        parsed = read_yaml(value) if value else None
     except (yaml.YAMLError, RecursionError, ValueError):
         shown = value if len(value) <= 60 else f"{value[:60]}..."
         raise UserError(

@@ -20,6 +20,7 @@ def run(work: Work, *, recipe: Recipe) -> None:
     write_json(work.output / JSON, facts)
     work.outside += [root / HTML, root / JSON]
     work.counts["verdicts"] = len(facts["verdict"]["verdicts"])
+    work.counts["verified"] = facts["integrity"]["when"]
 
 
 def write_report(workspace: Workspace, recipe: Recipe, output: Path) -> Json:

@@ -17,6 +17,7 @@ from reprise.errors import UserError
 from reprise.recipe.fields import Settings
 from reprise.recipe.heuristics import Heuristics
 from reprise.recipe.languages.codes import find_language
+from reprise.yaml_text import read_yaml
 
 FOLDER = Path(__file__).with_name("packs")
 
@@ -75,7 +76,7 @@ def read_pack(path: Path) -> Pack:
         UserError: the file cannot be read, is not YAML, or a value does not pass its check.
     """
     try:
-        return Pack.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return Pack.model_validate(read_yaml(path.read_text(encoding="utf-8")))
     except ValidationError as error:
         mistakes = "; ".join(
             f"`{'.'.join(map(str, item['loc']))}`: {item['msg'].removeprefix('Value error, ')}"
