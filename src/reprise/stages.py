@@ -94,7 +94,7 @@ def stages(recipe: Recipe) -> list[Stage]:
             },
             files=lambda: _files("model", model_files(recipe.model)) | _question_files(recipe),
             resumable=True,
-            version=5,
+            version=6,
         ),
     ]
     report = Stage(
