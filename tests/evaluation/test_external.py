@@ -52,6 +52,7 @@ doc_to_choice: "{{{{choices}}}}"
 doc_to_target: gold
 metric_list:
   - {{metric: acc, aggregation: mean, higher_is_better: true}}
+  - {{metric: acc_norm, aggregation: mean, higher_is_better: true}}
 metadata: {{version: 1.0, language: nl}}
 """
 
@@ -107,6 +108,7 @@ def test_a_yaml_task_scores_as_the_harness_does_and_tells_the_bits_of_its_answer
     lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1)
     log = evaluate(lm=lm, task_dict={"tasks": tasks, "groups": {}}, bootstrap_iters=0, log_samples=True)
     assert measured.scores == {f"keepers/{one['doc_id']}": one["acc"] for one in log["samples"]["keepers"]}
+    assert measured.other_metrics == {"acc_norm": sum(one["acc_norm"] for one in log["samples"]["keepers"]) / 8}
     for number, one in enumerate(QUESTIONS):
         answer = f" {one['choices'][one['gold']]}"
         prompt = tokenizer(f"Question: {one['question']}\nAnswer:", add_special_tokens=False).input_ids
