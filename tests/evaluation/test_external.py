@@ -159,12 +159,10 @@ def test_a_folder_of_questions_is_a_benchmark_too(questions, tmp_path):
     assert benchmark.name == "mill-set" and external.count_questions(benchmark) == 6
 
 
-def test_a_run_searches_plans_and_asks_the_questions_of_a_task(task, questions, tmp_path):
+def test_a_run_searches_plans_and_asks_the_questions_of_a_task(task, questions, tiny_model, tmp_path):
     names = json.dumps([str(task), str(questions)])
-    recipe = parse_recipe(
-        read_preset("demo"),
-        [f"workspace={tmp_path / 'run'}", f"evaluation.benchmarks={names}", "documents.max_drop_share=1"],
-    )
+    own = ["documents.max_drop_share=1", f"model={{path: {tiny_model}}}", f"workspace={tmp_path / 'run'}"]
+    recipe = parse_recipe(read_preset("demo"), [*own, f"evaluation.benchmarks={names}"])
     assert not list(check_benchmark_names(recipe))
     steps = {stage.name: stage for stage in stages(recipe)}
     searched = {name for name in steps["decontaminate"].files() if name.startswith("benchmarks/")}
