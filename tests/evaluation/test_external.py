@@ -172,6 +172,7 @@ def test_a_run_searches_plans_and_asks_the_questions_of_a_task(task, questions, 
     assert decisive | searched <= set(steps["evaluate"].files())
     reach = {entry["path"]: entry["items"] for entry in make_plan(recipe)["reach"]}
     assert reach == {"keepers": 8, "mills": 6}
+    (tmp_path / "out").mkdir()
     work = Work(tmp_path / "out", {"deduplicate": tmp_path / "in"}, tmp_path / "work-cache")
     with TableWriter(tmp_path / "in" / DOCUMENTS) as writer:
         for number, text in enumerate((QUESTIONS[2]["question"], "A quiet day at the quarry, and nothing to tell.")):
