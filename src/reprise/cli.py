@@ -10,8 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from reprise import __version__, interrupts
-from reprise.cli_maintenance import add_commands
+from reprise import __version__, cli_maintenance, cli_publish, interrupts
 from reprise.errors import UserError
 from reprise.progress import console
 from reprise.recipe import Recipe, presets, read_preset
@@ -424,7 +423,7 @@ def evaluate(
     overrides: Overrides = None,
     against: Annotated[str | None, typer.Option(help="The model that MODEL came from.")] = None,
     suite: Annotated[
-        list[str] | None, typer.Option(help="paper, guards, quick, or a benchmark; again for more.")
+        list[str] | None, typer.Option(help="paper, guards, quick, assistant, or a benchmark; again for more.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of local benchmark files; else from the Hub.")] = None,
     text: Annotated[Path | None, typer.Option(help="Text whose bits per byte are measured.")] = None,
@@ -510,39 +509,6 @@ def selftest(
         _say("passed" if result["passed"] else "FAILED: training would not do what a plain loop does")
     if not result["passed"]:
         raise typer.Exit(1)
-
-
-@app.command()
-def export(
-    recipe: RecipePath,
-    checkpoint: Annotated[Path, typer.Argument(help="Such as RUN/train-1.partial/checkpoints/step-00000100.")],
-    output: Annotated[Path, typer.Argument(help="Folder to write; must not exist.")],
-    averaged: Annotated[
-        bool, typer.Option("--averaged", help="The mean of the weights in place of the weights.")
-    ] = False,
-) -> None:
-    """Write a checkpoint as a Hugging Face model directory."""
-    from reprise.training.export import export_checkpoint
-
-    export_checkpoint(checkpoint, open_recipe(recipe, None).model, output, averaged=averaged, verify=True)
-    _say(f"wrote {output}")
-
-
-@app.command()
-def merge(
-    recipe: RecipePath,
-    factor: Annotated[float, typer.Argument(help="0 is the base model, 1 the trained one.")],
-    output: Annotated[Path, typer.Argument(help="Folder to write; must not exist.")],
-) -> None:
-    """Interpolate the trained weights with the base model's: less gain, less forgetting."""
-    from reprise.training.export import merge_with_base
-
-    loaded = open_recipe(recipe, None)
-    trained = Path(loaded.workspace) / f"train-{len(loaded.stages)}" / "model"
-    if not trained.is_dir():
-        raise UserError("there is no trained model yet", where=str(trained), remedy="run `reprise train RECIPE` first")
-    merge_with_base(trained, loaded.model, factor, output, verify=True)
-    _say(f"wrote {output}")
 
 
 @app.command()
@@ -679,7 +645,8 @@ def _say(line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-add_commands(app)
+cli_maintenance.add_commands(app)
+cli_publish.add_commands(app)
 
 if __name__ == "__main__":
     main()

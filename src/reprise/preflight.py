@@ -14,6 +14,7 @@ from pathlib import Path
 
 from reprise.benchmark_files import question_files
 from reprise.documents.read.files import SourceFile, find_files
+from reprise.documents.read.parsing import PageParser
 from reprise.documents.read.records import Record, read_records
 from reprise.documents.read.remote import is_remote
 from reprise.errors import Finding, Severity, UserError, missing_extra
@@ -126,8 +127,11 @@ def _sampled_pairs(entry: Input) -> Iterator[tuple[str, str]]:
     if is_remote(entry.path):
         return
     try:
-        for file in find_files(entry, "documents.inputs")[:SAMPLED_FILES]:
-            for record in islice(read_records(file, entry), SAMPLED_RECORDS):
+        files = find_files(entry, "documents.inputs")[:SAMPLED_FILES]
+        with PageParser() as parser:
+            for record in (
+                one for file in files for one in islice(read_records(file, entry, None, parser), SAMPLED_RECORDS)
+            ):
                 if isinstance(record, Record) and record.fields["lang"] and record.fields["source"]:
                     yield record.fields["lang"], record.fields["source"]
     except UserError:

@@ -94,7 +94,7 @@ def stages(recipe: Recipe) -> list[Stage]:
             },
             files=lambda: _files("model", model_files(recipe.model)) | _question_files(recipe),
             resumable=True,
-            version=5,
+            version=6,
         ),
     ]
     report = Stage(
@@ -154,7 +154,7 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
             means={"engine": documents.engine, "data": recipe.evaluation.data},
             records=DROPPED,
             files=lambda: _benchmark_files(recipe),
-            version=2,
+            version=3,
             passes_text=True,
         ),
         Stage(

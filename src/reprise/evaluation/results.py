@@ -16,7 +16,7 @@ class Verdict(TypedDict):
     """One measure before and after, and what was decided about it."""
 
     measure: str
-    """Name for people, such as `en/paper bits per byte`."""
+    """Name for people, such as `English/paper bits per byte`."""
     kind: Literal["bits_per_byte", "benchmark"]
     """What was measured."""
     path: str

@@ -89,7 +89,9 @@ def compare_models(
     table = compare_bits(texts, bits["before"], bits["after"], groups, evaluation.bootstrap_samples)
     benchmarks = compare_benchmarks(scores["before"], scores["after"], evaluation)
     verdicts = judge_rows(table, benchmarks)
-    untested = find_untested(texts, groups, verdicts, absent)
+    base = sides["before"]
+    is_assistant = base.in_process and base.tokenizer.chat_template is not None
+    untested = find_untested(texts, groups, verdicts, absent, is_assistant=is_assistant)
     rows = [row for row, _ in benchmarks]
     return {
         "headline": headline(verdicts, untested),

@@ -144,11 +144,16 @@ def sample(group: Group) -> None:
     """
     step = max(1, len(group.files) // SAMPLED_FILES)
     chosen = group.files[::step][:SAMPLED_FILES]
-    entry = _entry_that_reads(group, chosen)
+    with PageParser() as parser:  # one process for all files: it starts in a second
+        _sample_files(group, chosen, parser)
+
+
+def _sample_files(group: Group, chosen: Sequence[SourceFile], parser: PageParser) -> None:
+    entry = _entry_that_reads(group, chosen, parser)
     factor = sum(file.size for file in group.files) / max(1, sum(file.size for file in chosen))
     named_language = total = 0
     for file in chosen:
-        records, share = _first_records(file, entry)
+        records, share = _first_records(file, entry, parser)
         if not records or not share:
             continue
         scale = factor / share
@@ -165,14 +170,14 @@ def sample(group: Group) -> None:
     group.names_language = named_language == total
 
 
-def _entry_that_reads(group: Group, files: Sequence[SourceFile]) -> Input:
+def _entry_that_reads(group: Group, files: Sequence[SourceFile], parser: PageParser) -> Input:
     """An input with the field of the text, and with the guessed source where the first file does not say it."""
     for name in TEXT_FIELDS:
         fields: dict[str, str | None] = {} if name == "text" else {"text": name}
         for constants in ({}, {"source": group.source}):
             entry = Input(path=group.path, fields=fields, constants=constants)
             with contextlib.suppress(UserError):
-                if _first_records(files[0], entry, 20, 0)[0]:
+                if _first_records(files[0], entry, parser, 20, 0)[0]:
                     group.text_field, group.names_source = name, not constants
                     return entry
     raise UserError(
@@ -183,12 +188,16 @@ def _entry_that_reads(group: Group, files: Sequence[SourceFile]) -> Input:
 
 
 def _first_records(
-    file: SourceFile, entry: Input, limit: int = SAMPLED_RECORDS, limit_bytes: int = SAMPLED_BYTES
+    file: SourceFile,
+    entry: Input,
+    parser: PageParser,
+    limit: int = SAMPLED_RECORDS,
+    limit_bytes: int = SAMPLED_BYTES,
 ) -> tuple[list[Record], float]:
     """The first records of a file, `limit` or more until `limit_bytes` were read, and the share of it that they are."""
     records: list[Record] = []
     finished = True
-    with contextlib.closing(open_raw(file.path)) as raw, PageParser() as parser:
+    with contextlib.closing(open_raw(file.path)) as raw:
         counted = _Counted(raw)
         stream = raw if file.format in SEEKING else cast(BinaryIO, io.BufferedReader(counted, 1 << 16))
         compression = None if file.format in SEEKING else format_of(file.path).compression

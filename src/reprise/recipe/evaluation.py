@@ -14,12 +14,15 @@ SUITES: dict[str, tuple[str, ...]] = {
         "gaokao-mathqa", "gaokao-chemistry", "gaokao-biology", "arc-easy", "arc-challenge", "aqua-rat",
     ),
     "guards": ("icl-probe", "ceval-0shot", "cmmlu-0shot", "bbh", "mmlu-pro", "ifeval"),
+    "assistant": ("instructions-en", "instructions-zh"),
     "quick": ("arc-easy", "sciq", "mmlu", "cmmlu", "icl-probe"),
 }  # fmt: skip
-"""Suite -> its benchmarks: those of the paper's table, guards outside it, a few that take minutes."""
+"""Suite -> its benchmarks: the paper's table, guards outside it, instruction following, a few that take minutes."""
 
 FOLDERS: dict[str, str | None] = {
     "icl-probe": None,
+    "instructions-en": None,
+    "instructions-zh": None,
     "ceval-0shot": "ceval",
     "cmmlu-0shot": "cmmlu",
     **dict.fromkeys(["math", "sat-math", "aqua-rat", "gaokao-mathqa", "gaokao-chemistry", "gaokao-biology"], "agieval"),
@@ -72,8 +75,9 @@ class Evaluation(Settings):
     places: ClassVar[frozenset[str]] = frozenset({"data"})
 
     benchmarks: list[str] = []
-    """Benchmarks and suites (`quick`, `guards`, `paper`, `language:tr`), tasks of lm-evaluation-harness, YAML tasks and
-    files of questions of your own; `reprise benchmarks` lists them. Documents that hold a question are dropped."""
+    """Benchmarks and suites (`quick`, `guards`, `assistant`, `paper`, `language:tr`), tasks of lm-evaluation-harness,
+    YAML tasks and files of questions of your own; `reprise benchmarks` lists them. Documents that hold a question are
+    dropped."""
     run_code: bool = False
     """Run programs that the model wrote, in a sandbox: HumanEval and MBPP need it."""
     data: str | None = None

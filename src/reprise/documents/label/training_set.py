@@ -10,6 +10,7 @@ import xxhash
 
 from reprise.documents.language import detect_languages
 from reprise.documents.read.files import find_files
+from reprise.documents.read.parsing import PageParser
 from reprise.documents.read.records import Reject, read_records
 from reprise.documents.table import read_table
 from reprise.errors import UserError
@@ -86,8 +87,8 @@ def _of_inputs(
         where = f"{setting}[{number}].path"
         constants = {"source": "labelled", **entry.constants}
         entry = entry.model_copy(update={"constants": constants})
-        for file in find_files(entry, where):
-            for record in read_records(file, entry):
+        with PageParser() as parser:
+            for record in (one for file in find_files(entry, where) for one in read_records(file, entry, None, parser)):
                 if isinstance(record, Reject):
                     reason = record.reason.replace("_", " ")
                     raise UserError(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
 
+from reprise.documents.read.formats import NO_TEXT_FILES
 from reprise.errors import missing_extra
 
 _XML_DECLARATION = re.compile(r"^\s*<\?xml[^>]*\?>")
@@ -21,14 +22,9 @@ _SENTENCE_END = re.compile(r"[.!?。！？।؟።။៕]\s*$")
 _OLE = b"\xd0\xcf\x11\xe0"
 """What a .doc begins with, and a .docx with a password."""
 _MAX_MEMBER_BYTES = 64 << 20
-_OTHER_FILES = (
-    b"%PDF-", b"PK\x03\x04", b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1", b"ARROW1",
-    b"Rar!", b"7z\xbc\xaf", b"BM6", b"RIFF", b"\x7fELF", b"SQLite format", b"WARC/", _OLE,
-)  # fmt: skip
-"""What files begin with that are called .html and are none."""
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
 _MAX_CONTROL_SHARE = 0.02
-"""Of the characters of a page; more are of a program or a picture."""
+"""Largest share of a page's characters; more are from a program or a picture."""
 
 
 class NoPageError(Exception):
@@ -56,7 +52,7 @@ def parse(format: str, html: str, data: bytes) -> list[str]:
 def _parse_html(data: bytes, html: str) -> list[str]:
     from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 
-    if data.startswith(_OTHER_FILES):
+    if data.startswith(NO_TEXT_FILES):
         raise NoPageError("not_html")
     text = bytes_to_str(data, detect_encoding(data, from_html_meta=True) or "utf-8")
     if len(_CONTROLS.findall(text)) > _MAX_CONTROL_SHARE * len(text):

@@ -16,6 +16,7 @@ from reprise.evaluation.benchmarks import answer_matching as answers
 from reprise.evaluation.benchmarks import code_execution as programs
 from reprise.evaluation.benchmarks import harness_fields as columns
 from reprise.evaluation.benchmarks.icl_probe import probe_questions
+from reprise.evaluation.benchmarks.instruction_probe import instruction_questions, instruction_results
 from reprise.recipe.evaluation import FOLDERS
 
 
@@ -55,6 +56,8 @@ class Benchmark:
     subjects: tuple[str, ...] | None = None
     """The subjects of the folder's questions that belong to it; None: all."""
     runs_code: bool = False
+    needs_chat: bool = False
+    """Whether its questions are put through the model's chat template; a model without one is not asked."""
     file: Path | None = None
     """The user's file: of questions, or the YAML of the task."""
     needs: tuple[str, ...] = ()
@@ -141,6 +144,36 @@ def _probe(items: LocalSet) -> list[Part]:
             lambda item: {name: value for name, value in item.items() if name != "kind"},
         )
     ]
+
+
+def _instructions(language: Literal["en", "zh"]) -> Benchmark:
+    metrics = ("acc", "no_repetition", "own_language")
+    config = generation_task(
+        f"instructions_{language}",
+        metric_list=[{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in metrics],
+        doc_to_text="{{query}}",
+        doc_to_target="{{rule}}",
+        process_results=instruction_results,
+        generation_kwargs={"until": ["<|im_end|>", "<|eot_id|>", "</s>"], **_GREEDY, "max_gen_toks": 128},
+    )
+
+    def parts(items: LocalSet) -> list[Part]:
+        questions = instruction_questions(language)
+        kinds = list(dict.fromkeys(question["kind"] for question in questions))
+        return [
+            Part(
+                f"instructions_{language}_{kind}",
+                config | {"task": f"instructions_{language}_{kind}"},
+                LocalSet(cast(list[Item], [question for question in questions if question["kind"] == kind]), []),
+                lambda item: {name: value for name, value in item.items() if name != "kind"},
+            )
+            for kind in kinds
+        ]
+
+    return Benchmark(
+        f"instructions-{language}", language, 0, parts, "", other_metrics=metrics[1:], needs_chat=True,
+        differs="written here; not in the paper",
+    )  # fmt: skip
 
 
 _WORD_PROBLEM = {
@@ -244,6 +277,8 @@ _ALL = [
     Benchmark("arc-challenge", "en", 0, _whole("arc_challenge", columns.arc), "arc_challenge", ("arc",)),
     _agieval("aqua-rat", "en"),
     Benchmark("icl-probe", "en", 0, _probe, "", differs="written here; not in the paper"),
+    _instructions("en"),
+    _instructions("zh"),
     Benchmark("ceval-0shot", "zh", 0, _by_subject("ceval-valid_", columns.ceval), "ceval-valid", ("ceval",)),
     Benchmark("cmmlu-0shot", "zh", 0, _by_subject("cmmlu_", columns.cmmlu), "cmmlu", ("cmmlu",)),
     Benchmark("bbh", "en", 3, _by_subject("bbh_fewshot_", columns.bbh), "bbh_fewshot", ("bbh/fewshot",),

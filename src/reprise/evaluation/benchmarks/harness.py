@@ -204,8 +204,17 @@ def _right(target: Any, texts: list[str]) -> list[int]:
     return [int(target)] if 0 <= int(target) < len(texts) else []
 
 
-def run_tasks(lm: Any, tasks: dict[str, Any], samples: dict[str, list[int]]) -> dict[str, list[dict[str, Any]]]:
-    """Run tasks on chosen questions; the harness's log of each question, by task."""
+def run_tasks(
+    lm: Any, tasks: dict[str, Any], samples: dict[str, list[int]], *, as_chat: bool = False
+) -> dict[str, list[dict[str, Any]]]:
+    """Run tasks on chosen questions; the harness's log of each question, by task.
+
+    Args:
+        lm: the model.
+        tasks: by name.
+        samples: numbers of the questions, by task.
+        as_chat: put each question through the model's chat template.
+    """
     chosen = {name: task for name, task in tasks.items() if samples[name]}
     results = evaluate(
         lm=lm,
@@ -213,6 +222,7 @@ def run_tasks(lm: Any, tasks: dict[str, Any], samples: dict[str, list[int]]) -> 
         samples={name: samples[name] for name in chosen},
         bootstrap_iters=0,
         log_samples=True,
+        apply_chat_template=as_chat,
         confirm_run_unsafe_code=False,
     )
     return {name: list(results["samples"][name]) for name in chosen}

@@ -92,6 +92,10 @@ class BenchmarkRunner:
         measured: Measured | None = None
         if benchmark.runs_code and not self._settings.run_code:
             reason = "runs programs that the model wrote: allow it with evaluation.run_code=true"
+        elif benchmark.needs_chat and not self._evaluated.in_process:
+            reason = "asks through the model's chat template, which a backend outside this process does not show"
+        elif benchmark.needs_chat and self._evaluated.tokenizer.chat_template is None:
+            reason = f"{self._evaluated.settings.path} has no chat template"
         else:
             try:
                 if benchmark.runs_code:
@@ -145,7 +149,7 @@ class BenchmarkRunner:
         tasks = tasks or harness.local_tasks(benchmark, items)
         total = {name: len(task.eval_docs) for name, task in tasks.items()}
         chosen = choose(total, self._settings.limit, self._seed)
-        logs = self._ask(harness, tasks, chosen)
+        logs = self._ask(harness, tasks, chosen, as_chat=benchmark.needs_chat)
         main, others = _metrics(harness, benchmark, {name: tasks[name] for name in logs})
         filter_name = benchmark.filter if benchmark.metric else ""
         scores = {
@@ -177,9 +181,10 @@ class BenchmarkRunner:
         write_checked(path, {"key": key, "measured": asdict(measured)})
         return measured
 
-    def _ask(self, harness: Any, tasks: dict[str, Any], chosen: dict[str, list[int]]) -> Any:
+    def _ask(self, harness: Any, tasks: dict[str, Any], chosen: dict[str, list[int]], *, as_chat: bool) -> Any:
         if self._evaluated.in_process:
-            return harness.run_tasks(self._loaded(harness), tasks, chosen)
+            chat = {"as_chat": True} if as_chat else {}
+            return harness.run_tasks(self._loaded(harness), tasks, chosen, **chat)
         from reprise.evaluation.backends import explained
 
         with explained():
