@@ -11,7 +11,7 @@ import logging
 import pickle
 import shutil
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +45,15 @@ def tensors_of(
 
     Weights that are frozen beside an adapter are those of the base model, and are not saved.
     """
+    if optimizer is None:
+        return {"model": _trained(model, get_model_state_dict(model))}
+    weights, moments = get_state_dict(model, optimizer)
+    return {"model": _trained(model, weights), "optimizer": moments, **({"average": average} if average else {})}
+
+
+def _trained(model: torch.nn.Module, weights: Mapping[str, Any]) -> dict[str, Any]:
     left_out = frozen_names(model)
-    if optimizer is None:
-        weights, moments = get_model_state_dict(model), {}
-    else:
-        weights, moments = get_state_dict(model, optimizer)
-    weights = {name: weight for name, weight in weights.items() if name not in left_out}
-    if optimizer is None:
-        return {"model": weights}
-    return {"model": weights, "optimizer": moments, **({"average": average} if average else {})}
+    return {name: weight for name, weight in weights.items() if name not in left_out}
 
 
 def load_checkpoint(
