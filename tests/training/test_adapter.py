@@ -150,3 +150,18 @@ def test_four_bit_weights_are_replaced_and_merged(arguments, make_work, monkeypa
     assert torch.equal(published["model.norm.weight"], base["model.norm.weight"])
     distance = (published[Q] - base[Q]).norm() / base[Q].norm()
     assert 0.02 < distance < 0.2  # what 4 bits leave out, at almost no training
+
+
+@pytest.mark.parametrize("kind,precision", [("none", "float32"), ("lora", "bf16"), ("dora", "float32")])
+def test_one_process_that_shards_trains_like_one_that_does_not(arguments, make_work, base_model, kind, precision):
+    works = [make_work(name) for name in ("plain", "sharded")]
+    for work, sharded in zip(works, (False, True), strict=True):
+        adapter = {"kind": kind, "train_embeddings": kind == "lora"}
+        run(work, **adapted(arguments, steps=3, adapter=adapter, precision=precision, shard_one_process=sharded))
+    losses = [[event["loss"] for event in events(work, "step")] for work in works]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5 if precision == "float32" else 5e-3)
+    plain, sharded, base = (weights_of(folder) for folder in (*(work.output / "model" for work in works), base_model))
+    apart, moved = (
+        torch.stack([(plain[name] - other[name]).norm() for name in plain]).norm() for other in (sharded, base)
+    )
+    assert apart < (0.01 if precision == "float32" else 0.2) * moved
