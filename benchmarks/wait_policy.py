@@ -2,9 +2,9 @@
 
     python benchmarks/wait_policy.py
 
-A step of a small Llama on all cores, alone and beside one and two processes that use a core each, with the defaults of
-OpenMP, with the spin count that `reprise` sets (`reprise.__main__`) and with no spinning at all. The policies take turns, so that a change of
-the machine meets all of them. The last line is JSON: tokens per second by policy and neighbours, and the ratios.
+A step of a small Llama on all cores, alone and beside one and two processes that use a core each: with the defaults of
+OpenMP, with the spin count that `reprise` sets (`reprise.__main__`) and with no spinning at all. They take turns, so
+that a change of the machine meets all of them. The last line is JSON: tokens per second and ratios.
 """
 
 import argparse

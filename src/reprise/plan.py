@@ -1,5 +1,6 @@
 """What a run will cost, before anything is paid for."""
 
+import contextlib
 import math
 from collections import Counter, defaultdict
 from dataclasses import asdict
@@ -15,7 +16,9 @@ from typing_extensions import TypedDict
 from reprise import preflight
 from reprise.benchmark_files import read_set
 from reprise.errors import Finding, UserError
-from reprise.evaluation.power import CHANGED_ANSWERS, DOCUMENT_SPREAD, Reach, plan_reach, reach_sentences
+from reprise.evaluation.benchmarks.external import count_questions, external
+from reprise.evaluation.power import Reach, plan_reach, reach_sentences
+from reprise.evaluation.previous import known_spreads
 from reprise.mixture.budget import budgets
 from reprise.mixture.forecast import Supply, forecast
 from reprise.model.files import model_folder
@@ -107,12 +110,17 @@ def _reach(recipe: Recipe, store: TokenStore | None) -> list[Reach]:
             items = read_set(Path(evaluation.data).expanduser(), folder[0])
             if items is not None and items.test:
                 questions[name] = min(len(items.test), evaluation.limit or len(items.test))
+    with contextlib.suppress(UserError):  # the findings of the plan say it
+        for benchmark in external(evaluation.benchmarks):
+            count = count_questions(benchmark)
+            questions[benchmark.name] = min(count, evaluation.limit or count)
     groups = recipe.held_out_groups() if store is not None else Groups()
     return plan_reach(
         {pair: np.concatenate(parts) for pair, parts in sizes.items()},
         groups,
         questions,
         evaluation.benchmark_tolerance,
+        known_spreads(Path(recipe.workspace), recipe.model.path),
     )
 
 
@@ -380,12 +388,7 @@ def show_plan(plan: dict[str, Any], *, topics: bool = False) -> None:
         label = "warning" if finding.severity == "warning" else "before a run"
         console.print(f"{label}: {finding}", style="yellow", markup=False, highlight=False)
     if plan["reach"]:
-        console.print(
-            f"verdicts within reach, where documents differ by {100 * DOCUMENT_SPREAD:g} % in their change and "
-            f"{100 * CHANGED_ANSWERS:g} % of the answers change:",
-            markup=False,
-            highlight=False,
-        )
+        console.print("verdicts within reach:", markup=False, highlight=False)
     for line in reach_sentences(plan["reach"]):
         console.print(f"  {line}", markup=False, highlight=False)
     for warning in plan["warnings"]:

@@ -1,6 +1,5 @@
 """A workspace -> report.html and report.json."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +7,7 @@ from reprise.errors import UserError
 from reprise.recipe import Recipe, load_recipe
 from reprise.report.facts import gather
 from reprise.report.page import render_comparison, render_report
-from reprise.storage import Json, write_json
+from reprise.storage import Json, write_json, write_text
 from reprise.workspace import Work, Workspace
 
 HTML, JSON = "report.html", "report.json"
@@ -21,6 +20,7 @@ def run(work: Work, *, recipe: Recipe) -> None:
     write_json(work.output / JSON, facts)
     work.outside += [root / HTML, root / JSON]
     work.counts["verdicts"] = len(facts["verdict"]["verdicts"])
+    work.counts["verified"] = facts["integrity"]["when"]
 
 
 def write_report(workspace: Workspace, recipe: Recipe, output: Path) -> Json:
@@ -35,6 +35,7 @@ def write_report(workspace: Workspace, recipe: Recipe, output: Path) -> Json:
         What the JSON file holds (see `facts.py`).
     """
     facts = gather(workspace, recipe)
+    output.parent.mkdir(parents=True, exist_ok=True)
     write_text(output, render_report(facts))
     write_json(output.with_suffix(".json"), facts)
     return facts
@@ -53,6 +54,7 @@ def compare_report(runs: Sequence[Path], output: Path) -> Json:
     if len(runs) < 2:
         raise UserError("there is nothing to compare", remedy="name at least two folders of runs")
     facts = [gather(Workspace(root), load_run_recipe(root)) | {"folder": str(root)} for root in runs]
+    output.parent.mkdir(parents=True, exist_ok=True)
     write_text(output, render_comparison(facts))
     value = {"format": 1, "runs": facts}
     write_json(output.with_suffix(".json"), value)
@@ -67,11 +69,3 @@ def load_run_recipe(root: Path) -> Recipe:
             "this is not the folder of a run", where=str(root), remedy="name a folder that holds recipe.yaml"
         )
     return load_recipe(path)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

@@ -36,7 +36,17 @@ def corpus_facts(workspace: Workspace, recipe: Recipe) -> Json:
         "rejects": _rejects(stage_folder(workspace, "read") / "rejects.jsonl"),
         "buckets": _buckets(workspace),
         "perplexity": _perplexity(workspace, recipe),
+        "grades": _grades(workspace),
     }
+
+
+def _grades(workspace: Workspace) -> list[Json]:
+    """How right the grades of quality are, one entry for each language that was learned (GradeFigures)."""
+    path = stage_folder(workspace, "label") / "grades.json"
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return [{"language": language, **entry} for language, entry in found.items() if "held_out" in entry]
 
 
 def stage_folder(workspace: Workspace, stage: str) -> Path:

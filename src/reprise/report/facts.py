@@ -8,12 +8,13 @@ topics          language -> its topics, in the recipe's order
 verdict         headline, provisional, verdicts (from the evaluation; while it is missing, from the last validation)
 bits_per_byte   {language, source, topic, before, after, ...}; source and topic null for a language's total
 benchmarks, curve, samples   from the evaluation
-corpus          flow, drops, rejects, buckets, perplexity (see corpus.py)
+corpus          flow, drops, rejects, buckets, perplexity, grades (see corpus.py)
 budget          {stage, language, source, topic, planned, spent, available, epochs}
 order           {stage, language, source, order, ...}
 training        one entry per training stage (see curves.py)
 synthesis       the funnel
 repeat          recipe, seed, files, versions, hardware
+integrity       which files were compared with their checksums, and the last `reprise verify` (see integrity.py)
 """
 
 import functools
@@ -31,6 +32,7 @@ from reprise.recipe import Recipe
 from reprise.recipe.model import Model
 from reprise.report.corpus import corpus_facts, excerpt, stage_folder
 from reprise.report.curves import training_facts
+from reprise.report.integrity import integrity_facts
 from reprise.storage import Json
 from reprise.workspace import Manifest, Workspace
 
@@ -74,6 +76,7 @@ def gather(workspace: Workspace, recipe: Recipe) -> Json:
         "training": training,
         "synthesis": _synthesis(workspace, recipe),
         "repeat": _repeat(workspace, recipe, stages, training),
+        "integrity": integrity_facts(workspace, {name: workspace.manifest(name) for name in stage_names(recipe)}),
     }
     return finite(facts)
 

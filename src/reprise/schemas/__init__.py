@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 
 from reprise.evaluation.results import ModelResults, Results
 from reprise.training.events import Event
+from reprise.verification import Verification
 
 Schema = dict[str, Any]
 
@@ -52,6 +53,12 @@ FORMATS: tuple[Format, ...] = (
         Event,
         "One line per event of a training stage. After a kill, lines behind the checkpoint that training resumed from "
         "are repeated; a reader keeps the last of each step.",
+    ),
+    Format(
+        "verification",
+        "WORKSPACE/verified.json",
+        Verification,
+        "What `reprise verify` read, and what was damaged: the key `value` of that file, beside its `checksum`.",
     ),
 )
 
