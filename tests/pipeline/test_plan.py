@@ -107,7 +107,13 @@ def test_the_first_line_answers_what_people_ask(paper):
     assert summary["cost"] == pytest.approx(hours * 8 * 2.0)
     assert summary["tokens_per_s"] == pytest.approx(100e9 / hours / 3600)
     line = summary_line(summary)
-    for part in (f"{summary['tokens_per_s']:,.0f} tokens/s at 40% of the peak (hardware.utilisation)", "100,000,000,000 tokens", f"{hours / 24:,.1f} days on 8 H100", "GB of disk", "cost "):
+    for part in (
+        f"{summary['tokens_per_s']:,.0f} tokens/s at 40% of the peak (hardware.utilisation)",
+        "100,000,000,000 tokens",
+        f"{hours / 24:,.1f} days on 8 H100",
+        "GB of disk",
+        "cost ",
+    ):
         assert part in line
 
 
