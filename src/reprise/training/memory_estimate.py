@@ -116,7 +116,7 @@ class Shape:
     """What memory depends on of a model, for one micro-batch."""
 
     parameters: int
-    """Of the base model."""
+    """The base model's."""
     trained: int
     """All of them, or those of the adapter, and of the embeddings where these are trained beside it."""
     four_bit: int
