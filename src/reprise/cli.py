@@ -155,16 +155,14 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """The token budget per stage, mixture entry, source and topic; epochs, steps, FLOPs and GPU-hours."""
-    from dataclasses import asdict
-
     from reprise import preflight
-    from reprise.plan import make_plan, show_plan
+    from reprise.plan.build import make_plan
+    from reprise.plan.show import show_plan
 
     loaded = open_recipe(recipe, overrides)
     findings = preflight.inspect(loaded)
     preflight.refuse(findings, "error")
-    result = make_plan(loaded)
-    result["findings"] = [asdict(finding) for finding in findings]
+    result = make_plan(loaded, findings)
     if as_json:
         print(json.dumps(result, ensure_ascii=False, indent=1))
     else:

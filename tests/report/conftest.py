@@ -83,8 +83,12 @@ def make_run(root: Path, recipe: Recipe, *, until: str = "evaluate", seed: int =
         counts: dict[str, object] = {}
         if stage in stages[:6]:
             documents = _write_documents(folder, stage, documents, rng)
+            if stage == "score":
+                counts["scored"] = {"zh/web": {"documents": 8, "tokens": 2400}}
         elif stage == "synthesize":
             _write_synthesis(folder)
+            counts |= {"documents_in": 48, "documents_out": 42, "requests": 48, "failed": 0, "from_journal": 0}
+            counts |= {"prompt_tokens": 9600, "completion_tokens": 12000}
         elif stage == "tokenize":
             _write_store(root, recipe)
         elif stage.startswith("train-"):

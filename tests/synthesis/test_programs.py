@@ -161,15 +161,20 @@ def test_the_judge_drops_what_it_grades_low(server: FaultyServer, run_stage: Run
 def test_need_of_a_recipe_before_and_after_a_run(tmp_path: Path) -> None:
     recipe = Synthesis.model_validate({"generator": {"max_tokens": 1000, "input_price": 1.0, "output_price": 2.0}})
     before = estimate_need(recipe, tokens_needed=250_000, tokens_there=0, stage=tmp_path)
-    assert (before.measured, before.requests, before.completion_tokens, before.hours) == (False, 1000, 500_000, None)
-    assert before.cost == pytest.approx((before.prompt_tokens + 2 * 500_000) / 1e6)
+    assert (before["measured"], before["requests"], before["completion_tokens"], before["hours"]) == (
+        False,
+        1000,
+        500_000,
+        None,
+    )
+    assert before["cost"] == pytest.approx((before["prompt_tokens"] + 2 * 500_000) / 1e6)
     manifest = {"seconds": 100.0, "counts": {
         "documents_in": 100, "documents_out": 40, "requests": 100, "failed": 0, "from_journal": 0,
         "prompt_tokens": 50_000, "completion_tokens": 20_000, "dropped_by_reason": {},
     }}  # fmt: skip
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     after = estimate_need(recipe, tokens_needed=20_000, tokens_there=10_000, stage=tmp_path)
-    assert (after.measured, after.tokens_missing, after.requests) == (True, 10_000, 100)
-    assert (after.prompt_tokens, after.completion_tokens) == (50_000, 20_000)
-    assert after.hours == pytest.approx(100 / 3600)
-    assert estimate_need(recipe, tokens_needed=5, tokens_there=9, stage=tmp_path).requests == 0
+    assert (after["measured"], after["tokens_missing"], after["requests"]) == (True, 10_000, 100)
+    assert (after["prompt_tokens"], after["completion_tokens"]) == (50_000, 20_000)
+    assert after["hours"] == pytest.approx(100 / 3600)
+    assert estimate_need(recipe, tokens_needed=5, tokens_there=9, stage=tmp_path)["requests"] == 0

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from reprise.evaluation.results import ModelResults, Results
+from reprise.plan.records import Plan
 from reprise.training.events import Event
 
 Schema = dict[str, Any]
@@ -46,6 +47,7 @@ class Format:
 FORMATS: tuple[Format, ...] = (
     Format("results", "WORKSPACE/evaluate/results.json", Results, "What the stage `evaluate` measured and judged."),
     Format("model-results", "reprise evaluate MODEL --json", ModelResults, "What that command prints of one model."),
+    Format("plan", "reprise plan RECIPE --json", Plan, "What that command prints."),
     Format(
         "metrics",
         "WORKSPACE/train-N/metrics.jsonl",
