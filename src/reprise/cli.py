@@ -208,7 +208,7 @@ for _name, _doc in {
     "deduplicate": "Drop exact and near duplicates, across all sources.",
     "decontaminate": "Drop documents that hold benchmark questions.",
     "score": "Score perplexity by the base model, for the curriculum.",
-    "synthesize": "Make question-answer documents from seed documents.",
+    "synthesize": "Make question-answer documents about passages of the text.",
     "tokenize": "Write the token store.",
 }.items():
     _stage_command(_name, _doc)

@@ -199,6 +199,7 @@ def _synthesis_stage(recipe: Recipe) -> Stage:
         files=lambda: _synthesis_files(recipe),
         resumable=True,
         records=(*DROPPED, "funnel.json", "samples.json", "provenance.jsonl"),
+        version=2,
     )
 
 

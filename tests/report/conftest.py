@@ -56,6 +56,7 @@ BENCHMARKS = [
         "after_ci": [before + change - 0.05, before + change + 0.05],
         "differs": "",
         "parts": {},
+        "other_metrics": {},
     }
     for name, total, before, change, verdict in (
         ("ceval", 1346, 0.27, 0.06, "gained"),
@@ -204,7 +205,8 @@ def _write_synthesis(folder: Path) -> None:
         "discipline": "physics",
         "language": "en",
         "kind": "science",
-        "seed": "A seed.",
+        "passage": "A passage.",
+        "detail": None,
         "text": "Q. A.",
     }
     write_json(
@@ -234,7 +236,17 @@ def write_metrics(folder: Path, recipe: Recipe, index: int, rng: np.random.Gener
     step_tokens = recipe.training.batch_rows * recipe.rows.seq_len
     num_steps = max(1, int(stage.tokens / step_tokens * share))
     lines: list[dict[str, object]] = [
-        {"kind": "start", "step": 0, "tokens": 0, "seconds": 0.0, "processes": 1, "machine": describe_machine()}
+        {
+            "kind": "start",
+            "step": 0,
+            "tokens": 0,
+            "seconds": 0.0,
+            "processes": 1,
+            "total_tokens": stage.tokens,
+            "settings": {},
+            "machine": describe_machine(),
+            "speed_settings": {},
+        }
     ]
     shares = dict.fromkeys(recipe.documents.topics.list_of("zh"), 1 / 11)
     lines.append(_validation(recipe, index, 0, 0.0, rng))

@@ -71,7 +71,7 @@ def test_programs_are_run_and_only_proven_ones_stay(server: FaultyServer, run_st
     assert SOLUTION in document["text"]
     lines = [json.loads(line) for line in (work.output / "provenance.jsonl").read_text().splitlines()]
     assert [(line["verified"], line["mutation_score"]) for line in lines if line["kept"]] == [(True, 1.0)]
-    assert all(name.startswith("bank-") for line in lines for name in line["seed"])
+    assert all(name.startswith("bank-") for line in lines for name in line["examples"])
 
 
 def test_without_leave_no_program_runs(

@@ -10,6 +10,7 @@ from typing_extensions import TypedDict
 from reprise.generators.generator import price
 from reprise.recipe.synthesis import Synthesis
 from reprise.records import record
+from reprise.synthesis.records import SynthesisCounts
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def estimate_need(synthesis: Synthesis, *, tokens_needed: int, tokens_there: int
 
 
 def assume_rates(synthesis: Synthesis) -> Rates:
-    """Before any run: answers half as long as they may be, half of them kept, after a seed and a prompt of 300 tokens.
+    """Before any run: answers half as long as they may be, half of them kept; a passage, and a prompt of 300 tokens.
 
     These are guesses of ours; ten requests tell more.
     """
@@ -98,7 +99,7 @@ def measure_rates(stage: Path, tokens_there: int) -> Rates | None:
         manifest = json.loads((stage / "manifest.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    counts = manifest["counts"]
+    counts: SynthesisCounts = manifest["counts"]
     answered = counts["requests"] - counts["failed"]
     if not (counts["documents_out"] and counts["completion_tokens"]):
         return None
