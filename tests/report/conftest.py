@@ -195,7 +195,8 @@ def _write_synthesis(folder: Path) -> None:
     write_part(folder / "documents" / "part-00000.parquet", [row | {"id": f"s-{i}"} for i in range(42)])
     steps = {"requests": 48, "answered": 48, "parsed": 46, "kept": 42, "dropped": {"too_short": 4, "repetitive": 2}}
     part = {"requests": 24, "answered": 24, "parsed": 23, "kept": 21, "dropped": {"too_short": 2, "repetitive": 1}}
-    spending = {"requests": 48, "prompt_tokens": 9600, "answer_tokens": 12000, "cost": 0.0}
+    spending = {"requests": 48, "from_journal": 0, "failed": 0}
+    spending |= {"prompt_tokens": 9600, "completion_tokens": 12000, "cost": 0.0}
     write_json(
         folder / "funnel.json",
         {"total": steps, "disciplines": {"biology": part, "physics": part}, "spending": spending},

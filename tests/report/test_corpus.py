@@ -22,7 +22,7 @@ def test_the_flow_balances(unchanged: Run) -> None:
 
 
 def test_drops_are_counted_by_reason_with_examples(unchanged: Run) -> None:
-    workspace, recipe = unchanged
+    workspace, _ = unchanged
     drops = corpus.corpus_facts(workspace)["drops"]
     for stage in ("clean", "deduplicate", "decontaminate"):
         table = pq.read_table(workspace.folder(stage) / "dropped").to_pylist()
@@ -46,7 +46,7 @@ def test_rejects_are_shown_with_file_and_line(tmp_path: Path) -> None:
 
 
 def test_the_perplexity_distribution_holds_every_scored_training_document(unchanged: Run) -> None:
-    workspace, recipe = unchanged
+    workspace, _ = unchanged
     rows = pq.read_table(workspace.folder("score") / "documents").to_pylist()
     for found in corpus.corpus_facts(workspace)["perplexity"]:
         key = (found["language"], found["source"])
@@ -62,7 +62,7 @@ def test_one_document_is_a_distribution() -> None:
 
 
 def test_buckets_count_training_and_held_out(unchanged: Run) -> None:
-    workspace, recipe = unchanged
+    workspace, _ = unchanged
     rows = [row for stage in ("score", "synthesize") for row in _documents(workspace, stage)]
     buckets = corpus.corpus_facts(workspace)["buckets"]
     assert sum(bucket["train"] for bucket in buckets) == sum(row["split"] == "train" for row in rows)
@@ -70,7 +70,7 @@ def test_buckets_count_training_and_held_out(unchanged: Run) -> None:
 
 
 def test_a_changed_part_is_read_anew(run_until: Callable[[str], Run]) -> None:
-    workspace, recipe = run_until("clean")
+    workspace, _ = run_until("clean")
     before = corpus.corpus_facts(workspace)["drops"]
     part = workspace.folder("clean") / "dropped" / "part-00000.parquet"
     pq.write_table(pq.read_table(part).slice(0, 1), part)

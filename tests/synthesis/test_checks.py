@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tests.synthesis.serving import FaultyServer, Runner, corpus_rows, read_documents
 from tests.synthesis.serving import settings as server_settings
 
+from reprise import schemas
 from reprise.recipe.documents import Deduplicate
 from reprise.recipe.synthesis import DISCIPLINES, Checks, Passages, Synthesis
 from reprise.synthesis.checks import (
@@ -22,6 +23,8 @@ from reprise.synthesis.checks import (
 from reprise.synthesis.parsing import Pair
 from reprise.synthesis.passages import Disciplines, choose_passages, cut_passages, find_passages, share_out
 from reprise.synthesis.prompts import load_prompt
+
+FORMATS = {one.name: one for one in schemas.FORMATS}
 
 GOOD = Pair(
     "Why does a lake freeze from the top rather than from the bottom?",
@@ -239,6 +242,9 @@ def test_provenance_funnel_and_samples(server: FaultyServer, run_stage: Runner) 
     work = run_stage(server_settings(server, 18))
     funnel = json.loads((work.output / "funnel.json").read_text())
     lines = [json.loads(line) for line in (work.output / "provenance.jsonl").read_text().splitlines()]
+    FORMATS["funnel"].check(funnel)
+    for line in lines:
+        FORMATS["provenance"].check(line)
     documents = read_documents(work)
     assert {line["id"] for line in lines if line["kept"]} == {row["id"] for row in documents}
     assert funnel["total"]["requests"] == 18 == len(lines)
@@ -253,6 +259,7 @@ def test_provenance_funnel_and_samples(server: FaultyServer, run_stage: Runner) 
     assert line["passage"]["id"].split("-")[0] == line["discipline"]
     assert line["sampling"] == {"temperature": 0.7, "top_p": 1.0, "max_tokens": 60, "sample": 0}
     samples = json.loads((work.output / "samples.json").read_text())
+    FORMATS["samples"].check(samples)
     assert all(sample["text"] and sample["reason"] for sample in samples["dropped"])
     assert len(samples["kept"]) == min(10, len(documents))
     forms = {line["form"] for line in lines if line["kept"]}

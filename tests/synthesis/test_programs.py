@@ -11,9 +11,12 @@ from tests.synthesis.serving import settings as server_settings
 from reprise.errors import UserError
 from reprise.recipe.synthesis import Code, Synthesis
 from reprise.sandbox.run import require_sandbox
+from reprise.schemas import FORMATS
 from reprise.synthesis.estimate import estimate_need
 from reprise.synthesis.programs import code_tasks, read_bank
 from reprise.synthesis.proof import prove
+
+(PROVENANCE,) = (one for one in FORMATS if one.name == "provenance")
 
 SOLUTION = "def double_up(numbers):\n    return [2 * number for number in numbers]"
 TESTS = "assert double_up([1]) == [2]\nassert double_up([]) == []\nassert double_up([-1, 4]) == [-2, 8]"
@@ -71,6 +74,8 @@ def test_programs_are_run_and_only_proven_ones_stay(server: FaultyServer, run_st
     assert SOLUTION in document["text"]
     lines = [json.loads(line) for line in (work.output / "provenance.jsonl").read_text().splitlines()]
     assert [(line["verified"], line["mutation_score"]) for line in lines if line["kept"]] == [(True, 1.0)]
+    for line in lines:
+        PROVENANCE.check(line)
     assert all(name.startswith("bank-") for line in lines for name in line["examples"])
 
 
@@ -153,6 +158,8 @@ def test_the_judge_drops_what_it_grades_low(server: FaultyServer, run_stage: Run
     work = run_stage(Synthesis.model_validate(recipe))
     lines = [json.loads(line) for line in (work.output / "provenance.jsonl").read_text().splitlines()]
     assert {line["reason"] for line in lines} <= {None, "judged_low", "no_grade"}
+    for line in lines:
+        PROVENANCE.check(line)
     assert all(line["grade"] >= 4 for line in lines if line["kept"])
     assert {body["model"] for body in server.bodies} == {"m", "j"}
     assert work.counts["documents_out"] < 12
