@@ -511,7 +511,7 @@ class Report(TypedDict):
     samples: list[Sample]
     """Continuations of both models."""
     corpus: CorpusFacts
-    """What the document stages did."""
+    """Flow, drops, rejects, buckets and perplexity of the text."""
     budget: list[BudgetRow]
     """Planned and spent tokens."""
     order: list[OrderRow]
@@ -523,7 +523,7 @@ class Report(TypedDict):
     training: list[TrainingFacts]
     """One entry per training stage."""
     synthesis: SynthesisFacts
-    """Synthetic text."""
+    """Synthetic text: from requests to documents."""
     repeat: RepeatFacts
     """Recipe, files, machine and cost."""
 

@@ -149,7 +149,7 @@ class Provenance(TypedDict):
     model: dict[str, Any]
     """Name and identity of the generator."""
     sampling: Sampling
-    """How the answer was sampled."""
+    """Settings of the sampling."""
     agreement: NotRequired[float]
     """Share of the further answers with the same final result; only if it was checked."""
     grade: NotRequired[int]
