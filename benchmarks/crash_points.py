@@ -1,15 +1,18 @@
-"""Kill the whole tiny pipeline before random file events, or before every one, and compare what it ends with.
+"""Kill the whole tiny pipeline before its n-th file event, resume it, and compare every file with those of a whole run.
 
-    python benchmarks/crash_points.py --seconds 240        # chains of kills for so long
-    python benchmarks/crash_points.py --all                # one kill before each event in turn
+    python benchmarks/crash_points.py --seconds 60                  # random events of all stages
+    python benchmarks/crash_points.py --points 400 --log points.log # so many, going on where the log ends
 
-The last line is JSON: events of a whole run, kills, chains, runs that ended differently.
+The last line is JSON: events of a whole run, points (kills of a run from its stage's beginning), kills with those of
+runs that resumed, points that were resumed to the end of the run, and those that ended differently.
 """
 
 import argparse
 import importlib.resources
 import json
 import os
+import random
+import shutil
 import sys
 import tempfile
 import time
@@ -21,13 +24,16 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.models import write_tiny_model
 from tests.pipeline import crash_points
 
+BLOCK = 16
+"""Points between two lines of the log."""
+
 
 def main() -> None:
     options = argparse.ArgumentParser()
-    options.add_argument("--seconds", type=float, default=240.0)
-    options.add_argument("--all", action="store_true")
-    options.add_argument("--most", type=int, default=60, help="Events that a child lives through at most.")
+    options.add_argument("--seconds", type=float, default=1e9)
+    options.add_argument("--points", type=int, default=None, help="At most so many; default: each event once.")
     options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--log", type=Path, default=None, help="Results so far, which a later call adds to.")
     options.add_argument("--folder", type=Path, default=None)
     arguments = options.parse_args()
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="crash-points-"))
@@ -42,19 +48,37 @@ def main() -> None:
         write_tiny_model(folder / "model", texts, 600)
         os._exit(0)
     os.wait()
-
-    def write(root: Path) -> Path:
-        return crash_points.crash_recipe(folder, root, folder / "model", passages)
-
     start = time.monotonic()
-    if arguments.all:
-        facts = crash_points.run_all(write, folder)
-    else:
-        kills, chains, events = crash_points.run_chains(
-            write, folder, arguments.seconds, arguments.seed, arguments.most
+    crash_points.import_all()
+    run = crash_points.Run(crash_points.crash_recipe(folder, folder / "model", passages), folder / "copies")
+    run.make_whole()
+    points = crash_points.spread(run.points, random.Random(arguments.seed))
+    if arguments.points and arguments.points > len(points):
+        points *= -(-arguments.points // len(points))
+    points = points[: arguments.points]
+    blocks = _read(arguments.log)
+    while (done := len(blocks) * BLOCK) < len(points) and (
+        (left := arguments.seconds - (time.monotonic() - start)) > 0 or not blocks
+    ):
+        block = points[done : done + BLOCK]
+        blocks.append(
+            crash_points.run_points(
+                run, block, left, arguments.seed + done, say=lambda line: print(line, file=sys.stderr)
+            )
         )
-        facts = {"events": events, "kills": kills, "chains": chains, "different": 0}
-    print(json.dumps(facts | {"seconds": round(time.monotonic() - start, 1)}))
+        if arguments.log:
+            with arguments.log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(blocks[-1]) + "\n")
+    facts = {name: sum(block[name] for block in blocks) for name in ("points", "kills", "to_end", "different")}
+    print(json.dumps({"events": len(run.points), **facts, "seconds": round(time.monotonic() - start, 1)}))
+    if arguments.folder is None:
+        shutil.rmtree(folder)
+
+
+def _read(log: Path | None) -> list[dict[str, int]]:
+    if log is None or not log.exists():
+        return []
+    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
 
 
 if __name__ == "__main__":

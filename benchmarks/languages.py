@@ -1,6 +1,7 @@
 """What cleaning drops of good pages in many languages, and of web debris in many scripts.
 
     apt-get install debian-handbook debian-reference installation-guide-amd64 gnome-user-docs manpages-{de,fr,ja,...}
+    apt-get download libreoffice-help-{el,ru,...} gimp-help-{el,...}; dpkg -x FILE.deb ROOT     # to be read with --root
     python benchmarks/languages.py [--root /] [--udhr FOLDER] [--examples 2]
 
 Good pages are the prose pages of Debian's translated documents, desktop help and manual pages: at least three
@@ -99,9 +100,17 @@ def html_blocks(text: str) -> list[tuple[str, str]]:
 
 
 def mallard_blocks(text: str) -> list[tuple[str, str]]:
-    """Of a page of GNOME's help."""
+    """Of a page of GNOME's help, as a reader sees it: what is said again for another desktop is left out."""
     blocks = []
-    for node in ElementTree.fromstring(text).iter():
+    page = ElementTree.fromstring(text)
+    for parent in list(page.iter()):
+        for child in list(parent):
+            if any(
+                name.endswith("}test") and value.startswith("platform:gnome-classic")
+                for name, value in child.attrib.items()
+            ):
+                parent.remove(child)
+    for node in page.iter():
         tag = node.tag.rpartition("}")[2]
         if tag in ("p", "title", "desc") and (found := " ".join("".join(node.itertext()).split())):
             blocks.append((tag, found))
@@ -154,6 +163,18 @@ def pages(root: Path) -> Iterator[tuple[str, str, list[tuple[str, str]]]]:
             yield "desktop help", path.parent.parent.name, mallard_blocks(path.read_text(errors="replace"))
         except ElementTree.ParseError:
             continue
+    for collection, paths in (
+        ("office help", (share / "libreoffice/help").glob("*/text/*/*/*.html")),
+        ("image help", (share / "gimp/2.0/help").glob("*/*.html")),
+    ):
+        by_code: dict[str, list[Path]] = defaultdict(list)
+        for path in sorted(paths):
+            by_code[path.relative_to(share).parts[2 if collection == "office help" else 3]].append(path)
+        for code, chosen in by_code.items():
+            for path in random.Random(2).sample(chosen, min(len(chosen), 4 * _PAGES_PER_LANGUAGE)):
+                _, mark, article = path.read_text(errors="replace").partition('id="DisplayArea"')
+                if mark or collection == "image help":
+                    yield collection, code, html_blocks(f"<div{article}" if mark else path.read_text(errors="replace"))
     for path in sorted([*(share / "man").glob("man[1578]/*.gz"), *(share / "man").glob("??*/man[1578]/*.gz")]):
         code = "en" if path.parents[1].name == "man" else path.parents[1].name
         is_translated = code != "en" or any((share / "man").glob(f"??/{path.parent.name}/{path.name}"))
@@ -197,7 +218,11 @@ _KNOWN = {"de", "fr", "ja"}
 """Any languages that the identifier knows well: what is not told apart from a neighbour (id and ms) is kept."""
 
 
-def junk_pages(parts: dict[str, object], seed: int) -> Iterator[tuple[str, str]]:
+_STOPS = {"zh": "。", "ja": "。", "hi": "।", "my": "။", "km": "។", "am": "።", "th": "", "ar": "."}
+"""What ends a sentence, where it is not a full stop."""
+
+
+def junk_pages(parts: dict[str, object], seed: int, language: str) -> Iterator[tuple[str, str]]:
     """(kind, text): twenty pages of each kind."""
     rng = random.Random(seed)
     menu, links, fields = list(parts["menu"]), list(parts["links"]), list(parts["fields"])  # type: ignore[call-overload]
@@ -209,6 +234,25 @@ def junk_pages(parts: dict[str, object], seed: int) -> Iterator[tuple[str, str]]
         yield "links", "\n".join(f"{rng.choice(links)} ({rng.randint(1, 28)}.{rng.randint(1, 12)}.)" for _ in range(30))
         rows = ["\t".join(f"{field} {rng.randint(100, 99999)}" for field in fields) for _ in range(25)]
         yield "machine", "\n".join(rows)
+        # Harder: running text by its form, with sentence marks and lines of ordinary length.
+        stop = _STOPS.get(language, ".")
+        words = [*links, *menu]
+        yield (
+            "keywords",
+            "\n".join(
+                ", ".join(rng.choice(words) for _ in range(rng.randint(12, 25))) + stop
+                for _ in range(rng.randint(6, 12))
+            ),
+        )
+        cards = [
+            f"{rng.choice(links)}{stop} {fields[1]} {rng.randint(5, 999)}.{rng.randint(10, 99)}{stop} "
+            f"{rng.choice(menu)}{stop}"
+            for _ in range(rng.randint(15, 40))
+        ]
+        yield "cards", "\n".join(cards)
+        few = [f"{rng.choice(links)}{stop}" for _ in range(3)]
+        around = [rng.choice(menu) for _ in range(rng.randint(20, 40))]
+        yield "frame", "\n".join([*around[:12], " ".join(few), str(parts["cookies"]), *around[12:]])
 
 
 def judge(texts: list[str], language: str, clean: Clean) -> list[str | None]:
@@ -248,11 +292,11 @@ def main() -> None:
         for collection, text, rule in shown:
             print(f"    {collection} {rule}: {' / '.join(text.split(chr(10)))[:400]}")
     debris = yaml.safe_load(Path(__file__).with_name("junk.yaml").read_text(encoding="utf-8"))
-    kinds = ("menu", "cookies", "links", "machine")
+    kinds = ("menu", "cookies", "links", "machine", "keywords", "cards", "frame")
     print(f"\n| debris | {' | '.join(kinds)} |\n|---|{'---|' * len(kinds)}")
     junk = {}
     for language, parts in debris.items():
-        found = list(junk_pages(parts, 7))
+        found = list(junk_pages(parts, 7, language))
         broken = judge([text for _, text in found], language, clean)
         dropped = Counter(kind for (kind, _), one in zip(found, broken, strict=True) if one)
         shares = {kind: dropped[kind] / 20 for kind in kinds}

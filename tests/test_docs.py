@@ -61,7 +61,7 @@ def test_every_command_of_the_readme_exists():
     table = (ROOT / "README.md").read_text(encoding="utf-8").split("## Commands")[1].split("## ")[0]
     named = set(re.findall(r"`(?:reprise )?([a-z]+)[ `]", table)) - {
         "torchrun",
-        "ratio",
+        *("ratio", "microanneal", "rate"),
         *presets(),
         *shipped_studies(),
     }

@@ -14,7 +14,7 @@ SPIN_COUNT = "1000"
 
 
 def yield_cores() -> None:
-    """Let OpenMP's threads sleep soon where they wait, unless the environment says otherwise. Torch comes after this."""
+    """Let OpenMP's threads sleep soon where they wait, unless the environment decides. Torch comes after this."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 

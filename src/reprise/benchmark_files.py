@@ -45,6 +45,10 @@ class Item(TypedDict, total=False):
     test_list: list[str]
     test_setup_code: str
     task_id: str | int
+    instruction_id_list: list[str]
+    """IFEval: the instructions that an answer must follow."""
+    kwargs: list[dict[str, Any]]
+    """IFEval: the arguments of each instruction."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ def read_set(data: Path, folder: str, subjects: Sequence[str] | None = None) -> 
     test, dev = set_files(data, folder)
     if not test.is_file():
         return None
-    questions = LocalSet(list(_read_items(test)), list(_read_items(dev)) if dev.is_file() else [])
+    questions = LocalSet(read_set_file(test), read_set_file(dev) if dev.is_file() else [])
     return questions if subjects is None else questions.subject(*subjects)
 
 
@@ -157,6 +161,15 @@ def read_questions(files: dict[Path, str]) -> list[Question]:
         for path, name in files.items()
         for where, record in _read_records(path)
     ]
+
+
+def read_set_file(path: Path) -> list[Item]:
+    """The questions of one file, each with an answer.
+
+    Raises:
+        UserError: a line is not a question with an answer.
+    """
+    return list(_read_items(path))
 
 
 def _read_items(path: Path) -> Iterator[Item]:

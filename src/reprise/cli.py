@@ -10,8 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from reprise import __version__, interrupts
-from reprise.cli_maintenance import add_commands
+from reprise import __version__, cli_maintenance, cli_publish, interrupts
 from reprise.errors import UserError
 from reprise.progress import console
 from reprise.recipe import Recipe, presets, read_preset
@@ -113,13 +112,17 @@ def init(
     keep: Annotated[
         list[str] | None, typer.Option(help="Text of the kind that the model must not lose; again for more.")
     ] = None,
+    tokens: Annotated[
+        str | None, typer.Option(help="Training tokens, such as 2M; default: what text and machine allow.")
+    ] = None,
+    gguf_file: Annotated[str | None, typer.Option(help="The model's GGUF file, inside --model.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
     """Write a commented recipe: a preset, or with --model and --data one for your own text."""
     if path.exists() and not force:
         raise UserError("the file exists", where=str(path), remedy="name another file, or add --force")
-    if preset is not None and (model or data or keep):
-        raise UserError("--preset does not go with --model, --data and --keep", remedy="leave --preset out")
+    if preset is not None and (model or data or keep or tokens or gguf_file):
+        raise UserError("--preset does not go with options about your own text", remedy="leave --preset out")
     if (model is None) != (not data) or (keep and not data):
         raise UserError("--model and --data go together", remedy="name the base model and the new text")
     notes: list[str] = []
@@ -127,8 +130,14 @@ def init(
         from reprise.proposal.propose import propose
         from reprise.recipe.model import Model
 
-        name = path.stem
-        proposal = propose(Model(path=model), data, keep or [], name=name, workspace=str(Path("runs") / name))
+        proposal = propose(
+            Model(path=model, gguf_file=gguf_file),
+            data,
+            keep or [],
+            name=path.stem,
+            workspace=str(Path("runs") / path.stem),
+            tokens=_count(tokens, "--tokens"),
+        )
         text, notes, origin = proposal.recipe, proposal.assumptions, "for your text"
     else:
         text, origin = read_preset(preset or "demo"), f"preset {preset or 'demo'}"
@@ -137,6 +146,19 @@ def init(
     for note in notes:
         print(f"- {note}")
     print(f"wrote {path} ({origin}). Next: reprise plan {path}; reprise run {path}")
+
+
+def _count(given: str | None, option: str) -> int | None:
+    """A count of things of the command line, such as `2M`."""
+    from reprise.recipe.fields import parse_count
+
+    try:
+        count = None if given is None else int(parse_count(given))
+    except ValueError as error:
+        raise UserError(str(error), where=option) from None
+    if count is not None and count < 1:
+        raise UserError(f"{given} is less than 1", where=option)
+    return count
 
 
 @app.command()
@@ -227,14 +249,54 @@ def label(
     overrides: Overrides = None,
     report: Annotated[bool, typer.Option("--report", help="Print how good the labels are.")] = False,
 ) -> None:
-    """Label documents by topic."""
-    from reprise.documents.label.stage import read_report, show_report
+    """Label documents by topic, and grade their quality."""
+    from reprise.documents.label.stage import read_report, show_grades, show_report
     from reprise.workspace import Workspace
 
     loaded = open_recipe(recipe, overrides)
     _run(loaded, ["label"])
     if report:
-        show_report(read_report(Workspace(loaded.workspace).folder("label")))
+        folder = Workspace(loaded.workspace).folder("label")
+        show_report(read_report(folder))
+        show_grades(folder)
+
+
+@app.command()
+def annotate(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    file: Annotated[
+        Path | None, typer.Option(help="The file of labels; default: beside the recipe, NAME.topics.jsonl.")
+    ] = None,
+    documents: Annotated[int, typer.Option(min=1, help="Documents to label.")] = 200,
+    language: Annotated[str | None, typer.Option(help="Only documents in this language.")] = None,
+    against: Annotated[
+        list[Path] | None, typer.Option(help="Another person's file: label the same documents, and compare.")
+    ] = None,
+    report: Annotated[bool, typer.Option("--report", help="Ask nothing; print the agreement.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Label topics by hand, one key a document; then say how far classifier, model and others agree. Resumes."""
+    from reprise.annotate import annotate_run, say_result
+
+    def bring_up_to_date(loaded: Recipe) -> None:
+        _run(loaded, ["decontaminate"])
+
+    labels = file or recipe.with_name(f"{recipe.resolve().stem}.topics.jsonl")
+    result = annotate_run(
+        open_recipe(recipe, overrides),
+        labels,
+        bring_up_to_date,
+        documents=documents,
+        language=language,
+        against=against or [],
+        ask=not (report or as_json),
+    )
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False, indent=1))
+    else:
+        for line in say_result(result):
+            print(line)
 
 
 @app.command()
@@ -359,7 +421,7 @@ def evaluate(
     overrides: Overrides = None,
     against: Annotated[str | None, typer.Option(help="The model that MODEL came from.")] = None,
     suite: Annotated[
-        list[str] | None, typer.Option(help="paper, guards, quick, or a benchmark; again for more.")
+        list[str] | None, typer.Option(help="paper, guards, quick, assistant, or a benchmark; again for more.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of local benchmark files; else from the Hub.")] = None,
     text: Annotated[Path | None, typer.Option(help="Text whose bits per byte are measured.")] = None,
@@ -448,39 +510,6 @@ def selftest(
 
 
 @app.command()
-def export(
-    recipe: RecipePath,
-    checkpoint: Annotated[Path, typer.Argument(help="Such as RUN/train-1.partial/checkpoints/step-00000100.")],
-    output: Annotated[Path, typer.Argument(help="Folder to write; must not exist.")],
-    averaged: Annotated[
-        bool, typer.Option("--averaged", help="The mean of the weights in place of the weights.")
-    ] = False,
-) -> None:
-    """Write a checkpoint as a Hugging Face model directory."""
-    from reprise.training.export import export_checkpoint
-
-    export_checkpoint(checkpoint, open_recipe(recipe, None).model, output, averaged=averaged, verify=True)
-    _say(f"wrote {output}")
-
-
-@app.command()
-def merge(
-    recipe: RecipePath,
-    factor: Annotated[float, typer.Argument(help="0 is the base model, 1 the trained one.")],
-    output: Annotated[Path, typer.Argument(help="Folder to write; must not exist.")],
-) -> None:
-    """Interpolate the trained weights with the base model's: less gain, less forgetting."""
-    from reprise.training.export import merge_with_base
-
-    loaded = open_recipe(recipe, None)
-    trained = Path(loaded.workspace) / f"train-{len(loaded.stages)}" / "model"
-    if not trained.is_dir():
-        raise UserError("there is no trained model yet", where=str(trained), remedy="run `reprise train RECIPE` first")
-    merge_with_base(trained, loaded.model, factor, output, verify=True)
-    _say(f"wrote {output}")
-
-
-@app.command()
 def study(
     study: Annotated[str, typer.Argument(metavar="STUDY", help="The study (YAML), or the name of a shipped one.")],
     recipe: Annotated[str | None, typer.Option(help="Recipe that every variant starts from.")] = None,
@@ -490,20 +519,31 @@ def study(
     entry: Annotated[str | None, typer.Option(help="`ratio`: mixture entry of the new text.")] = None,
     kept: Annotated[str | None, typer.Option(help="`ratio`: language that must be kept.")] = None,
     runs: Annotated[int | None, typer.Option(help="`ratio`: most runs.")] = None,
+    source: Annotated[str | None, typer.Option(metavar="ENTRY/SOURCE", help="`microanneal`: the candidate.")] = None,
+    tokens: Annotated[str | None, typer.Option(help="`microanneal`: of a run; `rate`: at each rate.")] = None,
 ) -> None:
     """Run a grid of recipes with seeds and compare them; `ratio`: find the best share of new text;
-    `replay`: what each policy would have done with the validations of a run. Resumes."""
+    `microanneal`: is a source worth adding; `rate`: which learning rates to try; `replay`: what each policy
+    would have done with the validations of a run. Resumes."""
     if study == "ratio":
         _find_ratio({"recipe": recipe, "workspace": workspace, "entry": entry, "kept": kept, "runs": runs})
         return
     if study == "replay":
         _replay_policies(recipe)
         return
+    if study == "rate":
+        _find_rates({"recipe": recipe, "workspace": workspace, "tokens": tokens})
+        return
     from reprise.study import load_study, run_study
 
     changes = {"recipe": recipe, "workspace": workspace, "parallel": parallel}
-    loaded = load_study(study, {name: value for name, value in changes.items() if value is not None})
-    arguments = [study, "--recipe", loaded.recipe, "--workspace", loaded.workspace]
+    arguments = [study]
+    if study == "microanneal":
+        loaded = _plan_microanneal({**changes, "source": source, "tokens": tokens})
+        arguments += ["--source", str(source), *(["--tokens", str(tokens)] if tokens else [])]
+    else:
+        loaded = load_study(study, {name: value for name, value in changes.items() if value is not None})
+    arguments += ["--recipe", loaded.recipe, "--workspace", loaded.workspace]
     result = run_study(loaded, arguments=arguments, only=only)
     for found in result["measures"].values() if result else ():
         for sentence in found["sentences"]:
@@ -540,6 +580,29 @@ def _find_ratio(given: dict[str, Any]) -> None:
     loaded = check(RatioStudy, settings, "reprise study ratio")
     print(find_ratio(loaded)["sentence"])
     _say(f"wrote {Path(loaded.workspace) / 'proposed.yaml'}")
+
+
+def _plan_microanneal(given: dict[str, Any]) -> Any:
+    from reprise.microanneal import Microanneal, plan_microanneal
+    from reprise.recipe.loading import check
+
+    parallel = given.pop("parallel")
+    settings = {
+        "workspace": "runs/study-microanneal",
+        **{name: value for name, value in given.items() if value is not None},
+    }
+    planned = plan_microanneal(check(Microanneal, settings, "reprise study microanneal"))
+    return planned.model_copy(update={"parallel": parallel or 1})
+
+
+def _find_rates(given: dict[str, Any]) -> None:
+    from reprise.rate_range import RateStudy, find_rates
+    from reprise.recipe.loading import check
+
+    settings = {"workspace": "runs/study-rate", **{name: value for name, value in given.items() if value is not None}}
+    loaded = check(RateStudy, settings, "reprise study rate")
+    print(find_rates(loaded)["sentence"])
+    _say(f"wrote {Path(loaded.workspace) / 'rate.json'}")
 
 
 def _print(thing: Any) -> None:
@@ -580,7 +643,8 @@ def _say(line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-add_commands(app)
+cli_maintenance.add_commands(app)
+cli_publish.add_commands(app)
 
 if __name__ == "__main__":
     main()

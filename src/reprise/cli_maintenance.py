@@ -1,4 +1,4 @@
-"""Commands that look at a run, or tidy it, and run no stage: verify, doctor, prune."""
+"""Commands that run no stage: verify, doctor and prune of a run, and the list of benchmarks."""
 
 import json
 from dataclasses import asdict
@@ -25,7 +25,8 @@ def verify(
 ) -> None:
     """Compare the checksums of everything a run has published, its caches, its inputs and the base model."""
     from reprise.tokens.store import STORE, TokenStore
-    from reprise.verify import damage_of, verify_run
+    from reprise.verification import damage_of
+    from reprise.verify import verify_run
 
     if (recipe / STORE).exists():
         store = TokenStore.open(recipe)
@@ -52,6 +53,34 @@ def verify(
     if not as_json:
         files, size = sum(part["files"] for part in result["parts"]), sum(part["bytes"] for part in result["parts"])
         print(f"all {files:,} files ({size / 1e6:,.1f} MB) are as they were written; {result['seconds']:,.1f} s")
+
+
+def benchmarks(
+    language: Annotated[str | None, typer.Argument(help="List the tasks of this language, such as tr.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of local benchmark files (evaluation.data).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List suites and benchmarks by language, and whether their questions are on this machine."""
+    from rich.console import Console
+
+    from reprise.evaluation.benchmarks import listing
+
+    if language is not None:
+        tasks = listing.list_language(language)
+        if as_json:
+            print(json.dumps(tasks, ensure_ascii=False, indent=1))
+        else:
+            Console().print(listing.benchmark_table(tasks, f"Tasks of lm-evaluation-harness in {language}"))
+        return
+    own, languages = listing.list_own(data), listing.list_languages()
+    if as_json:
+        print(json.dumps({"benchmarks": own, "languages": languages}, ensure_ascii=False, indent=1))
+        return
+    Console().print(listing.benchmark_table(own, "Benchmarks and suites of Reprise"), listing.language_table(languages))
+    print(
+        "evaluation.benchmarks also takes any task or group of the installed lm-evaluation-harness, a YAML task "
+        "and a file of questions: docs/evaluation.md"
+    )
 
 
 def doctor(recipe: RunPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
@@ -102,7 +131,7 @@ def prune(
 
 def add_commands(app: typer.Typer) -> None:
     """Add these commands to the program."""
-    for command in (verify, doctor, prune):
+    for command in (verify, doctor, prune, benchmarks):
         app.command()(command)
 
 

@@ -14,6 +14,7 @@ from reprise.documents.clean.stage import clean_rows
 from reprise.documents.language import detect_languages
 from reprise.documents.part_step import Place
 from reprise.documents.read.files import SourceFile, find_files
+from reprise.documents.read.parsing import PageParser
 from reprise.documents.read.record import Item, Record
 from reprise.documents.read.records import read_records
 from reprise.errors import Finding, UserError
@@ -99,8 +100,9 @@ def sample_records(entry: Input, where: str, limit: int) -> Iterator[Item]:
     """
     files: list[SourceFile] = find_files(entry, where)[:limit]
     each, more = divmod(limit, len(files))
-    for number, file in enumerate(files):
-        yield from islice(read_records(file, entry), each + (number < more))
+    with PageParser() as parser:
+        for number, file in enumerate(files):
+            yield from islice(read_records(file, entry, None, parser), each + (number < more))
 
 
 def _clean_sample(recipe: Recipe, number: int, records: list[Record]) -> Iterator[SampledBucket]:
@@ -110,7 +112,7 @@ def _clean_sample(recipe: Recipe, number: int, records: list[Record]) -> Iterato
     texts = [str(record.fields["text"]) for record in records]
     languages = [record.fields["lang"] for record in records]
     if None in languages:
-        detected = detect_languages(texts)
+        detected = detect_languages(texts, recipe.documents.inputs[number].language_identifier)
         languages = [known or found for known, found in zip(languages, detected, strict=True)]
     sources = [record.fields["source"] for record in records]
     table = pa.table({"text": texts, "lang": languages, "source": sources})

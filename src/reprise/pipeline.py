@@ -10,18 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
-import yaml
-
 from reprise import preflight
 from reprise.documents.read.files import SourceFile
-from reprise.documents.read.streams import printable
+from reprise.documents.table import DOCUMENTS
 from reprise.errors import UserError, out_of_memory
 from reprise.recipe import Recipe
 from reprise.recipe.fields import decisive
 from reprise.stages import Stage, stages
-from reprise.storage import InputRecord, record_input
+from reprise.storage import InputRecord, printable, record_input
 from reprise.training.first_process import first_does
 from reprise.workspace import Comparison, Derivation, Manifest, Status, Work, Workspace, differences
+from reprise.yaml_text import format_yaml
 
 T = TypeVar("T")
 
@@ -160,11 +159,12 @@ def run_stages(
     with contextlib.ExitStack() as held, _explain_full_disk(workspace.root):
         ranks.lead(lambda: held.enter_context(workspace.locked()))
         ranks.lead(workspace.adopt_finished)
-        kept = yaml.safe_dump(recipe.model_dump(mode="json"), allow_unicode=True, sort_keys=False)
+        kept = format_yaml(recipe.model_dump(mode="json"))
         ranks.lead(lambda: workspace.keep_recipe(kept))
         ranks.lead(lambda: _preflight(recipe, workspace, until, say))
         while (damaged := run.bring_up(until)) is not None:
             ranks.lead(partial(workspace.discard, damaged))
+            run.up_to_date.clear()
     return run.count
 
 
@@ -218,6 +218,8 @@ class _Run:
     """Stages that ran."""
     known_whole: set[str] = field(default_factory=set)
     """Stages whose files this process wrote, or compared with their checksums."""
+    up_to_date: set[str] = field(default_factory=set)
+    """Stages that are fresh, or were made by this process."""
 
     def bring_up(self, until: Sequence[str] | None) -> str | None:
         """Make the stages that are not fresh; None when all are, else the name of a damaged stage that was met."""
@@ -230,11 +232,14 @@ class _Run:
             if "read" in stage.needs:  # now the languages and sources of the text are counted
                 ranks.lead(lambda: preflight.refuse(preflight.check_text_for_mixture(self.recipe)))
             if status.state == "fresh":
+                self.up_to_date.add(stage.name)
+                ranks.lead(self._remove_text)
                 continue
             assert derivation is not None, "the stages before it were made"
             if stage.name == "score" or stage.precious:
                 ranks.lead(lambda: _check_decontaminated(self.recipe, self.workspace.manifest("decontaminate")))
             if self._found_elsewhere(stage, derivation):
+                self.up_to_date.add(stage.name)
                 continue
             if ranks.world > 1 and not stage.parallel:
                 ranks.lead(partial(_refuse_processes, stage.name, status))
@@ -248,8 +253,23 @@ class _Run:
                 self.say(f"{stage.name}: {status.reason}")
             self._make(stage, derivation, compared)
             self.known_whole.add(stage.name)
+            self.up_to_date.add(stage.name)
+            ranks.lead(self._remove_text)
             self.count += 1
         return None
+
+    def _remove_text(self) -> None:
+        """Where the recipe says so, remove the text of the document stages that all readers of it have read."""
+        if self.recipe.documents.keep_text:
+            return
+        every = stages(self.recipe)
+        for stage in every:
+            readers = {other.name for other in every if stage.name in other.needs and not other.reads_records}
+            if stage.passes_text and readers | {stage.name} <= self.up_to_date:
+                freed = self.workspace.remove_table(stage.name, DOCUMENTS)
+                self.known_whole.discard(stage.name)
+                if freed:
+                    self.say(f"{stage.name}: its text was read and is removed ({freed / 1e6:,.1f} MB)")
 
     def _found_elsewhere(self, stage: Stage, derivation: Derivation) -> bool:
         """Take the stage from what was kept of it or from a run alike; whether there was one, whole."""

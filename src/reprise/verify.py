@@ -2,40 +2,14 @@
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
-
-from typing_extensions import TypedDict
 
 from reprise.errors import UserError
 from reprise.generators.journal import FILE as ANSWERS
 from reprise.generators.journal import read_key
 from reprise.recipe import Recipe
-from reprise.records import record
-from reprise.storage import file_checksum, find_damage, read_checked, write_checked
+from reprise.storage import file_checksum, find_damage, from_printable, read_checked, write_checked
+from reprise.verification import VERIFIED, Verification, Verified
 from reprise.workspace import MANIFEST, Workspace, read_manifest
-
-VERIFIED = "verified.json"
-
-
-@record
-class Verified(TypedDict):
-    """Some files of a run that were read and compared."""
-
-    what: str
-    """A stage, `cache/STAGE`, or `inputs`: the files of the user, the base model among them."""
-    files: int
-    bytes: int
-    damage: list[str]
-    """The files that are missing or damaged, a sentence each."""
-
-
-@record
-class Verification(TypedDict):
-    """The result of `reprise verify`, kept in `WORKSPACE/verified.json` for the report."""
-
-    when: str
-    seconds: float
-    parts: list[Verified]
 
 
 def verify_run(recipe: Recipe) -> Verification:
@@ -45,10 +19,10 @@ def verify_run(recipe: Recipe) -> Verification:
         What was read, and every damaged or missing file.
     """
     workspace = Workspace(recipe.workspace)
-    start = time.monotonic()
+    when, start = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), time.monotonic()
     parts = [*_stages(workspace), *_caches(workspace), *_inputs(workspace)]
     result: Verification = {
-        "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "when": when,
         "seconds": round(time.monotonic() - start, 3),
         "parts": parts,
     }
@@ -57,24 +31,24 @@ def verify_run(recipe: Recipe) -> Verification:
     return result
 
 
-def damage_of(result: Verification) -> list[str]:
-    """All damaged or missing files of a verification."""
-    return [sentence for part in result["parts"] for sentence in part["damage"]]
-
-
 def _stages(workspace: Workspace) -> Iterator[Verified]:
     """The published stages, and those that were kept."""
     for path in sorted(workspace.root.glob(f"*/{MANIFEST}")):
         if path.parent.suffix in (".partial", ".retired"):
             continue
+        what = path.parent.name
         try:
             manifest = read_manifest(path)
         except UserError as error:
-            yield {"what": path.parent.name, "files": 1, "bytes": path.stat().st_size, "damage": [str(error)]}
+            yield {"what": what, "manifest": None, "files": 1, "bytes": path.stat().st_size, "damage": [str(error)]}
             continue
-        num_bytes = sum(entry["size"] for entry in manifest.outputs.values())
-        damage = find_damage(path.parent, manifest.outputs, content=True)
-        yield {"what": path.parent.name, "files": len(manifest.outputs), "bytes": num_bytes, "damage": damage}
+        yield {
+            "what": what,
+            "manifest": manifest.everything,
+            "files": len(manifest.outputs),
+            "bytes": sum(entry["size"] for entry in manifest.outputs.values()),
+            "damage": find_damage(path.parent, manifest.outputs, content=True),
+        }
 
 
 def _caches(workspace: Workspace) -> Iterator[Verified]:
@@ -89,7 +63,8 @@ def _caches(workspace: Workspace) -> Iterator[Verified]:
             elif path.suffix == ".json" and read_checked(path) is None:
                 damage.append(f"{path} is damaged: its content is not what was written")
         num_bytes = sum(path.stat().st_size for path in files)
-        yield {"what": f"cache/{folder.name}", "files": len(files), "bytes": num_bytes, "damage": damage}
+        what = f"cache/{folder.name}"
+        yield {"what": what, "manifest": None, "files": len(files), "bytes": num_bytes, "damage": damage}
 
 
 def _inputs(workspace: Workspace) -> Iterator[Verified]:
@@ -107,9 +82,9 @@ def _inputs(workspace: Workspace) -> Iterator[Verified]:
             seen[entry["path"]] = entry["xxh128"]
             num_bytes += entry["size"]
             try:
-                if file_checksum(Path(entry["path"]))["xxh128"] != entry["xxh128"]:
+                if file_checksum(from_printable(entry["path"]))["xxh128"] != entry["xxh128"]:
                     damage.append(f"{entry['path']} is not what {manifest.stage} was made from")
             except OSError as error:
                 damage.append(f"{entry['path']}: {error.strerror}")
     if seen:
-        yield {"what": "inputs", "files": len(seen), "bytes": num_bytes, "damage": damage}
+        yield {"what": "inputs", "manifest": None, "files": len(seen), "bytes": num_bytes, "damage": damage}

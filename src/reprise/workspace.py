@@ -4,6 +4,7 @@
       recipe.yaml            the resolved recipe of the last run
       STAGE/                 a published stage; present means complete
         manifest.json        written last, before the folder is published
+      STAGE/documents/       of a document stage: gone once it was read, where documents.keep_text is false
       STAGE.kept-HASH/       a precious stage (training) made under other settings; back in its place when they return
       STAGE.partial/         an unfinished stage, running or killed; never read by another stage
         begun.json           the fingerprint and settings it was begun under
@@ -22,7 +23,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypedDict
 
@@ -79,11 +80,13 @@ class Manifest:
     version: str
     finished: str
     precious: bool = False
+    removed: dict[str, FileChecksum] = field(default_factory=dict)
+    """Outputs that were removed once they had been read, to save disk space."""
 
     @property
     def everything(self) -> str:
         """Hash of the whole manifest, for the report, which also shows counts and times."""
-        return digest(vars(self))
+        return digest(vars(self) | {"outputs": self.outputs | self.removed, "removed": {}})
 
 
 @dataclass
@@ -149,13 +152,16 @@ class Workspace:
         return self.root / stage
 
     def adopt_finished(self) -> None:
-        """Give their names to stages that were killed between their manifest and the rename."""
+        """Give their names to stages that were killed between their manifest and the rename; remove cut files."""
         for partial in self.root.glob("*.partial"):
             if (partial / MANIFEST).exists():
                 (partial / _BEGUN).unlink(missing_ok=True)
                 self._replace(partial, partial.with_suffix(""))
         for retired in self.root.glob("*.retired"):
             shutil.rmtree(retired)
+        for leftover in [*self.root.glob(".*.tmp"), *(self.root / "cache").rglob(".*.tmp")]:
+            if not _is_written(leftover):
+                leftover.unlink(missing_ok=True)
 
     def keep_recipe(self, text: str) -> None:
         """Keep the resolved recipe, so that the folder alone says what the run is."""
@@ -189,7 +195,10 @@ class Workspace:
         manifest = self.manifest(stage)
         assert manifest is not None, "a stage is compared once it is published"
         start = time.monotonic()
-        damage = find_damage(self.folder(stage), manifest.outputs, content=True)
+        if manifest.removed:
+            damage = ["its text was removed to save disk space"]
+        else:
+            damage = find_damage(self.folder(stage), manifest.outputs, content=True)
         num_bytes = sum(entry["size"] for entry in manifest.outputs.values())
         return {
             "files": len(manifest.outputs),
@@ -203,6 +212,29 @@ class Workspace:
         shutil.rmtree(retired, ignore_errors=True)
         self.folder(stage).rename(retired)
         shutil.rmtree(retired)
+
+    def remove_table(self, stage: str, table: str) -> int:
+        """Remove a table of a published stage that no other stage has to read; the stage stays fresh.
+
+        A stage that must read it later makes the stage again: `compare` says that it is not whole.
+
+        Args:
+            stage: its name.
+            table: folder of the table in that of the stage.
+
+        Returns:
+            Bytes that this freed.
+        """
+        manifest = self.manifest(stage)
+        folder = self.folder(stage) / table
+        if manifest is None or not folder.exists():
+            return 0
+        chosen = {name: entry for name, entry in manifest.outputs.items() if Path(name).parts[0] == table}
+        rest = {name: entry for name, entry in manifest.outputs.items() if name not in chosen}
+        if chosen:  # the manifest first: what a kill leaves is then never read as whole
+            write_manifest(self.folder(stage), replace(manifest, outputs=rest, removed=manifest.removed | chosen))
+        shutil.rmtree(folder)
+        return sum(entry["size"] for entry in chosen.values())
 
     def begin(self, derivation: Derivation, *, restart: bool = False, adopt: bool = False) -> Work:
         """Make or take over the unpublished folder of a stage.
@@ -464,6 +496,18 @@ def _read_json(path: Path) -> Json:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError, RecursionError):
         return None
+
+
+def _is_written(temporary: Path) -> bool:
+    """Whether the process that writes a temporary file (`storage.write_text` puts its id into the name) still runs."""
+    process = temporary.name.split(".")[-2]
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:  # of another user
+        return True
+    return int(process) != os.getpid()
 
 
 def _link(source: str, target: str) -> str:

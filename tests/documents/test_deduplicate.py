@@ -100,7 +100,7 @@ def test_the_held_out_copy_stays(run):
     rows, valid = [], set()
     for number in range(20):
         words = make_text(rng)
-        rows += [row(" ".join(change(rng, words, 0.03)), f"{number}-train"), row(" ".join(words), f"{number}-same")]
+        rows += [row(" ".join(change(rng, words, 0.01)), f"{number}-train"), row(" ".join(words), f"{number}-same")]
         rows.append(row(" ".join(words), f"{number}-valid", split="valid"))
         valid.add(f"{number}-valid")
     kept, dropped = run(rows)
@@ -246,3 +246,34 @@ def test_bands_reach_their_probability():
         assert bands * rows <= chosen.permutations
         assert 1 - (1 - threshold**rows) ** bands >= 0.99
     assert choose_bands(Deduplicate(bands=16)) == (16, 8)
+
+
+def test_of_large_clusters_some_copies_stay_but_none_of_held_out_text(run):
+    rng = random.Random(11)
+    rows, cluster_of, chosen = [], {}, set()
+
+    def add(cluster, words, count, exact=0, **more):
+        for copy in range(count + exact):
+            text = " ".join(words if copy < exact else change(rng, words, 0.01))
+            rows.append(row(text, f"{cluster}-{copy}", **(more if copy == 0 else {})))
+            cluster_of[f"{cluster}-{copy}"] = cluster
+
+    for number in range(6):
+        add(f"alone{number}", make_text(rng), 1)
+        add(f"pair{number}", make_text(rng), 2)
+        add(f"five{number}", make_text(rng), 3, exact=2)
+        add(f"many{number}", make_text(rng), 0, exact=12)
+        add(f"held{number}", make_text(rng), 3, exact=3, split="valid")
+    for seed in range(3):
+        random.Random(seed).shuffle(rows)
+        kept, _ = run(rows[:50], rows[50:], repeats={5: 2, 10: 4})
+        stays = Counter(cluster_of[r["id"]] for r in kept)
+        assert {stays[f"{name}{n}"] for n in range(6) for name in ("alone", "pair", "held")} == {1}
+        assert {stays[f"five{n}"] for n in range(6)} == {2}
+        assert {stays[f"many{n}"] for n in range(6)} == {4}
+        assert all(r["split"] == "valid" for r in kept if cluster_of[r["id"]].startswith("held"))
+        chosen.add(tuple(sorted(r["id"] for r in kept)))
+    assert len(chosen) == 1  # whatever the order of the files
+    assert len(run(rows)[0]) == 30
+    with pytest.raises(ValueError, match="of 3 documents 4 cannot stay"):
+        Deduplicate(repeats={3: 4})

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import random
+import re
 import tarfile
 import zipfile
 
@@ -148,6 +149,17 @@ def test_books_documents_and_pdf(run, tmp_path):
     assert [row["text"] for row in rows[1:4]] == [PLAIN[2], PLAIN[0], PLAIN[1]]
     assert [row["origin"] for row in rows[1:4]] == [f"{tmp_path}/b.epub:{n}" for n in (1, 2, 3)]
     assert rows[4]["text"] == "The first page.\n\nThe second page."
+
+
+def test_pages_of_a_pdf_can_be_documents_that_name_their_page(run, tmp_path):
+    make_pdf(tmp_path / "a.pdf", ["The first page.", "", "The third page."])
+    rows, rejects, _ = run(web(tmp_path / "a.pdf", pdf="pages"))
+    assert [(row["origin"][-7:], row["text"]) for row in rows] == [
+        ("a.pdf:1", "The first page."), ("a.pdf:3", "The third page."),
+    ]  # fmt: skip
+    assert not rejects
+    rows, _, _ = run(web(tmp_path / "a.pdf"))
+    assert [row["origin"][-7:] for row in rows] == ["a.pdf:1"]
 
 
 def test_warc_gives_its_pages_and_names_the_rest(run, tmp_path):
@@ -315,3 +327,60 @@ def test_preflight_names_the_package_that_an_input_needs(tmp_path, monkeypatch):
     )
     findings = [str(finding) for finding in preflight.check_packages(recipe)]
     assert any("reading html needs the package `resiliparse`" in text for text in findings)
+
+
+def test_mislabelled_files_are_rejects_or_one_message_and_never_garbage(tmp_path):
+    """Every kind of file under the name of every other: no document may hold bytes that are no text."""
+    whole = {path.name: path.read_bytes() for path in _whole_files_in(tmp_path / "whole").iterdir()}
+    whole |= {"a.png": b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 8, "a.empty": b"", "a.nul": bytes(5000)}
+    whole["a.noise"] = random.Random(0).randbytes(5000)
+    whole["a.txt"] = b"Just words in a file."
+    without_text = {"a.pdf", "a.png", "a.nul", "a.noise", "a.empty"}
+    from reprise.documents.read.parsing import PageParser
+
+    with PageParser() as parser:
+        for name, data in whole.items():
+            for end in (
+                "html",
+                "pdf",
+                "docx",
+                "epub",
+                "warc",
+                "jsonl",
+                "json",
+                "csv",
+                "txt",
+                "parquet",
+                "arrow",
+                "zip",
+                "tar",
+            ):
+                if name == f"a.{end}":
+                    continue
+                path = tmp_path / f"x.{end}"
+                path.write_bytes(data)
+                entry = web(path)
+                items = []
+                try:
+                    for file in list_input(entry, "documents.inputs.0.path").files:
+                        items += read_records(file, entry, None, parser)
+                except UserError as error:
+                    assert str(path) in str(error), (name, end)
+                texts = [item.fields["text"] for item in items if isinstance(item, Record)]
+                assert not texts or name not in without_text, (name, end, texts)
+                # A tar that ends with a .docx is one for zip's readers: its words may come, its bytes may not.
+                assert not any(re.search("[\0-\x08\x0e-\x1f\ufffd]", text) for text in texts), (name, end, texts)
+
+
+def _whole_files_in(folder):
+    folder.mkdir()
+    make_pdf(folder / "a.pdf", ["The first page."])
+    make_docx(folder / "a.docx")
+    make_epub(folder / "a.epub")
+    (folder / "a.html").write_text(PAGE)
+    (folder / "a.warc.gz").write_bytes(make_warc([("text/html", 200, PAGE.encode())]))
+    with zipfile.ZipFile(folder / "a.zip", "w") as archive, tarfile.open(folder / "a.tar", "w") as tar:
+        for name in ("a.html", "a.docx"):
+            archive.write(folder / name, name)
+            tar.add(folder / name, name)
+    return folder

@@ -26,13 +26,36 @@ def test_rates_are_ratios_of_sums_not_means_of_ratios():
 
 @pytest.mark.parametrize("count", [5, 13, 60])
 def test_documents_of_equal_size_have_students_interval(count):
-    changes = np.random.default_rng(count).normal(-0.03, 0.05, count)
+    noise = np.sort(np.random.default_rng(count).normal(0.0, 0.05, count))
+    changes = -0.03 + (noise - noise[::-1]) / 2  # as many above the mean as below it, as far away
     before = np.full(count, 700.0)
     estimate = estimate_rate(before, before * (1 + changes), before)
+    assert estimate.stretch == pytest.approx(1.0)
     expected = stats.ttest_1samp(changes, 0.0).confidence_interval(0.95)
     assert estimate.degrees == pytest.approx(count - 1)
     assert estimate.interval() == pytest.approx(tuple(expected))
     assert estimate.error_at(0.0) == pytest.approx(stats.ttest_1samp(changes, 0.0).pvalue)
+
+
+@pytest.mark.parametrize("count", [5, 13, 60])
+def test_skewed_changes_have_a_longer_interval(count):
+    changes = np.random.default_rng(count).exponential(0.05, count)
+    before = np.full(count, 700.0)
+    estimate = estimate_rate(before, before * (1 + changes), before)
+    skewness = stats.skew(changes) / np.sqrt(count)  # that of the mean
+    stretch = 1 + 1.08 * (count - 1) / (count + 7) * skewness**2
+    assert estimate.stretch == pytest.approx(stretch)
+    low, high = stats.ttest_1samp(changes, 0.0).confidence_interval(0.95)
+    middle, half = (low + high) / 2, stretch * (high - low) / 2
+    assert estimate.interval() == pytest.approx((middle - half, middle + half))
+    assert estimate.error_at(estimate.interval(0.01)[1]) == pytest.approx(0.01)
+    assert estimate.error_at(estimate.interval(0.001)[0]) == pytest.approx(0.001)
+
+
+def test_a_change_that_is_the_same_in_all_documents_has_an_interval_without_length():
+    before = np.array([100.0, 200.0, 300.0, 50.0, 70.0])
+    estimate = estimate_rate(before, before.copy(), before)
+    assert estimate.interval() == (0.0, 0.0) and estimate.stretch == 1.0
 
 
 def test_the_variance_and_degrees_of_freedom_are_those_of_the_regression_through_the_origin():

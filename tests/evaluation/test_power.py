@@ -3,10 +3,14 @@
 import numpy as np
 import pytest
 
+from reprise.evaluation.benchmarks.runner import Measured, compare_benchmarks
 from reprise.evaluation.bits_per_byte import Text
 from reprise.evaluation.comparison import compare_bits, judge_rows
-from reprise.evaluation.power import plan_reach, reach_sentences
+from reprise.evaluation.power import Spread, plan_reach, reach_sentences
+from reprise.evaluation.previous import known_spreads
+from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.groups import find_groups
+from reprise.storage import write_json
 
 GROUPS = find_groups([], {"en": 0.02})
 
@@ -25,7 +29,7 @@ def shares_of_verdicts(count, spread, change, runs=200):
 
 
 def test_what_can_be_detected_is_gained_in_four_of_five_runs_and_kept_takes_as_many_documents_as_are_said():
-    (reach,) = plan_reach({("en", "web"): np.full(60, 1000.0)}, GROUPS, {}, 0.01, spread=0.03)
+    (reach,) = plan_reach({("en", "web"): np.full(60, 1000.0)}, GROUPS, {}, 0.01, {"en": Spread(0.03, "runs/before")})
     assert shares_of_verdicts(60, 0.03, -reach["detectable"])["gained"] == pytest.approx(0.8, abs=0.1)
     needed = reach["items_for_kept"]
     assert reach["can_be_kept"] == (needed <= 60)
@@ -54,3 +58,58 @@ def test_groups_without_enough_documents_are_said():
     assert lines[0] == "en: 3 documents: no verdict is possible; hold out more"
     (line,) = reach_sentences(plan_reach({("en", "web"): np.full(20, 1.0)}, GROUPS, {}, 0.01))
     assert "`kept` within 2 % cannot: it takes about" in line
+
+
+def results_of(spread):
+    """Results of an evaluation of 400 documents of English that differ by a spread, and 400 questions, 80 changed."""
+    random = np.random.default_rng(1)
+    size = random.lognormal(7.0, 0.3, 400).astype(int)
+    texts = [Text("x" * int(count), "en", "web") for count in size]
+    before = size * 1.3
+    after = before * (1 + random.normal(0, spread, 400))
+    rows = [row for row, _ in compare_bits(texts, before, after, GROUPS)]
+    won = np.zeros(400)
+    won[:80] = 1.0
+    scores = {f"sciq/{number}": float(score) for number, score in enumerate(won)}
+    sides = [
+        Measured("sciq", 0, "acc", 400, dict.fromkeys(scores, 0.0), {}),
+        Measured("sciq", 0, "acc", 400, scores, {}),
+    ]
+    questions = [row for row, _ in compare_benchmarks(sides[:1], sides[1:], Evaluation())]
+    return {
+        "headline": "", "verdicts": [], "untested": [], "bits_per_byte": rows, "benchmarks": questions,
+        "groups": {"before": {}, "after": {}}, "absent": {}, "samples": [], "settings": {},
+    }  # fmt: skip
+
+
+def write_run(root, spread, model="base"):
+    write_json(root / "evaluate" / "results.json", results_of(spread))
+    (root / "recipe.yaml").write_text(f"model: {{path: {model}}}\n")
+
+
+def test_the_spread_is_that_of_an_earlier_evaluation_or_is_called_assumed(tmp_path):
+    """Of this run, else of a run of the same model beside it; a run of another model or version says nothing."""
+    own, beside, other, broken = (tmp_path / name for name in ("own", "beside", "other", "broken"))
+    for folder in (own, beside, other, broken):
+        (folder / "evaluate").mkdir(parents=True)
+    sizes = {("en", "web"): np.full(60, 1000.0)}
+    assert known_spreads(own, "base") == {}
+    (assumed,) = plan_reach(sizes, GROUPS, {}, 0.01, known_spreads(own, "base"))
+    assert assumed["spread_from"] is None and "(documents differ by 4 %, assumed)" in reach_sentences([assumed])[0]
+    write_run(other, 0.01, model="another")
+    (broken / "evaluate" / "results.json").write_text("{}")
+    (broken / "recipe.yaml").write_text("model: {path: base}\n")
+    assert known_spreads(own, "base") == {}
+    write_run(beside, 0.02)
+    known = known_spreads(own, "base")
+    assert known["en"].run == str(beside)
+    assert known["en"].value == pytest.approx(0.02, rel=0.2)
+    assert known["sciq"] == Spread(pytest.approx(0.2), str(beside))
+    documents, questions = plan_reach(sizes, GROUPS, {"sciq": 500}, 0.01, known)
+    assert documents["detectable"] < assumed["detectable"]
+    assert (
+        "(documents differ by 2" in reach_sentences([documents])[0] and str(beside) in reach_sentences([documents])[0]
+    )
+    assert "(answers changed: 20 %, measured in" in reach_sentences([questions])[0]
+    write_run(own, 0.1)
+    assert known_spreads(own, "base")["en"] == Spread(pytest.approx(0.1, rel=0.2), str(own))

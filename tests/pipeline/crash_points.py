@@ -1,29 +1,58 @@
-"""Kill a whole tiny pipeline before one of its file events, again and again, and compare what it ends with.
+"""Kill a whole tiny pipeline before its n-th file event, resume it, and compare every file with those of a whole run.
 
-A process imports everything once and forks; each child runs the pipeline and dies of SIGKILL before its n-th event
-under the workspace: a file opened for writing, a rename, a removal, a new or removed folder.
+A process imports everything once and forks; each child runs the pipeline and dies of SIGKILL before one event under
+the workspace: a file opened for writing, a rename, a removal, a new or removed folder. A run that was never killed
+leaves a copy of the workspace behind each of its stages. Up to a kill inside a stage nothing differs from that run, so
+the child begins with the copy made before the stage. Some children are resumed to the end of the run; the others to
+the end of the stage, where every file of the workspace must equal the copy made there: what follows reads these files
+and nothing else.
 """
 
+import gc
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import time
 from pathlib import Path
 
+import yaml
+
 from reprise.pipeline import run_stages
 from reprise.recipe.loading import load_recipe
-from reprise.workspace import MANIFEST, read_manifest
+from reprise.report.curves import drop_repeated, read_metrics
 
 _EVENTS = frozenset({"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.link", "shutil.rmtree"})
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
+_TIMES = frozenset({"seconds", "stall_s", "tokens_per_s", "memory_gb"})
+"""Of a line of `metrics.jsonl`."""
+_OF_A_PROCESS = frozenset({"start", "resume", "checkpoint", "end"})
+"""Lines of `metrics.jsonl` that say what a process did, not what was measured."""
+_HANG_S = 900
+_MANIFEST_TIMES = ("seconds", "hashing_seconds", "finished", "compared", "checksum")
+_REPORT_NUMBERS = (
+    "verdict",
+    "tolerance",
+    "bits_per_byte",
+    "benchmarks",
+    "curve",
+    "samples",
+    "corpus",
+    "budget",
+    "order",
+)
+
 
 def import_all():
-    """What a run imports, before the first fork."""
+    """Import what a run imports and fill its tables, before the first fork; no thread may start."""
     import daft  # noqa: F401
-    import transformers  # noqa: F401
+    import sklearn.svm  # noqa: F401
+    import torch.distributed.checkpoint.state_dict_saver  # noqa: F401
+    import transformers
+    import transformers.conversion_mapping as conversions
 
     import reprise.documents.clean.stage
     import reprise.documents.decontaminate.stage
@@ -34,150 +63,236 @@ def import_all():
     import reprise.report.build
     import reprise.tokens.stage
     import reprise.training.stage  # noqa: F401
+    from reprise.documents.deduplicate.shingles import normalise_texts
+    from reprise.documents.words import split_words
+
+    split_words(["one text"])
+    normalise_texts(["one text"])
+    conversions.get_checkpoint_conversion_mapping("llama")
+    transformers.LlamaForCausalLM  # noqa: B018
+    gc.collect()
+    gc.freeze()  # the children need not look through what the parent imported
 
 
-def run_child(recipe, kill_at=0):
-    """Run the pipeline in a fork; whether it ended. It is killed before event `kill_at` (from 1; 0: never).
-
-    Returns:
-        (ended, events that it got to).
-    """
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reader)
-        try:
-            _run(recipe, kill_at, writer)
-        except BaseException as error:  # the parent must see it
-            os.write(2, f"{type(error).__name__}: {error}\n".encode())
-            os._exit(1)
-        os._exit(0)
-    os.close(writer)
-    count = 0
-    with os.fdopen(reader, "rb") as pipe:
-        count = len(pipe.read())
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
-        return False, count
-    assert os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0, f"the run failed: {status}"
-    return True, count
-
-
-def _run(recipe, kill_at, writer):
-    loaded = load_recipe(recipe)
-    root = str(Path(loaded.workspace).absolute())
-    seen = 0
-
-    def hook(event, arguments):
-        nonlocal seen
-        if event == "open":
-            flags = arguments[2] if len(arguments) > 2 else 0
-            if not (isinstance(flags, int) and flags & _WRITES):
-                return
-        elif event not in _EVENTS:
-            return
-        path = arguments[0] if arguments else ""
-        if not isinstance(path, str | bytes | os.PathLike):
-            return
-        if not str(Path(os.fsdecode(path)).absolute()).startswith(root):
-            return
-        seen += 1
-        os.write(writer, b".")
-        if seen == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(hook)
-    run_stages(loaded, say=lambda line: None)
-
-
-def outcome(root):
-    """What must be the same whatever happened on the way: content of every stage, and the report's numbers."""
-    contents = {}
-    for path in sorted(root.glob(f"*/{MANIFEST}")):
-        files = {name: entry["xxh128"] for name, entry in read_manifest(path).outputs.items()}
-        for name in ("metrics.jsonl", "state/.metadata", "state/checkpoint.json"):
-            files.pop(name, None)  # times; the path of the folder; the checksum of the file with that path
-        facts = path.parent / "state" / "checkpoint.json"
-        resumed = json.loads(facts.read_text(encoding="utf-8")) if facts.exists() else {}
-        contents[path.parent.name] = [files, resumed.get("progress"), resumed.get("sampler")]
-    contents.pop("report", None)  # it tells times; its numbers follow
-    report = json.loads((root / "report.json").read_text(encoding="utf-8"))
-    leftovers = sorted(path.name for path in root.iterdir() if path.suffix in (".partial", ".retired"))
-    numbers = {name: report[name] for name in ("bits_per_byte", "benchmarks", "verdict", "corpus", "budget")}
-    return {"contents": contents, "leftovers": leftovers, "numbers": json.dumps(numbers, sort_keys=True)}
-
-
-def chain(recipe, root, rng, most):
-    """Kill a run, resume it and kill it again until it ends.
+class Run:
+    """A recipe, the copies of its workspace behind each stage, and the events in it.
 
     Args:
         recipe: its file.
-        root: its workspace, not there yet.
-        rng: chooses the events.
-        most: largest number of events that a child lives through.
-
-    Returns:
-        How many kills there were.
+        copies: folder of the copies.
     """
-    kills = 0
-    while True:
-        ended, _ = run_child(recipe, rng.randint(1, most))
-        if ended:
-            return kills
-        kills += 1
-        assert kills < 5000, "the run makes no progress"
+
+    def __init__(self, recipe, copies):
+        self.recipe, self.copies = recipe, copies
+        self.root = Path(load_recipe(recipe).workspace).absolute()
+        self.events = {}
+        """Stage -> file events of a run from the stage before it to its end."""
+
+    def make_whole(self):
+        """Run everything once without a kill, and keep a copy behind each stage."""
+        events = self._fork(0, copies=True)[1]
+        marks = json.loads((self.copies / "marks.json").read_text(encoding="utf-8"))
+        before = 0
+        for name, mark in marks:
+            self.events[name] = mark - before
+            before = mark
+        self.events[marks[-1][0]] += events - before
+
+    @property
+    def points(self):
+        """(stage, event in it), in the order of a run."""
+        return [(stage, event + 1) for stage, count in self.events.items() for event in range(count)]
+
+    def try_point(self, stage, event, *, more=(), to_end=False):
+        """Kill before an event of a stage, and before further events of the runs that resume it, and compare.
+
+        Args:
+            stage: its name.
+            event: from 1, counted from the end of the stage before it.
+            more: events at which the runs that resume are killed in turn.
+            to_end: compare the end of the run and not of the stage.
+
+        Returns:
+            (kills, names of the files that differ).
+        """
+        names = list(self.events)
+        index = names.index(stage)
+        self._restore(names[index - 1] if index else None)
+        until = None if to_end else [stage]
+        kills = 0
+        for kill_at in (event, *more):
+            ended = self._fork(kill_at, until=until)[0]
+            kills += not ended
+            if ended:
+                break
+        if kills == 1 + len(more):
+            assert self._fork(0, until=until)[0]
+        return kills, different(self.copies / (names[-1] if to_end else stage), self.root)
+
+    def _restore(self, stage):
+        shutil.rmtree(self.root, ignore_errors=True)
+        if stage is not None:
+            shutil.copytree(self.copies / stage, self.root, symlinks=True)
+
+    def _fork(self, kill_at, *, until=None, copies=False):
+        """Run in a fork, which is killed before event `kill_at` (from 1; 0: never).
+
+        Returns:
+            (whether it ended, events that it got to).
+        """
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(reader)
+            signal.alarm(_HANG_S)
+            try:
+                self._run(kill_at, writer, until, copies)
+            except BaseException as error:  # the parent must see it
+                os.write(2, f"{type(error).__name__}: {error}\n".encode())
+                os._exit(1)
+            os._exit(0)
+        os.close(writer)
+        with os.fdopen(reader, "rb") as pipe:
+            count = len(pipe.read())
+        _, status = os.waitpid(child, 0)
+        if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+            return False, count
+        assert os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0, f"the run failed: {status}"
+        return True, count
+
+    def _run(self, kill_at, writer, until, copies):
+        loaded = load_recipe(self.recipe)
+        root = str(self.root)
+        seen, marks = 0, []
+
+        def hook(event, arguments):
+            nonlocal seen
+            if not _changes(event, arguments, root):
+                return
+            seen += 1
+            os.write(writer, b".")
+            if seen == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        def say(line):
+            name, _, rest = line.partition(": ")
+            if copies and rest.startswith("done in "):
+                marks.append((name, seen))
+                shutil.copytree(self.root, self.copies / name, symlinks=True)
+
+        sys.addaudithook(hook)
+        run_stages(loaded, until=until, say=say)
+        if copies:
+            (self.copies / "marks.json").write_text(json.dumps(marks), encoding="utf-8")
 
 
-def run_chains(write, folder, seconds, seed=0, most=60):
-    """Chains until the time is over, each compared with a run that was not killed.
+def _changes(event, arguments, root):
+    """Whether an audit event changes a file under a folder."""
+    if event == "open":
+        flags = arguments[2] if len(arguments) > 2 else 0
+        if not (isinstance(flags, int) and flags & _WRITES):
+            return False
+    elif event not in _EVENTS:
+        return False
+    path = arguments[0] if arguments else ""
+    return isinstance(path, str | bytes | os.PathLike) and (
+        str(Path(os.fsdecode(path)).absolute()).startswith(root + os.sep) or os.fsdecode(path) == root
+    )
+
+
+def different(whole, other):
+    """Names of the files of two workspaces that differ in more than times; also of those that only one has."""
+    names = {str(path.relative_to(root)) for root in (whole, other) for path in root.rglob("*") if not path.is_dir()}
+    return sorted(name for name in names if content(whole / name) != content(other / name))
+
+
+def content(path):
+    """What must be the same of a file, whatever happened on the way; None: there is none."""
+    if not path.exists():
+        return None
+    if path.name == "manifest.json":
+        entry = json.loads(path.read_bytes())
+        for name in _MANIFEST_TIMES:
+            entry.pop(name)
+        for name in entry["outputs"]:
+            if Path(name).name in ("metrics.jsonl", "report.json", "report.html"):  # these hold times
+                entry["outputs"][name] = None
+        if entry["stage"] == "report":  # it reads the records of the others, which hold times; its numbers follow
+            for name in ("content", "fingerprint", "inputs"):
+                entry.pop(name)
+        return entry
+    if path.name == "metrics.jsonl":
+        records = drop_repeated(read_metrics(path)[0])
+        kept = [record for record in records if record["kind"] not in _OF_A_PROCESS]
+        return [{key: value for key, value in record.items() if key not in _TIMES} for record in kept]
+    if path.name == "report.json" and path.parent.name != "label":
+        report = json.loads(path.read_bytes())
+        return {name: report[name] for name in _REPORT_NUMBERS}
+    if path.name == "report.html":
+        return "drawn from report.json"
+    return path.read_bytes()
+
+
+def run_points(run, points, seconds, seed=0, every_to_end=8, say=lambda line: None):
+    """Try points in turn until the time is over.
 
     Args:
-        write: (workspace) -> recipe file.
-        folder: for the workspaces.
-        seconds: no chain begins after so many.
-        seed: of the choice of events.
-        most: as in `chain`.
+        run: a `Run` that was made whole.
+        points: (stage, event).
+        seconds: no point begins after so many.
+        seed: of the further kills while a run is resumed: none, one or two.
+        every_to_end: one point of so many is resumed to the end of the run.
+        say: told what differs, a line each.
 
     Returns:
-        (kills, chains, events of a whole run).
+        {points, kills, to_end, different}.
     """
-    import_all()
-    start = time.monotonic()
-    whole = Path(folder, "whole")
-    ended, events = run_child(write(whole))
-    assert ended
-    expected = outcome(whole)
     rng = random.Random(seed)
-    kills = chains = 0
-    while time.monotonic() - start < seconds or not chains:
-        root = Path(folder, f"chain-{chains}")
-        kills += chain(write(root), root, rng, most)
-        found = outcome(root)
-        assert found == expected, (root, {key for key in found if found[key] != expected[key]})
-        chains += 1
-    return kills, chains, events
+    start = time.monotonic()
+    facts = {"points": 0, "kills": 0, "to_end": 0, "different": 0}
+    for number, (stage, event) in enumerate(points):
+        if facts["points"] and time.monotonic() - start >= seconds:
+            break
+        to_end = number % every_to_end == 0
+        more = [rng.randint(1, run.events[stage]) for _ in range(rng.randrange(3))]
+        kills, wrong = run.try_point(stage, event, more=more, to_end=to_end)
+        facts["points"] += kills > 0
+        facts["kills"] += kills
+        facts["to_end"] += to_end
+        facts["different"] += bool(wrong)
+        if wrong:
+            say(f"{stage} event {event}, then {more}: {', '.join(wrong)}")
+    return facts
 
 
-def crash_recipe(folder, root, model, passages):
+def spread(points, rng):
+    """The points in a random order that goes round the stages, so that any beginning of it holds all of them."""
+    by_stage = {}
+    for stage, event in points:
+        by_stage.setdefault(stage, []).append((stage, event))
+    for each in by_stage.values():
+        rng.shuffle(each)
+    ranked = [(rank, rng.random(), point) for each in by_stage.values() for rank, point in enumerate(each)]
+    return [point for _, _, point in sorted(ranked)]
+
+
+def crash_recipe(folder, model, passages):
     """The smallest recipe with every kind of stage: two training stages with checkpoints, scores, an evaluation."""
-    import yaml
-
     for lang, entries in passages.items():
-        text = Path(folder, f"{lang}.jsonl")
-        if not text.exists():
-            lines = [json.dumps(entry, ensure_ascii=False) for entry in entries[:30]]
-            text.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        lines = [json.dumps(entry | {"text": entry["text"][:400]}, ensure_ascii=False) for entry in entries[:24]]
+        Path(folder, f"{lang}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     mixture = {lang: {"share": 0.5, "sources": {"web": 1.0}} for lang in passages}
     stage = {"tokens": 512, "mixture": mixture, "curriculum": {"zh": {"order": "ascending"}}, "max_epochs": 50}
     inputs = [{"path": str(Path(folder, f"{lang}.jsonl")), "constants": {"source": "web"}} for lang in passages]
     data = {
         "name": "crash",
-        "workspace": str(root),
+        "workspace": str(Path(folder, "run")),
         "model": {"path": str(model)},
         "documents": {
             "inputs": inputs,
             "valid_share": 0.2,
             "max_drop_share": 1.0,
+            "clean": {"heuristics_sources": []},
         },
         "rows": {"seq_len": 64},
         "stages": [{"name": "one", **stage}, {"name": "two", **stage}],
@@ -186,33 +301,10 @@ def crash_recipe(folder, root, model, passages):
             "threads": 1,
             "validation": {"every_tokens": 256, "max_tokens": 128},
             "checkpoints": {"every_tokens": 256},
+            "verify_model": False,  # reads, in a process of its own, what was written
         },
-        "evaluation": {"max_length": 64, "stride": 32, "sample_tokens": 4},
+        "evaluation": {"max_length": 64, "stride": 32, "sample_tokens": 2},
     }
-    recipe = Path(folder, f"{Path(root).name}.yaml")
+    recipe = Path(folder, "crash.yaml")
     recipe.write_text(yaml.safe_dump(data, allow_unicode=True), encoding="utf-8")
     return recipe
-
-
-def run_all(write, folder):
-    """One kill before each event of a whole run in turn, resumed to the end each time.
-
-    Returns:
-        {events, kills, chains, different}.
-    """
-    import shutil
-
-    import_all()
-    whole = Path(folder, "whole")
-    _, events = run_child(write(whole))
-    expected = outcome(whole)
-    different = 0
-    for event in range(1, events + 1):
-        root = Path(folder, "one")
-        shutil.rmtree(root, ignore_errors=True)
-        recipe = write(root)
-        run_child(recipe, event)
-        ended, _ = run_child(recipe)
-        different += not ended or outcome(root) != expected
-        print(f"event {event} of {events}: {different} different", file=sys.stderr)
-    return {"events": events, "kills": events, "chains": events, "different": different}

@@ -14,7 +14,8 @@ from tests.pipeline.conftest import small_recipe
 from reprise.errors import UserError
 from reprise.pipeline import run_stages
 from reprise.recipe.loading import load_recipe
-from reprise.verify import damage_of, verify_run
+from reprise.verification import damage_of
+from reprise.verify import verify_run
 
 FLIPS = int(os.environ.get("REPRISE_FLIPS", "40"))
 
@@ -42,12 +43,20 @@ def made(tmp_path_factory, tiny_model):
 
 @pytest.mark.slow
 def test_a_whole_run_verifies(made):
-    recipe, _root = made
+    recipe, root = made
     result = verify_run(load_recipe(recipe))
     assert damage_of(result) == []
     names = {part["what"] for part in result["parts"]}
     assert {"read", "tokenize", "train-1", "train-2", "evaluate", "report", "cache/evaluate", "inputs"} <= names
     assert sum(part["files"] for part in result["parts"]) > 30
+    ran = []
+    for _ in range(2):
+        run_stages(load_recipe(recipe), say=ran.append)
+    assert len(ran) == 2, ran  # the report is stale once, and written once
+    assert ran[0] == f"report: `reprise verify` ran at {result['when']}"
+    facts = json.loads((root / "report.json").read_text(encoding="utf-8"))
+    assert facts["integrity"]["when"] == result["when"]
+    assert {part["verified"] for part in facts["integrity"]["parts"]} == {"as written"}
 
 
 @pytest.mark.slow

@@ -76,6 +76,34 @@ def test_kept_text_in_the_language_of_the_new_text_is_a_source_of_its_own(folder
     assert not set(mixture["en"].sources) & set(mixture["general-en"].sources)
 
 
+def test_pages_left_in_the_kept_language_do_not_make_a_strong_shift_a_weak_one(folders, tiny_model, texts):
+    write_lines(folders / "data" / "wiki" / "left.jsonl", texts["en"][:6], name="content")
+    proposal, recipe = proposed(folders, tiny_model)
+    mixture = recipe.stages[0].mixture
+    assert set(mixture) == {"zh", "en"} and mixture["en"].share == 0.25 and mixture["en"].keep
+    assert set(mixture["en"].sources) == {"web", "encyclopedia"}
+    assert any("count as kept text" in note for note in proposal.assumptions)
+
+
+def test_validations_cost_a_small_part_of_the_training(folders, tiny_model, texts):
+    write_lines(folders / "english.jsonl", texts["en"] * 400)
+    write_lines(
+        folders / "data" / "wiki" / "a.jsonl",
+        [f"{n} {text}" for n in range(60) for text in texts["zh"]],
+        name="content",
+    )
+    _, recipe = proposed(folders, tiny_model)
+    sources = sum(len(entry.sources) for entry in recipe.stages[0].mixture.values())
+    validation, tokens = recipe.training.validation, recipe.stages[0].tokens
+    assert validation.max_tokens * sources * (tokens / validation.every_tokens) / 3 <= 0.101 * tokens
+
+
+def test_the_name_of_the_folder_tells_the_source_where_that_of_the_file_does_not(folders, tiny_model, texts):
+    write_lines(folders / "medicine" / "part-1.jsonl", texts["en"][:50])
+    _, recipe = proposed(folders, tiny_model, data="medicine")
+    assert set(recipe.stages[0].mixture["en"].sources) == {"medicine"}
+
+
 def test_nothing_to_keep_is_said(folders, tiny_model):
     proposal, recipe = proposed(folders, tiny_model, keep=())
     assert recipe.stages[0].mixture["zh"].share == 1.0
@@ -143,10 +171,13 @@ def test_no_entry_is_lost_for_being_small():
 def test_from_folders_to_a_verdict_with_init_plan_and_run(folders, tiny_model):
     recipe = folders / "my.yaml"
     arguments = ["--model", tiny_model, "--data", folders / "data", "--keep", folders / "english.jsonl"]
+    refused = reprise("init", recipe, *arguments, "--tokens", "many", cwd=folders, check=False)
+    assert refused.returncode == 2 and "--tokens" in refused.stderr and not recipe.exists()
+    arguments += ["--tokens", "2k"]
     said = reprise("init", recipe, *arguments, cwd=folders).stdout
     assert "held out" in said and f"wrote {recipe}" in said
     assert "stages" in reprise("plan", recipe, cwd=folders).stdout
-    reprise("run", recipe, "stages.0.tokens=2048", "training.batch_rows=4", "training.threads=1", cwd=folders)
+    reprise("run", recipe, "training.batch_rows=4", "training.threads=1", cwd=folders)
     workspace = folders / yaml.safe_load(recipe.read_text(encoding="utf-8"))["workspace"]
     results = json.loads((workspace / "evaluate" / "results.json").read_text(encoding="utf-8"))
     assert results["headline"]

@@ -11,9 +11,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from torch.utils.data import DataLoader
 
+from reprise import open as open_run
+from reprise.api import Run
+from reprise.errors import UserError
 from reprise.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
@@ -210,3 +215,64 @@ def test_the_functions_that_the_tour_names_exist():
     for file, function in load_tour().HAND_OVERS.values():
         tree = ast.parse((ROOT / "src" / "reprise" / file).read_text(encoding="utf-8"))
         assert function in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}, file
+
+
+@pytest.mark.slow
+def test_a_run_can_be_opened_and_read(run):
+    recipe, workspace = run
+    opened = open_run(workspace)
+    assert open_run(recipe).recipe.stages == opened.recipe.stages
+    assert next(iter(opened.stages())) == "read" and opened.stages()["tokenize"]["documents"] > 0
+    steps = [record for record in opened.metrics("train-1") if record["kind"] == "step"]
+    assert steps[-1]["tokens"] == 4096
+    assert opened.results() == json.loads((workspace / "evaluate" / "results.json").read_text(encoding="utf-8"))
+    assert opened.plan()["totals"]["tokens"] == 4096 + 2048
+    documents = {row["id"]: row for row in opened.documents(columns=["id", "text", "split"])}
+    batches = list(opened.batches("train-1"))
+    order = list(opened.order("train-1"))
+    assert [row.bucket for row in order] == [bucket.path for batch in batches for bucket in batch.buckets]
+    assert {one for row in order for one in row.documents} <= {
+        name for name, row in documents.items() if row["split"] == "train"
+    }
+    for row, ids in zip(order, (ids for batch in batches for ids in batch.ids), strict=True):
+        assert " ".join(opened.tokenizer.decode(ids).split()).startswith(row.words)
+    later = list(opened.batches("train-1", skip=2))
+    assert len(later) == len(batches) - 2 and (later[0].ids == batches[2].ids).all()
+    halves = [list(opened.batches("train-2", rank=rank, world=2)) for rank in (0, 1)]
+    for whole, *parts in zip(opened.batches("train-2"), *halves, strict=True):
+        assert (whole.ids == np.concatenate([part.ids for part in parts])).all()
+    assert opened.model_folder().parent.name == "train-2"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_a_dataset_of_pytorch_in_the_order_of_training(run, workers):
+    opened = open_run(run[1])
+    loader = DataLoader(opened.dataset("train-1"), batch_size=None, num_workers=workers)
+    for given, batch in zip(loader, opened.batches("train-1"), strict=True):
+        assert (given["input_ids"].numpy() == batch.ids).all()
+        assert (given["labels"].numpy() == batch.labels).all()
+        assert (given["position_ids"].numpy() == batch.position_ids).all()
+
+
+@pytest.mark.slow
+def test_what_is_not_there_is_said(run, tmp_path):
+    opened = open_run(run[1])
+    for ask in (lambda: opened.metrics("train-3"), lambda: opened.dataset("evaluate"), lambda: open_run(tmp_path)):
+        with pytest.raises(UserError):
+            ask()
+    with pytest.raises(UserError, match="not done"):
+        next(iter(Run(tmp_path, opened.recipe).documents()))
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(run, monkeypatch):
+    """Its cells in one namespace: that needs no kernel, which takes ten seconds to start and three packages."""
+    monkeypatch.setenv("RUN", str(run[1]))
+    notebook = json.loads((ROOT / "examples" / "open_a_run.ipynb").read_text(encoding="utf-8"))
+    names = {}
+    for cell in notebook["cells"]:
+        assert not cell.get("outputs"), "a notebook in the repository holds no outputs"
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), "open_a_run.ipynb", "exec"), names)
+    assert names["figure"].data and len(names["rows"]) == 10

@@ -2,6 +2,7 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
 import time
 
 import pytest
@@ -187,3 +188,16 @@ def test_differences_name_nested_settings():
 def test_write_json_survives_a_reader(tmp_path):
     write_json(tmp_path / "x.json", {"text": "中文"})
     assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == {"text": "中文"}
+
+
+def test_files_that_a_killed_process_was_writing_are_removed(tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left = [tmp_path / f".report.html.{dead.pid}.tmp", tmp_path / "cache" / "evaluate" / f".bits.json.{dead.pid}.tmp"]
+    alive = tmp_path / f".report.json.{os.getppid()}.tmp"
+    left[1].parent.mkdir(parents=True)
+    for path in (*left, alive):
+        path.write_text("cut")
+    Workspace(tmp_path).adopt_finished()
+    assert not any(path.exists() for path in left)
+    assert alive.exists()

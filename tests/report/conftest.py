@@ -49,6 +49,7 @@ BENCHMARKS = [
         "before": before,
         "after": before + change,
         "change": change,
+        "changed": 0.1,
         "ci": [change - 0.03, change + 0.03],
         "tolerance": 0.02,
         "verdict": verdict,
@@ -56,11 +57,15 @@ BENCHMARKS = [
         "after_ci": [before + change - 0.05, before + change + 0.05],
         "differs": "",
         "parts": {},
-        "other_metrics": {},
+        "gold_bits_per_byte": {"before": 1.2, "after": 1.1, "change": -0.1 / 1.2, "ci": [-0.1, -0.06], "questions": 200}
+        if name == "ceval"
+        else None,
+        "other_metrics": {"acc_symbolic": {"before": 0.0425, "after": 0.0675}} if name == "math" else {},
     }
     for name, total, before, change, verdict in (
         ("ceval", 1346, 0.27, 0.06, "gained"),
         ("arc_easy", 200, 0.55, -0.01, "undecided"),
+        ("math", 200, 0.04, 0.0, "undecided"),
     )
 ]
 

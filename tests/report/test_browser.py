@@ -105,8 +105,10 @@ def test_a_phone_shows_the_page_without_scrolling_sideways(open_page: Callable[.
     page = open_page(address, width=360, height=740)
     assert page.evaluate(OVERFLOW) == 0
     scrolls = "nodes => nodes.filter((node) => node.scrollWidth > node.clientWidth).map((node) => node.ariaLabel)"
-    sideways = page.locator("#verdict .scroll, #gains > .scroll").evaluate_all(scrolls)
+    sideways = page.locator("#verdict .scroll, #gains > .scroll, .scroll:has(#verified)").evaluate_all(scrolls)
     assert sideways == []
+    assert "answers of equal value" in page.locator("#gains").inner_text()
+    assert page.locator("#verified tbody tr").first.inner_text().split() == ["read", "–", "not", "verified"]
     for details in page.query_selector_all("details"):
         details.evaluate("node => { node.open = true; }")
     assert page.evaluate(OVERFLOW) == 0

@@ -110,7 +110,7 @@ def test_a_languages_bits_per_byte_weighs_its_buckets_by_bytes() -> None:
         entry("web", "Others", 500, 400, 90),
         entry("book", None, 60, 100, 30),
     ]
-    found = curves._validation({"tokens": 7, "validation": entries}, Groups())
+    found = curves.bits_per_byte_of({"tokens": 7, "validation": entries}, Groups())
     values = {(e["source"], e["topic"]): e["value"] for e in found["bits_per_byte"]}
     assert values[None, None] == pytest.approx(1460 / 800)
     assert values["web", None] == pytest.approx(1400 / 700)

@@ -15,7 +15,9 @@ from reprise.report import facts as facts_module
 from reprise.report.build import HTML, JSON, compare_report, run, write_report
 from reprise.report.facts import finite, gather, stage_names
 from reprise.report.page import render_report
-from reprise.workspace import Work, Workspace, write_manifest
+from reprise.storage import Json, write_checked
+from reprise.verification import VERIFIED
+from reprise.workspace import Comparison, Work, Workspace, read_manifest, write_manifest
 
 FORMATS = {one.name: one for one in schemas.FORMATS}
 Run = tuple[Workspace, Recipe]
@@ -164,11 +166,88 @@ def test_a_verdict_on_a_benchmark_is_said_in_points(unchanged: Run) -> None:
     page = render_report(gather(*unchanged))
     verdicts = page[page.index('id="verdict"') : page.index('id="data"')]
     (row,) = (row for row in verdicts.split("<tr>") if ">ceval<" in row)
-    assert "gained zh (bits per byte fell by 11." in verdicts and "Bits per byte: lower is better" in verdicts
-    assert re.search(r"kept en \(bits per byte rose by 0\.\d\u202f%, tolerance 2\u202f%", verdicts)  # unbroken
+    assert "gained Chinese (bits per byte fell by 11." in verdicts and "Bits per byte: lower is better" in verdicts
+    assert re.search(r"kept English \(bits per byte rose by 0\.\d\u202f%, tolerance 2\u202f%", verdicts)  # unbroken
     for cell in ("27.00\u202f%", "33.00\u202f%", "2\u202fpoints"):
         assert f">{cell}<" in row
     assert 'rose by 6.00\u202fpoints <span class="better">(better)</span>' in row
     dot = re.search(r'class="dot" style="left:([0-9.]+)%"', row)
     assert dot is not None
     assert float(dot[1]) < 50
+
+
+def _verify(workspace: Workspace, **damage: str) -> None:
+    """Write the record of `reprise verify` of the run as it is, with damage in some stages."""
+    parts = []
+    for path in sorted(workspace.root.glob("*/manifest.json")):
+        name = path.parent.name
+        parts.append(
+            {"what": name, "manifest": read_manifest(path).everything, "files": 3, "bytes": 3_000}
+            | {"damage": [damage[name]] if name in damage else []}
+        )
+    parts.append({"what": "inputs", "manifest": None, "files": 1, "bytes": 153580, "damage": []})
+    write_checked(workspace.root / VERIFIED, {"when": "2026-11-29T10:00:00Z", "seconds": 0.4, "parts": parts})
+
+
+def _states(facts: Json) -> dict[str, str]:
+    return {part["what"]: part["verified"] for part in facts["integrity"]["parts"]}
+
+
+def test_the_report_says_what_was_verified(finished: Run) -> None:
+    workspace, recipe = finished
+    facts = gather(workspace, recipe)
+    assert facts["integrity"]["when"] is None
+    assert set(_states(facts).values()) == {"not verified"}
+    assert "has not read the whole run yet" in render_report(facts)
+    _verify(workspace)
+    facts = gather(workspace, recipe)
+    assert _states(facts) == dict.fromkeys((*stage_names(recipe), "inputs"), "as written")
+    page = render_report(facts)
+    assert "2026-11-29 10:00:00 UTC" in page
+    assert "all files were as they were written" in page
+
+
+def test_damage_that_verify_found_stands_under_the_verdict(finished: Run) -> None:
+    workspace, recipe = finished
+    _verify(workspace, tokenize="tokens.npy is damaged")
+    facts = gather(workspace, recipe)
+    assert _states(facts)["tokenize"] == "damaged"
+    verdict = render_report(facts).split('id="data"')[0]
+    assert "tokens.npy is damaged" in verdict
+
+
+def test_what_was_made_after_verify_is_not_called_verified(finished: Run) -> None:
+    workspace, recipe = finished
+    _verify(workspace, evaluate="results.json is damaged")
+    manifest = workspace.manifest("evaluate")
+    assert manifest is not None
+    write_manifest(workspace.folder("evaluate"), replace(manifest, finished="2026-11-30T00:00:00Z"))
+    facts = gather(workspace, recipe)
+    assert _states(facts)["evaluate"] == "made since"
+    assert facts["integrity"]["damage"] == []
+    assert "but for what was made since" in render_report(facts)
+    file = workspace.root / VERIFIED
+    file.write_text(file.read_text(encoding="utf-8").replace("153580", "153581"), encoding="utf-8")
+    assert gather(workspace, recipe)["integrity"]["when"] is None  # a changed record says nothing
+
+
+def test_a_stage_whose_files_were_compared_says_before_what(finished: Run) -> None:
+    workspace, recipe = finished
+    manifest = workspace.manifest("train-1")
+    assert manifest is not None
+    compared: dict[str, Comparison] = {"tokenize": {"files": 4, "bytes": 9, "seconds": 0.0}}
+    write_manifest(workspace.folder("train-1"), replace(manifest, compared=compared))
+    parts = {part["what"]: part for part in gather(workspace, recipe)["integrity"]["parts"]}
+    assert parts["tokenize"]["compared_before"] == ["train-1"]
+    assert "train-2" in parts["tokenize"]["written_before"]
+    other = replace(manifest, compared=compared, inputs={**manifest.inputs, "tokenize": "another content"})
+    write_manifest(workspace.folder("train-1"), other)
+    parts = {part["what"]: part for part in gather(workspace, recipe)["integrity"]["parts"]}
+    assert parts["tokenize"]["compared_before"] == []  # it was another token store
+
+
+def test_math_has_both_scores(finished: Run) -> None:
+    page = render_report(gather(*finished))
+    row = page.split("math, answers of equal value")[1].split("</tr>")[0]
+    assert "6.75" in row
+    assert "rose by 2.50" in row

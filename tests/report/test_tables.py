@@ -3,6 +3,7 @@ import pytest
 from reprise.recipe import Recipe
 from reprise.report import tables
 from reprise.report.facts import gather
+from reprise.report.page import render_report
 from reprise.workspace import Workspace
 
 Run = tuple[Workspace, Recipe]
@@ -28,6 +29,14 @@ def test_before_and_after_go_from_the_entry_to_the_topic(unchanged: Run) -> None
     rows = tables.gain_rows(gather(*unchanged))
     assert [row["level"] for row in rows[:6]] == ["total", "part", "part", "part", "subpart", "subpart"]
     assert [row["name"] for row in rows if row["level"] == "total"] == ["en", "zh"]
+
+
+def test_bits_of_the_right_answers_are_shown_where_they_were_scored(unchanged: Run) -> None:
+    facts = gather(*unchanged)
+    (row,) = tables.gold_rows(facts["benchmarks"])  # the answers of the other benchmark were generated
+    assert row["name"] == "ceval" and row["picture"]["dot"] < 50
+    page = render_report(facts)
+    assert "Bits per byte of the right answers" in page and ">1.200<" in page
 
 
 def test_better_is_left_for_bits_and_for_points() -> None:

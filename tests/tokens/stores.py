@@ -30,6 +30,7 @@ def document(
     topic: str | None = None,
     split: str = "train",
     ppl: float | None = None,
+    grade: float | None = None,
 ) -> dict[str, Any]:
     return {
         "id": id,
@@ -39,6 +40,7 @@ def document(
         "topic": topic,
         "split": split,
         "ppl": ppl,
+        "grade": grade,
     }
 
 

@@ -35,7 +35,7 @@ def test_store_is_the_same_whatever_the_order_of_the_documents(
     assert not list((tmp_path / "b").glob("runs*"))
     assert first.fingerprint == second.fingerprint
     names = [path.relative_to(first.root) for path in sorted(first.root.rglob("*")) if path.is_file()]
-    assert len(names) == 4 * 6 + 1
+    assert len(names) == 4 * 7 + 1
     for name in names:
         assert (first.root / name).read_bytes() == (second.root / name).read_bytes(), name
 
@@ -107,7 +107,7 @@ def test_bos_and_eos_once_per_document(tmp_path: Path) -> None:
     assert builder.finish().train[BucketKey("en", "web", None)].tokens.tolist() == [0, 5, 6, EOS, 0, 7, EOS]
 
 
-@pytest.mark.parametrize("name", ["tokens", "offsets", "ppl", "num_bytes", "id_bytes", "id_offsets"])
+@pytest.mark.parametrize("name", ["tokens", "offsets", "ppl", "grade", "num_bytes", "id_bytes", "id_offsets"])
 def test_a_flipped_byte_is_found_and_named(tmp_path: Path, name: str) -> None:
     store = build_store(tmp_path, mixed_documents())
     store.verify()

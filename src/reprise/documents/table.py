@@ -26,6 +26,7 @@ SCHEMA = pa.schema(
         pa.field("split", pa.string(), nullable=False),
         pa.field("origin", pa.string(), nullable=False),
         pa.field("topic_confidence", pa.float32()),
+        pa.field("grade", pa.float32()),
         pa.field("nll", pa.float64()),
         pa.field("num_tokens", pa.int64()),
         pa.field("ppl", pa.float64()),

@@ -8,10 +8,12 @@ from typing import Any
 from rich.table import Table
 
 from reprise.errors import UserError
-from reprise.evaluation.benchmarks.runner import BenchmarkRunner, group_means, harness_version, summarize
+from reprise.evaluation.benchmarks.harness_index import harness_version
+from reprise.evaluation.benchmarks.runner import BenchmarkRunner, group_means, summarize
 from reprise.evaluation.bits_per_byte import Text, byte_counts, group_texts, measure_bits
 from reprise.evaluation.model import EvaluatedModel
 from reprise.evaluation.results import (
+    METRIC_NAMES,
     BenchmarkRow,
     BenchmarkScore,
     Interval,
@@ -189,19 +191,7 @@ def _comparison_tables(results: Results) -> list[Table]:
         ]
         for row in results["bits_per_byte"]
     ]
-    scores = [
-        [
-            row["benchmark"],
-            str(row["shots"]),
-            _questions(row),
-            f"{100 * row['before']:.2f}",
-            f"{100 * row['after']:.2f}",
-            f"{100 * row['change']:+.2f}",
-            _interval(row["ci"]),
-            row["verdict"],
-        ]
-        for row in results["benchmarks"]
-    ]
+    scores = [line for row in results["benchmarks"] for line in _benchmark_lines(row)]
     changed = ["before", "after", "change", "95 % interval", "verdict"]
     reasons = [
         *([entry["measure"], entry["reason"]] for entry in results["verdicts"] if entry["reason"]),
@@ -214,15 +204,38 @@ def _comparison_tables(results: Results) -> list[Table]:
     ]
 
 
+def _benchmark_lines(row: BenchmarkRow) -> list[list[str]]:
+    """A benchmark, and a line for each further metric of the same answers."""
+    lines = [
+        [
+            row["benchmark"],
+            str(row["shots"]),
+            _questions(row),
+            f"{100 * row['before']:.2f}",
+            f"{100 * row['after']:.2f}",
+            f"{100 * row['change']:+.2f}",
+            _interval(row["ci"]),
+            row["verdict"],
+        ]
+    ]
+    for metric, scores in row["other_metrics"].items():
+        change = f"{100 * (scores['after'] - scores['before']):+.2f}"
+        both = [f"{100 * scores['before']:.2f}", f"{100 * scores['after']:.2f}", change]
+        lines.append([f"  {METRIC_NAMES.get(metric, metric)}", "", "", *both, "", ""])
+    return lines
+
+
 def _model_tables(results: ModelResults) -> list[Table]:
     bits = [
         [row["language"], row["source"] or "all", row["topic"] or "", f"{row['bits_per_byte']:.4f}"]
         for row in results["bits_per_byte"]
     ]
-    scores = [
-        [row["benchmark"], str(row["shots"]), _questions(row), f"{100 * row['score']:.2f}", _interval(row["ci"])]
-        for row in results["benchmarks"]
-    ]
+    scores = []
+    for row in results["benchmarks"]:
+        score = f"{100 * row['score']:.2f}"
+        scores.append([row["benchmark"], str(row["shots"]), _questions(row), score, _interval(row["ci"])])
+        for metric, other in row["other_metrics"].items():
+            scores.append([f"  {METRIC_NAMES.get(metric, metric)}", "", "", f"{100 * other:.2f}", ""])
     return [
         *_table("Bits per byte (lower is better)", ["language", "source", "topic", "bits per byte"], bits),
         *_table("Benchmarks", ["benchmark", "shots", "questions", "score", "95 % interval"], scores),

@@ -11,6 +11,7 @@ from reprise.evaluation.intervals import Estimate, bootstrap_interval, estimate_
 from reprise.evaluation.results import BenchmarkRow, BitsRow, Untested, Verdict
 from reprise.evaluation.verdicts import Judgement, judge_all
 from reprise.recipe.groups import Groups
+from reprise.recipe.languages.packs import english_name
 
 
 def compare_bits(
@@ -50,6 +51,7 @@ def _bits_row(group: TextGroup, estimate: Estimate, num_bytes: int, bootstrap: t
         "after": estimate.after,
         "change": estimate.change,
         "standard_error": estimate.standard_error if math.isfinite(estimate.standard_error) else None,
+        "spread": estimate.spread if estimate.problem is None else None,
         "ci": estimate.interval(),
         "bootstrap_ci": bootstrap,
         "tolerance": group.tolerance,
@@ -75,7 +77,7 @@ def judge_rows(
         row["verdict"] = judgement.verdict
         verdicts.append(
             {
-                "measure": f"{row['path']} bits per byte",
+                "measure": f"{english_name(row['path'])} bits per byte",
                 "kind": "bits_per_byte",
                 "path": row["path"],
                 "language": row["language"],
@@ -122,10 +124,29 @@ def _benchmark_verdict(row: BenchmarkRow, judgement: Judgement) -> Verdict:
 
 
 def find_untested(
-    texts: Sequence[Text], groups: Groups, verdicts: Sequence[Verdict], absent: Mapping[str, str]
+    texts: Sequence[Text],
+    groups: Groups,
+    verdicts: Sequence[Verdict],
+    absent: Mapping[str, str],
+    *,
+    is_assistant: bool = False,
 ) -> list[Untested]:
-    """What a reader may take for tested and was not: named groups without text, benchmarks, tolerances."""
-    return [*_without_text(texts, groups), *_without_guard(verdicts, absent)]
+    """What a reader may take for tested and was not: named groups without text, benchmarks, tolerances; instruction
+    following, where the base model has a chat template."""
+    return [
+        *_without_text(texts, groups),
+        *_without_guard(verdicts, absent),
+        *(_without_instructions(verdicts) if is_assistant else ()),
+    ]
+
+
+def _without_instructions(verdicts: Sequence[Verdict]) -> Iterator[Untested]:
+    if not any(verdict["path"].startswith("instructions-") for verdict in verdicts):
+        yield {
+            "measure": "instruction following",
+            "reason": "the base model has a chat template, and no benchmark asks through it: add `assistant` to "
+            "evaluation.benchmarks",
+        }
 
 
 def _without_text(texts: Sequence[Text], groups: Groups) -> Iterator[Untested]:
@@ -136,7 +157,7 @@ def _without_text(texts: Sequence[Text], groups: Groups) -> Iterator[Untested]:
     for group in groups.over(pairs):
         if not any(group.contains(*pair) for pair in pairs):
             yield {
-                "measure": f"{group.path} bits per byte",
+                "measure": f"{english_name(group.path)} bits per byte",
                 "reason": f"no document of {group.path} is held out: raise documents.valid_share, or give an input "
                 "with `constants: {split: valid}`",
             }

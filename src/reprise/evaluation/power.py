@@ -1,12 +1,12 @@
 """Which verdicts the held-out documents and the questions can reach, before anyone trains.
 
 A verdict needs an interval that is short enough. How long it will be is known beforehand but for one number: how much
-the documents of one group differ in their change, or how many answers of a benchmark change. That number is assumed
-here and said; a run that was evaluated has the real one.
+the documents of one group differ in their change, or how many answers of a benchmark change. An evaluation measures
+it; where there was none yet, it is assumed, and the plan says which.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +39,9 @@ class Reach(TypedDict):
     items: int
     """Held-out documents, or questions."""
     spread: float
-    """Assumed: standard deviation of the documents' relative changes; share of the answers that change."""
+    """Standard deviation of the documents' relative changes; share of the answers that change."""
+    spread_from: str | None
+    """Folder of the run whose evaluation measured `spread`; null: it is assumed."""
     tolerance: float | None
     """Largest change for the worse that still counts as kept; null: none is set."""
     detectable: float | None
@@ -51,13 +53,20 @@ class Reach(TypedDict):
     """Documents or questions, alike in size, that `kept` takes; null without a tolerance."""
 
 
+class Spread(NamedTuple):
+    """How much the documents of a group differ in their change, or which share of the answers changes."""
+
+    value: float
+    run: str | None = None
+    """Folder of the run that measured it; None: it is assumed."""
+
+
 def plan_reach(
     sizes: Mapping[tuple[str, str], npt.NDArray[np.float64]],
     groups: Groups,
     questions: Mapping[str, int],
     benchmark_tolerance: float,
-    *,
-    spread: float = DOCUMENT_SPREAD,
+    spreads: Mapping[str, Spread] | None = None,
 ) -> list[Reach]:
     """What each group of held-out documents and each benchmark can show, all judged as one family.
 
@@ -66,37 +75,43 @@ def plan_reach(
         groups: which of them get a verdict together.
         questions: benchmark -> questions that will be asked.
         benchmark_tolerance: `evaluation.benchmark_tolerance`.
-        spread: standard deviation of the documents' relative changes.
+        spreads: path of a group, or benchmark -> what an evaluation measured; what is not there is assumed.
     """
     judged = groups.over(sizes)
     error = FAMILY_ERROR / max(1, len(judged) + len(questions))  # the first step of Holm's rule
+    known = spreads or {}
     reaches = []
     for group in judged:
         parts = [size for pair, size in sizes.items() if group.contains(*pair)]
         size = np.concatenate(parts) if parts else np.zeros(0)
+        spread = known.get(group.path, Spread(DOCUMENT_SPREAD))
         reaches.append(_reach_of_documents(group.path, size, group.tolerance, spread, error))
-    return reaches + [_reach_of_questions(name, count, benchmark_tolerance, error) for name, count in questions.items()]
+    for name, count in questions.items():
+        spread = known.get(name, Spread(CHANGED_ANSWERS))
+        reaches.append(_reach_of_questions(name, count, benchmark_tolerance, spread, error))
+    return reaches
 
 
 def _reach_of_documents(
-    path: str, size: npt.NDArray[np.float64], tolerance: float | None, spread: float, error: float
+    path: str, size: npt.NDArray[np.float64], tolerance: float | None, spread: Spread, error: float
 ) -> Reach:
     reachable = None
     if len(size) >= MIN_DOCUMENTS:
         estimate = estimate_rate(size, size, size)
         share = size / size.sum()
         if estimate.problem is None:
-            standard_error = spread * float(np.sqrt((share**2).sum()))
+            standard_error = spread.value * float(np.sqrt((share**2).sum()))
             reachable = (_student(estimate.degrees, error) + ndtri(POWER)) * standard_error
     return {
         "path": path,
         "kind": "bits_per_byte",
         "items": len(size),
-        "spread": spread,
+        "spread": spread.value,
+        "spread_from": spread.run,
         "tolerance": tolerance,
         "detectable": None if reachable is None else float(reachable),
         "can_be_kept": tolerance is not None and reachable is not None and float(reachable) <= tolerance,
-        "items_for_kept": None if not tolerance else _documents_needed(spread, tolerance, error),
+        "items_for_kept": None if not tolerance else _documents_needed(spread.value, tolerance, error),
     }
 
 
@@ -112,18 +127,19 @@ def _documents_needed(spread: float, tolerance: float, error: float) -> int:
     return count
 
 
-def _reach_of_questions(name: str, count: int, tolerance: float, error: float) -> Reach:
+def _reach_of_questions(name: str, count: int, tolerance: float, spread: Spread, error: float) -> Reach:
     factor = float(ndtri(1 - error / 2) + ndtri(POWER))
-    reachable = factor * float(np.sqrt(CHANGED_ANSWERS / count)) if count >= MIN_DOCUMENTS else None
+    reachable = factor * float(np.sqrt(spread.value / count)) if count >= MIN_DOCUMENTS else None
     return {
         "path": name,
         "kind": "benchmark",
         "items": count,
-        "spread": CHANGED_ANSWERS,
+        "spread": spread.value,
+        "spread_from": spread.run,
         "tolerance": tolerance,
         "detectable": reachable,
         "can_be_kept": reachable is not None and reachable <= tolerance,
-        "items_for_kept": int(np.ceil(CHANGED_ANSWERS * (factor / tolerance) ** 2)) if tolerance else None,
+        "items_for_kept": int(np.ceil(spread.value * (factor / tolerance) ** 2)) if tolerance else None,
     }
 
 
@@ -138,6 +154,9 @@ def _sentence(reach: Reach) -> str:
     head = f"{reach['path']}: {reach['items']:,} {what}{'' if reach['items'] == 1 else 's'}"
     if reach["detectable"] is None:
         return f"{head}: no verdict is possible; hold out more"
+    differ = "documents differ by" if is_bits else "answers changed:"
+    source = f"measured in {reach['spread_from']}" if reach["spread_from"] else "assumed"
+    head += f" ({differ} {100 * reach['spread']:.2g} %, {source})"
     line = f"{head}: a change of {100 * reach['detectable']:.1f} {unit} can be shown"
     if reach["tolerance"] is None:
         return f"{line}; `kept` needs a tolerance"

@@ -16,7 +16,7 @@ class Verdict(TypedDict):
     """One measure before and after, and what was decided about it."""
 
     measure: str
-    """Name for people, such as `en/paper bits per byte`."""
+    """Name for people, such as `English/paper bits per byte`."""
     kind: Literal["bits_per_byte", "benchmark"]
     """What was measured."""
     path: str
@@ -81,6 +81,8 @@ class BitsRow(TypedDict):
     """after / before - 1."""
     standard_error: float | None
     """Standard error of `change`; null for one document."""
+    spread: float | None
+    """Standard deviation of the documents' relative changes, for `reprise plan`; null with fewer than 5."""
     ci: Interval | None
     """95 % interval of `change` by itself; null with fewer than 5 documents."""
     bootstrap_ci: Interval | None
@@ -117,6 +119,10 @@ class BenchmarkPart(TypedDict):
     """Mean score of the trained model."""
 
 
+METRIC_NAMES = {"acc_symbolic": "answers of equal value"}
+"""Metric -> what it counts, where its name does not say it."""
+
+
 @record
 class OtherMetric(TypedDict):
     """Another judgement of the same answers."""
@@ -128,13 +134,29 @@ class OtherMetric(TypedDict):
 
 
 @record
+class GoldBits(TypedDict):
+    """Bits per byte of the right answers before and after: they move while a small model's score is still chance."""
+
+    before: float
+    """Of the base model; lower is better."""
+    after: float
+    """Of the trained model."""
+    change: float
+    """after / before - 1."""
+    ci: Interval | None
+    """95 % interval of `change` by itself; null with fewer than 5 questions. No verdict is made on it."""
+    questions: int
+    """Questions whose right answer was scored."""
+
+
+@record
 class BenchmarkRow(TypedDict):
     """A benchmark before and after."""
 
     benchmark: str
     """Name in `evaluation.benchmarks`."""
     language: str
-    """Language of the questions."""
+    """Language of the questions; `und` where it is not known."""
     shots: int
     """Examples in the prompt."""
     metric: str
@@ -151,6 +173,8 @@ class BenchmarkRow(TypedDict):
     """Mean score of the trained model, 0 to 1."""
     change: float
     """after - before."""
+    changed: float
+    """Mean square of the questions' changes: the share that is answered differently, where scores are 0 or 1."""
     ci: Interval | None
     """95 % interval of `change` by itself; null with fewer than 5 questions."""
     tolerance: float | None
@@ -167,6 +191,9 @@ class BenchmarkRow(TypedDict):
     """Task of the harness -> its questions and scores."""
     other_metrics: dict[str, OtherMetric]
     """Other metric -> its scores; for MATH `acc_symbolic`, which compares the values of answers."""
+    gold_bits_per_byte: GoldBits | None
+    """Bits per byte of the right answer as it was scored: its text, or its letter where the task scores letters. Null
+    for answers that are generated."""
 
 
 @record
@@ -290,6 +317,8 @@ class BenchmarkScore(TypedDict):
     """Task of the harness -> its questions and score."""
     other_metrics: dict[str, float]
     """Other metric -> its mean score."""
+    gold_bits_per_byte: float | None
+    """Bits per byte of the right answers; null where they were generated."""
 
 
 @final

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from reprise.documents.table import DOCUMENTS, read_table
 from reprise.errors import UserError
-from reprise.evaluation.benchmarks.runner import BenchmarkRunner, compare_benchmarks, group_means, harness_version
+from reprise.evaluation.benchmarks.harness_index import harness_version
+from reprise.evaluation.benchmarks.runner import BenchmarkRunner, compare_benchmarks, group_means
 from reprise.evaluation.bits_per_byte import Text, measure_bits
 from reprise.evaluation.comparison import compare_bits, find_untested, judge_rows
 from reprise.evaluation.curves import measure_curve, trained_model
@@ -88,7 +89,9 @@ def compare_models(
     table = compare_bits(texts, bits["before"], bits["after"], groups, evaluation.bootstrap_samples)
     benchmarks = compare_benchmarks(scores["before"], scores["after"], evaluation)
     verdicts = judge_rows(table, benchmarks)
-    untested = find_untested(texts, groups, verdicts, absent)
+    base = sides["before"]
+    is_assistant = base.in_process and base.tokenizer.chat_template is not None
+    untested = find_untested(texts, groups, verdicts, absent, is_assistant=is_assistant)
     rows = [row for row, _ in benchmarks]
     return {
         "headline": headline(verdicts, untested),

@@ -8,6 +8,7 @@ import yaml
 
 from reprise.errors import UserError
 from reprise.generators.generator import Request
+from reprise.yaml_text import read_yaml
 
 _PLACE = re.compile(r"\{(\w+)\}")
 _KEYS = {"version", "sections", "begin", "stop", "messages", "endings"}
@@ -50,7 +51,7 @@ def parse_prompt(text: str, name: str, where: str) -> Prompt:
         UserError: it is not a prompt file.
     """
     try:
-        data: Any = yaml.safe_load(text)
+        data: Any = read_yaml(text)
         if unknown := set(data) - _KEYS:
             raise ValueError(f"unknown keys: {', '.join(sorted(unknown))}; valid: {', '.join(sorted(_KEYS))}")
         return Prompt(

@@ -12,7 +12,7 @@ from reprise.tokens.rows import DocumentSet, Order
 class DocumentOrder:
     """Which documents of a bucket are read, and in which order in each epoch.
 
-    The order depends on the perplexities, on the ids (the store is sorted by them, and equal perplexities go by them)
+    The order depends on the perplexities or grades, on the ids (the store is sorted by them, and equal ones go by them)
     and, where it is shuffled, on the seed: not on files, workers or the machine. `random` and `segments` are shuffled
     anew in every epoch; the other orders are the same in each.
     """
@@ -27,36 +27,38 @@ class DocumentOrder:
             name: path of the bucket; tells its shuffles from those of others.
 
         Raises:
-            UserError: perplexities are needed and there are none, or the cuts leave nothing.
+            UserError: perplexities or grades are needed and there are none, or the cuts leave nothing.
         """
         self.kept: Order
-        """Documents that are read, by perplexity where it is needed."""
+        """Documents that are read, by perplexity or grade where it is needed."""
         self._curriculum, self._seed, self._name = curriculum, seed, name
-        if not curriculum.needs_perplexity:
+        if not curriculum.is_ordered:
             self.kept = np.arange(len(documents), dtype=np.int64)
             self.num_unscored = self.num_cut = 0
             return
-        scored = np.flatnonzero(~np.isnan(documents.ppl))
+        keys = documents.grade if curriculum.by == "grade" else documents.ppl
+        scored = np.flatnonzero(~np.isnan(keys))
         if not len(scored):
+            what, command = ("grade", "label") if curriculum.by == "grade" else ("perplexity", "score")
             raise UserError(
-                f"no document of {name} has a perplexity, so it cannot be ordered",
+                f"no document of {name} has a {what}, so it cannot be ordered",
                 where=f"curriculum of {name}: order = {curriculum.order}",
-                remedy="run `reprise score` with this recipe, or set the order to random",
+                remedy=f"run `reprise {command}` with this recipe, or set the order to random",
             )
-        by_ppl = scored[np.argsort(documents.ppl[scored], kind="stable")]
+        ranked = scored[np.argsort(keys[scored], kind="stable")]
         below = int(exact(curriculum.drop_below) * len(scored))
         above = int((1 - exact(curriculum.drop_above)) * len(scored))
-        kept = by_ppl[below : len(scored) - above]
+        kept = ranked[below : len(scored) - above]
         if not len(kept):
             raise UserError(
                 f"the cuts leave no document of {name}",
                 where=f"curriculum of {name}: drop_below {curriculum.drop_below}, drop_above {curriculum.drop_above}",
                 remedy="cut less",
             )
-        unscored = np.flatnonzero(np.isnan(documents.ppl))
+        unscored = np.flatnonzero(np.isnan(keys))
         if curriculum.order == "descending":
             kept = kept[::-1]
-        self.kept = np.concatenate([kept, unscored])  # what has no perplexity comes last: it is not lost
+        self.kept = np.concatenate([kept, unscored])  # what has no score comes last: it is not lost
         self.num_unscored, self.num_cut = len(unscored), below + above
 
     def of_epoch(self, epoch: int) -> Order:

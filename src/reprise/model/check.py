@@ -9,27 +9,37 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import try_to_load_from_cache
+
 from reprise.errors import Finding, UserError, missing_extra
 from reprise.model.files import model_folder, sentencepiece_file
 from reprise.model.weight_files import BIN, INDEX, open_weights, refuse_lfs_pointer
 from reprise.recipe.model import Model
 
+CONFIG = "config.json"
 DEQUANTIZED = {"fp8", "mxfp4"}
 """Quantized weights that become ordinary ones while they are loaded."""
 
 
 def check_model(model: Model, seq_len: int) -> Iterator[Finding]:
-    """Look at a model folder on this machine; nothing is said of a model on the Hub or a GGUF file.
+    """Look at a model folder on this machine; of a model on the Hub only whether it is here already.
 
     Args:
         model: the base model.
         seq_len: tokens of a row.
     """
     folder = model_folder(model)
+    if folder is None and not isinstance(try_to_load_from_cache(model.path, CONFIG, revision=model.revision), str):
+        yield Finding(
+            "there is no such folder, so this is a model on the Hugging Face Hub, and it is not on this machine yet",
+            where=f"model.path={model.path}",
+            remedy="nothing, if that is meant: it is downloaded when it is needed",
+            severity="warning",
+        )
     if folder is None or model.gguf_file is not None:
         return
     try:
-        config = _read(folder / "config.json")
+        config = _read(folder / CONFIG)
         yield from _check_config(config, model, seq_len)
         if not any((folder / name).is_file() for name in (BIN, f"{BIN}{INDEX}")):
             open_weights(folder)

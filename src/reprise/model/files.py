@@ -1,12 +1,14 @@
 """Where a model's files are, without importing torch."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 from reprise.errors import UserError
 from reprise.recipe.model import Model
 
 PACKAGE = "package:"
+_HUB_NAME = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?", re.ASCII)
 _SUFFIXES = {".json", ".safetensors", ".bin", ".model", ".tiktoken", ".txt", ".py", ".jinja"}
 
 
@@ -24,6 +26,12 @@ def model_folder(settings: Model) -> Path | None:
     if settings.path.startswith((".", "/", "~")) or settings.path.count("/") > 1:
         raise UserError(
             f"there is no model folder {settings.path!r}", where="model.path", remedy="name a folder with config.json"
+        )
+    if not _HUB_NAME.fullmatch(settings.path):
+        raise UserError(
+            f"{settings.path!r} is neither a folder nor a name on the Hub",
+            where="model.path",
+            remedy="name a folder with config.json, or a model such as HuggingFaceTB/SmolLM2-135M",
         )
     return None
 
@@ -53,7 +61,7 @@ def sentencepiece_file(settings: Model) -> Path | None:
 
 
 def _package_folder(name: str) -> Path:
-    spec = importlib.util.find_spec(name)
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
     if spec is None or spec.origin is None:
         raise UserError(
             f"the Python package {name!r} is not installed",

@@ -38,7 +38,7 @@ def convert_gguf(source: Path) -> Path:
         if importlib.util.find_spec(package) is None:
             raise missing_extra(package, "gguf", "reading a GGUF file")
     with explain_loading(str(source), where="model.gguf_file"):
-        model, info = _read(source)
+        model, info = read_gguf(source)
         tokenizer = AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name)
     compare_loaded(model, info).refuse(source)
     refuse_not_finite(not_finite(model), str(source))
@@ -61,7 +61,8 @@ def _content_hash(source: Path, _size: int, _mtime_ns: int) -> str:
     return file_checksum(source)["xxh128"]
 
 
-def _read(source: Path) -> tuple[Any, Any]:
+def read_gguf(source: Path) -> tuple[Any, Any]:
+    """The model that transformers makes of a GGUF file, in float32, and what it says of the tensors."""
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         str(source.parent),
         gguf_file=source.name,

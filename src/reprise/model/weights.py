@@ -131,6 +131,13 @@ def tied_pairs(model: PreTrainedModel) -> list[tuple[str, str]]:
     return [(str(target), str(source)) for target, source in getattr(model, "all_tied_weights_keys", {}).items()]
 
 
+def vocabulary_tensors(model: PreTrainedModel) -> set[str]:
+    """Names of the tensors with a row for each token: embeddings and output layer."""
+    modules: list[Any] = [model.get_input_embeddings(), model.get_output_embeddings()]
+    own = {id(tensor) for module in modules if module is not None for tensor in module.parameters()}
+    return {name for name, tensor in model.named_parameters(remove_duplicate=False) if id(tensor) in own}
+
+
 def untied(model: PreTrainedModel, tensors: Mapping[str, Any]) -> list[str]:
     """Pairs of names that are one weight of the model and two different ones in the files."""
     return sorted(

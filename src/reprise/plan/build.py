@@ -1,5 +1,6 @@
 """A recipe -> its plan: budgets, epochs, steps and cost."""
 
+import contextlib
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -13,7 +14,9 @@ import numpy.typing as npt
 from reprise import preflight
 from reprise.benchmark_files import read_set
 from reprise.errors import Finding, UserError
+from reprise.evaluation.benchmarks.external import count_questions, external
 from reprise.evaluation.power import Reach, plan_reach
+from reprise.evaluation.previous import known_spreads
 from reprise.mixture.budget import budgets
 from reprise.mixture.forecast import Supply, forecast
 from reprise.model.files import model_folder
@@ -107,12 +110,17 @@ def _reach(recipe: Recipe, store: TokenStore | None) -> list[Reach]:
             items = read_set(Path(evaluation.data).expanduser(), folder[0])
             if items is not None and items.test:
                 questions[name] = min(len(items.test), evaluation.limit or len(items.test))
+    with contextlib.suppress(UserError):  # the findings of the plan say it
+        for benchmark in external(evaluation.benchmarks):
+            count = count_questions(benchmark)
+            questions[benchmark.name] = min(count, evaluation.limit or count)
     groups = recipe.held_out_groups() if store is not None else Groups()
     return plan_reach(
         {pair: np.concatenate(parts) for pair, parts in sizes.items()},
         groups,
         questions,
         evaluation.benchmark_tolerance,
+        known_spreads(Path(recipe.workspace), recipe.model.path),
     )
 
 

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reprise.errors import Finding
-from reprise.evaluation.power import CHANGED_ANSWERS, DOCUMENT_SPREAD, Reach, reach_sentences
+from reprise.evaluation.power import Reach, reach_sentences
 from reprise.plan.records import Plan, PlannedBucket, PlannedStage, ScoringCost, Summary, Totals
 from reprise.synthesis.estimate import Need
 
@@ -123,11 +123,7 @@ def _cost_lines(plan: Plan) -> list[str]:
 def _reach_lines(reach: Sequence[Reach]) -> list[str]:
     if not reach:
         return []
-    head = (
-        f"verdicts within reach, where documents differ by {100 * DOCUMENT_SPREAD:g} % in their change and "
-        f"{100 * CHANGED_ANSWERS:g} % of the answers change:"
-    )
-    return [head, *(f"  {line}" for line in reach_sentences(reach))]
+    return ["verdicts within reach:", *(f"  {line}" for line in reach_sentences(reach))]
 
 
 def _scoring_line(cost: ScoringCost) -> str:

@@ -9,6 +9,9 @@ from reprise.proposal.sampling import Group
 
 SMALLEST_LANGUAGE = 0.02
 """Languages under this share of the bytes are left out of the mixture: they are mostly mistakes of detection."""
+SMALLEST_NEW_LANGUAGE = 0.2
+"""A kept language with less than this share of the new text's bytes is no subject of the new text: pages that a
+translation leaves in English, say. They count as text of the kept entry."""
 REPLAY_NEW_LANGUAGE, REPLAY_SAME_LANGUAGE = 0.25, 0.05
 """Share of replayed text: about 25 % for a strong shift, 1 to 5 % for a weak one (Ibrahim et al., arXiv 2403.08763)."""
 
@@ -28,21 +31,38 @@ class Entry:
 
 
 def tell_apart(groups: Sequence[Group], kept: Sequence[Group], notes: list[str]) -> None:
-    """Give the kept text sources of its own where it is in a language of the new text."""
-    languages = {language for group in groups for language in group.language_bytes}
+    """Give the kept text sources of its own where it is in a language that the new text teaches."""
+    subjects = _subjects(groups)
     for group in kept:
-        if group.language in languages:
+        if group.language in subjects:
             group.names_source = False
             group.source_bytes = Counter({f"general_{group.source}": group.source_bytes.total()})
             group.source = f"general_{group.source}"
             notes.append(f"{group.path}: is in the language of the new text, so its source is called {group.source}")
 
 
+def _subjects(groups: Sequence[Group]) -> set[str]:
+    """Languages that the new text teaches: those with a real share of its bytes, and the largest one."""
+    sizes: Counter[str] = Counter()
+    for group in groups:
+        sizes.update(group.language_bytes)
+    largest = [language for language, _ in sizes.most_common(1)]
+    return {name for name, size in sizes.items() if size >= SMALLEST_NEW_LANGUAGE * sizes.total()} | set(largest)
+
+
 def make_entries(groups: Sequence[Group], kept: Sequence[Group], notes: list[str]) -> list[Entry]:
     """The mixture: new text by its size, and a share of what is to be kept."""
     new, old = _by_language(groups), _by_language(kept)
+    subjects = _subjects(groups)
+    for language in [name for name in new if name in old and name not in subjects]:
+        counts, documents = new.pop(language)
+        notes.append(
+            f"{counts.total() / 1e6:,.1f} MB of the new text are in {language}, which is kept: they count as kept text"
+        )
+        old[language] = old[language][0] + counts, old[language][1] + documents
     if old:
-        strong = not set(old) & set(new)
+        sizes = {language: counts.total() for language, (counts, _) in new.items()}
+        strong = 2 * sum(size for language, size in sizes.items() if language not in old) >= sum(sizes.values())
         replay = REPLAY_NEW_LANGUAGE if strong else REPLAY_SAME_LANGUAGE
         kind = "another language: a strong shift" if strong else "the same language: a weak shift"
         notes.append(

@@ -22,7 +22,15 @@ class Proposal:
     assumptions: list[str]
 
 
-def propose(model: Model, data: Sequence[str], keep: Sequence[str], *, name: str, workspace: str) -> Proposal:
+def propose(
+    model: Model,
+    data: Sequence[str],
+    keep: Sequence[str],
+    *,
+    name: str,
+    workspace: str,
+    tokens: int | None = None,
+) -> Proposal:
     """Look at the files and the model, and write a recipe that runs.
 
     Args:
@@ -31,6 +39,7 @@ def propose(model: Model, data: Sequence[str], keep: Sequence[str], *, name: str
         keep: files and folders of text of the kind that the model must not lose.
         name: name of the run.
         workspace: folder of the run.
+        tokens: training tokens; None: what the text and the machine allow.
 
     Raises:
         UserError: no file can be read, no text is in them, or the model cannot be opened.
@@ -43,4 +52,5 @@ def propose(model: Model, data: Sequence[str], keep: Sequence[str], *, name: str
     tell_apart(groups, kept, notes)
     facts = ModelFacts.of(model, [*groups, *kept])
     entries = make_entries(groups, kept, notes)
-    return Proposal(RecipeWriter(model, groups + kept, entries, facts, notes).write(name, workspace), notes)
+    writer = RecipeWriter(model, groups + kept, entries, facts, notes, tokens)
+    return Proposal(writer.write(name, workspace), notes)

@@ -118,7 +118,8 @@ def _folders(root: Path, listing: Listing, keep: bool) -> Iterator[Group]:
 
 def _loose_files(root: Path, listing: Listing, keep: bool) -> Iterator[Group]:
     loose = [file for file in listing.files if Path(file.path).parent == root]
-    sources = {file.path: guess_source(Path(file.path).name) for file in loose}
+    of_folder = guess_source(root.resolve().name)
+    sources = {file.path: guess_source(Path(file.path).name, of_folder) for file in loose}
     if len(loose) == len(listing.files) and len(set(sources.values())) == 1:
         yield from [Group(str(root), sources[loose[0].path], loose, keep)] if loose else []
         return
@@ -126,13 +127,13 @@ def _loose_files(root: Path, listing: Listing, keep: bool) -> Iterator[Group]:
         yield Group(file.path, sources[file.path], [file], keep)
 
 
-def guess_source(name: str) -> str:
-    """What kind of text a file or folder holds, by its name; `web` where the name says nothing."""
+def guess_source(name: str, otherwise: str = "web") -> str:
+    """What kind of text a file or folder holds, by its name; `otherwise` where the name says nothing."""
     lowered = name.lower()
     for source, pattern in SOURCES.items():
         if re.search(pattern, lowered):
             return source
-    return "web"
+    return otherwise
 
 
 def sample(group: Group) -> None:
@@ -143,11 +144,16 @@ def sample(group: Group) -> None:
     """
     step = max(1, len(group.files) // SAMPLED_FILES)
     chosen = group.files[::step][:SAMPLED_FILES]
-    entry = _entry_that_reads(group, chosen)
+    with PageParser() as parser:  # one process for all files: it starts in a second
+        _sample_files(group, chosen, parser)
+
+
+def _sample_files(group: Group, chosen: Sequence[SourceFile], parser: PageParser) -> None:
+    entry = _entry_that_reads(group, chosen, parser)
     factor = sum(file.size for file in group.files) / max(1, sum(file.size for file in chosen))
     named_language = total = 0
     for file in chosen:
-        records, share = _first_records(file, entry)
+        records, share = _first_records(file, entry, parser)
         if not records or not share:
             continue
         scale = factor / share
@@ -164,14 +170,14 @@ def sample(group: Group) -> None:
     group.names_language = named_language == total
 
 
-def _entry_that_reads(group: Group, files: Sequence[SourceFile]) -> Input:
+def _entry_that_reads(group: Group, files: Sequence[SourceFile], parser: PageParser) -> Input:
     """An input with the field of the text, and with the guessed source where the first file does not say it."""
     for name in TEXT_FIELDS:
         fields: dict[str, str | None] = {} if name == "text" else {"text": name}
         for constants in ({}, {"source": group.source}):
             entry = Input(path=group.path, fields=fields, constants=constants)
             with contextlib.suppress(UserError):
-                if _first_records(files[0], entry, 20, 0)[0]:
+                if _first_records(files[0], entry, parser, 20, 0)[0]:
                     group.text_field, group.names_source = name, not constants
                     return entry
     raise UserError(
@@ -182,12 +188,16 @@ def _entry_that_reads(group: Group, files: Sequence[SourceFile]) -> Input:
 
 
 def _first_records(
-    file: SourceFile, entry: Input, limit: int = SAMPLED_RECORDS, limit_bytes: int = SAMPLED_BYTES
+    file: SourceFile,
+    entry: Input,
+    parser: PageParser,
+    limit: int = SAMPLED_RECORDS,
+    limit_bytes: int = SAMPLED_BYTES,
 ) -> tuple[list[Record], float]:
     """The first records of a file, `limit` or more until `limit_bytes` were read, and the share of it that they are."""
     records: list[Record] = []
     finished = True
-    with contextlib.closing(open_raw(file.path)) as raw, PageParser() as parser:
+    with contextlib.closing(open_raw(file.path)) as raw:
         counted = _Counted(raw)
         stream = raw if file.format in SEEKING else cast(BinaryIO, io.BufferedReader(counted, 1 << 16))
         compression = None if file.format in SEEKING else format_of(file.path).compression

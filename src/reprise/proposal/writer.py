@@ -11,6 +11,10 @@ from reprise.recipe.model import Model
 
 HELD_OUT_DOCUMENTS = 150
 """Held-out documents of an entry that give its verdict power (docs/evaluation.md)."""
+MAX_HELD_OUT_SHARE = 0.2
+"""Most of the documents that are held out, however few there are."""
+VALIDATION_SHARE = 0.1
+"""Most time of validations, as a share of the time of training."""
 MAX_EPOCHS = 2.0
 
 
@@ -18,9 +22,16 @@ class RecipeWriter:
     """The recipe as commented YAML."""
 
     def __init__(
-        self, model: Model, groups: Sequence[Group], entries: Sequence[Entry], facts: ModelFacts, notes: list[str]
+        self,
+        model: Model,
+        groups: Sequence[Group],
+        entries: Sequence[Entry],
+        facts: ModelFacts,
+        notes: list[str],
+        tokens: int | None = None,
     ) -> None:
         self.model, self.groups, self.entries, self.facts, self.notes = model, groups, entries, facts, notes
+        self.given_tokens = tokens
 
     def write(self, name: str, workspace: str) -> str:
         """The recipe; what it assumes is added to the notes."""
@@ -28,6 +39,7 @@ class RecipeWriter:
         batch_rows = 2 ** round(math.log2(min(512_000, max(seq_len, tokens / 200)) / seq_len))
         every = _two_digits(tokens / 10)
         held_out = self._held_out()
+        language = next((entry.language for entry in self.entries if not entry.keep), self.entries[0].language)
         lines = [
             "# Written by `reprise init` from a look at the files; change what you know better. Every setting:",
             "# `reprise settings`. Next: `reprise plan`, then `reprise run`.",
@@ -57,11 +69,11 @@ class RecipeWriter:
             "",
             "training:",
             f"  batch_rows: {batch_rows}",
-            f"  validation: {{every_tokens: {every}}}",
+            f"  validation: {{every_tokens: {every}, max_tokens: {self._validation_tokens(tokens)}}}      # per source",
             f"  checkpoints: {{every_tokens: {every}}}",
             "",
             "evaluation:",
-            "  benchmarks: []      # `reprise benchmarks` lists what can be asked in your languages",
+            f"  benchmarks: []      # such as [language:{language}]; `reprise benchmarks {language}` lists them",
         ]
         if self.facts.gpu is not None:
             lines += ["", "hardware:", f"  gpu: {_quoted(self.facts.gpu)}"]
@@ -75,9 +87,9 @@ class RecipeWriter:
         available = {entry.name: self.facts.tokens_of(entry) for entry in self.entries}
         by_text = min(MAX_EPOCHS * available[entry.name] / entry.share for entry in self.entries)
         by_time = self.facts.flops_per_s * 3600 * self.facts.hours / self.facts.flops_per_token
-        tokens = _two_digits(min(by_text, by_time))
+        tokens = self.given_tokens or _two_digits(min(by_text, by_time))
         limit = f"{MAX_EPOCHS:g} passes over the scarcest text" if by_text <= by_time else f"{self.facts.hours:g} h"
-        self._why_tokens = f"{limit} on {self.facts.device}"
+        self._why_tokens = "as you said" if self.given_tokens else f"{limit} on {self.facts.device}"
         for entry in self.entries:
             self.notes.append(
                 f"{entry.name}: about {entry.num_bytes / 1e6:,.1f} MB of text, {entry.documents:,.0f} documents, "
@@ -88,13 +100,19 @@ class RecipeWriter:
 
     def _held_out(self) -> float:
         fewest = min(entry.documents for entry in self.entries)
-        share = min(0.1, max(0.005, HELD_OUT_DOCUMENTS / max(1.0, fewest)))
+        share = min(MAX_HELD_OUT_SHARE, max(0.005, HELD_OUT_DOCUMENTS / max(1.0, fewest)))
         share = float(f"{share:.2g}")
         self.notes.append(
             f"{share:.1%} of the documents are held out, about {fewest * share:,.0f} of the smallest entry "
             f"({HELD_OUT_DOCUMENTS} give a verdict power)"
         )
         return share
+
+    def _validation_tokens(self, tokens: int) -> int:
+        """Most tokens of a source in one validation: a token costs a third of one that is trained on, and there are ten
+        validations, so that all of them take at most `VALIDATION_SHARE` of the training."""
+        sources = sum(len(entry.sources) for entry in self.entries)
+        return max(512, _two_digits(VALIDATION_SHARE * 3 * tokens / 10 / sources))
 
     def _input(self, group: Group) -> Iterator[str]:
         constants = {}

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from reprise.recipe.fields import Count, InputPath, Settings, Share
 from reprise.recipe.generator import Generator
 from reprise.recipe.heuristics import Heuristics
-from reprise.recipe.languages.codes import find_language, normalise_keys, normalise_language, unquote_norwegian
+from reprise.recipe.languages.codes import find_language, normalise_keys, normalise_language
 from reprise.recipe.languages.packs import Pattern, load_pack, read_folder
 from reprise.recipe.model import Model
 
@@ -42,11 +42,16 @@ class Input(Settings):
 
     sample: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Share of the documents that is taken, chosen by a hash of the text; the others are counted and left out."""
+    language_identifier: Literal["py3langid", "both"] = "py3langid"
+    """What tells the language of documents that do not name it; `both` also asks fastText's lid.176 where py3langid is
+    unsure, for short text (pip install 'reprise-cpt[languages]')."""
     lone_surrogates: Literal["reject", "repair"] = "reject"
     """Half characters, as faulty programs write them: `repair` writes U+FFFD in their place."""
     html: Literal["prose", "trafilatura", "resiliparse"] = "prose"
     """Text of web pages: `prose`: all but menus, for manuals and books; `trafilatura`: the article of a page of the
     web; `resiliparse`: the same, faster and less exact."""
+    pdf: Literal["file", "pages"] = "file"
+    """`pages`: each page of a PDF is a document, with its number in the origin; else the file is one."""
     parse_seconds: Annotated[float, Field(gt=0.0)] = 60.0
     """Time for one web page, PDF, DOCX or EPUB; one that takes longer is rejected."""
     parse_memory_gb: Annotated[float, Field(gt=0.0)] = 2.0
@@ -69,13 +74,6 @@ class Input(Settings):
         if fields.get("text", "text") is None:
             raise ValueError("the field text cannot be left out")
         return _check_names(fields, ("text", "id", "lang", "source", "topic", "origin", "split"))
-
-    @field_validator("constants", mode="before")
-    @classmethod
-    def _norwegian(cls, constants: Any) -> Any:
-        if isinstance(constants, dict) and "lang" in constants:
-            return {**constants, "lang": unquote_norwegian(constants["lang"])}
-        return constants
 
     @field_validator("constants")
     @classmethod
@@ -155,6 +153,9 @@ class Deduplicate(Settings):
     """Hash functions of MinHash."""
     bands: Annotated[int, Field(ge=0)] = 0
     """Bands of the hashing; 0: so many that two documents at the threshold are compared with probability 0.99."""
+    repeats: dict[Annotated[int, Field(ge=2)], Annotated[int, Field(ge=1)]] = {}
+    """Size of a cluster of copies, from which on -> how many of them stay, such as {3: 2, 10: 3, 1000: 1}; else one.
+    What the web repeats a little is often good (FineWeb-2: rehydration). Copies of held-out documents never stay."""
     memory_gb: Annotated[float, Field(gt=0.0)] = 1.0
     """Memory for sorting, of all worker processes together; what does not fit waits on the disk. The same documents are
     dropped whatever it is."""
@@ -163,6 +164,9 @@ class Deduplicate(Settings):
     def _bands_fit(self) -> "Deduplicate":
         if self.bands > self.permutations:
             raise ValueError(f"bands={self.bands} is more than permutations={self.permutations}")
+        for size, stay in self.repeats.items():
+            if stay > size:
+                raise ValueError(f"repeats: of {size} documents {stay} cannot stay")
         return self
 
 
@@ -262,6 +266,39 @@ class Topics(Settings):
         return self
 
 
+class Quality(Settings):
+    """A grade from 0 (worst) to 5 to each document of some sources; a language model grades a sample, a small model the
+    rest."""
+
+    sources: list[str] = ["web"]
+    """Sources whose documents are graded."""
+    labelled: list[Input] = []
+    """Graded documents to learn from; the grade is a whole number in the field `topic`: `fields: {topic: grade}`."""
+    min_grade: Annotated[float, Field(ge=0.0, le=5.0)] = 0.0
+    """Documents with a lower grade are dropped (`low_grade`); 0: none."""
+    as_topic: bool = False
+    """These documents get the topic `Grade 0` to `Grade 5` in the place of another, so that a stage can split by it."""
+    classifier: Literal["linear", "encoder"] = "linear"
+    """What applies the grades, as in `topics.classifier`."""
+    prompts: dict[str, dict[str, dict[str, Any]]] = {}
+    """Language -> `grade` -> what a prompt file holds, in the place of the pack's."""
+    encoder: Encoder = Encoder()
+    llm: Llm | None = None
+
+    @field_validator("prompts")
+    @classmethod
+    def _language_codes(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return normalise_keys(given)
+
+    @model_validator(mode="after")
+    def _can_learn(self) -> "Quality":
+        if self.llm is None and not self.labelled:
+            raise ValueError("grades are learned from `llm` or from files in `labelled`; give one of them")
+        if self.classifier == "encoder" and self.encoder.model is None:
+            raise ValueError("classifier `encoder` needs encoder.model")
+        return self
+
+
 class Perplexity(Settings):
     """Scores by the base model, or by a smaller one, for the curriculum."""
 
@@ -302,10 +339,14 @@ class Documents(Settings):
     """More unreadable documents than this share stop the run."""
     max_drop_share: Share = 0.3
     """A stage that drops more than this share of a language and source, with confidence 0.95, stops; 1: none does."""
+    keep_text: bool = True
+    """Keep the text that each document stage wrote. Without, it is removed once the stages that read it are published,
+    and a changed setting of a document stage reads the inputs again."""
     clean: Clean = Clean()
     deduplicate: Deduplicate = Deduplicate()
     decontaminate: Decontaminate = Decontaminate()
     topics: Topics = Topics()
+    quality: Quality | None = None
     perplexity: Perplexity = Perplexity()
 
     @model_validator(mode="before")

@@ -1,11 +1,10 @@
 """What is measured before and after."""
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from reprise.recipe.fields import Count, KeyVariable, ServerUrl, Settings, Share
 
@@ -14,13 +13,16 @@ SUITES: dict[str, tuple[str, ...]] = {
         "mmlu", "ceval", "cmmlu", "math", "gsm8k", "asdiv", "mawps", "sat-math", "humaneval", "mbpp", "scieval", "sciq",
         "gaokao-mathqa", "gaokao-chemistry", "gaokao-biology", "arc-easy", "arc-challenge", "aqua-rat",
     ),
-    "guards": ("icl-probe", "ceval-0shot", "cmmlu-0shot", "bbh", "mmlu-pro"),
+    "guards": ("icl-probe", "ceval-0shot", "cmmlu-0shot", "bbh", "mmlu-pro", "ifeval"),
+    "assistant": ("instructions-en", "instructions-zh"),
     "quick": ("arc-easy", "sciq", "mmlu", "cmmlu", "icl-probe"),
 }  # fmt: skip
-"""Suite -> its benchmarks: those of the paper's table, guards outside it, a few that take minutes."""
+"""Suite -> its benchmarks: the paper's table, guards outside it, instruction following, a few that take minutes."""
 
 FOLDERS: dict[str, str | None] = {
     "icl-probe": None,
+    "instructions-en": None,
+    "instructions-zh": None,
     "ceval-0shot": "ceval",
     "cmmlu-0shot": "cmmlu",
     **dict.fromkeys(["math", "sat-math", "aqua-rat", "gaokao-mathqa", "gaokao-chemistry", "gaokao-biology"], "agieval"),
@@ -28,14 +30,18 @@ FOLDERS: dict[str, str | None] = {
 """Benchmark -> its folder under `data`, where that is not its name; None: it is generated, there is nothing to leak."""
 
 
+OWN_BENCHMARKS = frozenset(name for suite in SUITES.values() for name in suite)
+"""Benchmarks that are described here; every other name is a task of the harness, a suite of a language, or a file."""
+
+
 def expand_benchmarks(names: Sequence[str]) -> list[str]:
-    """Benchmarks of a list of benchmarks and suites, each once, in order."""
+    """Benchmarks of a list of benchmarks and suites, each once, in order; what is not ours stays as it is."""
     return list(dict.fromkeys(name for entry in names for name in SUITES.get(entry, (entry,))))
 
 
 def benchmark_folders(names: Sequence[str]) -> list[str]:
-    """Folders under `data` that hold the questions of a list of benchmarks and suites."""
-    folders = [FOLDERS.get(name, name) for name in expand_benchmarks(names)]
+    """Folders under `data` that hold the questions of our benchmarks among a list of benchmarks and suites."""
+    folders = [FOLDERS.get(name, name) for name in expand_benchmarks(names) if name in OWN_BENCHMARKS]
     return list(dict.fromkeys(folder for folder in folders if folder is not None))
 
 
@@ -69,7 +75,9 @@ class Evaluation(Settings):
     places: ClassVar[frozenset[str]] = frozenset({"data"})
 
     benchmarks: list[str] = []
-    """Benchmarks or suites (`quick`, `guards`, `paper`); documents that hold their questions are dropped."""
+    """Benchmarks and suites (`quick`, `guards`, `assistant`, `paper`, `language:tr`), tasks of lm-evaluation-harness,
+    YAML tasks and files of questions of your own; `reprise benchmarks` lists them. Documents that hold a question are
+    dropped."""
     run_code: bool = False
     """Run programs that the model wrote, in a sandbox: HumanEval and MBPP need it."""
     data: str | None = None
@@ -102,17 +110,6 @@ class Evaluation(Settings):
     """Language -> beginnings of your own, in the place of those."""
     sample_tokens: Count = 64
     """Most tokens of such a continuation; 0: none is written."""
-
-    @field_validator("benchmarks", "curve_benchmarks")
-    @classmethod
-    def _known(cls, names: list[str]) -> list[str]:
-        known = [*SUITES, *dict.fromkeys(name for suite in SUITES.values() for name in suite)]
-        for name in names:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"did you mean {near[0]!r}? " if near else ""
-                raise ValueError(f"there is no benchmark {name!r}; {hint}known are: {', '.join(known)}")
-        return names
 
     @model_validator(mode="after")
     def _curve_can_be_measured(self) -> "Evaluation":

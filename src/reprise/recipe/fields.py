@@ -119,8 +119,20 @@ def holds_credentials(address: str) -> bool:
     return bool(parts.username or parts.password) or any(_SIGNED.search(name) for name, _ in queries)
 
 
+def check_path(path: str) -> str:
+    """The path; ValueError where no file can have it. An empty one would be the folder that the command runs in."""
+    if not path.strip() or "\0" in path:
+        raise ValueError("write the path of a file or folder")
+    return path
+
+
+AnyPath = Annotated[str, AfterValidator(check_path)]
+"""A file or folder, or a name that stands for one."""
+
+
 def check_input_path(path: str) -> str:
     """The path; ValueError, without repeating it, where it is an address with a password or a signature."""
+    check_path(path)
     if holds_credentials(path):
         raise ValueError(
             "an address in the recipe carries no password or signature, as recipe.yaml and the origin of each document "

@@ -59,3 +59,6 @@ class Hardware(Settings):
     """Share of the peak that training reaches (MFU)."""
     price_per_hour: Annotated[float, Field(ge=0.0)] = 0.0
     """Price of an hour of one training process (one GPU), in any currency, for the cost in the report; 0: not told."""
+    watts: Annotated[float, Field(ge=0.0)] = 0.0
+    """Power that one training process draws, its share of the machine included, for the energy in the model card; 0:
+    not told."""

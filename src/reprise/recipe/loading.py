@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from reprise.errors import UserError
 from reprise.recipe.fields import CONFIDENTIAL, holds_credentials
 from reprise.recipe.recipe import Recipe
+from reprise.yaml_text import read_yaml
 
 Section = TypeVar("Section", bound=BaseModel)
 
@@ -83,32 +84,18 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
         UserError: the text is not YAML, or no list of settings; with the line.
     """
     try:
-        data = yaml.load(text, _Loader)
+        data = read_yaml(text)
         _check_size(data, where)
     except RecursionError:
         raise UserError("the recipe is nested too deeply", where=where, remedy="see `reprise init`") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a number that Python does not take
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error)
+        problem = getattr(error, "problem", None) or str(error).partition(";")[0]
         raise UserError(f"not valid YAML: {problem}", where=f"{where}{line}", remedy="correct this line") from None
     if not isinstance(data, dict):
         raise UserError("this is no list of settings, `name: value`", where=where, remedy="see `reprise init`")
     return data
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML without tags; a key that is given twice in one mapping is an error, not a silent choice of the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                if key.value in seen:
-                    problem = f"the setting `{key.value}` is given twice"
-                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-                seen.add(key.value)
-        return super().construct_mapping(node, deep=deep)
 
 
 MAX_VALUES = 100_000
@@ -155,8 +142,8 @@ def apply_override(data: dict[str, Any], override: str) -> None:
             node[key] = {}
         node = _child(node, key, ".".join(parents[: depth + 1]), override)
     try:
-        parsed = yaml.load(value, _Loader) if value else None
-    except (yaml.YAMLError, RecursionError):
+        parsed = read_yaml(value) if value else None
+    except (yaml.YAMLError, RecursionError, ValueError):
         shown = value if len(value) <= 60 else f"{value[:60]}..."
         raise UserError(
             f"{shown!r} is not valid YAML", where=override[:120], remedy="quote it, or correct the value"

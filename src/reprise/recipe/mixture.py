@@ -47,17 +47,24 @@ class Curriculum(Settings):
 
     order: Literal["ascending", "descending", "random", "segments", "cyclic"] = "random"
     """By perplexity: `ascending` is easy to hard (the paper, for Chinese)."""
+    by: Literal["perplexity", "grade"] = "perplexity"
+    """What orders and cuts: perplexity, or the grade of `documents.quality` (`ascending`: the best come last)."""
     segments: Annotated[int, Field(ge=1)] = 10
     """`segments`: so many parts in ascending order, each shuffled. `cyclic`: so many passes from easy to hard."""
     drop_below: Share = 0.0
-    """Documents under this quantile of perplexity are left out."""
+    """Documents under this quantile are left out."""
     drop_above: Share = 1.0
-    """Documents over this quantile of perplexity are left out."""
+    """Documents over this quantile are left out."""
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether the order or the cuts look at what `by` names."""
+        return self.order != "random" or self.drop_below > 0.0 or self.drop_above < 1.0
 
     @property
     def needs_perplexity(self) -> bool:
         """Whether the order or the cuts look at perplexity."""
-        return self.order != "random" or self.drop_below > 0.0 or self.drop_above < 1.0
+        return self.is_ordered and self.by == "perplexity"
 
 
 class Policy(Settings):

@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from reprise.recipe.fields import Settings
+from reprise.recipe.fields import AnyPath, Settings
 
 
 class Model(Settings):
@@ -10,7 +10,7 @@ class Model(Settings):
 
     places: ClassVar[frozenset[str]] = frozenset({"path"})
 
-    path: str
+    path: AnyPath
     """A Hugging Face model directory or Hub name; `package:NAME` is the folder of an installed Python package."""
     revision: str | None = None
     """Branch, tag or commit on the Hub."""

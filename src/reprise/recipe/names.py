@@ -39,6 +39,8 @@ def check_names(recipe: Recipe, corpus: Corpus) -> Iterator[Finding]:
         ("documents.clean.heuristics_sources", _given(documents.clean, "heuristics_sources"), sources, "source"),
         ("evaluation.sample_prompts", evaluation.sample_prompts, languages, "language"),
     ]
+    if documents.quality is not None:
+        by_setting.append(("documents.quality.sources", documents.quality.sources, sources, "source"))
     if synthesis.enabled:
         by_setting.append(("synthesis.passages.sources", synthesis.passages.sources, sources, "source"))
     for setting, names, known, kind in by_setting:

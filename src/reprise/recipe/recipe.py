@@ -62,6 +62,20 @@ class Recipe(Settings):
         return self
 
     @model_validator(mode="after")
+    def _grades_are_made(self) -> "Recipe":
+        graded = set(self.documents.quality.sources) if self.documents.quality is not None else set()
+        for index, stage in enumerate(self.stages):
+            for name, entry in stage.mixture.items():
+                for source in entry.sources:
+                    curriculum = stage.curriculum_of(name, source)
+                    if curriculum.by == "grade" and curriculum.is_ordered and source not in graded:
+                        raise ValueError(
+                            f"stages.{index}.curriculum orders {name}/{source} by grade, and it has none: "
+                            f"add {source} to documents.quality.sources"
+                        )
+        return self
+
+    @model_validator(mode="after")
     def _kept_groups_agree(self) -> "Recipe":
         self.held_out_groups()
         return self

@@ -1,6 +1,5 @@
 """A workspace -> report.html and report.json."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from reprise.recipe import Recipe, load_recipe
 from reprise.report.facts import gather
 from reprise.report.page import render_comparison, render_report
 from reprise.report.records import ComparedRun, Report, RunComparison
-from reprise.storage import write_json
+from reprise.storage import write_json, write_text
 from reprise.workspace import Work, Workspace
 
 HTML, JSON = "report.html", "report.json"
@@ -22,6 +21,7 @@ def run(work: Work, *, recipe: Recipe) -> None:
     write_json(work.output / JSON, facts)
     work.outside += [root / HTML, root / JSON]
     work.counts["verdicts"] = len(facts["verdict"]["verdicts"])
+    work.counts["verified"] = facts["integrity"]["when"]
 
 
 def write_report(workspace: Workspace, recipe: Recipe, output: Path) -> Report:
@@ -36,6 +36,7 @@ def write_report(workspace: Workspace, recipe: Recipe, output: Path) -> Report:
         What the JSON file contains.
     """
     facts = gather(workspace, recipe)
+    output.parent.mkdir(parents=True, exist_ok=True)
     write_text(output, render_report(facts))
     write_json(output.with_suffix(".json"), facts)
     return facts
@@ -57,6 +58,7 @@ def compare_report(runs: Sequence[Path], output: Path) -> RunComparison:
         {"folder": str(root), "report": gather(Workspace(root), load_run_recipe(root))} for root in runs
     ]
     comparison: RunComparison = {"format": 2, "runs": compared}
+    output.parent.mkdir(parents=True, exist_ok=True)
     write_text(output, render_comparison(comparison))
     write_json(output.with_suffix(".json"), comparison)
     return comparison
@@ -70,11 +72,3 @@ def load_run_recipe(root: Path) -> Recipe:
             "this is not the folder of a run", where=str(root), remedy="name a folder that contains recipe.yaml"
         )
     return load_recipe(path)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

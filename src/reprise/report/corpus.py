@@ -20,6 +20,7 @@ from reprise.report.records import (
     DropExample,
     DropFacts,
     FlowRow,
+    GradeFacts,
     PerplexityFacts,
     RejectExample,
     RejectFacts,
@@ -45,7 +46,17 @@ def corpus_facts(workspace: Workspace) -> CorpusFacts:
         "rejects": _rejects(stage_folder(workspace, "read") / "rejects.jsonl"),
         "buckets": _buckets(workspace),
         "perplexity": _perplexity(workspace),
+        "grades": _grades(workspace),
     }
+
+
+def _grades(workspace: Workspace) -> list[GradeFacts]:
+    """How right the grades of quality are, one entry for each language that was learned."""
+    path = stage_folder(workspace, "label") / "grades.json"
+    if not path.exists():
+        return []
+    figures = json.loads(path.read_text(encoding="utf-8"))
+    return [{"language": language, **entry} for language, entry in figures.items() if "held_out" in entry]
 
 
 def stage_folder(workspace: Workspace, stage: str) -> Path:

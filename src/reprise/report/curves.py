@@ -84,7 +84,7 @@ def training_facts(workspace: Workspace, recipe: Recipe, index: int) -> Training
     records = drop_repeated(everything)
     steps = _of(records, "step")
     groups = recipe.held_out_groups()
-    validations = [_validation(record, groups) for record in _of(records, "validation")]
+    validations = [bits_per_byte_of(record, groups) for record in _of(records, "validation")]
     return {
         "stage": index + 1,
         "name": stage.name,
@@ -161,7 +161,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return sum(finite) / len(finite) if finite else None
 
 
-def _validation(record: dict[str, Any], groups: Groups) -> ValidationFacts:
+def bits_per_byte_of(record: dict[str, Any], groups: Groups) -> ValidationFacts:
     """One measurement: bits per byte of each entry or language, its sources and their topics."""
     sums: dict[Key, list[float]] = defaultdict(lambda: [0.0, 0.0])
     buckets = [bucket for bucket in record["validation"] if math.isfinite(bucket["nll"]) and bucket["num_bytes"]]

@@ -16,6 +16,7 @@ from reprise.recipe import Recipe
 from reprise.recipe.model import Model
 from reprise.report.corpus import corpus_facts, excerpt, stage_folder
 from reprise.report.curves import training_facts
+from reprise.report.integrity import integrity_facts
 from reprise.report.records import (
     BudgetRow,
     ChangeSoFar,
@@ -72,6 +73,7 @@ def gather(workspace: Workspace, recipe: Recipe) -> Report:
         "training": training,
         "synthesis": _synthesis(workspace, recipe),
         "repeat": _repeat(workspace, recipe, stages, training),
+        "integrity": integrity_facts(workspace, {name: workspace.manifest(name) for name in stage_names(recipe)}),
     }
     finite_facts: Report = finite(facts)
     return finite_facts

@@ -8,13 +8,14 @@ import re
 from typing import Any
 
 import jinja2
-import yaml
 from markupsafe import Markup, escape
 
+from reprise.recipe.languages.packs import english_name
 from reprise.report import charts, retention, tables
 from reprise.report.compare import compare
 from reprise.report.records import MachineFacts, Report, RunComparison, TrainingEvent
 from reprise.storage import Json
+from reprise.yaml_text import format_yaml
 
 PLOTLY = "plotly.min.js"
 """Path of the plotting script where a server hands out the page."""
@@ -47,12 +48,14 @@ def _report_views(facts: Report) -> dict[str, Any]:
         "gains": tables.gain_rows(facts),
         "verdicts": tables.with_pictures([dict(verdict) for verdict in facts["verdict"]["verdicts"]]),
         "groups": tables.group_rows(facts["groups"]),
+        "gold_bits": tables.gold_rows(facts["benchmarks"]),
+        "other_metrics": tables.other_metric_rows(facts["benchmarks"]),
         "benchmarks": tables.with_pictures([{**row, "unit": "difference"} for row in facts["benchmarks"]]),
         "funnel": tables.funnel_rows(facts),
         "events": [_event(stage["stage"], event) for stage in facts["training"] for event in stage["events"]],
         "machine": _machine_rows(facts["repeat"]["machine"]),
         "machine_name": _machine_name(facts["repeat"]["machine"]),
-        "recipe_yaml": yaml.safe_dump(facts["repeat"]["recipe"], allow_unicode=True, sort_keys=False),
+        "recipe_yaml": format_yaml(facts["repeat"]["recipe"]),
     }
 
 
@@ -157,6 +160,7 @@ def _environment() -> jinja2.Environment:
     )
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "allow_nan": False}
     environment.filters |= {
+        "english_name": english_name,
         "count": count,
         "percent": percent,
         "fixed": fixed,
@@ -170,6 +174,7 @@ def _environment() -> jinja2.Environment:
         "amount": amount,
         "tolerance": tolerance,
         "unbroken": unbroken,
+        "moment": moment,
         "points": points,
         "breakable": breakable,
         "of": of,
@@ -229,6 +234,11 @@ def tolerance(row: Json) -> str:
         return "–"
     number = cell(100 * row["tolerance"])
     return f"{number}\u202f{_unit(row).removesuffix('s') if number == '1' else _unit(row)}"
+
+
+def moment(when: str) -> str:
+    """A time of a manifest, `2026-11-29T23:48:24Z`, for people: `2026-11-29 23:48:24 UTC`."""
+    return when.replace("T", " ").replace("Z", " UTC")
 
 
 def unbroken(headline: str) -> str:

@@ -8,6 +8,7 @@ from typing_extensions import TypedDict
 from reprise.evaluation.results import BenchmarkRow, BitsRow, CurvePoint, Sample, Untested, Verdict, VerdictWord
 from reprise.model.machine import Machine
 from reprise.records import record
+from reprise.report.integrity import IntegrityFacts
 from reprise.synthesis.records import Funnel, SyntheticSamples
 from reprise.training.events import StartEvent
 
@@ -205,6 +206,46 @@ class PerplexityFacts(TypedDict):
 
 
 @record
+class GradeBinFacts(TypedDict):
+    """Held-out documents that were given about the same grade."""
+
+    given: float
+    """Mean of the grades that the classifier gives."""
+    true: float
+    """Mean of the grades that they were labelled with."""
+    documents: int
+    """Held-out documents."""
+
+
+@record
+class GradeFacts(TypedDict):
+    """Quality of the classifier of grades, measured on labels that it was not fitted on."""
+
+    language: str
+    """Language of the documents."""
+    classifier: str
+    """Kind of the classifier."""
+    labels: dict[str, int]
+    """Grade -> labelled documents."""
+    held_out: int
+    """Labelled documents that were held out."""
+    mean_error: float
+    """Mean distance of given and true grade."""
+    error_of_mean: float
+    """The same if every document got the mean grade."""
+    rank_correlation: float | None
+    """Spearman's; null where all have one grade."""
+    calibration: list[GradeBinFacts]
+    """Given against true grades."""
+    min_grade: float
+    """`documents.quality.min_grade`."""
+    precision: float | None
+    """Share of the kept documents whose true grade is at least that; null where none is kept."""
+    recall: float | None
+    """Share of the documents with such a true grade that are kept; null where there are none."""
+
+
+@record
 class CorpusFacts(TypedDict):
     """What the document stages did."""
 
@@ -218,6 +259,8 @@ class CorpusFacts(TypedDict):
     """Documents of each bucket after the last published stage."""
     perplexity: list[PerplexityFacts]
     """Perplexity of each language and source that was scored."""
+    grades: list[GradeFacts]
+    """Measured quality of the grades, one entry for each language that was learned."""
 
 
 @record
@@ -526,6 +569,8 @@ class Report(TypedDict):
     """Synthetic text: from requests to documents."""
     repeat: RepeatFacts
     """Recipe, files, machine and cost."""
+    integrity: IntegrityFacts
+    """Which files were compared with their checksums."""
 
 
 @record

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from reprise.evaluation.results import METRIC_NAMES, BenchmarkRow
 from reprise.report.records import Report
 from reprise.storage import Json
 
@@ -42,6 +43,16 @@ def with_pictures(rows: list[Json]) -> list[Json]:
     return [row | {"picture": pictures[id(row)]} for row in rows]
 
 
+def gold_rows(benchmarks: list[BenchmarkRow]) -> list[Json]:
+    """Bits per byte of the right answers of each benchmark whose answers were scored."""
+    rows = [
+        {**gold, "name": row["benchmark"], "unit": "relative", "verdict": None}
+        for row in benchmarks
+        if (gold := row["gold_bits_per_byte"]) is not None
+    ]
+    return with_pictures(rows)
+
+
 def group_rows(groups: Json) -> list[Json]:
     """Mean score of each group of benchmarks that both models have whole."""
     before, after = groups.get("before", {}), groups.get("after", {})
@@ -55,6 +66,24 @@ def group_rows(groups: Json) -> list[Json]:
         }
         for name in before
         if name in after
+    ]
+
+
+def other_metric_rows(benchmarks: list[BenchmarkRow]) -> list[Json]:
+    """Scores of the same answers by other metrics than that of the verdict, such as the symbolic one of MATH."""
+    return [
+        {
+            "benchmark": row["benchmark"],
+            "metric": metric,
+            "name": METRIC_NAMES.get(metric, metric),
+            "before": scores["before"],
+            "after": scores["after"],
+            "change": scores["after"] - scores["before"],
+            "unit": "difference",
+            "questions": row["questions"],
+        }
+        for row in benchmarks
+        for metric, scores in row["other_metrics"].items()
     ]
 
 

@@ -19,6 +19,7 @@ from reprise.plan.records import Plan
 from reprise.report.records import Report, RunComparison
 from reprise.synthesis.records import Funnel, Provenance, SyntheticSamples
 from reprise.training.events import Event
+from reprise.verification import Verification
 
 Schema = dict[str, Any]
 
@@ -62,6 +63,12 @@ FORMATS: tuple[Format, ...] = (
     Format("funnel", "WORKSPACE/synthesize/funnel.json", Funnel, "Counts of the stage `synthesize`."),
     Format("samples", "WORKSPACE/synthesize/samples.json", SyntheticSamples, "A few documents and drops."),
     Format("provenance", "WORKSPACE/synthesize/provenance.jsonl", Provenance, "One line per request."),
+    Format(
+        "verification",
+        "WORKSPACE/verified.json",
+        Verification,
+        "What `reprise verify` read, and what was damaged: the key `value` of that file, beside its `checksum`.",
+    ),
 )
 
 

@@ -7,7 +7,7 @@ included, and is not changed.
 
 import functools
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ def drop_by_documents(
     decontaminate: Decontaminate,
     benchmarks: list[str],
     data: str | None,
+    questions: Mapping[Path, str],
     engine: Engine,
 ) -> None:
     """Set `drop` of the tasks whose documents do not pass, and `text` to the cleaned text of the others.
@@ -49,6 +50,7 @@ def drop_by_documents(
         decontaminate: settings.
         benchmarks: whose questions must not be there.
         data: folder of their files.
+        questions: more files of questions, with the names of their benchmarks.
         engine: runs the steps.
     """
     _drop_same_questions(tasks)
@@ -68,6 +70,7 @@ def drop_by_documents(
         decontaminate=decontaminate,
         benchmarks=benchmarks,
         data=data,
+        questions=questions,
         engine=engine,
     )
     for stage in ("clean", "deduplicate", "decontaminate"):

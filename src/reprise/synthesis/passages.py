@@ -16,11 +16,11 @@ from functools import cache
 from typing import Any
 
 import xxhash
-import yaml
 
 from reprise.errors import UserError
 from reprise.recipe.languages.codes import WITHOUT_SPACES
 from reprise.recipe.synthesis import Passages
+from reprise.yaml_text import read_yaml
 
 CATCH_ALL = "general education"
 _RAREST = 60
@@ -50,7 +50,7 @@ class Passage:
 @cache
 def _ours() -> dict[str, Any]:
     data = (importlib.resources.files("reprise.synthesis") / "disciplines.yaml").read_text(encoding="utf-8")
-    return dict(yaml.safe_load(data))
+    return dict(read_yaml(data))
 
 
 def discipline_name(discipline: str, language: str) -> str:

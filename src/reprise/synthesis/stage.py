@@ -64,6 +64,7 @@ def run(
     decontaminate: Decontaminate,
     benchmarks: list[str],
     data: str | None,
+    questions: Mapping[Path, str] | None = None,
     seed: int,
     engine: Engine,
 ) -> None:
@@ -78,6 +79,7 @@ def run(
         decontaminate: settings of the decontamination.
         benchmarks: names of the benchmarks whose questions must not be among the answers.
         data: folder of their files.
+        questions: more files of questions, with the names of their benchmarks.
         seed: chooses templates and corrupted answers.
         engine: runs the document steps.
 
@@ -115,7 +117,9 @@ def run(
         task.text = _document(task, synthesis.forms_of(task.language), seed)
     scratch = work.output / "scratch"
     shutil.rmtree(scratch, ignore_errors=True)
-    drop_by_documents(kept(tasks), corpus, scratch, clean, deduplicate, decontaminate, benchmarks, data, engine)
+    drop_by_documents(
+        kept(tasks), corpus, scratch, clean, deduplicate, decontaminate, benchmarks, data, questions or {}, engine
+    )
     shutil.rmtree(scratch)
     _write(work, tasks, identity, asker.spending)
 

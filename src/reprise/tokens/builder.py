@@ -24,7 +24,7 @@ RUNS = "runs"
 
 TEXT_COLUMNS = pa.schema(
     [("id", pa.string()), ("text", pa.string()), ("lang", pa.string()), ("source", pa.string()),
-     ("topic", pa.string()), ("split", pa.string()), ("ppl", pa.float64())]
+     ("topic", pa.string()), ("split", pa.string()), ("ppl", pa.float64()), ("grade", pa.float32())]
 )  # fmt: skip
 """What the store takes of the document table."""
 
@@ -64,7 +64,7 @@ class StoreBuilder:
         self._writer = RunWriter(root / RUNS, "run", HELD_BYTES)
 
     def add(self, documents: Sequence[Mapping[str, Any]], ids: Sequence[Ids] | None = None) -> None:
-        """Take documents (id, text, lang, source, topic, split, ppl).
+        """Take documents (id, text, lang, source, topic, split, ppl, and grade where there is one).
 
         Args:
             documents: rows of the document table.
@@ -72,7 +72,8 @@ class StoreBuilder:
         """
         if ids is None:
             ids = self._tokenizer.encode_batch([document["text"] for document in documents])
-        rows = [{name: document[name] for name in TEXT_COLUMNS.names} for document in documents]
+        names = [name for name in TEXT_COLUMNS.names if name != "grade"]
+        rows = [{name: document[name] for name in names} | {"grade": document.get("grade")} for document in documents]
         batch = pa.Table.from_pylist(rows, schema=TEXT_COLUMNS)
         add_batch(self._writer, batch, ids, self._tokenizer, self._split_sources)
 
@@ -143,7 +144,8 @@ def _merge_bucket(
     shutil.rmtree(target, ignore_errors=True)  # of a worker that was killed
     target.mkdir(parents=True)
     dtype = runs[0].read(0, 0).tokens.dtype
-    counts = {"tokens": (tokens, dtype), "ppl": (documents, np.float32), "num_bytes": (documents, np.int64),
+    counts = {"tokens": (tokens, dtype), "ppl": (documents, np.float32), "grade": (documents, np.float32),
+              "num_bytes": (documents, np.int64),
               "offsets": (documents + 1, np.int64), "id_bytes": (id_bytes, np.uint8),
               "id_offsets": (documents + 1, np.int64)}  # fmt: skip
     files = {name: _ArrayFile(target / f"{name}.npy", dtype, count) for name, (count, dtype) in counts.items()}
@@ -158,6 +160,7 @@ def _merge_bucket(
         files["offsets"].write(tokens_done + np.cumsum(lengths))
         files["id_offsets"].write(bytes_done + np.cumsum(id_lengths))
         files["ppl"].write(columns.ppl[order])
+        files["grade"].write(columns.grade[order])
         files["num_bytes"].write(columns.num_bytes[order])
         tokens_done, bytes_done = tokens_done + int(lengths.sum()), bytes_done + int(id_lengths.sum())
     for file in files.values():

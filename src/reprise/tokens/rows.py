@@ -59,6 +59,11 @@ class DocumentSet:
         """float32 [documents]: perplexity, NaN where it was not scored."""
         return _joined([bucket.ppl for bucket in self.buckets], np.float32)
 
+    @cached_property
+    def grade(self) -> npt.NDArray[np.float32]:
+        """float32 [documents]: quality from 0 to 5, NaN where it was not graded."""
+        return _joined([bucket.grade for bucket in self.buckets], np.float32)
+
     def locate(self, document: int) -> tuple[Bucket, int]:
         """The bucket of a document and its index there."""
         if len(self.buckets) == 1:

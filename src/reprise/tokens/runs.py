@@ -49,6 +49,7 @@ class Columns(NamedTuple):
     hashes: npt.NDArray[np.uint64]
     """Hash of the tokens: decides between documents with one id, so that the order of arrival never does."""
     ppl: npt.NDArray[np.float32]
+    grade: npt.NDArray[np.float32]
     num_bytes: npt.NDArray[np.int64]
     id_bytes: npt.NDArray[np.uint8]
     """Flat."""
@@ -61,7 +62,7 @@ def make_columns(
     """Columns of some documents.
 
     Args:
-        batch: with the columns id, text and ppl.
+        batch: with the columns id, text, ppl and grade.
         ids: one array per text.
         tokenizer: gives BOS and EOS.
         dtype: type of the store's tokens.
@@ -89,7 +90,8 @@ def make_columns(
         tokens,
         lengths,
         np.array(hashes, dtype=np.uint64),
-        _joined(batch, "ppl", pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False).astype(np.float32),
+        _scores(batch, "ppl"),
+        _scores(batch, "grade"),
         _byte_lengths(_joined(batch, "text", pa.large_string())),
         _flat_bytes(names),
         _byte_lengths(names),
@@ -98,6 +100,14 @@ def make_columns(
 
 def _joined(batch: pa.Table, name: str, type: pa.DataType) -> Any:
     return pc.cast(batch[name].combine_chunks(), type)
+
+
+def _scores(batch: pa.Table, name: str) -> npt.NDArray[np.float32]:
+    """NaN where there is none."""
+    values: npt.NDArray[np.float64] = (
+        _joined(batch, name, pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False)
+    )
+    return values.astype(np.float32)
 
 
 def _byte_lengths(values: Any) -> npt.NDArray[np.int64]:
@@ -171,7 +181,7 @@ def write_run(folder: Path, columns: Columns, buckets: Sequence[SplitBucket]) ->
     np.save(partial / "offsets.npy", offsets_of(columns.lengths[order]))
     np.save(partial / "id_bytes.npy", _sorted_slices(columns.id_bytes, columns.id_lengths, order))
     np.save(partial / "id_offsets.npy", offsets_of(columns.id_lengths[order]))
-    for name in ("hashes", "ppl", "num_bytes"):
+    for name in ("hashes", "ppl", "grade", "num_bytes"):
         np.save(partial / f"{name}.npy", getattr(columns, name)[order])
     described = [[bucket.split, *bucket.key, int(count)] for bucket, count in zip(buckets, counts, strict=True)]
     write_json(partial / _RUN, described)
@@ -258,6 +268,7 @@ class Run:
             np.diff(self.offsets[start : stop + 1]),
             self._map("hashes")[start:stop],
             self._map("ppl")[start:stop],
+            self._map("grade")[start:stop],
             self._map("num_bytes")[start:stop],
             self.id_bytes[self.id_offsets[start] : self.id_offsets[stop]],
             np.diff(self.id_offsets[start : stop + 1]),

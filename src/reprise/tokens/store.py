@@ -14,7 +14,7 @@ from reprise.errors import UserError
 from reprise.progress import track
 from reprise.storage import FileChecksum, digest, file_checksum
 
-VERSION = 2
+VERSION = 3
 STORE = "store.json"
 OTHER_FILES = 512
 """Open files that a process may need besides those of a store."""
@@ -114,6 +114,11 @@ class Bucket:
     def ppl(self) -> npt.NDArray[np.float32]:
         """float32 [num_documents]: perplexity under the base model, NaN where it was not scored."""
         return self._map("ppl")
+
+    @cached_property
+    def grade(self) -> npt.NDArray[np.float32]:
+        """float32 [num_documents]: quality from 0 (worst) to 5, NaN where it was not graded."""
+        return self._map("grade")
 
     @cached_property
     def num_bytes(self) -> npt.NDArray[np.int64]:

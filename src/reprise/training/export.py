@@ -82,7 +82,7 @@ def export_checkpoint(
         raise UserError(
             "the checkpoint holds no mean of the weights", where=str(checkpoint), remedy="leave out --averaged"
         )
-    with _new(folder) as partial:
+    with new_folder(folder) as partial:
         check_sums(checkpoint, facts, facts["files"])
         objective = Objective(load_model(settings))
         weights = distinct_weights(objective)
@@ -107,7 +107,7 @@ def merge_with_base(trained: Path, settings: Model, factor: float, folder: Path,
         raise UserError(
             "the factor must be 0 to 1", where=f"factor = {factor:g}", remedy="0 is the base, 1 the trained model"
         )
-    with _new(folder) as partial:
+    with new_folder(folder) as partial:
         objective = _merge(trained, settings, factor)
         _finish(objective, distinct_weights(objective), settings, partial, verify=verify)
 
@@ -151,7 +151,7 @@ def _write(
     config.dtype = config.dtype or torch.float32
     plain = {name.removeprefix("model."): value for name, value in weights.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    with _system_errors(folder):
+    with system_errors(folder):
         _write_weights(objective, plain, config.dtype, settings, folder, writes=writes)
     if writes:
         _write_descriptions(config, settings, folder)
@@ -195,7 +195,7 @@ def _write_weights(
 
 
 @contextlib.contextmanager
-def _system_errors(folder: Path) -> Iterator[None]:
+def system_errors(folder: Path) -> Iterator[None]:
     """Raise errors of the disk as such, which safetensors hides in one of its own."""
     try:
         yield
@@ -207,7 +207,7 @@ def _system_errors(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _new(folder: Path) -> Iterator[Path]:
+def new_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder to write into, renamed to `folder` when the block succeeds.
 
     Raises:

@@ -1,7 +1,7 @@
 """Weights between safetensors files and a sharded model, without the whole model in any process."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,12 @@ def read_shards(objective: Objective, stored: StoredWeights, processes: Processe
         UserError: a weight is infinite or not a number, in any process.
     """
     allocate(objective, processes.device)
+    refused = []
     for name, buffer in objective.named_buffers():
         if _plain(name) in stored.files:
             buffer.copy_(stored.read(_plain(name))[...])
-    refused = []
+            if bool(buffer.isnan().any()):  # it may be a mask, where minus infinity is meant
+                refused.append(_plain(name))
     for name, weight in objective.named_parameters():
         local: Any = weight.to_local() if isinstance(weight, DTensor) else weight
         start = _first_row(weight)
@@ -82,17 +84,31 @@ def write_shards(weights: Mapping[str, Any], dtype: torch.dtype, folder: Path, *
         folder: to write.
         writes: this process writes; the others only help to gather.
     """
-    groups = list(_groups(weights, dtype))
-    places: dict[str, str] = {}
+    sizes = {name: _num_bytes(value, dtype) for name, value in weights.items()}
+    write_files(sizes, lambda name: whole(weights[name], dtype, wanted=writes), folder, writes=writes)
+
+
+def write_files(
+    sizes: Mapping[str, int], read: Callable[[str], torch.Tensor], folder: Path, *, writes: bool = True
+) -> None:
+    """Write tensors that are made one after the other as safetensors files of at most FILE_BYTES.
+
+    Args:
+        sizes: name -> bytes of the tensor.
+        read: makes a tensor; asked once for each name, in the order of `sizes`.
+        folder: to write.
+        writes: this process writes; the others only call `read`.
+    """
+    groups = list(_groups(sizes))
+    files: dict[str, str] = {}
     for number, names in enumerate(groups, start=1):
         file = f"model-{number:05d}-of-{len(groups):05d}.safetensors" if len(groups) > 1 else "model.safetensors"
-        places |= dict.fromkeys(names, file)
-        part = {name: whole(weights[name], dtype, wanted=writes) for name in names}
+        files |= dict.fromkeys(names, file)
+        part = {name: read(name) for name in names}
         if writes:
             save_file(part, folder / file, metadata={"format": "pt"})
     if writes and len(groups) > 1:
-        size = sum(_num_bytes(value, dtype) for value in weights.values())
-        index = {"metadata": {"total_size": size}, "weight_map": places}
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": files}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
 
 
@@ -105,12 +121,11 @@ def whole(value: Any, dtype: torch.dtype, *, wanted: bool = True) -> torch.Tenso
     return tensor
 
 
-def _groups(weights: Mapping[str, Any], dtype: torch.dtype) -> Iterable[list[str]]:
+def _groups(sizes: Mapping[str, int]) -> Iterable[list[str]]:
     """Names of the weights of each file."""
     names: list[str] = []
     size = 0
-    for name, value in weights.items():
-        num_bytes = _num_bytes(value, dtype)
+    for name, num_bytes in sizes.items():
         if names and size + num_bytes > FILE_BYTES:
             yield names
             names, size = [], 0

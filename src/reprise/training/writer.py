@@ -15,6 +15,8 @@ from typing import Any
 
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.checkpoint.metadata import StorageMeta
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.utils._pytree import tree_structure
@@ -27,6 +29,13 @@ from reprise.training.parallel import Processes
 
 class CheckpointError(Exception):
     """A checkpoint could not be written; what was saved before is whole."""
+
+
+class _NamelessFiles(FileSystemWriter):
+    """Writes neither a random id nor the folder into `.metadata`: equal tensors are equal files, wherever they lie."""
+
+    def storage_meta(self) -> StorageMeta:
+        return StorageMeta()
 
 
 class CheckpointWriter:
@@ -136,7 +145,7 @@ class CheckpointWriter:
     ) -> None:
         processes = self._processes
         try:
-            save(tensors, checkpoint_id=partial, process_group=self._group)
+            save(tensors, storage_writer=_NamelessFiles(partial), process_group=self._group)
             own = [path for path in partial.iterdir() if path.name.startswith(f"__{processes.rank}_")]
             own += [partial / ".metadata"] if processes.is_first else []
             parts: list[Any] = [{path.name: file_checksum(path) for path in own}]

@@ -3,7 +3,7 @@
 import functools
 import pickle
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,7 +23,15 @@ _FOUND = "found "
 _LISTED = 3
 
 
-def run(work: Work, *, decontaminate: Decontaminate, benchmarks: list[str], data: str | None, engine: Engine) -> None:
+def run(
+    work: Work,
+    *,
+    decontaminate: Decontaminate,
+    benchmarks: list[str],
+    data: str | None,
+    questions: Mapping[Path, str] | None = None,
+    engine: Engine,
+) -> None:
     """Write `documents/` and `dropped/` of the stage, and what was found per benchmark into the counts.
 
     Args:
@@ -31,6 +39,7 @@ def run(work: Work, *, decontaminate: Decontaminate, benchmarks: list[str], data
         decontaminate: settings.
         benchmarks: names of the benchmarks that the recipe evaluates on, suites resolved.
         data: folder of the local benchmark files.
+        questions: more files of questions, with the names of their benchmarks.
         engine: where the work is done.
 
     Raises:
@@ -40,8 +49,9 @@ def run(work: Work, *, decontaminate: Decontaminate, benchmarks: list[str], data
         pass_through(work, "deduplicate")
         work.counts.update(decontaminated=False)
         return
-    questions = read_questions(question_files(benchmarks, data, decontaminate.extra_benchmarks))
-    index = build_index(questions, decontaminate)
+    files = question_files(benchmarks, data, decontaminate.extra_benchmarks) | dict(questions or {})
+    asked = read_questions(files)
+    index = build_index(asked, decontaminate)
     path = work.output.resolve() / "index.pickle"
     path.write_bytes(pickle.dumps(index))
     step = functools.partial(_drop_contaminated, str(path), decontaminate.min_overlap)
@@ -49,7 +59,7 @@ def run(work: Work, *, decontaminate: Decontaminate, benchmarks: list[str], data
     path.unlink()
     names = [name for name in work.counts if name.startswith(_FOUND)]
     found = {int(name.removeprefix(_FOUND)): work.counts.pop(name) for name in names}
-    work.counts.update(decontaminated=True, benchmarks=_report(questions, index, found))
+    work.counts.update(decontaminated=True, benchmarks=_report(asked, index, found))
 
 
 def _report(questions: Sequence[Question], index: Index, found: dict[int, int]) -> list[dict[str, object]]:

@@ -24,8 +24,21 @@ SCHEMA = pa.schema(
 )
 """One document: the hash of its normalised text in two halves, then what decides which copy stays, in this order."""
 
-DECISIONS = pa.schema([("key", pa.int64()), ("reason", pa.string()), ("detail", pa.string())])
-"""A document that is dropped."""
+DECISIONS = pa.schema(
+    [
+        ("key", pa.int64()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("kept_key", pa.int64()),
+        ("held_out", pa.bool_()),
+        ("priority", pa.uint64()),
+        ("tie", pa.uint64()),
+    ]
+)
+"""A document that is dropped. `kept_key`: the one that it equals or resembles; `held_out`: whether it, or any that it
+resembles, is held out; `priority` and `tie`: its place among the copies of a document."""
+
+_TRAIN_BIT = np.uint64(1 << 63)
 
 
 def hash_normal(normal: Sequence[str]) -> np.ndarray:
@@ -50,11 +63,19 @@ def find_exact_copies(folder: str, target: str, chosen: Range) -> int:
     stays = np.flatnonzero(is_first)[np.cumsum(is_first) - 1]
     origins = groups["origin"].combine_chunks().take(pa.array(stays[~is_first]))
     count = int((~is_first).sum())
+    copies, ranks = groups.filter(pa.array(~is_first)), groups["rank"].to_numpy()
+    heads = [int.from_bytes(digest[:8], "big") >> 1 for digest in copies["text_hash"].to_pylist()]
+    names = zip(*(copies[name].to_pylist() for name in ("origin", "source", "id")), strict=True)
+    ties = [xxhash.xxh3_64_intdigest("\0".join(map(str, name)).encode()) for name in names]
     decisions = pa.table(
         [
-            groups["key"].combine_chunks().filter(pa.array(~is_first)),
+            copies["key"].combine_chunks(),
             pa.array(["exact_duplicate"] * count, pa.string()),
             pc.binary_join_element_wise(pa.scalar("copy of"), origins, " ") if count else pa.array([], pa.string()),
+            pa.array(groups["key"].to_numpy()[stays[~is_first]], pa.int64()),
+            pa.array(ranks[stays[~is_first]] == 0),
+            pa.array(np.array(heads, np.uint64) | _TRAIN_BIT * (ranks[~is_first] != 0)),
+            pa.array(np.array(ties, np.uint64)),
         ],
         schema=DECISIONS,
     )

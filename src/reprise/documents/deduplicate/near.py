@@ -30,8 +30,18 @@ _PARTNERS = 8
 _COMPARED_ROWS = 50_000
 """Pairs whose signatures are in memory at the same time."""
 
-DROP = np.dtype([("kept_key", np.int64), ("key", np.int64), ("similarity", np.float64)])
-"""A near copy and the document that stays."""
+DROP = np.dtype(
+    [
+        ("kept_key", np.int64),
+        ("key", np.int64),
+        ("similarity", np.float64),
+        ("priority", np.uint64),
+        ("held_out", np.bool_),
+    ]
+)
+"""A near copy and the document that stays; `held_out`: whether it, or any document that it resembles, is held out."""
+_FIRST_TRAIN = np.uint64(1 << 63)
+"""The smallest priority of a document to train on."""
 
 
 def pair_up(bands: str, copies: str, target: str, chosen: Range) -> int:
@@ -165,8 +175,10 @@ def choose_copies(edges: Records, is_dropped: NDArray[np.bool_]) -> Records:
     best = np.ones(len(last), bool)
     best[1:] = last["key"][1:] != last["key"][:-1]
     drops = np.zeros(int(best.sum()), DROP)
-    for name in DROP.names or ():
+    for name in ("kept_key", "key", "similarity", "priority"):
         drops[name] = last[name][best]
+    resembles = (edges["priority"] < _FIRST_TRAIN) | (edges["kept_priority"] < _FIRST_TRAIN)
+    drops["held_out"] = np.isin(drops["key"], edges["key"][resembles])
     return drops
 
 
@@ -195,6 +207,8 @@ def describe_drops(drops: str, target: str, group: PartGroup) -> int:
         similarities = records["similarity"][start:stop].tolist()
         details += [f"similarity {value:.2f} to {origin}" for value, origin in zip(similarities, origins, strict=True)]
     reasons = pa.array(["near_duplicate"] * len(records), pa.string())
-    table = pa.table([pa.array(records["key"]), reasons, pa.array(details, pa.string())], schema=DECISIONS)
+    rest = [records[name] for name in ("kept_key", "held_out", "priority")]
+    columns = [pa.array(records["key"]), reasons, pa.array(details, pa.string()), *map(pa.array, rest)]
+    table = pa.table([*columns, pa.array(np.zeros(len(records), np.uint64))], schema=DECISIONS)
     save_table(Path(target, f"near-{group.index:06d}.arrow"), table.sort_by("key"))
     return len(records)

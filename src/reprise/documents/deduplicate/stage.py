@@ -33,6 +33,7 @@ from reprise.documents.deduplicate.records import (
     save_table,
     split_hashes,
 )
+from reprise.documents.deduplicate.repeats import choose_repeats, save_repeats, without_repeats
 from reprise.documents.deduplicate.shingles import normalise_texts
 from reprise.documents.deduplicate.signatures import NO_WORDS, choose_bands, hash_bands, sign_normal
 from reprise.documents.engine import Engine, keep_workers, num_workers, run_pieces
@@ -43,6 +44,7 @@ from reprise.workspace import Work
 
 _BATCH_ROWS = 1000
 _HELD_OUT, _TRAIN = 0, 1
+_REPEATED = "repeated.npy"
 
 
 class DeduplicateCounts(TypedDict):
@@ -52,6 +54,8 @@ class DeduplicateCounts(TypedDict):
     band_rows: int
     candidate_pairs: int
     """Pairs of documents whose signatures were compared."""
+    repeated: int
+    """Copies that stay, by `documents.deduplicate.repeats`."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +80,25 @@ def run(work: Work, *, deduplicate: Deduplicate, engine: Engine) -> None:
     bands, band_rows = choose_bands(deduplicate)
     with keep_workers():
         num_pairs = _decide(scratch, parts, first_keys, deduplicate, engine)
+        repeated = choose_repeats(scratch / "decisions", deduplicate.repeats) if deduplicate.repeats else None
+        if repeated is not None:
+            save_repeats(scratch / _REPEATED, repeated)
         step = functools.partial(
-            _drop_copies, str(scratch / "decisions"), dict(zip([part.name for part in parts], first_keys, strict=False))
+            _drop_copies,
+            str(scratch / "decisions"),
+            dict(zip([part.name for part in parts], first_keys, strict=False)),
+            str(scratch / _REPEATED) if repeated is not None else None,
         )
         run_step(work, "clean", step, engine=engine, what="deduplicate")
     shutil.rmtree(scratch, ignore_errors=True)
-    work.counts.update(DeduplicateCounts(bands=bands, band_rows=band_rows, candidate_pairs=num_pairs))
+    work.counts.update(
+        DeduplicateCounts(
+            bands=bands,
+            band_rows=band_rows,
+            candidate_pairs=num_pairs,
+            repeated=0 if repeated is None else len(repeated),
+        )
+    )
 
 
 def _decide(
@@ -201,10 +218,14 @@ def _write_copies(scratch: Path, num_documents: int) -> Path:
     return path
 
 
-def _drop_copies(decisions: str, first_keys: dict[str, int], rows: pa.Table, place: Place) -> Outcome:
+def _drop_copies(
+    decisions: str, first_keys: dict[str, int], repeated: str | None, rows: pa.Table, place: Place
+) -> Outcome:
     """Runs in a worker."""
     first = first_keys[place.part] + place.first_row
     drops = _decisions_on(decisions, first, first + rows.num_rows)
+    if repeated is not None:
+        drops = without_repeats(drops, Path(repeated))
     return Outcome(
         drops=[(drop["key"] - first, drop["reason"], drop["detail"]) for drop in drops.to_pylist()],
     )

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
+from reprise.yaml_text import read_yaml
 
 FOLDER = Path(__file__).with_name("glossary_terms")
 
@@ -24,5 +24,5 @@ def read_glossary(topics: Sequence[str]) -> Glossary:
 
 @functools.cache
 def _read(path: Path) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    found: dict[str, list[str]] = read_yaml(path.read_text(encoding="utf-8"))
     return found

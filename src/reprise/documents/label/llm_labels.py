@@ -1,6 +1,7 @@
-"""Labels by a language model: a sample of the documents of each source, one most related topic to each.
+"""Labels by a language model: a sample of the documents of each source, one topic or one grade to each.
 
-    asked.jsonl   one object per document: hash (of the text), lang, source, origin, topic (null: none), reason, answer
+    asked.jsonl    one object per document: hash (of the text), lang, source, origin, topic (null: none), reason, answer
+    graded.jsonl   the same with `grade`, 0 (worst) to 5, in the place of the topic
 
 Answers are kept in the journal of `work.cache` under the content of the request, so that nothing is paid for twice.
 """
@@ -11,16 +12,13 @@ import importlib.resources
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import yaml
-
-from reprise.documents.label.training_set import Labelled
+from reprise.documents.label.training_set import Labelled, ListOf
 from reprise.documents.table import hash_text, read_table
 from reprise.errors import UserError
 from reprise.generators.cached import Asker
@@ -28,15 +26,19 @@ from reprise.generators.generator import Answer, Outcome, Request
 from reprise.generators.journal import Journal
 from reprise.generators.open import open_generator
 from reprise.generators.prompts import Prompt, parse_prompt
-from reprise.recipe.documents import Llm, Topics
+from reprise.recipe.documents import Llm, Quality, Topics
 from reprise.recipe.languages.packs import load_pack
 from reprise.recipe.model import Model
 from reprise.storage import Json
 from reprise.workspace import Work
+from reprise.yaml_text import format_yaml
 
 FILE = "asked.jsonl"
+GRADED = "graded.jsonl"
 
-_SETTING = "documents.topics.llm"
+GRADES = ("0", "1", "2", "3", "4", "5")
+"""Worst to best."""
+
 _EXCERPT_CHARS = 200
 _NUMBER = re.compile(r"^\(?(\d{1,3})\s*[.):：、]?\s*")
 _AROUND = " \t\r\n*_`'\"“”‘’「」《》.。-"
@@ -74,39 +76,86 @@ def ask_topics(
     """
     assert topics.llm is not None
     sample = choose_sample(documents, set(split_sources), topics.llm.sample_per_source)
-    setting = f"{_SETTING}.generator"
+    question = _Question("topic", topics, topics.llm, FILE, topics.list_of, parse_topic)
+    return _ask(work, sample, question, model, known)
+
+
+def ask_grades(
+    work: Work, documents: Path, quality: Quality, model: Model, known: dict[str, Labelled]
+) -> dict[str, Json]:
+    """Ask for the grades of a sample; write `graded.jsonl` and add the grades to those that are known.
+
+    Args, result and errors as of `ask_topics`; documents that carry a topic are asked about too.
+    """
+    assert quality.llm is not None
+    sample = choose_sample(documents, set(quality.sources), quality.llm.sample_per_source, any_topic=True)
+    question = _Question(
+        "grade", quality, quality.llm, GRADED, lambda _: GRADES, lambda outcome, _: parse_grade(outcome)
+    )
+    return _ask(work, sample, question, model, known)
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What is asked about each document of a sample."""
+
+    task: str
+    """`topic` or `grade`: name of the prompt, and of the field of the answers' file."""
+    settings: Topics | Quality
+    llm: Llm
+    file: str
+    choices: ListOf
+    """Language -> the possible answers."""
+    parse: Callable[[Outcome, Sequence[str]], tuple[str | None, str]]
+    """The choice that an answer names, else None and why."""
+
+    @property
+    def setting(self) -> str:
+        """Dotted name of the settings."""
+        return f"{_section(self.settings)}.llm"
+
+
+def _section(settings: Topics | Quality) -> str:
+    return "documents.topics" if isinstance(settings, Topics) else "documents.quality"
+
+
+def _ask(
+    work: Work, sample: Mapping[str, list[Asked]], question: _Question, model: Model, known: dict[str, Labelled]
+) -> dict[str, Json]:
+    """Ask about a sample; write the file of answers, add the labels to the known ones and the totals to the counts."""
+    llm, setting = question.llm, f"{question.setting}.generator"
     report: dict[str, Json] = {}
     with (
         closing(Journal(work.cache)) as journal,
-        closing(open_generator(topics.llm.generator, model, setting)) as generator,
-        (work.output / FILE).open("w", encoding="utf-8") as file,
+        closing(open_generator(llm.generator, model, setting)) as generator,
+        (work.output / question.file).open("w", encoding="utf-8") as file,
     ):
-        asker = Asker(generator, topics.llm.generator, journal, setting=setting)
+        asker = Asker(generator, llm.generator, journal, setting=setting)
         for lang, chosen in sorted(sample.items()):
-            prompt = load_prompt("topic", lang, topics)
-            requests = [topic_request(prompt, entry.text, topics.list_of(lang), topics.llm) for entry in chosen]
+            prompt, choices = load_prompt(question.task, lang, question.settings), question.choices(lang)
+            requests = [label_request(prompt, entry.text, choices, llm) for entry in chosen]
             before = asker.spending.cost
-            outcomes = asker.ask(requests, f"label {lang}")
-            report[lang] = _read_answers(
-                chosen, outcomes, topics.list_of(lang), known.setdefault(lang, Labelled()), file
-            )
+            outcomes = asker.ask(requests, f"{question.task} {lang}")
+            report[lang] = _read_answers(chosen, outcomes, question, choices, known.setdefault(lang, Labelled()), file)
             report[lang] |= {"prompt": prompt.name, "cost": asker.spending.cost - before}
             if not known[lang].texts:
                 raise UserError(
-                    f"none of {len(chosen)} answers about documents of the language {lang!r} names a topic",
-                    where=_SETTING,
-                    remedy=f"look at {work.output / FILE}; take another model or write another prompt",
+                    f"none of {len(chosen)} answers about documents of the language {lang!r} names a {question.task}",
+                    where=question.setting,
+                    remedy=f"look at {work.output / question.file}; take another model or write another prompt",
                 )
-    work.counts["asked"] = vars(asker.spending)
+    work.counts["asked" if question.task == "topic" else "asked_grades"] = vars(asker.spending)
     return report
 
 
-def choose_sample(documents: Path, split_sources: set[str], per_source: int) -> dict[str, list[Asked]]:
-    """Language -> training documents without a topic, those of each source with the smallest hash of the text."""
+def choose_sample(
+    documents: Path, sources: set[str], per_source: int, *, any_topic: bool = False
+) -> dict[str, list[Asked]]:
+    """Language -> training documents without a topic, or with any, of each source those with the smallest hash."""
     found: dict[tuple[str, str], list[tuple[str, Asked]]] = defaultdict(list)
     for batch in read_table(documents, ["text", "lang", "source", "topic", "split", "origin"]):
-        for row in batch.filter(pa.compute.is_null(batch.column("topic"))).to_pylist():
-            if row["source"] in split_sources and row["split"] == "train":
+        for row in batch.to_pylist():
+            if row["source"] in sources and row["split"] == "train" and (any_topic or row["topic"] is None):
                 entry = Asked(hash_text(row["text"]), row["text"], row["lang"], row["source"], row["origin"])
                 bucket = found[entry.lang, entry.source]
                 bucket.append((entry.hash, entry))
@@ -126,14 +175,14 @@ def _smallest(count: int, bucket: Iterable[tuple[str, Asked]]) -> list[tuple[str
     return heapq.nsmallest(count, once.items(), key=lambda item: item[0])
 
 
-def topic_request(prompt: Prompt, text: str, topics: Sequence[str], llm: Llm) -> Request:
+def label_request(prompt: Prompt, text: str, choices: Sequence[str], llm: Llm) -> Request:
     """The question about a text."""
     return prompt.request(
         max_tokens=llm.generator.max_tokens,
         temperature=llm.generator.temperature,
         top_p=llm.generator.top_p,
         text=text[: llm.max_chars].strip(),
-        topics="\n".join(f"{number}. {topic}" for number, topic in enumerate(topics, 1)),
+        topics="\n".join(f"{number}. {topic}" for number, topic in enumerate(choices, 1)),
     )
 
 
@@ -160,31 +209,47 @@ def parse_topic(outcome: Outcome, topics: Sequence[str]) -> tuple[str | None, st
     return topics[place], ""
 
 
-def load_prompt(task: str, lang: str, topics: Topics) -> Prompt:
+_GRADE = re.compile(r"(?:\D{0,40}[:：]\s*)?([0-5])(?:\s*/\s*5)?", re.DOTALL)
+"""A digit, perhaps with a word and a colon before it, and `/5` behind it."""
+
+
+def parse_grade(outcome: Outcome) -> tuple[str | None, str]:
+    """The grade that an answer gives, else None and why: `failed`, `cut_off`, `no_grade`."""
+    if not isinstance(outcome, Answer):
+        return None, "failed"
+    match = _GRADE.fullmatch(outcome.text.strip(_AROUND))
+    if match is None:
+        return None, "cut_off" if outcome.finish == "length" else "no_grade"
+    return match[1], ""
+
+
+def load_prompt(task: str, lang: str, settings: Topics | Quality) -> Prompt:
     """The prompt of a task in a language, else in English.
 
-    Of each language the first that has one: TASK.LANGUAGE.yaml of the user's folder, `topics.prompts`, the language's
-    pack, our files.
+    Of each language the first that has one: TASK.LANGUAGE.yaml of the user's folder, the settings' `prompts`, the
+    language's pack, our files.
 
     Raises:
         UserError: the folder does not exist, or a prompt lacks one of the task's placeholders.
     """
-    folder = topics.llm.prompts if topics.llm is not None else None
+    folder = settings.llm.prompts if settings.llm is not None else None
     own = Path(folder).expanduser() if folder else None
     if own is not None and not own.is_dir():
         raise UserError(
-            "the folder does not exist", where=f"{_SETTING}.prompts={folder}", remedy="name a folder of prompts"
+            "the folder does not exist",
+            where=f"{_section(settings)}.llm.prompts={folder}",
+            remedy="name a folder of prompts",
         )
     ours = importlib.resources.files("reprise.documents.label") / "prompts"
     for language in (lang, "en"):
         name = f"{task}.{language}"
-        in_recipe = topics.prompts.get(language, {}).get(task)
+        in_recipe = settings.prompts.get(language, {}).get(task)
         in_pack = load_pack(language).prompts.get(task)
         if own is not None and (file := own / f"{name}.yaml").is_file():
             return _parse(file.read_text(encoding="utf-8"), name, str(file))
         if in_recipe or in_pack:
-            where = f"documents.topics.prompts.{language}.{task}" if in_recipe else f"the language pack {language}"
-            return _parse(yaml.safe_dump(in_recipe or in_pack, allow_unicode=True), name, where)
+            where = f"{_section(settings)}.prompts.{language}.{task}" if in_recipe else f"the language pack {language}"
+            return _parse(format_yaml(in_recipe or in_pack), name, where)
         if (ours / f"{name}.yaml").is_file():
             return _parse((ours / f"{name}.yaml").read_text(encoding="utf-8"), name, f"{name}.yaml")
     raise AssertionError(f"{task}.en is part of Reprise")
@@ -203,30 +268,36 @@ def _parse(text: str, name: str, where: str) -> Prompt:
 
 
 @functools.lru_cache(maxsize=2)
-def read_asked(path: str) -> Mapping[str, str]:
-    """Hash of a text -> topic that the model named; empty where none was asked."""
+def read_asked(path: str, task: str = "topic") -> Mapping[str, str]:
+    """Hash of a text -> topic or grade that the model named; empty where none was asked."""
     if not Path(path).exists():
         return {}
     with Path(path).open(encoding="utf-8") as file:
-        return {entry["hash"]: entry["topic"] for entry in map(json.loads, file) if entry["topic"]}
+        return {entry["hash"]: entry[task] for entry in map(json.loads, file) if entry[task]}
 
 
 def _read_answers(
-    chosen: Sequence[Asked], outcomes: Sequence[Outcome], topics: Sequence[str], known: Labelled, file: Any
+    chosen: Sequence[Asked],
+    outcomes: Sequence[Outcome],
+    question: _Question,
+    choices: Sequence[str],
+    known: Labelled,
+    file: Any,
 ) -> dict[str, Json]:
     taken = set(known.texts)
     unusable: Counter[str] = Counter()
     for entry, outcome in zip(chosen, outcomes, strict=True):
-        topic, reason = parse_topic(outcome, topics)
+        label, reason = question.parse(outcome, choices)
         shown = outcome.text if isinstance(outcome, Answer) else outcome.reason
-        line = {"hash": entry.hash, "lang": entry.lang, "source": entry.source, "origin": entry.origin, "topic": topic}
-        line |= {"reason": reason, "answer": shown[:_EXCERPT_CHARS]}
+        line: dict[str, str | None] = {"hash": entry.hash, "lang": entry.lang}
+        line |= {"source": entry.source, "origin": entry.origin}
+        line |= {question.task: label, "reason": reason, "answer": shown[:_EXCERPT_CHARS]}
         file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        if topic is None:
+        if label is None:
             unusable[reason] += 1
         elif entry.text not in taken:
             known.texts.append(entry.text)
-            known.labels.append(topic)
+            known.labels.append(label)
     answers = [outcome for outcome in outcomes if isinstance(outcome, Answer)]
     return {
         "documents": len(chosen),

@@ -10,6 +10,7 @@ import xxhash
 
 from reprise.documents.language import detect_languages
 from reprise.documents.read.files import find_files
+from reprise.documents.read.parsing import PageParser
 from reprise.documents.read.records import Reject, read_records
 from reprise.documents.table import read_table
 from reprise.errors import UserError
@@ -67,13 +68,27 @@ def _of_documents(documents: Path, list_of: ListOf, split_sources: set[str]) -> 
                 yield row["lang"], row["text"], row["topic"]
 
 
-def _of_inputs(inputs: Sequence[Input], list_of: ListOf) -> Iterator[tuple[str, str, str]]:
+def collect_grades(inputs: Sequence[Input], grades: Sequence[str]) -> dict[str, Labelled]:
+    """Graded texts per language, each text once, of the user's files.
+
+    Raises:
+        UserError: a grade is not among `grades`, or a file cannot be read.
+    """
+    known: dict[str, dict[str, str]] = defaultdict(dict)
+    for lang, text, label in _of_inputs(inputs, lambda _: grades, "documents.quality.labelled"):
+        known[lang].setdefault(text, label)
+    return {lang: Labelled(list(pairs), list(pairs.values())) for lang, pairs in sorted(known.items())}
+
+
+def _of_inputs(
+    inputs: Sequence[Input], list_of: ListOf, setting: str = "documents.topics.labelled"
+) -> Iterator[tuple[str, str, str]]:
     for number, entry in enumerate(inputs):
-        where = f"documents.topics.labelled[{number}].path"
+        where = f"{setting}[{number}].path"
         constants = {"source": "labelled", **entry.constants}
         entry = entry.model_copy(update={"constants": constants})
-        for file in find_files(entry, where):
-            for record in read_records(file, entry):
+        with PageParser() as parser:
+            for record in (one for file in find_files(entry, where) for one in read_records(file, entry, None, parser)):
                 if isinstance(record, Reject):
                     reason = record.reason.replace("_", " ")
                     raise UserError(
@@ -83,7 +98,7 @@ def _of_inputs(inputs: Sequence[Input], list_of: ListOf) -> Iterator[tuple[str, 
                 text, topic = str(record.fields["text"]), record.fields["topic"]
                 if topic is None:
                     raise UserError("there is no topic", where=place, remedy="map it: `fields: {topic: NAME}`")
-                lang = record.fields["lang"] or detect_languages([text])[0]
+                lang = record.fields["lang"] or detect_languages([text], entry.language_identifier)[0]
                 if topic not in list_of(lang):
                     raise _unknown(topic, lang, place, list_of(lang))
                 yield lang, text, topic

@@ -67,3 +67,11 @@ def extension_of(path: str) -> str:
     if not suffixes:
         return "no extension"
     return "".join(suffixes[-2:] if suffixes[-1].lower() in _COMPRESSIONS else suffixes[-1:]).lower()
+
+
+NO_TEXT_FILES = (
+    b"%PDF-1.", b"%PDF-2.", b"PK\x03\x04", b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"\x1f\x8b\x08",
+    b"\x28\xb5\x2f\xfd", b"PAR1", b"ARROW1", b"Rar!\x1a", b"7z\xbc\xaf", b"\x7fELF", b"SQLite format 3\0", b"WARC/1.",
+    b"\xd0\xcf\x11\xe0",
+)  # fmt: skip
+"""What files begin with that hold no text by themselves, whatever they are called."""

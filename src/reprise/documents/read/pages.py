@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
 
+from reprise.documents.read.formats import NO_TEXT_FILES
 from reprise.errors import missing_extra
 
 _XML_DECLARATION = re.compile(r"^\s*<\?xml[^>]*\?>")
@@ -21,6 +22,9 @@ _SENTENCE_END = re.compile(r"[.!?。！？।؟።။៕]\s*$")
 _OLE = b"\xd0\xcf\x11\xe0"
 """What a .doc begins with, and a .docx with a password."""
 _MAX_MEMBER_BYTES = 64 << 20
+_CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
+_MAX_CONTROL_SHARE = 0.02
+"""Largest share of a page's characters; more are from a program or a picture."""
 
 
 class NoPageError(Exception):
@@ -28,11 +32,11 @@ class NoPageError(Exception):
 
 
 def parse(format: str, html: str, data: bytes) -> list[str]:
-    """The texts of a file: one, or one to each chapter of a book; chapters without text are empty.
+    """The texts of a file: one, or one to each chapter of a book or page of a PDF; those without text are empty.
 
     Args:
         format: `html`, `pdf`, `docx` or `epub`.
-        html: how web pages are read, see `recipe.documents.Input`.
+        html: how web pages are read, or `pages` for a PDF that gives one text to a page: `recipe.documents.Input`.
         data: the file.
 
     Raises:
@@ -48,7 +52,11 @@ def parse(format: str, html: str, data: bytes) -> list[str]:
 def _parse_html(data: bytes, html: str) -> list[str]:
     from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 
+    if data.startswith(NO_TEXT_FILES):
+        raise NoPageError("not_html")
     text = bytes_to_str(data, detect_encoding(data, from_html_meta=True) or "utf-8")
+    if len(_CONTROLS.findall(text)) > _MAX_CONTROL_SHARE * len(text):
+        raise NoPageError("not_html")
     return [_EXTRACTORS[html](_XML_DECLARATION.sub("", text)).strip()]
 
 
@@ -111,7 +119,7 @@ _EXTRACTORS: dict[str, Callable[[str], str]] = {
 }
 
 
-def _parse_pdf(data: bytes, html: str) -> list[str]:
+def _parse_pdf(data: bytes, way: str) -> list[str]:
     import pypdfium2
 
     try:
@@ -123,7 +131,7 @@ def _parse_pdf(data: bytes, html: str) -> list[str]:
         text = page.get_textpage().get_text_range()
         # pdfium writes U+FFFE for a hyphen at the end of a line that is no part of the word.
         pages.append(re.sub("[\x02\ufffe](\r?\n)?", "", text).replace("\r\n", "\n").strip())
-    return ["\n\n".join(page for page in pages if page)]
+    return pages if way == "pages" else ["\n\n".join(page for page in pages if page)]
 
 
 def _parse_docx(data: bytes, html: str) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from reprise.documents.read.fields import UnreadableError, check_fields, find_value
+from reprise.documents.read.formats import NO_TEXT_FILES
 from reprise.recipe.documents import Input
 
 MAX_DOCUMENT_BYTES = 64 << 20
@@ -87,6 +88,8 @@ def read_one(file: str, line: int, raw: bytes | None, format: str, entry: Input,
     try:
         if raw is None:
             raise UnreadableError("too_long")
+        if format == "text" and raw.startswith(NO_TEXT_FILES):
+            raise UnreadableError("not_text")
         text = decode(raw, entry)
         if format == "text":
             return as_record(file, line, {"text": text}, entry)

@@ -29,9 +29,10 @@ from reprise.documents.read.record import (
 )
 from reprise.documents.read.remote import is_remote
 from reprise.documents.read.spans import Span, SpanStream
-from reprise.documents.read.streams import damaged, decompress, open_raw, printable
+from reprise.documents.read.streams import damaged, decompress, open_raw
 from reprise.errors import UserError
 from reprise.recipe.documents import Input
+from reprise.storage import printable
 
 __all__ = ["Item", "Record", "Reject", "SourceFile", "read_records"]
 
@@ -125,15 +126,16 @@ def read_stream(stream: BinaryIO, name: str, format: str, reading: Reading) -> I
             yield read_one(name, line, raw, format, entry, names)
 
 
-def _read_pages(data: bytes | None, name: str, line: int, format: str, reading: Reading) -> Iterator[Item]:
-    """The document of a page, or of each chapter of a book, whose number is then the line."""
+def _read_pages(
+    data: bytes | None, name: str, line: int, format: str, reading: Reading, *, in_warc: bool = False
+) -> Iterator[Item]:
+    """The document of a page, or of each chapter of a book or page of a PDF, whose number is then the line."""
     entry = reading.entry
     try:
         if data is None:
             raise UnreadableError("too_long")
-        texts = reading.parser.parse(
-            format, entry.html, data, seconds=entry.parse_seconds, memory_gb=entry.parse_memory_gb
-        )
+        way = entry.pdf if format == "pdf" and not in_warc else entry.html
+        texts = reading.parser.parse(format, way, data, seconds=entry.parse_seconds, memory_gb=entry.parse_memory_gb)
         if not any(texts):
             raise UnreadableError("no_text_inside")
     except UnreadableError as reason:
@@ -163,7 +165,7 @@ def _read_warc(stream: BinaryIO, name: str, reading: Reading) -> Iterator[Item]:
             text = to_utf8(io.BytesIO(response.content), reading.entry.encoding).read()
             yield read_one(name, response.index, text, "text", reading.entry, {})
         else:
-            yield from _read_pages(response.content, name, response.index, kind, reading)
+            yield from _read_pages(response.content, name, response.index, kind, reading, in_warc=True)
 
 
 def _read_archive(stream: BinaryIO, name: str, format: str, reading: Reading) -> Iterator[Item]:

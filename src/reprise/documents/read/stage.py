@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 import xxhash
 
 from reprise.documents.engine import Engine, run_pieces
-from reprise.documents.language import detect_languages
+from reprise.documents.language import Identifier, detect_languages
 from reprise.documents.read.files import (
     SkippedFile,
     SkippedKind,
@@ -23,11 +23,11 @@ from reprise.documents.read.files import (
 from reprise.documents.read.parsing import PageParser
 from reprise.documents.read.records import Item, Record, Reject, read_records, read_span
 from reprise.documents.read.spans import Span, count_line_ends, number_lines, split_file
-from reprise.documents.read.streams import printable
 from reprise.documents.table import DOCUMENTS, PART_BYTES, TableWriter, hash_text
 from reprise.errors import UserError
 from reprise.progress import console
 from reprise.recipe.documents import Input
+from reprise.storage import printable
 from reprise.workspace import Work
 
 REJECTS = "rejects.jsonl"
@@ -229,7 +229,7 @@ def _read_piece(output: str, valid_share: float, piece: ReadPiece) -> PieceCount
             rows = [_as_row(record) for record in records if _sampled(str(record.fields["text"]), entry.sample)]
             counts.not_in_sample += len(records) - len(rows)
             counts.fields_left_out.update(name for record in records for name in record.left_out)
-            counts.languages_detected += _fill(rows, valid_share)
+            counts.languages_detected += _fill(rows, valid_share, piece.entry.language_identifier)
             counts.buckets.update((row["lang"], row["source"], row["split"]) for row in rows)
             counts.text_bytes += sum(len(row["text"].encode()) for row in rows)
             if rows:
@@ -278,14 +278,14 @@ def _sampled(text: str, share: float) -> bool:
     return share >= 1.0 or xxhash.xxh3_64_intdigest(text.encode(), seed=1) < share * 2.0**64
 
 
-def _fill(rows: list[Row], valid_share: float) -> int:
+def _fill(rows: list[Row], valid_share: float, identifier: Identifier) -> int:
     """Set the split where the files give none, and the language; returns how many languages were detected.
 
     The split is a function of the text alone: copies of a text in several files cannot straddle it.
     """
     unknown = [row for row in rows if row["lang"] is None]
     if unknown:
-        for row, language in zip(unknown, detect_languages([row["text"] for row in unknown]), strict=True):
+        for row, language in zip(unknown, detect_languages([row["text"] for row in unknown], identifier), strict=True):
             row["lang"] = language
     for row in rows:
         if row["split"] is None:

@@ -16,6 +16,7 @@ from reprise.evaluation.benchmarks import answer_matching as answers
 from reprise.evaluation.benchmarks import code_execution as programs
 from reprise.evaluation.benchmarks import harness_fields as columns
 from reprise.evaluation.benchmarks.icl_probe import probe_questions
+from reprise.evaluation.benchmarks.instruction_probe import instruction_questions, instruction_results
 from reprise.recipe.evaluation import FOLDERS
 
 
@@ -36,22 +37,31 @@ class Benchmark:
     """One row of the results."""
 
     name: str
-    language: Literal["en", "zh"]
-    shots: int
-    """Examples in the prompt; fewer where the files have fewer."""
+    language: str
+    """Language of the questions; `und` where it is not known."""
+    shots: int | None
+    """Examples in the prompt; fewer where the files have fewer. None: what the harness's task says."""
     parts: Callable[[LocalSet], list[Part]]
     """The tasks over local questions."""
-    hub: str
-    """The harness's task or group that loads the questions from the Hub; empty: `hub.py` reads them."""
+    hub: str = ""
+    """The harness's task or group that loads the questions from the Hub, or its YAML file; empty: `hub.py` reads
+    them."""
     harness: tuple[str, ...] = ()
     """Folders of the harness that hold its tasks; empty: the task is written here."""
     metric: str = "acc"
+    """What verdicts are made on; empty: the first metric of the task that gives each question a score."""
     other_metrics: tuple[str, ...] = ()
     """More metrics of the task, reported beside `metric`; verdicts are made on that one."""
     filter: str = "none"
     subjects: tuple[str, ...] | None = None
     """The subjects of the folder's questions that belong to it; None: all."""
     runs_code: bool = False
+    needs_chat: bool = False
+    """Whether its questions are put through the model's chat template; a model without one is not asked."""
+    file: Path | None = None
+    """The user's file: of questions, or the YAML of the task."""
+    needs: tuple[str, ...] = ()
+    """Packages besides the harness."""
     differs: str = ""
     """How the setting differs from the paper's, for the table in the docs."""
 
@@ -64,7 +74,7 @@ class Benchmark:
 _GREEDY = {"do_sample": False, "temperature": 0.0, "max_gen_toks": 320}
 
 
-def _choice(name: str) -> dict[str, Any]:
+def choice_task(name: str) -> dict[str, Any]:
     """A multiple-choice task of our own over the columns query, choices, gold."""
     metrics = [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}]
     return {
@@ -80,7 +90,7 @@ def _choice(name: str) -> dict[str, Any]:
     }
 
 
-def _generation(name: str, **config: Any) -> dict[str, Any]:
+def generation_task(name: str, **config: Any) -> dict[str, Any]:
     """A generation task of our own."""
     metrics = [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}]
     base = {
@@ -120,7 +130,7 @@ def _scieval(items: LocalSet) -> list[Part]:
             if chosen.test:
                 letters = '"A", "B", "C" or "D"' if kind == "multiple-choice" else '"yes", "no" or "maybe"'
                 description = f"Answer the question with {letters}, without any explanation.\n\n"
-                parts.append(Part(name, _choice(name) | {"description": description}, chosen, columns.scieval))
+                parts.append(Part(name, choice_task(name) | {"description": description}, chosen, columns.scieval))
     return parts
 
 
@@ -129,11 +139,41 @@ def _probe(items: LocalSet) -> list[Part]:
     return [
         Part(
             "icl_probe",
-            _choice("icl_probe"),
+            choice_task("icl_probe"),
             questions,
             lambda item: {name: value for name, value in item.items() if name != "kind"},
         )
     ]
+
+
+def _instructions(language: Literal["en", "zh"]) -> Benchmark:
+    metrics = ("acc", "no_repetition", "own_language")
+    config = generation_task(
+        f"instructions_{language}",
+        metric_list=[{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in metrics],
+        doc_to_text="{{query}}",
+        doc_to_target="{{rule}}",
+        process_results=instruction_results,
+        generation_kwargs={"until": ["<|im_end|>", "<|eot_id|>", "</s>"], **_GREEDY, "max_gen_toks": 128},
+    )
+
+    def parts(items: LocalSet) -> list[Part]:
+        questions = instruction_questions(language)
+        kinds = list(dict.fromkeys(question["kind"] for question in questions))
+        return [
+            Part(
+                f"instructions_{language}_{kind}",
+                config | {"task": f"instructions_{language}_{kind}"},
+                LocalSet(cast(list[Item], [question for question in questions if question["kind"] == kind]), []),
+                lambda item: {name: value for name, value in item.items() if name != "kind"},
+            )
+            for kind in kinds
+        ]
+
+    return Benchmark(
+        f"instructions-{language}", language, 0, parts, "", other_metrics=metrics[1:], needs_chat=True,
+        differs="written here; not in the paper",
+    )  # fmt: skip
 
 
 _WORD_PROBLEM = {
@@ -144,7 +184,7 @@ _WORD_PROBLEM = {
     "generation_kwargs": {"until": ["Q:", "</s>", "<|im_end|>"], **_GREEDY},
 }
 
-_COMPETITION = _generation(
+_COMPETITION = generation_task(
     "math_boxed",
     metric_list=[{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_symbolic")],
     doc_to_text="Problem: {{problem}}\nSolution:",
@@ -155,7 +195,7 @@ _COMPETITION = _generation(
 )
 
 
-_PROGRAM = _generation(
+_PROGRAM = generation_task(
     "humaneval_sandboxed",
     doc_to_text="{{prompt}}",
     doc_to_target="{{test}}",
@@ -167,7 +207,7 @@ _PROGRAM = _generation(
     },
 )
 
-_SMALL_PROGRAM = _generation(
+_SMALL_PROGRAM = generation_task(
     "mbpp_sandboxed",
     doc_to_text="You are an expert Python programmer, and here is your task: {{text}} Your code should pass these "
     "tests:\n\n{{test_list | join('\n')}}\n[BEGIN]\n",
@@ -193,7 +233,7 @@ def _with_reasoning(name: str) -> Callable[[LocalSet], list[Part]]:
 
         path = Path(lm_eval.__file__).parent / "tasks" / "gsm8k" / "gsm8k-cot.yaml"
         examples = yaml.safe_load(path.read_text(encoding="utf-8"))["fewshot_config"]
-        config = _generation(name, **_WORD_PROBLEM, fewshot_config=examples)
+        config = generation_task(name, **_WORD_PROBLEM, fewshot_config=examples)
         return [Part(name, config, items, columns.word_problem)]
 
     return parts
@@ -237,12 +277,17 @@ _ALL = [
     Benchmark("arc-challenge", "en", 0, _whole("arc_challenge", columns.arc), "arc_challenge", ("arc",)),
     _agieval("aqua-rat", "en"),
     Benchmark("icl-probe", "en", 0, _probe, "", differs="written here; not in the paper"),
+    _instructions("en"),
+    _instructions("zh"),
     Benchmark("ceval-0shot", "zh", 0, _by_subject("ceval-valid_", columns.ceval), "ceval-valid", ("ceval",)),
     Benchmark("cmmlu-0shot", "zh", 0, _by_subject("cmmlu_", columns.cmmlu), "cmmlu", ("cmmlu",)),
     Benchmark("bbh", "en", 3, _by_subject("bbh_fewshot_", columns.bbh), "bbh_fewshot", ("bbh/fewshot",),
               metric="exact_match"),
     Benchmark("mmlu-pro", "en", 5, _by_subject("mmlu_pro_", columns.mmlu_pro), "mmlu_pro", ("mmlu_pro",),
               metric="exact_match", filter="custom-extract"),
+    Benchmark("ifeval", "en", 0, _whole("ifeval", columns.instructions), "ifeval", ("ifeval",),
+              metric="prompt_level_strict_acc", other_metrics=("prompt_level_loose_acc",),
+              needs=("langdetect", "immutabledict", "nltk"), differs="not in the paper"),
 ]  # fmt: skip
 
 BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in _ALL}

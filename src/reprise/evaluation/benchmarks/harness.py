@@ -4,11 +4,13 @@ Imported only where a benchmark runs.
 """
 
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import lm_eval
+import numpy as np
 from datasets import Dataset, DatasetDict
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import evaluate
@@ -94,7 +96,8 @@ def local_tasks(benchmark: Benchmark, items: LocalSet) -> dict[str, Any]:
         else:
             task = _from_harness(manager, part)
         has_own_examples = bool(getattr(task.get_config("fewshot_config"), "samples", None))
-        shots = benchmark.shots if has_own_examples else min(benchmark.shots, len(part.items.dev))
+        asked = benchmark.shots or 0
+        shots = asked if has_own_examples else min(asked, len(part.items.dev))
         task.set_config(key="num_fewshot", value=shots)
         task.set_fewshot_seed(seed=FEWSHOT_SEED)
         tasks[part.name] = task
@@ -105,7 +108,7 @@ def hub_tasks(benchmark: Benchmark) -> dict[str, Any]:
     """Name -> task of the harness, as it is there, questions from the Hub."""
     loaded = _manager(benchmark).load([benchmark.hub])["tasks"]
     for task in loaded.values():
-        if task.get_config("num_fewshot") != 0 or benchmark.shots == 0:
+        if benchmark.shots is not None and (task.get_config("num_fewshot") != 0 or benchmark.shots == 0):
             task.set_config(key="num_fewshot", value=benchmark.shots)
         task.set_fewshot_seed(seed=FEWSHOT_SEED)
     return dict(loaded)
@@ -119,8 +122,98 @@ def loaded_questions(tasks: dict[str, Any]) -> dict[str, list[list[Any]]]:
     }
 
 
-def run_tasks(lm: Any, tasks: dict[str, Any], samples: dict[str, list[int]]) -> dict[str, list[dict[str, Any]]]:
-    """Run tasks on chosen questions; the harness's log of each question, by task."""
+def metrics(task: Any) -> list[str]:
+    """Names of a task's metrics, in its order."""
+    return list(task.aggregation())
+
+
+def main_metric(task: Any) -> str | None:
+    """The first metric that gives each question a score whose mean is reported, more being better; None: there is none.
+
+    The scores themselves are checked where they are made.
+    """
+    better, aggregated = task.higher_is_better(), task.aggregation()
+    for name in metrics(task):
+        if better.get(name, True) and getattr(aggregated[name], "__name__", "") == "mean" and name not in _NOT_SHARES:
+            return name
+    return None
+
+
+_NOT_SHARES = frozenset(
+    {"bypass", "perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "loglikelihood"}
+)
+
+
+def question_records(tasks: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The questions of tasks in the format of our files, to search documents for."""
+    for name, task in tasks.items():
+        for number, doc in enumerate(task.eval_docs):
+            yield {"id": f"{name}/{number}", "question": _searched(task, doc), "choices": _choices(task, doc)}
+
+
+def _searched(task: Any, doc: Any) -> str:
+    """What of a question a document may not hold: what the task says, else its fields that stand in the prompt.
+
+    The words around them, such as `Question:`, are those of the template and in no document.
+    """
+    if task.should_decontaminate() and (query := task.doc_to_decontamination_query(doc)):
+        return str(query)
+    prompt = task.doc_to_text(doc)
+    fields = [value for value in doc.values() if isinstance(value, str) and value.strip()]
+    if isinstance(prompt, str):
+        asked = [value for value in fields if value.strip() in prompt]
+        whole = [value for value in asked if not any(value != other and value in other for other in asked)]
+        if whole:
+            return "\n".join(sorted(dict.fromkeys(whole), key=lambda value: prompt.index(value.strip())))
+        return prompt
+    return "\n".join(fields)  # a task whose prompt depends on the choice, such as Winogrande
+
+
+def _choices(task: Any, doc: Any) -> list[str]:
+    """The texts of the choices, also where the prompt lists them behind letters."""
+    if task.OUTPUT_TYPE != "multiple_choice":
+        return []
+    choices = [str(choice) for choice in task.doc_to_choice(doc)]
+    if all(len(choice.strip(" ().")) <= 1 for choice in choices):
+        lists = (value for value in doc.values() if isinstance(value, list) and len(value) == len(choices))
+        choices = next(([str(choice) for choice in value] for value in lists), [])
+    return choices
+
+
+def gold_bits(sample: dict[str, Any], output_type: str) -> tuple[float, int] | None:
+    """(bits, UTF-8 bytes) of the right answer as it was scored; None where nothing was scored or it cannot be told.
+
+    Where several answers are right, the likeliest one counts.
+    """
+    if output_type not in ("multiple_choice", "loglikelihood"):
+        return None
+    texts = [str(arguments[1]) for arguments in sample["arguments"]]
+    nats = [float(response[0]) for response in sample["filtered_resps"]]
+    right = [0] if output_type == "loglikelihood" else _right(sample["target"], texts)
+    known = [(-nats[index] / math.log(2), len(texts[index].encode())) for index in right if index < len(nats)]
+    return min(known, default=None)
+
+
+def _right(target: Any, texts: list[str]) -> list[int]:
+    """Indices of the right choices: the harness logs an index, several, or the text of the choice."""
+    if isinstance(target, list | tuple):
+        return [index for one in target for index in _right(one, texts)]
+    if isinstance(target, str) and not target.isdecimal():
+        return [index for index, text in enumerate(texts) if text.strip() == target.strip()][:1]
+    return [int(target)] if 0 <= int(target) < len(texts) else []
+
+
+def run_tasks(
+    lm: Any, tasks: dict[str, Any], samples: dict[str, list[int]], *, as_chat: bool = False
+) -> dict[str, list[dict[str, Any]]]:
+    """Run tasks on chosen questions; the harness's log of each question, by task.
+
+    Args:
+        lm: the model.
+        tasks: by name.
+        samples: numbers of the questions, by task.
+        as_chat: put each question through the model's chat template.
+    """
     chosen = {name: task for name, task in tasks.items() if samples[name]}
     results = evaluate(
         lm=lm,
@@ -128,6 +221,7 @@ def run_tasks(lm: Any, tasks: dict[str, Any], samples: dict[str, list[int]]) -> 
         samples={name: samples[name] for name in chosen},
         bootstrap_iters=0,
         log_samples=True,
+        apply_chat_template=as_chat,
         confirm_run_unsafe_code=False,
     )
     return {name: list(results["samples"][name]) for name in chosen}
@@ -165,6 +259,19 @@ def _data(part: Part, split: str) -> dict[str, Any]:
 
 
 def ordered(samples: Sequence[dict[str, Any]], metric: str, filter_name: str) -> list[tuple[int, float]]:
-    """(number of the question, score) in order, from the harness's log."""
+    """(number of the question, score) in order, from the harness's log; an empty filter is the first of the task.
+
+    Raises:
+        UserError: a score is no number from 0 to 1.
+    """
+    filter_name = filter_name or str(samples[0]["filter"])
     chosen = [sample for sample in samples if sample["filter"] == filter_name]
+    for sample in chosen:
+        score = sample.get(metric)
+        if not isinstance(score, int | float | np.number | np.bool_) or not 0 <= score <= 1:
+            raise UserError(
+                f"the metric {metric} gives a question {str(score)[:80]}, which is no score from 0 to 1",
+                where="evaluation.benchmarks",
+                remedy="leave the task out",
+            )
     return sorted((int(sample["doc_id"]), float(sample[metric])) for sample in chosen)

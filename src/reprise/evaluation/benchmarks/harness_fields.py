@@ -116,3 +116,9 @@ def small_program(item: Item) -> Columns:
     """MBPP: the task, its three tests and what they need first, a solution for the examples."""
     columns = {"text": item["question"], "code": item["answer"], "test_list": item["test_list"]}
     return columns | {"test_setup_code": item.get("test_setup_code") or ""}
+
+
+def instructions(item: Item) -> Columns:
+    """IFEval: the prompt, and the instructions whose observance is checked by rules."""
+    columns = {"key": item["id"], "prompt": item["question"], "instruction_id_list": item["instruction_id_list"]}
+    return columns | {"kwargs": item["kwargs"]}

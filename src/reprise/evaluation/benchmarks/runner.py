@@ -5,7 +5,7 @@ so a killed evaluation goes on and a second one reads.
 """
 
 import contextlib
-import importlib.metadata
+import importlib.util
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,16 +17,17 @@ import numpy as np
 from reprise.benchmark_files import LocalSet, read_set
 from reprise.errors import missing_extra
 from reprise.evaluation.benchmarks.catalogue import BENCHMARKS, GROUPS, Benchmark
+from reprise.evaluation.benchmarks.external import read_question_file, resolve, task_identity
 from reprise.evaluation.benchmarks.hub import SOURCES, read_hub
-from reprise.evaluation.intervals import Estimate, estimate_score
+from reprise.evaluation.intervals import Estimate, estimate_rate, estimate_score
 from reprise.evaluation.model import EvaluatedModel
-from reprise.evaluation.results import BenchmarkRow, BenchmarkScore, TaskScore
+from reprise.evaluation.results import BenchmarkRow, BenchmarkScore, GoldBits, TaskScore
 from reprise.progress import console
-from reprise.recipe.evaluation import Evaluation, expand_benchmarks
+from reprise.recipe.evaluation import Evaluation
 from reprise.sandbox.run import require_sandbox
 from reprise.storage import digest, read_checked, write_checked
 
-_FORMAT = 3
+_FORMAT = 4
 """Raised when the same settings would give other scores."""
 
 
@@ -43,6 +44,21 @@ class Measured:
     """`task/number of the question` -> its score, 0 to 1."""
     other_metrics: dict[str, float] = field(default_factory=dict)
     """Other metric -> mean score."""
+    language: str = "und"
+    """Language of the questions."""
+    differs: str = ""
+    """How the setting differs from the paper's."""
+    gold: dict[str, tuple[float, int]] = field(default_factory=dict)
+    """Like `scores`: (bits, UTF-8 bytes) of the right answer, of questions whose choices were scored."""
+
+    @property
+    def gold_bits_per_byte(self) -> float | None:
+        """Bits per byte of the right answers; None where they were not scored."""
+        return (
+            sum(bits for bits, _ in self.gold.values()) / sum(size for _, size in self.gold.values())
+            if self.gold
+            else None
+        )
 
     @property
     def score(self) -> float:
@@ -69,13 +85,17 @@ class BenchmarkRunner:
 
     def run(self) -> list[Measured]:
         """Run the benchmarks of the settings; those that cannot run are in `absent` with the reason."""
-        found = (self._run_or_say(BENCHMARKS[name]) for name in expand_benchmarks(self._settings.benchmarks))
+        found = (self._run_or_say(benchmark) for benchmark in resolve(self._settings.benchmarks))
         return [measured for measured in found if measured is not None]
 
     def _run_or_say(self, benchmark: Benchmark) -> Measured | None:
         measured: Measured | None = None
         if benchmark.runs_code and not self._settings.run_code:
             reason = "runs programs that the model wrote: allow it with evaluation.run_code=true"
+        elif benchmark.needs_chat and not self._evaluated.in_process:
+            reason = "asks through the model's chat template, which a backend outside this process does not show"
+        elif benchmark.needs_chat and self._evaluated.tokenizer.chat_template is None:
+            reason = f"{self._evaluated.settings.path} has no chat template"
         else:
             try:
                 if benchmark.runs_code:
@@ -95,6 +115,10 @@ class BenchmarkRunner:
 
     def _items(self, benchmark: Benchmark) -> LocalSet | str | None:
         """Local questions, None where they come from the Hub, or why there are none."""
+        if benchmark.name not in BENCHMARKS:
+            return None if benchmark.hub or benchmark.file is None else read_question_file(benchmark.file)
+        if missing := [package for package in benchmark.needs if importlib.util.find_spec(package) is None]:
+            return f"it needs {', '.join(missing)}: pip install 'reprise-cpt[evaluation]'"
         if benchmark.folder is None:
             return LocalSet([], [])
         if self._settings.data is None:
@@ -117,6 +141,7 @@ class BenchmarkRunner:
             "questions": digest(questions),
             "limit": self._settings.limit,
             "seed": self._seed,
+            **({"task": task_identity(benchmark)} if benchmark.file is not None else {}),
         }
         path = self._cache / f"{benchmark.name}-{digest(key)}.json"
         if (known := read_checked(path)) is not None:
@@ -124,25 +149,36 @@ class BenchmarkRunner:
         tasks = tasks or harness.local_tasks(benchmark, items)
         total = {name: len(task.eval_docs) for name, task in tasks.items()}
         chosen = choose(total, self._settings.limit, self._seed)
-        logs = self._ask(harness, tasks, chosen)
-        scores = {
-            f"{name}/{number}": score
-            for name, log in logs.items()
-            for number, score in harness.ordered(log, benchmark.metric, benchmark.filter)
-        }
+        logs = self._ask(harness, tasks, chosen, as_chat=benchmark.needs_chat)
+        scores: dict[str, float] = {}
+        gold: dict[str, tuple[float, int]] = {}
+        named: dict[str, str] = {}
+        for name, log in logs.items():
+            named[name] = benchmark.metric or harness.main_metric(tasks[name]) or ""
+            if not named[name]:
+                raise _AbsentError(f"the task {name} has no score of each question from 0 to 1")
+            filter_name = benchmark.filter if benchmark.metric else ""
+            scores |= {f"{name}/{number}": score for number, score in harness.ordered(log, named[name], filter_name)}
+            for sample in log:
+                if (bits := harness.gold_bits(sample, tasks[name].OUTPUT_TYPE)) is not None:
+                    gold[f"{name}/{sample['doc_id']}"] = bits
         shots = max(int(task.get_config("num_fewshot") or 0) for task in tasks.values())
         others = {
             metric: [score for log in logs.values() for _, score in harness.ordered(log, metric, benchmark.filter)]
             for metric in benchmark.other_metrics
         }
         means = {metric: sum(values) / len(values) for metric, values in others.items()}
-        measured = Measured(benchmark.name, shots, benchmark.metric, sum(total.values()), scores, means)
+        measured = Measured(
+            benchmark.name, shots, " + ".join(dict.fromkeys(named.values())), sum(total.values()), scores, means,
+            benchmark.language, benchmark.differs, gold,
+        )  # fmt: skip
         write_checked(path, {"key": key, "measured": asdict(measured)})
         return measured
 
-    def _ask(self, harness: Any, tasks: dict[str, Any], chosen: dict[str, list[int]]) -> Any:
+    def _ask(self, harness: Any, tasks: dict[str, Any], chosen: dict[str, list[int]], *, as_chat: bool) -> Any:
         if self._evaluated.in_process:
-            return harness.run_tasks(self._loaded(harness), tasks, chosen)
+            chat = {"as_chat": True} if as_chat else {}
+            return harness.run_tasks(self._loaded(harness), tasks, chosen, **chat)
         from reprise.evaluation.backends import explained
 
         with explained():
@@ -189,11 +225,10 @@ def compare_benchmarks(
             continue
         names = [name for name in one.scores if name in two.scores]
         estimate = estimate_score(*(np.array([side.scores[name] for name in names]) for side in (one, two)))
-        benchmark = BENCHMARKS[one.benchmark]
         own, others = one.parts(), two.parts()
         row: BenchmarkRow = {
             "benchmark": one.benchmark,
-            "language": benchmark.language,
+            "language": one.language,
             "shots": one.shots,
             "metric": one.metric,
             "questions": len(names),
@@ -202,12 +237,13 @@ def compare_benchmarks(
             "before": estimate.before,
             "after": estimate.after,
             "change": estimate.change,
+            "changed": estimate.spread**2,
             "ci": estimate.interval(),
             "tolerance": settings.benchmark_tolerance,
             "verdict": "undecided",
             "before_ci": wilson(estimate.before, len(names)),
             "after_ci": wilson(estimate.after, len(names)),
-            "differs": benchmark.differs,
+            "differs": one.differs,
             "parts": {
                 name: {"questions": part["questions"], "before": part["score"], "after": others[name]["score"]}
                 for name, part in own.items()
@@ -216,9 +252,28 @@ def compare_benchmarks(
                 metric: {"before": score, "after": two.other_metrics[metric]}
                 for metric, score in one.other_metrics.items()
             },
+            "gold_bits_per_byte": _compare_gold(one, two),
         }
         rows.append((row, estimate))
     return rows
+
+
+def _compare_gold(before: Measured, after: Measured) -> GoldBits | None:
+    """Bits per byte of the right answers of both models; None where they were not scored."""
+    names = [name for name in before.gold if name in after.gold]
+    if not names:
+        return None
+    sides = [np.array([side.gold[name] for name in names], dtype=np.float64) for side in (before, after)]
+    if not all(side[:, 0].sum() > 0 and np.isfinite(side).all() for side in sides):
+        return None
+    estimate = estimate_rate(sides[0][:, 0], sides[1][:, 0], sides[0][:, 1])
+    return {
+        "before": estimate.before,
+        "after": estimate.after,
+        "change": estimate.change,
+        "ci": estimate.interval(),
+        "questions": len(names),
+    }
 
 
 def summarize(measured: Sequence[Measured]) -> list[BenchmarkScore]:
@@ -235,6 +290,7 @@ def summarize(measured: Sequence[Measured]) -> list[BenchmarkScore]:
             "sampled": len(one.scores) < one.total,
             "parts": one.parts(),
             "other_metrics": one.other_metrics,
+            "gold_bits_per_byte": one.gold_bits_per_byte,
         }
         for one in measured
     ]
@@ -272,14 +328,6 @@ def _explained() -> Iterator[None]:
     except Exception as error:  # `datasets` raises many kinds for a set that is gone, gated or out of reach
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise _AbsentError(f"it cannot be had from the Hub ({type(error).__name__}: {first_line[:200]})") from error
-
-
-def harness_version() -> str | None:
-    """Version of lm-evaluation-harness, which decides the prompts; None where it is not installed."""
-    try:
-        return importlib.metadata.version("lm_eval")
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _harness() -> Any:

@@ -17,6 +17,7 @@ from reprise.errors import UserError
 from reprise.recipe.fields import Settings
 from reprise.recipe.heuristics import Heuristics
 from reprise.recipe.languages.codes import find_language
+from reprise.yaml_text import read_yaml
 
 FOLDER = Path(__file__).with_name("packs")
 
@@ -63,6 +64,15 @@ def load_pack(language: str) -> Pack:
     return Pack(name=language)
 
 
+def english_name(path: str) -> str:
+    """A path of the mixture such as `no` or `zh/web`, with the English name of a language that has a pack of ours.
+
+    A sentence must not say "gained no" of Norwegian, or "lost it" of Italian.
+    """
+    entry, slash, source = path.partition("/")
+    return f"{load_pack(entry).name}{slash}{source}" if (FOLDER / f"{entry}.yaml").is_file() else path
+
+
 def shipped() -> list[str]:
     """Codes of the languages that have a pack of ours."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -75,7 +85,7 @@ def read_pack(path: Path) -> Pack:
         UserError: the file cannot be read, is not YAML, or a value does not pass its check.
     """
     try:
-        return Pack.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return Pack.model_validate(read_yaml(path.read_text(encoding="utf-8")))
     except ValidationError as error:
         mistakes = "; ".join(
             f"`{'.'.join(map(str, item['loc']))}`: {item['msg'].removeprefix('Value error, ')}"

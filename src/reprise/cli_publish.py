@@ -1,0 +1,189 @@
+"""Commands that make a model of another: a larger vocabulary, exports, merges, uploads."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from reprise.errors import UserError
+from reprise.progress import console
+from reprise.recipe.loading import open_recipe
+
+ModelOrRun = Annotated[
+    Path, typer.Argument(metavar="RECIPE|MODEL", help="A recipe or run; or a folder with a model or its GGUF file.")
+]
+RunPath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe (YAML), or the folder of a run.")]
+Output = Annotated[Path | None, typer.Option(help="Folder to write, which must not exist; default: RUN/exports/...")]
+
+
+def export(
+    recipe: ModelOrRun,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Argument(help="Such as RUN/train-1.partial/checkpoints/step-00000100; default: the trained model."),
+    ] = None,
+    averaged: Annotated[
+        bool, typer.Option("--averaged", help="The mean of the weights in place of the weights.")
+    ] = False,
+    gguf: Annotated[
+        str | None,
+        typer.Option(help="Write a GGUF file and an Ollama Modelfile: f32, f16, bf16, q8_0, q5_0, q4_0, ..."),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="Read the GGUF file back and compare logits on held-out text.")
+    ] = True,
+    text: Annotated[Path | None, typer.Option(help="Text for that; default: what the run holds out.")] = None,
+    output: Output = None,
+) -> None:
+    """Write a run's model, a checkpoint, or any model folder to hand on: with a model card, or as a GGUF file."""
+    from reprise.publish.export import Source, export_folder, export_gguf
+
+    source = Source.open(recipe)
+    if checkpoint is not None:
+        from reprise.training.export import export_checkpoint
+
+        target = output or source.exports / checkpoint.name
+        export_checkpoint(checkpoint, source.base_model(), target, averaged=averaged, verify=True)
+        if gguf is None:
+            _say(f"wrote {target}")
+            return
+        source = source.at(target)
+        output = None
+    if gguf is None:
+        target = export_folder(source, output or source.exports / "model")
+        _say(f"wrote {target}. To the Hub: reprise push {target} OWNER/NAME")
+        return
+    target = output or source.exports / f"{source.model_name}-{gguf}"
+    result = export_gguf(source, target, gguf, check=check, text=text)
+    for sentence in result.sentences:
+        _say(sentence)
+    _say(f"wrote {target}. To talk to it: cd {target} && ollama create {source.name} && ollama run {source.name}")
+
+
+def push(
+    recipe: ModelOrRun,
+    name: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository on the Hub.")],
+    public: Annotated[bool, typer.Option("--public", help="Everybody may see it.")] = False,
+) -> None:
+    """Upload a run's model with its card, or an exported folder, to the Hugging Face Hub; private unless --public."""
+    from reprise.publish.export import Source, export_folder
+    from reprise.publish.hub import push_folder
+
+    source = Source.open(recipe)
+    folder = recipe
+    if source.is_run:
+        folder = source.exports / "model"
+        if not folder.is_dir():
+            export_folder(source, folder)
+    _say(f"uploaded: {push_folder(folder, name, private=not public)}")
+
+
+def merge(
+    recipe: RunPath,
+    factor: Annotated[
+        float | None,
+        typer.Option(help="With --chat, of the added difference (default 1); else 0 is the base, 1 the trained model."),
+    ] = None,
+    chat: Annotated[
+        str | None, typer.Option(help="A chat model, whose difference from its base is added: a folder or Hub name.")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="The model that the chat model was made from; default: the run's base model.")
+    ] = None,
+    method: Annotated[
+        Literal["residual", "ties", "dare_ties"], typer.Option(help="ties and dare_ties need mergekit.")
+    ] = "residual",
+    output: Output = None,
+) -> None:
+    """Add what instruction tuning taught a chat model (--chat), or interpolate with the base: less gain and loss."""
+    from reprise.publish.export import Source
+    from reprise.recipe.model import Model
+
+    loaded = open_recipe(recipe, None)
+    trained, exports = Source.open(recipe).model, Path(loaded.workspace) / "exports"
+    if chat is None:
+        if base is not None or method != "residual" or factor is None:
+            raise UserError(
+                "without --chat, the merge is with the run's base model and takes --factor alone",
+                where="reprise merge",
+                remedy="add --factor 0.5, or --chat INSTRUCT",
+            )
+        from reprise.training.export import merge_with_base
+
+        target = output or exports / f"merge-{factor:g}"
+        merge_with_base(trained, loaded.model, factor, target, verify=True)
+        _say(f"wrote {target}")
+        return
+    source = loaded.model if base is None else Model(path=base)
+    share = 1.0 if factor is None else factor
+    name = "chat" if method == "residual" else method
+    target = output or exports / f"{name}-{share:g}"
+    if method != "residual":
+        from reprise.publish.mergekit import merge_with_mergekit
+
+        merge_with_mergekit(
+            trained, source, Model(path=chat), target, method=method, factor=share, seed=loaded.seed, verify=True
+        )
+    else:
+        from reprise.publish.chat_vector import add_chat_vector
+
+        result = add_chat_vector(trained, source, Model(path=chat), target, factor=share, verify=True)
+        _say(f"largest difference of a weight between the chat model and its base: {result.largest_difference:.3g}")
+        if result.rows_of_chat or result.rows_of_trained:
+            _say(
+                f"rows of embeddings from one model alone: {result.rows_of_chat} chat, {result.rows_of_trained} trained"
+            )
+        if not result.has_template:
+            _say("warning: the chat model has no chat template")
+    _say(f"wrote {target}. Whether it still answers: reprise evaluate {target} --against {chat}")
+
+
+def extend(
+    recipe: RunPath,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Settings.")] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="Most tokens to add.")] = 4096,
+    language: Annotated[
+        list[str] | None, typer.Option(help="Learn from this language; again for more; default: those of the mixture.")
+    ] = None,
+    min_count: Annotated[int, typer.Option(min=1, help="Occurrences below which a token is not added.")] = 20,
+    megabytes: Annotated[float, typer.Option(min=0.001, help="Text to learn from.")] = 20.0,
+    output: Output = None,
+) -> None:
+    """Write the base model with a larger vocabulary, learned from the recipe's cleaned text, to train in its place."""
+    from reprise.pipeline import run_stages
+    from reprise.vocabulary.extend import extend_model, sample_texts
+
+    loaded = open_recipe(recipe, overrides)
+    run_stages(loaded, until=["decontaminate"], say=_say)
+    shares: dict[str, float] = {}
+    for stage in loaded.stages:
+        for name, entry in stage.mixture.items():
+            key = entry.language or name
+            shares[key] = shares.get(key, 0.0) + entry.share * stage.tokens
+    chosen = {name: share for name, share in shares.items() if not language or name in language}
+    if missing := sorted(set(language or ()) - shares.keys()):
+        raise UserError(
+            f"no entry of the mixture is in {', '.join(missing)}",
+            where="--language",
+            remedy=f"name {', '.join(shares)}",
+        )
+    texts, held_out = sample_texts(
+        Path(loaded.workspace) / "decontaminate" / "documents", chosen, int(megabytes * 1_000_000)
+    )
+    target = output or Path(loaded.workspace) / "exports" / f"vocabulary-{tokens}"
+    result = extend_model(loaded.model, texts, held_out, target, num_tokens=tokens, min_count=min_count)
+    _say(f"added {result.tokens:,} tokens; {result.rows:,} rows of embeddings")
+    for one in result.compression:
+        kind = "held-out text" if one.held_out else "the text that was learned from"
+        _say(f"{one.language}: {one.before:.2f} -> {one.after:.2f} bytes per token on {kind}")
+    _say(f"wrote {target}. To train it: reprise run {recipe} model.path={target} workspace=...")
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add these commands to the program."""
+    for command in (export, merge, push, extend):
+        app.command()(command)
+
+
+def _say(line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,120 @@
+"""Quality grades: a classifier of the six grades, the grade that it expects of a text, and how right that is."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reprise.documents.label.calibration import Fit, choose_temperature, hold_out
+from reprise.documents.label.classifier import Classifier
+from reprise.documents.label.llm_labels import GRADES
+from reprise.documents.label.training_set import Labelled
+
+_VALUES = np.arange(len(GRADES), dtype=np.float64)
+
+
+class GradeBin(TypedDict):
+    """Held-out documents whose given grade rounds to the same number."""
+
+    given: float
+    """Mean of the grades that the classifier gives."""
+    true: float
+    """Mean of the grades that they were labelled with; calibrated where it is near `given`."""
+    documents: int
+
+
+class GradeFigures(TypedDict):
+    """A classifier of grades on labels that it was not fitted on."""
+
+    classifier: str
+    labels: dict[str, int]
+    """Grade -> labelled documents."""
+    held_out: int
+    """Labelled documents that were held out, each once."""
+    mean_error: float
+    """Mean distance of given and true grade."""
+    error_of_mean: float
+    """The same where every document gets the mean grade: what a classifier that saw nothing would reach."""
+    rank_correlation: float | None
+    """Spearman's; null where all have one grade."""
+    calibration: list[GradeBin]
+    min_grade: float
+    """`documents.quality.min_grade`; the next two are of the rule to keep what is graded so or higher."""
+    precision: float | None
+    """Share of the kept documents whose true grade is so high too; null where it keeps none."""
+    recall: float | None
+    """Share of the documents whose true grade is so high that it keeps; null where there are none."""
+
+
+def fit_grades(
+    known: Labelled, fit: Fit, *, kind: str, min_grade: float, once: bool
+) -> tuple[Classifier, GradeFigures]:
+    """A classifier of grades with calibrated confidence, and its figures on held-out labels.
+
+    Args:
+        known: texts, and grades among GRADES.
+        fit: fits a classifier of GRADES.
+        kind: name of the classifier, for the report.
+        min_grade: the filter that the figures are to judge.
+        once: hold out one fifth only, where fitting is slow.
+    """
+    scores, gold = hold_out(known.texts, known.labels, GRADES, fit, once=once)
+    temperature = choose_temperature(scores, gold)
+    classifier = fit(known.texts, known.labels)
+    classifier.scale(temperature)
+    given = _expected(scores / temperature)
+    return classifier, _figures(given, gold.astype(np.float64), known, kind, min_grade)
+
+
+def expected_grades(classifier: Classifier, texts: Sequence[str]) -> NDArray[np.float64]:
+    """float64[texts]: the mean of the grades under the classifier's probabilities, 0 to 5."""
+    return np.asarray(classifier.probabilities(texts) @ _VALUES)
+
+
+def _expected(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The expected grade from log-probabilities float64[documents, grades] that need not sum to 1."""
+    if not len(scores):
+        return np.zeros(0)
+    probabilities = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return np.asarray(probabilities @ _VALUES / probabilities.sum(axis=1))
+
+
+def _figures(
+    given: NDArray[np.float64], true: NDArray[np.float64], known: Labelled, kind: str, min_grade: float
+) -> GradeFigures:
+    bins = np.rint(given)
+    kept, good = given >= min_grade, true >= min_grade
+    return GradeFigures(
+        classifier=kind,
+        labels=dict(sorted(Counter(known.labels).items())),
+        held_out=len(true),
+        mean_error=float(np.abs(given - true).mean()) if len(true) else 0.0,
+        error_of_mean=float(np.abs(true - true.mean()).mean()) if len(true) else 0.0,
+        rank_correlation=_rank_correlation(given, true),
+        calibration=[
+            GradeBin(
+                given=float(given[bins == value].mean()),
+                true=float(true[bins == value].mean()),
+                documents=int((bins == value).sum()),
+            )
+            for value in np.unique(bins)
+        ],
+        min_grade=min_grade,
+        precision=float(good[kept].mean()) if kept.any() else None,
+        recall=float(kept[good].mean()) if good.any() else None,
+    )
+
+
+def _rank_correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> float | None:
+    from scipy.stats import spearmanr
+
+    if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
+        return None
+    return float(spearmanr(first, second).statistic)
+
+
+def grade_topic(grade: float) -> str:
+    """The topic of a document in a source that is split by grade: `Grade 3`."""
+    return f"Grade {int(np.rint(grade))}"

@@ -1,0 +1,60 @@
+"""Evaluations that were made before: how much documents and answers differed in their change, for `reprise plan`."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from reprise.evaluation.power import Spread
+from reprise.evaluation.results import Results
+from reprise.yaml_text import read_yaml
+
+
+def known_spreads(workspace: Path, model: str) -> dict[str, Spread]:
+    """What the evaluation of this run measured, and for the rest those of runs of the same base model beside it.
+
+    Args:
+        workspace: folder of the run.
+        model: `model.path` of its recipe.
+    """
+    return measured_spreads(_evaluations(workspace, model))
+
+
+def measured_spreads(evaluations: Iterable[tuple[str, Results]]) -> dict[str, Spread]:
+    """Path of a group, or benchmark -> the spread that the first evaluation which has it measured.
+
+    Args:
+        evaluations: folder of a run and its results, the nearest first.
+    """
+    spreads: dict[str, Spread] = {}
+    for run, results in evaluations:
+        for row in results["bits_per_byte"]:
+            if row["topic"] is None and row["spread"]:
+                spreads.setdefault(row["path"], Spread(row["spread"], run))
+        for question in results["benchmarks"]:
+            if question["changed"]:
+                spreads.setdefault(question["benchmark"], Spread(question["changed"], run))
+    return spreads
+
+
+def _evaluations(workspace: Path, model: str) -> Iterator[tuple[str, Results]]:
+    """Folder and results of evaluations: of the run itself, then of its neighbours, the newest first."""
+    beside = [path for path in workspace.parent.glob("*/evaluate/results.json") if path.parents[1] != workspace]
+    beside.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in [workspace / "evaluate" / "results.json", *beside]:
+        root = path.parents[1]
+        if root != workspace and _model_of(root) != model:
+            continue
+        try:
+            yield str(root), TypeAdapter(Results).validate_json(path.read_bytes())
+        except (OSError, ValidationError):
+            continue  # none yet, or of another version: then it cannot help
+
+
+def _model_of(root: Path) -> str | None:
+    """The base model of a run, as its recipe names it; None where it cannot be read."""
+    try:
+        return str(read_yaml((root / "recipe.yaml").read_bytes())["model"]["path"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return None

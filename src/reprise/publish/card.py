@@ -1,0 +1,232 @@
+"""The model card: README.md of a published folder, written from the facts of the run alone."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from reprise.errors import UserError
+from reprise.model.files import model_folder
+from reprise.recipe import Recipe
+from reprise.report.facts import gather
+from reprise.workspace import Workspace
+
+_VERDICTS = ("gained", "kept", "lost", "undecided")
+
+
+def write_card(workspace: Workspace, recipe: Recipe, *, name: str, change: str = "") -> str:
+    """The text of README.md, with metadata that the Hub accepts.
+
+    Args:
+        workspace: the run.
+        recipe: its recipe.
+        name: what the card calls the model.
+        change: what was done to the weights after training, such as a merge or a quantization; empty: nothing.
+
+    Raises:
+        UserError: nothing was trained yet.
+    """
+    facts = gather(workspace, recipe)
+    if not any(stage["start"] for stage in facts["training"]):
+        raise UserError("nothing was trained yet", where=recipe.workspace, remedy="run `reprise train RECIPE` first")
+    lines = [
+        "---",
+        yaml.safe_dump(metadata(facts, recipe, name), allow_unicode=True, sort_keys=False).rstrip(),
+        "---",
+        "",
+        f"# {name}",
+        "",
+        f"{_shown_model(recipe)}, trained further on {_tokens(facts):,} tokens with "
+        f"[Reprise](https://arxiv.org/abs/2407.18743) {facts['run']['version']}.",
+        *([change] if change else []),
+        "",
+        *_verdict_lines(facts),
+        *_base_lines(recipe),
+        *_data_lines(facts, recipe),
+        *_training_lines(facts, recipe),
+        *_repeat_lines(facts, recipe),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def metadata(facts: Any, recipe: Recipe, name: str) -> dict[str, Any]:
+    """The card's metadata: base model and data sets where they are on the Hub, languages, and what was measured."""
+    hub_base = recipe.model.path if is_hub_name(recipe) else None
+    datasets = sorted({one for one in map(_hub_dataset, _input_paths(recipe)) if one is not None})
+    licence = base_licence(recipe)
+    values: dict[str, Any] = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["continual-pre-training", "reprise"],
+        "language": _languages(recipe),
+    }
+    if licence is not None:
+        values["license"] = licence
+    if hub_base is not None:
+        values |= {"base_model": hub_base, "base_model_relation": "finetune"}
+    if datasets:
+        values["datasets"] = datasets
+    if results := [*_bits_results(facts), *_benchmark_results(facts)]:
+        values["model-index"] = [{"name": name, "results": results}]
+    return values
+
+
+def is_hub_name(recipe: Recipe) -> bool:
+    """Whether the base model is a name on the Hub."""
+    return model_folder(recipe.model) is None
+
+
+def base_licence(recipe: Recipe) -> str | None:
+    """Licence that the base model's own card names; None where the folder has none."""
+    folder = model_folder(recipe.model)
+    path = None if folder is None else folder / "README.md"
+    if path is None or not path.is_file():
+        return None
+    parts = path.read_text(encoding="utf-8").split("---\n")
+    try:
+        stated = yaml.safe_load(parts[1]) if len(parts) > 2 and not parts[0].strip() else None
+    except yaml.YAMLError:
+        return None
+    licence = stated.get("license") if isinstance(stated, dict) else None
+    return licence if isinstance(licence, str) else None
+
+
+def _languages(recipe: Recipe) -> list[str]:
+    parts = (item for stage in recipe.stages for item in stage.mixture.items())
+    return list(dict.fromkeys(part.language or name for name, part in parts if part.share))
+
+
+def _input_paths(recipe: Recipe) -> list[str]:
+    paths = [entry.path for entry in recipe.documents.inputs]
+    return [path for entry in paths for path in (entry if isinstance(entry, list) else [entry])]
+
+
+def _hub_dataset(path: str) -> str | None:
+    """`owner/name` of `hf://datasets/owner/name@revision/...`."""
+    if not path.startswith("hf://datasets/"):
+        return None
+    parts = path.removeprefix("hf://datasets/").split("/")
+    return "/".join(parts[:2]).split("@")[0] if len(parts) > 1 else None
+
+
+def _bits_results(facts: Any) -> Iterable[dict[str, Any]]:
+    for row in facts["bits_per_byte"]:
+        if row["source"] is None and row["topic"] is None:
+            yield _result(
+                f"held-out {row['path']} ({row['documents']} documents)", "held-out", row["language"],
+                "bits_per_byte", "bits per byte (lower is better)", row["after"],
+            )  # fmt: skip
+
+
+def _benchmark_results(facts: Any) -> Iterable[dict[str, Any]]:
+    for row in facts["benchmarks"]:
+        yield _result(
+            row["benchmark"], row["benchmark"], row["language"], "accuracy" if row["metric"].startswith("acc")
+            else row["metric"], f"{row['metric']}, {row['shots']} shots", row["after"],
+        )  # fmt: skip
+
+
+def _result(data: str, data_type: str, language: str, metric: str, metric_name: str, value: float) -> dict[str, Any]:
+    return {
+        "task": {"type": "text-generation", "name": "Text generation"},
+        "dataset": {"name": data, "type": data_type, "args": {"language": language}},
+        "metrics": [{"type": metric, "name": metric_name, "value": round(value, 6)}],
+    }
+
+
+def _verdict_lines(facts: Any) -> list[str]:
+    verdict = facts["verdict"]
+    if verdict["provisional"]:
+        return ["## What it gained and kept", "", "Not evaluated yet: run `reprise evaluate`.", ""]
+    lines = ["## What it gained and kept", "", verdict["headline"], ""]
+    lines += ["| measure | base | this model | change | 95 % interval | verdict |", "|---|---|---|---|---|---|"]
+    for word in _VERDICTS:
+        for one in verdict["verdicts"]:
+            if one["verdict"] == word:
+                unit = 100.0
+                interval = one["ci"] and f"{unit * one['ci'][0]:+.1f} to {unit * one['ci'][1]:+.1f} %"
+                lines.append(
+                    f"| {one['measure']} | {one['before']:.4g} | {one['after']:.4g} | {unit * one['change']:+.1f} % | "
+                    f"{interval or 'none'} | {word} |"
+                )
+    lines += [f"- Not tested: {entry['measure']} ({entry['reason']})" for entry in verdict["untested"]]
+    return [*lines, ""]
+
+
+def _base_lines(recipe: Recipe) -> list[str]:
+    licence = base_licence(recipe)
+    said = f"its card names the licence `{licence}`" if licence else "its licence is stated where it was published"
+    return ["## Base model", "", f"{_shown_model(recipe)}; {said}. The licence of the base model applies.", ""]
+
+
+def _shown_model(recipe: Recipe) -> str:
+    """The base model without the folders of the machine that it was trained on."""
+    if is_hub_name(recipe):
+        revision = f" at {recipe.model.revision}" if recipe.model.revision else ""
+        return f"[{recipe.model.path}](https://huggingface.co/{recipe.model.path}){revision}"
+    return Path(recipe.model.path.removeprefix("package:")).name
+
+
+def _data_lines(facts: Any, recipe: Recipe) -> list[str]:
+    lines = ["## Data", "", "| mixture | source | planned tokens | trained on | epochs |", "|---|---|---|---|---|"]
+    groups: dict[tuple[str, str], list[Any]] = {}
+    for row in facts["budget"]:
+        groups.setdefault((row["entry"], row["source"]), []).append(row)
+    for (entry, source), rows in groups.items():
+        planned, spent = (sum(row[name] or 0 for row in rows) for name in ("planned", "spent"))
+        epochs = max((row["epochs"] or 0.0 for row in rows), default=0.0)
+        lines.append(f"| {entry} | {source} | {planned:,} | {spent:,} | {epochs:.2f} |")
+    shown = [path if "://" in path else Path(path).name for path in _input_paths(recipe)]
+    names = ", ".join(f"`{path}`" for path in shown)
+    lines += ["", f"Read from: {names}. The licences of the documents are those of their sources."]
+    return [*lines, ""]
+
+
+def _tokens(facts: Any) -> int:
+    return int(facts["repeat"]["cost"]["tokens"])
+
+
+def _training_lines(facts: Any, recipe: Recipe) -> list[str]:
+    cost, machine = facts["repeat"]["cost"], facts["repeat"]["machine"] or {}
+    hours = cost["process_hours"]
+    lines = ["## Training", "", f"- Tokens: {_tokens(facts):,} in {len(recipe.stages)} stages, rows of "
+             f"{recipe.rows.seq_len} tokens, {recipe.training.batch_rows} rows a batch"]  # fmt: skip
+    if machine:
+        device = ", ".join(sorted(set(machine["accelerators"]))) or machine["processor"]
+        lines.append(f"- Hardware: {machine['processes']} process(es) on {device}, {hours:.3g} process-hours")
+    if cost["training_flops"] is not None:
+        lines.append(f"- Compute: {cost['training_flops']:.3g} FLOPs")
+    watts = recipe.hardware.watts
+    if watts:
+        lines.append(
+            f"- Energy, estimated: {hours * watts / 1000:.3g} kWh ({watts:g} W for each process, as the recipe says)"
+        )
+    else:
+        lines.append("- Energy: not estimated (`hardware.watts` is not set)")
+    return [*lines, ""]
+
+
+def _repeat_lines(facts: Any, recipe: Recipe) -> list[str]:
+    stages = [f"{stage['stage']} `{stage['fingerprint'][:12]}`" for stage in facts["stages"] if stage["fingerprint"]]
+    settings = _without_folders(recipe.model_dump(mode="json", exclude_defaults=True))
+    return [
+        "## How to repeat it",
+        "",
+        f"`reprise run` with these settings (all others are defaults), the same inputs and seed {recipe.seed}. "
+        f"Fingerprints of the stages: {', '.join(stages)}.",
+        "",
+        "```yaml",
+        yaml.safe_dump(settings, allow_unicode=True, sort_keys=False).rstrip(),
+        "```",
+    ]
+
+
+def _without_folders(value: Any) -> Any:
+    """Settings in which a path of this machine is its last part alone."""
+    if isinstance(value, dict):
+        return {name: _without_folders(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(inner) for inner in value]
+    is_folder = isinstance(value, str) and (value.startswith(("/", "~", "./", "../")) or Path(value).is_dir())
+    return Path(value).name if is_folder else value

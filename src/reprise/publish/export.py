@@ -1,0 +1,183 @@
+"""What is handed on: the model folder of a run with its card, or a GGUF file with an Ollama Modelfile."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from reprise.errors import UserError
+from reprise.evaluation.command import read_texts
+from reprise.evaluation.stage import read_held_out
+from reprise.publish.card import write_card
+from reprise.publish.gguf_check import GgufCheck, check_gguf_file
+from reprise.publish.gguf_file import check_gguf, write_gguf
+from reprise.publish.ollama import write_modelfile
+from reprise.recipe import Recipe
+from reprise.recipe.loading import open_recipe
+from reprise.recipe.model import Model
+from reprise.training.export import new_folder
+from reprise.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model that is handed on, and the run that it came from, if that is known."""
+
+    model: Path
+    """Folder of the model."""
+    recipe: Recipe | None
+    is_run: bool
+    """Whether a run was named, and not a folder with a model."""
+
+    @classmethod
+    def open(cls, path: Path) -> "Source":
+        """A recipe, the folder of a run, or a folder with a model; one in RUN/exports belongs to the run.
+
+        Raises:
+            UserError: the run has no trained model yet, or there is nothing of the kind.
+        """
+        if path.suffix in (".yaml", ".yml") or (path / "recipe.yaml").is_file():
+            recipe = open_recipe(path, None)
+            model = Path(recipe.workspace) / f"train-{len(recipe.stages)}" / "model"
+            if not model.is_dir():
+                raise UserError(
+                    "there is no trained model yet", where=str(model), remedy="run `reprise train RECIPE` first"
+                )
+            return cls(model, recipe, is_run=True)
+        if not path.is_dir():
+            raise UserError("there is no such recipe, run or model folder", where=str(path))
+        run = path.resolve().parent.parent
+        return cls(path, open_recipe(run, None) if (run / "recipe.yaml").is_file() else None, is_run=False)
+
+    def at(self, model: Path) -> "Source":
+        """The same run with another model folder."""
+        return replace(self, model=model, is_run=False)
+
+    @property
+    def exports(self) -> Path:
+        """Folder for what is written without --output."""
+        return self.model.parent if self.recipe is None else Path(self.recipe.workspace) / "exports"
+
+    @property
+    def model_name(self) -> str:
+        """Name of the model's folder among the exports: `gguf` for the trained model itself."""
+        return "gguf" if self.is_run else self.model.name
+
+    @property
+    def name(self) -> str:
+        """Short name, for Ollama."""
+        return self.model.name if self.recipe is None else self.recipe.name
+
+    def base_model(self) -> Model:
+        """The base model of the run.
+
+        Raises:
+            UserError: no run is known.
+        """
+        if self.recipe is None:
+            raise UserError("a checkpoint needs its run", where=str(self.model), remedy="name the recipe or the run")
+        return self.recipe.model
+
+
+@dataclass(frozen=True)
+class GgufExport:
+    """What was written, for a person."""
+
+    sentences: list[str]
+    check: GgufCheck | None
+
+
+def export_folder(source: Source, folder: Path) -> Path:
+    """Write a model folder with a card; weights are hard links where the disk allows.
+
+    Raises:
+        UserError: no run is known, the folder exists, or nothing was trained.
+    """
+    if source.recipe is None:
+        raise UserError(
+            "the card is written from the facts of a run, and this folder belongs to none",
+            where=str(source.model),
+            remedy="name the recipe or the run",
+        )
+    workspace = Workspace(source.recipe.workspace)
+    card = write_card(workspace, source.recipe, name=source.name)
+    with new_folder(folder) as partial:
+        for path in source.model.rglob("*"):
+            target = partial / path.relative_to(source.model)
+            if path.is_file() and path.name != "README.md":
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _link(path, target)
+        (partial / "README.md").write_text(card, encoding="utf-8")
+    return folder
+
+
+def _link(path: Path, target: Path) -> None:
+    """A hard link of weights, which are large and never written in place; a copy of everything else."""
+    if path.suffix == ".safetensors":
+        try:
+            os.link(path, target)
+        except OSError:  # another disk, or one without hard links
+            pass
+        else:
+            return
+    shutil.copyfile(path, target)
+
+
+def export_gguf(source: Source, folder: Path, quantization: str, *, check: bool, text: Path | None) -> GgufExport:
+    """Write a GGUF file and its Modelfile.
+
+    Args:
+        source: the model.
+        folder: to write; must not exist.
+        quantization: see `gguf_file.TYPES`.
+        check: read the file back and compare it on held-out text.
+        text: file of that text; None: what the run holds out.
+
+    Raises:
+        UserError: the model cannot be written as GGUF, the file fails its check, or there is no text to check it on.
+    """
+    model = Model(path=str(source.model))
+    check_gguf(model, quantization)
+    texts = _held_out(source, text) if check else []
+    with new_folder(folder) as partial:
+        name = f"{source.name}-{quantization}.gguf"
+        tokenizer = write_gguf(model, partial / name, quantization, name=source.name)
+        modelfile, said = write_modelfile(model, name, adds_bos=tokenizer.adds_bos)
+        (partial / "Modelfile").write_text(modelfile, encoding="utf-8")
+        result = check_gguf_file(model, partial / name, quantization, texts) if check else None
+        size = (partial / name).stat().st_size
+        if source.recipe is not None:
+            change = f"Its weights are quantized to {quantization} in a GGUF file."
+            card = write_card(Workspace(source.recipe.workspace), source.recipe, name=source.name, change=change)
+            (partial / "README.md").write_text(card, encoding="utf-8")
+    sentences = [f"{name}: {size / 1e6:,.1f} MB; Modelfile: {said}"]
+    if result is not None:
+        before, after = result.bits_per_token
+        sentences.append(
+            f"checked on {result.tokens:,} tokens of held-out text: the file computes its quantized weights (logits "
+            f"differ by {result.difference:.1e} of their spread); quantization costs {after - before:+.4f} bits per "
+            f"token ({before:.4f} to {after:.4f}), KL {result.divergence_nats:.2e} nats, "
+            f"{100 * result.same_choice:.1f} % equal first choices"
+        )
+    else:
+        sentences.append("warning: not checked (--no-check)")
+    return GgufExport(sentences, result)
+
+
+def _held_out(source: Source, text: Path | None) -> Sequence[str]:
+    """Texts that no model was trained on.
+
+    Raises:
+        UserError: there are none.
+    """
+    if text is not None:
+        return [one.text for one in read_texts(text)]
+    documents = None if source.recipe is None else Path(source.recipe.workspace) / "score" / "documents"
+    if documents is None or not documents.is_dir():
+        raise UserError(
+            "there is no held-out text to check the file on",
+            where=str(source.model),
+            remedy="name some with --text FILE, or leave the check out with --no-check",
+        )
+    return [one.text for one in read_held_out(documents)]

@@ -1,0 +1,128 @@
+"""A byte-level BPE tokenizer as the fields of a GGUF file: tokens, kinds, merges, and how text is split before BPE."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from reprise.errors import UserError
+from reprise.model.loading import load_tokenizer, tokenizer_file
+from reprise.model.tokenizer import begins_with_bos
+from reprise.recipe.model import Model
+
+LLAMA_3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
+    r"\s+(?!\S)|\s+"
+)
+QWEN_2 = LLAMA_3.replace(r"\p{N}{1,3}", r"\p{N}")
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5
+"""Kinds of tokens, as GGUF counts them."""
+
+_KNOWN = "byte-level BPE that splits text as GPT-2, SmolLM2, Llama 3 or Qwen 2 do"
+
+
+@dataclass(frozen=True)
+class GgufTokenizer:
+    """What a GGUF file says of a tokenizer."""
+
+    pre: str
+    """llama.cpp's name for the way in which text is split before BPE."""
+    tokens: list[str]
+    """One for each row of the embeddings; rows without a token have a name of ours and the kind UNUSED."""
+    kinds: list[int]
+    merges: list[str]
+    bos_id: int | None
+    eos_id: int | None
+    pad_id: int | None
+    unknown_id: int | None
+    adds_bos: bool
+    chat_template: str | None
+
+
+def read_gguf_tokenizer(model: Model, rows: int) -> GgufTokenizer:
+    """The tokenizer of a model directory.
+
+    Args:
+        model: whose tokenizer.
+        rows: rows of the embeddings.
+
+    Raises:
+        UserError: it is of a kind that is not handled, which is named; or has tokens without a row.
+    """
+    file = tokenizer_file(model)
+    content = json.loads(file.read_text(encoding="utf-8")) if file is not None else None
+    if content is None:
+        raise _not_handled("tokenizer.json is missing (a sentencepiece model, or code of its own)", model)
+    kind = content["model"].get("type")
+    if kind != "BPE" or content["model"].get("byte_fallback"):
+        what = "BPE with byte fallback, as sentencepiece makes it" if kind == "BPE" else str(kind)
+        raise _not_handled(what, model)
+    tokenizer = load_tokenizer(model)
+    vocabulary: dict[str, int] = content["model"]["vocab"]
+    tokens = [f"[PAD{number}]" for number in range(rows)]
+    kinds = [UNUSED] * rows
+    added = {int(token["id"]): token for token in content.get("added_tokens") or ()}
+    highest = max([*vocabulary.values(), *added])
+    if highest >= rows:
+        raise UserError(
+            f"the tokenizer has ids up to {highest}, the model embeds {rows} tokens",
+            where=str(file),
+            remedy="use the tokenizer that belongs to the model",
+        )
+    for token, number in vocabulary.items():
+        tokens[number], kinds[number] = token, NORMAL
+    for number, token in added.items():
+        tokens[number], kinds[number] = token["content"], CONTROL if token.get("special") else USER_DEFINED
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in content["model"]["merges"]]
+    template = tokenizer.chat_template
+    return GgufTokenizer(
+        pre=name_of_splitting(content, model),
+        tokens=tokens,
+        kinds=kinds,
+        merges=merges,
+        bos_id=tokenizer.bos_token_id,
+        eos_id=tokenizer.eos_token_id,
+        pad_id=tokenizer.pad_token_id,
+        unknown_id=tokenizer.unk_token_id,
+        adds_bos=begins_with_bos(tokenizer),
+        chat_template=template if isinstance(template, str) else None,
+    )
+
+
+def name_of_splitting(content: dict[str, Any], model: Model) -> str:
+    """llama.cpp's name for the pre-tokenizer of a tokenizer.json.
+
+    Raises:
+        UserError: it is none of those that are handled.
+    """
+    stated = content.get("pre_tokenizer") or {}
+    steps = stated.get("pretokenizers", [stated])
+    shown = [_step(step) for step in steps]
+    names = {
+        ("bytes after words",): "gpt-2",
+        ("digits", "bytes after words"): "smollm",
+        (f"split {LLAMA_3}", "bytes"): "llama-bpe",
+        (f"split {QWEN_2}", "bytes"): "qwen2",
+    }
+    name = names.get(tuple(shown))
+    if name is None:
+        raise _not_handled(f"text is split by {' and '.join(shown) or 'nothing'}", model)
+    return name
+
+
+def _step(step: dict[str, Any]) -> str:
+    kind = step.get("type")
+    if kind == "ByteLevel" and not step.get("add_prefix_space"):
+        return "bytes after words" if step.get("use_regex", True) else "bytes"
+    if kind == "Digits" and step.get("individual_digits"):
+        return "digits"
+    if kind == "Split" and step.get("behavior") == "Isolated" and not step.get("invert"):
+        return f"split {step['pattern'].get('Regex', step['pattern'])}"
+    return str(kind)
+
+
+def _not_handled(what: str, model: Model) -> UserError:
+    return UserError(
+        f"the tokenizer cannot be written to a GGUF file: {what}",
+        where=model.path,
+        remedy=f"handled is {_KNOWN}; for others, convert the folder of `reprise export` with llama.cpp's own script",
+    )

@@ -1,0 +1,59 @@
+"""Upload a published model folder to the Hugging Face Hub; what is there already is not sent again."""
+
+import os
+from pathlib import Path
+
+from reprise.errors import UserError
+
+TOKEN = "HF_TOKEN"
+
+
+def push_folder(folder: Path, name: str, *, private: bool = True) -> str:
+    """Create the repository if it is not there, and make its content that of the folder, in one commit.
+
+    An upload that was interrupted is resumed by the same call: files that the Hub has are found by their hashes.
+
+    Args:
+        folder: a model folder with README.md.
+        name: `owner/name` of the repository.
+        private: only its owner sees a repository that is created; one that exists stays as it is.
+
+    Returns:
+        Address of the commit.
+
+    Raises:
+        UserError: there is no token in the environment, the folder has no card, or the Hub refuses.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    token = os.environ.get(TOKEN)
+    if not token:
+        raise UserError(
+            "there is no token for the Hub", where=f"environment variable {TOKEN}",
+            remedy="set it to a token with the right to write; it is read from the environment and written nowhere",
+        )  # fmt: skip
+    if not (folder / "README.md").is_file():
+        raise UserError(
+            "the folder has no model card (README.md)", where=str(folder), remedy="write it with `reprise export RUN`"
+        )
+    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=token)
+    try:
+        api.create_repo(name, private=private, exist_ok=True, repo_type="model")
+        commit = api.upload_folder(
+            repo_id=name, folder_path=folder, commit_message="Upload by reprise push", ignore_patterns=["*.partial"]
+        )
+    except HFValidationError as error:
+        raise UserError(f"{name!r} is no name of a repository: {error}", remedy="write OWNER/NAME") from None
+    except (HfHubHTTPError, ValueError, RuntimeError) as error:  # RuntimeError: around the error of one file
+        said = str(error).splitlines()[0].replace(token, "***")
+        raise UserError(
+            f"the Hub refuses: {said}", where=name,
+            remedy="check the name and the rights of the token; the same command resumes",
+        ) from None  # fmt: skip
+    except OSError as error:
+        raise UserError(
+            f"the Hub cannot be reached: {str(error).replace(token, '***')}", where=name,
+            remedy="run the same command again: what was sent is not sent again",
+        ) from None  # fmt: skip
+    return str(commit.commit_url)

@@ -1,0 +1,106 @@
+"""Manifests and the last `reprise verify` -> which files of a run were compared with their checksums, and when."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from typing_extensions import TypedDict
+
+from reprise.records import record
+from reprise.verification import Verification, Verified, damage_of, read_verification
+from reprise.workspace import Manifest, Workspace
+
+VerifiedState = Literal["as written", "damaged", "made since", "not verified"]
+
+
+@record
+class CheckedPart(TypedDict):
+    """A stage, a cache or the inputs, and what is known of its files."""
+
+    what: str
+    """Name of the stage, or path of the cache, or `inputs`."""
+    files: int
+    """Files."""
+    bytes: int
+    """Their size together."""
+    compared_before: list[str]
+    """Stages that compared these files with their checksums before they read them."""
+    written_before: list[str]
+    """Stages that read these files in the command that had just written or compared them."""
+    verified: VerifiedState
+    """What the last `reprise verify` says of it; `made since`: it was made after that."""
+
+
+@record
+class IntegrityFacts(TypedDict):
+    """What the report says about the bytes that its numbers rest on."""
+
+    when: str | None
+    """When `reprise verify` last ran; null where it has not."""
+    seconds: float | None
+    """Duration of that; null where it has not run."""
+    damage: list[str]
+    """The files that it found missing or damaged, a sentence each, of what has not been made again since."""
+    parts: list[CheckedPart]
+    """Published stages, then caches and inputs."""
+
+
+def integrity_facts(workspace: Workspace, manifests: Mapping[str, Manifest | None]) -> IntegrityFacts:
+    """Which files were compared when they were read, and which `reprise verify` compared.
+
+    Args:
+        workspace: the run.
+        manifests: stage -> its manifest; None where it is not published.
+    """
+    verification = read_verification(workspace.root)
+    published = {name: manifest for name, manifest in manifests.items() if manifest is not None}
+    verified = {part["what"]: part for part in verification["parts"]} if verification else {}
+    parts = [_stage_part(manifest, published, verified) for manifest in published.values()]
+    replaced = {"report"} | {part["what"] for part in parts if part["verified"] == "made since"}
+    others = [
+        _other_part(part)
+        for what, part in verified.items()
+        if what not in published and what != "report" and (what == "inputs" or (workspace.root / what).is_dir())
+    ]
+    return {
+        "when": verification["when"] if verification else None,
+        "seconds": verification["seconds"] if verification else None,
+        "damage": damage_of(_without(verification, replaced)) if verification else [],
+        "parts": parts + others,
+    }
+
+
+def _without(verification: Verification, names: set[str]) -> Verification:
+    return {**verification, "parts": [part for part in verification["parts"] if part["what"] not in names]}
+
+
+def _stage_part(manifest: Manifest, published: Mapping[str, Manifest], verified: Mapping[str, Verified]) -> CheckedPart:
+    name = manifest.stage
+    readers = [one for one in published.values() if one.inputs.get(name) == manifest.content]
+    part = verified.get(name)
+    return {
+        "what": name,
+        "files": len(manifest.outputs),
+        "bytes": sum(entry["size"] for entry in manifest.outputs.values()),
+        "compared_before": [one.stage for one in readers if name in one.compared],
+        "written_before": [one.stage for one in readers if name not in one.compared],
+        "verified": _state(part, manifest),
+    }
+
+
+def _state(part: Verified | None, manifest: Manifest) -> VerifiedState:
+    if part is None:
+        return "not verified"
+    if part["manifest"] is not None and part["manifest"] != manifest.everything:
+        return "made since"
+    return "damaged" if part["damage"] else "as written"
+
+
+def _other_part(part: Verified) -> CheckedPart:
+    return {
+        "what": part["what"],
+        "files": part["files"],
+        "bytes": part["bytes"],
+        "compared_before": [],
+        "written_before": [],
+        "verified": "damaged" if part["damage"] else "as written",
+    }

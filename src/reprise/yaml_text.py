@@ -1,0 +1,90 @@
+"""YAML with the words of YAML 1.2: only true and false are booleans, so `no` is Norwegian and `off` is a word.
+
+PyYAML reads YAML 1.1, where `no`, `off` and `y` are booleans, `12:30` is 750, `010` is 8, `1e-4` is text and
+2024-01-01 a date. Every YAML file is read and written here.
+"""
+
+import re
+from typing import Any
+
+import yaml
+
+MAX_DEPTH = 50
+"""Brackets inside each other."""
+
+_NUMBER = r"[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9_]*)?)"
+_RESOLVERS: tuple[tuple[str, str, str], ...] = (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?[0-9][0-9_]*", "-+0123456789"),
+    ("float", rf"{_NUMBER}(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", "-+.0123456789"),
+    ("null", r"~|null|Null|NULL|", "~nN"),
+    ("merge", r"<<", "<"),
+)
+"""Tag, what has it, and the characters that it can begin with; the first that fits counts."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without tags; a key that is given twice in one mapping is an error, not a silent choice of the last."""
+
+    yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012  PyYAML's own way
+
+    def fetch_flow_collection_start(self, token_class: type[yaml.Token]) -> None:
+        super().fetch_flow_collection_start(token_class)
+        if self.flow_level > MAX_DEPTH:  # each bracket costs the scanner time for all that are open
+            raise RecursionError
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    problem = f"the setting `{key.value}` is given twice"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes text so that the loader above reads text, and PyYAML's own as well."""
+
+    yaml_implicit_resolvers: dict[str, list[Any]] = {  # noqa: RUF012
+        first: list(resolvers) for first, resolvers in yaml.SafeDumper.yaml_implicit_resolvers.items()
+    }
+
+
+for _tag, _pattern, _first in _RESOLVERS:
+    _resolver = (f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"))
+    for _character in (*_first, *([""] if _tag == "null" else [])):
+        _Loader.yaml_implicit_resolvers.setdefault(_character, []).append(_resolver)
+        _Dumper.yaml_implicit_resolvers.setdefault(_character, []).append(_resolver)
+
+
+def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    return int(loader.construct_scalar(node).replace("_", ""))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+
+
+def _construct_float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
+    text = loader.construct_scalar(node).replace("_", "").lower()
+    return float(text.replace(".inf", "inf").replace(".nan", "nan"))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
+
+
+def read_yaml(text: str | bytes) -> Any:
+    """What a YAML text says.
+
+    Raises:
+        yaml.YAMLError: it is not YAML, has a tag, or gives a key twice.
+        RecursionError: it is nested too deeply.
+        ValueError: a number that Python does not take.
+    """
+    return yaml.load(text, _Loader)
+
+
+def format_yaml(data: Any) -> str:
+    """YAML that is read back as the same, keys in their order."""
+    return yaml.dump(data, Dumper=_Dumper, allow_unicode=True, sort_keys=False)
