@@ -8,6 +8,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyarrow.compute as pc
@@ -56,7 +57,9 @@ def _grades(workspace: Workspace) -> list[GradeFacts]:
     if not path.exists():
         return []
     figures = json.loads(path.read_text(encoding="utf-8"))
-    return [{"language": language, **entry} for language, entry in figures.items() if "held_out" in entry]
+    return [
+        cast(GradeFacts, {"language": language, **entry}) for language, entry in figures.items() if "held_out" in entry
+    ]
 
 
 def stage_folder(workspace: Workspace, stage: str) -> Path:
