@@ -22,7 +22,7 @@ def refusals(folder: Path) -> None:
     with open_processes(training) as processes:
         for path in sorted(folder.glob("*/config.json")):
             try:
-                open_network(Model(path=str(path.parent)), Rows(seq_len=32), training, 1, processes)
+                open_network(Model(path=str(path.parent)), Rows(seq_len=32), training, 1, 0, processes)
                 told[path.parent.name] = None
             except UserError as error:
                 told[path.parent.name] = str(error)

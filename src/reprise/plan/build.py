@@ -24,7 +24,7 @@ from reprise.plan.records import Plan, PlanFinding, PlannedBucket, PlannedStage,
 from reprise.recipe import Recipe
 from reprise.recipe.evaluation import benchmark_folders, expand_benchmarks
 from reprise.recipe.groups import Groups
-from reprise.recipe.hardware import PEAK_BF16_TFLOPS
+from reprise.recipe.hardware import PEAK_BF16_TFLOPS, PUBLISHED_UTILISATION
 from reprise.synthesis.estimate import Need, estimate_need
 from reprise.tokens.store import TokenStore
 from reprise.training.memory_records import MemoryPlan
@@ -129,14 +129,19 @@ def _summarise(recipe: Recipe, stages: list[PlannedStage]) -> Summary:
     gpu_hours = _total(stage["gpu_hours"] for stage in stages)
     hours = None if gpu_hours is None else gpu_hours / gpus
     price = recipe.hardware.price_per_hour
+    tokens = sum(stage["tokens"] for stage in stages)
+    given = "utilisation" in recipe.hardware.model_fields_set
     return {
-        "tokens": sum(stage["tokens"] for stage in stages),
+        "tokens": tokens,
         "steps": sum(stage["steps"] for stage in stages),
         "gpu": recipe.hardware.gpu,
         "gpus": gpus,
         "gpu_hours": gpu_hours,
         "hours": hours,
         "days": None if hours is None else hours / 24,
+        "tokens_per_s": tokens / hours / 3600 if hours else None,
+        "utilisation": recipe.hardware.utilisation,
+        "utilisation_source": "hardware.utilisation" if given else PUBLISHED_UTILISATION,
         "cost": gpu_hours * price if price and gpu_hours is not None else None,
         "disk_gb": preflight.workspace_bytes(recipe) / 1e9,
     }
@@ -209,7 +214,8 @@ def _scoring(recipe: Recipe, rate: float) -> ScoringCost | None:
             if (recipe.stages[budget.stage - 1].mixture[budget.entry].language, budget.source) in ordered
         )
     scorer = recipe.documents.perplexity.model or recipe.model
-    per_token = _flops_per_token(recipe.model_copy(update={"model": scorer}))[0]
+    whole = recipe.training.model_copy(update={"adapter": type(recipe.training.adapter)()})
+    per_token = _flops_per_token(recipe.model_copy(update={"model": scorer, "training": whole}))[0]
     flops = None if per_token is None else per_token / 3 * tokens
     return {
         "tokens": tokens,
@@ -243,8 +249,9 @@ def _flops_per_token(recipe: Recipe) -> tuple[float | None, str]:
         from reprise.model.flops import training_flops_per_token
         from reprise.model.loading import load_config
 
-        cost = training_flops_per_token(load_config(recipe.model), recipe.rows.seq_len)
-        return cost, "6 * parameters + 12 * layers * heads * head_dim * seq_len (arXiv 2204.02311)"
+        frozen = recipe.training.adapter.kind != "none"
+        cost = training_flops_per_token(load_config(recipe.model), recipe.rows.seq_len, frozen=frozen)
+        return cost, f"{4 if frozen else 6} * parameters + 12 * layers * heads * head_dim * seq_len (arXiv 2204.02311)"
     if recipe.hardware.parameters is not None:
         return 6.0 * recipe.hardware.parameters, "6 * hardware.parameters; attention is not counted"
     return None, "not known: the model is not available; set hardware.parameters"

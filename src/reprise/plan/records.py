@@ -30,6 +30,12 @@ class Summary(TypedDict):
     """The same in days."""
     cost: float | None
     """Price of the GPU-hours at `hardware.price_per_hour`; null without a price."""
+    tokens_per_s: float | None
+    """Tokens per second of training, on all GPUs together; null where the model's size is not known."""
+    utilisation: float
+    """Share of the peak that this assumes (MFU)."""
+    utilisation_source: str
+    """The recipe's setting, or whose published figure is taken where it has none."""
     disk_gb: float
     """Estimated size of the workspace, in 10^9 bytes."""
 

@@ -18,6 +18,10 @@ def summary_line(summary: Summary) -> str:
     if summary["hours"] is not None and summary["days"] is not None:
         time = f"{summary['hours']:,.3g} hours" if summary["days"] < 2 else f"{summary['days']:,.1f} days"
         parts.append(f"{time} on {summary['gpus']:,} {summary['gpu']}")
+        parts.append(
+            f"{summary['tokens_per_s']:,.0f} tokens/s at {summary['utilisation']:.0%} of the peak "
+            f"({summary['utilisation_source']})"
+        )
     else:
         parts.append("hours not known")
     parts.append(f"about {summary['disk_gb']:,.3g} GB of disk")

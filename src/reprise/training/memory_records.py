@@ -11,8 +11,10 @@ class MemoryEstimate(TypedDict):
 
     fixed: int
     """Libraries; on a GPU its context."""
+    frozen: int
+    """Weights that are not trained, beside an adapter."""
     master: int
-    """Float32 weights, or the shards of them that this process holds."""
+    """Float32 weights that are trained, or the shards of them that this process holds."""
     working: int
     """Copy of the weights in the compute type; 0 where they are gathered, or computed with as they are."""
     moments: int
