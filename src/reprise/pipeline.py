@@ -12,13 +12,12 @@ from typing import Literal, TypeVar
 
 from reprise import preflight
 from reprise.documents.read.files import SourceFile
-from reprise.documents.read.streams import printable
 from reprise.documents.table import DOCUMENTS
 from reprise.errors import UserError, out_of_memory
 from reprise.recipe import Recipe
 from reprise.recipe.fields import decisive
 from reprise.stages import Stage, stages
-from reprise.storage import InputRecord, record_input
+from reprise.storage import InputRecord, printable, record_input
 from reprise.training.first_process import first_does
 from reprise.workspace import Comparison, Derivation, Manifest, Status, Work, Workspace, differences
 from reprise.yaml_text import format_yaml

@@ -25,7 +25,7 @@ from reprise.model.files import model_folder
 from reprise.recipe import Recipe
 from reprise.recipe.evaluation import benchmark_folders, expand_benchmarks
 from reprise.recipe.groups import Groups
-from reprise.recipe.hardware import PEAK_BF16_TFLOPS
+from reprise.recipe.hardware import PEAK_BF16_TFLOPS, PUBLISHED_UTILISATION
 from reprise.storage import Json
 from reprise.synthesis.estimate import estimate_need
 from reprise.tokens.store import TokenStore
@@ -138,6 +138,12 @@ class Summary(TypedDict):
     days: float | None
     cost: float | None
     """At `hardware.price_per_hour`; None where there is no price."""
+    tokens_per_s: float | None
+    """In training, on all GPUs together."""
+    utilisation: float
+    """Share of the peak that this assumes (MFU)."""
+    utilisation_source: str
+    """The recipe's setting, or whose figure is taken where it has none."""
     disk_gb: float
     """What the workspace will take, about, in 10^9 bytes."""
 
@@ -147,14 +153,19 @@ def _summarise(recipe: Recipe, stages: list[dict[str, Json]]) -> Summary:
     gpu_hours = _total(stages, "gpu_hours")
     hours = None if gpu_hours is None else gpu_hours / gpus
     price = recipe.hardware.price_per_hour
+    tokens = sum(stage["tokens"] for stage in stages)
+    given = "utilisation" in recipe.hardware.model_fields_set
     return {
-        "tokens": sum(stage["tokens"] for stage in stages),
+        "tokens": tokens,
         "steps": sum(stage["steps"] for stage in stages),
         "gpu": recipe.hardware.gpu,
         "gpus": gpus,
         "gpu_hours": gpu_hours,
         "hours": hours,
         "days": None if hours is None else hours / 24,
+        "tokens_per_s": tokens / hours / 3600 if hours else None,
+        "utilisation": recipe.hardware.utilisation,
+        "utilisation_source": "hardware.utilisation" if given else PUBLISHED_UTILISATION,
         "cost": gpu_hours * price if price and gpu_hours is not None else None,
         "disk_gb": preflight.workspace_bytes(recipe) / 1e9,
     }
@@ -166,6 +177,10 @@ def summary_line(summary: Summary) -> str:
     if summary["hours"] is not None and summary["days"] is not None:
         time = f"{summary['hours']:,.3g} hours" if summary["days"] < 2 else f"{summary['days']:,.1f} days"
         parts.append(f"{time} on {summary['gpus']:,} {summary['gpu']}")
+        parts.append(
+            f"{summary['tokens_per_s']:,.0f} tokens/s at {summary['utilisation']:.0%} of the peak "
+            f"({summary['utilisation_source']})"
+        )
     else:
         parts.append("hours not known")
     parts.append(f"about {summary['disk_gb']:,.3g} GB of disk")
@@ -241,7 +256,8 @@ def _scoring(recipe: Recipe, rate: float) -> dict[str, Json] | None:
             if (recipe.stages[budget.stage - 1].mixture[budget.entry].language, budget.source) in ordered
         )
     scorer = recipe.documents.perplexity.model or recipe.model
-    per_token = _flops_per_token(recipe.model_copy(update={"model": scorer}))[0]
+    whole = recipe.training.model_copy(update={"adapter": type(recipe.training.adapter)()})
+    per_token = _flops_per_token(recipe.model_copy(update={"model": scorer, "training": whole}))[0]
     flops = None if per_token is None else per_token / 3 * tokens
     return {
         "tokens": tokens,
@@ -273,8 +289,9 @@ def _flops_per_token(recipe: Recipe) -> tuple[float | None, str]:
         from reprise.model.flops import training_flops_per_token
         from reprise.model.loading import load_config
 
-        cost = training_flops_per_token(load_config(recipe.model), recipe.rows.seq_len)
-        return cost, "6 * parameters + 12 * layers * heads * head_dim * seq_len (arXiv 2204.02311)"
+        frozen = recipe.training.adapter.kind != "none"
+        cost = training_flops_per_token(load_config(recipe.model), recipe.rows.seq_len, frozen=frozen)
+        return cost, f"{4 if frozen else 6} * parameters + 12 * layers * heads * head_dim * seq_len (arXiv 2204.02311)"
     if recipe.hardware.parameters is not None:
         return 6.0 * recipe.hardware.parameters, "6 * hardware.parameters; attention is not counted"
     return None, "not known: the model is not available; set hardware.parameters"

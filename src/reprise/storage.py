@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
@@ -53,6 +54,19 @@ def file_checksum(path: Path) -> FileChecksum:
     return {"size": size, "xxh128": hasher.hexdigest()}
 
 
+def printable(path: str) -> str:
+    """A path as it is shown and stored: bytes that are no UTF-8 are written as `\\xd6`."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def from_printable(path: str) -> Path:
+    """The file of a path that `printable` made."""
+    if Path(path).exists():
+        return Path(path)
+    raw = re.sub(rb"\\x([89a-f][0-9a-f])", lambda match: bytes.fromhex(match[1].decode()), path.encode())
+    return Path(os.fsdecode(raw))
+
+
 def record_input(path: Path, known: Mapping[str, Json] | None = None) -> InputRecord:
     """Path, size, time of change and checksum of a file.
 
@@ -61,11 +75,15 @@ def record_input(path: Path, known: Mapping[str, Json] | None = None) -> InputRe
         known: an earlier record; its checksum is taken over if path, size and time match.
     """
     stat = path.stat()
-    if known and (known["path"], known["size"], known["mtime_ns"]) == (str(path), stat.st_size, stat.st_mtime_ns):
+    if known and (known["path"], known["size"], known["mtime_ns"]) == (
+        printable(str(path)),
+        stat.st_size,
+        stat.st_mtime_ns,
+    ):
         content = str(known["xxh128"])
     else:
         content = file_checksum(path)["xxh128"]
-    return {"path": str(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "xxh128": content}
+    return {"path": printable(str(path)), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "xxh128": content}
 
 
 def find_damage(folder: Path, records: Mapping[str, FileChecksum], *, content: bool) -> list[str]:

@@ -2,13 +2,12 @@
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 from reprise.errors import UserError
 from reprise.generators.journal import FILE as ANSWERS
 from reprise.generators.journal import read_key
 from reprise.recipe import Recipe
-from reprise.storage import file_checksum, find_damage, read_checked, write_checked
+from reprise.storage import file_checksum, find_damage, from_printable, read_checked, write_checked
 from reprise.verification import VERIFIED, Verification, Verified
 from reprise.workspace import MANIFEST, Workspace, read_manifest
 
@@ -83,7 +82,7 @@ def _inputs(workspace: Workspace) -> Iterator[Verified]:
             seen[entry["path"]] = entry["xxh128"]
             num_bytes += entry["size"]
             try:
-                if file_checksum(Path(entry["path"]))["xxh128"] != entry["xxh128"]:
+                if file_checksum(from_printable(entry["path"]))["xxh128"] != entry["xxh128"]:
                     damage.append(f"{entry['path']} is not what {manifest.stage} was made from")
             except OSError as error:
                 damage.append(f"{entry['path']}: {error.strerror}")

@@ -55,10 +55,10 @@ def test_loss_is_the_exit_code(tiny_model, trained, texts, monkeypatch, capsys):
     code, out, _ = reprise(monkeypatch, capsys, *better, "--fail-on-loss")
     verdicts = {entry["measure"]: entry["verdict"] for entry in json.loads(out)["verdicts"]}
     # English got worse by more than its tolerance, and that alone is the exit code.
-    assert verdicts["zh bits per byte"] == "gained" and code == ("lost" in verdicts.values())
+    assert verdicts["Chinese bits per byte"] == "gained" and code == ("lost" in verdicts.values())
     code, out, _ = reprise(monkeypatch, capsys, *worse, "--fail-on-loss")
     verdicts = {entry["measure"]: entry["verdict"] for entry in json.loads(out)["verdicts"]}
-    assert code == 1 and verdicts["zh bits per byte"] == "lost"
+    assert code == 1 and verdicts["Chinese bits per byte"] == "lost"
     assert reprise(monkeypatch, capsys, *worse)[0] == 0, "without the option a loss is told, not an error"
 
 
@@ -83,7 +83,7 @@ def test_tables_name_sample_interval_and_verdict(tiny_model, trained, texts, tmp
         monkeypatch, capsys, "evaluate", trained, "--against", tiny_model, "--suite", "sciq", "--data", data,
         "--limit", "6", "--text", texts, *WINDOW,
     )  # fmt: skip
-    assert code == 0 and "6 of 12 (sample)" in out and "gained" in out and "zh (bits per byte fell by" in out
+    assert code == 0 and "6 of 12 (sample)" in out and "gained" in out and "Chinese (bits per byte fell by" in out
 
 
 def test_models_of_different_vocabularies_are_compared_on_a_text(tiny_model, texts, tmp_path, monkeypatch, capsys):

@@ -8,6 +8,7 @@ from reprise.evaluation.comparison import compare_bits, find_untested, judge_row
 from reprise.evaluation.intervals import Estimate, bootstrap_interval, estimate_rate
 from reprise.evaluation.verdicts import has_loss, headline, judge, judge_all, smallest_error
 from reprise.recipe.groups import Groups, find_groups
+from reprise.recipe.languages.packs import english_name
 from reprise.recipe.mixture import Stage
 
 
@@ -108,7 +109,7 @@ def test_a_run_that_gained_code_and_lost_papers_never_says_that_it_lost_nothing(
     assert words["en/code"] == "gained" and words["en/paper"] == "lost"
     assert has_loss(verdicts)
     assert "lost nothing" not in line and "no loss" not in line
-    assert "lost en/paper (bits per byte rose by 5." in line and "tolerance 2 %" in line
+    assert "lost English/paper (bits per byte rose by 5." in line and "tolerance 2 %" in line
     assert "Bits per byte: lower is better." in line
 
 
@@ -138,9 +139,9 @@ def test_what_nothing_tested_is_not_called_kept():
     assert "not tested: benchmarks, tolerance" in line
     _, line = measured(gained, find_groups([STAGE], None), documents={"code": 1, "paper": 1, "web": 1})
     assert "whether anything was lost is undecided" in line
-    assert "undecided en (3 documents, and 5 are needed at least)" in line
+    assert "undecided English (3 documents, and 5 are needed at least)" in line
     _, line = measured(gained, find_groups([STAGE], None), documents={"code": 40, "paper": 1, "web": 40})
-    assert "no loss shown, 1 of 4 measures undecided" in line and "en/paper (1 document, and" in line
+    assert "no loss shown, 1 of 4 measures undecided" in line and "English/paper (1 document, and" in line
 
 
 def test_a_named_group_without_held_out_text_is_said():
@@ -148,7 +149,7 @@ def test_a_named_group_without_held_out_text_is_said():
     texts = [Text("x", "en", "web")] * 6
     untested = find_untested(texts, groups, [], {"mmlu": "it is missing"})
     assert [entry["measure"] for entry in untested] == [
-        "en/mail bits per byte", "fr bits per byte", "benchmarks",
+        "English/mail bits per byte", "French bits per byte", "benchmarks",
     ]  # fmt: skip
     assert "valid_share" in untested[0]["reason"] and "mmlu: it is missing" in untested[2]["reason"]
 
@@ -156,14 +157,14 @@ def test_a_named_group_without_held_out_text_is_said():
 def test_an_unchanged_model_is_kept():
     verdicts, line = measured(dict.fromkeys(CODE_AGAINST_PAPER, 0.0), find_groups([STAGE], None), noise=0.0)
     assert {entry["verdict"] for entry in verdicts} == {"kept"}
-    assert "kept en (bits per byte did not change, tolerance 2 %; so did 3 of its 3 sources)" in line
+    assert "kept English (bits per byte did not change, tolerance 2 %; so did 3 of its 3 sources)" in line
 
 
 def test_sources_are_counted_with_their_entry_and_named_where_they_differ():
     changes = {("zh", name): -0.1 for name in ("web", "book", "news")} | {("zh", "mail"): 0.2}
     verdicts, line = measured(changes, Groups())
-    assert "gained zh (bits per byte fell by" in line and "; so did 3 of its 4 sources)" in line
-    assert "lost zh/mail (bits per byte rose by 19.9 %" in line and "zh/web" not in line
+    assert "gained Chinese (bits per byte fell by" in line and "; so did 3 of its 4 sources)" in line
+    assert "lost Chinese/mail (bits per byte rose by 19.9 %" in line and "Chinese/web" not in line
     assert len(verdicts) == 5
 
 
@@ -176,3 +177,9 @@ def test_the_bootstrap_interval_is_told_and_close_to_the_deciding_one_on_many_do
     assert low == pytest.approx(exact[0], abs=0.0008) and high == pytest.approx(exact[1], abs=0.0008)
     assert bootstrap_interval(before, after, 0) is None
     assert bootstrap_interval(before[:1], after[:1], 20) == pytest.approx((after[0] / before[0] - 1,) * 2)
+
+
+def test_a_language_whose_code_is_an_english_word_cannot_be_misread():
+    assert [english_name(path) for path in ("no", "it/web", "zh", "law", "law/web", "no-such", "")] == [
+        "Norwegian", "Italian/web", "Chinese", "law", "law/web", "no-such", "",
+    ]  # fmt: skip

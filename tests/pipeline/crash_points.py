@@ -31,7 +31,7 @@ _TIMES = frozenset({"seconds", "stall_s", "tokens_per_s", "memory_gb"})
 """Of a line of `metrics.jsonl`."""
 _OF_A_PROCESS = frozenset({"start", "resume", "checkpoint", "end"})
 """Lines of `metrics.jsonl` that say what a process did, not what was measured."""
-_HANG_S = 240
+_HANG_S = 900
 _MANIFEST_TIMES = ("seconds", "hashing_seconds", "finished", "compared", "checksum")
 _REPORT_NUMBERS = (
     "verdict",

@@ -8,6 +8,7 @@ import pytest
 
 from reprise.plan import make_plan, summary_line, without_topics
 from reprise.recipe import read_preset
+from reprise.recipe.hardware import Hardware
 from reprise.recipe.loading import parse_recipe
 
 # Billions of tokens over both stages: the table of the method.
@@ -104,8 +105,15 @@ def test_the_first_line_answers_what_people_ask(paper):
     assert summary["hours"] == pytest.approx(hours)
     assert summary["days"] == pytest.approx(hours / 24)
     assert summary["cost"] == pytest.approx(hours * 8 * 2.0)
+    assert summary["tokens_per_s"] == pytest.approx(100e9 / hours / 3600)
     line = summary_line(summary)
-    for part in ("100,000,000,000 tokens", f"{hours / 24:,.1f} days on 8 H100", "GB of disk", "cost "):
+    for part in (
+        f"{summary['tokens_per_s']:,.0f} tokens/s at 40% of the peak (hardware.utilisation)",
+        "100,000,000,000 tokens",
+        f"{hours / 24:,.1f} days on 8 H100",
+        "GB of disk",
+        "cost ",
+    ):
         assert part in line
 
 
@@ -120,3 +128,9 @@ def test_topics_add_up_to_their_source_and_sources_to_their_entry(paper):
     assert sum(row["tokens"] for row in rows if row["source"] is None) + sum(
         row["tokens"] for row in rows if row["entry"] == "synthetic"
     ) == sum(bucket["tokens"] for bucket in buckets)
+
+
+def test_a_share_of_the_peak_that_nobody_gave_is_a_published_one(paper):
+    summary = make_plan(paper.model_copy(update={"hardware": Hardware(parameters=8_030_261_248)}))["summary"]
+    assert summary["utilisation"] == 0.36
+    assert "at 36% of the peak (torchtitan" in summary_line(summary)

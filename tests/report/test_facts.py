@@ -160,8 +160,8 @@ def test_a_verdict_on_a_benchmark_is_said_in_points(unchanged: Run) -> None:
     page = render_report(gather(*unchanged))
     verdicts = page[page.index('id="verdict"') : page.index('id="data"')]
     (row,) = (row for row in verdicts.split("<tr>") if ">ceval<" in row)
-    assert "gained zh (bits per byte fell by 11." in verdicts and "Bits per byte: lower is better" in verdicts
-    assert re.search(r"kept en \(bits per byte rose by 0\.\d\u202f%, tolerance 2\u202f%", verdicts)  # unbroken
+    assert "gained Chinese (bits per byte fell by 11." in verdicts and "Bits per byte: lower is better" in verdicts
+    assert re.search(r"kept English \(bits per byte rose by 0\.\d\u202f%, tolerance 2\u202f%", verdicts)  # unbroken
     for cell in ("27.00\u202f%", "33.00\u202f%", "2\u202fpoints"):
         assert f">{cell}<" in row
     assert 'rose by 6.00\u202fpoints <span class="better">(better)</span>' in row

@@ -11,6 +11,7 @@ from reprise.evaluation.intervals import Estimate, bootstrap_interval, estimate_
 from reprise.evaluation.results import BenchmarkRow, BitsRow, Untested, Verdict
 from reprise.evaluation.verdicts import Judgement, judge_all
 from reprise.recipe.groups import Groups
+from reprise.recipe.languages.packs import english_name
 
 
 def compare_bits(
@@ -76,7 +77,7 @@ def judge_rows(
         row["verdict"] = judgement.verdict
         verdicts.append(
             {
-                "measure": f"{row['path']} bits per byte",
+                "measure": f"{english_name(row['path'])} bits per byte",
                 "kind": "bits_per_byte",
                 "path": row["path"],
                 "language": row["language"],
@@ -156,7 +157,7 @@ def _without_text(texts: Sequence[Text], groups: Groups) -> Iterator[Untested]:
     for group in groups.over(pairs):
         if not any(group.contains(*pair) for pair in pairs):
             yield {
-                "measure": f"{group.path} bits per byte",
+                "measure": f"{english_name(group.path)} bits per byte",
                 "reason": f"no document of {group.path} is held out: raise documents.valid_share, or give an input "
                 "with `constants: {split: valid}`",
             }

@@ -11,6 +11,7 @@ from typing import Literal
 
 from reprise.evaluation.intervals import Estimate
 from reprise.evaluation.results import Untested, Verdict, VerdictWord
+from reprise.recipe.languages.packs import english_name
 
 FAMILY_ERROR = 0.05
 """Chance that any verdict of a report is wrong."""
@@ -110,8 +111,8 @@ def percent(change: float, better: Literal["lower", "higher"]) -> str:
 def headline(verdicts: Sequence[Verdict], untested: Sequence[Untested] = ()) -> str:
     """The verdicts in one line.
 
-    Such as `gained zh (bits per byte fell by 12.3 %); kept en (bits per byte rose by 0.4 %, tolerance 2 %); lost
-    nothing of what was measured. Bits per byte: lower is better.`
+    Such as `gained Chinese (bits per byte fell by 12.3 %); kept English (bits per byte rose by 0.4 %, tolerance 2 %);
+    lost nothing of what was measured. Bits per byte: lower is better.`
     """
     line = "; ".join(text for _, text in headline_parts(verdicts, untested))
     if any(entry["kind"] == "bits_per_byte" for entry in verdicts):
@@ -156,7 +157,8 @@ def _named(verdicts: Sequence[Verdict], word: VerdictWord) -> list[str]:
         is_source = entry["kind"] == "bits_per_byte" and whole != entry["path"]
         if is_source and whole in paths and word in ("gained", "kept"):
             continue
-        text = f"{entry['path']} ({_in_words(entry)}"
+        label = english_name(entry["path"]) if entry["kind"] == "bits_per_byte" else entry["path"]
+        text = f"{label} ({_in_words(entry)}"
         if entry["kind"] == "bits_per_byte" and not is_source and word in ("gained", "kept"):
             sources = [other for other in verdicts if other["path"].startswith(f"{whole}/")]
             alike = sum(other["verdict"] == word for other in sources)

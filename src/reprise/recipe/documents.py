@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from reprise.recipe.fields import Count, InputPath, Settings, Share
 from reprise.recipe.generator import Generator
 from reprise.recipe.heuristics import Heuristics
-from reprise.recipe.languages.codes import find_language, normalise_keys, normalise_language, unquote_norwegian
+from reprise.recipe.languages.codes import find_language, normalise_keys, normalise_language
 from reprise.recipe.languages.packs import Pattern, load_pack, read_folder
 from reprise.recipe.model import Model
 
@@ -74,13 +74,6 @@ class Input(Settings):
         if fields.get("text", "text") is None:
             raise ValueError("the field text cannot be left out")
         return _check_names(fields, ("text", "id", "lang", "source", "topic", "origin", "split"))
-
-    @field_validator("constants", mode="before")
-    @classmethod
-    def _norwegian(cls, constants: Any) -> Any:
-        if isinstance(constants, dict) and "lang" in constants:
-            return {**constants, "lang": unquote_norwegian(constants["lang"])}
-        return constants
 
     @field_validator("constants")
     @classmethod

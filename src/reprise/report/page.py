@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
+from reprise.recipe.languages.packs import english_name
 from reprise.report import charts, retention, tables
 from reprise.report.compare import compare
 from reprise.storage import Json
@@ -152,6 +153,7 @@ def _environment() -> jinja2.Environment:
     )
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "allow_nan": False}
     environment.filters |= {
+        "english_name": english_name,
         "count": count,
         "percent": percent,
         "fixed": fixed,

@@ -81,6 +81,8 @@ def plan_memory(recipe: Recipe) -> MemoryPlan:
     config = load_config(recipe.model)
     try:
         estimate = estimate_memory(measure_shape(config, setup), setup)
+    except UserError as error:
+        return plan | {"note": str(error)}
     except UnknownShapeError:
         return plan | {"note": "the activations of this kind of model are not known before it runs"}
     plan["estimate"] = estimate
@@ -98,7 +100,7 @@ def memory_lines(plan: MemoryPlan) -> list[str]:
     estimate = plan["estimate"]
     if estimate is None:
         return [f"memory of a GPU: not known: {plan['note']}"]
-    names = ("master", "working", "moments", "average", "gradients", "gathered", "activations", "layer_work",
+    names = ("frozen", "master", "working", "moments", "average", "gradients", "gathered", "activations", "layer_work",
              "head_and_loss", "fixed")  # fmt: skip
     values: dict[str, Any] = dict(estimate)
     parts = ", ".join(f"{name.replace('_', ' ')} {values[name] / 1e9:.1f}" for name in names if values[name])
@@ -122,7 +124,8 @@ def check_memory(model: Model, training: Training, rows: Rows, processes: Proces
     """
     config = load_config(model)
     limit = _device_memory(processes.device)
-    if limit is None or 16 * count_parameters(config).total / processes.world < WORTH_A_LOOK * limit:
+    bytes_each = 16 if training.adapter.kind == "none" else 2
+    if limit is None or bytes_each * count_parameters(config).total / processes.world < WORTH_A_LOOK * limit:
         return
     setup = _setup_here(training, rows, processes)
     try:

@@ -11,9 +11,10 @@ from typing import TypedDict
 
 from reprise.documents.read.formats import ARCHIVES, KNOWN, Format, extension_of, format_of
 from reprise.documents.read.remote import is_remote, list_files
-from reprise.documents.read.streams import first_line, printable
+from reprise.documents.read.streams import first_line
 from reprise.errors import UserError
 from reprise.recipe.documents import Input
+from reprise.storage import printable
 
 _DATASET_FILES = frozenset({"dataset_info.json", "state.json", "dataset_dict.json"})
 """What `save_to_disk` of Hugging Face datasets writes beside the data."""

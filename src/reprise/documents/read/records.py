@@ -29,9 +29,10 @@ from reprise.documents.read.record import (
 )
 from reprise.documents.read.remote import is_remote
 from reprise.documents.read.spans import Span, SpanStream
-from reprise.documents.read.streams import damaged, decompress, open_raw, printable
+from reprise.documents.read.streams import damaged, decompress, open_raw
 from reprise.errors import UserError
 from reprise.recipe.documents import Input
+from reprise.storage import printable
 
 __all__ = ["Item", "Record", "Reject", "SourceFile", "read_records"]
 

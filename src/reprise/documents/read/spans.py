@@ -17,8 +17,9 @@ from reprise.documents.read.encoding import guess_encoding
 from reprise.documents.read.files import SourceFile
 from reprise.documents.read.formats import DAMAGED, format_of
 from reprise.documents.read.remote import is_remote
-from reprise.documents.read.streams import MAX_WINDOW, BlockReader, damaged, open_raw, printable
+from reprise.documents.read.streams import MAX_WINDOW, BlockReader, damaged, open_raw
 from reprise.recipe.documents import Input
+from reprise.storage import printable
 
 _BLOCK = 1 << 20
 _FRAME, _SKIPPABLE = 0xFD2FB528, 0x184D2A50

@@ -23,11 +23,11 @@ from reprise.documents.read.files import (
 from reprise.documents.read.parsing import PageParser
 from reprise.documents.read.records import Item, Record, Reject, read_records, read_span
 from reprise.documents.read.spans import Span, count_line_ends, number_lines, split_file
-from reprise.documents.read.streams import printable
 from reprise.documents.table import DOCUMENTS, PART_BYTES, TableWriter, hash_text
 from reprise.errors import UserError
 from reprise.progress import console
 from reprise.recipe.documents import Input
+from reprise.storage import printable
 from reprise.workspace import Work
 
 REJECTS = "rejects.jsonl"

@@ -13,15 +13,11 @@ import zstandard
 from reprise.documents.read.formats import DAMAGED, Compression
 from reprise.documents.read.remote import is_remote, open_url
 from reprise.errors import UserError
+from reprise.storage import printable
 
 _BLOCK = 16 << 10
 MAX_WINDOW = 1 << 31
 """As `zstd --long=31`, the largest there is; the memory is taken only by files that were written with it."""
-
-
-def printable(path: str) -> str:
-    """A path as it is shown and stored: bytes that are no UTF-8 are written as `\\xd6`."""
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def open_raw(path: str) -> BinaryIO:

@@ -12,7 +12,7 @@ from typing import Annotated, TypeVar
 import langcodes
 from langcodes import data_dicts
 from langcodes.tag_parser import LanguageTagError
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator
 
 Value = TypeVar("Value")
 
@@ -86,16 +86,9 @@ def normalise_language(code: str) -> str:
     return language
 
 
-def unquote_norwegian(value: object) -> object:
-    """YAML reads `no` without quotes as false."""
-    return "no" if value is False else value
-
-
-LanguageCode = Annotated[str, BeforeValidator(unquote_norwegian), AfterValidator(normalise_language)]
+LanguageCode = Annotated[str, AfterValidator(normalise_language)]
 """A setting that names a language."""
-OptionalLanguage = Annotated[
-    str, BeforeValidator(unquote_norwegian), AfterValidator(lambda code: normalise_language(code) if code else code)
-]
+OptionalLanguage = Annotated[str, AfterValidator(lambda code: normalise_language(code) if code else code)]
 """A setting that names a language, or is empty."""
 
 
@@ -114,7 +107,7 @@ def normalise_keys(
     normal: dict[str, Value] = {}
     names: dict[str, str] = {}
     for key, value in given.items():
-        code = normalise(str(unquote_norwegian(key)))
+        code = normalise(str(key))
         if code in normal:
             raise ValueError(f"{names[code]!r} and {key!r} are both the language {code!r}; keep one of them")
         normal[code], names[code] = value, key

@@ -64,6 +64,15 @@ def load_pack(language: str) -> Pack:
     return Pack(name=language)
 
 
+def english_name(path: str) -> str:
+    """A path of the mixture such as `no` or `zh/web`, with the English name of a language that has a pack of ours.
+
+    A sentence must not say "gained no" of Norwegian, or "lost it" of Italian.
+    """
+    entry, slash, source = path.partition("/")
+    return f"{load_pack(entry).name}{slash}{source}" if (FOLDER / f"{entry}.yaml").is_file() else path
+
+
 def shipped() -> list[str]:
     """Codes of the languages that have a pack of ours."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
