@@ -16,50 +16,17 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
-from typing_extensions import TypedDict
 
 from reprise.model.attention import BLOCKED_UNMASKED, CAUSAL
 from reprise.model.loss import FEW_CHUNKS, chunk_rows
 from reprise.recipe.tokens import Rows
 from reprise.recipe.training import Adapter, Training
-from reprise.records import record
 from reprise.training.adapter import add_adapter
+from reprise.training.memory_records import MemoryEstimate
 from reprise.training.network import MATRIX_PRODUCTS, decoder_layers
 
 FIXED_BYTES = {"cpu": 450 * 10**6, "cuda": 900 * 10**6}
 """Libraries of the process; on a GPU its context and the workspaces of cuBLAS and NCCL."""
-
-
-@record
-class MemoryEstimate(TypedDict):
-    """Bytes that one process takes at the peak of a step, by what takes them."""
-
-    fixed: int
-    """Libraries; on a GPU its context."""
-    frozen: int
-    """Weights that are not trained, beside an adapter."""
-    master: int
-    """Float32 weights that are trained, or the shards of them that this process holds."""
-    working: int
-    """Copy of the weights in the compute type; 0 where they are gathered, or computed with as they are."""
-    moments: int
-    """Both moments of AdamW."""
-    average: int
-    """Mean of the weights."""
-    gradients: int
-    """In float32: between micro-batches, or as they grow in the backward pass."""
-    gathered: int
-    """Layers that are gathered at one time, their gradients before these are reduced included."""
-    activations: int
-    """What the forward pass keeps for the backward pass of a micro-batch."""
-    layer_work: int
-    """What the backward pass of one layer needs besides; recomputed activations among it."""
-    head_and_loss: int
-    """Logits of one chunk of tokens, and the gradients of the output layer and its input."""
-    total: int
-    """The peak: the sum, less what is not there at the same time."""
-    host_while_saving: int
-    """Host memory for the copy of weights and moments while a checkpoint is written; 0 on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +83,7 @@ class Shape:
     """What memory depends on of a model, for one micro-batch."""
 
     parameters: int
-    """Of the base model."""
+    """The base model's."""
     trained: int
     """All of them, or those of the adapter, and of the embeddings where these are trained beside it."""
     four_bit: int

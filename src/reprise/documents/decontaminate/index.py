@@ -173,7 +173,7 @@ class Index:
 
     @functools.cached_property
     def endings(self) -> tuple[NDArray[np.int64], Hashes]:
-        """Of each shorter form, its length in words and its last word; 0 of the others. Asked for once all are in."""
+        """Length in words and last word of the shorter forms; 0 for the others. Asked for once all are in."""
         lengths, last = np.zeros(len(self.texts), np.int64), np.zeros(len(self.texts), np.uint64)
         for form, words in self.whole.items():
             lengths[form], last[form] = len(words), words[-1]
