@@ -28,6 +28,7 @@ from reprise.recipe.groups import Groups
 from reprise.recipe.hardware import PEAK_BF16_TFLOPS
 from reprise.storage import Json
 from reprise.synthesis.estimate import estimate_need
+from reprise.tables import print_table
 from reprise.tokens.store import TokenStore
 from reprise.workspace import Workspace
 
@@ -350,7 +351,7 @@ def show_plan(plan: dict[str, Any], *, topics: bool = False) -> None:
         for column in table.columns:
             if column.header in ("tokens", "steps", "available", "epochs", "training FLOPs", "GPU-hours"):
                 column.justify = "right"
-        console.print(table)
+        print_table(table)
     assumed = plan["assumptions"]
     console.print(
         f"{assumed['gpu']} at {assumed['utilisation']:.0%} of {assumed['peak_bf16_tflops']:g} TFLOP/s; "
