@@ -117,6 +117,14 @@ def quoted_printable(text: str) -> str:
     return quopri.encodestring(text.encode()).decode()
 
 
+def subtitles(text: str) -> str:
+    """One line after another with its number and its time."""
+    lines = enumerate(rewrap(text).split("\n"), 1)
+    return "\n\n".join(f"{i}\n00:00:{i % 60:02},000 --> 00:00:{i % 60:02},900\n{line}" for i, line in lines)
+
+
+SMALL_CAPITALS = dict(zip("abcdefghijklmnopqrtuvwyz", "ᴀʙᴄᴅᴇꜰɢʜɪᴊᴋʟᴍɴᴏᴘꞯʀᴛᴜᴠᴡʏᴢ", strict=True))
+
 DISGUISES: dict[str, Callable[[str], str]] = {
     "none": lambda text: text,
     "lines wrapped": rewrap,
@@ -135,6 +143,14 @@ DISGUISES: dict[str, Callable[[str], str]] = {
     "JSON escapes": lambda text: json.dumps({"text": f"{text}\n"}),
     "JSON in a URL": lambda text: quote(json.dumps({"text": text})),
     "URL-encoded": quote,
+    "URL-encoded twice": lambda text: quote(quote(text)),
+    "U+ notation": lambda text: "".join(char if char.isascii() else f"U+{ord(char):04X} " for char in text),
+    "CSS escapes": lambda text: "".join(char if char.isascii() else f"\\{ord(char):x} " for char in text),
+    "Python bytes": lambda text: repr(text.encode()),
+    "LaTeX styles": lambda text: " ".join(f"\\text{{{word}}}" for word in text.split()),
+    "ruby": lambda text: HAN.sub(r"<ruby>\g<0><rt>pīn</rt></ruby>", text),
+    "readings in brackets": lambda text: HAN.sub(r"\g<0>(pīn)", text),
+    "subtitles": subtitles,
     "URL-encoded form": quote_plus,
     "quoted-printable": quoted_printable,
     "Markdown quote": lambda text: "\n".join(f"> *{line}*" for line in rewrap(text).split("\n")),
@@ -150,6 +166,7 @@ DISGUISES: dict[str, Callable[[str], str]] = {
     "spaced letters": lambda text: " ".join(text),
     "no spaces": lambda text: text.replace(" ", ""),
     "look-alike letters": lookalikes,
+    "small capitals": lambda text: "".join(SMALL_CAPITALS.get(char, char) for char in text.lower()),
     "strokes over letters": lambda text: re.sub(r"(\w)", "\\1\u0336", text),
     "Traditional": traditional("s2t"),
     "Traditional (Taiwan)": traditional("s2tw"),
@@ -159,5 +176,5 @@ DISGUISES: dict[str, Callable[[str], str]] = {
 
 def apart(name: str, language: str) -> bool:
     """Whether the disguise changes nothing of the language, so that its recall would say nothing."""
-    han_only, spaces_only = ("Traditional",), ("words cut", "no spaces")
+    han_only, spaces_only = ("Traditional", "ruby", "readings in"), ("words cut", "no spaces")
     return (name.startswith(han_only) and language != "zh") or (name.startswith(spaces_only) and language == "zh")

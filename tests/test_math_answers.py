@@ -226,6 +226,7 @@ def test_the_last_number(text, number):
     ("answer", "text", "right"),
     [
         ("8", "The answer is 8 (5+3).", True),
+        ("45", "The answer is forty-five (45).", True),
         ("3", "The answer is 8 (5+3).", False),
         ("3.5", "The answer is 3 1/2.", True),
         ("1000000", "The answer is 1 000 000.", True),

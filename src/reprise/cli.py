@@ -178,16 +178,14 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """The token budget per stage, mixture entry, source and topic; epochs, steps, FLOPs and GPU-hours."""
-    from dataclasses import asdict
-
     from reprise import preflight
-    from reprise.plan import make_plan, show_plan
+    from reprise.plan.build import make_plan
+    from reprise.plan.show import show_plan
 
     loaded = open_recipe(recipe, overrides)
     findings = preflight.inspect(loaded)
     preflight.refuse(findings, "error")
-    result = make_plan(loaded)
-    result["findings"] = [asdict(finding) for finding in findings]
+    result = make_plan(loaded, findings)
     if as_json:
         print(json.dumps(result, ensure_ascii=False, indent=1))
     else:
@@ -233,7 +231,7 @@ for _name, _doc in {
     "deduplicate": "Drop exact and near duplicates, across all sources.",
     "decontaminate": "Drop documents that hold benchmark questions.",
     "score": "Score perplexity by the base model, for the curriculum.",
-    "synthesize": "Make question-answer documents from seed documents.",
+    "synthesize": "Make question-answer documents about passages of the text.",
     "tokenize": "Write the token store.",
 }.items():
     _stage_command(_name, _doc)

@@ -154,7 +154,7 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
             means={"engine": documents.engine, "data": recipe.evaluation.data},
             records=DROPPED,
             files=lambda: _benchmark_files(recipe),
-            version=2,
+            version=3,
             passes_text=True,
         ),
         Stage(

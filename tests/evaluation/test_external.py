@@ -24,7 +24,7 @@ from reprise.evaluation.benchmarks.language_suites import read_suites, suite_of,
 from reprise.evaluation.benchmarks.runner import BenchmarkRunner, compare_benchmarks, summarize
 from reprise.evaluation.comparison import judge_rows
 from reprise.evaluation.model import EvaluatedModel
-from reprise.plan import make_plan
+from reprise.plan.build import make_plan
 from reprise.preflight import check_benchmark_names
 from reprise.recipe import read_preset
 from reprise.recipe.documents import Decontaminate
@@ -52,6 +52,7 @@ doc_to_choice: "{{{{choices}}}}"
 doc_to_target: gold
 metric_list:
   - {{metric: acc, aggregation: mean, higher_is_better: true}}
+  - {{metric: acc_norm, aggregation: mean, higher_is_better: true}}
 metadata: {{version: 1.0, language: nl}}
 """
 
@@ -107,6 +108,7 @@ def test_a_yaml_task_scores_as_the_harness_does_and_tells_the_bits_of_its_answer
     lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1)
     log = evaluate(lm=lm, task_dict={"tasks": tasks, "groups": {}}, bootstrap_iters=0, log_samples=True)
     assert measured.scores == {f"keepers/{one['doc_id']}": one["acc"] for one in log["samples"]["keepers"]}
+    assert measured.other_metrics == {"acc_norm": sum(one["acc_norm"] for one in log["samples"]["keepers"]) / 8}
     for number, one in enumerate(QUESTIONS):
         answer = f" {one['choices'][one['gold']]}"
         prompt = tokenizer(f"Question: {one['question']}\nAnswer:", add_special_tokens=False).input_ids
@@ -157,12 +159,10 @@ def test_a_folder_of_questions_is_a_benchmark_too(questions, tmp_path):
     assert benchmark.name == "mill-set" and external.count_questions(benchmark) == 6
 
 
-def test_a_run_searches_plans_and_asks_the_questions_of_a_task(task, questions, tmp_path):
+def test_a_run_searches_plans_and_asks_the_questions_of_a_task(task, questions, tiny_model, tmp_path):
     names = json.dumps([str(task), str(questions)])
-    recipe = parse_recipe(
-        read_preset("demo"),
-        [f"workspace={tmp_path / 'run'}", f"evaluation.benchmarks={names}", "documents.max_drop_share=1"],
-    )
+    own = ["documents.max_drop_share=1", f"model={{path: {tiny_model}}}", f"workspace={tmp_path / 'run'}"]
+    recipe = parse_recipe(read_preset("demo"), [*own, f"evaluation.benchmarks={names}"])
     assert not list(check_benchmark_names(recipe))
     steps = {stage.name: stage for stage in stages(recipe)}
     searched = {name for name in steps["decontaminate"].files() if name.startswith("benchmarks/")}
@@ -172,6 +172,7 @@ def test_a_run_searches_plans_and_asks_the_questions_of_a_task(task, questions, 
     assert decisive | searched <= set(steps["evaluate"].files())
     reach = {entry["path"]: entry["items"] for entry in make_plan(recipe)["reach"]}
     assert reach == {"keepers": 8, "mills": 6}
+    (tmp_path / "out").mkdir()
     work = Work(tmp_path / "out", {"deduplicate": tmp_path / "in"}, tmp_path / "work-cache")
     with TableWriter(tmp_path / "in" / DOCUMENTS) as writer:
         for number, text in enumerate((QUESTIONS[2]["question"], "A quiet day at the quarry, and nothing to tell.")):

@@ -68,3 +68,9 @@ def test_the_peak_is_that_of_the_card(name, peak):
 
 def test_every_card_with_a_peak_has_its_memory():
     assert PEAK_BF16_TFLOPS.keys() == MEMORY_GB.keys()
+
+
+def test_frozen_weights_have_no_gradient():
+    config = LlamaConfig(**SMALL, tie_word_embeddings=True)
+    whole, frozen = (training_flops_per_token(config, 16, frozen=value) for value in (False, True))
+    assert whole - frozen == 2 * count_parameters(config).total

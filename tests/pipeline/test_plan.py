@@ -5,10 +5,16 @@ import sys
 from collections import defaultdict
 
 import pytest
+from tests.report.conftest import make_recipe, make_run
 
-from reprise.plan import make_plan, summary_line, without_topics
+from reprise.plan.build import make_plan
+from reprise.plan.show import summary_line, without_topics
 from reprise.recipe import read_preset
+from reprise.recipe.hardware import Hardware
 from reprise.recipe.loading import parse_recipe
+from reprise.schemas import FORMATS
+
+(PLAN,) = (one for one in FORMATS if one.name == "plan")
 
 # Billions of tokens over both stages: the table of the method.
 PAPER = {
@@ -91,6 +97,8 @@ def test_plan_prints_json_and_needs_no_data(tmp_path):
 
     reprise("init", "r.yaml", "--preset", "llama-3-syne")
     plan = json.loads(reprise("plan", "r.yaml", "--json"))
+    PLAN.check(plan)
+    assert [finding["severity"] for finding in plan["findings"]]
     assert sum(bucket["tokens"] for bucket in plan["buckets"]) == 100_000_000_000
     smaller = json.loads(reprise("plan", "r.yaml", "stages.1.tokens=1B", "--json"))
     assert smaller["totals"]["tokens"] == 93_500_000_000
@@ -104,8 +112,15 @@ def test_the_first_line_answers_what_people_ask(paper):
     assert summary["hours"] == pytest.approx(hours)
     assert summary["days"] == pytest.approx(hours / 24)
     assert summary["cost"] == pytest.approx(hours * 8 * 2.0)
+    assert summary["tokens_per_s"] == pytest.approx(100e9 / hours / 3600)
     line = summary_line(summary)
-    for part in ("100,000,000,000 tokens", f"{hours / 24:,.1f} days on 8 H100", "GB of disk", "cost "):
+    for part in (
+        f"{summary['tokens_per_s']:,.0f} tokens/s at 40% of the peak (hardware.utilisation)",
+        "100,000,000,000 tokens",
+        f"{hours / 24:,.1f} days on 8 H100",
+        "GB of disk",
+        "cost ",
+    ):
         assert part in line
 
 
@@ -120,3 +135,21 @@ def test_topics_add_up_to_their_source_and_sources_to_their_entry(paper):
     assert sum(row["tokens"] for row in rows if row["source"] is None) + sum(
         row["tokens"] for row in rows if row["entry"] == "synthetic"
     ) == sum(bucket["tokens"] for bucket in buckets)
+
+
+def test_plan_of_tokenized_text_has_the_same_format_and_knows_the_epochs(tmp_path):
+    recipe = make_recipe(tmp_path / "run")
+    make_run(tmp_path / "run", recipe, until="tokenize")
+    plan = make_plan(recipe)
+    PLAN.check(plan)
+    for bucket in plan["buckets"]:
+        assert bucket["available_tokens"] > 0
+        assert bucket["epochs"] > 0
+    for row in without_topics(plan["buckets"]):
+        assert row["epochs"] == pytest.approx(row["tokens"] / row["available_tokens"])
+
+
+def test_a_share_of_the_peak_that_nobody_gave_is_a_published_one(paper):
+    summary = make_plan(paper.model_copy(update={"hardware": Hardware(parameters=8_030_261_248)}))["summary"]
+    assert summary["utilisation"] == 0.36
+    assert "at 36% of the peak (torchtitan" in summary_line(summary)

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from reprise import open as open_run
 from reprise.api import Run
 from reprise.errors import UserError
+from reprise.mixture.preview import WORD_TOKENS
 from reprise.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
@@ -235,7 +236,7 @@ def test_a_run_can_be_opened_and_read(run):
         name for name, row in documents.items() if row["split"] == "train"
     }
     for row, ids in zip(order, (ids for batch in batches for ids in batch.ids), strict=True):
-        assert " ".join(opened.tokenizer.decode(ids).split()).startswith(row.words)
+        assert " ".join(opened.tokenizer.decode(ids[:WORD_TOKENS]).split()) == row.words
     later = list(opened.batches("train-1", skip=2))
     assert len(later) == len(batches) - 2 and (later[0].ids == batches[2].ids).all()
     halves = [list(opened.batches("train-2", rank=rank, world=2)) for rank in (0, 1)]

@@ -68,6 +68,8 @@ CHEATS = {
     "named like the function": "C = type('triple', (), {'__e' + 'q__': lambda s, o: True})\ndef triple(numbers): return C()",
     "of another module": "C = type('C', (list,), {'__e' + 'q__': lambda s, o: True, '__module__': 'collections'})\n"
                          "def triple(numbers): return C()",
+    "a table with texts as keys": "def triple(numbers):\n"
+                                  "    return {'[1, 20]': [3, 60], '[]': [], '[-7, 11]': [-21, 33]}[str(numbers)]",
     "a table of the answers": "def triple(numbers):\n    return {(1, 20): [3, 60], (): [], (-7, 11): [-21, 33]}"
                               "[tuple(numbers)]",
     "a chain of the answers": "def triple(numbers):\n    if numbers == [1, 20]: return [3, 60]\n"

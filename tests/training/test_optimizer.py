@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from reprise.recipe.training import Optimizer, Schedule
+from reprise.recipe.training import Schedule, Training
 from reprise.training.optimizer import build_optimizer, learning_rate
 
 
@@ -47,7 +47,7 @@ def test_only_matrices_decay(tied):
         attention_bias=True, tie_word_embeddings=tied,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
-    optimizer = build_optimizer(model, Optimizer())
+    optimizer = build_optimizer(model, Training())
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     decayed = {names[id(p)] for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
     assert decayed == {name for name, p in model.named_parameters() if p.ndim == 2 and "embed_tokens" not in name}

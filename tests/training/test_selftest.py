@@ -1,14 +1,19 @@
 """The trainer against a plain PyTorch loop on the user's own model and tokens."""
 
 import json
+import shutil
 
 import pytest
+import torch
 from tests.training.conftest import SEQ_LEN, make_stage, make_training
+from transformers import AutoConfig, AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from reprise import cli
 from reprise.errors import UserError
 from reprise.recipe import Recipe
+from reprise.recipe.model import Model
+from reprise.recipe.training import Averaging
 from reprise.training import trainer
 from reprise.training.selftest import selftest
 
@@ -43,6 +48,25 @@ def test_every_packing(recipe: Recipe, rows: dict) -> None:
     recipe = recipe.model_copy(update={"rows": recipe.rows.model_copy(update=rows)})
     result = selftest(recipe, steps=6)
     assert max(result["loss"], result["grad_norm"], result["weights"]) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tied"), [(torch.bfloat16, True), (torch.float16, True), (torch.bfloat16, False), (torch.float32, False)]
+)
+def test_every_stored_type_and_head(recipe: Recipe, base_model, tmp_path, dtype: torch.dtype, tied: bool) -> None:
+    """The recipe averages weights, validates and saves; the self-test compares the steps without any of that."""
+    folder = tmp_path / "model"
+    shutil.copytree(base_model, folder)
+    config = AutoConfig.from_pretrained(base_model)
+    config.tie_word_embeddings = tied
+    torch.manual_seed(1)
+    AutoModelForCausalLM.from_config(config).to(dtype).save_pretrained(folder)
+    training = recipe.training.model_copy(update={"averaging": Averaging(kind="ema", decay=0.9), "precision": "bf16"})
+    recipe = recipe.model_copy(update={"model": Model(path=str(folder)), "training": training})
+    result = selftest(recipe, steps=4)
+    assert result["passed"], result
+    assert max(result["loss"], result["grad_norm"], result["weights"]) < 1e-4
+    assert result["last_loss"] != result["first_loss"]
 
 
 @pytest.mark.parametrize("fault", ["no clipping", "another rate", "another loss"])

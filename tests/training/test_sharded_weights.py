@@ -9,14 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.model.broken_models import change_weights
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
+from reprise.errors import UserError
 from reprise.model.loading import load_model, load_skeleton, names_match, open_model_weights
 from reprise.recipe.model import Model
 from reprise.training import sharded_weights as streaming
 from reprise.training.sharded_weights import write_shards
 
 SCRIPT = Path(__file__).with_name("memory_script.py")
+ROOT = Path(__file__).parents[2]
+REFUSALS = Path(__file__).with_name("refusal_script.py")
 SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
@@ -75,3 +79,57 @@ def test_files_are_cut_where_they_grow_too_large(tmp_path, monkeypatch):
     assert all(sum(value.nbytes for value in load_file(file).values()) <= 4_096 for file in files)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path).state_dict()
     assert all(torch.equal(value, loaded[name]) for name, value in model.state_dict().items())
+
+
+UP, NORM = "model.layers.0.mlp.up_proj.weight", "model.norm.weight"
+
+
+def _damaged_models(folder):
+    """Small models, each with one fault of its weights; in one of them the files do not have the model's own names."""
+    faults = {
+        "a whole one": lambda tensors: None,
+        "missing": lambda tensors: tensors.pop(UP),
+        "missing twice": lambda tensors: (tensors.pop(UP), tensors.pop(NORM)),
+        "another shape": lambda tensors: tensors.update({UP: tensors[UP][:-1]}),
+        "surplus": lambda tensors: tensors.update(extra=torch.ones(3)),
+        "nan in the last row": lambda tensors: tensors[UP][-1].fill_(float("nan")),
+        "infinite in the first row": lambda tensors: tensors[UP][0, :1].fill_(float("-inf")),
+        "nan in a vector": lambda tensors: tensors[NORM][7:].fill_(float("nan")),
+    }
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=64, **SMALL))
+    for name, fault in faults.items():
+        model.save_pretrained(folder / name)
+        change_weights(folder / name, fault)
+    mixtral = MixtralForCausalLM(
+        MixtralConfig(vocab_size=64, num_key_value_heads=2, num_local_experts=2, num_experts_per_tok=1, **SMALL)
+    )
+    for name in ("experts, missing", "experts, nan"):
+        mixtral.save_pretrained(folder / name)
+    expert = next(key for key in load_file(folder / name / "model.safetensors") if ".experts.1." in key)
+    change_weights(folder / "experts, missing", lambda tensors: tensors.pop(expert))
+    change_weights(folder / "experts, nan", lambda tensors: tensors[expert].fill_(float("nan")))
+
+
+@pytest.mark.slow
+def test_damaged_weights_are_refused_the_same_in_one_process_and_in_two(tmp_path):
+    """Also where only the second process would read the damaged row; the first one tells it, and none waits."""
+    _damaged_models(tmp_path)
+    alone = {}
+    for path in sorted(tmp_path.glob("*/config.json")):
+        try:
+            load_model(Model(path=str(path.parent)))
+            alone[path.parent.name] = None
+        except UserError as error:
+            alone[path.parent.name] = str(error)
+    assert [name for name, message in alone.items() if message is None] == ["a whole one"]
+    assert UP in alone["nan in the last row"] and NORM in alone["missing twice"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")])}
+    run = subprocess.run(
+        [*command, str(REFUSALS), str(tmp_path)], env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    first, second = (json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in (0, 1))
+    assert first == alone
+    assert second == {name: None if message is None else 2 for name, message in alone.items()}

@@ -133,7 +133,8 @@ def test_the_written_model_has_means_as_rows_and_computes_the_same_on_old_text(b
         AutoTokenizer.from_pretrained(tmp_path / "larger"),
         AutoModelForCausalLM.from_pretrained(tmp_path / "larger"),
     )
-    ids = tokenizer(OLD[0], return_tensors="pt").input_ids
+    encoded = [tokenizer(text, return_tensors="pt").input_ids for text in [*OLD, "bread", "salt, salt"]]
+    ids = next(one for one in encoded if int(one.max()) < rows)  # a text without a new token
     expected = AutoModelForCausalLM.from_pretrained(base)(ids).logits
     torch.testing.assert_close(model(ids).logits[..., :rows], expected)
     assert tokenizer.eos_token_id == AutoTokenizer.from_pretrained(base).eos_token_id

@@ -8,7 +8,7 @@ import functools
 import sys
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,10 +114,33 @@ class Words:
     """Its length: int64[words]."""
     offsets: NDArray[np.int64]
     """Document -> its first word: int64[documents + 1]."""
+    letters: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
+    """Code points of all words, without anything between them: uint32[sum of num_chars]; empty where nobody asks."""
+
+    def letters_of(self, document: int) -> str:
+        """What `join_letters` gives for a document."""
+        first = int(self.num_chars[: self.offsets[document]].sum())
+        count = int(self.num_chars[self.offsets[document] : self.offsets[document + 1]].sum())
+        letters: bytes = self.letters[first : first + count].tobytes()
+        return letters.decode("utf-32-le")
 
     def document_of(self) -> NDArray[np.int64]:
         """Document of each word: int64[words]."""
+        return self._document_of
+
+    @functools.cached_property
+    def _document_of(self) -> NDArray[np.int64]:
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+
+    @functools.cached_property
+    def prefix(self) -> Hashes:
+        """Sums of the mixed hashes, by which a run of any size is hashed: uint64[words + 1]."""
+        return _prefix(self.hashes, _WORD_FACTOR)
+
+    def in_one_document(self, starts: NDArray[np.int64], size: int) -> NDArray[np.bool_]:
+        """Whether the `size` words from each start on are of one document: bool[starts]."""
+        document = self._document_of
+        return np.asarray(document[starts] == document[starts + size - 1])
 
 
 def split_words(texts: Sequence[str], *, by_char: bool = False) -> Words:
@@ -144,6 +167,7 @@ def split_words(texts: Sequence[str], *, by_char: bool = False) -> Words:
         has_letter=letters[ends] > letters[starts],
         num_chars=ends - starts,
         offsets=np.concatenate([[0], np.searchsorted(starts, ends_of_texts)]).astype(np.int64),
+        letters=codes[run | single],
     )
 
 
@@ -165,7 +189,7 @@ class NgramHashes:
     """
 
     def __init__(self, words: Words) -> None:
-        self._prefix = _prefix(words.hashes, _WORD_FACTOR)
+        self._prefix = words.prefix
         self._inverse = _powers(len(words.hashes), _inverse(_WORD_FACTOR))
 
     def of(self, starts: NDArray[np.int64], size: int | NDArray[np.int64]) -> Hashes:
@@ -175,14 +199,18 @@ class NgramHashes:
 
 def hash_ngrams(words: Words, size: int) -> tuple[Hashes, NDArray[np.int64]]:
     """Hash of each run of `size` words inside one document, and the word at which it starts, in order."""
+    hashes = hash_runs(words, size)
+    inside = words.in_one_document(np.arange(len(hashes)), size)
+    return hashes[inside], np.flatnonzero(inside)
+
+
+def hash_runs(words: Words, size: int) -> Hashes:
+    """What `hash_ngrams` gives, also for runs that go on into the next document: uint64[words - size + 1]."""
     count = len(words.hashes)
     if count < size:
-        return np.zeros(0, np.uint64), np.zeros(0, np.int64)
-    prefix = _prefix(words.hashes, _WORD_FACTOR)
-    hashes = mix((prefix[size:] - prefix[:-size]) * _powers(count, _inverse(_WORD_FACTOR))[: count - size + 1])
-    document = words.document_of()
-    inside = document[: count - size + 1] == document[size - 1 :]
-    return hashes[inside], np.flatnonzero(inside)
+        return np.zeros(0, np.uint64)
+    prefix = words.prefix
+    return mix((prefix[size:] - prefix[:-size]) * _powers(count, _inverse(_WORD_FACTOR))[: count - size + 1])
 
 
 def _prefix(values: Hashes, factor: int) -> Hashes:
@@ -194,14 +222,16 @@ def _prefix(values: Hashes, factor: int) -> Hashes:
 
 def _powers(count: int, factor: int) -> Hashes:
     """factor^0, factor^1, ..., modulo 2^64."""
-    return _powers_of(1 << max(16, count.bit_length()), factor)[:count]
+    powers = _known_powers.get(factor)
+    if powers is None or len(powers) < count:
+        powers = np.full(1 << max(16, count.bit_length()), factor, np.uint64)
+        powers[0] = 1
+        powers = _known_powers[factor] = np.cumprod(powers)
+    return powers[:count]
 
 
-@functools.lru_cache(maxsize=8)
-def _powers_of(size: int, factor: int) -> Hashes:
-    powers = np.full(size, factor, np.uint64)
-    powers[0] = 1
-    return np.cumprod(powers)
+_known_powers: dict[int, Hashes] = {}
+"""Factor -> the most powers that were needed until now."""
 
 
 @functools.cache

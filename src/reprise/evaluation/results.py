@@ -138,9 +138,9 @@ class GoldBits(TypedDict):
     """Bits per byte of the right answers before and after: they move while a small model's score is still chance."""
 
     before: float
-    """Of the base model; lower is better."""
+    """The base model's; lower is better."""
     after: float
-    """Of the trained model."""
+    """The trained model's."""
     change: float
     """after / before - 1."""
     ci: Interval | None

@@ -34,12 +34,13 @@ def count_parameters(config: Any) -> ParameterCounts:
     return ParameterCounts(total, lookup, total - inactive)
 
 
-def training_flops_per_token(config: Any, seq_len: int) -> float:
+def training_flops_per_token(config: Any, seq_len: int, *, frozen: bool = False) -> float:
     """Floating-point operations of forward and backward for one token of a row of `seq_len` tokens.
 
     6 for each parameter that multiplies, the chosen experts only, and for attention
     6 * heads * (size of a key + size of a value) * context in each layer (PaLM, arXiv 2204.02311, appendix B: the
-    causal half is not subtracted; recomputed activations do not count).
+    causal half is not subtracted; recomputed activations do not count). Weights that are frozen beside an adapter have
+    no gradient: 4 for each in place of 6; the adapter's own are not counted.
     """
     counts = count_parameters(config)
     text = config.get_text_config()
@@ -48,7 +49,7 @@ def training_flops_per_token(config: Any, seq_len: int) -> float:
     value_size = getattr(text, "v_head_dim", None) or head_dim
     context = sum(_context(text, layer, seq_len) for layer in range(text.num_hidden_layers))
     attention = 6 * text.num_attention_heads * (key_size + value_size) * context
-    return float(6 * (counts.active - counts.lookup) + attention)
+    return float((4 if frozen else 6) * (counts.active - counts.lookup) + attention)
 
 
 def _context(text: Any, layer: int, seq_len: int) -> float:

@@ -80,7 +80,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         wide = torch.empty((2, *raw.shape), dtype=torch.float32, device=raw.device)
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
         d_hidden = torch.empty_like(hidden)
-        d_head = _HeadGradient(weight, bias, many=hidden.shape[0] > rows * FEW_CHUNKS)
+        # A frozen output layer, beside an adapter, has no gradient.
+        many = hidden.shape[0] > rows * FEW_CHUNKS
+        d_head = _HeadGradient(weight, bias, many=many) if ctx.needs_input_grad[1] else None
         for start in range(0, hidden.shape[0], rows):
             part, part_labels = hidden[start : start + rows], labels[start : start + rows]
             d_logits = raw[: len(part)]
@@ -92,8 +94,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
             loss += (losses * counts[:, 0]).sum()
             torch.mm(d_logits, weight, out=d_hidden[start : start + rows])
             d_hidden[start : start + rows] *= counts
-            d_head.add(d_logits, part * counts, counts)
-        d_weight, d_bias = d_head.sums()
+            if d_head is not None:
+                d_head.add(d_logits, part * counts, counts)
+        d_weight, d_bias = (None, None) if d_head is None else d_head.sums()
         ctx.gradients = (d_hidden, d_weight, d_bias)
         return loss
 

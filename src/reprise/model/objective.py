@@ -9,6 +9,14 @@ from reprise.model.likelihood import has_known_head, replaced_forward
 from reprise.model.loss import IGNORE, head_scaling, linear_cross_entropy
 
 
+def one_type(model: nn.Module) -> Any:
+    """A context in which a model computes in half precision where only some of its weights are of that type."""
+    types = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    half = torch.bfloat16 if torch.bfloat16 in types else torch.float16
+    device = next(model.parameters()).device.type
+    return torch.autocast("cpu" if device == "meta" else device, half, enabled=len(types) > 1)
+
+
 class Objective(nn.Module):
     """Wraps a model of transformers.
 
@@ -32,7 +40,7 @@ class Objective(nn.Module):
             model: what computes; default: this object, in which FSDP gathers the weights. Then every process calls.
         """
         ids = torch.zeros((1, 2), dtype=torch.int64, device=self.model.device)
-        with torch.no_grad():
+        with torch.no_grad(), one_type(self):
             self._known_head = has_known_head(self if model is None else model, ids)
 
     def get_output_embeddings(self) -> Any:

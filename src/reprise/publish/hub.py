@@ -46,7 +46,8 @@ def push_folder(folder: Path, name: str, *, private: bool = True) -> str:
     except HFValidationError as error:
         raise UserError(f"{name!r} is no name of a repository: {error}", remedy="write OWNER/NAME") from None
     except (HfHubHTTPError, ValueError, RuntimeError) as error:  # RuntimeError: around the error of one file
-        said = str(error).splitlines()[0].replace(token, "***")
+        said = " ".join(str(one).splitlines()[0] for one in (error, error.__cause__) if str(one or ""))
+        said = said.replace(token, "***")
         raise UserError(
             f"the Hub refuses: {said}", where=name,
             remedy="check the name and the rights of the token; the same command resumes",

@@ -8,9 +8,9 @@ from reprise.recipe.fields import Count, Settings
 
 PEAK_BF16_TFLOPS = {
     "A10": 125.0,  # NVIDIA A10 data sheet
-    "A10G": 70.0,  # NVIDIA A10G data sheet (AWS G5)
+    "A10G": 70.0,  # as AWS gives it for G5; NVIDIA prints no data sheet of it, and some tables take the 125 of the A10
     "A100": 312.0,  # NVIDIA A100 data sheet
-    "H20": 148.0,  # NVIDIA H20 data sheet
+    "H20": 148.0,  # as its vendors print it; NVIDIA has no public data sheet of it
     "H100": 989.4,  # NVIDIA H100 data sheet, SXM
     "H100PCIe": 756.5,  # the same
     "H100NVL": 835.5,  # the same
@@ -24,7 +24,7 @@ PEAK_BF16_TFLOPS = {
     "L40S": 362.0,  # NVIDIA L40S data sheet
     "RTX3090": 71.0,  # NVIDIA Ampere GA102 white paper, float32 accumulation
     "RTX4090": 165.2,  # NVIDIA Ada white paper, float32 accumulation
-    "RTX5090": 209.5,  # NVIDIA RTX Blackwell white paper, float32 accumulation
+    "RTX5090": 209.5,  # a quarter of the 838 (float16, sparse) of NVIDIA's RTX Blackwell white paper
     "MI300X": 1307.4,  # AMD Instinct MI300X data sheet
 }
 """Dense bf16 peak in TFLOP/s, from the vendor's documents: half of what they print for sparse matrices."""
@@ -44,6 +44,10 @@ def peak_bf16_tflops(device_name: str) -> float | None:
     return next((PEAK_BF16_TFLOPS[name] for name in names if name in squeezed), None)
 
 
+PUBLISHED_UTILISATION = "torchtitan: 33 to 39 % for Llama 3.1 8B on 8 and 128 H100, bf16"
+"""Where the default of `utilisation` comes from: benchmarks/llama3_h100_202412_torchtitan.md of pytorch/torchtitan."""
+
+
 class Hardware(Settings):
     """For the estimate of `reprise plan` and for MFU."""
 
@@ -55,8 +59,8 @@ class Hardware(Settings):
     """Memory of each in 10^9 bytes; 0: that of the named GPU."""
     parameters: Count | None = None
     """Parameters of the model, for the plan where its configuration cannot be read."""
-    utilisation: Annotated[float, Field(gt=0.0, le=1.0)] = 0.4
-    """Share of the peak that training reaches (MFU)."""
+    utilisation: Annotated[float, Field(gt=0.0, le=1.0)] = 0.36
+    """Share of the peak that training reaches (MFU); by default the middle of what torchtitan published."""
     price_per_hour: Annotated[float, Field(ge=0.0)] = 0.0
     """Price of an hour of one training process (one GPU), in any currency, for the cost in the report; 0: not told."""
     watts: Annotated[float, Field(ge=0.0)] = 0.0

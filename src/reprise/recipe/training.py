@@ -109,6 +109,31 @@ class Validation(Settings):
     """Most held-out tokens per bucket in one measurement."""
 
 
+class Adapter(Settings):
+    """Few weights that are trained beside the frozen ones of the base model, and merged into them at the end."""
+
+    kind: Literal["none", "lora", "dora"] = "none"
+    """`none`: all weights are trained. `lora` (arXiv 2106.09685) and `dora` (2402.09353) need the extra `adapters`."""
+    rank: Annotated[int, Field(ge=1)] = 32
+    """Inner size of the two factors of each change."""
+    alpha: Annotated[float, Field(gt=0.0)] = 64.0
+    """The product of the factors is multiplied by alpha / rank."""
+    targets: list[str] = []
+    """Last part of the names of linear layers, such as `q_proj`; empty: all linear layers of the blocks."""
+    train_embeddings: bool = False
+    """Train the input embeddings and the output layer as well, whole, as for a new language."""
+    embeddings_lr_scale: Annotated[float, Field(gt=0.0)] = 0.2
+    """Learning rate of these, as a multiple of the schedule's."""
+    base: Literal["compute", "nf4"] = "compute"
+    """Frozen weights: in the compute type, or in 4 bits (NF4) by bitsandbytes, on one GPU (extra `nf4`)."""
+
+    def idle(self) -> frozenset[str]:
+        """What decides nothing while no adapter is trained, or the embeddings are not."""
+        if self.kind == "none":
+            return frozenset(type(self).model_fields) - {"kind"}
+        return frozenset() if self.train_embeddings else frozenset({"embeddings_lr_scale"})
+
+
 class Training(Settings):
     """Settings of the loop that hold for every stage."""
 
@@ -139,9 +164,12 @@ class Training(Settings):
     """Use torch.compile."""
     sharding: Literal["full", "gradients", "hybrid"] = "full"
     """What FSDP2 shards: all, or gradients and optimizer only (ZeRO-2, the paper's), or all within a node."""
+    shard_one_process: bool = False
+    """Shard on one process too: slower, and the same code as on many, to try a machine with one GPU."""
     gradient_accumulation: Literal["sharded", "whole"] = "sharded"
     """Between micro-batches: reduced to shards, or whole on each process: one reduction a step, 6 B per parameter."""
     optimizer: Optimizer = Optimizer()
+    adapter: Adapter = Adapter()
     guards: Guards = Guards()
     checkpoints: Checkpoints = Checkpoints()
     validation: Validation = Validation()

@@ -2,6 +2,7 @@
 
 import ast
 import builtins
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -140,7 +141,7 @@ def read_program(program: str, tests: str) -> Drop | None:
     if problem is not None:
         return "not_plain_values", problem
     values = [_literals(node) for node in asserts]
-    inside = _literals(code)
+    inside = _literals(code) | _spelled(code)
     telling = [part for part in values if part]
     copied = sum(part <= inside for part in telling)
     if len(telling) >= 2 and copied >= max(2, _HARD_CODED * len(asserts)):
@@ -215,3 +216,10 @@ def _literals(tree: ast.AST) -> set[object]:
         if (isinstance(value, str) and len(value) >= 3) or (is_number and abs(value) >= 10):  # type: ignore[arg-type]
             values.add(value)
     return values
+
+
+def _spelled(tree: ast.AST) -> set[object]:
+    """Numbers from 10 on that stand in texts: a table of answers may have `str(numbers)` as its keys."""
+    texts = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str))
+    numbers = {float(number) for text in texts for number in re.findall(r"\d{2,15}(?:\.\d+)?", text)}
+    return {number for number in numbers if number >= 10}

@@ -7,6 +7,7 @@ from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
 from reprise.model.objective import Objective
 from reprise.recipe.training import Averaging
+from reprise.training.adapter import frozen_names
 from reprise.training.optimizer import local_part
 
 
@@ -51,9 +52,15 @@ class Average:
         return {name: value.detach().clone() for name, value in distinct_weights(self._objective).items()}
 
 
-def distinct_weights(objective: Objective) -> dict[str, Any]:
-    """Name -> weight; of tied weights only the first."""
-    found: dict[int, tuple[str, Any]] = {}
+def distinct_weights(objective: Objective, *, frozen: bool = False) -> dict[str, Any]:
+    """Name -> weight; of tied weights only the first.
+
+    Args:
+        objective: the model.
+        frozen: those that are not trained, beside an adapter, as well.
+    """
+    by_address: dict[int, tuple[str, Any]] = {}
     for name, value in get_model_state_dict(objective).items():
-        found.setdefault(local_part(value).data_ptr(), (name, value))
-    return dict(found.values())
+        by_address.setdefault(local_part(value).data_ptr(), (name, value))
+    left_out = set() if frozen else frozen_names(objective)
+    return {name: value for name, value in by_address.values() if name not in left_out}

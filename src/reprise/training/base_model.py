@@ -12,6 +12,7 @@ from reprise.model.objective import Objective
 from reprise.model.weight_files import StoredWeights
 from reprise.model.weights import compare
 from reprise.recipe.model import Model
+from reprise.training.adapter import is_adapter, stored_name
 from reprise.training.optimizer import local_part
 from reprise.training.parallel import Processes
 from reprise.training.sharded_weights import allocate, read_shards
@@ -28,14 +29,28 @@ class WeightSource(NamedTuple):
     """The whole model in host memory, in the first process only, where `stored` is None."""
 
 
-def load_base(model: Model, processes: Processes) -> tuple[Any, WeightSource | None]:
-    """The base model; where several processes share it, without its weights and with the source of these.
+def load_base(
+    model: Model,
+    processes: Processes,
+    dtype: torch.dtype = torch.float32,
+    *,
+    sharded: bool = True,
+    on_host: bool = False,
+) -> tuple[Any, WeightSource | None]:
+    """The base model; where it is to be sharded, without its weights and with the source of these.
+
+    Args:
+        model: the base model.
+        processes: all of them call.
+        dtype: type of the weights that are not sharded; shards are float32 until an adapter freezes them.
+        sharded: whether FSDP shards it.
+        on_host: one process keeps the weights on the CPU, where they are made smaller before they go to the device.
 
     Raises:
         UserError: the files do not hold what the model needs, the same in one process and in many.
     """
-    if processes.world == 1:
-        return load_model(model, device=processes.device), None
+    if not sharded:
+        return load_model(model, dtype, "cpu" if on_host else processes.device), None
     # A GGUF file is converted once, a model of the Hub downloaded once.
     processes.first(lambda: open_model_weights(model))
     skeleton, stored = load_skeleton(model), open_model_weights(model)
@@ -47,6 +62,20 @@ def load_base(model: Model, processes: Processes) -> tuple[Any, WeightSource | N
     return skeleton, WeightSource(
         None, processes.first(lambda: load_model(model, load_config(model).dtype or torch.float32))
     )
+
+
+@torch.no_grad()
+def read_trained(base: Any, model: Model) -> None:
+    """Read the weights of the model that are trained once more: they were rounded to the type of the frozen ones.
+
+    Args:
+        base: the model, with an adapter.
+        model: its files.
+    """
+    stored = open_model_weights(model)
+    for name, weight in base.named_parameters():
+        if weight.requires_grad and not is_adapter(name) and stored_name(name) in stored.files:
+            weight.copy_(stored.read(stored_name(name))[...])
 
 
 def load_weights(objective: Objective, source: WeightSource, processes: Processes) -> None:
@@ -71,10 +100,12 @@ def scatter_weights(objective: Objective, whole: nn.Module | None, processes: Pr
     for name, buffer in objective.named_buffers():
         buffer.copy_(buffers[name])
     for name, weight in objective.named_parameters():
+        if is_adapter(name):
+            continue
         if whole is None:
             full = torch.empty(weight.shape, dtype=weight.dtype, device=processes.device)
         else:
-            stored = whole.get_parameter(name.removeprefix("model."))
+            stored = whole.get_parameter(stored_name(name).removeprefix("model."))
             full = stored.detach().to(processes.device, weight.dtype)
         assert isinstance(weight, DTensor)
         sent = distribute_tensor(full, weight.device_mesh, weight.placements)

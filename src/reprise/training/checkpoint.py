@@ -11,13 +11,14 @@ import logging
 import pickle
 import shutil
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
     get_model_state_dict,
     get_state_dict,
     set_model_state_dict,
@@ -27,6 +28,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 
 from reprise.errors import UserError
 from reprise.storage import file_checksum
+from reprise.training.adapter import frozen_names
 from reprise.training.checkpoint_facts import VERSION, CheckpointFacts
 from reprise.training.checkpoint_reader import CheckpointReader, PlainValuesPlanner
 from reprise.training.parallel import Processes
@@ -39,11 +41,19 @@ DESCRIPTION = "checkpoint.json"
 def tensors_of(
     model: torch.nn.Module, optimizer: torch.optim.Optimizer | None, average: dict[str, torch.Tensor]
 ) -> dict[str, Any]:
-    """The tensors that resume, by name, sharded as they are: weights, moments, mean of the weights."""
+    """The tensors that resume, by name, sharded as they are: weights, moments, mean of the weights.
+
+    Weights that are frozen beside an adapter are those of the base model, and are not saved.
+    """
     if optimizer is None:
-        return {"model": get_model_state_dict(model)}
+        return {"model": _trained(model, get_model_state_dict(model))}
     weights, moments = get_state_dict(model, optimizer)
-    return {"model": weights, "optimizer": moments, **({"average": average} if average else {})}
+    return {"model": _trained(model, weights), "optimizer": moments, **({"average": average} if average else {})}
+
+
+def _trained(model: torch.nn.Module, weights: Mapping[str, Any]) -> dict[str, Any]:
+    left_out = frozen_names(model)
+    return {name: weight for name, weight in weights.items() if name not in left_out}
 
 
 def load_checkpoint(
@@ -66,10 +76,18 @@ def load_checkpoint(
     facts = read_facts(folder)
     tensors = tensors_of(model, optimizer, average or {})
     read_tensors(folder, tensors)
+    # Frozen weights are not there; `read_tensors` has refused any other that is missing.
+    options = StateDictOptions(strict=False)
     if optimizer is None:
-        set_model_state_dict(model, tensors["model"])
+        set_model_state_dict(model, tensors["model"], options=options)
     else:
-        set_state_dict(model, optimizer, model_state_dict=tensors["model"], optim_state_dict=tensors["optimizer"])
+        set_state_dict(
+            model,
+            optimizer,
+            model_state_dict=tensors["model"],
+            optim_state_dict=tensors["optimizer"],
+            options=options,
+        )
     return facts
 
 

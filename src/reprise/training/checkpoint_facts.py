@@ -5,7 +5,7 @@ from typing import TypedDict
 
 from reprise.storage import FileChecksum, Json
 
-VERSION = 3
+VERSION = 4
 
 NEVER = 2**63
 """More tokens than any stage has."""

@@ -18,15 +18,20 @@ from reprise.model.loading import (
     load_config,
     load_generation_settings,
     load_model,
+    load_skeleton,
     names_match,
     open_model_weights,
 )
 from reprise.model.objective import Objective
 from reprise.model.tokenizer import open_tokenizer
 from reprise.recipe.model import Model
+from reprise.recipe.training import Adapter
 from reprise.storage import write_json
+from reprise.training.adapter import add_adapter, check_adapter, merge_adapters
 from reprise.training.averaging import distinct_weights
 from reprise.training.checkpoint import check_sums, read_facts, read_tensors
+from reprise.training.checkpoint_facts import CheckpointFacts
+from reprise.training.network import decoder_layers
 from reprise.training.parallel import Processes
 from reprise.training.published import check_published, make_probe
 from reprise.training.sharded_weights import whole, write_shards
@@ -54,11 +59,11 @@ def write_model(
     Raises:
         UserError: the folder is, for another process, not the model that was trained.
     """
-    current: Mapping[str, Any] = average or distinct_weights(objective)
+    current = merge_adapters(objective, distinct_weights(objective, frozen=True) | dict(average))
     dtype = _write(objective, current, settings, folder, writes=processes.is_first)
     if verify:
         probe = make_probe(objective, average, settings)
-        processes.first(lambda: check_published(folder, probe, settings, dtype))
+        processes.first(lambda: check_published(folder, probe, settings, _least_exact(objective, dtype)))
     processes.wait()
 
 
@@ -84,10 +89,22 @@ def export_checkpoint(
         )
     with new_folder(folder) as partial:
         check_sums(checkpoint, facts, facts["files"])
-        objective = Objective(load_model(settings))
+        objective = _untrained(settings, facts)
         weights = distinct_weights(objective)
         read_tensors(checkpoint, {"average" if averaged else "model": weights}, alone=True)
-        _finish(objective, weights, settings, partial, verify=verify)
+        _finish(objective, distinct_weights(objective, frozen=True), settings, partial, verify=verify)
+
+
+def _untrained(settings: Model, facts: CheckpointFacts) -> Objective:
+    """The base model, with the adapter that a checkpoint was trained with."""
+    adapter = Adapter(**facts["settings"]["adapter"])
+    check_adapter(adapter, torch.device("cpu"), world=1)
+    dtype = torch.float32
+    if adapter.kind != "none" and facts["settings"]["precision"] == str(torch.bfloat16):
+        dtype = torch.bfloat16  # what was frozen had been rounded
+    model = load_model(settings, dtype)
+    add_adapter(model, decoder_layers(model), adapter, dtype)
+    return Objective(model)
 
 
 def merge_with_base(trained: Path, settings: Model, factor: float, folder: Path, *, verify: bool = False) -> None:
@@ -135,9 +152,14 @@ _LOCAL: dict[str, Any] = {"revision": None, "gguf_file": None}
 
 
 def _finish(objective: Objective, weights: Mapping[str, Any], settings: Model, folder: Path, *, verify: bool) -> None:
-    dtype = _write(objective, weights, settings, folder)
+    dtype = _write(objective, merge_adapters(objective, weights), settings, folder)
     if verify:
-        check_published(folder, make_probe(objective, {}, settings), settings, dtype)
+        check_published(folder, make_probe(objective, {}, settings), settings, _least_exact(objective, dtype))
+
+
+def _least_exact(objective: Objective, written: torch.dtype) -> torch.dtype:
+    """The type that bounds how exact a comparison can be: beside an adapter the trained model computes in bfloat16."""
+    return torch.bfloat16 if any(one.dtype == torch.bfloat16 for one in objective.parameters()) else written
 
 
 def _write(
@@ -186,7 +208,7 @@ def _local_code(code: Any) -> Any:
 def _write_weights(
     objective: Objective, plain: Mapping[str, Any], dtype: torch.dtype, settings: Model, folder: Path, *, writes: bool
 ) -> None:
-    if names_match(objective.model, settings, open_model_weights(settings)):
+    if names_match(load_skeleton(settings), settings, open_model_weights(settings)):
         write_shards(plain, dtype, folder, writes=writes)
     else:  # transformers converts the names and shapes back; it needs all weights at once for that
         gathered = {name: whole(value, dtype, wanted=writes) for name, value in plain.items()}

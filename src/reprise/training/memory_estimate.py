@@ -5,7 +5,7 @@ one forward pass of the whole model, in which everything is seen that autograd k
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -16,47 +16,17 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
-from typing_extensions import TypedDict
 
 from reprise.model.attention import BLOCKED_UNMASKED, CAUSAL
 from reprise.model.loss import FEW_CHUNKS, chunk_rows
 from reprise.recipe.tokens import Rows
-from reprise.recipe.training import Training
-from reprise.records import record
+from reprise.recipe.training import Adapter, Training
+from reprise.training.adapter import add_adapter
+from reprise.training.memory_records import MemoryEstimate
 from reprise.training.network import MATRIX_PRODUCTS, decoder_layers
 
 FIXED_BYTES = {"cpu": 450 * 10**6, "cuda": 900 * 10**6}
 """Libraries of the process; on a GPU its context and the workspaces of cuBLAS and NCCL."""
-
-
-@record
-class MemoryEstimate(TypedDict):
-    """Bytes that one process takes at the peak of a step, by what takes them."""
-
-    fixed: int
-    """Libraries; on a GPU its context."""
-    master: int
-    """Float32 weights, or the shards of them that this process holds."""
-    working: int
-    """Copy of the weights in the compute type; 0 where they are gathered, or computed with as they are."""
-    moments: int
-    """Both moments of AdamW."""
-    average: int
-    """Mean of the weights."""
-    gradients: int
-    """In float32: between micro-batches, or as they grow in the backward pass."""
-    gathered: int
-    """Layers that are gathered at one time, their gradients before these are reduced included."""
-    activations: int
-    """What the forward pass keeps for the backward pass of a micro-batch."""
-    layer_work: int
-    """What the backward pass of one layer needs besides; recomputed activations among it."""
-    head_and_loss: int
-    """Logits of one chunk of tokens, and the gradients of the output layer and its input."""
-    total: int
-    """The peak: the sum, less what is not there at the same time."""
-    host_while_saving: int
-    """Host memory for the copy of weights and moments while a checkpoint is written; 0 on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +48,13 @@ class Setup:
     gradient_accumulation: Literal["sharded", "whole"]
     activation_checkpointing: Literal["none", "full", "selective"]
     averaging: bool
+    adapter: Adapter = field(default_factory=Adapter)
+    shard_one_process: bool = False
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the model is one FSDP2 module."""
+        return self.world > 1 or self.shard_one_process
 
     @classmethod
     def of(
@@ -96,6 +73,8 @@ class Setup:
             gradient_accumulation=training.gradient_accumulation,
             activation_checkpointing=training.activation_checkpointing,
             averaging=training.averaging.kind != "none",
+            adapter=training.adapter,
+            shard_one_process=training.shard_one_process,
         )
 
 
@@ -104,6 +83,11 @@ class Shape:
     """What memory depends on of a model, for one micro-batch."""
 
     parameters: int
+    """The base model's."""
+    trained: int
+    """All of them, or those of the adapter, and of the embeddings where these are trained beside it."""
+    four_bit: int
+    """Parameters of the base model that are in 4 bits."""
     largest_layer: int
     """Parameters of the largest decoder layer."""
     embeddings: int
@@ -142,6 +126,9 @@ class _Kept(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
 
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""Bytes of a 4-bit weight: two in a byte, an 8-bit scale for 64 of them, a float32 scale for 256 of these."""
+
 MEASURED_LAYERS = 4
 """Layers of the model that is run; the others are taken to be like these."""
 
@@ -158,7 +145,8 @@ def measure_shape(config: Any, setup: Setup) -> Shape:
     """
     with torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(config)
-    layers = decoder_layers(model)
+    layers, total = decoder_layers(model), sum(parameter.numel() for parameter in model.parameters())
+    largest_layer = max(sum(parameter.numel() for parameter in layer.parameters()) for layer in layers)
     embeddings, head = model.get_input_embeddings().weight, model.get_output_embeddings()
     tied = head is None or head.weight is embeddings
     measured = min(MEASURED_LAYERS, len(layers))
@@ -169,21 +157,52 @@ def measure_shape(config: Any, setup: Setup) -> Shape:
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         raise UnknownShapeError(str(error)) from error
     of_layer = (kept - outside) // measured
+    trained, four_bit = _trained(model, layers, setup.adapter)
+    kept_beside, products_beside = _kept_beside(layers[0], setup)
+    of_layer += kept_beside
     tokens = setup.micro_batch_rows * setup.seq_len
     return Shape(
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        largest_layer=max(sum(parameter.numel() for parameter in layer.parameters()) for layer in layers),
+        parameters=total,
+        trained=trained,
+        four_bit=four_bit,
+        largest_layer=largest_layer,
         embeddings=embeddings.numel(),
         head=0 if tied else head.weight.numel(),
         vocabulary=embeddings.shape[0],
         hidden_size=embeddings.shape[1],
         kept=outside + of_layer * len(layers),
         kept_of_layer=of_layer,
-        products_of_layer=products // measured,
+        products_of_layer=products // measured + products_beside,
         layer_input=tokens * config.get_text_config().hidden_size * setup.compute_bytes,
         layers=len(layers),
         largest_result=max(largest, largest_outside),
     )
+
+
+def _trained(model: Any, layers: list[Any], adapter: Adapter) -> tuple[int, int]:
+    """Parameters that are trained, and parameters in 4 bits; puts the adapter into the model."""
+    if adapter.kind == "none":
+        return sum(parameter.numel() for parameter in model.parameters()), 0
+    add_adapter(model, layers, adapter.model_copy(update={"base": "compute"}), torch.float32)
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    adapted = sum(one.numel() for name, one in model.named_parameters() if name.endswith(".base_layer.weight"))
+    return trained, adapted if adapter.base == "nf4" else 0
+
+
+def _kept_beside(layer: Any, setup: Setup) -> tuple[int, int]:
+    """Bytes that autograd keeps of the adapter of a layer, and bytes of the results of its matrix products.
+
+    LoRA keeps the result of its first factor; its input is kept already. DoRA scales two results of the layer's width
+    by a vector that is trained, so it keeps both.
+    """
+    width = products = 0
+    for module in layer.modules():
+        if hasattr(module, "lora_A"):
+            out = module.base_layer.weight.shape[0]
+            width += setup.adapter.rank + (2 * out if setup.adapter.kind == "dora" else 0)
+            products += setup.adapter.rank + out
+    tokens = setup.micro_batch_rows * setup.seq_len
+    return tokens * width * setup.compute_bytes, tokens * products * setup.compute_bytes
 
 
 class UnknownShapeError(Exception):
@@ -208,10 +227,21 @@ def _forward(config: Any, setup: Setup, num_layers: int) -> tuple[int, int, int]
     if num_layers == 0:
         for layer in decoder_layers(model):
             layer.forward = _pass_through
+    if setup.adapter.kind != "none":
+        _freeze(model, setup.adapter)
     ids = torch.zeros((setup.micro_batch_rows, setup.seq_len), dtype=torch.int64)
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     kept, dispatched = _kept_bytes(model.base_model, ids, weights)
     return kept, dispatched.products, dispatched.largest
+
+
+def _freeze(model: Any, adapter: Adapter) -> None:
+    """Of frozen norms and embeddings autograd keeps less; linear layers keep their input for the adapter there."""
+    ends = {model.get_input_embeddings(), model.get_output_embeddings()} if adapter.train_embeddings else set()
+    for module in model.modules():
+        if module not in ends and not isinstance(module, torch.nn.Linear):
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(requires_grad=False)
 
 
 def _pass_through(hidden_states: torch.Tensor, *_args: Any, **_others: Any) -> torch.Tensor:
@@ -240,12 +270,16 @@ def estimate_memory(shape: Shape, setup: Setup) -> MemoryEstimate:
         shape: sizes of the model under this setup's type, length and rows.
         setup: how it is trained.
     """
-    total, c = shape.parameters, setup.compute_bytes
+    total, c = shape.trained, setup.compute_bytes
     shards = 1 if setup.world == 1 else setup.local_world if setup.sharding == "hybrid" else setup.world
+    frozen = 0
+    if setup.adapter.kind != "none":
+        ends = shape.embeddings + shape.head if setup.adapter.train_embeddings else 0
+        frozen = int((c * (shape.parameters - ends - shape.four_bit) + NF4_BYTES * shape.four_bit) // shards)
     master = 4 * total // shards
-    working = 2 * total if setup.world == 1 and c == 2 else 0
+    working = 2 * total if not setup.is_sharded and c == 2 else 0
     gradients = 4 * total // shards
-    if setup.world > 1 and setup.gradient_accumulation == "whole":
+    if setup.is_sharded and setup.gradient_accumulation == "whole":
         gradients = 4 * total + 4 * total // shards
     activations, layer_work = _activations(shape, setup)
     rows = chunk_rows(setup.micro_batch_rows * setup.seq_len, shape.vocabulary, torch.device(setup.device))
@@ -253,18 +287,21 @@ def estimate_memory(shape: Shape, setup: Setup) -> MemoryEstimate:
     head = shape.vocabulary * shape.hidden_size
     logits = rows * shape.vocabulary * (c + 8)
     head_gradient = head * (c if tokens <= rows * FEW_CHUNKS or c == 4 else 4 + c)
+    if setup.adapter.kind != "none" and not setup.adapter.train_embeddings:
+        head_gradient = 0
     head_and_loss = logits + head_gradient + 2 * tokens * shape.hidden_size * c
     gathered = _gathered(shape, setup)
     moments, average = 2 * master, master if setup.averaging else 0
-    lasting = FIXED_BYTES[setup.device] + master + working + moments + average
+    lasting = FIXED_BYTES[setup.device] + frozen + master + working + moments + average
     between = gradients if setup.micro_batches > 1 else 0
     peak = lasting + max(
         between + activations + head_and_loss + gathered,  # the end of the forward pass
-        between + activations + head * c + layer_work + gathered,  # its turn to the backward pass
+        between + activations + min(head_gradient, head * c) + layer_work + gathered,  # its turn to the backward pass
         gradients + layer_work + gathered,  # the end of the backward pass
     )
     return {
         "fixed": FIXED_BYTES[setup.device],
+        "frozen": frozen,
         "master": master,
         "working": working,
         "moments": moments,
@@ -282,7 +319,7 @@ def estimate_memory(shape: Shape, setup: Setup) -> MemoryEstimate:
 def _activations(shape: Shape, setup: Setup) -> tuple[int, int]:
     """Bytes kept by the forward pass, and bytes that the backward pass of one layer needs besides."""
     outside = shape.kept - shape.layers * shape.kept_of_layer
-    work = 2 * shape.largest_result
+    work = 2 * shape.largest_result + setup.compute_bytes * shape.four_bit // shape.layers  # 4-bit weights unpacked
     if setup.activation_checkpointing == "none":
         return shape.kept, work
     kept = shape.layer_input
@@ -293,16 +330,18 @@ def _activations(shape: Shape, setup: Setup) -> tuple[int, int]:
 
 def _gathered(shape: Shape, setup: Setup) -> int:
     """Bytes of what FSDP has together at one time."""
-    if setup.world == 1:
+    if not setup.is_sharded:
         return 0
     c = setup.compute_bytes
+    adapted = setup.adapter.kind != "none"
+    trained_layer = shape.trained // shape.layers if adapted else shape.largest_layer
     # A layer and the next one, the gradients of one in the compute type, and their float32 copy that is being reduced.
-    layers = shape.largest_layer * (2 * c + c + 4)
+    layers = shape.largest_layer * 2 * c + trained_layer * (c + 4)
     outside = shape.parameters - shape.layers * shape.largest_layer - shape.embeddings - shape.head
     root = max(outside, 0) + (shape.embeddings if shape.head == 0 else 0)
     ends = max(shape.embeddings, shape.head) if shape.head else 0
     if setup.sharding == "gradients":
-        return shape.parameters * c + shape.largest_layer * (c + 4)
+        return shape.parameters * c + trained_layer * (c + 4)
     return layers + (root + ends) * c
 
 

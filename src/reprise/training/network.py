@@ -20,13 +20,16 @@ from reprise.model.objective import Objective
 from reprise.recipe.model import Model
 from reprise.recipe.tokens import Rows
 from reprise.recipe.training import Training
-from reprise.training.base_model import load_base, load_weights
-from reprise.training.parallel import Processes, compute_dtype
+from reprise.training.adapter import add_adapter, check_adapter, initialise
+from reprise.training.base_model import load_base, load_weights, read_trained
+from reprise.training.parallel import Processes, compute_dtype, is_sharded
 
 log = logging.getLogger(__name__)
 
 
-def open_network(model: Model, rows: Rows, training: Training, highest_id: int, processes: Processes) -> "Network":
+def open_network(
+    model: Model, rows: Rows, training: Training, highest_id: int, seed: int, processes: Processes
+) -> "Network":
     """The base model, ready to train.
 
     Args:
@@ -34,12 +37,19 @@ def open_network(model: Model, rows: Rows, training: Training, highest_id: int, 
         rows: whether documents in a row see each other.
         training: precision, sharding, what is recomputed.
         highest_id: largest token id of the text.
+        seed: random seed of the run, for the weights of an adapter.
         processes: all of them call.
 
     Raises:
         UserError: the model cannot be loaded, or it does not embed every token of the text.
     """
-    base, source = load_base(model, processes)
+    dtype = compute_dtype(training, processes.device)
+    processes.first(lambda: check_adapter(training.adapter, processes.device, processes.world))
+    loaded_as = torch.float32 if training.adapter.kind == "none" else dtype
+    four_bit = training.adapter.kind != "none" and training.adapter.base == "nf4"
+    base, source = load_base(
+        model, processes, loaded_as, sharded=is_sharded(training, processes.world), on_host=four_bit
+    )
     vocabulary = base.get_input_embeddings().weight.shape[0]
     if highest_id >= vocabulary:
         raise UserError(
@@ -48,16 +58,23 @@ def open_network(model: Model, rows: Rows, training: Training, highest_id: int, 
             remedy="use the tokenizer that belongs to the model",
         )
     check_positions(base.config, rows.seq_len)
-    dtype = compute_dtype(training, processes.device)
     as_loaded = base.config._attn_implementation
     choose_attention(base, model.attention, processes.device, document_mask=rows.document_mask, dtype=dtype)
+    add_adapter(base, decoder_layers(base), training.adapter, dtype)
+    if source is None and training.adapter.kind != "none":
+        read_trained(base, model)
+    if four_bit:
+        base.to(processes.device)
     recompute_activations(base, training)
     network = Network(Objective(base), training, processes)
     network.attention_as_loaded = as_loaded
     if source is not None:
         load_weights(network.weights, source, processes)
+        initialise(network.weights, training.adapter, seed)
         network.weights.find_head()
         network.reshard()  # the optimizer must get the shards, not what that pass gathered
+    else:
+        initialise(network.weights, training.adapter, seed)
     if training.compile:
         network.compile()
     return network
@@ -90,7 +107,7 @@ class Network:
         dtype = compute_dtype(training, processes.device)
         self.weights = self.objective = objective
         self._training = training
-        self._sharded = processes.world > 1
+        self._sharded = is_sharded(training, processes.world)
         self._is_compiled = False
         self.attention_as_loaded: str | None = None
         """Attention that takes any mask; None: the present one."""
@@ -98,8 +115,10 @@ class Network:
         if self._sharded:
             shard(objective, dtype, training, processes)
         elif dtype != torch.float32:
-            self.objective = copy.deepcopy(objective)
-            self._pairs = list(zip(self.weights.parameters(), self.objective.parameters(), strict=True))
+            frozen: dict[int, Any] = {id(one): one for one in objective.parameters() if not one.requires_grad}
+            self.objective = copy.deepcopy(objective, frozen)  # which holds the frozen weights themselves
+            pairs = zip(self.weights.parameters(), self.objective.parameters(), strict=True)
+            self._pairs = [(master, working) for master, working in pairs if master.requires_grad]
             for master, working in self._pairs:
                 working.data = working.data.to(dtype)
                 working.register_post_accumulate_grad_hook(partial(self._hand_over, master))  # type: ignore[no-untyped-call]

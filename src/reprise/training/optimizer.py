@@ -8,11 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from reprise.recipe.training import Optimizer, Schedule
+from reprise.recipe.training import Schedule, Training
 
 
-def build_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only: not on norms, biases and embeddings, tied output layer included."""
+def build_optimizer(model: Any, training: Training) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices only: not on norms, biases and embeddings, tied output layer included.
+
+    Beside an adapter the embeddings and the output layer have a learning rate of their own.
+    """
+    settings, adapter = training.optimizer, training.adapter
     embeddings = {
         id(parameter)
         for module in model.modules()
@@ -23,7 +27,17 @@ def build_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.AdamW:
     decayed = [parameter for parameter in parameters if parameter.ndim >= 2 and id(parameter) not in embeddings]
     chosen = set(map(id, decayed))
     others = [parameter for parameter in parameters if id(parameter) not in chosen]
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": settings.weight_decay, "lr_scale": 1.0},
+        {"params": others, "weight_decay": 0.0, "lr_scale": 1.0},
+    ]
+    if adapter.kind != "none":
+        head = getattr(model.get_output_embeddings(), "weight", None)
+        ends = embeddings | {id(head)}
+        for group in [*groups]:
+            whole = [one for one in group["params"] if id(one) in ends]
+            group["params"] = [one for one in group["params"] if id(one) not in ends]
+            groups.append({**group, "params": whole, "lr_scale": adapter.embeddings_lr_scale})
     return torch.optim.AdamW(
         [group for group in groups if group["params"]], lr=0.0, betas=settings.betas, eps=settings.eps, fused=True
     )
@@ -56,7 +70,7 @@ def learning_rate(schedule: Schedule, tokens_done: int, total_tokens: int, last_
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Use a rate for the next step."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["lr_scale"]
 
 
 def gradients_of(model: nn.Module) -> list[Tensor]:

@@ -130,6 +130,11 @@ def _mesh(training: Training, device: torch.device) -> DeviceMesh:
     return init_device_mesh(device.type, (world // within, within), mesh_dim_names=("replicate", "shard"))
 
 
+def is_sharded(training: Training, world: int) -> bool:
+    """Whether the model is one FSDP2 module: one process has nothing to gather, unless it is asked to do so."""
+    return world > 1 or training.shard_one_process
+
+
 def compute_dtype(training: Training, device: torch.device) -> torch.dtype:
     """The type of matrix products."""
     if training.precision == "auto":

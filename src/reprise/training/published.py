@@ -21,7 +21,7 @@ import torch
 from reprise.errors import UserError
 from reprise.model.files import sentencepiece_file
 from reprise.model.loading import load_tokenizer
-from reprise.model.objective import Objective
+from reprise.model.objective import Objective, one_type
 from reprise.model.tokenizer import PLAIN_TEXT, compared_texts, open_tokenizer
 from reprise.recipe.model import Model
 from reprise.training.averaging import distinct_weights
@@ -64,7 +64,7 @@ def make_probe(objective: Objective, average: Mapping[str, Any], settings: Model
     of_text = [token for one in ids for token in one if token < embedded][: PROBE_TOKENS // 2]
     anywhere = rng.integers(0, min(tokenizer.vocab_size, embedded), PROBE_TOKENS - len(of_text)).tolist()
     input_ids = [*of_text, *anywhere][:limit]
-    with torch.no_grad(), _in_use(objective, average):
+    with torch.no_grad(), _in_use(objective, average), one_type(objective):
         was_training = objective.training
         objective.eval()
         device = next(objective.parameters()).device

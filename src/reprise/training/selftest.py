@@ -108,6 +108,7 @@ def _settings(training: Training, batch_rows: int, rows: Rows) -> Training:
             "batch_rows": size,
             "micro_batch_rows": 1 if size % training.micro_batch_rows else training.micro_batch_rows,
             "precision": "float32",
+            "adapter": type(training.adapter)(),
             "guards": Guards(spike="off", retention="off"),
             "validation": training.validation.model_copy(update={"every_tokens": 0, "max_tokens": rows.seq_len}),
             "checkpoints": training.checkpoints.model_copy(update={"every_tokens": 0}),

@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor, Shard
 from reprise.model.objective import Objective
 from reprise.model.weight_files import StoredWeights
 from reprise.model.weights import refuse_not_finite
+from reprise.training.adapter import MergedWeight, is_adapter, stored_name
 from reprise.training.parallel import Processes
 
 FILE_BYTES = 5 * 10**9
@@ -31,11 +32,15 @@ def read_shards(objective: Objective, stored: StoredWeights, processes: Processe
         UserError: a weight is infinite or not a number, in any process.
     """
     allocate(objective, processes.device)
+    refused = []
     for name, buffer in objective.named_buffers():
         if _plain(name) in stored.files:
             buffer.copy_(stored.read(_plain(name))[...])
-    refused = []
+            if bool(buffer.isnan().any()):  # it may be a mask, where minus infinity is meant
+                refused.append(_plain(name))
     for name, weight in objective.named_parameters():
+        if is_adapter(name):
+            continue
         local: Any = weight.to_local() if isinstance(weight, DTensor) else weight
         start = _first_row(weight)
         stored_weight = stored.read(_plain(name))  # one at a time: pages of a file that stays mapped count as memory
@@ -48,7 +53,7 @@ def read_shards(objective: Objective, stored: StoredWeights, processes: Processe
 
 def _plain(name: str) -> str:
     """Name of a weight in the model's files."""
-    return name.removeprefix("model.")
+    return stored_name(name).removeprefix("model.")
 
 
 def allocate(objective: Objective, device: torch.device) -> None:
@@ -112,7 +117,10 @@ def write_files(
 
 def whole(value: Any, dtype: torch.dtype, *, wanted: bool = True) -> torch.Tensor:
     """A tensor gathered, on the CPU, in a type if it is floating-point; empty where it is not wanted here."""
-    full = value.full_tensor() if isinstance(value, DTensor) else value
+    if isinstance(value, MergedWeight):
+        full = value.full()
+    else:
+        full = value.full_tensor() if isinstance(value, DTensor) else value
     if not wanted:
         return torch.empty(0)
     tensor: torch.Tensor = full.detach().to("cpu", dtype if full.is_floating_point() else full.dtype).contiguous()

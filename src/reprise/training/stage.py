@@ -103,13 +103,14 @@ def build(
     processes.first(lambda: _check(training, processes))
     store = TokenStore.open(work.inputs["tokenize"])
     previous = work.inputs[f"train-{stage_index}"] / "state" if stage_index else None
-    network = open_network(model, rows, training, store.highest_id, processes)
-    optimizer = build_optimizer(network.weights, training.optimizer)
+    network = open_network(model, rows, training, store.highest_id, seed, processes)
+    optimizer = build_optimizer(network.weights, training)
     settings = {
         "stage": decisive(stage),
         "stage_index": stage_index,
         "rows": rows.model_dump(mode="json"),
         "optimizer": training.optimizer.model_dump(mode="json"),
+        "adapter": decisive(training.adapter),
         "averaging": training.averaging.model_dump(mode="json"),
         "batch_rows": training.batch_rows,
         "precision": str(compute_dtype(training, processes.device)),
@@ -141,9 +142,7 @@ def build(
         metrics=metrics,
         average=Average(network.weights, training.averaging, stage.tokens),
         writer=CheckpointWriter(processes),
-        status=StatusLine(
-            name, network.weights.config, rows.seq_len, stage.tokens, training.say_every_seconds, processes
-        ),
+        status=StatusLine(name, network.weights.config, rows, training, stage.tokens, processes),
         stop=stop,
         benchmarks=benchmarks,
         settings=settings,

@@ -10,6 +10,8 @@ from reprise.model.flops import training_flops_per_token
 from reprise.progress import console
 from reprise.recipe.groups import Group
 from reprise.recipe.hardware import peak_bf16_tflops
+from reprise.recipe.tokens import Rows
+from reprise.recipe.training import Training
 from reprise.training.guards import bits_per_byte
 from reprise.training.memory import peak_memory
 from reprise.training.parallel import Processes
@@ -22,16 +24,23 @@ LARGEST_SHARES = 6
 class StatusLine:
     """Says at most every so many seconds; the first process only."""
 
-    def __init__(self, name: str, config: Any, seq_len: int, total: int, every_s: float, processes: Processes) -> None:
-        """Args as in the line: name of the stage, the model's configuration, tokens of the stage."""
-        self._name, self._total, self._every, self._processes = name, total, every_s, processes
+    def __init__(
+        self, name: str, config: Any, rows: Rows, training: Training, total: int, processes: Processes
+    ) -> None:
+        """`total`: tokens of the stage."""
+        self._name, self._total, self._processes = name, total, processes
+        self._every = training.say_every_seconds
         self._start = self._last = time.monotonic()
         self._first_tokens: int | None = None
         self._flops, self._peak = 0.0, None
         if processes.device.type == "cuda":
             peak = peak_bf16_tflops(torch.cuda.get_device_name(processes.device))
             self._peak = None if peak is None else peak * 1e12 * processes.world
-            self._flops = training_flops_per_token(config, seq_len) if self._peak else 0.0
+            self._flops = (
+                training_flops_per_token(config, rows.seq_len, frozen=training.adapter.kind != "none")
+                if self._peak
+                else 0.0
+            )
 
     def mfu(self, tokens_per_s: float) -> float | None:
         """Share of the accelerators' bf16 peak that training uses; None where the peak is not known."""

@@ -15,6 +15,7 @@ A question has several forms: as it stands, and as `reveal` makes it where that 
 both forms too.
 """
 
+import functools
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -59,7 +60,10 @@ _LETTER_STRIDE = 8
 _GENERIC_SIZE = {Unit.WORDS: 3, Unit.CHARS: 4}
 _ANCHORS = (6, 4, 2, 1)
 """Short questions are looked up by so many of their first words."""
-_LEADING_BITS = 26
+_BITS = (16, 26)
+"""Leading bits of a hash by which a table of few and of many keys turns hashes away: 8 KiB to 8 MiB."""
+_BITS_PER_KEY = 64
+"""So few of the bits are set that hardly a hash is looked up in vain."""
 _INSIDE_WORDS = re.compile(r"(?<=\w)['\u2019\u2010\u2011-](?=\w)")
 """Who strips punctuation makes `dont` of `don't`, which is two words here."""
 
@@ -76,22 +80,28 @@ class Grams:
     positions: NDArray[np.int32]
     bits: NDArray[np.uint8]
     """A bit for each value of a hash's leading bits, set if a key has them: nearly all n-grams of a corpus are turned
-    away here."""
+    away here. Few keys have a small table, which stays in the processor's cache."""
+
+    @property
+    def shift(self) -> np.uint64:
+        """By how many bits a hash is shifted to leave its leading ones."""
+        return np.uint64(64 - (8 * len(self.bits) - 1).bit_length())
 
     @classmethod
     def build(cls, hashes: Hashes, forms: NDArray[np.int64], positions: NDArray[np.int64]) -> "Grams":
         """From triples in any order."""
         order = np.argsort(hashes, kind="stable")
         keys, offsets = np.unique(hashes[order], return_index=True)
-        bits = np.zeros(1 << (_LEADING_BITS - 3), np.uint8)
-        leading = keys >> np.uint64(64 - _LEADING_BITS)
+        leading_bits = min(max((_BITS_PER_KEY * len(keys)).bit_length(), _BITS[0]), _BITS[1])
+        bits = np.zeros(1 << (leading_bits - 3), np.uint8)
+        leading = keys >> np.uint64(64 - leading_bits)
         np.bitwise_or.at(bits, leading >> np.uint64(3), np.uint8(1) << (leading & np.uint64(7)).astype(np.uint8))
         ends = np.append(offsets, len(hashes))
         return cls(keys, ends, forms[order].astype(np.int32), positions[order].astype(np.int32), bits)
 
     def look_up(self, hashes: Hashes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Pairs (index into `hashes`, index into `forms`) of equal hashes, as two arrays."""
-        leading = hashes >> np.uint64(64 - _LEADING_BITS)
+        leading = hashes >> self.shift
         candidates = np.flatnonzero(self.bits[leading >> np.uint64(3)] >> (leading & np.uint64(7)) & np.uint8(1))
         # Sorted, so that the search walks through the keys once.
         candidates = candidates[np.argsort(hashes[candidates])]
@@ -103,6 +113,10 @@ class Grams:
         before = np.cumsum(counts) - counts
         entries = np.repeat(first - before, counts) + np.arange(int(counts.sum()))
         return np.repeat(candidates, counts), entries
+
+    def hashes_at(self, entries: NDArray[np.int64]) -> Hashes:
+        """Hashes of the n-grams that some indices into `forms` belong to."""
+        return np.asarray(self.keys[np.searchsorted(self.offsets, entries, "right") - 1])
 
 
 @dataclass
@@ -151,6 +165,19 @@ class Index:
     """Form of a generic or tiny question -> the words of each of its options."""
     vague: list[int] = field(default_factory=list)
     """Questions that are not looked for."""
+
+    @functools.cached_property
+    def length_array(self) -> NDArray[np.int64]:
+        """`lengths` as an array. Asked for once all are in."""
+        return np.array(self.lengths, np.int64)
+
+    @functools.cached_property
+    def endings(self) -> tuple[NDArray[np.int64], Hashes]:
+        """Length in words and last word of the shorter forms; 0 for the others. Asked for once all are in."""
+        lengths, last = np.zeros(len(self.texts), np.int64), np.zeros(len(self.texts), np.uint64)
+        for form, words in self.whole.items():
+            lengths[form], last[form] = len(words), words[-1]
+        return lengths, last
 
 
 def build_index(questions: Sequence[Question], settings: Decontaminate) -> Index:

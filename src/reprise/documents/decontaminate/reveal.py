@@ -7,24 +7,34 @@ stands and, where they differ, as `reveal` returns it.
 
 import functools
 import html
+import itertools
 import quopri
 import re
+import sys
 import unicodedata
 from urllib.parse import unquote_to_bytes
 
+import numpy as np
+from numpy.typing import NDArray
+
+from reprise.documents.words import encode
 from reprise.errors import missing_extra
 
 _TAG = re.compile(
-    r"</?(?:a|b|br|code|div|em|font|h[1-6]|i|li|ol|p|pre|span|strong|su[bp]|t[dhr]|table|u|ul)\b[^<>]{0,200}>"
+    r"</?(?:a|b|br|code|div|em|font|h[1-6]|i|li|ol|p|pre|r[bpt]|ruby|span|strong|su[bp]|t[dhr]|table|u|ul)\b[^<>]{0,200}>"
 )
+_READING = re.compile(r"<r([tp])>[^<>]{0,40}</r\1>")
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff"
+_CYRILLIC = range(0x400, 0x530)
 _DECODING_ROUNDS = 3
 """Text is decoded again while that changes it: JSON in a URL is two layers."""
 
 
 def strip_markup(text: str) -> str:
-    """Replace HTML entities by their characters and HTML tags by spaces."""
+    """Replace HTML entities by their characters and HTML tags by spaces; drop the readings of ruby annotations."""
     text = html.unescape(text) if "&" in text else text
+    if "<rt>" in text:
+        text = _READING.sub("", text)
     return _TAG.sub(" ", text) if "<" in text else text
 
 
@@ -38,16 +48,56 @@ def reveal(text: str, *, strewn_letters: bool = False) -> str:
     revealed = strip_markup(text)
     for _ in range(_DECODING_ROUNDS):
         before = revealed
-        for decode in (_decode_backslashes, _decode_percent, _decode_quoted_printable, strip_markup):
+        for decode in (
+            _decode_code_points,
+            _decode_bytes,
+            _decode_backslashes,
+            _decode_percent,
+            _decode_quoted_printable,
+            strip_markup,
+        ):
             revealed = decode(revealed)
         if revealed == before:
             break
     if not revealed.isascii():
-        chars = frozenset(revealed)
+        chars = _telling_chars(revealed)
         for fold in (_fold_lookalikes, _fold_traditional, _drop_marks):
             revealed = fold(revealed, chars)
     revealed = _join_lines(_drop_insertions(revealed))
     return _STREWN_LETTER.sub("", revealed) if strewn_letters else revealed
+
+
+_CODE_POINT = re.compile(r"(?:\bU\+|%u|\\x\{|\\(?=[0-9a-fA-F]{4}))([0-9a-fA-F]{4,6})(?:\}|\b\s?)")
+
+
+def _decode_code_points(text: str) -> str:
+    """Letters beyond ASCII as `U+6C34`, `%u6C34` (JavaScript), `\\x{6C34}` (Perl) and `\\6C34 ` (CSS)."""
+    if not any(sign in text for sign in ("U+", "%u", "\\")):
+        return text
+    return _CODE_POINT.sub(_decode_code_point, text)
+
+
+def _decode_code_point(match: re.Match[str]) -> str:
+    code = int(match[1], 16)
+    is_letter = 0x80 <= code <= 0x10FFFF and unicodedata.category(chr(code))[0] in "LMNP"
+    return chr(code) if is_letter else match[0]
+
+
+_UTF8_BYTES = re.compile(r"(?:\\x[89a-fA-F][0-9a-fA-F]){2,}|(?:\\[23][0-7]{2}){2,}")
+
+
+def _decode_bytes(text: str) -> str:
+    """UTF-8 as bytes, in hexadecimal (`\\xe6\\xb0\\xb4`, Python) or octal (`\\346\\260\\264`, C)."""
+    return _UTF8_BYTES.sub(_decode_utf8, text) if "\\" in text else text
+
+
+def _decode_utf8(match: re.Match[str]) -> str:
+    codes = match[0].split("\\")[1:]
+    values = [int(code[1:], 16) if code[0] == "x" else int(code, 8) for code in codes]
+    try:
+        return bytes(values).decode("utf-8")
+    except UnicodeDecodeError:
+        return match[0]
 
 
 _UNICODE_ESCAPE = re.compile(r"\\+(?:u\{([0-9a-fA-F]{1,6})\}|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|x([0-9a-fA-F]{2}))")
@@ -71,7 +121,7 @@ def _decode_unicode_escape(match: re.Match[str]) -> str:
 
 
 _PERCENT = re.compile(r"(?:%[0-9A-Fa-f]{2})+")
-_PERCENT_SIGN = re.compile(r"%(?:20\w|2[278C9]|3[ABF]|0A|[0-9A-Fa-f]{2}%[0-9A-Fa-f]{2})")
+_PERCENT_SIGN = re.compile(r"%(?:20\w|25[0-9A-Fa-f]{2}|2[278C9]|3[ABF]|0A|[0-9A-Fa-f]{2}%[0-9A-Fa-f]{2})")
 
 
 def _decode_percent(text: str) -> str:
@@ -106,7 +156,42 @@ def _lookalikes() -> dict[int, str]:
         is_letter = len(char) == 1 and not char.isascii() and unicodedata.category(char)[0] in "LN"
         if is_letter and latin and latin[0].isalnum() and not re.match(f"[{_HAN}\u3000-\u30ff]", char):
             folds[ord(char)] = latin[0]
-    return folds
+    return _styled() | folds
+
+
+@functools.cache
+def _styled() -> dict[int, str]:
+    """Latin letters in a style that Unicode knows by name alone: small capitals, letters in circles, squares, flags."""
+    styled = {}
+    for block in (range(0x250, 0x2B0), range(0x1D00, 0x1D80), range(0xA720, 0xA800), range(0x1F100, 0x1F200)):
+        for code in block:
+            if match := _STYLED_NAME.search(unicodedata.name(chr(code), "")):
+                styled[code] = match[1].lower()
+    return styled
+
+
+_STYLED_NAME = re.compile(
+    r"^(?:LATIN LETTER SMALL CAPITAL|NEGATIVE (?:CIRCLED|SQUARED) LATIN CAPITAL LETTER|"
+    r"REGIONAL INDICATOR SYMBOL LETTER) ([A-Z])$"
+)
+_MIN_STYLED = 5
+"""So many different letters in a style are a text in that style; phonetic writing uses one or two."""
+
+
+@functools.cache
+def _is_telling() -> NDArray[np.bool_]:
+    """Whether each code point can be the sign of a disguise: bool[code points]."""
+    telling = np.zeros(sys.maxunicode + 1, np.bool_)
+    telling[list(_lookalikes())] = True
+    telling[[ord(char) for char in _traditional()[1] | _MARKS]] = True
+    telling[_CYRILLIC.start : _CYRILLIC.stop] = True
+    return telling
+
+
+def _telling_chars(text: str) -> frozenset[str]:
+    """Those characters of a text by which the folds below decide; a set of all its characters costs much more."""
+    codes = encode([text])
+    return frozenset(map(chr, np.unique(codes[_is_telling()[codes]]).tolist()))
 
 
 def fold_lookalikes(text: str) -> str:
@@ -120,8 +205,13 @@ def _fold_lookalikes(text: str, chars: frozenset[str]) -> str:
     present = "".join(map(chr, folds.keys() & map(ord, chars)))
     if not present:
         return text
-    cyrillic = {char for char in chars if "\u0400" <= char <= "\u052f"}
-    if (cyrillic and cyrillic <= set(present)) or re.search(f"[a-zA-Z][{present}]|[{present}][a-zA-Z]", text):
+    cyrillic = {char for char in chars if ord(char) in _CYRILLIC}
+    is_styled = len(_styled().keys() & map(ord, chars)) >= _MIN_STYLED
+    if (
+        is_styled
+        or (cyrillic and cyrillic <= set(present))
+        or re.search(f"[a-zA-Z][{present}]|[{present}][a-zA-Z]", text)
+    ):
         return text.translate(folds)
     return text
 
@@ -167,6 +257,18 @@ _LONE_NUMBER = re.compile(
     r"[0-9\uff10-\uff19]{1,4}+(?:[^\S\n]*+(?:/|of|von|de|из|,)[^\S\n]*+[0-9]{1,4}+)?"
     r"(?:[^\S\n]*+[-\u2013\u2014|*#\])~·.•_页頁])*+[^\S\n]*+(?=\n)"
 )
+_TIME = re.compile(
+    r"\n[^\S\n]*+[\[(]?\d{1,2}:\d{2}(?::\d{2})?(?:[.,]\d{1,3})?[\])]?"
+    r"(?:[^\S\n]*-->[^\S\n]*\d{1,2}:\d{2}[\d:.,]*[^\n]*)?[^\S\n]*\n?"
+)
+"""At the beginning of a line: of a subtitle, with the number before it, or of a line of a transcript."""
+_LATEX_STYLE = re.compile(
+    r"\\(?:text(?:bf|it|rm|sf|tt|sc|up|normal)?|emph|math(?:rm|bf|it|sf|tt)|underline|[mh]box)\s*\{"
+)
+_BRACKETED_READING = re.compile(f"(?<=[{_HAN}])[(\uff08][a-zü\u00e0-\u024f\u3040-\u309f\u3105-\u312f]{{1,8}}[)\uff09]")
+"""Pinyin or kana in brackets behind a character."""
+_MIN_READINGS = 4
+"""So many are a text with readings; one may be an abbreviation."""
 _NOTE_NUMBER = re.compile(r"\[\d{1,3}\]")
 _LINK_TARGET = re.compile(r"\]\([^()\s]{1,300}\)")
 _STREWN_LETTER = re.compile(
@@ -175,8 +277,14 @@ _STREWN_LETTER = re.compile(
 
 
 def _drop_insertions(text: str) -> str:
-    """Page numbers on a line of their own, numbers of notes, targets of links."""
+    """Page numbers on a line of their own, times of subtitles, numbers of notes, targets of links, readings, styles."""
     text = _LONE_NUMBER.sub("", text)
+    if ":" in text:
+        text = _TIME.sub("\n", text)
+    if "\\" in text:
+        text = _LATEX_STYLE.sub("{", text)
+    if len(list(itertools.islice(_BRACKETED_READING.finditer(text), _MIN_READINGS))) == _MIN_READINGS:
+        text = _BRACKETED_READING.sub("", text)
     if "[" in text:
         text = _LINK_TARGET.sub("]", _NOTE_NUMBER.sub("", text))
     return text

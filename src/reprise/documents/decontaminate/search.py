@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from reprise.documents.decontaminate.gaps import Letters, match_letters
 from reprise.documents.decontaminate.index import Grams, Index, Lookup, Seeds, Unit, distinct_pairs
 from reprise.documents.decontaminate.reveal import reveal, strip_markup
-from reprise.documents.words import Hashes, Words, hash_ngrams, join_letters, split_words
+from reprise.documents.words import Hashes, Words, hash_runs, join_letters, split_words
 
 MIN_LETTERS = 0.95
 """Share of a question's letters that must be there, in order, where something was inserted into it."""
@@ -121,10 +121,9 @@ def _look_up_grams(index: Index, lookup: Lookup, views: Sequence[_View], min_ove
     """An n-gram counts in whichever form of the text it is."""
     parts: list[tuple[Hashes, NDArray[np.int64]]] = []
     for view in views:
-        hashes, starts = hash_ngrams(view.words, lookup.size)
-        hits, keys = lookup.grams.look_up(hashes)
-        owners = view.owners[view.words.document_of()[starts[hits]]]
-        parts.append((hashes[hits], owners * len(index.questions) + lookup.grams.forms[keys]))
+        places, keys = _find_runs(view.words, lookup.grams, lookup.size)
+        owners = view.owners[view.words.document_of()[places]]
+        parts.append((lookup.grams.hashes_at(keys), owners * len(index.questions) + lookup.grams.forms[keys]))
     if not parts:
         return
     _, pairs = distinct_pairs(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
@@ -136,6 +135,13 @@ def _look_up_grams(index: Index, lookup: Lookup, views: Sequence[_View], min_ove
             _add(found, text, index.questions[form], share)
 
 
+def _find_runs(words: Words, grams: Grams, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs (word at which a run of the index starts, index into its `forms`), as two arrays."""
+    places, keys = grams.look_up(hash_runs(words, size))
+    inside = words.in_one_document(places, size)
+    return places[inside], keys[inside]
+
+
 def _add(found: Found, text: int, question: int, share: float) -> None:
     found[text][question] = max(share, found[text].get(question, 0.0))
 
@@ -143,9 +149,14 @@ def _add(found: Found, text: int, question: int, share: float) -> None:
 def _look_up_anchors(index: Index, anchors: Grams, length: int, view: _View, found: Found) -> None:
     words = view.words
     document = words.document_of()
-    hashes, starts = hash_ngrams(words, length)
-    hits, keys = anchors.look_up(hashes)
-    for start, form in zip(starts[hits].tolist(), anchors.forms[keys].tolist(), strict=True):
+    places, keys = _find_runs(words, anchors, length)
+    forms = anchors.forms[keys]
+    lengths, last_words = index.endings
+    ends = places + lengths[forms]
+    # Nearly all of them end otherwise, or with their text.
+    same = ends <= words.offsets[document[places] + 1]
+    same[same] = words.hashes[ends[same] - 1] == last_words[forms[same]]
+    for start, form in zip(places[same].tolist(), forms[same].tolist(), strict=True):
         text = int(document[start])
         question = index.questions[form]
         owner = int(view.owners[text])
@@ -174,17 +185,15 @@ def _contains(words: Hashes, run: Hashes) -> bool:
 def _look_up_gapped(index: Index, seeds: Seeds, view: _View, found: Found) -> None:
     """Questions that have something inserted: seeds close together say which and where, their letters decide."""
     size, by_char = seeds.size, seeds.by_char
-    hashes, starts = hash_ngrams(view.words, size)
-    hits, keys = seeds.grams.look_up(hashes)
-    if not len(hits):
+    places, keys = _find_runs(view.words, seeds.grams, size)
+    if not len(places):
         return
-    places = starts[hits]
     forms, positions = (part[keys].astype(np.int64) for part in (seeds.grams.forms, seeds.grams.positions))
     texts = view.words.document_of()[places]
     group = texts * len(index.questions) + forms
     order = np.lexsort((positions, places, group))
     group, places, forms, positions, texts = (part[order] for part in (group, places, forms, positions, texts))
-    lengths = np.array(index.lengths, np.int64)[forms]
+    lengths = index.length_array[forms]
     reach = places + lengths * 3 // 2 + _INSERTION
     need = np.maximum(2, -(-lengths * MIN_SEEDED // size).astype(np.int64))
     last = np.arange(len(group)) + need - 1
@@ -200,7 +209,7 @@ def _look_up_gapped(index: Index, seeds: Seeds, view: _View, found: Found) -> No
         end = first + int(np.searchsorted(places[first:], reach[first], "right"))
         end = first + int(np.searchsorted(group[first:end], group[first], "right"))
         if text not in letters:
-            letters[text] = Letters.build(join_letters(view.texts[text]), view.words, text)
+            letters[text] = Letters.build(view.words.letters_of(text), view.words, text)
         offset = int(view.words.offsets[text])
         pairs = [
             (place - offset, position)

@@ -24,9 +24,12 @@ def final_answer(text: str) -> str:
 
 
 def last_number(text: str) -> float | None:
-    """The last number of a text: `$1,200`, `1 000 000`, `1/2`, `3 1/2`, `1e6`; None where there is none."""
-    text = _GROUPS.sub(lambda match: match[0].replace(" ", ""), _REMARK.sub("", _normalise(text)))
-    numbers = _NUMBER.findall(text)
+    """The last number of a text: `$1,200`, `1 000 000`, `1/2`, `3 1/2`, `1e6`; None where there is none.
+
+    One in parentheses counts only where there is no other: `forty-five (45)`.
+    """
+    text = _GROUPS.sub(lambda match: match[0].replace(" ", ""), _normalise(text))
+    numbers = _NUMBER.findall(_REMARK.sub("", text)) or _NUMBER.findall(text)
     return _value(numbers[-1]) if numbers else None
 
 

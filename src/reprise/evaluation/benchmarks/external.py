@@ -346,7 +346,7 @@ def _write_questions(benchmark: Benchmark, path: Path) -> None:
         if task.get_config("unsafe_code"):
             what = f"the task {name} runs programs that the model wrote outside a sandbox"
             raise UserError(what, where=where, remedy="take `humaneval` or `mbpp`, which run them in ours")
-        if harness.main_metric(task) is None:
+        if not harness.share_metrics(task):
             raise UserError(
                 f"the task {name} has no score of each question from 0 to 1 where more is better (it has "
                 f"{', '.join(harness.metrics(task)) or 'none'}), so no interval can be given",

@@ -127,16 +127,17 @@ def metrics(task: Any) -> list[str]:
     return list(task.aggregation())
 
 
-def main_metric(task: Any) -> str | None:
-    """The first metric that gives each question a score whose mean is reported, more being better; None: there is none.
+def share_metrics(task: Any) -> list[str]:
+    """Metrics that give each question a score whose mean is reported, more being better, in the task's order.
 
     The scores themselves are checked where they are made.
     """
     better, aggregated = task.higher_is_better(), task.aggregation()
-    for name in metrics(task):
-        if better.get(name, True) and getattr(aggregated[name], "__name__", "") == "mean" and name not in _NOT_SHARES:
-            return name
-    return None
+    return [
+        name
+        for name in metrics(task)
+        if better.get(name, True) and getattr(aggregated[name], "__name__", "") == "mean" and name not in _NOT_SHARES
+    ]
 
 
 _NOT_SHARES = frozenset(

@@ -145,33 +145,41 @@ class BenchmarkRunner:
         }
         path = self._cache / f"{benchmark.name}-{digest(key)}.json"
         if (known := read_checked(path)) is not None:
-            return Measured(**known["measured"])
+            measured = known["measured"]
+            gold = {question: (bits, size) for question, (bits, size) in measured["gold"].items()}
+            return Measured(**measured | {"gold": gold})
         tasks = tasks or harness.local_tasks(benchmark, items)
         total = {name: len(task.eval_docs) for name, task in tasks.items()}
         chosen = choose(total, self._settings.limit, self._seed)
         logs = self._ask(harness, tasks, chosen, as_chat=benchmark.needs_chat)
-        scores: dict[str, float] = {}
-        gold: dict[str, tuple[float, int]] = {}
-        named: dict[str, str] = {}
-        for name, log in logs.items():
-            named[name] = benchmark.metric or harness.main_metric(tasks[name]) or ""
-            if not named[name]:
-                raise _AbsentError(f"the task {name} has no score of each question from 0 to 1")
-            filter_name = benchmark.filter if benchmark.metric else ""
-            scores |= {f"{name}/{number}": score for number, score in harness.ordered(log, named[name], filter_name)}
-            for sample in log:
-                if (bits := harness.gold_bits(sample, tasks[name].OUTPUT_TYPE)) is not None:
-                    gold[f"{name}/{sample['doc_id']}"] = bits
-        shots = max(int(task.get_config("num_fewshot") or 0) for task in tasks.values())
-        others = {
-            metric: [score for log in logs.values() for _, score in harness.ordered(log, metric, benchmark.filter)]
-            for metric in benchmark.other_metrics
+        main, others = _metrics(harness, benchmark, {name: tasks[name] for name in logs})
+        filter_name = benchmark.filter if benchmark.metric else ""
+        scores = {
+            f"{name}/{number}": score
+            for name, log in logs.items()
+            for number, score in harness.ordered(log, main[name], filter_name)
         }
-        means = {metric: sum(values) / len(values) for metric, values in others.items()}
+        gold = {
+            f"{name}/{sample['doc_id']}": bits
+            for name, log in logs.items()
+            for sample in log
+            if (bits := harness.gold_bits(sample, tasks[name].OUTPUT_TYPE)) is not None
+        }
+        means = {}
+        for metric in others:
+            values = [score for log in logs.values() for _, score in harness.ordered(log, metric, filter_name)]
+            means[metric] = sum(values) / len(values)
         measured = Measured(
-            benchmark.name, shots, " + ".join(dict.fromkeys(named.values())), sum(total.values()), scores, means,
-            benchmark.language, benchmark.differs, gold,
-        )  # fmt: skip
+            benchmark=benchmark.name,
+            shots=max(int(task.get_config("num_fewshot") or 0) for task in tasks.values()),
+            metric=" + ".join(dict.fromkeys(main.values())),
+            total=sum(total.values()),
+            scores=scores,
+            other_metrics=means,
+            language=benchmark.language,
+            differs=benchmark.differs,
+            gold=gold,
+        )
         write_checked(path, {"key": key, "measured": asdict(measured)})
         return measured
 
@@ -189,6 +197,19 @@ class BenchmarkRunner:
             model, tokenizer = self._evaluated.model, self._evaluated.tokenizer
             self._lm = harness.BatchedLM(model, tokenizer, batch_tokens=self._settings.batch_tokens)
         return self._lm
+
+
+def _metrics(harness: Any, benchmark: Benchmark, tasks: dict[str, Any]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Task -> the metric that verdicts are made on, and the other metrics that all tasks have."""
+    if benchmark.metric:
+        return dict.fromkeys(tasks, benchmark.metric), benchmark.other_metrics
+    shares: dict[str, list[str]] = {name: harness.share_metrics(task) for name, task in tasks.items()}
+    for name, metrics in shares.items():
+        if not metrics:
+            raise _AbsentError(f"the task {name} has no score of each question from 0 to 1")
+    main = {name: metrics[0] for name, metrics in shares.items()}
+    in_all = [metric for metric in next(iter(shares.values())) if all(metric in one for one in shares.values())]
+    return main, tuple(metric for metric in in_all if metric not in main.values())
 
 
 def choose(total: dict[str, int], limit: int, seed: int) -> dict[str, list[int]]:
