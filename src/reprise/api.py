@@ -30,6 +30,8 @@ from reprise.workspace import Workspace
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from reprise.plan.records import Plan
+
 
 @dataclass(frozen=True)
 class Run:
@@ -74,9 +76,9 @@ class Run:
             raise _not_yet("evaluate", self.folder)
         return cast(Results, json.loads(path.read_text(encoding="utf-8")))
 
-    def plan(self) -> dict[str, Json]:
+    def plan(self) -> "Plan":
         """What `reprise plan --json` prints: budgets, epochs, steps, cost, and which verdicts can be reached."""
-        from reprise.plan import make_plan
+        from reprise.plan.build import make_plan
 
         return make_plan(self.recipe)
 

@@ -15,6 +15,7 @@ from reprise.errors import UserError
 from reprise.progress import console
 from reprise.recipe import Recipe, presets, read_preset
 from reprise.recipe.loading import open_recipe
+from reprise.tables import print_table
 from reprise.training.signals import Interrupted
 
 app = typer.Typer(
@@ -177,16 +178,14 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """The token budget per stage, mixture entry, source and topic; epochs, steps, FLOPs and GPU-hours."""
-    from dataclasses import asdict
-
     from reprise import preflight
-    from reprise.plan import make_plan, show_plan
+    from reprise.plan.build import make_plan
+    from reprise.plan.show import show_plan
 
     loaded = open_recipe(recipe, overrides)
     findings = preflight.inspect(loaded)
     preflight.refuse(findings, "error")
-    result = make_plan(loaded)
-    result["findings"] = [asdict(finding) for finding in findings]
+    result = make_plan(loaded, findings)
     if as_json:
         print(json.dumps(result, ensure_ascii=False, indent=1))
     else:
@@ -215,7 +214,7 @@ def status(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fa
     table = Table("stage", "state", "why", title=loaded.workspace)
     for name, item in found:
         table.add_row(name, item.state, item.reason, style={"fresh": "green", "stale": "yellow"}.get(item.state))
-    _print(table)
+    print_table(table)
 
 
 def _stage_command(name: str, doc: str) -> None:
@@ -232,7 +231,7 @@ for _name, _doc in {
     "deduplicate": "Drop exact and near duplicates, across all sources.",
     "decontaminate": "Drop documents that hold benchmark questions.",
     "score": "Score perplexity by the base model, for the curriculum.",
-    "synthesize": "Make question-answer documents from seed documents.",
+    "synthesize": "Make question-answer documents about passages of the text.",
     "tokenize": "Write the token store.",
 }.items():
     _stage_command(_name, _doc)
@@ -463,7 +462,7 @@ def evaluate(
         from reprise.evaluation.command import result_tables
 
         for table in result_tables(results):
-            _print(table)
+            print_table(table)
         if "headline" in results:
             print(results["headline"])
     if fail_on_loss and has_loss(results["verdicts"]):
@@ -605,12 +604,6 @@ def _find_rates(given: dict[str, Any]) -> None:
     loaded = check(RateStudy, settings, "reprise study rate")
     print(find_rates(loaded)["sentence"])
     _say(f"wrote {Path(loaded.workspace) / 'rate.json'}")
-
-
-def _print(thing: Any) -> None:
-    from rich.console import Console
-
-    Console().print(thing)
 
 
 def _run(

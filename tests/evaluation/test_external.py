@@ -24,7 +24,7 @@ from reprise.evaluation.benchmarks.language_suites import read_suites, suite_of,
 from reprise.evaluation.benchmarks.runner import BenchmarkRunner, compare_benchmarks, summarize
 from reprise.evaluation.comparison import judge_rows
 from reprise.evaluation.model import EvaluatedModel
-from reprise.plan import make_plan
+from reprise.plan.build import make_plan
 from reprise.preflight import check_benchmark_names
 from reprise.recipe import read_preset
 from reprise.recipe.documents import Decontaminate

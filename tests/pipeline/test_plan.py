@@ -5,11 +5,16 @@ import sys
 from collections import defaultdict
 
 import pytest
+from tests.report.conftest import make_recipe, make_run
 
-from reprise.plan import make_plan, summary_line, without_topics
+from reprise.plan.build import make_plan
+from reprise.plan.show import summary_line, without_topics
 from reprise.recipe import read_preset
 from reprise.recipe.hardware import Hardware
 from reprise.recipe.loading import parse_recipe
+from reprise.schemas import FORMATS
+
+(PLAN,) = (one for one in FORMATS if one.name == "plan")
 
 # Billions of tokens over both stages: the table of the method.
 PAPER = {
@@ -92,6 +97,8 @@ def test_plan_prints_json_and_needs_no_data(tmp_path):
 
     reprise("init", "r.yaml", "--preset", "llama-3-syne")
     plan = json.loads(reprise("plan", "r.yaml", "--json"))
+    PLAN.check(plan)
+    assert [finding["severity"] for finding in plan["findings"]]
     assert sum(bucket["tokens"] for bucket in plan["buckets"]) == 100_000_000_000
     smaller = json.loads(reprise("plan", "r.yaml", "stages.1.tokens=1B", "--json"))
     assert smaller["totals"]["tokens"] == 93_500_000_000
@@ -128,6 +135,18 @@ def test_topics_add_up_to_their_source_and_sources_to_their_entry(paper):
     assert sum(row["tokens"] for row in rows if row["source"] is None) + sum(
         row["tokens"] for row in rows if row["entry"] == "synthetic"
     ) == sum(bucket["tokens"] for bucket in buckets)
+
+
+def test_plan_of_tokenized_text_has_the_same_format_and_knows_the_epochs(tmp_path):
+    recipe = make_recipe(tmp_path / "run")
+    make_run(tmp_path / "run", recipe, until="tokenize")
+    plan = make_plan(recipe)
+    PLAN.check(plan)
+    for bucket in plan["buckets"]:
+        assert bucket["available_tokens"] > 0
+        assert bucket["epochs"] > 0
+    for row in without_topics(plan["buckets"]):
+        assert row["epochs"] == pytest.approx(row["tokens"] / row["available_tokens"])
 
 
 def test_a_share_of_the_peak_that_nobody_gave_is_a_published_one(paper):

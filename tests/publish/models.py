@@ -18,8 +18,6 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from reprise.publish.gguf_tokenizer import QWEN_2
-
 TEXTS = ["the river runs to the sea", "河水流向大海", "bread and salt, twice a day"]
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -59,11 +57,8 @@ def write_family(name: str, folder: Path) -> Path:
             value.add_(0.1 * torch.randn_like(value))
     model.save_pretrained(folder)
     set_in_json(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
-    if name == "qwen2":  # transformers takes its own class for this family, which normalizes and splits in one way only
-        split = {"type": "Split", "pattern": {"Regex": QWEN_2}, "behavior": "Isolated", "invert": False}
-        in_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
-        steps = {"type": "Sequence", "pretokenizers": [split, in_bytes]}
-        set_in_json(folder / "tokenizer.json", normalizer={"type": "NFC"}, pre_tokenizer=steps)
+    if name.startswith("qwen"):  # transformers composes text for this family, whatever the file says
+        set_in_json(folder / "tokenizer.json", normalizer={"type": "NFC"})
     return folder
 
 

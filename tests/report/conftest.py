@@ -89,8 +89,12 @@ def make_run(root: Path, recipe: Recipe, *, until: str = "evaluate", seed: int =
         counts: dict[str, object] = {}
         if stage in stages[:6]:
             documents = _write_documents(folder, stage, documents, rng)
+            if stage == "score":
+                counts["scored"] = {"zh/web": {"documents": 8, "tokens": 2400}}
         elif stage == "synthesize":
             _write_synthesis(folder)
+            counts |= {"documents_in": 48, "documents_out": 42, "requests": 48, "failed": 0, "from_journal": 0}
+            counts |= {"prompt_tokens": 9600, "completion_tokens": 12000}
         elif stage == "tokenize":
             _write_store(root, recipe)
         elif stage.startswith("train-"):
@@ -196,7 +200,8 @@ def _write_synthesis(folder: Path) -> None:
     write_part(folder / "documents" / "part-00000.parquet", [row | {"id": f"s-{i}"} for i in range(42)])
     steps = {"requests": 48, "answered": 48, "parsed": 46, "kept": 42, "dropped": {"too_short": 4, "repetitive": 2}}
     part = {"requests": 24, "answered": 24, "parsed": 23, "kept": 21, "dropped": {"too_short": 2, "repetitive": 1}}
-    spending = {"requests": 48, "prompt_tokens": 9600, "answer_tokens": 12000, "cost": 0.0}
+    spending = {"requests": 48, "from_journal": 0, "failed": 0}
+    spending |= {"prompt_tokens": 9600, "completion_tokens": 12000, "cost": 0.0}
     write_json(
         folder / "funnel.json",
         {"total": steps, "disciplines": {"biology": part, "physics": part}, "spending": spending},
@@ -206,7 +211,8 @@ def _write_synthesis(folder: Path) -> None:
         "discipline": "physics",
         "language": "en",
         "kind": "science",
-        "seed": "A seed.",
+        "passage": "A passage.",
+        "detail": None,
         "text": "Q. A.",
     }
     write_json(
@@ -236,7 +242,17 @@ def write_metrics(folder: Path, recipe: Recipe, index: int, rng: np.random.Gener
     step_tokens = recipe.training.batch_rows * recipe.rows.seq_len
     num_steps = max(1, int(stage.tokens / step_tokens * share))
     lines: list[dict[str, object]] = [
-        {"kind": "start", "step": 0, "tokens": 0, "seconds": 0.0, "processes": 1, "machine": describe_machine()}
+        {
+            "kind": "start",
+            "step": 0,
+            "tokens": 0,
+            "seconds": 0.0,
+            "processes": 1,
+            "total_tokens": stage.tokens,
+            "settings": {},
+            "machine": describe_machine(),
+            "speed_settings": {},
+        }
     ]
     shares = dict.fromkeys(recipe.documents.topics.list_of("zh"), 1 / 11)
     lines.append(_validation(recipe, index, 0, 0.0, rng))

@@ -14,7 +14,7 @@ Run = tuple[Workspace, Recipe]
 
 
 def test_the_flow_balances(unchanged: Run) -> None:
-    flow = corpus.corpus_facts(*unchanged)["flow"]
+    flow = corpus.corpus_facts(unchanged[0])["flow"]
     assert [row["stage"] for row in flow] == ["read", "clean", "deduplicate", "decontaminate", "label", "score"]
     for before, after in itertools.pairwise(flow):
         assert before["documents"] == after["documents"] + after["dropped"]
@@ -22,8 +22,8 @@ def test_the_flow_balances(unchanged: Run) -> None:
 
 
 def test_drops_are_counted_by_reason_with_examples(unchanged: Run) -> None:
-    workspace, recipe = unchanged
-    drops = corpus.corpus_facts(workspace, recipe)["drops"]
+    workspace, _ = unchanged
+    drops = corpus.corpus_facts(workspace)["drops"]
     for stage in ("clean", "deduplicate", "decontaminate"):
         table = pq.read_table(workspace.folder(stage) / "dropped").to_pylist()
         reasons = {row["reason"] for row in table}
@@ -46,9 +46,9 @@ def test_rejects_are_shown_with_file_and_line(tmp_path: Path) -> None:
 
 
 def test_the_perplexity_distribution_holds_every_scored_training_document(unchanged: Run) -> None:
-    workspace, recipe = unchanged
+    workspace, _ = unchanged
     rows = pq.read_table(workspace.folder("score") / "documents").to_pylist()
-    for found in corpus.corpus_facts(workspace, recipe)["perplexity"]:
+    for found in corpus.corpus_facts(workspace)["perplexity"]:
         key = (found["language"], found["source"])
         ppl = [r["ppl"] for r in rows if (r["lang"], r["source"]) == key and r["split"] == "train" and r["ppl"]]
         assert found["documents"] == len(ppl) == sum(found["bin_documents"])
@@ -62,19 +62,19 @@ def test_one_document_is_a_distribution() -> None:
 
 
 def test_buckets_count_training_and_held_out(unchanged: Run) -> None:
-    workspace, recipe = unchanged
+    workspace, _ = unchanged
     rows = [row for stage in ("score", "synthesize") for row in _documents(workspace, stage)]
-    buckets = corpus.corpus_facts(workspace, recipe)["buckets"]
+    buckets = corpus.corpus_facts(workspace)["buckets"]
     assert sum(bucket["train"] for bucket in buckets) == sum(row["split"] == "train" for row in rows)
     assert sum(bucket["valid"] for bucket in buckets) == sum(row["split"] == "valid" for row in rows)
 
 
 def test_a_changed_part_is_read_anew(run_until: Callable[[str], Run]) -> None:
-    workspace, recipe = run_until("clean")
-    before = corpus.corpus_facts(workspace, recipe)["drops"]
+    workspace, _ = run_until("clean")
+    before = corpus.corpus_facts(workspace)["drops"]
     part = workspace.folder("clean") / "dropped" / "part-00000.parquet"
     pq.write_table(pq.read_table(part).slice(0, 1), part)
-    after = corpus.corpus_facts(workspace, recipe)["drops"]
+    after = corpus.corpus_facts(workspace)["drops"]
     assert sum(drop["documents"] for drop in before) > 1
     assert sum(drop["documents"] for drop in after) == 1
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from reprise import schemas
 from reprise.errors import UserError
 from reprise.recipe import Recipe
 from reprise.report import facts as facts_module
@@ -18,6 +19,7 @@ from reprise.storage import Json, write_checked
 from reprise.verification import VERIFIED
 from reprise.workspace import Comparison, Work, Workspace, read_manifest, write_manifest
 
+FORMATS = {one.name: one for one in schemas.FORMATS}
 Run = tuple[Workspace, Recipe]
 RunUntil = Callable[..., Run]
 
@@ -33,7 +35,9 @@ def test_a_report_can_be_written_at_any_moment(run_until: RunUntil, moment: str)
     done = names[: names.index(moment) + 1]
     assert states == {name: "done" if name in done else "missing" for name in names}
     assert facts["run"]["state"] == ("finished" if moment == "evaluate" else "not finished")
-    assert json.loads((workspace.root / JSON).read_text(encoding="utf-8")) == facts
+    written = json.loads((workspace.root / JSON).read_text(encoding="utf-8"))
+    assert written == facts
+    FORMATS["report"].check(written)
     assert facts["verdict"]["provisional"] == (moment != "evaluate")
     assert bool(facts["verdict"]["verdicts"]) == (moment == MOMENTS[-1])
     assert bool(facts["verdict"]["so_far"]) == (moment in MOMENTS[-3:-1])
@@ -42,6 +46,7 @@ def test_a_report_can_be_written_at_any_moment(run_until: RunUntil, moment: str)
 def test_a_run_that_has_not_begun(tmp_path: Path, run_until: RunUntil) -> None:
     _, recipe = run_until("read")
     facts = write_report(Workspace(tmp_path / "empty"), recipe, tmp_path / "empty" / HTML)
+    FORMATS["report"].check(facts)
     assert facts["run"]["state"] == "not begun"
     assert (tmp_path / "empty" / HTML).exists()
 
@@ -137,7 +142,8 @@ def test_runs_side_by_side(run_until: RunUntil, tmp_path: Path) -> None:
     first, _ = run_until("evaluate", folder="one")
     second, _ = run_until("train-2", "name=hotter", "stages.0.schedule.peak_lr=3e-4", folder="two")
     facts = compare_report([first.root, second.root], tmp_path / "compare.html")
-    assert [entry["run"]["name"] for entry in facts["runs"]] == ["demo", "hotter"]
+    FORMATS["comparison"].check(facts)
+    assert [entry["report"]["run"]["name"] for entry in facts["runs"]] == ["demo", "hotter"]
     page = (tmp_path / "compare.html").read_text(encoding="utf-8")
     assert "stages.0.schedule.peak_lr" in page.replace("<wbr>", "")
     assert "stages.1.schedule.peak_lr" not in page.partition('type="application/json"')[0]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tests.synthesis.serving import FaultyServer, Runner, corpus_rows, read_documents
 from tests.synthesis.serving import settings as server_settings
 
+from reprise import schemas
 from reprise.recipe.documents import Deduplicate
 from reprise.recipe.synthesis import DISCIPLINES, Checks, Passages, Synthesis
 from reprise.synthesis.checks import (
@@ -23,6 +24,8 @@ from reprise.synthesis.parsing import Pair
 from reprise.synthesis.passages import Disciplines, choose_passages, cut_passages, find_passages, share_out
 from reprise.synthesis.prompts import load_prompt
 
+FORMATS = {one.name: one for one in schemas.FORMATS}
+
 GOOD = Pair(
     "Why does a lake freeze from the top rather than from the bottom?",
     "Water is densest at about four degrees Celsius, so colder water rises and turns to ice at the surface.",
@@ -33,9 +36,9 @@ GOOD_ZH = Pair(
 )
 
 
-def reason(pair: Pair, language: str = "en", seed: str = "", tokens: int = 50, **more: Any) -> str | None:
+def reason(pair: Pair, language: str = "en", passage: str = "", tokens: int = 50, **more: Any) -> str | None:
     checks = Checks.model_validate(more)
-    drop = check_pair(pair, language=language, seed=seed, answer_tokens=tokens, minimum=20, checks=checks)
+    drop = check_pair(pair, language=language, passage=passage, answer_tokens=tokens, minimum=20, checks=checks)
     return drop[0] if drop else None
 
 
@@ -100,11 +103,11 @@ def test_length_in_tokens() -> None:
 
 
 def test_copying_and_support() -> None:
-    seed = "Some words before. " + GOOD.answer + " And some words behind."
-    assert reason(GOOD, seed=seed, max_copied_words=10) == "copied"
-    assert reason(GOOD, seed=seed, max_copied_words=19) is None
-    assert reason(GOOD, seed="Nothing of that sort at all.", min_support=0.5) == "unsupported"
-    assert reason(GOOD, seed=seed + GOOD.question, min_support=0.99) is None
+    passage = "Some words before. " + GOOD.answer + " And some words behind."
+    assert reason(GOOD, passage=passage, max_copied_words=10) == "copied"
+    assert reason(GOOD, passage=passage, max_copied_words=19) is None
+    assert reason(GOOD, passage="Nothing of that sort at all.", min_support=0.5) == "unsupported"
+    assert reason(GOOD, passage=passage + GOOD.question, min_support=0.99) is None
     assert 0 < support(GOOD, "Water freezes on lakes", "en") < 0.5
 
 
@@ -149,9 +152,9 @@ def test_the_choice_of_passages_does_not_depend_on_the_order_of_the_documents() 
     found = list(find_passages(rows, disciplines, ["en"], Passages(min_chars=50, max_chars=200)))
     chosen = choose_passages(found, 8, 0)
     assert chosen == choose_passages(found[::-1], 8, 0)
-    files = [seed.origin.partition(":")[0] for seed in chosen]
+    files = [passage.origin.partition(":")[0] for passage in chosen]
     assert files.count("file0.jsonl") == files.count("file1.jsonl") == 4
-    assert len({seed.document_id for seed in chosen}) == 8
+    assert len({passage.document_id for passage in chosen}) == 8
     assert len(choose_passages(found, 8, 3)) == 6
 
 
@@ -191,7 +194,7 @@ def test_topics_take_turns_and_the_limit_of_a_file_holds_over_its_topics() -> No
     rows = [{**row, "topic": "rare" if place == 7 else "common", "origin": f"one.jsonl:{place}"}
             for place, row in enumerate(corpus_rows(8)[:8])]  # fmt: skip
     found = list(find_passages(rows, Disciplines(["physics"], {}), ["en"], Passages(min_chars=50, max_chars=200)))
-    assert {seed.topic for seed in choose_passages(found, 2, 0)} == {"rare", "common"}
+    assert {passage.topic for passage in choose_passages(found, 2, 0)} == {"rare", "common"}
     assert len(choose_passages(found, 9, 3)) == 3
     some = choose_passages(found[:9], 4, 3)
     assert choose_passages([*some, *found[9:]], 4, 3) == choose_passages(found, 4, 3)
@@ -239,6 +242,9 @@ def test_provenance_funnel_and_samples(server: FaultyServer, run_stage: Runner) 
     work = run_stage(server_settings(server, 18))
     funnel = json.loads((work.output / "funnel.json").read_text())
     lines = [json.loads(line) for line in (work.output / "provenance.jsonl").read_text().splitlines()]
+    FORMATS["funnel"].check(funnel)
+    for line in lines:
+        FORMATS["provenance"].check(line)
     documents = read_documents(work)
     assert {line["id"] for line in lines if line["kept"]} == {row["id"] for row in documents}
     assert funnel["total"]["requests"] == 18 == len(lines)
@@ -250,9 +256,10 @@ def test_provenance_funnel_and_samples(server: FaultyServer, run_stage: Runner) 
     assert {(row["split"], row["lang"]) for row in documents} == {("train", "en")}
     line = lines[0]
     assert (line["prompt"], line["model"]) == ("question.en@1", {"name": "m"})
-    assert line["seed"]["id"].split("-")[0] == line["discipline"]
+    assert line["passage"]["id"].split("-")[0] == line["discipline"]
     assert line["sampling"] == {"temperature": 0.7, "top_p": 1.0, "max_tokens": 60, "sample": 0}
     samples = json.loads((work.output / "samples.json").read_text())
+    FORMATS["samples"].check(samples)
     assert all(sample["text"] and sample["reason"] for sample in samples["dropped"])
     assert len(samples["kept"]) == min(10, len(documents))
     forms = {line["form"] for line in lines if line["kept"]}

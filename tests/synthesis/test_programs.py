@@ -11,9 +11,12 @@ from tests.synthesis.serving import settings as server_settings
 from reprise.errors import UserError
 from reprise.recipe.synthesis import Code, Synthesis
 from reprise.sandbox.run import require_sandbox
+from reprise.schemas import FORMATS
 from reprise.synthesis.estimate import estimate_need
 from reprise.synthesis.programs import code_tasks, read_bank
 from reprise.synthesis.proof import prove
+
+(PROVENANCE,) = (one for one in FORMATS if one.name == "provenance")
 
 SOLUTION = "def double_up(numbers):\n    return [2 * number for number in numbers]"
 TESTS = "assert double_up([1]) == [2]\nassert double_up([]) == []\nassert double_up([-1, 4]) == [-2, 8]"
@@ -71,7 +74,9 @@ def test_programs_are_run_and_only_proven_ones_stay(server: FaultyServer, run_st
     assert SOLUTION in document["text"]
     lines = [json.loads(line) for line in (work.output / "provenance.jsonl").read_text().splitlines()]
     assert [(line["verified"], line["mutation_score"]) for line in lines if line["kept"]] == [(True, 1.0)]
-    assert all(name.startswith("bank-") for line in lines for name in line["seed"])
+    for line in lines:
+        PROVENANCE.check(line)
+    assert all(name.startswith("bank-") for line in lines for name in line["examples"])
 
 
 def test_without_leave_no_program_runs(
@@ -153,6 +158,8 @@ def test_the_judge_drops_what_it_grades_low(server: FaultyServer, run_stage: Run
     work = run_stage(Synthesis.model_validate(recipe))
     lines = [json.loads(line) for line in (work.output / "provenance.jsonl").read_text().splitlines()]
     assert {line["reason"] for line in lines} <= {None, "judged_low", "no_grade"}
+    for line in lines:
+        PROVENANCE.check(line)
     assert all(line["grade"] >= 4 for line in lines if line["kept"])
     assert {body["model"] for body in server.bodies} == {"m", "j"}
     assert work.counts["documents_out"] < 12
@@ -161,15 +168,20 @@ def test_the_judge_drops_what_it_grades_low(server: FaultyServer, run_stage: Run
 def test_need_of_a_recipe_before_and_after_a_run(tmp_path: Path) -> None:
     recipe = Synthesis.model_validate({"generator": {"max_tokens": 1000, "input_price": 1.0, "output_price": 2.0}})
     before = estimate_need(recipe, tokens_needed=250_000, tokens_there=0, stage=tmp_path)
-    assert (before.measured, before.requests, before.completion_tokens, before.hours) == (False, 1000, 500_000, None)
-    assert before.cost == pytest.approx((before.prompt_tokens + 2 * 500_000) / 1e6)
+    assert (before["measured"], before["requests"], before["completion_tokens"], before["hours"]) == (
+        False,
+        1000,
+        500_000,
+        None,
+    )
+    assert before["cost"] == pytest.approx((before["prompt_tokens"] + 2 * 500_000) / 1e6)
     manifest = {"seconds": 100.0, "counts": {
         "documents_in": 100, "documents_out": 40, "requests": 100, "failed": 0, "from_journal": 0,
         "prompt_tokens": 50_000, "completion_tokens": 20_000, "dropped_by_reason": {},
     }}  # fmt: skip
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     after = estimate_need(recipe, tokens_needed=20_000, tokens_there=10_000, stage=tmp_path)
-    assert (after.measured, after.tokens_missing, after.requests) == (True, 10_000, 100)
-    assert (after.prompt_tokens, after.completion_tokens) == (50_000, 20_000)
-    assert after.hours == pytest.approx(100 / 3600)
-    assert estimate_need(recipe, tokens_needed=5, tokens_there=9, stage=tmp_path).requests == 0
+    assert (after["measured"], after["tokens_missing"], after["requests"]) == (True, 10_000, 100)
+    assert (after["prompt_tokens"], after["completion_tokens"]) == (50_000, 20_000)
+    assert after["hours"] == pytest.approx(100 / 3600)
+    assert estimate_need(recipe, tokens_needed=5, tokens_there=9, stage=tmp_path)["requests"] == 0

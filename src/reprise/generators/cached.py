@@ -5,14 +5,35 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from typing_extensions import TypedDict
+
 from reprise.errors import UserError
 from reprise.generators.generator import Answer, Failure, Generator, Outcome, Request, price
 from reprise.generators.journal import Journal
 from reprise.progress import console, track
 from reprise.recipe.generator import Generator as GeneratorSettings
+from reprise.records import record
 
 STOP_AFTER = 20
 """So many requests, more than half of them without an answer, stop the stage early."""
+
+
+@record
+class Expenses(TypedDict):
+    """Requests to the generator and the judge, and their price."""
+
+    requests: int
+    """Requests, those answered from the journal included."""
+    from_journal: int
+    """Requests that the journal answered."""
+    failed: int
+    """Requests without an answer."""
+    prompt_tokens: int
+    """Tokens of the prompts."""
+    completion_tokens: int
+    """Generated tokens."""
+    cost: float
+    """In the currency of the recipe's prices, answers of the journal included."""
 
 
 @dataclass
@@ -32,6 +53,17 @@ class Spending:
         self.prompt_tokens += answer.prompt_tokens
         self.completion_tokens += answer.completion_tokens
         self.cost += price(answer.prompt_tokens, answer.completion_tokens, settings)
+
+    def record(self) -> Expenses:
+        """The numbers of today."""
+        return {
+            "requests": self.requests,
+            "from_journal": self.from_journal,
+            "failed": self.failed,
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "cost": self.cost,
+        }
 
 
 class Asker:

@@ -4,17 +4,34 @@ import importlib.metadata
 import os
 import platform
 from pathlib import Path
+from typing import Annotated
 
-import torch
+from pydantic import Field
+from typing_extensions import TypedDict
 
-from reprise.storage import Json
+from reprise.records import record
 
 PACKAGES = ("reprise", "torch", "transformers", "safetensors", "numpy", "pyarrow", "tokenizers")
 """Packages whose versions can change a number."""
 
 
-def describe_machine() -> Json:
-    """Processor, memory, accelerators, operating system and versions of this process's machine, as JSON."""
+@record
+class Machine(TypedDict):
+    """What a process ran on."""
+
+    processor: Annotated[str, Field(description="Name of the processor.")]
+    cores: Annotated[int | None, Field(description="Cores that the process may use; null where they are not known.")]
+    memory_gib: Annotated[float | None, Field(description="Memory of the machine in 2^30 bytes; null if not known.")]
+    accelerators: Annotated[list[str], Field(description="Names of the GPUs.")]
+    system: Annotated[str, Field(description="Operating system.")]
+    python: Annotated[str, Field(description="Version of Python.")]
+    versions: Annotated[dict[str, str], Field(description="Package that can change a number -> its version.")]
+
+
+def describe_machine() -> Machine:
+    """Processor, memory, accelerators, operating system and versions of this process's machine."""
+    import torch  # not at the top: the record is read by programs that need no torch
+
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),

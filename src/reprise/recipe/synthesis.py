@@ -1,4 +1,4 @@
-"""Question-answer documents made from seed documents."""
+"""Question-answer documents asked about passages of documents."""
 
 import math
 from typing import Annotated, ClassVar
@@ -35,7 +35,7 @@ class Passages(Settings):
     max_per_origin: Count = 0
     """Most passages out of one file; 0: no limit. Files take turns in any case."""
     requests_per_passage: Annotated[int, Field(ge=1)] = 1
-    """How often a seed is asked at most, each time with other randomness, where there are fewer seeds than requests."""
+    """Most requests about one passage, each with another random seed, if there are fewer passages than requests."""
     terms: dict[str, dict[str, list[str]]] = {}
     """Your own disciplines, or more words for a known one: discipline -> language -> words that tell it."""
     topics: dict[str, list[str]] = {}
@@ -78,9 +78,9 @@ class Checks(Settings):
     min_new_words: Count = 4
     """Least number of different content words of the answer that the question does not hold."""
     max_copied_words: Count = 30
-    """Longest run of words that may be the seed's own (two characters count as a word in Chinese)."""
+    """Longest run of words that may be copied from the passage (two characters count as a word in Chinese)."""
     min_support: Share = 0.0
-    """Least share of the answer's content words that occur in the seed or the question."""
+    """Least share of the answer's content words that occur in the passage or the question."""
     final_answer: list[str] = ["mathematics"]
     """Disciplines whose solutions must end in a boxed result; only for the kind `problem`."""
     self_consistency: Count = 0

@@ -7,7 +7,8 @@ from reprise.errors import UserError
 from reprise.recipe import Recipe, load_recipe
 from reprise.report.facts import gather
 from reprise.report.page import render_comparison, render_report
-from reprise.storage import Json, write_json, write_text
+from reprise.report.records import ComparedRun, Report, RunComparison
+from reprise.storage import write_json, write_text
 from reprise.workspace import Work, Workspace
 
 HTML, JSON = "report.html", "report.json"
@@ -23,7 +24,7 @@ def run(work: Work, *, recipe: Recipe) -> None:
     work.counts["verified"] = facts["integrity"]["when"]
 
 
-def write_report(workspace: Workspace, recipe: Recipe, output: Path) -> Json:
+def write_report(workspace: Workspace, recipe: Recipe, output: Path) -> Report:
     """Write the report of a run, at any moment of it.
 
     Args:
@@ -32,7 +33,7 @@ def write_report(workspace: Workspace, recipe: Recipe, output: Path) -> Json:
         output: the HTML file; the JSON file goes beside it under the same name.
 
     Returns:
-        What the JSON file holds (see `facts.py`).
+        What the JSON file contains.
     """
     facts = gather(workspace, recipe)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +42,7 @@ def write_report(workspace: Workspace, recipe: Recipe, output: Path) -> Json:
     return facts
 
 
-def compare_report(runs: Sequence[Path], output: Path) -> Json:
+def compare_report(runs: Sequence[Path], output: Path) -> RunComparison:
     """Write several runs side by side.
 
     Args:
@@ -49,16 +50,18 @@ def compare_report(runs: Sequence[Path], output: Path) -> Json:
         output: the HTML file; the JSON file goes beside it.
 
     Raises:
-        UserError: fewer than two runs, or a folder is not a run's.
+        UserError: fewer than two runs, or a folder contains no run.
     """
     if len(runs) < 2:
         raise UserError("there is nothing to compare", remedy="name at least two folders of runs")
-    facts = [gather(Workspace(root), load_run_recipe(root)) | {"folder": str(root)} for root in runs]
+    compared: list[ComparedRun] = [
+        {"folder": str(root), "report": gather(Workspace(root), load_run_recipe(root))} for root in runs
+    ]
+    comparison: RunComparison = {"format": 2, "runs": compared}
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_text(output, render_comparison(facts))
-    value = {"format": 1, "runs": facts}
-    write_json(output.with_suffix(".json"), value)
-    return value
+    write_text(output, render_comparison(comparison))
+    write_json(output.with_suffix(".json"), comparison)
+    return comparison
 
 
 def load_run_recipe(root: Path) -> Recipe:
@@ -66,6 +69,6 @@ def load_run_recipe(root: Path) -> Recipe:
     path = root / "recipe.yaml"
     if not path.exists():
         raise UserError(
-            "this is not the folder of a run", where=str(root), remedy="name a folder that holds recipe.yaml"
+            "this is not the folder of a run", where=str(root), remedy="name a folder that contains recipe.yaml"
         )
     return load_recipe(path)

@@ -9,7 +9,9 @@ The page's script puts in the colours of the light or the dark theme; `describe`
 import math
 import re
 from collections.abc import Sequence
+from typing import Literal
 
+from reprise.report.records import Report
 from reprise.storage import Json
 
 COLORS = 12
@@ -32,13 +34,13 @@ def label(language: str, source: str | None, topic: str | None) -> str:
     return " / ".join(part for part in (language, source, topic) if part is not None)
 
 
-def course_charts(facts: Json) -> list[Json]:
+def course_charts(facts: Report) -> list[Json]:
     """How training went: training loss, held-out loss, shares, learning rate, speed."""
     charts = [_loss(facts), *_held_out(facts), _benchmarks(facts), *_share_charts(facts), *_small_series(facts)]
     return [chart for chart in charts if chart]
 
 
-def _offsets(facts: Json) -> list[int]:
+def _offsets(facts: Report) -> list[int]:
     """Tokens trained before each stage."""
     offsets, total = [], 0
     for stage in facts["training"]:
@@ -47,7 +49,7 @@ def _offsets(facts: Json) -> list[int]:
     return offsets
 
 
-def _stage_marks(facts: Json) -> Json:
+def _stage_marks(facts: Report) -> Json:
     """Vertical lines where a stage after the first begins, with its name."""
     shapes, notes = [], []
     for stage, offset in zip(facts["training"], _offsets(facts), strict=True):
@@ -109,7 +111,7 @@ def thin(rows: list[list[Json]]) -> list[list[Json]]:
     return [rows[round(i * last / (MAX_TABLE_ROWS - 1))] for i in range(MAX_TABLE_ROWS)]
 
 
-def _loss(facts: Json) -> Json | None:
+def _loss(facts: Report) -> Json | None:
     """Training loss, with restarts and guards' events on it."""
     xs, ys = _joined(facts, "loss")
     if not xs:
@@ -146,7 +148,10 @@ def _loss(facts: Json) -> Json | None:
     )
 
 
-def _joined(facts: Json, name: str) -> tuple[list[int], list[float | None]]:
+Curve = Literal["loss", "lr", "grad_norm", "tokens_per_s"]
+
+
+def _joined(facts: Report, name: Curve) -> tuple[list[int], list[float | None]]:
     """One series over all stages, tokens counted from the start of the run."""
     xs: list[int] = []
     ys: list[float | None] = []
@@ -156,13 +161,13 @@ def _joined(facts: Json, name: str) -> tuple[list[int], list[float | None]]:
     return xs, ys
 
 
-def tokens_axis(facts: Json, y_title: str) -> Json:
-    """Layout of a chart over the tokens of a run."""
+def tokens_axis(facts: Report | None, y_title: str) -> Json:
+    """Layout of a chart over the tokens of a run, or of several runs (facts None), which have no marks in common."""
     return {
         "xaxis": {"title": {"text": "tokens trained"}, "rangemode": "tozero"},
         "yaxis": {"title": {"text": plot_text(y_title)}},
         "hovermode": "x unified",
-    } | _stage_marks(facts)
+    } | (_stage_marks(facts) if facts else {})
 
 
 def make_chart(
@@ -182,7 +187,7 @@ def make_chart(
     }
 
 
-def held_out_series(facts: Json) -> dict[tuple[str, str | None, str | None], list[tuple[int, float]]]:
+def held_out_series(facts: Report) -> dict[tuple[str, str | None, str | None], list[tuple[int, float]]]:
     """(entry, source, topic) -> (tokens, bits per byte) at every validation of the run."""
     series: dict[tuple[str, str | None, str | None], list[tuple[int, float]]] = {}
     for stage, offset in zip(facts["training"], _offsets(facts), strict=True):
@@ -193,13 +198,13 @@ def held_out_series(facts: Json) -> dict[tuple[str, str | None, str | None], lis
     return dict(sorted(series.items(), key=lambda item: topic_rank(facts, item[0][0], item[0][2])))
 
 
-def topic_rank(facts: Json, language: str, topic: str | None) -> int:
+def topic_rank(facts: Report, language: str, topic: str | None) -> int:
     """Place of a topic in the recipe's list; what is not in it comes last."""
     topics = facts["topics"].get(language, [])
     return topics.index(topic) if topic in topics else len(topics)
 
 
-def topic_colors(facts: Json, language: str, names: Sequence[str]) -> list[int]:
+def topic_colors(facts: Report, language: str, names: Sequence[str]) -> list[int]:
     """A topic has the same colour in every chart: its place in the recipe's list. Other names follow."""
     topics = facts["topics"].get(language, [])
     if not set(names) & set(topics):
@@ -208,7 +213,7 @@ def topic_colors(facts: Json, language: str, names: Sequence[str]) -> list[int]:
     return [topics.index(name) if name in topics else len(topics) + further.index(name) for name in names]
 
 
-def _held_out(facts: Json) -> list[Json | None]:
+def _held_out(facts: Report) -> list[Json | None]:
     """Change of the held-out loss since the start: by entry, by source, and by topic of each split source."""
     series = held_out_series(facts)
     entries = list(dict.fromkeys(key[0] for key in series))
@@ -242,7 +247,7 @@ def with_tolerances(chart: Json, tolerance: dict[str, float]) -> Json:
 
 
 def change_chart(
-    name: str, title: str, facts: Json, series: dict[str, list[tuple[int, float]]], colors: Sequence[int] = ()
+    name: str, title: str, facts: Report | None, series: dict[str, list[tuple[int, float]]], colors: Sequence[int] = ()
 ) -> Json | None:
     """Curves of the change in per cent since the first measurement; colours are 0, 1, ... unless given."""
     if not series:
@@ -271,7 +276,7 @@ def change_chart(
 
 
 def score_chart(
-    name: str, title: str, note: str, facts: Json, points: Sequence[tuple[int, dict[str, float]]]
+    name: str, title: str, note: str, facts: Report, points: Sequence[tuple[int, dict[str, float]]]
 ) -> Json | None:
     """Scores of benchmarks over tokens, of those that every point has; None where there is nothing to join."""
     names = [name for name in points[0][1] if all(name in scores for _, scores in points)] if points else []
@@ -288,7 +293,7 @@ def score_chart(
     )
 
 
-def _benchmarks(facts: Json) -> Json | None:
+def _benchmarks(facts: Report) -> Json | None:
     """Benchmarks that were run while training."""
     points = [
         (offset + point["tokens"], point["scores"])
@@ -299,7 +304,7 @@ def _benchmarks(facts: Json) -> Json | None:
     return score_chart("benchmarks", "Benchmarks while training", note, facts, points)
 
 
-def _share_charts(facts: Json) -> list[Json]:
+def _share_charts(facts: Report) -> list[Json]:
     """Shares over tokens, one chart for each part of the mixture that changed: such as the topics of `zh/web`."""
     series: dict[str, dict[str, list[tuple[int, float]]]] = {}
     inherited: dict[str, Json] = {}
@@ -324,7 +329,7 @@ def _add_points(curves: dict[str, list[tuple[int, float]]], tokens: int, shares:
         curves.setdefault(child, []).append((tokens, share))
 
 
-def _shares_chart(facts: Json, path: str, curves: dict[str, list[tuple[int, float]]]) -> Json:
+def _shares_chart(facts: Report, path: str, curves: dict[str, list[tuple[int, float]]]) -> Json:
     language = path.partition("/")[0]
     names = {child: child.removeprefix(f"{path}/") for child in curves}
     children = sorted(curves, key=lambda child: topic_rank(facts, language, names[child]))
@@ -352,14 +357,15 @@ def _shares_chart(facts: Json, path: str, curves: dict[str, list[tuple[int, floa
     )
 
 
-def _small_series(facts: Json) -> list[Json]:
+def _small_series(facts: Report) -> list[Json]:
     """Learning rate, gradient norm and speed."""
     charts = []
-    for name, title, unit, note in (
+    series: tuple[tuple[Curve, str, str, str], ...] = (
         ("lr", "Learning rate", "learning rate", "As the schedule of each stage set it."),
         ("grad_norm", "Gradient norm", "norm before clipping", "Before it was scaled down to the recipe's limit."),
         ("tokens_per_s", "Speed", "tokens per second", "Of the optimizer steps alone."),
-    ):
+    )
+    for name, title, unit, note in series:
         xs, ys = _joined(facts, name)
         if any(y is not None for y in ys):
             table = {"columns": ["Tokens", title], "rows": thin([list(pair) for pair in zip(xs, ys, strict=True)])}
@@ -371,7 +377,7 @@ def _small_series(facts: Json) -> list[Json]:
     return charts
 
 
-def perplexity_charts(facts: Json) -> list[Json]:
+def perplexity_charts(facts: Report) -> list[Json]:
     """Distribution of the perplexity of the training documents, one histogram per language and source."""
     return [_histogram(index, found) for index, found in enumerate(facts["corpus"]["perplexity"])]
 
@@ -405,7 +411,7 @@ def _histogram(index: int, found: Json) -> Json:
     ) | {"small": True}
 
 
-def curriculum_charts(facts: Json) -> list[Json]:
+def curriculum_charts(facts: Report) -> list[Json]:
     """Perplexity along an epoch, one chart per stage and mixture entry; a stage with the orders of another has none."""
     groups: dict[tuple[int, str], dict[str, list[float | None]]] = {}
     for found in facts["curriculum"]:

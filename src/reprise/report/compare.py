@@ -1,15 +1,12 @@
 """Several runs -> what differs between them and what came of it."""
 
 from reprise.report import charts, retention
+from reprise.report.records import ComparedRun
 from reprise.storage import Json
 
 
-def compare(runs: list[Json]) -> tuple[Json, dict[str, list[Json]], Json]:
-    """Facts, charts and rows of the comparison.
-
-    Args:
-        runs: facts of each run (`facts.gather`) with its `folder`.
-    """
+def compare(runs: list[ComparedRun]) -> tuple[dict[str, list[Json]], Json]:
+    """Charts and rows of the comparison."""
     names = _names(runs)
     entries = list(dict.fromkeys(change["entry"] for run in runs for change in _changes(run)))
     rows = []
@@ -18,16 +15,15 @@ def compare(runs: list[Json]) -> tuple[Json, dict[str, list[Json]], Json]:
         rows.append(
             {
                 "name": name,
-                "state": run["run"]["state"],
-                "headline": run["verdict"]["headline"],
-                "provisional": run["verdict"]["provisional"],
-                "tokens": sum(stage["tokens"] for stage in run["training"]),
-                "seconds": run["repeat"]["seconds"],
+                "state": run["report"]["run"]["state"],
+                "headline": run["report"]["verdict"]["headline"],
+                "provisional": run["report"]["verdict"]["provisional"],
+                "tokens": sum(stage["tokens"] for stage in run["report"]["training"]),
+                "seconds": run["report"]["repeat"]["seconds"],
                 "changes": [changes.get(entry) for entry in entries],
             }
         )
     return (
-        {"runs": runs},
         {"held_out": _held_out(names, runs, entries), "plane": _plane(names, runs)},
         {
             "rows": rows,
@@ -40,63 +36,63 @@ def compare(runs: list[Json]) -> tuple[Json, dict[str, list[Json]], Json]:
     )
 
 
-def _names(runs: list[Json]) -> list[str]:
+def _names(runs: list[ComparedRun]) -> list[str]:
     """Names of the runs; the folder where two have the same."""
-    names = [run["run"]["name"] for run in runs]
+    names = [run["report"]["run"]["name"] for run in runs]
     return [run["folder"] if names.count(name) > 1 else name for name, run in zip(names, runs, strict=True)]
 
 
-def _changes(run: Json) -> list[Json]:
+def _changes(run: ComparedRun) -> list[Json]:
     """Change per entry: of the evaluation, else of the validations so far."""
-    rows = run["bits_per_byte"] or run["verdict"]["so_far"]
+    rows = run["report"]["bits_per_byte"] or run["report"]["verdict"]["so_far"]
     return [
         {name: row[name] for name in ("entry", "before", "after", "change")} for row in rows if row["source"] is None
     ]
 
 
-def _benchmarks(runs: list[Json]) -> list[Json]:
+def _benchmarks(runs: list[ComparedRun]) -> list[Json]:
     """Each benchmark that a run was asked: its row of each run, None where there is none."""
-    asked = [{row["benchmark"]: row for row in run["benchmarks"]} for run in runs]
+    asked = [{row["benchmark"]: row for row in run["report"]["benchmarks"]} for run in runs]
     return [
         {"name": name, "per_run": [rows.get(name) for rows in asked]}
         for name in dict.fromkeys(n for rows in asked for n in rows)
     ]
 
 
-def _different_text(runs: list[Json]) -> list[str]:
+def _different_text(runs: list[ComparedRun]) -> list[str]:
     """Entries in which the runs began from different bits per byte: other held-out text or another model."""
     before: dict[str, set[float]] = {}
     for run in runs:
-        for row in run["bits_per_byte"]:
+        for row in run["report"]["bits_per_byte"]:
             if row["source"] is None:
                 before.setdefault(row["entry"], set()).add(round(row["before"], 6))
     return [entry for entry, values in before.items() if len(values) > 1]
 
 
-def _held_out(names: list[str], runs: list[Json], entries: list[str]) -> list[Json]:
+def _held_out(names: list[str], runs: list[ComparedRun], entries: list[str]) -> list[Json]:
     """One chart per entry: the change of its held-out bits per byte in each run."""
     drawn = []
     for entry in entries:
         series = {}
         for name, run in zip(names, runs, strict=True):
-            points = charts.held_out_series(run).get((entry, None, None))
+            points = charts.held_out_series(run["report"]).get((entry, None, None))
             if points:
                 series[name] = points
-        chart = charts.change_chart(f"compare-{entry}", f"Held-out {entry}", {"training": []}, series)
+        chart = charts.change_chart(f"compare-{entry}", f"Held-out {entry}", None, series)
         drawn += [chart] if chart else []
     return drawn
 
 
-def _plane(names: list[str], runs: list[Json]) -> list[Json]:
+def _plane(names: list[str], runs: list[ComparedRun]) -> list[Json]:
     """Gain against retention of all runs, where they have the same kept and the same new entry."""
-    kept = list(dict.fromkeys(path for run in runs for path in run["tolerance"]))
-    chart = retention.plane_chart(dict(zip(names, runs, strict=True)), kept)
+    kept = list(dict.fromkeys(path for run in runs for path in run["report"]["tolerance"]))
+    chart = retention.plane_chart({name: run["report"] for name, run in zip(names, runs, strict=True)}, kept)
     return [chart] if chart else []
 
 
-def _settings(runs: list[Json]) -> list[Json]:
+def _settings(runs: list[ComparedRun]) -> list[Json]:
     """Settings that differ between the runs: name, and the value in each."""
-    flat = [_flat(run["repeat"]["recipe"]) for run in runs]
+    flat = [_flat(run["report"]["repeat"]["recipe"]) for run in runs]
     names = list(dict.fromkeys(name for settings in flat for name in settings))
     rows = [{"name": name, "per_run": [settings.get(name) for settings in flat]} for name in names]
     return [row for row in rows if any(value != row["per_run"][0] for value in row["per_run"])]

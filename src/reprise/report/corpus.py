@@ -8,13 +8,24 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from reprise.documents.table import DOCUMENTS, DROPPED, count_rows, list_parts
-from reprise.recipe import Recipe
+from reprise.report.records import (
+    BucketDocuments,
+    CorpusFacts,
+    DropExample,
+    DropFacts,
+    FlowRow,
+    GradeFacts,
+    PerplexityFacts,
+    RejectExample,
+    RejectFacts,
+)
 from reprise.storage import Json
 from reprise.workspace import Workspace
 
@@ -28,25 +39,27 @@ EXCERPT_CHARS = 400
 """Longest excerpt of a document."""
 
 
-def corpus_facts(workspace: Workspace, recipe: Recipe) -> Json:
+def corpus_facts(workspace: Workspace) -> CorpusFacts:
     """Flow through the stages, drops per reason with examples, rejects, documents per bucket, perplexity."""
     return {
         "flow": _flow(workspace),
         "drops": [drop for stage in STAGES for drop in _drops(workspace, stage)],
         "rejects": _rejects(stage_folder(workspace, "read") / "rejects.jsonl"),
         "buckets": _buckets(workspace),
-        "perplexity": _perplexity(workspace, recipe),
+        "perplexity": _perplexity(workspace),
         "grades": _grades(workspace),
     }
 
 
-def _grades(workspace: Workspace) -> list[Json]:
-    """How right the grades of quality are, one entry for each language that was learned (GradeFigures)."""
+def _grades(workspace: Workspace) -> list[GradeFacts]:
+    """How right the grades of quality are, one entry for each language that was learned."""
     path = stage_folder(workspace, "label") / "grades.json"
     if not path.exists():
         return []
-    found = json.loads(path.read_text(encoding="utf-8"))
-    return [{"language": language, **entry} for language, entry in found.items() if "held_out" in entry]
+    figures = json.loads(path.read_text(encoding="utf-8"))
+    return [
+        cast(GradeFacts, {"language": language, **entry}) for language, entry in figures.items() if "held_out" in entry
+    ]
 
 
 def stage_folder(workspace: Workspace, stage: str) -> Path:
@@ -55,9 +68,9 @@ def stage_folder(workspace: Workspace, stage: str) -> Path:
     return folder if folder.exists() else workspace.root / f"{stage}.partial"
 
 
-def _flow(workspace: Workspace) -> list[Json]:
+def _flow(workspace: Workspace) -> list[FlowRow]:
     """Documents that each stage before the synthesis wrote and dropped; only what is published is counted."""
-    flow: list[Json] = []
+    flow: list[FlowRow] = []
     for stage in STAGES[:-1]:
         folder = workspace.folder(stage)
         if (folder / DOCUMENTS).exists():
@@ -66,46 +79,52 @@ def _flow(workspace: Workspace) -> list[Json]:
     return flow
 
 
-def _drops(workspace: Workspace, stage: str) -> list[Json]:
+def _drops(workspace: Workspace, stage: str) -> list[DropFacts]:
     """One entry for each reason of a stage, the most frequent first."""
     documents: Counter[str] = Counter()
     languages: dict[str, Counter[str]] = defaultdict(Counter)
-    examples: dict[str, list[Json]] = defaultdict(list)
+    examples: dict[str, list[DropExample]] = defaultdict(list)
     for part in list_parts(stage_folder(workspace, stage) / DROPPED):
-        counts, found = _dropped_part(part, part.stat().st_mtime_ns)
-        for (reason, language), number in counts.items():
-            documents[reason] += number
-            languages[reason][language] += number
-        for reason, shown in found.items():
+        counts, part_examples = _dropped_part(part, part.stat().st_mtime_ns)
+        for (reason, language), count in counts.items():
+            documents[reason] += count
+            languages[reason][language] += count
+        for reason, shown in part_examples.items():
             examples[reason] += shown[: EXAMPLES - len(examples[reason])]
     return [
         {
             "stage": stage,
             "reason": reason,
-            "documents": number,
+            "documents": count,
             "languages": dict(languages[reason].most_common()),
             "examples": examples[reason],
         }
-        for reason, number in documents.most_common()
+        for reason, count in documents.most_common()
     ]
 
 
 @functools.lru_cache(maxsize=4096)
-def _dropped_part(part: Path, _changed_ns: int) -> tuple[dict[tuple[str, str], int], dict[str, list[Json]]]:
+def _dropped_part(part: Path, _changed_ns: int) -> tuple[dict[tuple[str, str], int], dict[str, list[DropExample]]]:
     """Documents per (reason, language) of one part, and the first few of each reason."""
     grouped = (
         pq.read_table(part, columns=["reason", "lang"]).group_by(["reason", "lang"]).aggregate([([], "count_all")])
     )
     counts = {(row["reason"], row["lang"]): row["count_all"] for row in grouped.to_pylist()}
     missing = {reason: EXAMPLES for reason, _ in counts}
-    examples: dict[str, list[Json]] = defaultdict(list)
+    examples: dict[str, list[DropExample]] = defaultdict(list)
     for batch in pq.ParquetFile(part).iter_batches(batch_size=256):
         for row in batch.to_pylist():
             if missing.get(row["reason"], 0) > 0:
                 missing[row["reason"]] -= 1
                 examples[row["reason"]].append(
-                    {name: row[name] for name in ("id", "lang", "source", "origin", "detail")}
-                    | {"excerpt": excerpt(row["text"])}
+                    {
+                        "id": row["id"],
+                        "lang": row["lang"],
+                        "source": row["source"],
+                        "origin": row["origin"],
+                        "detail": row["detail"],
+                        "excerpt": excerpt(row["text"]),
+                    }
                 )
         if not any(missing.values()):
             break
@@ -117,10 +136,10 @@ def excerpt(text: str, limit: int = EXCERPT_CHARS) -> str:
     return text if len(text) <= limit else text[:limit].rstrip() + " ..."
 
 
-def _rejects(path: Path) -> list[Json]:
+def _rejects(path: Path) -> list[RejectFacts]:
     """Unreadable documents per reason, with examples."""
     counts: Counter[str] = Counter()
-    examples: dict[str, list[Json]] = defaultdict(list)
+    examples: dict[str, list[RejectExample]] = defaultdict(list)
     for reject in _read_lines(path):
         reason = str(reject["reason"])
         counts[reason] += 1
@@ -129,7 +148,7 @@ def _rejects(path: Path) -> list[Json]:
                 {"file": reject["file"], "line": reject["line"], "excerpt": excerpt(str(reject.get("excerpt") or ""))}
             )
     return [
-        {"reason": reason, "documents": number, "examples": examples[reason]} for reason, number in counts.most_common()
+        {"reason": reason, "documents": count, "examples": examples[reason]} for reason, count in counts.most_common()
     ]
 
 
@@ -150,13 +169,13 @@ def _last_documents(workspace: Workspace) -> list[Path]:
     return [folder for folder in folders if folder.exists()]
 
 
-def _buckets(workspace: Workspace) -> list[Json]:
+def _buckets(workspace: Workspace) -> list[BucketDocuments]:
     """Documents of each language, source and topic: for training, and held out."""
     sums: dict[tuple[str, str, str | None], Counter[str]] = defaultdict(Counter)
     for folder in _last_documents(workspace):
         for part in list_parts(folder):
-            for key, split, number in _bucket_part(part, part.stat().st_mtime_ns):
-                sums[key][split] += number
+            for key, split, count in _bucket_part(part, part.stat().st_mtime_ns):
+                sums[key][split] += count
     return [
         {
             "language": key[0],
@@ -176,13 +195,13 @@ def _bucket_part(part: Path, _changed_ns: int) -> list[tuple[tuple[str, str, str
     return [((row["lang"], row["source"], row["topic"]), row["split"], row["count_all"]) for row in grouped.to_pylist()]
 
 
-def _perplexity(workspace: Workspace, recipe: Recipe) -> list[Json]:
+def _perplexity(workspace: Workspace) -> list[PerplexityFacts]:
     """Distribution of the perplexity of the training documents, per language and source."""
     folder = stage_folder(workspace, "score") / DOCUMENTS
     values: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
     for part in list_parts(folder):
-        for key, found in _perplexity_part(part, part.stat().st_mtime_ns).items():
-            values[key].append(found)
+        for key, ppl in _perplexity_part(part, part.stat().st_mtime_ns).items():
+            values[key].append(ppl)
     return [_distribution(key, np.concatenate(parts)) for key, parts in sorted(values.items())]
 
 
@@ -193,15 +212,13 @@ def _perplexity_part(part: Path, _changed_ns: int) -> dict[tuple[str, str], np.n
     table = table.filter(pc.and_(pc.equal(table["split"], "train"), pc.is_finite(table["ppl"])))
     grouped = table.group_by(["lang", "source"]).aggregate([("ppl", "list")])
     keys = zip(grouped["lang"].to_pylist(), grouped["source"].to_pylist(), strict=True)
-    return {
-        key: found.values.to_numpy().astype(np.float32) for key, found in zip(keys, grouped["ppl_list"], strict=True)
-    }
+    return {key: ppl.values.to_numpy().astype(np.float32) for key, ppl in zip(keys, grouped["ppl_list"], strict=True)}
 
 
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 
 
-def _distribution(key: tuple[str, str], ppl: np.ndarray) -> Json:
+def _distribution(key: tuple[str, str], ppl: np.ndarray) -> PerplexityFacts:
     """Quantiles, and a histogram over log-spaced bins between the 0.5 % and the 99.5 % quantile."""
     low, high = np.quantile(ppl, [0.005, 0.995])
     high = max(high, low * 1.01)

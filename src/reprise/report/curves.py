@@ -9,7 +9,7 @@ from typing import Any
 
 from reprise.recipe import Recipe
 from reprise.recipe.groups import Groups
-from reprise.storage import Json
+from reprise.report.records import Series, ShareChange, SpentRow, TrainingEvent, TrainingFacts, ValidationFacts
 from reprise.workspace import Manifest, Workspace
 
 MAX_POINTS = 600
@@ -46,16 +46,16 @@ def read_metrics(path: Path) -> tuple[list[dict[str, Any]], int]:
 
 
 def drop_repeated(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Leave out what was done again after a restart: measurements behind the checkpoint that was loaded.
+    """Leave out what was done again after a restart: measurements later than the checkpoint that was loaded.
 
     A process writes `start`, and `resume` once it has loaded a checkpoint. If something else follows, it began from the
     first token, and `start` becomes a `resume` without a checkpoint here. If nothing follows, or the next `start`, the
     process was killed before it did either, so nothing was done again.
     """
     kept: list[dict[str, Any]] = []
-    for number, record in enumerate(records):
+    for index, record in enumerate(records):
         if record["kind"] == "start" and kept:
-            following = records[number + 1]["kind"] if number + 1 < len(records) else None
+            following = records[index + 1]["kind"] if index + 1 < len(records) else None
             if following in (None, "start", "resume"):
                 continue
             record = record | {"kind": "resume", "checkpoint": None}
@@ -68,13 +68,13 @@ def drop_repeated(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [record for record in kept if newest.get((record["kind"], record["tokens"]), record) is record]
 
 
-def training_facts(workspace: Workspace, recipe: Recipe, index: int) -> Json:
+def training_facts(workspace: Workspace, recipe: Recipe, index: int) -> TrainingFacts:
     """What is known of one training stage, finished or not.
 
     Args:
         workspace: the run.
         recipe: its settings.
-        index: number of the stage, from 0.
+        index: index of the training stage, from 0.
     """
     stage = recipe.stages[index]
     name = f"train-{index + 1}"
@@ -107,11 +107,11 @@ def training_facts(workspace: Workspace, recipe: Recipe, index: int) -> Json:
     }
 
 
-def _spent_so_far(folder: Path) -> list[Json]:
+def _spent_so_far(folder: Path) -> list[SpentRow]:
     """Tokens of each bucket up to the newest checkpoint of a stage that is not finished."""
-    found = sorted(folder.glob("checkpoints/step-*[0-9]/checkpoint.json"))
+    checkpoints = sorted(folder.glob("checkpoints/step-*[0-9]/checkpoint.json"))
     try:
-        buckets = json.loads(found[-1].read_text(encoding="utf-8"))["sampler"]["buckets"]
+        buckets = json.loads(checkpoints[-1].read_text(encoding="utf-8"))["sampler"]["buckets"]
     except (IndexError, FileNotFoundError):  # none yet, or one that has just been replaced
         return []
     return [
@@ -137,14 +137,22 @@ def _seconds(manifest: Manifest | None, records: Sequence[dict[str, Any]]) -> fl
     return total + last
 
 
-def _series(steps: Sequence[dict[str, Any]]) -> Json:
+def _series(steps: Sequence[dict[str, Any]]) -> Series:
     """Loss, learning rate, gradient norm and speed over tokens, each a list, averaged down to MAX_POINTS."""
     width = max(1, math.ceil(len(steps) / MAX_POINTS))
     groups = [steps[start : start + width] for start in range(0, len(steps), width)]
-    series: dict[str, Any] = {"steps_per_point": width, "tokens": [group[-1]["tokens"] for group in groups]}
-    for name in ("loss", "lr", "grad_norm", "tokens_per_s"):
-        series[name] = [_mean(step.get(name) for step in group) for group in groups]
-    return series
+
+    def means(name: str) -> list[float | None]:
+        return [_mean(step.get(name) for step in group) for group in groups]
+
+    return {
+        "steps_per_point": width,
+        "tokens": [group[-1]["tokens"] for group in groups],
+        "loss": means("loss"),
+        "lr": means("lr"),
+        "grad_norm": means("grad_norm"),
+        "tokens_per_s": means("tokens_per_s"),
+    }
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -153,7 +161,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return sum(finite) / len(finite) if finite else None
 
 
-def bits_per_byte_of(record: dict[str, Any], groups: Groups) -> Json:
+def bits_per_byte_of(record: dict[str, Any], groups: Groups) -> ValidationFacts:
     """One measurement: bits per byte of each entry or language, its sources and their topics."""
     sums: dict[Key, list[float]] = defaultdict(lambda: [0.0, 0.0])
     buckets = [bucket for bucket in record["validation"] if math.isfinite(bucket["nll"]) and bucket["num_bytes"]]
@@ -182,10 +190,17 @@ def bits_per_byte_of(record: dict[str, Any], groups: Groups) -> Json:
     }
 
 
-def _shares(records: Sequence[dict[str, Any]]) -> list[Json]:
+def _shares(records: Sequence[dict[str, Any]]) -> list[ShareChange]:
     """Changes of the mixture: where, why, and the shares of the children of `path` before and after."""
     return [
-        {name: record[name] for name in ("tokens", "cause", "path", "old", "new")} for record in _of(records, "shares")
+        {
+            "tokens": record["tokens"],
+            "cause": record["cause"],
+            "path": record["path"],
+            "old": record["old"],
+            "new": record["new"],
+        }
+        for record in _of(records, "shares")
     ]
 
 
@@ -194,7 +209,7 @@ def _is_event(record: dict[str, Any], policy: str) -> bool:
     return record["kind"] in EVENTS or (record["kind"] == "shares" and record["cause"] != policy)
 
 
-def _event(record: dict[str, Any]) -> Json:
+def _event(record: dict[str, Any]) -> TrainingEvent:
     """What happened: where it was, and all that the record says of it but the shares, which have a curve."""
     known = (
         "kind",
@@ -209,5 +224,10 @@ def _event(record: dict[str, Any]) -> Json:
         "processes",
         "speed_settings",
     )
-    rest = {name: value for name, value in record.items() if name not in known and value not in (None, [])}
-    return {name: record.get(name) for name in ("kind", "step", "tokens", "seconds")} | {"detail": rest}
+    return {
+        "kind": record["kind"],
+        "step": record["step"],
+        "tokens": record["tokens"],
+        "seconds": record["seconds"],
+        "detail": {name: value for name, value in record.items() if name not in known and value not in (None, [])},
+    }

@@ -1,31 +1,15 @@
-"""A run, at any moment -> one JSON value. The page is drawn from this value and nothing else, so both say the same.
-
-format          1
-run             name, state, written, version
-stages          one entry per stage: state (done, unfinished, missing), seconds, counts, fingerprint, older_input
-tolerance       kept language -> largest relative rise of its bits per byte
-topics          language -> its topics, in the recipe's order
-verdict         headline, provisional, verdicts (from the evaluation; while it is missing, from the last validation)
-bits_per_byte   {language, source, topic, before, after, ...}; source and topic null for a language's total
-benchmarks, curve, samples   from the evaluation
-corpus          flow, drops, rejects, buckets, perplexity, grades (see corpus.py)
-budget          {stage, language, source, topic, planned, spent, available, epochs}
-order           {stage, language, source, order, ...}
-training        one entry per training stage (see curves.py)
-synthesis       the funnel
-repeat          recipe, seed, files, versions, hardware
-integrity       which files were compared with their checksums, and the last `reprise verify` (see integrity.py)
-"""
+"""A run, at any moment -> its report. The page is drawn from this record and nothing else, so both say the same."""
 
 import functools
 import json
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from reprise import __version__
 from reprise.errors import UserError
+from reprise.evaluation.results import Results
 from reprise.evaluation.verdicts import headline_parts
 from reprise.mixture.budget import budgets
 from reprise.recipe import Recipe
@@ -33,23 +17,36 @@ from reprise.recipe.model import Model
 from reprise.report.corpus import corpus_facts, excerpt, stage_folder
 from reprise.report.curves import training_facts
 from reprise.report.integrity import integrity_facts
-from reprise.storage import Json
+from reprise.report.records import (
+    BudgetRow,
+    ChangeSoFar,
+    CostFacts,
+    MachineFacts,
+    OrderCurve,
+    OrderRow,
+    RepeatFacts,
+    Report,
+    StageFacts,
+    SynthesisFacts,
+    TrainingFacts,
+    VerdictFacts,
+)
+from reprise.storage import InputRecord
+from reprise.synthesis.records import SyntheticSamples
 from reprise.workspace import Manifest, Workspace
-
-FORMAT = 1
 
 SAMPLE_CHARS = 1500
 """Longest excerpt of a synthetic sample."""
 
 
-def gather(workspace: Workspace, recipe: Recipe) -> Json:
+def gather(workspace: Workspace, recipe: Recipe) -> Report:
     """All that is known of a run."""
     problems: list[str] = []
     training = [training_facts(workspace, recipe, index) for index in range(len(recipe.stages))]
-    results = _read_json(workspace.folder("evaluate") / "results.json") or {}
+    results: Results | None = _read_json(workspace.folder("evaluate") / "results.json")
     stages = _stages(workspace, recipe)
-    facts = {
-        "format": FORMAT,
+    facts: Report = {
+        "format": 2,
         "run": {
             "name": recipe.name,
             "model": recipe.model.path,
@@ -61,15 +58,15 @@ def gather(workspace: Workspace, recipe: Recipe) -> Json:
         "verdict": _verdict(results, training, recipe),
         "tolerance": _tolerances(recipe),
         "topics": {language: recipe.documents.topics.list_of(language) for language in _languages(recipe)},
-        "bits_per_byte": results.get("bits_per_byte", []),
-        "benchmarks": results.get("benchmarks", []),
-        "groups": results.get("groups", {}),
-        "absent": results.get("absent", {}),
-        "harness": results.get("settings", {}).get("harness"),
-        "curve": results.get("curve", []),
-        "samples": results.get("samples", []),
-        "corpus": corpus_facts(workspace, recipe),
-        "budget": _budget(workspace, recipe, training),
+        "bits_per_byte": results["bits_per_byte"] if results else [],
+        "benchmarks": results["benchmarks"] if results else [],
+        "groups": results["groups"] if results else {},
+        "absent": results["absent"] if results else {},
+        "harness": results["settings"].get("harness") if results else None,
+        "curve": results.get("curve", []) if results else [],
+        "samples": results["samples"] if results else [],
+        "corpus": corpus_facts(workspace),
+        "budget": _budget(recipe, training),
         "order": _order(recipe),
         "curriculum": _curriculum(workspace, recipe, problems),
         "problems": problems,
@@ -78,10 +75,11 @@ def gather(workspace: Workspace, recipe: Recipe) -> Json:
         "repeat": _repeat(workspace, recipe, stages, training),
         "integrity": integrity_facts(workspace, {name: workspace.manifest(name) for name in stage_names(recipe)}),
     }
-    return finite(facts)
+    finite_facts: Report = finite(facts)
+    return finite_facts
 
 
-def finite(value: Json) -> Json:
+def finite(value: Any) -> Any:
     """The value with null in the place of each number that is not finite, for which JSON has no word."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
@@ -92,7 +90,7 @@ def finite(value: Json) -> Json:
     return value
 
 
-def _read_json(path: Path) -> Json:
+def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -110,45 +108,55 @@ def stage_names(recipe: Recipe) -> list[str]:
     ]
 
 
-def _stages(workspace: Workspace, recipe: Recipe) -> list[Json]:
+def _stages(workspace: Workspace, recipe: Recipe) -> list[StageFacts]:
     names = stage_names(recipe)
     manifests = {name: workspace.manifest(name) for name in names}
     return [_stage(workspace, name, manifests) for name in names]
 
 
-def _stage(workspace: Workspace, name: str, manifests: dict[str, Manifest | None]) -> Json:
+def _stage(workspace: Workspace, name: str, manifests: dict[str, Manifest | None]) -> StageFacts:
     manifest = manifests[name]
-    unknown = dict.fromkeys(("seconds", "finished", "version", "fingerprint", "last_sign_of_life_s_ago"))
-    entry: Json = {"stage": name, "state": "missing", **unknown, "counts": {}, "older_input": []}
+    facts: StageFacts = {
+        "stage": name,
+        "state": "missing",
+        "seconds": None,
+        "finished": None,
+        "version": None,
+        "fingerprint": None,
+        "last_sign_of_life_s_ago": None,
+        "counts": {},
+        "older_input": [],
+    }
     if manifest is None:
         partial = workspace.root / f"{name}.partial"
         times = [path.stat().st_mtime for path in [partial, *partial.glob("*")] if path.exists()]
         if times:
-            entry |= {"state": "unfinished", "last_sign_of_life_s_ago": round(max(0.0, time.time() - max(times)), 1)}
-        return entry
-    older = [
-        other
-        for other, content in manifest.inputs.items()
-        if (now := manifests.get(other)) is None or now.content != content
-    ]
-    return entry | {
+            facts["state"] = "unfinished"
+            facts["last_sign_of_life_s_ago"] = round(max(0.0, time.time() - max(times)), 1)
+        return facts
+    return {
+        **facts,
         "state": "done",
         "seconds": manifest.seconds,
         "finished": manifest.finished,
         "version": manifest.version,
         "fingerprint": manifest.fingerprint,
         "counts": manifest.counts,
-        "older_input": older,
+        "older_input": [
+            other
+            for other, content in manifest.inputs.items()
+            if (now := manifests.get(other)) is None or now.content != content
+        ],
     }
 
 
-def _state(stages: list[Json]) -> str:
+def _state(stages: list[StageFacts]) -> Literal["finished", "not finished", "not begun"]:
     if all(stage["state"] == "done" for stage in stages):
         return "finished"
     return "not finished" if any(stage["state"] != "missing" for stage in stages) else "not begun"
 
 
-def _verdict(results: Json, training: list[Json], recipe: Recipe) -> Json:
+def _verdict(results: Results | None, training: list[TrainingFacts], recipe: Recipe) -> VerdictFacts:
     """The evaluation's verdict; before there is one, what the held-out loss of training says so far."""
     if results:
         parts = headline_parts(results["verdicts"], results["untested"])
@@ -160,8 +168,8 @@ def _verdict(results: Json, training: list[Json], recipe: Recipe) -> Json:
             "untested": results["untested"],
             "so_far": [],
         }
-    empty: Json = {"headline": None, "parts": [], "verdicts": [], "untested": []}
-    return {"provisional": True, **empty, "so_far": changes_so_far(training, _tolerances(recipe))}
+    so_far = changes_so_far(training, _tolerances(recipe))
+    return {"provisional": True, "headline": None, "parts": [], "verdicts": [], "untested": [], "so_far": so_far}
 
 
 def _tolerances(recipe: Recipe) -> dict[str, float]:
@@ -171,7 +179,7 @@ def _tolerances(recipe: Recipe) -> dict[str, float]:
     return groups.other_languages | named
 
 
-def changes_so_far(training: list[Json], tolerances: dict[str, float]) -> list[Json]:
+def changes_so_far(training: list[TrainingFacts], tolerances: dict[str, float]) -> list[ChangeSoFar]:
     """Held-out bits per byte of each entry and source before training and at the last validation."""
     measured = [validation for stage in training for validation in stage["validations"]]
     if not measured:
@@ -180,7 +188,7 @@ def changes_so_far(training: list[Json], tolerances: dict[str, float]) -> list[J
         {(row["entry"], row["source"]): row["value"] for row in validation["bits_per_byte"] if row["topic"] is None}
         for validation in (measured[0], measured[-1])
     )
-    changes = []
+    changes: list[ChangeSoFar] = []
     for entry, source in first:
         sources = [other for other in first if other[0] == entry and other[1] is not None]
         if (entry, source) not in last or (source is not None and len(sources) == 1):
@@ -201,40 +209,54 @@ def changes_so_far(training: list[Json], tolerances: dict[str, float]) -> list[J
     return changes
 
 
-def _budget(workspace: Workspace, recipe: Recipe, training: list[Json]) -> list[Json]:
+def _budget(recipe: Recipe, training: list[TrainingFacts]) -> list[BudgetRow]:
     """Planned and spent tokens of every bucket of the mixture."""
     planned = {(plan.stage, plan.entry, plan.source, plan.topic): plan.tokens for plan in budgets(recipe)}
-    spent: dict[tuple[int, str, str, str | None], Json] = {
-        (stage["stage"], entry["entry"], entry["source"], entry["topic"]): entry
-        for stage in training
-        for entry in stage["spent"]
+    spent = {
+        (stage["stage"], row["entry"], row["source"], row["topic"]): row for stage in training for row in stage["spent"]
     }
-    rows = []
+    rows: list[BudgetRow] = []
     for key in [*planned, *(key for key in spent if key not in planned)]:
-        stage, name, source, topic = key
-        entry = spent.get(key, {})
+        stage, entry, source, topic = key
+        row = spent.get(key)
         rows.append(
-            {"stage": stage, "entry": name, "source": source, "topic": topic, "planned": planned.get(key)}
-            | {key: entry.get(key) for key in ("spent", "available", "epochs")}
+            {
+                "stage": stage,
+                "entry": entry,
+                "source": source,
+                "topic": topic,
+                "planned": planned.get(key),
+                "spent": row["spent"] if row else None,
+                "available": row.get("available") if row else None,
+                "epochs": row.get("epochs") if row else None,
+            }
         )
     return rows
 
 
-def _order(recipe: Recipe) -> list[Json]:
+def _order(recipe: Recipe) -> list[OrderRow]:
     """In which order each stage takes the documents of each source."""
-    rows = []
+    rows: list[OrderRow] = []
     for index, stage in enumerate(recipe.stages):
         for name, entry in stage.mixture.items():
             for source in entry.sources:
                 curriculum = stage.curriculum_of(name, source)
                 rows.append(
-                    {"stage": index + 1, "entry": name, "source": source, "scored": curriculum.needs_perplexity}
-                    | curriculum.model_dump(mode="json")
+                    {
+                        "stage": index + 1,
+                        "entry": name,
+                        "source": source,
+                        "scored": curriculum.needs_perplexity,
+                        "order": curriculum.order,
+                        "segments": curriculum.segments,
+                        "drop_below": curriculum.drop_below,
+                        "drop_above": curriculum.drop_above,
+                    }
                 )
     return rows
 
 
-def _curriculum(workspace: Workspace, recipe: Recipe, problems: list[str]) -> list[Json]:
+def _curriculum(workspace: Workspace, recipe: Recipe, problems: list[str]) -> list[OrderCurve]:
     """Perplexity along the order of training, once there is a token store."""
     if workspace.manifest("tokenize") is None:
         return []
@@ -247,39 +269,40 @@ def _curriculum(workspace: Workspace, recipe: Recipe, problems: list[str]) -> li
         return []
 
 
-def _synthesis(workspace: Workspace, recipe: Recipe) -> Json:
+def _synthesis(workspace: Workspace, recipe: Recipe) -> SynthesisFacts:
+    samples: SyntheticSamples = {"kept": [], "dropped": []}
     if not recipe.synthesis.enabled:
-        return {"enabled": False}
+        return {"enabled": False, "funnel": None, "samples": samples}
     folder = stage_folder(workspace, "synthesize")
-    samples = _read_json(folder / "samples.json") or {"kept": [], "dropped": []}
+    samples = _read_json(folder / "samples.json") or samples
     for sample in [*samples["kept"], *samples["dropped"]]:
-        sample |= {name: excerpt(sample[name], SAMPLE_CHARS) for name in ("seed", "text")}
+        sample["passage"] = excerpt(sample["passage"], SAMPLE_CHARS)
+        sample["text"] = excerpt(sample["text"], SAMPLE_CHARS)
     return {"enabled": True, "funnel": _read_json(folder / "funnel.json"), "samples": samples}
 
 
-def _repeat(workspace: Workspace, recipe: Recipe, stages: list[Json], training: list[Json]) -> Json:
+def _repeat(
+    workspace: Workspace, recipe: Recipe, stages: list[StageFacts], training: list[TrainingFacts]
+) -> RepeatFacts:
     """What another person needs to get the same numbers."""
-    files: dict[str, Any] = {}
+    files: dict[str, InputRecord] = {}
     for stage in stages:
         manifest = workspace.manifest(stage["stage"])
         files |= manifest.files if manifest else {}
     return {
         "seed": recipe.seed,
         "recipe": recipe.model_dump(mode="json"),
-        "files": [
-            {"file": entry["path"], "bytes": entry["size"], "xxh128": entry["xxh128"]} for entry in files.values()
-        ],
+        "files": [{"file": file["path"], "bytes": file["size"], "xxh128": file["xxh128"]} for file in files.values()],
         "machine": _machine(training),
         "cost": _cost(recipe, training),
         "seconds": round(sum(stage["seconds"] or 0.0 for stage in stages), 1),
     }
 
 
-def _cost(recipe: Recipe, training: list[Json]) -> Json:
+def _cost(recipe: Recipe, training: list[TrainingFacts]) -> CostFacts:
     """What training has taken until now; price null where the recipe names none, flops where they are not known."""
-    begun = [stage for stage in training if stage["start"]]
-    hours = sum(stage["seconds"] * stage["start"]["processes"] for stage in begun) / 3600
-    tokens = sum(stage["tokens"] for stage in begun)
+    hours = sum(stage["seconds"] * stage["start"]["processes"] for stage in training if stage["start"]) / 3600
+    tokens = sum(stage["tokens"] for stage in training)
     per_token = _flops_per_token(recipe.model.model_dump_json(), recipe.rows.seq_len) if tokens else 0.0
     return {
         "tokens": tokens,
@@ -301,13 +324,10 @@ def _flops_per_token(model_json: str, seq_len: int) -> float | None:
         return None
 
 
-def _machine(training: list[Json]) -> Json:
+def _machine(training: list[TrainingFacts]) -> MachineFacts | None:
     """What training ran on, as its last process said when it began; None before there was one."""
-    begun = [stage for stage in training if stage["start"]]
-    if not begun:
-        return None
-    start = begun[-1]["start"]
-    return start["machine"] | {"processes": start["processes"]}
+    starts = [stage["start"] for stage in training if stage["start"]]
+    return {**starts[-1]["machine"], "processes": starts[-1]["processes"]} if starts else None
 
 
 def _languages(recipe: Recipe) -> list[str]:

@@ -5,18 +5,23 @@ from typing import Literal
 
 from typing_extensions import TypedDict
 
+from reprise.records import record
 from reprise.verification import Verification, Verified, damage_of, read_verification
 from reprise.workspace import Manifest, Workspace
 
 VerifiedState = Literal["as written", "damaged", "made since", "not verified"]
 
 
+@record
 class CheckedPart(TypedDict):
     """A stage, a cache or the inputs, and what is known of its files."""
 
     what: str
+    """Name of the stage, or path of the cache, or `inputs`."""
     files: int
+    """Files."""
     bytes: int
+    """Their size together."""
     compared_before: list[str]
     """Stages that compared these files with their checksums before they read them."""
     written_before: list[str]
@@ -25,15 +30,18 @@ class CheckedPart(TypedDict):
     """What the last `reprise verify` says of it; `made since`: it was made after that."""
 
 
+@record
 class IntegrityFacts(TypedDict):
     """What the report says about the bytes that its numbers rest on."""
 
     when: str | None
     """When `reprise verify` last ran; null where it has not."""
     seconds: float | None
+    """Duration of that; null where it has not run."""
     damage: list[str]
     """The files that it found missing or damaged, a sentence each, of what has not been made again since."""
     parts: list[CheckedPart]
+    """Published stages, then caches and inputs."""
 
 
 def integrity_facts(workspace: Workspace, manifests: Mapping[str, Manifest | None]) -> IntegrityFacts:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from reprise.mixture.buckets import OpenBucket, open_buckets
 from reprise.recipe import Recipe
-from reprise.storage import Json
+from reprise.report.records import OrderCurve
 from reprise.tokens.store import TokenStore
 from reprise.workspace import Workspace
 
@@ -17,7 +17,7 @@ BINS = 40
 """Points of a curve: each stands for so many equal parts of the tokens of one epoch."""
 
 
-def order_facts(workspace: Workspace, recipe: Recipe) -> list[Json]:
+def order_facts(workspace: Workspace, recipe: Recipe) -> list[OrderCurve]:
     """Median perplexity along the first epoch of every source that is ordered or cut by perplexity.
 
     Raises:
@@ -29,10 +29,10 @@ def order_facts(workspace: Workspace, recipe: Recipe) -> list[Json]:
 
 
 @functools.lru_cache(maxsize=8)
-def _order_facts(folder: Path, _fingerprint: str, recipe_json: str) -> list[Json]:
+def _order_facts(folder: Path, _fingerprint: str, recipe_json: str) -> list[OrderCurve]:
     recipe = Recipe.model_validate_json(recipe_json)
     store = TokenStore.open(folder)
-    found: list[Json] = []
+    curves: list[OrderCurve] = []
     for index, stage in enumerate(recipe.stages):
         by_source: dict[tuple[str, str], list[OpenBucket]] = defaultdict(list)
         for opened in open_buckets(store, stage, recipe.rows, recipe.seed):
@@ -40,9 +40,9 @@ def _order_facts(folder: Path, _fingerprint: str, recipe_json: str) -> list[Json
             if stage.curriculum_of(entry, source).needs_perplexity:
                 by_source[entry, source].append(opened)
         for (entry, source), of_source in by_source.items():
-            curve = perplexity_along([_in_order(opened) for opened in of_source])
-            found.append({"stage": index + 1, "entry": entry, "source": source, "median_ppl": curve})
-    return found
+            median = perplexity_along([_in_order(opened) for opened in of_source])
+            curves.append({"stage": index + 1, "entry": entry, "source": source, "median_ppl": median})
+    return curves
 
 
 Ordered = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
@@ -62,8 +62,8 @@ def perplexity_along(buckets: list[Ordered]) -> list[float | None]:
     values: list[list[float]] = [[] for _ in range(BINS)]
     for ppl, lengths in buckets:
         middle = np.cumsum(lengths) - lengths / 2
-        places = np.minimum((middle / lengths.sum() * BINS).astype(int), BINS - 1)
-        for place, value in zip(places, ppl, strict=True):
+        parts = np.minimum((middle / lengths.sum() * BINS).astype(int), BINS - 1)
+        for part, value in zip(parts, ppl, strict=True):
             if np.isfinite(value):
-                values[place].append(float(value))
-    return [float(np.median(found)) if found else None for found in values]
+                values[part].append(float(value))
+    return [float(np.median(part_values)) if part_values else None for part_values in values]

@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 from reprise.recipe.languages.packs import english_name
 from reprise.report import charts, retention, tables
 from reprise.report.compare import compare
+from reprise.report.records import MachineFacts, Report, RunComparison, TrainingEvent
 from reprise.storage import Json
 from reprise.yaml_text import format_yaml
 
@@ -20,11 +21,11 @@ PLOTLY = "plotly.min.js"
 """Path of the plotting script where a server hands out the page."""
 
 
-def render_report(facts: Json, *, live: bool = False) -> str:
+def render_report(facts: Report, *, live: bool = False) -> str:
     """One run as a page.
 
     Args:
-        facts: of `facts.gather`.
+        facts: the report of the run.
         live: for `reprise watch`: the script comes from the server, and the page asks for news.
     """
     kept = list(facts["tolerance"])
@@ -38,18 +39,18 @@ def render_report(facts: Json, *, live: bool = False) -> str:
     return _render("report.html", facts, drawn, _report_views(facts), title=facts["run"]["name"], live=live)
 
 
-def _report_views(facts: Json) -> dict[str, Any]:
+def _report_views(facts: Report) -> dict[str, Any]:
     """What the template needs besides the facts: rows with their pictures, and the recipe as text."""
     return {
         "budget": {stage["stage"]: tables.budget_rows(facts, stage["stage"]) for stage in facts["training"]},
         "flow": tables.bars(facts["corpus"]["flow"], "documents"),
         "order": tables.order_rows(facts),
         "gains": tables.gain_rows(facts),
-        "verdicts": tables.with_pictures(facts["verdict"]["verdicts"]),
+        "verdicts": tables.with_pictures([dict(verdict) for verdict in facts["verdict"]["verdicts"]]),
         "groups": tables.group_rows(facts["groups"]),
         "gold_bits": tables.gold_rows(facts["benchmarks"]),
         "other_metrics": tables.other_metric_rows(facts["benchmarks"]),
-        "benchmarks": tables.with_pictures([row | {"unit": "difference"} for row in facts["benchmarks"]]),
+        "benchmarks": tables.with_pictures([{**row, "unit": "difference"} for row in facts["benchmarks"]]),
         "funnel": tables.funnel_rows(facts),
         "events": [_event(stage["stage"], event) for stage in facts["training"] for event in stage["events"]],
         "machine": _machine_rows(facts["repeat"]["machine"]),
@@ -58,7 +59,7 @@ def _report_views(facts: Json) -> dict[str, Any]:
     }
 
 
-def _machine_rows(machine: Json) -> list[tuple[str, str]]:
+def _machine_rows(machine: MachineFacts | None) -> list[tuple[str, str]]:
     """The machine as lines of a table."""
     if machine is None:
         return []
@@ -70,7 +71,7 @@ def _machine_rows(machine: Json) -> list[tuple[str, str]]:
     ]
 
 
-def _machine_name(machine: Json) -> str:
+def _machine_name(machine: MachineFacts | None) -> str:
     """The machine in a few words: its accelerators, else its processor."""
     if machine is None:
         return ""
@@ -79,24 +80,30 @@ def _machine_name(machine: Json) -> str:
     return ", ".join(counts) or f"{machine['cores']} cores of {machine['processor']}"
 
 
-def _event(stage: int, event: Json) -> Json:
+def _event(stage: int, event: TrainingEvent) -> Json:
     """A restart or a guard's event as a line of a table; what is empty is left out."""
     parts = []
     for name, value in event["detail"].items():
         text = ", ".join(map(str, value)) if isinstance(value, list) else cell(value)
         if value not in (None, [], ""):
             parts.append(f"{words(name)} {words(text)}" if name != event["kind"] else words(text))
-    return event | {"stage": stage, "text": "; ".join(parts)}
+    return {**event, "stage": stage, "text": "; ".join(parts)}
 
 
-def render_comparison(runs: list[Json]) -> str:
+def render_comparison(comparison: RunComparison) -> str:
     """Several runs side by side."""
-    facts, drawn, views = compare(runs)
-    return _render("compare.html", facts, drawn, views, title="Comparison of runs", live=False)
+    drawn, views = compare(comparison["runs"])
+    return _render("compare.html", comparison, drawn, views, title="Comparison of runs", live=False)
 
 
 def _render(
-    template: str, facts: Json, drawn: dict[str, list[Json]], views: dict[str, Any], *, title: str, live: bool
+    template: str,
+    facts: Report | RunComparison,
+    drawn: dict[str, list[Json]],
+    views: dict[str, Any],
+    *,
+    title: str,
+    live: bool,
 ) -> str:
     script = _asset("page.js")
     plotly = "" if live else plotly_source()

@@ -2,16 +2,18 @@
 
 from collections.abc import Sequence
 
+from reprise.evaluation.results import CurvePoint
 from reprise.report import charts
+from reprise.report.records import Report
 from reprise.storage import Json
 
 
-def curve_charts(facts: Json) -> list[Json]:
+def curve_charts(facts: Report) -> list[Json]:
     """Forgetting over the checkpoints that the evaluation measured, and their scores; none for base and end alone."""
     rows = [row for row in facts["curve"] if row["kind"] != "merge"]
     if len(rows) < 3:
         return []
-    series = {entry: [(row["tokens"], row["bits_per_byte"][entry]) for row in rows] for entry in rows[0]["change"]}
+    series = {entry: [(_tokens(row), row["bits_per_byte"][entry]) for row in rows] for entry in rows[0]["change"]}
     forgetting = charts.change_chart("curve", "Forgetting and gain over checkpoints", facts, series)
     assert forgetting is not None
     forgetting["note"] = (
@@ -23,7 +25,7 @@ def curve_charts(facts: Json) -> list[Json]:
         "Benchmarks over checkpoints",
         "Share of right answers of each kept checkpoint.",
         facts,
-        [(row["tokens"], row["scores"]) for row in rows],
+        [(_tokens(row), row["scores"]) for row in rows],
     )
     return [charts.with_tolerances(forgetting, facts["tolerance"]), *([scores] if scores else [])]
 
@@ -32,7 +34,7 @@ Point = tuple[str, float, float]
 """Name of a model, gain in the new entry and loss in the kept one, both in per cent."""
 
 
-def plane_chart(runs: dict[str, Json], kept: Sequence[str]) -> Json | None:
+def plane_chart(runs: dict[str, Report], kept: Sequence[str]) -> Json | None:
     """Gain against retention, a curve for each run and pair of entries: one point per checkpoint, and another curve
     with one point per merge factor; until the evaluation is done, one point per validation.
 
@@ -91,12 +93,12 @@ def _plane_trace(name: str, points: Sequence[Point], color: int, *, merged: bool
 _PLANE_HOVER = "%{customdata}: %{y:+.2f} % gained, %{x:+.2f} % lost"
 
 
-def _is_measured(facts: Json) -> bool:
+def _is_measured(facts: Report) -> bool:
     """Whether the evaluation knows more of the way than its two ends."""
     return len(facts["curve"]) > 2
 
 
-def _planes(facts: Json, kept: Sequence[str]) -> list[tuple[str, str, dict[str, list[Point]]]]:
+def _planes(facts: Report, kept: Sequence[str]) -> list[tuple[str, str, dict[str, list[Point]]]]:
     """(new entry, kept entry, curves) of a run."""
     series = {key[0]: dict(points) for key, points in charts.held_out_series(facts).items() if key[1] is None}
     entries = facts["curve"][0]["change"] if _is_measured(facts) else series
@@ -104,7 +106,7 @@ def _planes(facts: Json, kept: Sequence[str]) -> list[tuple[str, str, dict[str, 
     if not _is_measured(facts):
         return [(new, old, {"": _gain_and_loss(series[new], series[old])}) for new, old in pairs]
     run = [row for row in facts["curve"] if row["kind"] != "merge"]
-    merges = sorted((row for row in facts["curve"] if row["kind"] == "merge"), key=lambda row: float(row["factor"]))
+    merges = sorted((row for row in facts["curve"] if row["kind"] == "merge"), key=lambda row: row["factor"] or 0.0)
     curves = {"checkpoints": run} | ({"merges": [run[0], *merges, run[-1]]} if merges else {})
     return [
         (new, old, {kind: [_point(row, new, old) for row in rows] for kind, rows in curves.items()})
@@ -112,7 +114,12 @@ def _planes(facts: Json, kept: Sequence[str]) -> list[tuple[str, str, dict[str, 
     ]
 
 
-def _point(row: Json, new: str, old: str) -> Point:
+def _tokens(row: CurvePoint) -> int:
+    assert row["tokens"] is not None, "only a merge has none"
+    return row["tokens"]
+
+
+def _point(row: CurvePoint, new: str, old: str) -> Point:
     name = f"merge {row['factor']:g}" if row["kind"] == "merge" else f"after {row['tokens']:,} tokens"
     return name, -100 * row["change"][new], 100 * row["change"][old]
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from reprise.evaluation.results import METRIC_NAMES
+from reprise.evaluation.results import METRIC_NAMES, BenchmarkRow
+from reprise.report.records import Report
 from reprise.storage import Json
 
 
@@ -16,7 +17,7 @@ def name(row: Json) -> str:
     return str(row["topic"] or row["source"] or row.get("entry") or row["language"])
 
 
-def gain_rows(facts: Json) -> list[Json]:
+def gain_rows(facts: Report) -> list[Json]:
     """Before and after for each entry, then its sources, each followed by its topics."""
     entries = list(dict.fromkeys(row["entry"] for row in facts["bits_per_byte"]))
     rows = sorted(
@@ -42,12 +43,12 @@ def with_pictures(rows: list[Json]) -> list[Json]:
     return [row | {"picture": pictures[id(row)]} for row in rows]
 
 
-def gold_rows(benchmarks: list[Json]) -> list[Json]:
+def gold_rows(benchmarks: list[BenchmarkRow]) -> list[Json]:
     """Bits per byte of the right answers of each benchmark whose answers were scored."""
     rows = [
-        {**row["gold_bits_per_byte"], "name": row["benchmark"], "unit": "relative", "verdict": None}
+        {**gold, "name": row["benchmark"], "unit": "relative", "verdict": None}
         for row in benchmarks
-        if row["gold_bits_per_byte"] is not None
+        if (gold := row["gold_bits_per_byte"]) is not None
     ]
     return with_pictures(rows)
 
@@ -68,7 +69,7 @@ def group_rows(groups: Json) -> list[Json]:
     ]
 
 
-def other_metric_rows(benchmarks: list[Json]) -> list[Json]:
+def other_metric_rows(benchmarks: list[BenchmarkRow]) -> list[Json]:
     """Scores of the same answers by other metrics than that of the verdict, such as the symbolic one of MATH."""
     return [
         {
@@ -110,33 +111,33 @@ def change_pictures(rows: list[Json]) -> list[Json]:
     return pictures
 
 
-def order_rows(facts: Json) -> list[Json]:
+def order_rows(facts: Report) -> list[Json]:
     """The order of each source; sources of a mixture entry that are taken in the same order share a row."""
     rows: dict[str, Json] = {}
     for row in facts["order"]:
-        key = str([row[name] for name in row if name != "source"])
-        rows.setdefault(key, row | {"sources": []})["sources"].append(row["source"])
+        key = str([value for name, value in row.items() if name != "source"])
+        rows.setdefault(key, {**row, "sources": []})["sources"].append(row["source"])
     return list(rows.values())
 
 
-FUNNEL = ("requests", "answered", "parsed", "kept")
-
-
-def funnel_rows(facts: Json) -> list[Json]:
+def funnel_rows(facts: Report) -> list[Json]:
     """What was left of the synthetic questions after each step: all of them, then each discipline."""
-    funnel = facts["synthesis"].get("funnel")
+    funnel = facts["synthesis"]["funnel"]
     if not funnel:
         return []
     groups = {"all": funnel["total"], **funnel["disciplines"]}
     return [
-        {"name": name, "level": "total" if name == "all" else "part", "dropped": found["dropped"]}
-        | {step: found[step] for step in FUNNEL}
-        | {"picture": {"planned": 100.0, "spent": round(100 * found["kept"] / max(found["requests"], 1), 2)}}
-        for name, found in groups.items()
+        {
+            **counts,
+            "name": name,
+            "level": "total" if name == "all" else "part",
+            "picture": {"planned": 100.0, "spent": round(100 * counts["kept"] / max(counts["requests"], 1), 2)},
+        }
+        for name, counts in groups.items()
     ]
 
 
-def budget_rows(facts: Json, stage: int) -> list[Json]:
+def budget_rows(facts: Report, stage: int) -> list[Json]:
     """Planned and spent tokens of a stage: mixture entries, sources, topics, each level with its sums."""
     buckets = [row for row in facts["budget"] if row["stage"] == stage]
     rows = []

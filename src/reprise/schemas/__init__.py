@@ -15,6 +15,9 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from reprise.evaluation.results import ModelResults, Results
+from reprise.plan.records import Plan
+from reprise.report.records import Report, RunComparison
+from reprise.synthesis.records import Funnel, Provenance, SyntheticSamples
 from reprise.training.events import Event
 from reprise.verification import Verification
 
@@ -47,6 +50,9 @@ class Format:
 FORMATS: tuple[Format, ...] = (
     Format("results", "WORKSPACE/evaluate/results.json", Results, "What the stage `evaluate` measured and judged."),
     Format("model-results", "reprise evaluate MODEL --json", ModelResults, "What that command prints of one model."),
+    Format("report", "WORKSPACE/report.json", Report, "The numbers of the report, at any moment of the run."),
+    Format("comparison", "comparison.json", RunComparison, "The numbers of `reprise report --compare`."),
+    Format("plan", "reprise plan RECIPE --json", Plan, "What that command prints."),
     Format(
         "metrics",
         "WORKSPACE/train-N/metrics.jsonl",
@@ -54,6 +60,9 @@ FORMATS: tuple[Format, ...] = (
         "One line per event of a training stage. After a kill, lines behind the checkpoint that training resumed from "
         "are repeated; a reader keeps the last of each step.",
     ),
+    Format("funnel", "WORKSPACE/synthesize/funnel.json", Funnel, "Counts of the stage `synthesize`."),
+    Format("samples", "WORKSPACE/synthesize/samples.json", SyntheticSamples, "A few documents and drops."),
+    Format("provenance", "WORKSPACE/synthesize/provenance.jsonl", Provenance, "One line per request."),
     Format(
         "verification",
         "WORKSPACE/verified.json",

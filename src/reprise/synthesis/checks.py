@@ -59,14 +59,14 @@ def content_words(text: str, language: str) -> list[str]:
 
 
 def check_pair(
-    pair: Pair, *, language: str, seed: str, answer_tokens: int, minimum: int, checks: Checks
+    pair: Pair, *, language: str, passage: str, answer_tokens: int, minimum: int, checks: Checks
 ) -> Drop | None:
     """The first check that a pair fails.
 
     Args:
         pair: what was parsed.
         language: in which it was asked for.
-        seed: passage that it was made from; empty where there is none.
+        passage: text that it was made from; empty where there is none.
         answer_tokens: length of the answer in tokens of the base model.
         minimum: tokens that an answer must have.
         checks: settings.
@@ -82,8 +82,8 @@ def check_pair(
         or _check_self_contained(pair, language)
         or _check_echo(pair, language, checks.min_new_words)
         or _check_repetition(pair, language, checks.max_repetition)
-        or (_check_copying(pair, seed, language, checks.max_copied_words) if seed else None)
-        or (_check_support(pair, seed, language, checks.min_support) if seed and checks.min_support else None)
+        or (_check_copying(pair, passage, language, checks.max_copied_words) if passage else None)
+        or (_check_support(pair, passage, language, checks.min_support) if passage and checks.min_support else None)
     )
 
 
@@ -158,9 +158,9 @@ def _check_echo(pair: Pair, language: str, least: int) -> Drop | None:
     return ("echo", detail) if len(set(new)) < least else None
 
 
-def _check_copying(pair: Pair, seed: str, language: str, limit: int) -> Drop | None:
-    run = longest_common_run(content_words(pair.answer, language), content_words(seed, language))
-    return ("copied", f"{run} words in a row are the seed's, at most {limit} wanted") if run > limit else None
+def _check_copying(pair: Pair, passage: str, language: str, limit: int) -> Drop | None:
+    run = longest_common_run(content_words(pair.answer, language), content_words(passage, language))
+    return ("copied", f"{run} words in a row are the passage's, at most {limit} allowed") if run > limit else None
 
 
 def longest_common_run(one: Sequence[str], other: Sequence[str]) -> int:
@@ -176,21 +176,21 @@ def longest_common_run(one: Sequence[str], other: Sequence[str]) -> int:
     return low
 
 
-def _check_support(pair: Pair, seed: str, language: str, least: float) -> Drop | None:
-    share = support(pair, seed, language)
+def _check_support(pair: Pair, passage: str, language: str, least: float) -> Drop | None:
+    share = support(pair, passage, language)
     return (
-        ("unsupported", f"{share:.2f} of its words are in the seed, at least {least:g} wanted")
+        ("unsupported", f"{share:.2f} of its words are in the passage, at least {least:g} required")
         if share < least
         else None
     )
 
 
-def support(pair: Pair, seed: str, language: str) -> float:
-    """Share of the content words of question and answer that the seed holds: low where the model made things up."""
+def support(pair: Pair, passage: str, language: str) -> float:
+    """Share of the content words of question and answer of the passage: low where the model made things up."""
     words = [word for word in content_words(f"{pair.question}\n{pair.answer}", language) if word not in _STOP_WORDS]
-    known = set(content_words(seed, language))
+    known = set(content_words(passage, language))
     if language in WITHOUT_SPACES:  # pairs of characters may be cut at another place
-        return sum(word in seed.lower() for word in words) / len(words) if words else 0.0
+        return sum(word in passage.lower() for word in words) / len(words) if words else 0.0
     stems = {_stem(word) for word in known}
     return sum(_stem(word) in stems for word in words) / len(words) if words else 0.0
 

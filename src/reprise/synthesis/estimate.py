@@ -5,8 +5,12 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from typing_extensions import TypedDict
+
 from reprise.generators.generator import price
 from reprise.recipe.synthesis import Synthesis
+from reprise.records import record
+from reprise.synthesis.records import SynthesisCounts
 
 
 @dataclass(frozen=True)
@@ -23,22 +27,28 @@ class Rates:
     """Generated tokens; None where no run has shown the speed."""
 
 
-@dataclass(frozen=True)
-class Need:
-    """Synthetic tokens, and what those that are missing would take."""
+@record
+class Need(TypedDict):
+    """Synthetic tokens, and what the missing ones would take."""
 
     tokens_needed: int
+    """Tokens that the mixtures take from synthetic buckets."""
     tokens_there: int
+    """Tokens that the token store contains already."""
     tokens_missing: int
+    """The difference, at least 0."""
     requests: int
+    """Requests that the missing tokens take."""
     prompt_tokens: int
+    """Tokens of their prompts."""
     completion_tokens: int
+    """Generated tokens."""
     cost: float
     """In the currency of the recipe's prices; 0 without prices."""
     hours: float | None
-    """None where no run has shown the speed."""
+    """Time of the generator; null before a run has measured its speed."""
     measured: bool
-    """Whether the rates are those of a run; else they are assumed."""
+    """Whether the rates are those of a run; otherwise they are assumed."""
 
 
 def estimate_need(synthesis: Synthesis, *, tokens_needed: int, tokens_there: int, stage: Path | None) -> Need:
@@ -56,13 +66,21 @@ def estimate_need(synthesis: Synthesis, *, tokens_needed: int, tokens_there: int
     missing = max(0, tokens_needed - tokens_there)
     requests = math.ceil(missing / rates.tokens_per_request)
     prompt, completion = round(requests * rates.prompt_tokens), round(requests * rates.completion_tokens)
-    hours = completion / rates.tokens_per_second / 3600 if rates.tokens_per_second else None
-    cost = price(prompt, completion, synthesis.generator)
-    return Need(tokens_needed, tokens_there, missing, requests, prompt, completion, cost, hours, measured)
+    return {
+        "tokens_needed": tokens_needed,
+        "tokens_there": tokens_there,
+        "tokens_missing": missing,
+        "requests": requests,
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "cost": price(prompt, completion, synthesis.generator),
+        "hours": completion / rates.tokens_per_second / 3600 if rates.tokens_per_second else None,
+        "measured": measured,
+    }
 
 
 def assume_rates(synthesis: Synthesis) -> Rates:
-    """Before any run: answers half as long as they may be, half of them kept, after a seed and a prompt of 300 tokens.
+    """Before any run: answers half as long as they may be, half of them kept; a passage, and a prompt of 300 tokens.
 
     These are guesses of ours; ten requests tell more.
     """
@@ -81,7 +99,7 @@ def measure_rates(stage: Path, tokens_there: int) -> Rates | None:
         manifest = json.loads((stage / "manifest.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    counts = manifest["counts"]
+    counts: SynthesisCounts = manifest["counts"]
     answered = counts["requests"] - counts["failed"]
     if not (counts["documents_out"] and counts["completion_tokens"]):
         return None

@@ -36,15 +36,15 @@ def check_agreement(tasks: Sequence[Task], synthesis: Synthesis, asker: Asker) -
             for number in range(checks.self_consistency)
         ]
     outcomes = asker.ask(requests, "solve again")
-    for place, task in enumerate(tasks):
+    for index, task in enumerate(tasks):
         assert task.pair is not None and task.pair.final is not None
-        answers = outcomes[place * checks.self_consistency : (place + 1) * checks.self_consistency]
+        answers = outcomes[index * checks.self_consistency : (index + 1) * checks.self_consistency]
         finals = [boxed(answer.text) if isinstance(answer, Answer) else None for answer in answers]
-        wanted = normalize_final(task.pair.final)
-        agreement = sum(final is not None and normalize_final(final) == wanted for final in finals) / len(finals)
+        expected = normalize_final(task.pair.final)
+        agreement = sum(final is not None and normalize_final(final) == expected for final in finals) / len(finals)
         task.notes["agreement"] = agreement
         if agreement < checks.min_agreement:
-            detail = f"{agreement:.2f} of {len(finals)} solutions agree, at least {checks.min_agreement:g} wanted"
+            detail = f"{agreement:.2f} of {len(finals)} solutions agree, at least {checks.min_agreement:g} required"
             task.drop = ("inconsistent", detail)
 
 
@@ -73,6 +73,6 @@ def judge(tasks: Sequence[Task], synthesis: Synthesis, asker: Asker) -> None:
         if not grades:
             task.drop = ("no_grade", "the judge gave no grade")
             continue
-        task.notes["grade"] = int(grades[-1])
-        if task.notes["grade"] < synthesis.checks.min_grade:
-            task.drop = ("judged_low", f"grade {grades[-1]}, at least {synthesis.checks.min_grade} wanted")
+        task.notes["grade"] = grade = int(grades[-1])
+        if grade < synthesis.checks.min_grade:
+            task.drop = ("judged_low", f"grade {grades[-1]}, at least {synthesis.checks.min_grade} required")

@@ -37,8 +37,8 @@ class Passage:
     """A passage of a document."""
 
     document_id: str
-    passage: int
-    """Which passage of the document, from 0."""
+    index: int
+    """Index of the passage in its document, from 0."""
     text: str
     language: str
     discipline: str
@@ -163,7 +163,7 @@ def quality_of(text: str) -> float:
 def find_passages(
     rows: Iterable[Mapping[str, Any]], disciplines: Disciplines, languages: Sequence[str], settings: Passages
 ) -> Iterator[Passage]:
-    """Every passage that may be a seed. Held-out documents never are: what is measured on must not be trained on.
+    """Every passage that a question may be asked about, held-out documents excepted: they must not be trained on.
 
     Args:
         rows: documents with id, text, lang, source, topic, split, origin.
@@ -192,16 +192,16 @@ def choose_passages(found: Iterable[Passage], wanted: int, max_per_origin: int) 
     Topics and origins (files) take turns, and within them documents do; each gives its best passages first.
     """
     grouped: dict[tuple[str, str], dict[str, list[Passage]]] = defaultdict(lambda: defaultdict(list))
-    for seed in found:
-        origin = seed.origin.rpartition(":")[0] or seed.origin
-        grouped[seed.topic or "", origin][seed.document_id].append(seed)
+    for passage in found:
+        origin = passage.origin.rpartition(":")[0] or passage.origin
+        grouped[passage.topic or "", origin][passage.document_id].append(passage)
     ordered: dict[tuple[str, str], list[Passage]] = {}
     for group, documents in grouped.items():
         turns: list[tuple[int, float, str, Passage]] = []
         for document_id, passages in documents.items():
-            passages.sort(key=lambda seed: (-seed.quality, seed.passage))
+            passages.sort(key=lambda passage: (-passage.quality, passage.index))
             tie = xxhash.xxh3_64_hexdigest(document_id.encode())
-            turns += [(turn, -seed.quality, tie, seed) for turn, seed in enumerate(passages)]
+            turns += [(turn, -passage.quality, tie, passage) for turn, passage in enumerate(passages)]
         turns.sort(key=lambda entry: entry[:3])
         ordered[group] = [entry[3] for entry in turns]
     queue = [(0, xxhash.xxh3_64_hexdigest("\0".join(group).encode()), group) for group in ordered]

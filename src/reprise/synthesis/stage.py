@@ -2,7 +2,7 @@
 
     documents/        kept, in the table's schema: source `synthetic`, split `train`
     dropped/          the answers that are not, each with its reason
-    provenance.jsonl  one object per request: seed, prompt and its version, model, sampling, what the checks found
+    provenance.jsonl  one object per request: passage, prompt and its version, model, sampling, what the checks found
     funnel.json       numbers per discipline, from requests to documents
     samples.json      ten kept and ten dropped, for the report
 
@@ -30,12 +30,20 @@ from reprise.progress import console
 from reprise.recipe.documents import Clean, Decontaminate, Deduplicate
 from reprise.recipe.model import Model
 from reprise.recipe.synthesis import Synthesis
-from reprise.storage import Json, write_json
+from reprise.storage import write_json
 from reprise.synthesis.checks import check_instructions, check_pair
 from reprise.synthesis.judge import check_agreement, judge
 from reprise.synthesis.novelty import drop_by_documents
 from reprise.synthesis.parsing import DoesNotParseError, corrupt_final, parse_answer
 from reprise.synthesis.programs import code_tasks, verify_programs
+from reprise.synthesis.records import (
+    Funnel,
+    FunnelCounts,
+    Provenance,
+    SynthesisCounts,
+    SyntheticSample,
+    SyntheticSamples,
+)
 from reprise.synthesis.tasks import Task, needs_final, science_tasks
 from reprise.workspace import Work
 
@@ -43,7 +51,7 @@ _GENERATOR, _JUDGE = "synthesis.generator", "synthesis.checks.judge"
 
 SOURCE = "synthetic"
 SAMPLES = 10
-_SEED_COLUMNS = ["id", "text", "lang", "source", "topic", "split", "origin"]
+_PASSAGE_COLUMNS = ["id", "text", "lang", "source", "topic", "split", "origin"]
 
 
 def run(
@@ -76,7 +84,7 @@ def run(
         engine: runs the document steps.
 
     Raises:
-        UserError: no seed, no generator, too many failed requests, or the cost limit.
+        UserError: no passage, no generator, too many failed requests, or the cost limit.
     """
     if not synthesis.requests + synthesis.code.requests:
         raise UserError(
@@ -159,7 +167,7 @@ def _inspect_one(task: Task, synthesis: Synthesis, count_tokens: Callable[[str],
     return check_pair(
         task.pair,
         language=task.language,
-        seed=task.seed.text if task.seed else "",
+        passage=task.passage.text if task.passage else "",
         answer_tokens=count_tokens(task.pair.answer),
         minimum=synthesis.min_answer_tokens,
         checks=synthesis.checks,
@@ -186,10 +194,10 @@ def _document(task: Task, forms: Sequence[str], seed: int) -> str:
     assert task.pair is not None
     if not task.pair.question:
         return task.pair.answer
-    number = int(_fraction(f"{seed}/form/{task.key}") * len(forms))
-    task.notes["form"] = number
+    index = int(_fraction(f"{seed}/form/{task.key}") * len(forms))
+    task.notes["form"] = index
     question, answer = task.pair.question, task.pair.answer
-    before, _, rest = forms[number].partition("{question}")
+    before, _, rest = forms[index].partition("{question}")
     if "{answer}" in before:  # a form may give the answer first
         before = before.replace("{answer}", answer)
     return before + question + rest.replace("{answer}", answer)
@@ -201,11 +209,11 @@ def _fraction(text: str) -> float:
 
 
 def _rows(folder: Path) -> Iterator[Mapping[str, Any]]:
-    for batch in read_table(folder, _SEED_COLUMNS):
+    for batch in read_table(folder, _PASSAGE_COLUMNS):
         yield from batch.to_pylist()
 
 
-def _write(work: Work, tasks: Sequence[Task], identity: Json, spending: Spending) -> None:
+def _write(work: Work, tasks: Sequence[Task], identity: dict[str, Any], spending: Spending) -> None:
     for name in (DOCUMENTS, DROPPED):  # of a run that was killed between here and its publication
         shutil.rmtree(work.output / name, ignore_errors=True)
     dropped = TableWriter(work.output / DROPPED, DROPPED_SCHEMA)
@@ -223,13 +231,14 @@ def _write(work: Work, tasks: Sequence[Task], identity: Json, spending: Spending
     funnel = _funnel(tasks, spending)
     write_json(work.output / "funnel.json", funnel)
     write_json(work.output / "samples.json", _samples(tasks))
-    work.counts.update(
-        documents_in=len(tasks),
-        documents_out=documents.num_rows,
-        dropped=dropped.num_rows,
-        dropped_by_reason=funnel["total"]["dropped"],
-        **vars(spending),
-    )
+    counts: SynthesisCounts = {
+        "documents_in": len(tasks),
+        "documents_out": documents.num_rows,
+        "dropped": dropped.num_rows,
+        "dropped_by_reason": funnel["total"]["dropped"],
+        **spending.record(),
+    }
+    work.counts.update(counts)
     if documents.num_rows + dropped.num_rows != len(tasks):
         raise RuntimeError(f"answers were lost: {work.counts}")
     console.print(f"synthesize: {documents.num_rows} of {len(tasks)} answers became documents")
@@ -241,14 +250,11 @@ def document_id(task: Task) -> str:
 
 
 def _origin(task: Task) -> str:
-    return f"{task.seed.origin}#{task.seed.passage}" if task.seed else "+".join(task.examples)
+    return f"{task.passage.origin}#{task.passage.index}" if task.passage else "+".join(task.examples)
 
 
-def _provenance(task: Task, identity: Json) -> Json:
-    request = task.request
-    seed: Json = list(task.examples)
-    if task.seed:
-        seed = {"id": task.seed.document_id, "passage": task.seed.passage, "origin": task.seed.origin}
+def _provenance(task: Task, identity: dict[str, Any]) -> Provenance:
+    request, passage = task.request, task.passage
     return {
         "id": document_id(task),
         "kept": task.drop is None,
@@ -256,7 +262,10 @@ def _provenance(task: Task, identity: Json) -> Json:
         "discipline": task.discipline,
         "language": task.language,
         "kind": task.kind,
-        "seed": seed,
+        "passage": None
+        if passage is None
+        else {"id": passage.document_id, "passage": passage.index, "origin": passage.origin},
+        "examples": list(task.examples),
         "prompt": task.prompt.name,
         "model": identity,
         "sampling": {
@@ -269,17 +278,17 @@ def _provenance(task: Task, identity: Json) -> Json:
     }
 
 
-def _funnel(tasks: Sequence[Task], spending: Spending) -> Json:
+def _funnel(tasks: Sequence[Task], spending: Spending) -> Funnel:
     """Counts per discipline: each line is what is left of the one before."""
     names = sorted({task.discipline for task in tasks})
     return {
         "total": _funnel_of(tasks),
         "disciplines": {name: _funnel_of([task for task in tasks if task.discipline == name]) for name in names},
-        "spending": vars(spending),
+        "spending": spending.record(),
     }
 
 
-def _funnel_of(tasks: Sequence[Task]) -> Json:
+def _funnel_of(tasks: Sequence[Task]) -> FunnelCounts:
     dropped = Counter(task.drop[0] for task in tasks if task.drop)
     return {
         "requests": len(tasks),
@@ -290,25 +299,23 @@ def _funnel_of(tasks: Sequence[Task]) -> Json:
     }
 
 
-def _samples(tasks: Sequence[Task]) -> Json:
+def _samples(tasks: Sequence[Task]) -> SyntheticSamples:
     ordered = sorted(tasks, key=lambda task: _fraction(f"sample/{task.key}"))
-    chosen = {
-        "kept": [task for task in ordered if task.drop is None][:SAMPLES],
-        "dropped": [task for task in ordered if task.drop is not None][:SAMPLES],
-    }
     return {
-        name: [
-            {
-                "id": document_id(task),
-                "discipline": task.discipline,
-                "language": task.language,
-                "kind": task.kind,
-                "seed": task.seed.text if task.seed else "",
-                "text": task.text or (task.outcome.text if isinstance(task.outcome, Answer) else ""),
-                "reason": task.drop[0] if task.drop else None,
-                "detail": task.drop[1] if task.drop else None,
-            }
-            for task in part
-        ]
-        for name, part in chosen.items()
+        "kept": [_sample(task) for task in ordered if task.drop is None][:SAMPLES],
+        "dropped": [_sample(task) for task in ordered if task.drop is not None][:SAMPLES],
+    }
+
+
+def _sample(task: Task) -> SyntheticSample:
+    reason, detail = task.drop or (None, None)
+    return {
+        "id": document_id(task),
+        "discipline": task.discipline,
+        "language": task.language,
+        "kind": task.kind,
+        "passage": task.passage.text if task.passage else "",
+        "text": task.text or (task.outcome.text if isinstance(task.outcome, Answer) else ""),
+        "reason": reason,
+        "detail": detail,
     }

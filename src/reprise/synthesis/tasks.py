@@ -13,20 +13,22 @@ from reprise.recipe.synthesis import Synthesis
 from reprise.synthesis.parsing import Pair
 from reprise.synthesis.passages import Disciplines, Passage, choose_passages, discipline_name, find_passages, share_out
 from reprise.synthesis.prompts import load_prompt
+from reprise.synthesis.records import TaskNotes
 
-_SPARE_SEEDS = 10_000
+_SPARE_PASSAGES = 10_000
 
 
 @dataclass
 class Task:
-    """One pair on its way from a seed to a document."""
+    """One pair on its way from a passage to a document."""
 
     kind: str
     language: str
     discipline: str
     prompt: Prompt
     request: Request
-    seed: Passage | None = None
+    passage: Passage | None = None
+    """What a question is asked about; None for code."""
     examples: tuple[str, ...] = ()
     """Problems of the bank that a code task showed."""
     key: str = ""
@@ -34,8 +36,8 @@ class Task:
     pair: Pair | None = None
     drop: tuple[str, str] | None = None
     """(reason, detail) once it is dropped."""
-    notes: dict[str, Any] = field(default_factory=dict)
-    """What the checks found out, for the provenance: agreement, grade, verified, corrupted."""
+    notes: TaskNotes = field(default_factory=TaskNotes)
+    """What the checks measured, for the provenance."""
     text: str = ""
     """The document."""
 
@@ -48,7 +50,7 @@ def science_tasks(synthesis: Synthesis, rows: Iterable[Mapping[str, Any]]) -> li
         rows: the labelled documents.
 
     Raises:
-        UserError: there is no seed at all, or a prompt is missing.
+        UserError: there is no passage at all, or a prompt is missing.
     """
     prompts = {
         (kind, language): load_prompt(kind, language, synthesis.prompts)
@@ -58,14 +60,14 @@ def science_tasks(synthesis: Synthesis, rows: Iterable[Mapping[str, Any]]) -> li
     if not synthesis.requests:
         return []
     disciplines = Disciplines(synthesis.disciplines, synthesis.passages.terms, synthesis.passages.topics)
-    found: dict[str, list[Passage]] = defaultdict(list)
-    for seed in find_passages(rows, disciplines, synthesis.languages, synthesis.passages):
-        bucket = found[_bucket(seed.language, seed.discipline)]
-        bucket.append(seed)
+    passages: dict[str, list[Passage]] = defaultdict(list)
+    for passage in find_passages(rows, disciplines, synthesis.languages, synthesis.passages):
+        bucket = passages[_bucket(passage.language, passage.discipline)]
+        bucket.append(passage)
         # What is not chosen among some is not chosen among more, so memory is bounded without a change of the choice.
-        if len(bucket) > 2 * synthesis.requests + _SPARE_SEEDS:
+        if len(bucket) > 2 * synthesis.requests + _SPARE_PASSAGES:
             bucket[:] = choose_passages(bucket, synthesis.requests, synthesis.passages.max_per_origin)
-    if not found:
+    if not passages:
         raise UserError(
             f"no document gives a passage in {', '.join(synthesis.languages)} of {synthesis.passages.min_chars} to "
             f"{synthesis.passages.max_chars} characters",
@@ -74,24 +76,26 @@ def science_tasks(synthesis: Synthesis, rows: Iterable[Mapping[str, Any]]) -> li
         )
     parts = [_bucket(language, name) for language in synthesis.languages for name in synthesis.disciplines]
     chosen = {
-        part: choose_passages(found[part], synthesis.requests, synthesis.passages.max_per_origin) for part in parts
+        part: choose_passages(passages[part], synthesis.requests, synthesis.passages.max_per_origin) for part in parts
     }
     repeats = synthesis.passages.requests_per_passage
-    wanted = share_out(synthesis.requests, parts, {part: len(passages) * repeats for part, passages in chosen.items()})
-    if sum(wanted.values()) < synthesis.requests:
+    num_requests = share_out(
+        synthesis.requests, parts, {part: len(part_passages) * repeats for part, part_passages in chosen.items()}
+    )
+    if sum(num_requests.values()) < synthesis.requests:
         console.print(
-            f"[yellow]the documents give passages for {sum(wanted.values())} of {synthesis.requests} requests: "
+            f"[yellow]the documents give passages for {sum(num_requests.values())} of {synthesis.requests} requests: "
             "raise synthesis.passages.requests_per_passage, or read more documents[/yellow]"
         )
     kinds = _Kinds(synthesis.kinds)
     tasks = []
     for part in parts:
-        for number in range(wanted[part]):
-            seed = chosen[part][number % len(chosen[part])]
+        for index in range(num_requests[part]):
+            passage = chosen[part][index % len(chosen[part])]
             kind = kinds.next()
-            prompt = prompts[kind, seed.language]
-            request = _science_request(synthesis, prompt, seed, sample=number // len(chosen[part]))
-            tasks.append(Task(kind, seed.language, seed.discipline, prompt, request, seed))
+            prompt = prompts[kind, passage.language]
+            request = _science_request(synthesis, prompt, passage, sample=index // len(chosen[part]))
+            tasks.append(Task(kind, passage.language, passage.discipline, prompt, request, passage))
     return tasks
 
 
@@ -100,16 +104,16 @@ def needs_final(synthesis: Synthesis, kind: str, discipline: str) -> bool:
     return kind == "multiple_choice" or (kind == "problem" and discipline in synthesis.checks.final_answer)
 
 
-def _science_request(synthesis: Synthesis, prompt: Prompt, seed: Passage, sample: int) -> Request:
+def _science_request(synthesis: Synthesis, prompt: Prompt, passage: Passage, sample: int) -> Request:
     endings = dict(prompt.endings)
-    boxed = seed.discipline in synthesis.checks.final_answer
+    boxed = passage.discipline in synthesis.checks.final_answer
     return prompt.request(
         max_tokens=synthesis.generator.max_tokens,
         temperature=synthesis.generator.temperature,
         top_p=synthesis.generator.top_p,
         sample=sample,
-        text=seed.text,
-        discipline=discipline_name(seed.discipline, seed.language),
+        text=passage.text,
+        discipline=discipline_name(passage.discipline, passage.language),
         ending=endings.get("boxed" if boxed else "free", ""),
     )
 

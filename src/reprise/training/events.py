@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from reprise.model.machine import Machine
 from reprise.records import record
 from reprise.storage import Json
 
@@ -31,8 +32,8 @@ class StartEvent(Moment):
     """Tokens of the whole stage."""
     settings: Json
     """The settings that decide the result."""
-    machine: Json
-    """What `describe_machine` tells."""
+    machine: Machine
+    """What the first process runs on."""
     speed_settings: dict[str, str]
     """Environment variables that decide the speed of the threads, and their values."""
 

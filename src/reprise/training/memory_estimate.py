@@ -16,50 +16,17 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
-from typing_extensions import TypedDict
 
 from reprise.model.attention import BLOCKED_UNMASKED, CAUSAL
 from reprise.model.loss import FEW_CHUNKS, chunk_rows
 from reprise.recipe.tokens import Rows
 from reprise.recipe.training import Adapter, Training
-from reprise.records import record
 from reprise.training.adapter import add_adapter
+from reprise.training.memory_records import MemoryEstimate
 from reprise.training.network import MATRIX_PRODUCTS, decoder_layers
 
 FIXED_BYTES = {"cpu": 450 * 10**6, "cuda": 900 * 10**6}
 """Libraries of the process; on a GPU its context and the workspaces of cuBLAS and NCCL."""
-
-
-@record
-class MemoryEstimate(TypedDict):
-    """Bytes that one process takes at the peak of a step, by what takes them."""
-
-    fixed: int
-    """Libraries; on a GPU its context."""
-    frozen: int
-    """Weights that are not trained, beside an adapter."""
-    master: int
-    """Float32 weights that are trained, or the shards of them that this process holds."""
-    working: int
-    """Copy of the weights in the compute type; 0 where they are gathered, or computed with as they are."""
-    moments: int
-    """Both moments of AdamW."""
-    average: int
-    """Mean of the weights."""
-    gradients: int
-    """In float32: between micro-batches, or as they grow in the backward pass."""
-    gathered: int
-    """Layers that are gathered at one time, their gradients before these are reduced included."""
-    activations: int
-    """What the forward pass keeps for the backward pass of a micro-batch."""
-    layer_work: int
-    """What the backward pass of one layer needs besides; recomputed activations among it."""
-    head_and_loss: int
-    """Logits of one chunk of tokens, and the gradients of the output layer and its input."""
-    total: int
-    """The peak: the sum, less what is not there at the same time."""
-    host_while_saving: int
-    """Host memory for the copy of weights and moments while a checkpoint is written; 0 on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -260,10 +227,21 @@ def _forward(config: Any, setup: Setup, num_layers: int) -> tuple[int, int, int]
     if num_layers == 0:
         for layer in decoder_layers(model):
             layer.forward = _pass_through
+    if setup.adapter.kind != "none":
+        _freeze(model, setup.adapter)
     ids = torch.zeros((setup.micro_batch_rows, setup.seq_len), dtype=torch.int64)
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     kept, dispatched = _kept_bytes(model.base_model, ids, weights)
     return kept, dispatched.products, dispatched.largest
+
+
+def _freeze(model: Any, adapter: Adapter) -> None:
+    """Of frozen norms and embeddings autograd keeps less; linear layers keep their input for the adapter there."""
+    ends = {model.get_input_embeddings(), model.get_output_embeddings()} if adapter.train_embeddings else set()
+    for module in model.modules():
+        if module not in ends and not isinstance(module, torch.nn.Linear):
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(requires_grad=False)
 
 
 def _pass_through(hidden_states: torch.Tensor, *_args: Any, **_others: Any) -> torch.Tensor:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from typing_extensions import TypedDict
 
 from reprise.errors import UserError
 from reprise.model.flops import count_parameters
@@ -16,15 +15,14 @@ from reprise.recipe.hardware import MEMORY_GB
 from reprise.recipe.model import Model
 from reprise.recipe.tokens import Rows
 from reprise.recipe.training import Training
-from reprise.records import record
 from reprise.training.memory_estimate import (
-    MemoryEstimate,
     Setup,
     UnknownShapeError,
     changes_that_fit,
     estimate_memory,
     measure_shape,
 )
+from reprise.training.memory_records import MemoryPlan
 from reprise.training.parallel import Processes, compute_dtype
 
 USABLE = 0.95
@@ -37,26 +35,6 @@ REFUSE_ABOVE = 1.15
 
 WORTH_A_LOOK = 0.4
 """Below this share of the memory for weights and moments alone nothing is estimated before a run."""
-
-
-@record
-class MemoryPlan(TypedDict):
-    """Whether training fits the memory of one GPU."""
-
-    gpu: str
-    """Named GPU of the estimate."""
-    gpus: int
-    """GPUs that train together."""
-    memory_gb: float | None
-    """Memory of each in 10^9 bytes; null where it is not known."""
-    estimate: MemoryEstimate | None
-    """Bytes that one process takes; null where the model could not be measured."""
-    fits: bool | None
-    """Whether that is less than the usable memory; null where one of them is not known."""
-    changes: list[str]
-    """Changes of settings, each sufficient by itself, smallest first, where it does not fit."""
-    note: str | None
-    """Why something is not known."""
 
 
 def plan_memory(recipe: Recipe) -> MemoryPlan:

@@ -1,0 +1,276 @@
+"""A recipe -> its plan: budgets, epochs, steps and cost."""
+
+import contextlib
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+
+from reprise import preflight
+from reprise.benchmark_files import read_set
+from reprise.errors import Finding, UserError
+from reprise.evaluation.benchmarks.external import count_questions, external
+from reprise.evaluation.power import Reach, plan_reach
+from reprise.evaluation.previous import known_spreads
+from reprise.mixture.budget import budgets
+from reprise.mixture.forecast import Supply, forecast
+from reprise.model.files import model_folder
+from reprise.plan.records import Plan, PlanFinding, PlannedBucket, PlannedStage, ScoringCost, SourceTokens, Summary
+from reprise.recipe import Recipe
+from reprise.recipe.evaluation import benchmark_folders, expand_benchmarks
+from reprise.recipe.groups import Groups
+from reprise.recipe.hardware import PEAK_BF16_TFLOPS, PUBLISHED_UTILISATION
+from reprise.synthesis.estimate import Need, estimate_need
+from reprise.tokens.store import TokenStore
+from reprise.training.memory_records import MemoryPlan
+from reprise.workspace import Workspace
+
+WARN_EPOCHS = 4.0
+"""More passes than this over a text teach little (arXiv 2305.16264)."""
+
+
+def make_plan(recipe: Recipe, findings: Sequence[Finding] = ()) -> Plan:
+    """Budgets, epochs, steps and cost of a run.
+
+    Args:
+        recipe: the settings; neither its data nor its model need exist yet.
+        findings: results of the preflight checks, to be listed in the plan.
+
+    Raises:
+        UserError: the peak of `hardware.gpu` is not known, or the token store cannot supply a stage.
+    """
+    per_token, formula = _flops_per_token(recipe)
+    peak = _peak_tflops(recipe)
+    rate = peak * 1e12 * recipe.hardware.utilisation
+    step_tokens = recipe.training.batch_rows * recipe.rows.seq_len
+    stages = _stages(recipe, per_token, rate, step_tokens)
+    warnings: list[str] = []
+    store = _store(recipe)
+    if store is None:
+        buckets = [
+            cast(PlannedBucket, budget._asdict() | dict.fromkeys(("available_tokens", "epochs", "runs_out_after")))
+            for budget in budgets(recipe)
+        ]
+        warnings.append(
+            "epochs are not known before the text is tokenized: run `reprise tokenize RECIPE`, then plan again"
+        )
+    else:
+        expected = forecast(recipe, store)
+        buckets = [cast(PlannedBucket, supply._asdict()) for supply in expected.supplies]
+        warnings += expected.warnings
+        warnings += [
+            f"stage {supply.stage}: {supply.epochs:.1f} epochs over {_name(supply)}, {supply.available_tokens:,} tokens"
+            for supply in expected.supplies
+            if supply.epochs > WARN_EPOCHS
+        ]
+    return {
+        "name": recipe.name,
+        "summary": _summarise(recipe, stages),
+        "stages": stages,
+        "buckets": buckets,
+        "totals": {
+            "tokens": sum(stage["tokens"] for stage in stages),
+            "steps": sum(stage["steps"] for stage in stages),
+            "training_flops": _total(stage["training_flops"] for stage in stages),
+            "gpu_hours": _total(stage["gpu_hours"] for stage in stages),
+            "by_entry_and_source": _by_source(buckets),
+        },
+        "assumptions": {
+            "gpu": recipe.hardware.gpu,
+            "peak_bf16_tflops": peak,
+            "utilisation": recipe.hardware.utilisation,
+            "flops_per_token": per_token,
+            "formula": formula,
+            "tokens_per_step": step_tokens,
+        },
+        "memory": _memory(recipe),
+        "scoring": _scoring(recipe, rate),
+        "synthesis": _synthesis(recipe, store, buckets),
+        "reach": _reach(recipe, store),
+        "warnings": warnings,
+        "findings": [cast(PlanFinding, asdict(finding)) for finding in findings],
+    }
+
+
+def _reach(recipe: Recipe, store: TokenStore | None) -> list[Reach]:
+    """Which verdicts can be reached: by held-out text once it is tokenized, by questions whose files are here."""
+    sizes: defaultdict[tuple[str, str], list[npt.NDArray[np.float64]]] = defaultdict(list)
+    for key, bucket in (store.valid if store is not None else {}).items():
+        sizes[key.language, key.source].append(np.asarray(bucket.num_bytes, dtype=np.float64))
+    evaluation = recipe.evaluation
+    questions = {}
+    for name in expand_benchmarks(evaluation.benchmarks):
+        folder = benchmark_folders([name])
+        if evaluation.data is not None and folder:
+            items = read_set(Path(evaluation.data).expanduser(), folder[0])
+            if items is not None and items.test:
+                questions[name] = min(len(items.test), evaluation.limit or len(items.test))
+    with contextlib.suppress(UserError):  # the findings of the plan say it
+        for benchmark in external(evaluation.benchmarks):
+            count = count_questions(benchmark)
+            questions[benchmark.name] = min(count, evaluation.limit or count)
+    groups = recipe.held_out_groups() if store is not None else Groups()
+    return plan_reach(
+        {pair: np.concatenate(parts) for pair, parts in sizes.items()},
+        groups,
+        questions,
+        evaluation.benchmark_tolerance,
+        known_spreads(Path(recipe.workspace), recipe.model.path),
+    )
+
+
+def _summarise(recipe: Recipe, stages: list[PlannedStage]) -> Summary:
+    gpus = max(1, recipe.hardware.gpus)
+    gpu_hours = _total(stage["gpu_hours"] for stage in stages)
+    hours = None if gpu_hours is None else gpu_hours / gpus
+    price = recipe.hardware.price_per_hour
+    tokens = sum(stage["tokens"] for stage in stages)
+    given = "utilisation" in recipe.hardware.model_fields_set
+    return {
+        "tokens": tokens,
+        "steps": sum(stage["steps"] for stage in stages),
+        "gpu": recipe.hardware.gpu,
+        "gpus": gpus,
+        "gpu_hours": gpu_hours,
+        "hours": hours,
+        "days": None if hours is None else hours / 24,
+        "tokens_per_s": tokens / hours / 3600 if hours else None,
+        "utilisation": recipe.hardware.utilisation,
+        "utilisation_source": "hardware.utilisation" if given else PUBLISHED_UTILISATION,
+        "cost": gpu_hours * price if price and gpu_hours is not None else None,
+        "disk_gb": preflight.workspace_bytes(recipe) / 1e9,
+    }
+
+
+def _memory(recipe: Recipe) -> MemoryPlan | None:
+    """Whether training fits the memory of a GPU; None where the model is not on this machine."""
+    if model_folder(recipe.model) is None:
+        return None
+    from reprise.training.memory_plan import plan_memory
+
+    return plan_memory(recipe)
+
+
+def _peak_tflops(recipe: Recipe) -> float:
+    """Peak of the recipe's GPU, dense bf16.
+
+    Raises:
+        UserError: it is not known.
+    """
+    peak = PEAK_BF16_TFLOPS.get(recipe.hardware.gpu)
+    if peak is None:
+        raise UserError(
+            f"the peak of {recipe.hardware.gpu!r} is not known",
+            where="hardware.gpu",
+            remedy=f"choose one of: {', '.join(PEAK_BF16_TFLOPS)}",
+        )
+    return peak
+
+
+def _stages(recipe: Recipe, per_token: float | None, rate: float, step_tokens: int) -> list[PlannedStage]:
+    """Tokens, steps and cost of each stage of training; `rate` in FLOP/s."""
+    stages: list[PlannedStage] = []
+    for index, stage in enumerate(recipe.stages):
+        flops = None if per_token is None else per_token * stage.tokens
+        stages.append(
+            {
+                "stage": index + 1,
+                "name": stage.name,
+                "tokens": stage.tokens,
+                "steps": math.ceil(stage.tokens / step_tokens),
+                "training_flops": flops,
+                "gpu_hours": None if flops is None else flops / rate / 3600,
+            }
+        )
+    return stages
+
+
+def _scoring(recipe: Recipe, rate: float) -> ScoringCost | None:
+    """Cost of the perplexities that order the text: a forward pass, a third of training, over each token once.
+
+    Before the stage `score` has counted them, the tokens are those that the stages take from the ordered buckets.
+    """
+    ordered = {
+        (entry.language, source)
+        for stage in recipe.stages
+        for entry in stage.mixture.values()
+        for source in entry.sources
+        if recipe.curriculum_selects(entry.language, source)
+    }
+    if not ordered:
+        return None
+    manifest = Workspace(recipe.workspace).manifest("score")
+    if manifest is not None:
+        tokens = sum(int(bucket["tokens"]) for bucket in manifest.counts["scored"].values())
+    else:
+        tokens = sum(
+            budget.tokens
+            for budget in budgets(recipe)
+            if (recipe.stages[budget.stage - 1].mixture[budget.entry].language, budget.source) in ordered
+        )
+    scorer = recipe.documents.perplexity.model or recipe.model
+    whole = recipe.training.model_copy(update={"adapter": type(recipe.training.adapter)()})
+    per_token = _flops_per_token(recipe.model_copy(update={"model": scorer, "training": whole}))[0]
+    flops = None if per_token is None else per_token / 3 * tokens
+    return {
+        "tokens": tokens,
+        "measured": manifest is not None,
+        "flops": flops,
+        "gpu_hours": None if flops is None else flops / rate / 3600,
+    }
+
+
+def _synthesis(recipe: Recipe, store: TokenStore | None, buckets: list[PlannedBucket]) -> Need | None:
+    """Synthetic tokens that the stages need, that are there, and what the rest would take; None without synthesis."""
+    if not recipe.synthesis.enabled:
+        return None
+    needed = sum(bucket["tokens"] for bucket in buckets if bucket["source"] == "synthetic")
+    stored = {} if store is None else store.train
+    there = sum(bucket.num_tokens for key, bucket in stored.items() if key.source == "synthetic")
+    folder = Workspace(recipe.workspace).folder("synthesize")
+    stage = folder if folder.is_dir() else None
+    return estimate_need(recipe.synthesis, tokens_needed=needed, tokens_there=there, stage=stage)
+
+
+def _total(values: Iterable[float | None]) -> float | None:
+    """The sum; None where a value is not known."""
+    known = list(values)
+    return None if None in known else sum(value for value in known if value is not None)
+
+
+def _flops_per_token(recipe: Recipe) -> tuple[float | None, str]:
+    """FLOPs per token and the formula; None where neither the model nor its size is available."""
+    if model_folder(recipe.model) is not None:
+        from reprise.model.flops import training_flops_per_token
+        from reprise.model.loading import load_config
+
+        frozen = recipe.training.adapter.kind != "none"
+        cost = training_flops_per_token(load_config(recipe.model), recipe.rows.seq_len, frozen=frozen)
+        return cost, f"{4 if frozen else 6} * parameters + 12 * layers * heads * head_dim * seq_len (arXiv 2204.02311)"
+    if recipe.hardware.parameters is not None:
+        return 6.0 * recipe.hardware.parameters, "6 * hardware.parameters; attention is not counted"
+    return None, "not known: the model is not available; set hardware.parameters"
+
+
+def _store(recipe: Recipe) -> TokenStore | None:
+    """The published token store, None before there is one."""
+    workspace = Workspace(recipe.workspace)
+    return None if workspace.manifest("tokenize") is None else TokenStore.open(workspace.folder("tokenize"))
+
+
+def _name(supply: Supply) -> str:
+    return "/".join(part for part in (supply.entry, supply.source, supply.topic) if part)
+
+
+def _by_source(buckets: list[PlannedBucket]) -> list[SourceTokens]:
+    """Tokens of each mixture entry and source over all stages."""
+    totals: defaultdict[tuple[str, str], int] = defaultdict(int)
+    for bucket in buckets:
+        assert bucket["source"] is not None, "only tables add up sources"
+        totals[bucket["entry"], bucket["source"]] += bucket["tokens"]
+    return [{"entry": entry, "source": source, "tokens": tokens} for (entry, source), tokens in totals.items()]

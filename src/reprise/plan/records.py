@@ -1,0 +1,185 @@
+"""The record of a plan: what `reprise plan --json` prints."""
+
+from typing import Literal, final
+
+from typing_extensions import TypedDict
+
+from reprise.evaluation.power import Reach
+from reprise.records import record
+from reprise.synthesis.estimate import Need
+from reprise.training.memory_records import MemoryPlan
+
+
+@record
+class Summary(TypedDict):
+    """The cost of a run, in the order in which people ask."""
+
+    tokens: int
+    """Tokens of all training stages."""
+    steps: int
+    """Optimizer steps of all training stages."""
+    gpu: str
+    """`hardware.gpu`."""
+    gpus: int
+    """GPUs that train together."""
+    gpu_hours: float | None
+    """GPU-hours of training alone; null where the model's size is not known."""
+    hours: float | None
+    """Hours on all GPUs together."""
+    days: float | None
+    """The same in days."""
+    cost: float | None
+    """Price of the GPU-hours at `hardware.price_per_hour`; null without a price."""
+    tokens_per_s: float | None
+    """Tokens per second of training, on all GPUs together; null where the model's size is not known."""
+    utilisation: float
+    """Share of the peak that this assumes (MFU)."""
+    utilisation_source: str
+    """The recipe's setting, or whose published figure is taken where it has none."""
+    disk_gb: float
+    """Estimated size of the workspace, in 10^9 bytes."""
+
+
+@record
+class PlannedStage(TypedDict):
+    """One training stage."""
+
+    stage: int
+    """Counted from 1."""
+    name: str
+    """Its name in the recipe."""
+    tokens: int
+    """Tokens to train on."""
+    steps: int
+    """Optimizer steps."""
+    training_flops: float | None
+    """FLOPs of forward and backward passes; null where the model's size is not known."""
+    gpu_hours: float | None
+    """GPU-hours at the assumed utilisation; null where the model's size is not known."""
+
+
+@record
+class PlannedBucket(TypedDict):
+    """What a stage takes from one bucket, or, in tables, from a whole source or entry."""
+
+    stage: int
+    """Counted from 1."""
+    entry: str
+    """Entry of the stage's mixture."""
+    source: str | None
+    """Source; null only in tables: all sources of the entry."""
+    topic: str | None
+    """Topic; null where the stage does not split the source."""
+    tokens: int
+    """Tokens that the stage trains on."""
+    available_tokens: int | None
+    """Training tokens of its documents; null before the stage `tokenize`."""
+    epochs: float | None
+    """Passes over them at the end of the stage; null before the stage `tokenize`."""
+    runs_out_after: int | None
+    """Tokens of the stage after which it has been read `max_epochs` times; null where it lasts or is not known."""
+
+
+@record
+class SourceTokens(TypedDict):
+    """Tokens of a source over all stages."""
+
+    entry: str
+    """Entry of the mixture."""
+    source: str
+    """Source."""
+    tokens: int
+    """Tokens of all stages."""
+
+
+@record
+class Totals(TypedDict):
+    """All training stages together."""
+
+    tokens: int
+    """Tokens to train on."""
+    steps: int
+    """Optimizer steps."""
+    training_flops: float | None
+    """FLOPs; null where the model's size is not known."""
+    gpu_hours: float | None
+    """GPU-hours; null where the model's size is not known."""
+    by_entry_and_source: list[SourceTokens]
+    """Tokens of each source."""
+
+
+@record
+class Assumptions(TypedDict):
+    """What the cost is computed from."""
+
+    gpu: str
+    """`hardware.gpu`."""
+    peak_bf16_tflops: float
+    """Dense bfloat16 peak of that GPU, in 10^12 FLOP/s."""
+    utilisation: float
+    """`hardware.utilisation`: assumed share of the peak."""
+    flops_per_token: float | None
+    """Forward and backward pass; null where the model's size is not known."""
+    formula: str
+    """How `flops_per_token` was computed."""
+    tokens_per_step: int
+    """Tokens of a global batch."""
+
+
+@record
+class ScoringCost(TypedDict):
+    """Cost of the perplexities that order the text."""
+
+    tokens: int
+    """Tokens to score."""
+    measured: bool
+    """Whether the stage `score` counted them; otherwise they are those that training takes from ordered buckets."""
+    flops: float | None
+    """FLOPs of the forward passes; null where the scoring model's size is not known."""
+    gpu_hours: float | None
+    """GPU-hours at the assumed utilisation."""
+
+
+@record
+class PlanFinding(TypedDict):
+    """A result of the checks before a run."""
+
+    what: str
+    """What is wrong or missing."""
+    where: str
+    """Setting and value, or file and line; may be empty."""
+    remedy: str
+    """What to do; may be empty."""
+    severity: Literal["error", "missing", "warning"]
+    """`error` and `missing` stop a run; `reprise plan` refuses only errors."""
+
+
+@final
+@record
+class Plan(TypedDict):
+    """Budgets, epochs, steps and cost of a run."""
+
+    name: str
+    """Name of the recipe."""
+    summary: Summary
+    """The cost in one line."""
+    stages: list[PlannedStage]
+    """Training stages."""
+    buckets: list[PlannedBucket]
+    """What each stage takes from each bucket of its mixture."""
+    totals: Totals
+    """All stages together."""
+    assumptions: Assumptions
+    """Peak, utilisation and formula."""
+    memory: MemoryPlan | None
+    """Whether training fits the GPU's memory; null where the model is not on this machine."""
+    scoring: ScoringCost | None
+    """Cost of the stage `score`; null where no bucket is ordered by perplexity."""
+    synthesis: Need | None
+    """What synthesis needs; null without it."""
+    reach: list[Reach]
+    """Which verdicts the held-out documents, once tokenized, and the local benchmark questions can reach."""
+    warnings: list[str]
+    """What a user should know before the run."""
+    findings: list[PlanFinding]
+    """Results of the checks before a run."""

@@ -1,0 +1,149 @@
+"""A plan on the terminal."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from reprise.errors import Finding
+from reprise.evaluation.power import Reach, reach_sentences
+from reprise.plan.records import Plan, PlannedBucket, PlannedStage, ScoringCost, Summary, Totals
+from reprise.synthesis.estimate import Need
+from reprise.tables import print_table
+
+
+def summary_line(summary: Summary) -> str:
+    """One paragraph for the first lines of the plan."""
+    parts = [f"{summary['tokens']:,} tokens", f"{summary['steps']:,} steps"]
+    if summary["hours"] is not None and summary["days"] is not None:
+        time = f"{summary['hours']:,.3g} hours" if summary["days"] < 2 else f"{summary['days']:,.1f} days"
+        parts.append(f"{time} on {summary['gpus']:,} {summary['gpu']}")
+        parts.append(
+            f"{summary['tokens_per_s']:,.0f} tokens/s at {summary['utilisation']:.0%} of the peak "
+            f"({summary['utilisation_source']})"
+        )
+    else:
+        parts.append("hours not known")
+    parts.append(f"about {summary['disk_gb']:,.3g} GB of disk")
+    if summary["cost"] is not None:
+        parts.append(f"cost {summary['cost']:,.2f}")
+    return ", ".join(parts)
+
+
+def without_topics(buckets: Sequence[PlannedBucket]) -> list[PlannedBucket]:
+    """The buckets of a plan added up over topics, with a line for each entry (source None) where it has several."""
+    rows: dict[tuple[int, str, str | None], PlannedBucket] = {}
+    for bucket in buckets:
+        for source in (None, bucket["source"]):
+            key = (bucket["stage"], bucket["entry"], source)
+            if (row := rows.get(key)) is None:
+                rows[key] = {**bucket, "source": source, "topic": None, "epochs": None, "runs_out_after": None}
+                continue
+            row["tokens"] += bucket["tokens"]
+            if row["available_tokens"] is not None and bucket["available_tokens"] is not None:
+                row["available_tokens"] += bucket["available_tokens"]
+    for row in rows.values():
+        if (available := row["available_tokens"]) is not None:
+            row["epochs"] = row["tokens"] / available if available else 0.0
+    sources = Counter((row["stage"], row["entry"]) for row in rows.values() if row["source"] is not None)
+    return [row for row in rows.values() if row["source"] is not None or sources[row["stage"], row["entry"]] > 1]
+
+
+def show_plan(plan: Plan, *, topics: bool = False) -> None:
+    """Print a plan: one line with the cost, then tables, then what a user should know.
+
+    Args:
+        plan: the result of `make_plan`.
+        topics: print one line per topic instead of one per source.
+    """
+    console = Console()
+    console.print(f"{plan['name']}: {summary_line(plan['summary'])}", markup=False, highlight=False)
+    for table in (_stage_table(plan), _bucket_table(plan["buckets"], topics)):
+        for column in table.columns:
+            if column.header in ("tokens", "steps", "available", "epochs", "training FLOPs", "GPU-hours"):
+                column.justify = "right"
+        print_table(table)
+    for line in _cost_lines(plan):
+        console.print(line, markup=False, highlight=False)
+    for finding in (Finding(**entry) for entry in plan["findings"]):
+        label = "warning" if finding.severity == "warning" else "before a run"
+        console.print(f"{label}: {finding}", style="yellow", markup=False, highlight=False)
+    for line in _reach_lines(plan["reach"]):
+        console.print(line, markup=False, highlight=False)
+    for warning in plan["warnings"]:
+        console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
+
+
+def _stage_table(plan: Plan) -> Table:
+    table = Table("stage", "name", "tokens", "steps", "training FLOPs", "GPU-hours", title=f"{plan['name']}: stages")
+    for stage in plan["stages"]:
+        table.add_row(str(stage["stage"]), stage["name"], *_cost_cells(stage))
+    table.add_row("all", "", *_cost_cells(plan["totals"]))
+    return table
+
+
+def _cost_cells(cost: PlannedStage | Totals) -> list[str]:
+    flops, hours = cost["training_flops"], cost["gpu_hours"]
+    return [
+        f"{cost['tokens']:,}",
+        f"{cost['steps']:,}",
+        "not known" if flops is None else f"{flops:.3g}",
+        "not known" if hours is None else f"{hours:,.2f}" if hours < 100 else f"{hours:,.0f}",
+    ]
+
+
+def _bucket_table(buckets: Sequence[PlannedBucket], topics: bool) -> Table:
+    known = any(bucket["available_tokens"] is not None for bucket in buckets)
+    columns = ["stage", "entry", "source", *(["topic"] if topics else []), "tokens"]
+    table = Table(*columns, *(["available", "epochs"] if known else []), title="mixture")
+    for bucket in buckets if topics else without_topics(buckets):
+        cells = [str(bucket["stage"]), bucket["entry"], bucket["source"] or "all"]
+        cells += [bucket["topic"] or ""] if topics else []
+        cells.append(f"{bucket['tokens']:,}")
+        if known:
+            cells += [f"{bucket['available_tokens']:,}", f"{bucket['epochs']:.2f}"]
+        table.add_row(*cells)
+    return table
+
+
+def _cost_lines(plan: Plan) -> list[str]:
+    """Assumptions, memory, scoring and synthesis."""
+    assumed = plan["assumptions"]
+    lines = [
+        f"{assumed['gpu']} at {assumed['utilisation']:.0%} of {assumed['peak_bf16_tflops']:g} TFLOP/s; "
+        f"FLOPs per token = {assumed['formula']}"
+    ]
+    if plan["memory"] is not None:
+        from reprise.training.memory_plan import memory_lines  # imports torch
+
+        lines += memory_lines(plan["memory"])
+    if plan["scoring"] is not None:
+        lines.append(_scoring_line(plan["scoring"]))
+    if plan["synthesis"] is not None:
+        lines.append(_synthesis_line(plan["synthesis"]))
+    return lines
+
+
+def _reach_lines(reach: Sequence[Reach]) -> list[str]:
+    if not reach:
+        return []
+    return ["verdicts within reach:", *(f"  {line}" for line in reach_sentences(reach))]
+
+
+def _scoring_line(cost: ScoringCost) -> str:
+    tokens = f"{cost['tokens']:,} tokens" if cost["measured"] else f"{cost['tokens']:,} tokens if no more text is read"
+    price = "not known" if cost["flops"] is None else f"{cost['flops']:.3g} FLOPs, {cost['gpu_hours']:,.2f} GPU-hours"
+    return f"perplexities before training: {tokens}: {price}"
+
+
+def _synthesis_line(need: Need) -> str:
+    line = f"synthetic tokens: {need['tokens_needed']:,} needed, {need['tokens_there']:,} there"
+    if not need["tokens_missing"]:
+        return line
+    hours = "hours not known before a run" if need["hours"] is None else f"{need['hours']:,.1f} hours"
+    source = "at the rates of the run so far" if need["measured"] else "at assumed rates"
+    return (
+        f"{line}; the rest takes about {need['requests']:,} requests, {need['completion_tokens']:,} generated tokens, "
+        f"cost {need['cost']:,.2f}, {hours} ({source})"
+    )
