@@ -255,7 +255,7 @@ def write_metrics(folder: Path, recipe: Recipe, index: int, rng: np.random.Gener
         }
     ]
     shares = dict.fromkeys(recipe.documents.topics.list_of("zh"), 1 / 11)
-    lines.append(_validation(recipe, index, 0, 0.0, rng))
+    lines.append(_validation(recipe, index, 0, 0, rng))
     for step in range(1, num_steps + 1):
         tokens = step * step_tokens
         base = {"step": step, "tokens": tokens, "seconds": 2.0 * step}
