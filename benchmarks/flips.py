@@ -77,7 +77,10 @@ def verify_flip(recipe: Path, path: Path, rng: random.Random) -> str:
     before = flip(path, rng)
     try:
         damage = damage_of(verify_run(load_recipe(recipe)))
-        return "named" if any(str(path) in sentence for sentence in damage) else "silent"
+        if any(str(path) in sentence for sentence in damage):
+            return "named"
+        print(f"silent: {path}", flush=True)
+        return "silent"
     except Exception:
         traceback.print_exc()
         return "traceback"

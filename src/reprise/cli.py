@@ -15,6 +15,7 @@ from reprise.errors import UserError
 from reprise.progress import console
 from reprise.recipe import Recipe, presets, read_preset
 from reprise.recipe.loading import open_recipe
+from reprise.tables import print_table
 from reprise.training.signals import Interrupted
 
 app = typer.Typer(
@@ -213,7 +214,7 @@ def status(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fa
     table = Table("stage", "state", "why", title=loaded.workspace)
     for name, item in found:
         table.add_row(name, item.state, item.reason, style={"fresh": "green", "stale": "yellow"}.get(item.state))
-    _print(table)
+    print_table(table)
 
 
 def _stage_command(name: str, doc: str) -> None:
@@ -461,7 +462,7 @@ def evaluate(
         from reprise.evaluation.command import result_tables
 
         for table in result_tables(results):
-            _print(table)
+            print_table(table)
         if "headline" in results:
             print(results["headline"])
     if fail_on_loss and has_loss(results["verdicts"]):
@@ -603,12 +604,6 @@ def _find_rates(given: dict[str, Any]) -> None:
     loaded = check(RateStudy, settings, "reprise study rate")
     print(find_rates(loaded)["sentence"])
     _say(f"wrote {Path(loaded.workspace) / 'rate.json'}")
-
-
-def _print(thing: Any) -> None:
-    from rich.console import Console
-
-    Console().print(thing)
 
 
 def _run(

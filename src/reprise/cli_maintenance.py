@@ -3,12 +3,13 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from reprise.errors import UserError
 from reprise.recipe.loading import open_recipe
+from reprise.tables import print_table
 
 RunPath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe (YAML), or the folder of a run.")]
 Overrides = Annotated[
@@ -94,7 +95,7 @@ def doctor(recipe: RunPath, overrides: Overrides = None, as_json: AsJson = False
         print(json.dumps(facts, ensure_ascii=False, indent=1))
     else:
         for table in diagnosis_tables(inputs, buckets):
-            _print(table)
+            print_table(table)
         for finding in findings:
             if finding.severity == "warning":
                 print(f"warning: {finding}")
@@ -133,9 +134,3 @@ def add_commands(app: typer.Typer) -> None:
     """Add these commands to the program."""
     for command in (verify, doctor, prune, benchmarks):
         app.command()(command)
-
-
-def _print(thing: Any) -> None:
-    from rich.console import Console
-
-    Console().print(thing)

@@ -96,7 +96,7 @@ def find_damage(folder: Path, records: Mapping[str, FileChecksum], *, content: b
     """
     damage = []
     for name, record in records.items():
-        path = folder / name
+        path = Path(os.path.normpath(folder / name))  # a file beside the folder is `../report.html`
         try:
             size = path.stat().st_size
             if size != record["size"]:

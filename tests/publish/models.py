@@ -57,6 +57,8 @@ def write_family(name: str, folder: Path) -> Path:
             value.add_(0.1 * torch.randn_like(value))
     model.save_pretrained(folder)
     set_in_json(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
+    if name.startswith("qwen"):  # transformers composes text for this family, whatever the file says
+        set_in_json(folder / "tokenizer.json", normalizer={"type": "NFC"})
     return folder
 
 

@@ -10,6 +10,7 @@ from reprise.errors import Finding
 from reprise.evaluation.power import Reach, reach_sentences
 from reprise.plan.records import Plan, PlannedBucket, PlannedStage, ScoringCost, Summary, Totals
 from reprise.synthesis.estimate import Need
+from reprise.tables import print_table
 
 
 def summary_line(summary: Summary) -> str:
@@ -62,7 +63,7 @@ def show_plan(plan: Plan, *, topics: bool = False) -> None:
         for column in table.columns:
             if column.header in ("tokens", "steps", "available", "epochs", "training FLOPs", "GPU-hours"):
                 column.justify = "right"
-        console.print(table)
+        print_table(table)
     for line in _cost_lines(plan):
         console.print(line, markup=False, highlight=False)
     for finding in (Finding(**entry) for entry in plan["findings"]):

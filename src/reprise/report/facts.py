@@ -237,6 +237,7 @@ def _order(recipe: Recipe) -> list[OrderRow]:
                         "entry": name,
                         "source": source,
                         "scored": curriculum.needs_perplexity,
+                        "by": curriculum.by,
                         "order": curriculum.order,
                         "segments": curriculum.segments,
                         "drop_below": curriculum.drop_below,

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from reprise.mixture.forecast import Segment, forecast
@@ -14,6 +13,7 @@ from reprise.mixture.preview import packing, preview
 from reprise.model.loading import load_tokenizer
 from reprise.recipe import Recipe
 from reprise.storage import Json
+from reprise.tables import print_table
 from reprise.tokens.store import TokenStore
 
 
@@ -82,12 +82,13 @@ def show_order(
         more = f" +{len(row.documents) - 2}" if len(row.documents) > 2 else ""
         documents = ", ".join(row.documents[:2]) + more
         cells = [str(row.step), str(row.row), row.bucket, str(row.epoch), ppl, documents, row.words[:60]]
-        order.add_row(*map(escape, cells))
+        order.add_row(*cells)
     fit = Table("bucket", "rows", "padding", "documents", "cut", "cut though short", title="rows of the first epoch")
     for entry in packing(recipe, store, stage):
         numbers = [entry.rows, f"{entry.padding:.2%}", entry.documents, entry.cut, entry.cut_though_short]
-        fit.add_row(escape(entry.bucket), *map(str, numbers))
-    console.print(order, fit)
+        fit.add_row(entry.bucket, *map(str, numbers))
+    print_table(order)
+    print_table(fit)
     found = forecast(recipe, store)
     for warning in found.warnings:
         console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)

@@ -297,8 +297,10 @@ class OrderRow(TypedDict):
     """Source."""
     scored: bool
     """Whether the order needs perplexities."""
+    by: str
+    """`curriculum.by` of the recipe."""
     order: str
-    """`curriculum.order` of the recipe."""
+    """`curriculum.order`."""
     segments: int
     """`curriculum.segments`."""
     drop_below: float

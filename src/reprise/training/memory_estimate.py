@@ -227,10 +227,21 @@ def _forward(config: Any, setup: Setup, num_layers: int) -> tuple[int, int, int]
     if num_layers == 0:
         for layer in decoder_layers(model):
             layer.forward = _pass_through
+    if setup.adapter.kind != "none":
+        _freeze(model, setup.adapter)
     ids = torch.zeros((setup.micro_batch_rows, setup.seq_len), dtype=torch.int64)
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     kept, dispatched = _kept_bytes(model.base_model, ids, weights)
     return kept, dispatched.products, dispatched.largest
+
+
+def _freeze(model: Any, adapter: Adapter) -> None:
+    """Of frozen norms and embeddings autograd keeps less; linear layers keep their input for the adapter there."""
+    ends = {model.get_input_embeddings(), model.get_output_embeddings()} if adapter.train_embeddings else set()
+    for module in model.modules():
+        if module not in ends and not isinstance(module, torch.nn.Linear):
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(requires_grad=False)
 
 
 def _pass_through(hidden_states: torch.Tensor, *_args: Any, **_others: Any) -> torch.Tensor:

@@ -14,6 +14,7 @@ from reprise.documents.clean.heuristics import measure_rules
 from reprise.documents.clean.stage import batch_texts, repair
 from reprise.documents.table import DOCUMENTS, hash_text, read_table
 from reprise.recipe.documents import Clean
+from reprise.tables import print_table
 
 _EXCERPT_CHARS = 160
 
@@ -147,7 +148,7 @@ def show_retention(buckets: Iterable[BucketRetention]) -> None:
         for loss in bucket["rules"]:
             table.add_row(*first, loss["rule"], f"{loss['documents']:,}", f"{loss['alone']:,}")
             first = ["", "", "", ""]
-    console.print(table)
+    print_table(table)
     for bucket in buckets:
         for loss in bucket["rules"]:
             for example in loss["examples"]:

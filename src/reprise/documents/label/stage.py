@@ -37,6 +37,7 @@ from reprise.errors import UserError
 from reprise.recipe.documents import Quality, Topics
 from reprise.recipe.model import Model
 from reprise.storage import write_json
+from reprise.tables import print_table
 from reprise.workspace import Work
 
 REPORT, CLASSIFIERS = "report.json", "classifiers"
@@ -381,4 +382,4 @@ def show_report(report: Mapping[str, Any]) -> None:
         for number, (topic, counts) in enumerate(zip(found["topics"], held_out["confusion"], strict=True), 1):
             cells = [str(count) if count else "" for count in counts]
             table.add_row(f"{number} {topic}", f"{held_out['f1'].get(topic, 0.0):.2f}", *cells)
-        console.print(table)
+        print_table(table)

@@ -145,7 +145,9 @@ class BenchmarkRunner:
         }
         path = self._cache / f"{benchmark.name}-{digest(key)}.json"
         if (known := read_checked(path)) is not None:
-            return Measured(**known["measured"])
+            measured = known["measured"]
+            gold = {question: (bits, size) for question, (bits, size) in measured["gold"].items()}
+            return Measured(**measured | {"gold": gold})
         tasks = tasks or harness.local_tasks(benchmark, items)
         total = {name: len(task.eval_docs) for name, task in tasks.items()}
         chosen = choose(total, self._settings.limit, self._seed)
