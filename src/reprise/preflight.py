@@ -27,6 +27,7 @@ from reprise.recipe import Recipe
 from reprise.recipe.documents import Input
 from reprise.recipe.generator import Generator
 from reprise.recipe.names import Corpus, check_names
+from reprise.stage_names import DOCUMENT_STAGES
 from reprise.synthesis.language_check import check_languages
 from reprise.workspace import Workspace
 
@@ -267,8 +268,6 @@ def check_evaluation_server(recipe: Recipe) -> Iterator[Finding]:
         yield from check_server(backend.base_url, backend.api_key_env, "evaluation.backend")
 
 
-DOCUMENT_STAGES = 6
-"""read, clean, deduplicate, decontaminate, label and score: each writes its text."""
 PARQUET_COMPRESSED = 2.0
 """Bytes of text per byte of a document table; 1.9 to 2.8 on text in English and Chinese."""
 COMPRESSED = 4.0
@@ -297,7 +296,9 @@ def workspace_bytes(recipe: Recipe) -> int:
     # A checkpoint holds float32 weights and two moments; the published weights are as large as the base model's.
     parameters = weights / 2
     checkpoints = len(recipe.stages) * (weights + 12 * parameters) + kept * 12 * parameters
-    copies = DOCUMENT_STAGES if recipe.documents.keep_text else 2  # the one that is read, and the one that is written
+    copies = (
+        len(DOCUMENT_STAGES) if recipe.documents.keep_text else 2
+    )  # the one that is read, and the one that is written
     return int(copies * text / PARQUET_COMPRESSED + text + checkpoints)
 
 

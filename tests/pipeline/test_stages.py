@@ -5,8 +5,20 @@ import json
 import pytest
 
 from reprise.recipe.loading import load_recipe
+from reprise.stage_names import DROPPING_STAGES, REPORT, stage_names
 from reprise.stages import stages
 from reprise.storage import file_checksum
+
+
+@pytest.mark.parametrize("synthesis", [False, True])
+def test_the_list_of_names_is_that_of_the_stages(recipe_data, write_recipe, synthesis):
+    recipe_data["synthesis"] = {"enabled": synthesis}
+    recipe = load_recipe(write_recipe(recipe_data))
+    names = [stage.name for stage in stages(recipe)]
+    assert names == [*stage_names(recipe), REPORT]
+    assert [name for name in names if name in DROPPING_STAGES] == list(DROPPING_STAGES)[
+        : len(DROPPING_STAGES) - (not synthesis)
+    ]
 
 
 @pytest.mark.parametrize("checked", [False, True])

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from reprise import schemas
+from reprise import cli, schemas
 from reprise.errors import UserError
 from reprise.recipe import Recipe
 from reprise.report import facts as facts_module
 from reprise.report.build import HTML, JSON, compare_report, run, write_report
-from reprise.report.facts import finite, gather, stage_names
+from reprise.report.facts import finite, gather
 from reprise.report.page import render_report
+from reprise.stage_names import stage_names
 from reprise.storage import Json, write_checked
 from reprise.verification import VERIFIED
 from reprise.workspace import Comparison, Work, Workspace, read_manifest, write_manifest
@@ -251,3 +252,14 @@ def test_math_has_both_scores(finished: Run) -> None:
     row = page.split("math, answers of equal value")[1].split("</tr>")[0]
     assert "6.75" in row
     assert "rose by 2.50" in row
+
+
+def test_a_folder_whose_name_contains_an_equals_sign_is_a_run_not_an_override(
+    run_until: RunUntil, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    workspace, _ = run_until("read", folder="lr=1e-4")
+    monkeypatch.chdir(tmp_path)
+    cli.report(["lr=1e-4"], compare=False, output=None)
+    assert (workspace.root / HTML).exists()
+    with pytest.raises(UserError, match="name one recipe"):
+        cli.report(["lr=1e-5"], compare=False, output=None)

@@ -8,9 +8,7 @@ from typing import TypedDict
 
 from reprise.documents.table import DROPPED, read_table
 from reprise.errors import UserError
-
-STAGES = ("read", "clean", "deduplicate", "decontaminate", "label", "synthesize")
-"""Stages that reject or drop documents, in their order."""
+from reprise.stage_names import DROPPING_STAGES
 
 
 class RejectedDocument(TypedDict):
@@ -40,14 +38,14 @@ def read_rejects(root: Path, stage: str | None = None, reason: str | None = None
     Raises:
         UserError: no stage of this name drops documents.
     """
-    if stage is not None and stage not in STAGES:
-        near = difflib.get_close_matches(stage, STAGES, 1)
+    if stage is not None and stage not in DROPPING_STAGES:
+        near = difflib.get_close_matches(stage, DROPPING_STAGES, 1)
         raise UserError(
             f"no stage {stage!r} drops documents" + (f"; did you mean {near[0]}?" if near else ""),
             where=f"--stage {stage}",
-            remedy=f"name one of {', '.join(STAGES)}",
+            remedy=f"name one of {', '.join(DROPPING_STAGES)}",
         )
-    return _read_stages(root, STAGES if stage is None else (stage,), reason)
+    return _read_stages(root, DROPPING_STAGES if stage is None else (stage,), reason)
 
 
 def _read_stages(root: Path, stages: tuple[str, ...], reason: str | None) -> Iterator[RejectedDocument]:

@@ -26,11 +26,9 @@ from reprise.report.records import (
     RejectExample,
     RejectFacts,
 )
+from reprise.stage_names import DOCUMENT_STAGES, SYNTHESIZE
 from reprise.storage import Json
 from reprise.workspace import Workspace
-
-STAGES = ("read", "clean", "deduplicate", "decontaminate", "label", "score", "synthesize")
-"""Stages that may write `documents/` and `dropped/`, in order."""
 
 EXAMPLES = 3
 """Dropped or rejected documents shown for each reason."""
@@ -43,7 +41,7 @@ def corpus_facts(workspace: Workspace) -> CorpusFacts:
     """Flow through the stages, drops per reason with examples, rejects, documents per bucket, perplexity."""
     return {
         "flow": _flow(workspace),
-        "drops": [drop for stage in STAGES for drop in _drops(workspace, stage)],
+        "drops": [drop for stage in (*DOCUMENT_STAGES, SYNTHESIZE) for drop in _drops(workspace, stage)],
         "rejects": _rejects(stage_folder(workspace, "read") / "rejects.jsonl"),
         "buckets": _buckets(workspace),
         "perplexity": _perplexity(workspace),
@@ -71,7 +69,7 @@ def stage_folder(workspace: Workspace, stage: str) -> Path:
 def _flow(workspace: Workspace) -> list[FlowRow]:
     """Documents that each stage before the synthesis wrote and dropped; only what is published is counted."""
     flow: list[FlowRow] = []
-    for stage in STAGES[:-1]:
+    for stage in DOCUMENT_STAGES:
         folder = workspace.folder(stage)
         if (folder / DOCUMENTS).exists():
             documents, dropped = count_rows(folder / DOCUMENTS), count_rows(folder / DROPPED)
@@ -164,8 +162,8 @@ def _read_lines(path: Path) -> Iterator[Json]:
 
 def _last_documents(workspace: Workspace) -> list[Path]:
     """Document folders of what is trained on: the last published document stage, and the synthetic text."""
-    published = [stage for stage in STAGES[:-1] if (workspace.folder(stage) / DOCUMENTS).exists()]
-    folders = [workspace.folder(stage) / DOCUMENTS for stage in [*published[-1:], "synthesize"]]
+    published = [stage for stage in DOCUMENT_STAGES if (workspace.folder(stage) / DOCUMENTS).exists()]
+    folders = [workspace.folder(stage) / DOCUMENTS for stage in [*published[-1:], SYNTHESIZE]]
     return [folder for folder in folders if folder.exists()]
 
 

@@ -31,6 +31,7 @@ from reprise.report.records import (
     TrainingFacts,
     VerdictFacts,
 )
+from reprise.stage_names import stage_names
 from reprise.storage import InputRecord
 from reprise.synthesis.records import SyntheticSamples
 from reprise.workspace import Manifest, Workspace
@@ -95,17 +96,6 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-
-
-def stage_names(recipe: Recipe) -> list[str]:
-    """The stages of a run, in order, without the report itself."""
-    return [
-        *("read", "clean", "deduplicate", "decontaminate", "label", "score"),
-        *(["synthesize"] if recipe.synthesis.enabled else []),
-        "tokenize",
-        *(f"train-{number + 1}" for number in range(len(recipe.stages))),
-        "evaluate",
-    ]
 
 
 def _stages(workspace: Workspace, recipe: Recipe) -> list[StageFacts]:
