@@ -471,7 +471,7 @@ def evaluate(
 
 def _evaluate_model(model: Path, overrides: list[str], options: dict[str, Any]) -> Any:
     from reprise.evaluation.command import evaluate_model, read_settings
-    from reprise.model.gguf import cache_folder
+    from reprise.storage import cache_folder
 
     settings = read_settings(str(model), overrides, **options)
     return evaluate_model(

@@ -86,6 +86,12 @@ def record_input(path: Path, known: Mapping[str, Json] | None = None) -> InputRe
     return {"path": printable(str(path)), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "xxh128": content}
 
 
+def cache_folder() -> Path:
+    """Folder of what outlives runs, such as converted models: `REPRISE_CACHE`, else `reprise` in the user's cache."""
+    root = os.environ.get("REPRISE_CACHE")
+    return Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reprise"
+
+
 def find_damage(folder: Path, records: Mapping[str, FileChecksum], *, content: bool) -> list[str]:
     """Files that are missing or are not what their records say; one sentence each.
 

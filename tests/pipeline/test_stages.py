@@ -1,6 +1,8 @@
 """What each stage of a run depends on."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -46,3 +48,9 @@ def test_the_evaluation_depends_on_its_questions(recipe_data, write_recipe, tmp_
         seen.append(prints())
     assert len({str(found["evaluate"]) for found in seen}) == 4
     assert len({str(found["decontaminate"]) for found in seen}) == (4 if checked else 1)
+
+
+def test_a_command_that_has_nothing_to_do_loads_neither_torch_nor_transformers():
+    """They take several seconds, and a second run is to end in one."""
+    code = "import reprise.cli, reprise.pipeline, sys; print({'torch', 'transformers', 'daft'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

@@ -14,13 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from reprise.errors import missing_extra
 from reprise.model.failures import explain_loading
 from reprise.model.weights import compare_loaded, not_finite, refuse_not_finite
-from reprise.storage import digest, file_checksum
-
-
-def cache_folder() -> Path:
-    """Folder of converted models: `REPRISE_CACHE`, else `reprise` in the user's cache."""
-    root = os.environ.get("REPRISE_CACHE")
-    return Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reprise"
+from reprise.storage import cache_folder, digest, file_checksum
 
 
 def convert_gguf(source: Path) -> Path:

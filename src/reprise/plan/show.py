@@ -17,8 +17,7 @@ def summary_line(summary: Summary) -> str:
     """One paragraph for the first lines of the plan."""
     parts = [f"{summary['tokens']:,} tokens", f"{summary['steps']:,} steps"]
     if summary["hours"] is not None and summary["days"] is not None:
-        time = f"{summary['hours']:,.3g} hours" if summary["days"] < 2 else f"{summary['days']:,.1f} days"
-        parts.append(f"{time} on {summary['gpus']:,} {summary['gpu']}")
+        parts.append(f"{_in_words(summary['hours'])} on {summary['gpus']:,} {summary['gpu']}")
         parts.append(
             f"{summary['tokens_per_s']:,.0f} tokens/s at {summary['utilisation']:.0%} of the peak "
             f"({summary['utilisation_source']})"
@@ -29,6 +28,15 @@ def summary_line(summary: Summary) -> str:
     if summary["cost"] is not None:
         parts.append(f"cost {summary['cost']:,.2f}")
     return ", ".join(parts)
+
+
+def _in_words(hours: float) -> str:
+    """A time in the unit that a person would name: minutes, hours or days."""
+    if hours < 1 / 60:
+        return "under a minute"
+    if hours < 2:
+        return f"{hours * 60:,.0f} minutes"
+    return f"{hours:,.3g} hours" if hours < 48 else f"{hours / 24:,.1f} days"
 
 
 def without_topics(buckets: Sequence[PlannedBucket]) -> list[PlannedBucket]:

@@ -20,10 +20,9 @@ from reprise.evaluation.benchmarks.catalogue import BENCHMARKS, Benchmark, Part,
 from reprise.evaluation.benchmarks.harness_fields import Columns
 from reprise.evaluation.benchmarks.harness_index import folders, harness_tasks, harness_version
 from reprise.evaluation.benchmarks.language_suites import PREFIX, language_of, suite_of, tasks_by_language
-from reprise.model.gguf import cache_folder
 from reprise.recipe.evaluation import OWN_BENCHMARKS, SUITES, expand_benchmarks
 from reprise.recipe.languages.codes import find_language
-from reprise.storage import digest, write_text
+from reprise.storage import cache_folder, digest, write_text
 
 _FORMAT = 1
 """Raised when the same task would be written as other questions."""

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from reprise.errors import missing_extra
-from reprise.model.gguf import cache_folder
-from reprise.storage import read_checked, write_checked
+from reprise.storage import cache_folder, read_checked, write_checked
 
 _FORMAT = 3
 _NAME = re.compile(
