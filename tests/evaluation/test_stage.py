@@ -126,7 +126,7 @@ def test_verdicts_and_headline_say_what_the_numbers_say(work, tiny_model):
     assert list(verdicts) == ["en", "en/book", "en/web", "zh", "zh/book", "zh/web"]
     assert verdicts["zh"]["verdict"] == "gained" and verdicts["zh"]["judged_ci"][1] < 0
     assert {verdicts[path]["tolerance"] for path in ("en", "en/book", "en/web")} == {0.02}
-    assert f"zh (bits per byte fell by {-100 * verdicts['zh']['change']:.1f} %" in results["headline"]
+    assert f"Chinese (bits per byte fell by {-100 * verdicts['zh']['change']:.1f} %" in results["headline"]
     assert [entry["measure"] for entry in results["untested"]] == ["benchmarks"]
     rows = {row["path"]: row for row in results["bits_per_byte"]}
     assert rows["en/web/Others"]["verdict"] is None and rows["en/web/Others"]["ci"] is not None
