@@ -4,7 +4,7 @@ import math
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from reprise.recipe.loading import parse_recipe
@@ -32,6 +32,7 @@ values = st.recursive(
 )  # fmt: skip
 
 
+@example({"\x85": None, "a": "\u2028", "b": ["x\u2029y", "\ufeff", "\x85\n "]})
 @given(values)
 def test_what_is_written_is_read_back_here_and_by_others(data):
     text = format_yaml(data)

@@ -59,6 +59,18 @@ for _tag, _pattern, _first in _RESOLVERS:
         _Dumper.yaml_implicit_resolvers.setdefault(_character, []).append(_resolver)
 
 
+_ODD_BREAKS = re.compile("[\\x85\\u2028\\u2029\\ufeff]")
+"""Line ends of Unicode and the mark of byte order, which PyYAML writes as they are and reads as something else."""
+
+
+def _represent_str(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = '"' if _ODD_BREAKS.search(text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_str)
+
+
 def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
     return int(loader.construct_scalar(node).replace("_", ""))
 
