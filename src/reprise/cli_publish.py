@@ -70,11 +70,9 @@ def push(
     from reprise.publish.hub import push_folder
 
     source = Source.open(recipe)
-    folder = recipe
-    if source.is_run:
-        folder = source.exports / "model"
-        if not folder.is_dir():
-            export_folder(source, folder)
+    folder = source.upload_folder
+    if not folder.is_dir():
+        export_folder(source, folder)
     _say(f"uploaded: {push_folder(folder, name, private=not public)}")
 
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from reprise.publish.card import _hub_dataset
 from reprise.publish.export import Source, export_folder, export_gguf
 from reprise.publish.hub import push_folder
 from reprise.recipe import Recipe
+from reprise.workspace import read_manifest, write_manifest
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +189,18 @@ def hashes(folder: Path):
         for path in folder.rglob("*")
         if path.is_file()
     }
+
+
+def test_what_is_uploaded_is_the_model_of_today(run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    first = Source.open(copy).upload_folder
+    assert Source.open(copy).upload_folder == first and first.parent == copy / "exports"
+    manifest = read_manifest(copy / "train-1" / "manifest.json")
+    write_manifest(copy / "train-1", replace(manifest, content="another" * 4))
+    assert Source.open(copy).upload_folder != first, "trained again"
+    model = export_folder(Source.open(copy), first)
+    assert Source.open(model).upload_folder == model
 
 
 def test_an_upload_that_broke_is_resumed_and_the_hub_has_every_file(run, tmp_path, hub):

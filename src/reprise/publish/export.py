@@ -60,6 +60,17 @@ class Source:
         return self.model.parent if self.recipe is None else Path(self.recipe.workspace) / "exports"
 
     @property
+    def upload_folder(self) -> Path:
+        """Folder that is uploaded. That of a run is named by the model's content, so that a model of before, exported
+        and then trained again, is not uploaded in place of today's; an upload that broke finds its folder again."""
+        if not self.is_run:
+            return self.model
+        assert self.recipe is not None, "a run has a recipe"
+        manifest = Workspace(self.recipe.workspace).manifest(self.model.parent.name)
+        assert manifest is not None, "a model folder in the run is published"
+        return self.exports / f"model-{manifest.content[:12]}"
+
+    @property
     def model_name(self) -> str:
         """Name of the model's folder among the exports: `gguf` for the trained model itself."""
         return "gguf" if self.is_run else self.model.name

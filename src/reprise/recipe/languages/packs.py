@@ -70,12 +70,13 @@ def english_name(path: str) -> str:
     A sentence must not say "gained no" of Norwegian, or "lost it" of Italian.
     """
     entry, slash, source = path.partition("/")
-    return f"{load_pack(entry).name}{slash}{source}" if (FOLDER / f"{entry}.yaml").is_file() else path
+    return f"{load_pack(entry).name}{slash}{source}" if entry in shipped() else path
 
 
-def shipped() -> list[str]:
+@functools.cache
+def shipped() -> tuple[str, ...]:
     """Codes of the languages that have a pack of ours."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
 
 
 def read_pack(path: Path) -> Pack:
