@@ -67,11 +67,11 @@ def reveal(text: str, *, strewn_letters: bool = False) -> str:
     return _STREWN_LETTER.sub("", revealed) if strewn_letters else revealed
 
 
-_CODE_POINT = re.compile(r"(?:\bU\+|%u|\\x\{|\\(?=[0-9a-fA-F]{4}))([0-9a-fA-F]{4,6})(?:\}|\b\s?)")
+_CODE_POINT = re.compile(r"(?:U\+|%u|\\x\{|\\(?=[0-9a-fA-F]{4}))([0-9a-fA-F]{4,6})(?:\}|\b\s?)")
 
 
 def _decode_code_points(text: str) -> str:
-    """Letters beyond ASCII as `U+6C34`, `%u6C34` (JavaScript), `\\x{6C34}` (Perl) and `\\6C34 ` (CSS)."""
+    """Characters beyond ASCII as `U+6C34`, `%u6C34` (JavaScript), `\\x{6C34}` (Perl) and `\\6C34 ` (CSS)."""
     if not any(sign in text for sign in ("U+", "%u", "\\")):
         return text
     return _CODE_POINT.sub(_decode_code_point, text)
@@ -79,8 +79,9 @@ def _decode_code_points(text: str) -> str:
 
 def _decode_code_point(match: re.Match[str]) -> str:
     code = int(match[1], 16)
-    is_letter = 0x80 <= code <= 0x10FFFF and unicodedata.category(chr(code))[0] in "LMNP"
-    return chr(code) if is_letter else match[0]
+    # Radicals such as U+2F54, which stand for letters in text from PDFs, are symbols to Unicode.
+    is_written = 0x80 <= code <= 0x10FFFF and unicodedata.category(chr(code))[0] != "C"
+    return chr(code) if is_written else match[0]
 
 
 _UTF8_BYTES = re.compile(r"(?:\\x[89a-fA-F][0-9a-fA-F]){2,}|(?:\\[23][0-7]{2}){2,}")
@@ -175,7 +176,8 @@ _STYLED_NAME = re.compile(
     r"REGIONAL INDICATOR SYMBOL LETTER) ([A-Z])$"
 )
 _MIN_STYLED = 5
-"""So many different letters in a style are a text in that style; phonetic writing uses one or two."""
+"""So many different letters in a style are a text in that style; phonetic writing uses one or two. In Chinese text one
+is enough, since a question there may hold no other Latin letter."""
 
 
 @functools.cache
@@ -206,7 +208,8 @@ def _fold_lookalikes(text: str, chars: frozenset[str]) -> str:
     if not present:
         return text
     cyrillic = {char for char in chars if ord(char) in _CYRILLIC}
-    is_styled = len(_styled().keys() & map(ord, chars)) >= _MIN_STYLED
+    num_styled = len(_styled().keys() & map(ord, chars))
+    is_styled = num_styled >= _MIN_STYLED or (num_styled > 0 and re.search(f"[{_HAN}]", text))
     if (
         is_styled
         or (cyrillic and cyrillic <= set(present))
