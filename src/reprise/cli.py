@@ -490,12 +490,15 @@ def selftest(
     steps: Annotated[int, typer.Option(min=1, help="Steps of the optimizer.")] = 30,
     rows: Annotated[int, typer.Option(min=1, help="Rows of a batch, at most the recipe's.")] = 4,
     seq_len: Annotated[int, typer.Option(min=8, help="Tokens of a row, at most the recipe's.")] = 256,
+    rounding: Annotated[bool, typer.Option("--rounding", help="Also what rounding alone makes of it.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a few steps on your model and tokens, and again by a plain PyTorch loop; exit code 1 where they differ."""
     from reprise.training.selftest import selftest as run_selftest
 
-    result = run_selftest(open_recipe(recipe, overrides), steps=steps, batch_rows=rows, seq_len=seq_len)
+    result = run_selftest(
+        open_recipe(recipe, overrides), steps=steps, batch_rows=rows, seq_len=seq_len, measure_rounding=rounding
+    )
     if as_json:
         print(json.dumps(result, indent=1))
     else:
@@ -505,6 +508,11 @@ def selftest(
         for name, limit in result["limits"].items():
             where = f" ({result['weight']})" if name == "weights" else ""
             _say(f"  {name.replace('_', ' '):<10} {result[name]:.1e}, at most {limit:.0e} passes{where}")  # type: ignore[literal-required]
+        if (alone := result["rounding"]) is not None:
+            _say("the plain loop against itself, its sums in another order:")
+            _say(f"  loss {alone['loss']:.1e}, weights {alone['weights']:.1e} ({alone['weight']})")
+            all_steps = f"{alone['grad_norm_all_steps']:.1e}; the trainer's {result['grad_norm_all_steps']:.1e}"
+            _say(f"  grad norm over all steps {all_steps}")
         _say("passed" if result["passed"] else "FAILED: training would not do what a plain loop does")
     if not result["passed"]:
         raise typer.Exit(1)

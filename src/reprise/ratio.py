@@ -23,7 +23,7 @@ from reprise.recipe import Recipe, load_recipe
 from reprise.recipe.fields import Settings
 from reprise.recipe.loading import parse_yaml
 from reprise.storage import write_json
-from reprise.study import read_results, run_one, take_through
+from reprise.study import held_out_bits, read_results, run_one, take_through
 from reprise.yaml_text import format_yaml
 
 
@@ -88,7 +88,7 @@ def find_ratio(study: RatioStudy) -> RatioAnswer:
     """
     recipe = load_recipe(study.recipe)
     entry, kept, tolerance = _roles(study, recipe)
-    language = recipe.stages[study.stage].mixture[entry].language
+    language = str(recipe.stages[study.stage].mixture[entry].language)
     runs: list[RatioRun] = []
     seeds = itertools.cycle(study.seeds)
     recipes: dict[tuple[str, int], Recipe] = {}
@@ -99,7 +99,7 @@ def find_ratio(study: RatioStudy) -> RatioAnswer:
             name = f"share-{share:.3f}"
             recipes[name, seed] = _recipe_of(study, recipe, entry, share, seed)
             run_one(recipes, (name, seed), take_through)
-            before_after = _measured(Path(recipes[name, seed].workspace), kept, language)
+            before_after = _measured(Path(recipes[name, seed].workspace), kept, entry, language)
             runs.append({"share": share, "seed": seed, **before_after})
         answer = _best(runs, tolerance, last=len(runs) >= study.runs)
         due = next_shares(answer.share, number, study.runs - len(runs))
@@ -176,12 +176,15 @@ class _Measured(TypedDict):
     new: float
 
 
-def _measured(workspace: Path, kept: str, new: str) -> _Measured:
-    rows = {row["language"]: row for row in read_results(workspace)["bits_per_byte"] if row["source"] is None}
-    missing = [language for language in (kept, new) if language not in rows]
-    if missing:
-        raise UserError(f"there is no held-out text of {', '.join(missing)}", where=str(workspace / "evaluate"))
-    return {"kept": rows[kept]["after"] / rows[kept]["before"], "new": rows[new]["after"] / rows[new]["before"]}
+def _measured(workspace: Path, kept: str, entry: str, language: str) -> _Measured:
+    """after / before of the kept text and of the new entry's, or where nothing of it is held out of its language's."""
+    results = read_results(workspace)
+    kept_bits = held_out_bits(results, kept)
+    new_bits = held_out_bits(results, entry) or held_out_bits(results, language)
+    if kept_bits is None or new_bits is None:
+        missing = kept if kept_bits is None else language
+        raise UserError(f"there is no held-out text of {missing}", where=str(workspace / "evaluate"))
+    return {"kept": kept_bits[1] / kept_bits[0], "new": new_bits[1] / new_bits[0]}
 
 
 def _best(runs: list[RatioRun], tolerance: float, *, last: bool) -> BestShare:

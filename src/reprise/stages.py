@@ -94,7 +94,7 @@ def stages(recipe: Recipe) -> list[Stage]:
             },
             files=lambda: _files("model", model_files(recipe.model)) | _question_files(recipe),
             resumable=True,
-            version=6,
+            version=7,
         ),
     ]
     report = Stage(
@@ -154,7 +154,7 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
             means={"engine": documents.engine, "data": recipe.evaluation.data},
             records=DROPPED,
             files=lambda: _benchmark_files(recipe),
-            version=3,
+            version=4,
             passes_text=True,
         ),
         Stage(
@@ -219,7 +219,7 @@ def _synthesis_stage(recipe: Recipe) -> Stage:
         files=lambda: _synthesis_files(recipe),
         resumable=True,
         records=(*DROPPED, "funnel.json", "samples.json", "provenance.jsonl"),
-        version=2,
+        version=3,
     )
 
 

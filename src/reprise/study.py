@@ -30,12 +30,13 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from reprise.errors import UserError
+from reprise.evaluation.verdicts import holm_levels
 from reprise.pipeline import run_stages
 from reprise.progress import console
 from reprise.recipe import Recipe, load_recipe
 from reprise.recipe.fields import Settings
 from reprise.recipe.loading import check, parse_yaml
-from reprise.report.study_page import Comparison, StudyResult, study_page
+from reprise.report.study_page import Comparison, Difference, StudyResult, study_page
 from reprise.storage import write_json
 
 TakeThrough = Callable[[Recipe, Sequence[Path]], None]
@@ -60,7 +61,7 @@ class Study(Settings):
     seeds: list[int] = Field(min_length=1)
     """Seeds; each variant runs once with each."""
     measures: list[str] = Field(min_length=1)
-    """`bits_per_byte/LANGUAGE`, `benchmark/NAME` or `group/NAME`, of the trained model."""
+    """`bits_per_byte/NAME` (an entry, `ENTRY/SOURCE` or a language), `benchmark/NAME` or `group/NAME`."""
     parallel: Annotated[int, Field(ge=1)] = 1
     """Runs at the same time."""
 
@@ -70,6 +71,13 @@ class Study(Settings):
         if bad := [name for name in variants if "/" in name or name.startswith(".")]:
             raise ValueError(f"the variant {bad[0]!r} cannot be the name of a folder; leave out `/` and a leading `.`")
         return variants
+
+    @field_validator("seeds")
+    @classmethod
+    def _each_seed_once(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("a seed stands twice: both are the same run, which says nothing of chance")
+        return seeds
 
     @model_validator(mode="after")
     def _baseline_is_a_variant(self) -> "Study":
@@ -133,7 +141,7 @@ def run_study(study: Study, *, arguments: Sequence[str] = (), only: str | None =
         "question": study.question,
         "baseline": study.baseline,
         "seeds": study.seeds,
-        "measures": {measure: _compare(study, measure, outcomes) for measure in study.measures},
+        "measures": _compare_all(study, outcomes),
     }
     root = Path(study.workspace)
     write_json(root / "study.json", result)
@@ -296,19 +304,64 @@ def read_results(workspace: Path) -> dict[str, Any]:
     return results
 
 
+def held_out_bits(results: Mapping[str, Any], name: str) -> tuple[float, float] | None:
+    """Bits per byte before and after; None where no such text is held out.
+
+    Args:
+        results: the evaluation of a run.
+        name: `en`, `law` or `law/cases`: an entry of the mixture or a source of it, as in the verdicts; else a
+            language, which is the text of all of its entries.
+    """
+    rows = results["bits_per_byte"]
+    named = [row for row in rows if row["path"] == name]
+    named = named or [row for row in rows if row["language"] == name and row["source"] is None]
+    num_bytes = sum(row["num_bytes"] for row in named)
+    if not num_bytes:
+        return None
+    before, after = (sum(row[side] * row["num_bytes"] for row in named) / num_bytes for side in ("before", "after"))
+    return before, after
+
+
 def _value(results: dict[str, Any], measure: str) -> float:
     kind, _, name = measure.partition("/")
-    found: list[float] = []
+    value: float | None = None
     if kind == "bits_per_byte":
-        rows = results["bits_per_byte"]
-        found = [row["after"] for row in rows if row["language"] == name and row["source"] is None]
+        bits = held_out_bits(results, name)
+        value = None if bits is None else bits[1]
     elif kind == "benchmark":
-        found = [row["after"] for row in results["benchmarks"] if row["benchmark"] == name]
+        value = next((row["after"] for row in results["benchmarks"] if row["benchmark"] == name), None)
     elif kind == "group":
-        found = [results["groups"]["after"][name]] if name in results["groups"]["after"] else []
-    if not found:
+        value = results["groups"]["after"].get(name)
+    if value is None:
         raise UserError(f"the runs have no measure {measure!r}", where="measures", remedy="see results.json of a run")
-    return found[0]
+    return value
+
+
+def _compare_all(study: Study, outcomes: dict[tuple[str, int], dict[str, Any]]) -> dict[str, Comparison]:
+    """Every measure of every variant against the baseline; all sentences hold together by Holm's rule."""
+    compared = {measure: _compare(study, measure, outcomes) for measure in study.measures}
+    differences = [
+        (measure, variant, difference)
+        for measure, comparison in compared.items()
+        for variant, difference in comparison["differences"].items()
+    ]
+    errors = [smallest_error(difference["values"]) for _, _, difference in differences]
+    levels = holm_levels(errors)
+    for (measure, variant, difference), error, level in zip(differences, errors, levels, strict=True):
+        sentence = _sentence(study, measure, variant, difference, error <= level, len(errors))
+        compared[measure]["sentences"].append(sentence)
+    return compared
+
+
+def smallest_error(values: Sequence[float]) -> float:
+    """The smallest error at which Student's interval of the mean leaves out 0; 1 for one value."""
+    from scipy.stats import ttest_1samp
+
+    if len(values) < 2 or not any(values):
+        return 1.0
+    if np.ptp(values) == 0.0:
+        return 0.0
+    return float(ttest_1samp(values, 0.0).pvalue)
 
 
 def _compare(study: Study, measure: str, outcomes: dict[tuple[str, int], dict[str, Any]]) -> Comparison:
@@ -326,20 +379,15 @@ def _compare(study: Study, measure: str, outcomes: dict[tuple[str, int], dict[st
         seen = detectable_difference(paired)
         unit: Literal["relative", "difference"] = "relative" if relative else "difference"
         result["differences"][variant] = {"values": paired, "mean": mean, "ci": ci, "unit": unit, "detectable": seen}
-        result["sentences"].append(_sentence(study, measure, variant, mean, ci, seen))
     return result
 
 
 def _sentence(
-    study: Study,
-    measure: str,
-    variant: str,
-    mean: float,
-    ci: tuple[float, float] | None,
-    detectable: float | None,
+    study: Study, measure: str, variant: str, difference: Difference, is_shown: bool, num_compared: int
 ) -> str:
     """What the numbers do and do not show."""
-    relative = measure.startswith("bits_per_byte/")
+    mean, ci, detectable = difference["mean"], difference["ci"], difference["detectable"]
+    relative = difference["unit"] == "relative"
     unit, count = ("%" if relative else "points"), len(study.seeds)
     head = f"{variant} against {study.baseline}: {measure} {100 * mean:+.2f} {unit}"
     if ci is None or detectable is None:
@@ -349,6 +397,11 @@ def _sentence(
         return (
             f"{head}: the interval holds 0, so these runs do not show which is better; a difference of "
             f"{100 * detectable:.2f} {unit} would have shown in 4 of 5 such studies."
+        )
+    if not is_shown:
+        return (
+            f"{head}: the interval leaves out 0, but among {num_compared} comparisons one such is to be expected by "
+            "chance, so it is not shown which is better; more seeds would tell."
         )
     better = (mean < 0) == relative
     return f"{head}: {'better' if better else 'worse'} with this model, text and budget; beyond them it shows nothing."

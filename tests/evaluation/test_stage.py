@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from tests.evaluation.conftest import make_model, make_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -37,7 +39,7 @@ SENTENCES = {
 def documents():
     for language, sentences in SENTENCES.items():
         for number in range(24):
-            text = " ".join(sentences[(number + shift) % 4] for shift in range(1 + number % 3))
+            text = " ".join([*(sentences[(number + shift) % 4] for shift in range(1 + number % 3)), f"{number}."])
             source = "web" if number % 2 else "book"
             topic = ("Law and Policy" if number % 4 == 1 else "Others") if source == "web" else None
             yield {
@@ -149,6 +151,22 @@ def test_changed_weights_or_text_are_measured_again(work, tiny_model, tmp_path):
     bits = [measure_bits(model, texts, SETTINGS, **keep) for model in models[:2]]
     assert not np.allclose(bits[0], bits[1], rtol=1e-3)
     np.testing.assert_allclose(measure_bits(models[0], texts[:3], SETTINGS, **keep), bits[0][:3], rtol=1e-5)
+
+
+def test_all_that_decides_the_answers_is_in_the_fingerprint(tiny_model, tmp_path):
+    """Settings of the tokens, and weights that an index has in another folder."""
+    given = [{}, {"eos": "<eos>"}, {"bos": True}, {"attention": "eager"}]
+    marks = [EvaluatedModel(Model(path=str(tiny_model), **settings), SETTINGS).fingerprint for settings in given]
+    assert len(set(marks)) == len(given)
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    (folder / "weights").mkdir()
+    weights = (folder / "model.safetensors").rename(folder / "weights" / "all.safetensors")
+    with safe_open(weights, "pt") as handle:
+        index = {"weight_map": dict.fromkeys(handle.keys(), "weights/all.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    before = EvaluatedModel(Model(path=str(folder)), SETTINGS).fingerprint
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+    assert EvaluatedModel(Model(path=str(folder)), SETTINGS).fingerprint != before
 
 
 def test_bits_per_byte_count_every_byte_whatever_the_vocabulary(tmp_path):

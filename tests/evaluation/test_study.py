@@ -10,8 +10,18 @@ import pytest
 import yaml
 
 from reprise.errors import UserError
+from reprise.evaluation.verdicts import holm_levels
 from reprise.report.study_page import study_page
-from reprise.study import detectable_difference, load_study, mean_interval, run_study, shipped_studies, student_quantile
+from reprise.study import (
+    detectable_difference,
+    held_out_bits,
+    load_study,
+    mean_interval,
+    run_study,
+    shipped_studies,
+    smallest_error,
+    student_quantile,
+)
 
 RECIPE = """
 name: tiny
@@ -71,7 +81,8 @@ class Pipeline:
         (root / "cache" / "evaluate" / "base").touch()
         noise = random.Random(recipe.seed).random()
         value = 2.0 + noise - (self.gain * (1 + noise / 10) if order == "ascending" else 0.0)
-        row = {"language": "zh", "source": None, "topic": None, "after": value}
+        row = {"path": "zh", "language": "zh", "source": None, "topic": None, "num_bytes": 100}
+        row |= {"before": 3.0, "after": value}
         benchmark = {"benchmark": "cmmlu", "after": 0.25 + (0.001 * recipe.seed if order == "ascending" else 0)}
         results = {"bits_per_byte": [row], "benchmarks": [benchmark], "groups": {"after": {}}}
         (root / "evaluate" / "results.json").write_text(json.dumps(results))
@@ -144,6 +155,56 @@ def test_sentence_says_better_only_where_the_interval_does(study, tmp_path):
     assert ": worse with" in run(other, Pipeline(-0.1))["measures"]["bits_per_byte/zh"]["sentences"][0]
     one = study.model_copy(update={"workspace": str(tmp_path / "one"), "seeds": [1]})
     assert "shows nothing about chance" in run(one, Pipeline(0.1))["measures"]["bits_per_byte/zh"]["sentences"][0]
+
+
+def test_a_seed_counts_once(study):
+    with pytest.raises(ValueError, match="a seed stands twice"):
+        type(study).model_validate(study.model_dump() | {"seeds": [1, 2, 1]})
+
+
+def test_entries_of_one_language_are_measured_apart_and_together():
+    def row(path, source, after, num_bytes):
+        return {"path": path, "language": "en", "source": source, "before": 2.0, "after": after, "num_bytes": num_bytes}
+
+    rows = [row("law", None, 1.0, 100), row("law/cases", "cases", 0.5, 60), row("general", None, 3.0, 300)]
+    results = {"bits_per_byte": rows}
+    assert held_out_bits(results, "law") == (2.0, 1.0) and held_out_bits(results, "law/cases") == (2.0, 0.5)
+    assert held_out_bits(results, "en") == (2.0, 2.5)
+    assert held_out_bits(results, "fr") is None
+
+
+def test_many_comparisons_of_nothing_show_nothing():
+    """20 studies of 10 comparisons with 5 seeds: alone, every second study would call something better or worse."""
+    dice = np.random.default_rng(3)
+    alone = together = 0
+    for _ in range(200):
+        errors = [smallest_error(list(dice.normal(0.0, 0.1, 5))) for _ in range(10)]
+        alone += min(errors) <= 0.05
+        together += any(error <= level for error, level in zip(errors, holm_levels(errors), strict=True))
+    assert alone / 200 > 0.3 and together / 200 <= 0.09
+    assert holm_levels([0.04, 0.001, 0.2]) == pytest.approx([0.025, 0.05 / 3, 0.025])
+    assert smallest_error([0.1, 0.1]) == 0.0 and smallest_error([0.0, 0.0]) == smallest_error([0.1]) == 1.0
+
+
+def test_what_is_clear_alone_and_not_among_many_is_said(study):
+    measures = [f"benchmark/{name}" for name in "abcdefgh"]
+    dice = np.random.default_rng(0)
+    noise = {(name, seed): dice.normal(0, 0.01) for name in "bcdefgh" for seed in study.seeds}
+    noise |= {("a", seed): value for seed, value in zip(study.seeds, (0.028, 0.032, 0.044), strict=True)}  # p = 0.019
+
+    def pipeline(recipe, others):
+        ascending = recipe.stages[0].curriculum["zh"].order == "ascending"
+        rows = [{"benchmark": name, "after": 0.5 + ascending * noise[name, recipe.seed]} for name in "abcdefgh"]
+        folder = Path(recipe.workspace, "evaluate")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "results.json").write_text(
+            json.dumps({"bits_per_byte": [], "benchmarks": rows, "groups": {"after": {}}})
+        )
+
+    many = run(study.model_copy(update={"measures": measures}), pipeline)["measures"]["benchmark/a"]["sentences"][0]
+    alone = run(study.model_copy(update={"measures": measures[:1]}), pipeline)["measures"]["benchmark/a"]["sentences"]
+    assert "among 8 comparisons" in many and "not shown" in many
+    assert ": better with this model" in alone[0]
 
 
 def test_page_stands_alone_and_escapes(study):

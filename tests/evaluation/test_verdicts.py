@@ -144,6 +144,24 @@ def test_what_nothing_tested_is_not_called_kept():
     assert "no loss shown, 1 of 4 measures undecided" in line and "English/paper (1 document, and" in line
 
 
+def test_copies_of_a_document_prove_nothing_more():
+    """100 copies of one text would have an interval without length."""
+    texts = [Text("the same text " * 20, "en", "web")] * 100
+    before = np.full(100, 500.0)
+    table = compare_bits(texts, before, before * 0.99, find_groups([], None))
+    (verdict,) = judge_rows(table, [])
+    assert verdict["verdict"] == "undecided" and verdict["reason"].startswith("1 document, and 5 are needed")
+    random = np.random.default_rng(1)
+    few = [Text(f"{number} " * 50, "en", "web") for number in range(8)]
+    before = random.lognormal(6, 0.5, 8)
+    after = before * (1 - 0.01 + 0.02 * random.standard_normal(8))
+    once, many = (
+        compare_bits(few * times, np.tile(before, times), np.tile(after, times), find_groups([], None))[0][0]
+        for times in (1, 25)
+    )
+    assert many["ci"] == pytest.approx(once["ci"]) and many["documents"] == once["documents"] == 8
+
+
 def test_a_named_group_without_held_out_text_is_said():
     groups = find_groups([STAGE], {"fr": 0.02, "en/mail": 0.02})
     texts = [Text("x", "en", "web")] * 6

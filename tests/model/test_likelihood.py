@@ -1,5 +1,7 @@
 """The fast likelihood against a plain loop over one document at a time."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GPT2Config, GraniteConfig, LlamaConfig
 
+from reprise.errors import UserError
 from reprise.model import likelihood
 from reprise.model.likelihood import IGNORE, document_nll, token_nll, token_scores
 
@@ -190,3 +193,14 @@ def test_bfloat16_is_near_float32(llama):
     half_model = make_model(LlamaConfig(**SMALL, max_position_embeddings=512)).to(torch.bfloat16)
     half, _ = document_nll(half_model, documents, max_length=64, stride=32, batch_tokens=256)
     np.testing.assert_allclose(half, full, rtol=0.05)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38])
+def test_likelihoods_that_are_not_finite_are_refused(llama, value):
+    """Weights of 3e38 are finite, what the model computes from them is not."""
+    broken = copy.deepcopy(llama)
+    with torch.no_grad():
+        broken.model.layers[0].mlp.down_proj.weight.fill_(value)
+    documents = [np.arange(1, 9), np.arange(3, 20)]
+    with pytest.raises(UserError, match="no finite likelihood of 2 of 2 texts"):
+        document_nll(broken, documents, max_length=16, stride=8, batch_tokens=64)

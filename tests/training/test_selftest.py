@@ -43,6 +43,15 @@ def test_thirty_steps_are_those_of_a_plain_loop(recipe: Recipe) -> None:
     assert result["movement"] < 1e-3
 
 
+def test_rounding_alone_is_of_the_same_size(recipe: Recipe) -> None:
+    """The plain loop with its sums in another order differs from itself about as much as the trainer differs from it."""
+    result = selftest(recipe, measure_rounding=True)
+    alone = result["rounding"]
+    assert alone is not None
+    assert 0.0 < alone["grad_norm_all_steps"] < 1e-3 and 0.0 < alone["weights"] < 1e-4
+    assert result["grad_norm_all_steps"] < 30 * alone["grad_norm_all_steps"]
+
+
 @pytest.mark.parametrize("rows", [{"packing": "best_fit"}, {"document_mask": True}])
 def test_every_packing(recipe: Recipe, rows: dict) -> None:
     recipe = recipe.model_copy(update={"rows": recipe.rows.model_copy(update=rows)})
@@ -86,7 +95,9 @@ def test_the_command(recipe: Recipe, tmp_path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(cli, "open_recipe", lambda *_: recipe)
     result = CliRunner().invoke(cli.app, ["selftest", "recipe.yaml", "--steps", "2", "--json"])
     assert result.exit_code == 0
-    assert json.loads(result.stdout)["passed"]
+    assert json.loads(result.stdout)["passed"] and json.loads(result.stdout)["rounding"] is None
+    result = CliRunner().invoke(cli.app, ["selftest", "recipe.yaml", "--steps", "2", "--rounding"])
+    assert result.exit_code == 0 and "against itself" in result.stderr + result.stdout
     (tmp_path / "run" / "tokenize").unlink()
     with pytest.raises(UserError, match="no token store"):
         selftest(recipe)

@@ -116,6 +116,8 @@ class Words:
     """Document -> its first word: int64[documents + 1]."""
     letters: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
     """Code points of all words, without anything between them: uint32[sum of num_chars]; empty where nobody asks."""
+    run_hashes: dict[int, Hashes] = field(default_factory=dict)
+    """What `hash_runs` gave, by size: several tables are asked for runs of one size."""
 
     def letters_of(self, document: int) -> str:
         """What `join_letters` gives for a document."""
@@ -209,8 +211,10 @@ def hash_runs(words: Words, size: int) -> Hashes:
     count = len(words.hashes)
     if count < size:
         return np.zeros(0, np.uint64)
-    prefix = words.prefix
-    return mix((prefix[size:] - prefix[:-size]) * _powers(count, _inverse(_WORD_FACTOR))[: count - size + 1])
+    if size not in words.run_hashes:
+        prefix, powers = words.prefix, _powers(count, _inverse(_WORD_FACTOR))
+        words.run_hashes[size] = mix((prefix[size:] - prefix[:-size]) * powers[: count - size + 1])
+    return words.run_hashes[size]
 
 
 def _prefix(values: Hashes, factor: int) -> Hashes:

@@ -21,7 +21,7 @@ from lm_eval.models.openai_completions import LocalCompletionsAPI
 
 from reprise.errors import UserError, missing_extra
 from reprise.evaluation.choices import check_requests
-from reprise.model.likelihood import cut_windows
+from reprise.model.likelihood import cut_windows, require_finite
 from reprise.model.loading import load_config, load_tokenizer, locate_model
 from reprise.model.tokenizer import begins_with_bos
 from reprise.recipe.evaluation import Backend
@@ -115,6 +115,9 @@ def document_bits(
 
     Returns:
         float64[len(documents)]; every token but a document's first is counted once.
+
+    Raises:
+        UserError: a likelihood is not finite.
     """
     if max_length > lm.max_length:
         max_length, stride = lm.max_length, min(stride, lm.max_length // 2)
@@ -130,6 +133,7 @@ def document_bits(
         for (number, request), (logprob, _) in zip(group, found, strict=True):
             bits[number] -= logprob / np.log(2)
             advance(len(request[2]))
+    require_finite(bits, "evaluation.backend", "texts")
     return bits
 
 

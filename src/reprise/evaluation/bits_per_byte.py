@@ -47,7 +47,7 @@ def measure_bits(
         what: shown on the progress bar.
 
     Raises:
-        UserError: the tokenizer has no token that begins a text.
+        UserError: the tokenizer has no token that begins a text; a likelihood is not finite.
     """
     if not texts:
         return np.zeros(0)

@@ -31,12 +31,18 @@ def compare_bits(
         bootstrap_samples: resamples behind `bootstrap_ci`; 0: none.
     """
     num_bytes = byte_counts(texts)
+    _, first_copy = np.unique(np.array([text.text for text in texts], object), return_inverse=True)
     table = []
     for group in group_texts(texts, groups):
         members = group.members
-        estimate = estimate_rate(before[members], after[members], num_bytes[members])
-        bootstrap = bootstrap_interval(before[members], after[members], bootstrap_samples)
-        table.append((_bits_row(group, estimate, int(num_bytes[members].sum()), bootstrap), estimate))
+        _, document = np.unique(first_copy[members], return_inverse=True)
+        # Copies of a text say once how it changed, so they are one document, of the size of all of them.
+        own_before, own_after, own_bytes = (
+            np.bincount(document, column[members]) for column in (before, after, num_bytes)
+        )
+        estimate = estimate_rate(own_before, own_after, own_bytes)
+        bootstrap = bootstrap_interval(own_before, own_after, bootstrap_samples)
+        table.append((_bits_row(group, estimate, int(own_bytes.sum()), bootstrap), estimate))
     return table
 
 
@@ -57,7 +63,7 @@ def _bits_row(group: TextGroup, estimate: Estimate, num_bytes: int, bootstrap: t
         "tolerance": group.tolerance,
         "verdict": "undecided" if group.is_judged else None,
         "num_bytes": num_bytes,
-        "documents": len(group.members),
+        "documents": estimate.items,
     }
 
 

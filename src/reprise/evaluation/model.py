@@ -2,14 +2,13 @@
 
 import gc
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from reprise.errors import missing_extra
-from reprise.model.files import model_files
+from reprise.model.files import model_files, model_folder
 from reprise.model.likelihood import native_dtype
 from reprise.model.loading import hub_commit, load_model, load_tokenizer
 from reprise.model.tokenizer import Tokenizer, open_tokenizer
@@ -31,11 +30,18 @@ class EvaluatedModel:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of what decides its answers: its files (on the Hub, its name and commit) and the number format."""
-        files: dict[str, Any] = {path.name: file_checksum(Path(path))["xxh128"] for path in model_files(self.settings)}
+        """Hash of what decides its answers: its files (on the Hub, its name and commit), the settings of its tokens and
+        its attention, and the number format."""
+        folder = model_folder(self.settings)
+        files: dict[str, Any] = {
+            str(path.relative_to(folder)): file_checksum(path)["xxh128"]
+            for path in model_files(self.settings)
+            if folder is not None
+        }
         if not files:
             commit = hub_commit(self.settings)
             files = {self.settings.path: commit}
+        files["settings"] = self.settings.model_dump(mode="json", exclude={"path", "revision"})
         if not self.in_process:
             return digest([files, self.backend.kind, self.backend.engine_options])
         return digest([files, str(self.dtype), self.device.type])

@@ -34,7 +34,7 @@ class Verdict(TypedDict):
     better: Literal["lower", "higher"]
     """Which direction is better."""
     items: int
-    """Held-out documents, or questions."""
+    """Held-out documents, of which copies of one text are one; or questions."""
     ci: Interval | None
     """95 % interval of `change` by itself; null with fewer than 5 documents or questions."""
     judged_error: float | None
@@ -94,7 +94,7 @@ class BitsRow(TypedDict):
     num_bytes: int
     """UTF-8 bytes of the documents."""
     documents: int
-    """Held-out documents."""
+    """Held-out documents; copies of one text are one."""
 
 
 @record

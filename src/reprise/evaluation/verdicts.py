@@ -35,16 +35,26 @@ class Judgement:
 def judge_all(measures: Sequence[tuple[Estimate, float | None]]) -> list[Judgement]:
     """Judge the estimates of a report with their tolerances, all as one family."""
     tested = [number for number, (estimate, _) in enumerate(measures) if estimate.problem is None]
-    errors = {number: smallest_error(*measures[number]) for number in tested}
-    allowed: dict[int, float] = {}
+    levels = holm_levels([smallest_error(*measures[number]) for number in tested])
+    allowed = dict(zip(tested, levels, strict=True))
+    return [_judge_one(*measure, allowed.get(number), len(tested)) for number, measure in enumerate(measures)]
+
+
+def holm_levels(errors: Sequence[float]) -> list[float]:
+    """The part of FAMILY_ERROR that is left to each verdict of a family; it holds where its own error is at most that.
+
+    Args:
+        errors: the smallest error of each verdict.
+    """
+    levels = [FAMILY_ERROR] * len(errors)
     stopped = False
     level = FAMILY_ERROR
-    for rank, number in enumerate(sorted(tested, key=lambda number: errors[number])):
+    for rank, number in enumerate(sorted(range(len(errors)), key=lambda number: errors[number])):
         if not stopped:
-            level = FAMILY_ERROR / (len(tested) - rank)
+            level = FAMILY_ERROR / (len(errors) - rank)
             stopped = errors[number] > level
-        allowed[number] = level
-    return [_judge_one(*measure, allowed.get(number), len(tested)) for number, measure in enumerate(measures)]
+        levels[number] = level
+    return levels
 
 
 def smallest_error(estimate: Estimate, tolerance: float | None) -> float:

@@ -1,7 +1,9 @@
 """Where a model's files are, without importing torch."""
 
 import importlib.util
+import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from reprise.errors import UserError
@@ -48,7 +50,18 @@ def model_files(settings: Model) -> list[Path]:
                 f"there is no file {source}", where="model.gguf_file", remedy="name a .gguf file in model.path"
             )
         return [source]
-    return sorted(path for path in folder.iterdir() if path.suffix in _SUFFIXES)
+    own = {path for path in folder.iterdir() if path.suffix in _SUFFIXES}
+    return sorted(own | {path for path in folder.rglob("*.py") if path.is_file()} | set(_indexed_elsewhere(folder)))
+
+
+def _indexed_elsewhere(folder: Path) -> Iterator[Path]:
+    """Files of weights that an index names in other folders."""
+    for index in folder.glob("*.index.json"):
+        try:
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue  # `weight_files.open_weights` says what is wrong with it
+        yield from (folder / name for name in names if isinstance(name, str) and "/" in name)
 
 
 def sentencepiece_file(settings: Model) -> Path | None:

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from reprise.errors import UserError
 from reprise.model.loss import IGNORE, head_scaling, scale_logits
 
 _CHUNK_LOGITS = 2**24
@@ -142,6 +143,9 @@ def document_nll(
     Returns:
         nll: float64[len(documents)], nats, summed over the scored tokens.
         scored_tokens: int64[len(documents)].
+
+    Raises:
+        UserError: a likelihood is not finite.
     """
     nll = np.zeros(len(documents), dtype=np.float64)
     scored = np.array([max(len(ids) - 1, 0) for ids in documents], dtype=np.int64)
@@ -162,7 +166,34 @@ def document_nll(
         np.add.at(nll, [window[0] for window in batch], sums)
         if advance is not None:
             advance(sum(end - first for _, _, end, first in batch))
+    require_finite(nll, name_of(model), "texts")
     return nll, scored
+
+
+def require_finite(values: npt.ArrayLike, where: str, of_what: str) -> None:
+    """Refuse likelihoods that are infinite or not a number: a verdict or an order made of them would mean nothing.
+
+    Args:
+        values: float64[n].
+        where: the model, for the message.
+        of_what: what they are the likelihoods of, for the message.
+
+    Raises:
+        UserError: there are any.
+    """
+    finite = np.isfinite(values)
+    if not finite.all():
+        raise UserError(
+            f"the model gives no finite likelihood of {finite.size - int(finite.sum())} of {finite.size} {of_what}",
+            where=where,
+            remedy="set evaluation.dtype or documents.perplexity.dtype to float32, in case its number format is too "
+            "small for the model; else its training broke: take an earlier checkpoint",
+        )
+
+
+def name_of(model: Any) -> str:
+    """Where a model of transformers came from, for messages."""
+    return str(getattr(model.config, "name_or_path", "") or "model.path")
 
 
 def cut_windows(length: int, max_length: int, stride: int) -> Iterator[tuple[int, int, int]]:

@@ -39,6 +39,15 @@ NORM_STEPS = 10
 it differed by 4e-6 at most in 8 steps and by 2e-3 in 30, where the losses differed by 9e-6 and the weights by 5e-6."""
 
 
+class Rounding(TypedDict):
+    """What the plain loop differs by from itself, with each row by itself and the last row first: rounding alone."""
+
+    loss: float
+    grad_norm_all_steps: float
+    weights: float
+    weight: str
+
+
 class SelftestResult(TypedDict):
     """What the two loops differ by."""
 
@@ -62,6 +71,8 @@ class SelftestResult(TypedDict):
     last_loss: float
     limits: dict[str, float]
     passed: bool
+    rounding: Rounding | None
+    """Null where it was not asked for."""
 
 
 class _Trace(NamedTuple):
@@ -71,7 +82,9 @@ class _Trace(NamedTuple):
     weights: dict[str, Tensor]
 
 
-def selftest(recipe: Recipe, *, steps: int = 30, batch_rows: int = 4, seq_len: int = 256) -> SelftestResult:
+def selftest(
+    recipe: Recipe, *, steps: int = 30, batch_rows: int = 4, seq_len: int = 256, measure_rounding: bool = False
+) -> SelftestResult:
     """Train twice from the base model and compare.
 
     The settings are those of the recipe's first training stage, but for length and size, in float32 and without what
@@ -82,6 +95,7 @@ def selftest(recipe: Recipe, *, steps: int = 30, batch_rows: int = 4, seq_len: i
         steps: optimizer steps.
         batch_rows: rows of a batch, at most that of the recipe.
         seq_len: tokens of a row, at most that of the recipe.
+        measure_rounding: also run the plain loop a second time, with its sums in another order.
 
     Raises:
         UserError: there is no token store yet, or the recipe's settings cannot be trained with.
@@ -101,10 +115,17 @@ def selftest(recipe: Recipe, *, steps: int = 30, batch_rows: int = 4, seq_len: i
             raise UserError("the self-test compares one process with one process", remedy="start it without torchrun")
         ours = _by_the_trainer(recipe, stage, rows, training, processes)
         gc.collect()
-        sampler = Sampler(store, stage, rows, recipe.seed)
-        batches = (sampler.next_batch(training.batch_rows) for _ in ours.rates)
-        plain, moved = _by_a_plain_loop(recipe, training, batches, ours.rates, processes.device)
-    return _compare(ours, plain, moved, training.batch_rows, rows.seq_len, str(processes.device))
+
+        def plain_loop(*, each_row: bool) -> tuple[_Trace, float]:
+            sampler = Sampler(store, stage, rows, recipe.seed)
+            batches = (sampler.next_batch(training.batch_rows) for _ in ours.rates)
+            return _by_a_plain_loop(recipe, training, batches, ours.rates, processes.device, each_row=each_row)
+
+        plain, moved = plain_loop(each_row=False)
+        result = _compare(ours, plain, moved, training.batch_rows, rows.seq_len, str(processes.device))
+        if measure_rounding:
+            result["rounding"] = _rounding(plain_loop(each_row=True)[0], plain)
+    return result
 
 
 def _settings(training: Training, batch_rows: int, rows: Rows) -> Training:
@@ -148,9 +169,24 @@ def _by_the_trainer(recipe: Recipe, stage: Stage, rows: Rows, training: Training
 
 
 def _by_a_plain_loop(
-    recipe: Recipe, training: Training, batches: Iterator[Batch], rates: Sequence[float], device: torch.device
+    recipe: Recipe,
+    training: Training,
+    batches: Iterator[Batch],
+    rates: Sequence[float],
+    device: torch.device,
+    *,
+    each_row: bool,
 ) -> tuple[_Trace, float]:
-    """The same steps as PyTorch's documentation writes them; also how far the weights moved."""
+    """The same steps as PyTorch's documentation writes them; also how far the weights moved.
+
+    Args:
+        recipe: whose model.
+        training: whose optimizer.
+        batches: one for each step.
+        rates: learning rate of each step.
+        device: to compute on.
+        each_row: take the rows of a batch one by one, the last one first, which changes only the order of the sums.
+    """
     model: Any = AutoModelForCausalLM.from_pretrained(
         locate_model(recipe.model),
         revision=recipe.model.revision,
@@ -172,15 +208,21 @@ def _by_a_plain_loop(
     losses, norms = [], []
     for batch, rate in zip(batches, rates, strict=True):
         targets = torch.from_numpy(batch.labels.copy()).to(device)[:, 1:]
-        logits = model(**_inputs(batch, device)).logits[:, :-1].float()
-        loss: Any = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
-        loss.backward()
+        inputs, num_targets, total = _inputs(batch, device), (targets != -100).sum(), 0.0
+        parts = [slice(i, i + 1) for i in reversed(range(len(targets)))] if each_row else [slice(None)]
+        for part in parts:
+            logits = model(**{name: value[part] for name, value in inputs.items()}).logits[:, :-1].float()
+            loss: Any = nn.functional.cross_entropy(
+                logits.flatten(0, 1), targets[part].flatten(), ignore_index=-100, reduction="sum"
+            )
+            (loss / num_targets).backward()
+            total += float(loss.detach() / num_targets)
         norms.append(float(nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm, foreach=False)))
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(float(loss.detach()))
+        losses.append(total)
     weights = {name: value.detach().cpu() for name, value in model.named_parameters()}
     moved = sum(float((weights[name] - start[name]).double().square().sum()) for name in weights) ** 0.5
     return _Trace(losses, norms, list(rates), weights), moved
@@ -209,30 +251,47 @@ def _inputs(batch: Batch, device: torch.device) -> dict[str, Tensor]:
 
 
 def _compare(ours: _Trace, plain: _Trace, moved: float, batch_rows: int, seq_len: int, device: str) -> SelftestResult:
-    differences = {name: (ours.weights[name] - value).double().norm() for name, value in plain.weights.items()}
-    relative = {name: float(one / plain.weights[name].double().norm()) for name, one in differences.items()}
-    worst = max(relative, key=relative.__getitem__)
-    found = {
+    worst, difference, all_differences = _weight_differences(ours, plain)
+    measured = {
         "loss": _worst(ours.losses, plain.losses),
         "grad_norm": _worst(ours.norms[:NORM_STEPS], plain.norms[:NORM_STEPS]),
-        "weights": relative[worst],
+        "weights": difference,
     }
     return {
         "steps": len(plain.losses),
         "batch_rows": batch_rows,
         "seq_len": seq_len,
         "device": device,
-        "loss": found["loss"],
-        "grad_norm": found["grad_norm"],
+        "loss": measured["loss"],
+        "grad_norm": measured["grad_norm"],
         "grad_norm_all_steps": _worst(ours.norms, plain.norms),
-        "weights": found["weights"],
+        "weights": measured["weights"],
         "weight": worst,
-        "movement": float(torch.stack(list(differences.values())).norm()) / moved,
+        "movement": all_differences / moved,
         "first_loss": plain.losses[0],
         "last_loss": plain.losses[-1],
         "limits": LIMITS,
-        "passed": all(found[name] <= limit for name, limit in LIMITS.items()),
+        "passed": all(measured[name] <= limit for name, limit in LIMITS.items()),
+        "rounding": None,
     }
+
+
+def _rounding(other: _Trace, plain: _Trace) -> Rounding:
+    worst, difference, _ = _weight_differences(other, plain)
+    return {
+        "loss": _worst(other.losses, plain.losses),
+        "grad_norm_all_steps": _worst(other.norms, plain.norms),
+        "weights": difference,
+        "weight": worst,
+    }
+
+
+def _weight_differences(ours: _Trace, plain: _Trace) -> tuple[str, float, float]:
+    """The weight that differs most by its own norm, by how much, and the norm of all differences."""
+    differences = {name: (ours.weights[name] - value).double().norm() for name, value in plain.weights.items()}
+    relative = {name: float(one / plain.weights[name].double().norm()) for name, one in differences.items()}
+    worst = max(relative, key=relative.__getitem__)
+    return worst, relative[worst], float(torch.stack(list(differences.values())).norm())
 
 
 def _worst(ours: Sequence[float], plain: Sequence[float]) -> float:

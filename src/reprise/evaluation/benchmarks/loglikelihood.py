@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from reprise.evaluation.choices import check_requests
-from reprise.model.likelihood import fit_batch, token_scores
+from reprise.model.likelihood import fit_batch, name_of, require_finite, token_scores
 from reprise.model.loss import IGNORE
 
 Ids = tuple[int, ...]
@@ -66,7 +66,7 @@ class ContinuationScorer:
         """(log-likelihood in nats, whether it is the greedy continuation) of each (context, continuation), in order.
 
         Raises:
-            UserError: see `check_requests`.
+            UserError: see `check_requests`; or a likelihood is not finite, of which the harness would make some choice.
         """
         check_requests(requests, self._max_length)
         results: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
@@ -87,6 +87,7 @@ class ContinuationScorer:
         for number, score in self._score_alone(alone):
             results[number] = score
             advance(1)
+        require_finite([score for score, _ in results], name_of(self._model), "choices of the benchmarks")
         return results
 
     def _check(self, pairs: list[tuple[Ids, Ids]]) -> bool:
