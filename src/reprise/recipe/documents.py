@@ -52,9 +52,9 @@ class Input(Settings):
     web; `resiliparse`: the same, faster and less exact."""
     pdf: Literal["file", "pages"] = "file"
     """`pages`: each page of a PDF is a document, with its number in the origin; else the file is one."""
-    parse_seconds: Annotated[float, Field(gt=0.0)] = 60.0
+    parse_seconds: Annotated[float, Field(gt=0.0, le=1e6)] = 60.0
     """Time for one web page, PDF, DOCX or EPUB; one that takes longer is rejected."""
-    parse_memory_gb: Annotated[float, Field(gt=0.0)] = 2.0
+    parse_memory_gb: Annotated[float, Field(gt=0.0, le=1e6)] = 2.0
     """Memory for one of them; one that takes more is rejected."""
 
     @field_validator("encoding")

@@ -94,20 +94,21 @@ def runs_in(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob(f"*/{KEPT}"))
 
 
-_BEGIN_AT = "# Relative paths begin at "
+KEPT_MARK = "# Relative paths begin at "
+"""Beginning of the file in a run's folder; the rest of the line is the folder at which they begin, as JSON."""
 
 
 def format_kept(recipe: Recipe) -> str:
     """The resolved recipe as a run keeps it: YAML, and the folder at which its relative paths begin."""
-    return f"{_BEGIN_AT}{json.dumps(os.getcwd())}\n{format_yaml(recipe.model_dump(mode='json'))}"  # noqa: PTH109
+    return f"{KEPT_MARK}{json.dumps(os.getcwd())}\n{format_yaml(recipe.model_dump(mode='json'))}"  # noqa: PTH109
 
 
 def parse_recipe(text: str, overrides: Sequence[str] = (), where: str = "recipe") -> Recipe:
     """`load_recipe` for text that is in memory already."""
     data = parse_yaml(text, where)
-    if text.startswith(_BEGIN_AT):
-        with contextlib.suppress(ValueError):  # edited by hand
-            _anchor(data, Path(json.loads(text.partition("\n")[0].removeprefix(_BEGIN_AT))))
+    if text.startswith(KEPT_MARK):
+        with contextlib.suppress(ValueError, TypeError):  # edited by hand
+            _anchor(data, Path(json.loads(text.partition("\n")[0].removeprefix(KEPT_MARK))))
     for override in overrides:
         apply_override(data, override)
     return check(Recipe, data, where)
