@@ -289,7 +289,7 @@ class Workspace:
         return work
 
     def _refuse_foreign(self, stage: str) -> None:
-        """Raise UserError where a folder of the user's has the name of a stage: publishing the stage would remove it."""
+        """Raise UserError where a folder of the user's has the name of a stage: publishing it would remove that."""
         folder = self.folder(stage)
         if folder.exists() and not (folder / MANIFEST).exists() and not (folder.is_dir() and not any(folder.iterdir())):
             raise UserError(
