@@ -1,6 +1,7 @@
 """The document steps beside their rivals, on the same text in the same run.
 
-    python benchmarks/documents.py --corpus CORPUS [--datatrove PYTHON] [--megabytes 8] [--rounds 2] [--scored 48] [--only NAME]
+    python benchmarks/documents.py --corpus CORPUS [--datatrove PYTHON] [--megabytes 8] [--rounds 2] [--scored 48]
+                                   [--only NAME]
 
 CORPUS is a folder of *.jsonl.zst with `text`, named SPLIT-LANG-SOURCE. Its English part is used, since the rules that
 datatrove ships are English; for tokenizing its Chinese part as well. PYTHON is an interpreter that has datatrove (and
