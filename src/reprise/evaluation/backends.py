@@ -18,8 +18,8 @@ from lm_eval.api.registry import get_model
 from lm_eval.models.openai_completions import LocalCompletionsAPI
 
 from reprise.errors import UserError, missing_extra
-from reprise.evaluation.benchmarks.quiet import without_bars
 from reprise.evaluation.choices import check_requests
+from reprise.evaluation.quiet import without_bars
 from reprise.generators.keys import read_key
 from reprise.generators.reachable import ask_models
 from reprise.model.likelihood import cut_windows

@@ -21,7 +21,7 @@ from reprise.benchmark_files import LocalSet
 from reprise.errors import UserError
 from reprise.evaluation.benchmarks.catalogue import Benchmark, Part
 from reprise.evaluation.benchmarks.loglikelihood import ContinuationScorer
-from reprise.evaluation.benchmarks.quiet import without_bars
+from reprise.evaluation.quiet import without_bars
 from reprise.progress import track
 
 FEWSHOT_SEED = 1234
