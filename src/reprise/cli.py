@@ -131,10 +131,11 @@ def init(
     notes: list[str] = []
     if model is not None and data:
         from reprise.proposal.propose import propose
+        from reprise.recipe.loading import check
         from reprise.recipe.model import Model
 
         proposal = propose(
-            Model(path=model, gguf_file=gguf_file),
+            check(Model, {"path": model, "gguf_file": gguf_file}, "--model"),
             data,
             keep or [],
             name=path.stem,

@@ -84,3 +84,17 @@ def test_a_folder_without_runs_is_refused(tmp_path):
 )  # fmt: skip
 def test_numbers_out_of_range_are_refused(line):
     assert "is not in the range" in CliRunner().invoke(app, list(line)).output
+
+
+@pytest.mark.parametrize(
+    "line",
+    [("init", "n.yaml", "--model", "~nobody-here/m", "--data", "x"), ("init", "n.yaml", "--model", "", "--data", "x"),
+     ("init", "n.yaml", "--model", "m", "--data", "~nobody-here"),
+     ("init", "n.yaml", "--model", "m", "--data", "https://user:hidden-word@host/x.jsonl"),
+     ("init", "n.yaml", "--model", "m", "--data", "https://host/x.jsonl?X-Amz-Signature=hidden-word")],
+)  # fmt: skip
+def test_a_path_on_the_command_line_is_checked_like_one_in_a_recipe(line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as refused:
+        reprise(*line)
+    assert "hidden-word" not in str(refused.value)
