@@ -4,6 +4,7 @@ import json
 
 import pytest
 import yaml
+from tests.fuzz.calling import call
 from typer.testing import CliRunner
 
 from reprise.cli import app
@@ -83,7 +84,9 @@ def test_a_folder_without_runs_is_refused(tmp_path):
      ("evaluate", "x.yaml", "--limit", "-1")],
 )  # fmt: skip
 def test_numbers_out_of_range_are_refused(line):
-    assert "is not in the range" in CliRunner().invoke(app, list(line)).output
+    outcome = call(*line)
+    assert (outcome.code, outcome.fault) == (2, "")
+    assert "not in the range" in " ".join(outcome.err.split())
 
 
 @pytest.mark.parametrize(
