@@ -14,12 +14,13 @@ from reprise import preflight
 from reprise.documents.read.files import SourceFile
 from reprise.documents.table import DOCUMENTS
 from reprise.errors import UserError, out_of_memory
+from reprise.manifest import Comparison, Derivation, Manifest, differences
 from reprise.recipe import Recipe
 from reprise.recipe.fields import decisive
 from reprise.stages import Stage, stages
 from reprise.storage import InputRecord, printable, record_input
 from reprise.training.first_process import first_does
-from reprise.workspace import Comparison, Derivation, Manifest, Status, Work, Workspace, differences
+from reprise.workspace import Status, Work, Workspace
 from reprise.yaml_text import format_yaml
 
 T = TypeVar("T")
@@ -47,11 +48,11 @@ def walk_stages(
             that reads such a file is stale.
     """
     every = stages(recipe)
-    wanted = _with_needs(every, until)
+    chosen = _with_needs(every, until)
     records: dict[str, InputRecord] = {}
     waiting: set[str] = set()
     for stage in every:
-        if stage.name not in wanted:
+        if stage.name not in chosen:
             continue
         manifest = workspace.manifest(stage.name)
         older = [name for name in stage.needs if name in waiting]
@@ -425,23 +426,23 @@ def _run_with_memory(stage: Stage, work: Work) -> None:
 
 def _summary(work: Work) -> str:
     """The single numbers among a stage's counts, for one line in the terminal."""
-    numbers = [f"{name.replace('_', ' ')} {value:,}" for name, value in work.counts.items() if type(value) is int]
-    return f" ({', '.join(numbers[:6])})" if numbers else ""
+    counts = [f"{name.replace('_', ' ')} {value:,}" for name, value in work.counts.items() if type(value) is int]
+    return f" ({', '.join(counts[:6])})" if counts else ""
 
 
 def _with_needs(every: Sequence[Stage], until: Sequence[str] | None) -> set[str]:
     """The wanted stages and all that they need."""
     by_name = {stage.name: stage for stage in every}
-    wanted: set[str] = set()
+    chosen: set[str] = set()
     queue = list(by_name if until is None else until)
     while queue:
         name = queue.pop()
         if name not in by_name:
             raise UserError(f"this recipe has no stage `{name}`", remedy=f"its stages are {', '.join(by_name)}")
-        if name not in wanted:
-            wanted.add(name)
+        if name not in chosen:
+            chosen.add(name)
             queue += by_name[name].needs
-    return wanted
+    return chosen
 
 
 class _Ranks:

@@ -86,11 +86,11 @@ def check_inputs(recipe: Recipe) -> Iterator[Finding]:
         ("documents.topics.labelled", documents.topics.labelled),
         ("documents.quality.labelled", documents.quality.labelled if documents.quality is not None else []),
     ):
-        for number, entry in enumerate(entries):
+        for index, entry in enumerate(entries):
             if is_remote(entry.path):
                 continue  # listing an object store can take minutes; the stage `read` does it first
             try:
-                find_files(entry, f"{setting}.{number}.path")
+                find_files(entry, f"{setting}.{index}.path")
             except UserError as error:
                 yield Finding.of(error, "missing")
 

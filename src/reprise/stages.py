@@ -21,6 +21,7 @@ from reprise.recipe.documents import Input, Quality, Topics
 from reprise.recipe.generator import Generator
 from reprise.recipe.mixture import Stage as TrainingStage
 from reprise.storage import Json
+from reprise.training.events import LiveScore
 from reprise.verification import read_verification
 from reprise.workspace import Work
 
@@ -103,6 +104,7 @@ def stages(recipe: Recipe) -> list[Stage]:
         tuple(step.name for step in steps),
         settings={"recipe": recipe},
         reads_records=True,
+        version=2,
         outdated=lambda counts: _verified_since(counts, Path(recipe.workspace)),
     )
     return [*steps, report]
@@ -110,94 +112,119 @@ def stages(recipe: Recipe) -> list[Stage]:
 
 def _document_stages(recipe: Recipe) -> list[Stage]:
     """From the user's files to scored documents."""
-    documents = recipe.documents
-    split = sorted(recipe.split_sources())
     return [
-        Stage(
-            "read",
-            lambda: _import("reprise.documents.read.stage"),
-            settings={
-                "inputs": documents.inputs,
-                "valid_share": documents.valid_share,
-            },
-            means={"engine": documents.engine, "max_reject_share": documents.max_reject_share},
-            files=lambda: _input_files(documents.inputs, "documents.inputs"),
-            records=("rejects.jsonl",),
-            outdated=lambda counts: _too_many_rejects(counts, documents.max_reject_share),
-            version=4,
-            passes_text=True,
-        ),
-        Stage(
-            "clean",
-            lambda: _limited("clean", recipe),
-            ("read",),
-            settings={"clean": documents.clean},
-            means={"engine": documents.engine},
-            records=DROPPED,
-            version=2,
-            passes_text=True,
-        ),
-        Stage(
-            "deduplicate",
-            lambda: _limited("deduplicate", recipe),
-            ("clean",),
-            settings={"deduplicate": documents.deduplicate},
-            means={"engine": documents.engine},
-            records=DROPPED,
-            passes_text=True,
-        ),
-        Stage(
-            "decontaminate",
-            lambda: _with_questions(_limited("decontaminate", recipe), recipe),
-            ("deduplicate",),
-            settings={"decontaminate": documents.decontaminate, "benchmarks": recipe.evaluation.question_folders()},
-            means={"engine": documents.engine, "data": recipe.evaluation.data},
-            records=DROPPED,
-            files=lambda: _benchmark_files(recipe),
-            version=3,
-            passes_text=True,
-        ),
-        Stage(
-            "label",
-            lambda: _import("reprise.documents.label.stage"),
-            ("decontaminate",),
-            settings={
-                "topics": documents.topics,
-                "quality": documents.quality,
-                "split_sources": split,
-                # Runs with other seeds have their scores in common where nothing is learned.
-                "seed": recipe.seed if split or documents.quality is not None else 0,
-                **_if(any(labels.llm is not None for labels in _labels(recipe)), {"model": recipe.model}),
-            },
-            means={"engine": documents.engine},
-            files=lambda: _label_files(recipe),
-            records=(
-                "classifiers/*",
-                "grade_classifiers/*",
-                "report.json",
-                "asked.jsonl",
-                "graded.jsonl",
-                "grades.json",
-                *DROPPED,
-            ),
-            version=3,
-            passes_text=True,
-        ),
-        Stage(
-            "score",
-            lambda: _import("reprise.documents.score"),
-            ("label",),
-            settings={
-                "model": documents.perplexity.model or recipe.model,
-                "perplexity": documents.perplexity,
-                "buckets": _scored_buckets(recipe),
-            },
-            files=lambda: _files("model", model_files(documents.perplexity.model or recipe.model)),
-            resumable=True,
-            parallel=True,
-            version=2,
-        ),
+        _read_stage(recipe),
+        _clean_stage(recipe),
+        _deduplicate_stage(recipe),
+        _decontaminate_stage(recipe),
+        _label_stage(recipe),
+        _score_stage(recipe),
     ]
+
+
+def _read_stage(recipe: Recipe) -> Stage:
+    documents = recipe.documents
+    return Stage(
+        "read",
+        lambda: _import("reprise.documents.read.stage"),
+        settings={"inputs": documents.inputs, "valid_share": documents.valid_share},
+        means={"engine": documents.engine, "max_reject_share": documents.max_reject_share},
+        files=lambda: _input_files(documents.inputs, "documents.inputs"),
+        records=("rejects.jsonl",),
+        outdated=lambda counts: _too_many_rejects(counts, documents.max_reject_share),
+        version=4,
+        passes_text=True,
+    )
+
+
+def _clean_stage(recipe: Recipe) -> Stage:
+    return Stage(
+        "clean",
+        lambda: _limited("clean", recipe),
+        ("read",),
+        settings={"clean": recipe.documents.clean},
+        means={"engine": recipe.documents.engine},
+        records=DROPPED,
+        version=3,
+        passes_text=True,
+    )
+
+
+def _deduplicate_stage(recipe: Recipe) -> Stage:
+    return Stage(
+        "deduplicate",
+        lambda: _limited("deduplicate", recipe),
+        ("clean",),
+        settings={"deduplicate": recipe.documents.deduplicate},
+        means={"engine": recipe.documents.engine},
+        records=DROPPED,
+        passes_text=True,
+    )
+
+
+def _decontaminate_stage(recipe: Recipe) -> Stage:
+    return Stage(
+        "decontaminate",
+        lambda: _with_questions(_limited("decontaminate", recipe), recipe),
+        ("deduplicate",),
+        settings={
+            "decontaminate": recipe.documents.decontaminate,
+            "benchmarks": recipe.evaluation.question_folders(),
+        },
+        means={"engine": recipe.documents.engine, "data": recipe.evaluation.data},
+        records=DROPPED,
+        files=lambda: _benchmark_files(recipe),
+        version=4,
+        passes_text=True,
+    )
+
+
+def _label_stage(recipe: Recipe) -> Stage:
+    documents, split = recipe.documents, sorted(recipe.split_sources())
+    return Stage(
+        "label",
+        lambda: _import("reprise.documents.label.stage"),
+        ("decontaminate",),
+        settings={
+            "topics": documents.topics,
+            "quality": documents.quality,
+            "split_sources": split,
+            # Runs with other seeds have their scores in common where nothing is learned.
+            "seed": recipe.seed if split or documents.quality is not None else 0,
+            **_if(any(labels.llm is not None for labels in _labels(recipe)), {"model": recipe.model}),
+        },
+        means={"engine": documents.engine},
+        files=lambda: _label_files(recipe),
+        records=(
+            "classifiers/*",
+            "grade_classifiers/*",
+            "report.json",
+            "asked.jsonl",
+            "graded.jsonl",
+            "grades.json",
+            *DROPPED,
+        ),
+        version=4,
+        passes_text=True,
+    )
+
+
+def _score_stage(recipe: Recipe) -> Stage:
+    perplexity = recipe.documents.perplexity
+    return Stage(
+        "score",
+        lambda: _import("reprise.documents.score"),
+        ("label",),
+        settings={
+            "model": perplexity.model or recipe.model,
+            "perplexity": perplexity,
+            "buckets": _scored_buckets(recipe),
+        },
+        files=lambda: _files("model", model_files(perplexity.model or recipe.model)),
+        resumable=True,
+        parallel=True,
+        version=2,
+    )
 
 
 def _synthesis_stage(recipe: Recipe) -> Stage:
@@ -251,7 +278,7 @@ def _training_stages(recipe: Recipe) -> list[Stage]:
             precious=True,
             records=("metrics.jsonl", "shares-applied.json"),
             parallel=True,
-            version=2,
+            version=3,
         )
         for index, stage in enumerate(recipe.stages)
     ]
@@ -303,9 +330,9 @@ def _files(prefix: str, paths: Iterable[Path | SourceFile]) -> dict[str, Path | 
 def _input_files(inputs: Sequence[Input], setting: str) -> dict[str, Path | SourceFile]:
     """The files of inputs; those of an object store stay as they are, with their size."""
     files: dict[str, Path | SourceFile] = {}
-    for number, entry in enumerate(inputs):
-        of_entry = find_files(entry, f"{setting}.{number}.path")
-        files |= _files(f"{setting}.{number}", [file if is_remote(file.path) else Path(file.path) for file in of_entry])
+    for index, entry in enumerate(inputs):
+        of_entry = find_files(entry, f"{setting}.{index}.path")
+        files |= _files(f"{setting}.{index}", [file if is_remote(file.path) else Path(file.path) for file in of_entry])
     return files
 
 
@@ -405,11 +432,11 @@ def _limited(name: str, recipe: Recipe) -> Run:
     """A document stage, refused where it drops too much; the limit is no setting of it, as it changes no output."""
     run = _import(f"reprise.documents.{name}.stage")
     needed = {
-        (component.language, source)
+        (entry.language, source)
         for stage in recipe.stages
-        for component in stage.mixture.values()
-        for source, share in component.sources.items()
-        if share and component.share
+        for entry in stage.mixture.values()
+        for source, share in entry.sources.items()
+        if share and entry.share
     }
 
     def run_and_check(work: Work, **settings: Any) -> None:
@@ -424,10 +451,10 @@ def _import(module: str) -> Run:
     return run
 
 
-def _benchmarks_during(recipe: Recipe) -> Callable[[Any, str], Json]:
+def _benchmarks_during(recipe: Recipe) -> Callable[[Any, str], list[LiveScore]]:
     """What training calls to run the recipe's benchmarks on the model that it holds."""
 
-    def measure(model: Any, fingerprint: str) -> Json:
+    def measure(model: Any, fingerprint: str) -> list[LiveScore]:
         from reprise.evaluation.benchmarks.live import measure_live
 
         cache = Path(recipe.workspace) / "cache" / "evaluate" / "benchmarks"

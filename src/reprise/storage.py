@@ -6,9 +6,13 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Annotated, Any
 
 import xxhash
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from reprise.records import record
 
 Json = Any
 """What `json` reads and writes."""
@@ -16,19 +20,20 @@ Json = Any
 _BLOCK_BYTES = 1 << 20
 
 
+@record
 class FileChecksum(TypedDict):
     """What a file is, by content."""
 
-    size: int
-    """Bytes."""
-    xxh128: str
-    """XXH3-128 of its bytes."""
+    size: Annotated[int, Field(description="Bytes.")]
+    xxh128: Annotated[str, Field(description="XXH3-128 of its bytes.")]
 
 
+@record
 class InputRecord(FileChecksum):
     """A file of the user."""
 
     path: str
+    """Its path; bytes that are no UTF-8 are written as `\\xd6`."""
     mtime_ns: int
     """Time of its last change; the file is hashed again only when this or the size differs."""
 

@@ -86,15 +86,15 @@ class Turns:
         sources, languages = (_Jobs(*_sums(of, owed, due), LEAST_CREDIT) for of in (of_source, of_language))
         language_of = dict(zip(of_source.tolist(), of_language.tolist(), strict=True))
         source_of = of_source.tolist()
-        coming = sorted((start, number) for number, start in enumerate(jobs.starts))
+        coming = sorted((start, index) for index, start in enumerate(jobs.starts))
         ready: dict[int, list[tuple[int, int]]] = {source: [] for source in language_of}
         starts, deadlines = sources.starts, sources.deadlines
         language_starts, language_deadlines = languages.starts, languages.deadlines
         dealt = []
         for now in range(1, PLANNED_ROWS + 1):
             while coming and coming[0][0] <= now:
-                number = heappop(coming)[1]
-                heappush(ready[source_of[number]], (jobs.deadlines[number], number))
+                index = heappop(coming)[1]
+                heappush(ready[source_of[index]], (jobs.deadlines[index], index))
             earliest = preferred = None
             best: list[int] = []
             for source, waiting in ready.items():
@@ -111,22 +111,22 @@ class Turns:
                     preferred, best = job, sorted(lines)
             if earliest is None:  # after a change of shares that left no bucket its due
                 coming.sort(key=lambda job: (-jobs.credit(job[1], now), job[1]))
-                number = coming.pop(0)[1]
+                index = coming.pop(0)[1]
                 coming.sort()
             else:
                 if preferred is not None and preferred[0] > earliest[0]:
                     full = slack[max(earliest[0], now) : preferred[0]]
                     if full.min() < 1:
                         preferred = earliest
-                number = (preferred or earliest)[1]
-                heappop(ready[source_of[number]])
-            source = source_of[number]
-            slack[now : max(now, jobs.deadlines[number])] -= 1
-            jobs.take(number)
+                index = (preferred or earliest)[1]
+                heappop(ready[source_of[index]])
+            source = source_of[index]
+            slack[now : max(now, jobs.deadlines[index])] -= 1
+            jobs.take(index)
             sources.take(source)
             languages.take(language_of[source])
-            heappush(coming, (jobs.starts[number], number))
-            dealt.append(int(open_[number]))
+            heappush(coming, (jobs.starts[index], index))
+            dealt.append(int(open_[index]))
         return dealt
 
     def hand_over(self, bucket: int, heirs: list[int], shares: list[float]) -> None:
@@ -156,30 +156,30 @@ class _Jobs:
         self._due, self._least = np.maximum(due, 1).tolist(), least
         self._taken = (-owed).tolist()
         self.starts, self.deadlines = [0] * len(due), [0] * len(due)
-        for number in range(len(due)):
-            self._plan(number)
+        for index in range(len(due)):
+            self._plan(index)
 
-    def credit(self, number: int, now: int) -> int:
+    def credit(self, index: int, now: int) -> int:
         """What it is owed at a row."""
-        return int(now * self._due[number] - self._taken[number])
+        return int(now * self._due[index] - self._taken[index])
 
-    def take(self, number: int) -> None:
+    def take(self, index: int) -> None:
         """It got a row."""
-        self._taken[number] += UNITS
-        self._plan(number)
+        self._taken[index] += UNITS
+        self._plan(index)
 
-    def _plan(self, number: int) -> None:
-        taken, due = self._taken[number], self._due[number]
-        self.starts[number] = (taken + self._least) // due + 1
-        self.deadlines[number] = -((-taken - UNITS) // due)
+    def _plan(self, index: int) -> None:
+        taken, due = self._taken[index], self._due[index]
+        self.starts[index] = (taken + self._least) // due + 1
+        self.deadlines[index] = -((-taken - UNITS) // due)
 
 
 def _slack(owed: npt.NDArray[np.int64], due: npt.NDArray[np.int64], rows: int) -> npt.NDArray[np.int32]:
     """int32 [rows]: of the next k rows, how many no deadline needs."""
     jobs = np.maximum(0, (owed + due * (rows - 1)) // UNITS)
     bucket = np.repeat(np.arange(len(due)), jobs)
-    number = np.arange(1, len(bucket) + 1) - np.repeat(np.cumsum(jobs) - jobs, jobs)  # first, second, ... of its bucket
-    deadlines = np.maximum(0, -((owed[bucket] - UNITS * number) // due[bucket]))
+    nth = np.arange(1, len(bucket) + 1) - np.repeat(np.cumsum(jobs) - jobs, jobs)  # first, second, ... of its bucket
+    deadlines = np.maximum(0, -((owed[bucket] - UNITS * nth) // due[bucket]))
     return (np.arange(rows) - np.cumsum(np.bincount(deadlines, minlength=rows))).astype(np.int32)
 
 
@@ -194,5 +194,5 @@ def _sums(
 
 def _number(names: Sequence[tuple[Any, ...]]) -> npt.NDArray[np.int64]:
     """Number of each name, equal names alike, in the order of their first use."""
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    return np.array([numbers[name] for name in names], dtype=np.int64)
+    indices = {name: index for index, name in enumerate(dict.fromkeys(names))}
+    return np.array([indices[name] for name in names], dtype=np.int64)

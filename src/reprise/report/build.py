@@ -7,7 +7,7 @@ from reprise.errors import UserError
 from reprise.recipe import Recipe, load_recipe
 from reprise.report.facts import gather
 from reprise.report.page import render_comparison, render_report
-from reprise.report.records import ComparedRun, Report, RunComparison
+from reprise.report.records import ComparedRun, Report, ReportCounts, RunComparison
 from reprise.storage import write_json, write_text
 from reprise.workspace import Work, Workspace
 
@@ -20,8 +20,7 @@ def run(work: Work, *, recipe: Recipe) -> None:
     facts = write_report(Workspace(root), recipe, root / HTML)
     write_json(work.output / JSON, facts)
     work.outside += [root / HTML, root / JSON]
-    work.counts["verdicts"] = len(facts["verdict"]["verdicts"])
-    work.counts["verified"] = facts["integrity"]["when"]
+    work.counts.update(ReportCounts(verdicts=len(facts["verdict"]["verdicts"]), verified=facts["integrity"]["when"]))
 
 
 def write_report(workspace: Workspace, recipe: Recipe, output: Path) -> Report:
@@ -57,7 +56,7 @@ def compare_report(runs: Sequence[Path], output: Path) -> RunComparison:
     compared: list[ComparedRun] = [
         {"folder": str(root), "report": gather(Workspace(root), load_run_recipe(root))} for root in runs
     ]
-    comparison: RunComparison = {"format": 2, "runs": compared}
+    comparison: RunComparison = {"format": 3, "runs": compared}
     output.parent.mkdir(parents=True, exist_ok=True)
     write_text(output, render_comparison(comparison))
     write_json(output.with_suffix(".json"), comparison)

@@ -1,6 +1,5 @@
 """The order of a stage for `reprise order`: tables on the terminal, and the planned mixture over tokens as a plot."""
 
-from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from reprise.mixture.forecast import Segment, forecast
 from reprise.mixture.preview import packing, preview
 from reprise.model.loading import load_tokenizer
 from reprise.recipe import Recipe
-from reprise.storage import Json
 from reprise.tables import print_table
 from reprise.tokens.store import TokenStore
 
@@ -59,7 +57,7 @@ def show_order(
     *,
     stage: int = 1,
     rows: int = 200,
-    previous: Mapping[str, Json] | None = None,
+    previous: SamplerState | None = None,
     picture: Path | None = None,
 ) -> None:
     """Print the first rows of a stage, how its documents fit into rows, and what the forecast warns of.
@@ -89,11 +87,11 @@ def show_order(
         fit.add_row(entry.bucket, *map(str, numbers))
     print_table(order)
     print_table(fit)
-    found = forecast(recipe, store)
-    for warning in found.warnings:
+    planned = forecast(recipe, store)
+    for warning in planned.warnings:
         console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
     if picture is not None:
-        write_picture(found.segments, f"{recipe.name}: planned mixture", picture)
+        write_picture(planned.segments, f"{recipe.name}: planned mixture", picture)
         console.print(f"the mixture over tokens: {picture}", markup=False, highlight=False)
 
 

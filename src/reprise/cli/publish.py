@@ -5,14 +5,13 @@ from typing import Annotated, Literal
 
 import typer
 
+from reprise.cli.options import Overrides, RecipePath, say
 from reprise.errors import UserError
-from reprise.progress import console
 from reprise.recipe.loading import open_recipe
 
 ModelOrRun = Annotated[
     Path, typer.Argument(metavar="RECIPE|MODEL", help="A recipe or run; or a folder with a model or its GGUF file.")
 ]
-RunPath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe (YAML), or the folder of a run.")]
 Output = Annotated[Path | None, typer.Option(help="Folder to write, which must not exist; default: RUN/exports/...")]
 
 
@@ -45,19 +44,19 @@ def export(
         target = output or source.exports / checkpoint.name
         export_checkpoint(checkpoint, source.base_model(), target, averaged=averaged, verify=True)
         if gguf is None:
-            _say(f"wrote {target}")
+            say(f"wrote {target}")
             return
         source = source.at(target)
         output = None
     if gguf is None:
         target = export_folder(source, output or source.exports / "model")
-        _say(f"wrote {target}. To the Hub: reprise push {target} OWNER/NAME")
+        say(f"wrote {target}. To the Hub: reprise push {target} OWNER/NAME")
         return
     target = output or source.exports / f"{source.model_name}-{gguf}"
     result = export_gguf(source, target, gguf, check=check, text=text)
     for sentence in result.sentences:
-        _say(sentence)
-    _say(f"wrote {target}. To talk to it: cd {target} && ollama create {source.name} && ollama run {source.name}")
+        say(sentence)
+    say(f"wrote {target}. To talk to it: cd {target} && ollama create {source.name} && ollama run {source.name}")
 
 
 def push(
@@ -73,11 +72,11 @@ def push(
     folder = source.upload_folder
     if not folder.is_dir():
         export_folder(source, folder)
-    _say(f"uploaded: {push_folder(folder, name, private=not public)}")
+    say(f"uploaded: {push_folder(folder, name, private=not public)}")
 
 
 def merge(
-    recipe: RunPath,
+    recipe: RecipePath,
     factor: Annotated[
         float | None,
         typer.Option(help="With --chat, of the added difference (default 1); else 0 is the base, 1 the trained model."),
@@ -110,7 +109,7 @@ def merge(
 
         target = output or exports / f"merge-{factor:g}"
         merge_with_base(trained, loaded.model, factor, target, verify=True)
-        _say(f"wrote {target}")
+        say(f"wrote {target}")
         return
     source = loaded.model if base is None else Model(path=base)
     share = 1.0 if factor is None else factor
@@ -126,19 +125,19 @@ def merge(
         from reprise.publish.chat_vector import add_chat_vector
 
         result = add_chat_vector(trained, source, Model(path=chat), target, factor=share, verify=True)
-        _say(f"largest difference of a weight between the chat model and its base: {result.largest_difference:.3g}")
+        say(f"largest difference of a weight between the chat model and its base: {result.largest_difference:.3g}")
         if result.rows_of_chat or result.rows_of_trained:
-            _say(
+            say(
                 f"rows of embeddings from one model alone: {result.rows_of_chat} chat, {result.rows_of_trained} trained"
             )
         if not result.has_template:
-            _say("warning: the chat model has no chat template")
-    _say(f"wrote {target}. Whether it still answers: reprise evaluate {target} --against {chat}")
+            say("warning: the chat model has no chat template")
+    say(f"wrote {target}. Whether it still answers: reprise evaluate {target} --against {chat}")
 
 
 def extend(
-    recipe: RunPath,
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Settings.")] = None,
+    recipe: RecipePath,
+    overrides: Overrides = None,
     tokens: Annotated[int, typer.Option(min=1, help="Most tokens to add.")] = 4096,
     language: Annotated[
         list[str] | None, typer.Option(help="Learn from this language; again for more; default: those of the mixture.")
@@ -152,7 +151,7 @@ def extend(
     from reprise.vocabulary.extend import extend_model, sample_texts
 
     loaded = open_recipe(recipe, overrides)
-    run_stages(loaded, until=["decontaminate"], say=_say)
+    run_stages(loaded, until=["decontaminate"], say=say)
     shares: dict[str, float] = {}
     for stage in loaded.stages:
         for name, entry in stage.mixture.items():
@@ -170,18 +169,14 @@ def extend(
     )
     target = output or Path(loaded.workspace) / "exports" / f"vocabulary-{tokens}"
     result = extend_model(loaded.model, texts, held_out, target, num_tokens=tokens, min_count=min_count)
-    _say(f"added {result.tokens:,} tokens; {result.rows:,} rows of embeddings")
+    say(f"added {result.tokens:,} tokens; {result.rows:,} rows of embeddings")
     for one in result.compression:
         kind = "held-out text" if one.held_out else "the text that was learned from"
-        _say(f"{one.language}: {one.before:.2f} -> {one.after:.2f} bytes per token on {kind}")
-    _say(f"wrote {target}. To train it: reprise run {recipe} model.path={target} workspace=...")
+        say(f"{one.language}: {one.before:.2f} -> {one.after:.2f} bytes per token on {kind}")
+    say(f"wrote {target}. To train it: reprise run {recipe} model.path={target} workspace=...")
 
 
 def add_commands(app: typer.Typer) -> None:
     """Add these commands to the program."""
     for command in (export, merge, push, extend):
         app.command()(command)
-
-
-def _say(line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)

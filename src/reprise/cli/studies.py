@@ -1,0 +1,119 @@
+"""`reprise study`: grids of recipes, and the studies that plan their runs themselves."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from reprise.cli.options import say, training_stages
+from reprise.errors import UserError
+from reprise.recipe.loading import open_recipe
+
+if TYPE_CHECKING:
+    from reprise.study import Study
+
+
+def study(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="The study (YAML), or the name of a shipped one.")],
+    recipe: Annotated[str | None, typer.Option(help="Recipe that every variant starts from.")] = None,
+    workspace: Annotated[str | None, typer.Option(help="Folder of the runs.")] = None,
+    parallel: Annotated[int | None, typer.Option(help="Runs at the same time, each in a process of its own.")] = None,
+    only: Annotated[str | None, typer.Option(metavar="VARIANT-seed-N", help="Only this run of the grid.")] = None,
+    entry: Annotated[str | None, typer.Option(help="`ratio`: mixture entry of the new text.")] = None,
+    kept: Annotated[str | None, typer.Option(help="`ratio`: language that must be kept.")] = None,
+    runs: Annotated[int | None, typer.Option(help="`ratio`: most runs.")] = None,
+    source: Annotated[str | None, typer.Option(metavar="ENTRY/SOURCE", help="`microanneal`: the candidate.")] = None,
+    tokens: Annotated[str | None, typer.Option(help="`microanneal`: of a run; `rate`: at each rate.")] = None,
+) -> None:
+    """Run a grid of recipes with seeds and compare them; `ratio`: find the best share of new text;
+    `microanneal`: is a source worth adding; `rate`: which learning rates to try; `replay`: what each policy
+    would have done with the validations of a run. Resumes."""
+    given: dict[str, str | int | None] = {"recipe": recipe, "workspace": workspace}
+    if study == "replay":
+        _replay_policies(recipe)
+    elif study == "ratio":
+        _find_ratio({**given, "entry": entry, "kept": kept, "runs": runs})
+    elif study == "rate":
+        _find_rates({**given, "tokens": tokens})
+    else:
+        _run_grid(study, {**given, "parallel": parallel}, only, source, tokens)
+
+
+def _run_grid(
+    name: str, given: dict[str, str | int | None], only: str | None, source: str | None, tokens: str | None
+) -> None:
+    """Run the grid of a study, or that of `microanneal`, and say what it shows."""
+    from reprise.study import load_study, run_study
+
+    arguments = [name]
+    if name == "microanneal":
+        loaded = _plan_microanneal({**given, "source": source, "tokens": tokens})
+        arguments += ["--source", str(source), *(["--tokens", str(tokens)] if tokens else [])]
+    else:
+        loaded = load_study(name, _named(given))
+    arguments += ["--recipe", loaded.recipe, "--workspace", loaded.workspace]
+    result = run_study(loaded, arguments=arguments, only=only)
+    if result is None:
+        return
+    for comparison in result["measures"].values():
+        for sentence in comparison["sentences"]:
+            print(sentence)
+    say(f"wrote {Path(loaded.workspace) / 'study.html'}")
+
+
+def _replay_policies(run: str | None) -> None:
+    from reprise.mixture.replay import replay, say_replay
+    from reprise.report.curves import drop_repeated, read_metrics
+
+    if run is None:
+        raise UserError("name the run", where="reprise study replay", remedy="add --recipe RUN")
+    loaded = open_recipe(Path(run), None)
+    for name, stage in zip(training_stages(loaded), loaded.stages, strict=True):
+        folder = Path(loaded.workspace) / name
+        metrics = (
+            next((path for path in (folder, folder.with_suffix(".partial")) if path.is_dir()), folder) / "metrics.jsonl"
+        )
+        records = drop_repeated(read_metrics(metrics)[0])
+        events = [(record["tokens"], record["validation"]) for record in records if record["kind"] == "validation"]
+        if not events:
+            raise UserError("there is no validation yet", where=str(metrics), remedy="train first")
+        for sentence in say_replay(replay(stage, events)):
+            print(f"{name}: {sentence}")
+
+
+def _find_ratio(given: dict[str, str | int | None]) -> None:
+    from reprise.ratio import RatioStudy, find_ratio
+    from reprise.recipe.loading import check
+
+    loaded = check(RatioStudy, {"workspace": "runs/study-ratio", **_named(given)}, "reprise study ratio")
+    print(find_ratio(loaded)["sentence"])
+    say(f"wrote {Path(loaded.workspace) / 'proposed.yaml'}")
+
+
+def _plan_microanneal(given: dict[str, str | int | None]) -> "Study":
+    from reprise.microanneal import Microanneal, plan_microanneal
+    from reprise.recipe.loading import check
+
+    parallel = given.pop("parallel")
+    settings = {"workspace": "runs/study-microanneal", **_named(given)}
+    planned = plan_microanneal(check(Microanneal, settings, "reprise study microanneal"))
+    return planned.model_copy(update={"parallel": parallel or 1})
+
+
+def _find_rates(given: dict[str, str | int | None]) -> None:
+    from reprise.rate_range import RateStudy, find_rates
+    from reprise.recipe.loading import check
+
+    loaded = check(RateStudy, {"workspace": "runs/study-rate", **_named(given)}, "reprise study rate")
+    print(find_rates(loaded)["sentence"])
+    say(f"wrote {Path(loaded.workspace) / 'rate.json'}")
+
+
+def _named(given: dict[str, str | int | None]) -> dict[str, str | int]:
+    """The options that were given on the command line."""
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add these commands to the program."""
+    app.command()(study)
