@@ -106,13 +106,13 @@ def find_damage(folder: Path, records: Mapping[str, FileChecksum], *, content: b
         content: read every file and compare checksums; without, sizes only.
     """
     damage = []
-    for name, record in records.items():
+    for name, expected in records.items():
         path = Path(os.path.normpath(folder / name))  # a file beside the folder is `../report.html`
         try:
             size = path.stat().st_size
-            if size != record["size"]:
-                damage.append(f"{path} has {size} bytes, not {record['size']}")
-            elif content and file_checksum(path)["xxh128"] != record["xxh128"]:
+            if size != expected["size"]:
+                damage.append(f"{path} has {size} bytes, not {expected['size']}")
+            elif content and file_checksum(path)["xxh128"] != expected["xxh128"]:
                 damage.append(f"{path} is damaged: its content is not what was written")
         except FileNotFoundError:
             damage.append(f"{path} is missing")

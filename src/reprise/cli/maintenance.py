@@ -94,13 +94,15 @@ def doctor(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fa
             if finding.severity == "warning":
                 print(f"warning: {finding}")
         if not any(finding.severity != "warning" for finding in findings):
-            print("nothing stands in the way of a run")
+            print("no problem found: the run can start")
     preflight.refuse(findings)
 
 
 def prune(
     recipe: RecipePath,
-    kept: Annotated[bool, typer.Option("--kept", help="Remove training stages of other settings.")] = False,
+    kept: Annotated[
+        bool, typer.Option("--kept", help="Remove training stages that were made with other settings.")
+    ] = False,
     cache: Annotated[bool, typer.Option("--cache", help="Remove answers that were paid for.")] = False,
     unfinished: Annotated[bool, typer.Option("--unfinished", help="Remove half-made stages.")] = False,
     as_json: AsJson = False,

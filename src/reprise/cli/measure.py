@@ -17,7 +17,7 @@ def evaluate(
     overrides: Overrides = None,
     against: Annotated[str | None, typer.Option(help="The model that MODEL came from.")] = None,
     suite: Annotated[
-        list[str] | None, typer.Option(help="paper, guards, quick, assistant, or a benchmark; again for more.")
+        list[str] | None, typer.Option(help="paper, guards, quick, assistant, or a benchmark; repeat for more.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of local benchmark files; else from the Hub.")] = None,
     text: Annotated[Path | None, typer.Option(help="Text whose bits per byte are measured.")] = None,
@@ -81,7 +81,7 @@ def _evaluate_model(model: Path, overrides: list[str], options: dict[str, Any]) 
 def selftest(
     recipe: RecipePath,
     overrides: Overrides = None,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of the optimizer.")] = 30,
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 30,
     rows: Annotated[int, typer.Option(min=1, help="Rows of a batch, at most the recipe's.")] = 4,
     seq_len: Annotated[int, typer.Option(min=8, help="Tokens of a row, at most the recipe's.")] = 256,
     as_json: AsJson = False,

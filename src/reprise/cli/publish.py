@@ -22,7 +22,7 @@ def export(
         typer.Argument(help="Such as RUN/train-1.partial/checkpoints/step-00000100; default: the trained model."),
     ] = None,
     averaged: Annotated[
-        bool, typer.Option("--averaged", help="The mean of the weights in place of the weights.")
+        bool, typer.Option("--averaged", help="Export the mean of the weights instead of the last weights.")
     ] = False,
     gguf: Annotated[
         str | None,
@@ -31,7 +31,9 @@ def export(
     check: Annotated[
         bool, typer.Option("--check/--no-check", help="Read the GGUF file back and compare logits on held-out text.")
     ] = True,
-    text: Annotated[Path | None, typer.Option(help="Text for that; default: what the run holds out.")] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="Text for that comparison; default: the run's held-out text.")
+    ] = None,
     output: Output = None,
 ) -> None:
     """Write a run's model, a checkpoint, or any model folder to hand on: with a model card, or as a GGUF file."""
@@ -62,7 +64,7 @@ def export(
 def push(
     recipe: ModelOrRun,
     name: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository on the Hub.")],
-    public: Annotated[bool, typer.Option("--public", help="Everybody may see it.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="Make the repository public.")] = False,
 ) -> None:
     """Upload a run's model with its card, or an exported folder, to the Hugging Face Hub; private unless --public."""
     from reprise.publish.export import Source, export_folder
@@ -140,9 +142,9 @@ def extend(
     overrides: Overrides = None,
     tokens: Annotated[int, typer.Option(min=1, help="Most tokens to add.")] = 4096,
     language: Annotated[
-        list[str] | None, typer.Option(help="Learn from this language; again for more; default: those of the mixture.")
+        list[str] | None, typer.Option(help="Learn from this language; repeat for more; default: those of the mixture.")
     ] = None,
-    min_count: Annotated[int, typer.Option(min=1, help="Occurrences below which a token is not added.")] = 20,
+    min_count: Annotated[int, typer.Option(min=1, help="Do not add tokens that occur less often.")] = 20,
     megabytes: Annotated[float, typer.Option(min=0.001, help="Text to learn from.")] = 20.0,
     output: Output = None,
 ) -> None:

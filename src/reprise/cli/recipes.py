@@ -19,9 +19,9 @@ def init(
         str | None, typer.Option(help=f"Start from a preset (default: demo): {', '.join(presets())}.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="The base model: a folder, or a name on the Hub.")] = None,
-    data: Annotated[list[str] | None, typer.Option(help="New text: a file or folder; again for more.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="New text: a file or folder; repeat for more.")] = None,
     keep: Annotated[
-        list[str] | None, typer.Option(help="Text of the kind that the model must not lose; again for more.")
+        list[str] | None, typer.Option(help="Text of the kind that the model must not lose; repeat for more.")
     ] = None,
     tokens: Annotated[
         str | None, typer.Option(help="Training tokens, such as 2M; default: what text and machine allow.")
@@ -85,7 +85,7 @@ def plan(
     topics: Annotated[bool, typer.Option("--topics", help="A line for each topic.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """The token budget per stage, mixture entry, source and topic; epochs, steps, FLOPs and GPU-hours."""
+    """Print the token budget per stage, mixture entry, source and topic; epochs, steps, FLOPs and GPU-hours."""
     from reprise import preflight
     from reprise.plan.build import make_plan
     from reprise.plan.show import show_plan
@@ -101,7 +101,7 @@ def plan(
 
 
 def status(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Which stages are fresh, stale and missing, and why."""
+    """List which stages are fresh, stale or missing, and why."""
     from rich.table import Table
 
     from reprise.pipeline import statuses

@@ -20,7 +20,7 @@ ONE_STAGE = {
 
 
 def run(recipe: RecipePath, overrides: Overrides = None, restart: Restart = False, adopt: Adopt = False) -> None:
-    """Everything that is not fresh: from raw text to the report."""
+    """Run every stage that is not fresh, from raw text to the report."""
     bring_up(open_recipe(recipe, overrides), None, restart=restart, adopt=adopt)
 
 

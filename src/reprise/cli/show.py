@@ -16,10 +16,10 @@ def rejects(
     recipe: RecipePath,
     stage: Annotated[str | None, typer.Option(help="Only of this stage: read, clean, ..., synthesize.")] = None,
     reason: Annotated[str | None, typer.Option(help="Only for this reason.")] = None,
-    limit: Annotated[int, typer.Option(min=0, help="At most so many; 0: all.")] = 20,
+    limit: Annotated[int, typer.Option(min=0, help="At most this many; 0: all.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """What was rejected or dropped, and why."""
+    """List rejected and dropped documents, and why."""
     from reprise.documents.rejects import read_rejects
 
     entries = read_rejects(Path(open_recipe(recipe, None).workspace), stage, reason)
@@ -35,12 +35,12 @@ def order(
     recipe: RecipePath,
     overrides: Overrides = None,
     rows: Annotated[int, typer.Option(help="Rows to print.")] = 200,
-    stage: Annotated[str, typer.Option(help="Stage of training, such as train-1.")] = "train-1",
+    stage: Annotated[str, typer.Option(help="Training stage, such as train-1.")] = "train-1",
     picture: Annotated[
         Path | None, typer.Option(help="Write the planned mixture over tokens to this HTML file.")
     ] = None,
 ) -> None:
-    """What would be trained on when: step, bucket, perplexity, first words."""
+    """Show the training order: step, bucket, perplexity and first words of each row."""
     from reprise.report.order_table import show_order
     from reprise.tokens.store import TokenStore
     from reprise.training.checkpoint import read_facts
@@ -49,9 +49,7 @@ def order(
     loaded = open_recipe(recipe, overrides)
     names = training_stages(loaded)
     if stage not in names:
-        raise UserError(
-            f"there is no stage of training {stage!r}", where="--stage", remedy=f"name {' or '.join(names)}"
-        )
+        raise UserError(f"there is no training stage {stage!r}", where="--stage", remedy=f"name {' or '.join(names)}")
     index = names.index(stage)
     bring_up(loaded, ["tokenize"])
     workspace = Workspace(loaded.workspace)
@@ -65,7 +63,7 @@ def report(
     runs: Annotated[
         list[str], typer.Argument(metavar="RECIPE [NAME=VALUE]...", help="The recipe, or folders of runs.")
     ],
-    compare: Annotated[bool, typer.Option("--compare", help="Lay the named runs side by side.")] = False,
+    compare: Annotated[bool, typer.Option("--compare", help="Compare the named runs side by side.")] = False,
     output: Annotated[Path | None, typer.Option(help="The HTML file; default: in the first run's folder.")] = None,
 ) -> None:
     """Write the report of a run, at any moment of it; with --compare, of several side by side."""
@@ -107,7 +105,7 @@ def annotate(
     against: Annotated[
         list[Path] | None, typer.Option(help="Another person's file: label the same documents, and compare.")
     ] = None,
-    report: Annotated[bool, typer.Option("--report", help="Ask nothing; print the agreement.")] = False,
+    report: Annotated[bool, typer.Option("--report", help="Label nothing; only print the agreement.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Label topics by hand, one key a document; then say how far classifier, model and others agree. Resumes."""

@@ -23,7 +23,9 @@ def study(
     kept: Annotated[str | None, typer.Option(help="`ratio`: language that must be kept.")] = None,
     runs: Annotated[int | None, typer.Option(help="`ratio`: most runs.")] = None,
     source: Annotated[str | None, typer.Option(metavar="ENTRY/SOURCE", help="`microanneal`: the candidate.")] = None,
-    tokens: Annotated[str | None, typer.Option(help="`microanneal`: of a run; `rate`: at each rate.")] = None,
+    tokens: Annotated[
+        str | None, typer.Option(help="`microanneal`: tokens of a run; `rate`: tokens at each rate.")
+    ] = None,
 ) -> None:
     """Run a grid of recipes with seeds and compare them; `ratio`: find the best share of new text;
     `microanneal`: is a source worth adding; `rate`: which learning rates to try; `replay`: what each policy

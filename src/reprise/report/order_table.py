@@ -9,6 +9,7 @@ from rich.table import Table
 
 from reprise.mixture.forecast import Segment, forecast
 from reprise.mixture.preview import packing, preview
+from reprise.mixture.state import SamplerState
 from reprise.model.loading import load_tokenizer
 from reprise.recipe import Recipe
 from reprise.tables import print_table

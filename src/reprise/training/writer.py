@@ -1,4 +1,4 @@
-"""Checkpoints that are written by a thread while training goes on.
+"""Checkpoints that are written by a thread while training continues.
 
 On an accelerator the tensors are copied to the host first. On a CPU there is nothing to copy: weights and moments
 change only when the optimizer steps, so the thread reads them while the next forward and backward pass runs, and the
