@@ -48,7 +48,7 @@ class ShareChange:
 
 
 class Shares:
-    """A tree of shares: of the stage, of each language, of each split source."""
+    """A tree of shares: of the stage, of each entry, of each split source."""
 
     def __init__(self, buckets: Iterable[MixtureBucket], shares: Mapping[str, float]) -> None:
         """Every path of a bucket and of its parents has a share in `shares`."""
@@ -72,7 +72,7 @@ class Shares:
 
         Args:
             ended: paths of buckets that have no further row; their share goes to their siblings, or where all of these
-                have ended, to those of their source, then of their language.
+                have ended, to those of their source, then of their entry.
         """
         divided: dict[str, float] = {}
         self._divide("", 1.0, divided, ended)

@@ -128,15 +128,15 @@ def held_out_series(facts: Report) -> dict[tuple[str, str | None, str | None], l
     return dict(sorted(series.items(), key=lambda item: topic_rank(facts, item[0][0], item[0][2])))
 
 
-def topic_rank(facts: Report, language: str, topic: str | None) -> int:
-    """Place of a topic in the recipe's list; what is not in it comes last."""
-    topics = facts["topics"].get(language, [])
+def topic_rank(facts: Report, entry: str, topic: str | None) -> int:
+    """Index of a topic in the recipe's list; what is not in it comes last."""
+    topics = facts["topics"].get(entry, [])
     return topics.index(topic) if topic in topics else len(topics)
 
 
-def topic_colors(facts: Report, language: str, names: Sequence[str]) -> list[int]:
+def topic_colors(facts: Report, entry: str, names: Sequence[str]) -> list[int]:
     """A topic has the same colour in every chart: its place in the recipe's list. Other names follow."""
-    topics = facts["topics"].get(language, [])
+    topics = facts["topics"].get(entry, [])
     if not set(names) & set(topics):
         return list(range(len(names)))
     further = [name for name in names if name not in topics]
@@ -260,12 +260,12 @@ def _add_points(curves: dict[str, list[tuple[int, float]]], tokens: int, shares:
 
 
 def _shares_chart(facts: Report, path: str, curves: dict[str, list[tuple[int, float]]]) -> Chart:
-    language = path.partition("/")[0]
+    entry = path.partition("/")[0]
     names = {child: child.removeprefix(f"{path}/") for child in curves}
-    children = sorted(curves, key=lambda child: topic_rank(facts, language, names[child]))
+    children = sorted(curves, key=lambda child: topic_rank(facts, entry, names[child]))
     whole = path.replace("/", " ") or "the stage"
     traces = []
-    for i, child in zip(topic_colors(facts, language, [names[child] for child in children]), children, strict=True):
+    for i, child in zip(topic_colors(facts, entry, [names[child] for child in children]), children, strict=True):
         points = curves[child]
         trace = draw_line(names[child], [x for x, _ in points], [100 * share for _, share in points], i)
         trace["line"]["shape"] = "hv"
@@ -354,7 +354,7 @@ def curriculum_charts(facts: Report) -> list[Chart]:
     return [_curriculum_chart(*key, curves) for key, curves in kept.items()]
 
 
-def _curriculum_chart(stage: int, language: str, curves: dict[str, list[float | None]]) -> Chart:
+def _curriculum_chart(stage: int, entry: str, curves: dict[str, list[float | None]]) -> Chart:
     shares = [100 * (i + 0.5) / len(next(iter(curves.values()))) for i in range(len(next(iter(curves.values()))))]
     traces = [
         draw_line(source, shares, values, i, markers=True) | {"connectgaps": True, "hovertemplate": "%{y:.3~g}"}
@@ -367,8 +367,8 @@ def _curriculum_chart(stage: int, language: str, curves: dict[str, list[float | 
         "hovermode": "x unified",
     }
     return make_chart(
-        f"curriculum-{stage}-{language}",
-        f"Order of {language} in stage {stage}",
+        f"curriculum-{stage}-{entry}",
+        f"Order of {entry} in stage {stage}",
         "Median perplexity of the documents along one epoch, in the order in which training reads them: "
         "a rising curve goes from easy to hard.",
         traces,

@@ -57,7 +57,7 @@ def gather(workspace: Workspace, recipe: Recipe) -> Report:
         "stages": stages,
         "verdict": _verdict(results, training, recipe),
         "tolerance": _tolerances(recipe),
-        "topics": {language: recipe.documents.topics.list_of(language) for language in _languages(recipe)},
+        "topics": _topics(recipe),
         "bits_per_byte": results["bits_per_byte"] if results else [],
         "benchmarks": results["benchmarks"] if results else [],
         "groups": results["groups"] if results else {},
@@ -320,7 +320,8 @@ def _machine(training: list[TrainingFacts]) -> MachineFacts | None:
     return {**starts[-1]["machine"], "processes": starts[-1]["processes"]} if starts else None
 
 
-def _languages(recipe: Recipe) -> list[str]:
-    """Languages of the mixtures, each once, in order."""
-    parts = (item for stage in recipe.stages for item in stage.mixture.items())
-    return list(dict.fromkeys(part.language or name for name, part in parts))
+def _topics(recipe: Recipe) -> dict[str, list[str]]:
+    """Topics of each entry of the mixtures and of each language."""
+    entries = [item for stage in recipe.stages for item in stage.mixture.items()]
+    languages = {name: entry.language for name, entry in entries} | {e.language: e.language for _, e in entries}
+    return {name: recipe.documents.topics.list_of(language) for name, language in languages.items()}

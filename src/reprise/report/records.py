@@ -181,7 +181,7 @@ class Report(TypedDict):
     tolerance: dict[str, float]
     """Entry, language or `entry/source` -> largest relative rise of bits per byte that counts as kept."""
     topics: dict[str, list[str]]
-    """Language -> its topics, in the recipe's order."""
+    """Entry of the mixture, or language -> its topics, in the recipe's order."""
     bits_per_byte: list[BitsRow]
     """Held-out bits per byte of both models; empty before the evaluation."""
     benchmarks: list[BenchmarkRow]
