@@ -104,7 +104,7 @@ def status(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fa
     """List which stages are fresh, stale or missing, and why."""
     from rich.table import Table
 
-    from reprise.pipeline import statuses
+    from reprise.freshness import statuses
     from reprise.workspace import Workspace
 
     loaded = open_recipe(recipe, overrides)
