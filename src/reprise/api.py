@@ -173,7 +173,7 @@ class Run:
             UserError: there is no such stage, or it is not done.
         """
         name = stage or f"train-{len(self.recipe.stages)}"
-        self._number(name)
+        self._index_of(name)
         folder = self.folder / name / "model"
         if not folder.is_dir():
             raise _not_yet(name, self.folder)

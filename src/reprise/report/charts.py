@@ -148,7 +148,7 @@ def _held_out(facts: Report) -> list[Chart | None]:
     series = held_out_series(facts)
     entries = list(dict.fromkeys(key[0] for key in series))
     chart = change_chart("entries", "Held-out text", facts, {k[0]: v for k, v in series.items() if not k[1]})
-    charts = [with_tolerances(chart, facts["tolerance"])] if chart else []
+    charts: list[Chart | None] = [with_tolerances(chart, facts["tolerance"])] if chart else []
     for entry in entries:
         sources = {k[1]: v for k, v in series.items() if k[0] == entry and k[1] and k[2] is None}
         if len(sources) > 1:

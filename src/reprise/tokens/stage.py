@@ -72,7 +72,7 @@ class TokenizeCounts(TypedDict):
 class EncodePiece(NamedTuple):
     """Parts of the table that are encoded together."""
 
-    index: int
+    position: int
     parts: tuple[str, ...]
 
 
@@ -163,7 +163,7 @@ def encode_piece(
         piece: what is encoded.
     """
     tokenizer = _open(model, library, parent)
-    writer = RunWriter(Path(root) / RUNS, f"{piece.index:06d}", held_bytes)
+    writer = RunWriter(Path(root) / RUNS, f"{piece.position:06d}", held_bytes)
     for part in piece.parts:
         with pq.ParquetFile(part) as file:
             for batch in file.iter_batches(batch_size=BATCH_DOCUMENTS, columns=TEXT_COLUMNS.names):

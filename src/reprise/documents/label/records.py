@@ -151,7 +151,7 @@ class LabelCounts(StepCounts):
     """Language -> texts that the classifier of topics was fitted on."""
     unlabelled: dict[str, int]
     """Language -> documents that needed a topic and carried none."""
-    asked: NotRequired[Expenses]
-    """What was asked about topics."""
-    asked_grades: NotRequired[Expenses]
-    """What was asked about grades."""
+    asked: Expenses | None
+    """What was asked about topics; null: nothing."""
+    asked_grades: Expenses | None
+    """What was asked about grades; null: nothing."""

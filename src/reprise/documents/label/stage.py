@@ -107,6 +107,8 @@ def run(
         **step,
         "labels": {lang: len(known.texts) for lang, known in labelled.items()},
         "unlabelled": dict(unlabelled),
+        "asked": work.counts.get("asked"),
+        "asked_grades": work.counts.get("asked_grades"),
     }
     work.counts.update(counts)
 
