@@ -16,10 +16,10 @@ from reprise.errors import UserError, out_of_memory
 from reprise.freshness import walk_stages, with_needs
 from reprise.manifest import Comparison, Derivation, Manifest, differences
 from reprise.recipe import Recipe
+from reprise.recipe.loading import format_kept
 from reprise.stages import Stage, stages
 from reprise.training.first_process import first_does
 from reprise.workspace import Status, Work, Workspace
-from reprise.yaml_text import format_yaml
 
 T = TypeVar("T")
 
@@ -58,7 +58,7 @@ def run_stages(
     with contextlib.ExitStack() as held, _explain_full_disk(workspace.root):
         ranks.lead(lambda: held.enter_context(workspace.locked()))
         ranks.lead(workspace.adopt_finished)
-        kept = format_yaml(recipe.model_dump(mode="json"))
+        kept = format_kept(recipe)
         ranks.lead(lambda: workspace.keep_recipe(kept))
         ranks.lead(lambda: _preflight(recipe, workspace, until, say))
         while (damaged := run.bring_up(until)) is not None:

@@ -83,8 +83,10 @@ def _leave(error: BaseException, debug: bool) -> NoReturn:
         if leads():
             console.print(str(error), markup=False, soft_wrap=True)
         sys.exit(130 if error.by_user else STOPPED)
-    if isinstance(error, OSError) and error.filename is not None:
-        what = f"{error.strerror or type(error).__name__}"
-        console.print(f"error: {error.filename}: {what}", style="bold red", markup=False, soft_wrap=True)
+    if isinstance(error, BrokenPipeError):  # such as `| head`, which has read enough
+        sys.exit(128 + signal.SIGPIPE)
+    if isinstance(error, OSError) and error.strerror:
+        where = "" if error.filename is None else f"{error.filename}: "
+        console.print(f"error: {where}{error.strerror}", style="bold red", markup=False, soft_wrap=True)
         sys.exit(2)
     raise error

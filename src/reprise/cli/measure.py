@@ -21,7 +21,7 @@ def evaluate(
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of local benchmark files; else from the Hub.")] = None,
     text: Annotated[Path | None, typer.Option(help="Text whose bits per byte are measured.")] = None,
-    limit: Annotated[int, typer.Option(help="Questions per benchmark; 0: all.")] = 0,
+    limit: Annotated[int, typer.Option(min=0, help="Questions per benchmark; 0: all.")] = 0,
     backend: Annotated[
         str | None, typer.Option(help="vllm, or the address of an OpenAI-compatible server; else in this process.")
     ] = None,

@@ -1,9 +1,10 @@
 """Options that several commands share, and what commands do alike: run stages, and say what happened."""
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -60,6 +61,11 @@ def training_stages(recipe: Recipe) -> list[str]:
 def leads() -> bool:
     """Whether this is the first process of those that torchrun or Slurm started, or the only one."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def print_json(value: Any) -> None:
+    """Print a value for a program."""
+    print(json.dumps(value, ensure_ascii=False, indent=1))
 
 
 def say(line: str) -> None:

@@ -1,11 +1,12 @@
 """Commands that make a model of another: a larger vocabulary, exports, merges, uploads."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from reprise.cli.options import Overrides, RecipePath, say
+from reprise.cli.options import AsJson, Overrides, RecipePath, print_json, say
 from reprise.errors import UserError
 from reprise.recipe.loading import open_recipe
 
@@ -147,6 +148,7 @@ def extend(
     min_count: Annotated[int, typer.Option(min=1, help="Do not add tokens that occur less often.")] = 20,
     megabytes: Annotated[float, typer.Option(min=0.001, help="Text to learn from.")] = 20.0,
     output: Output = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write the base model with a larger vocabulary, learned from the recipe's cleaned text, to train in its place."""
     from reprise.pipeline import run_stages
@@ -171,6 +173,9 @@ def extend(
     )
     target = output or Path(loaded.workspace) / "exports" / f"vocabulary-{tokens}"
     result = extend_model(loaded.model, texts, held_out, target, num_tokens=tokens, min_count=min_count)
+    if as_json:
+        print_json({"output": str(target), **asdict(result)})
+        return
     say(f"added {result.tokens:,} tokens; {result.rows:,} rows of embeddings")
     for one in result.compression:
         kind = "held-out text" if one.held_out else "the text that was learned from"

@@ -1,15 +1,14 @@
 """Commands about a recipe: write one, list its settings, plan it, and say what of it is up to date."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from reprise.cli.options import AsJson, Overrides, RecipePath
+from reprise.cli.options import AsJson, Overrides, RecipePath, print_json
 from reprise.errors import UserError
 from reprise.recipe import presets, read_preset
-from reprise.recipe.loading import open_recipe
+from reprise.recipe.loading import open_recipe, runs_in
 from reprise.tables import print_table
 
 
@@ -95,27 +94,28 @@ def plan(
     preflight.refuse(findings, "error")
     result = make_plan(loaded, findings)
     if as_json:
-        print(json.dumps(result, ensure_ascii=False, indent=1))
+        print_json(result)
     else:
         show_plan(result, topics=topics)
 
 
 def status(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """List which stages are fresh, stale or missing, and why."""
-    from rich.table import Table
+    """List which stages are fresh, stale or missing, and why; of a study's folder, how far each of its runs is."""
+    from reprise.status import run_table, status_of_run, status_of_runs, study_table
 
-    from reprise.freshness import statuses
-    from reprise.workspace import Workspace
-
-    loaded = open_recipe(recipe, overrides)
-    states = statuses(loaded, Workspace(loaded.workspace))
-    if as_json:
-        print(json.dumps([{"stage": name, "state": item.state, "reason": item.reason} for name, item in states]))
+    if folders := runs_in(recipe):
+        runs = status_of_runs(folders)
+        if as_json:
+            print_json(runs)
+        else:
+            print_table(study_table(runs, str(recipe)))
         return
-    table = Table("stage", "state", "why", title=loaded.workspace)
-    for name, item in states:
-        table.add_row(name, item.state, item.reason, style={"fresh": "green", "stale": "yellow"}.get(item.state))
-    print_table(table)
+    loaded = open_recipe(recipe, overrides)
+    stages = status_of_run(loaded)
+    if as_json:
+        print_json(stages)
+    else:
+        print_table(run_table(stages, loaded.workspace))
 
 
 def add_commands(app: typer.Typer) -> None:

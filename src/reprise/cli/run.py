@@ -1,11 +1,10 @@
 """Commands that run stages: all of them, one, or training."""
 
-import json
 from typing import Annotated
 
 import typer
 
-from reprise.cli.options import Adopt, AsJson, Overrides, RecipePath, Restart, bring_up, training_stages
+from reprise.cli.options import Adopt, AsJson, Overrides, RecipePath, Restart, bring_up, print_json, training_stages
 from reprise.recipe.loading import open_recipe
 
 ONE_STAGE = {
@@ -43,15 +42,18 @@ def label(
     recipe: RecipePath,
     overrides: Overrides = None,
     report: Annotated[bool, typer.Option("--report", help="Print how good the labels are.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Label documents by topic, and grade their quality."""
-    from reprise.documents.label.report import read_report, show_grades, show_report
+    from reprise.documents.label.report import read_grades, read_report, show_grades, show_report
     from reprise.workspace import Workspace
 
     loaded = open_recipe(recipe, overrides)
     bring_up(loaded, ["label"])
-    if report:
-        folder = Workspace(loaded.workspace).folder("label")
+    folder = Workspace(loaded.workspace).folder("label")
+    if as_json:
+        print_json({"topics": read_report(folder), "quality": read_grades(folder)})
+    elif report:
         show_report(read_report(folder))
         show_grades(folder)
 
@@ -76,7 +78,7 @@ def clean(
     bring_up(loaded, ["read"])
     retention = measure_stage(Workspace(loaded.workspace).folder("read"), loaded.documents.clean, sample=sample)
     if as_json:
-        print(json.dumps(retention, ensure_ascii=False, indent=1))
+        print_json(retention)
     else:
         show_retention(retention)
 

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from reprise.cli.options import AsJson, Overrides, RecipePath, bring_up, say, training_stages
+from reprise.cli.options import AsJson, Overrides, RecipePath, bring_up, print_json, say, training_stages
 from reprise.errors import UserError
-from reprise.recipe.loading import open_recipe
+from reprise.recipe.loading import open_recipe, runs_in
 
 
 def rejects(
@@ -34,14 +34,15 @@ def rejects(
 def order(
     recipe: RecipePath,
     overrides: Overrides = None,
-    rows: Annotated[int, typer.Option(help="Rows to print.")] = 200,
+    rows: Annotated[int, typer.Option(min=1, help="Rows to print.")] = 200,
     stage: Annotated[str, typer.Option(help="Training stage, such as train-1.")] = "train-1",
     picture: Annotated[
         Path | None, typer.Option(help="Write the planned mixture over tokens to this HTML file.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Show the training order: step, bucket, perplexity and first words of each row."""
-    from reprise.report.order_table import show_order
+    from reprise.report.order_table import order_json, plan_order, show_order
     from reprise.tokens.store import TokenStore
     from reprise.training.checkpoint import read_facts
     from reprise.workspace import Workspace
@@ -56,7 +57,13 @@ def order(
     before = workspace.folder(f"train-{index}") / "state"
     previous = read_facts(before)["sampler"] if before.is_dir() else None
     store = TokenStore.open(workspace.folder("tokenize"))
-    show_order(loaded, store, stage=index + 1, rows=rows, previous=previous, picture=picture)
+    planned = plan_order(loaded, store, stage=index + 1, rows=rows, previous=previous, picture=picture)
+    if as_json:
+        print_json(order_json(planned))
+    else:
+        show_order(planned)
+    if picture is not None:
+        say(f"the mixture over tokens: {picture}")
 
 
 def report(
@@ -66,15 +73,18 @@ def report(
     compare: Annotated[bool, typer.Option("--compare", help="Compare the named runs side by side.")] = False,
     output: Annotated[Path | None, typer.Option(help="The HTML file; default: in the first run's folder.")] = None,
 ) -> None:
-    """Write the report of a run, at any moment of it; with --compare, of several side by side."""
+    """Write the report of a run, at any moment; with --compare, or of a study's folder, of several side by side."""
     from reprise.report.build import compare_report, write_report
     from reprise.workspace import Workspace
 
     overrides = [argument for argument in runs if "=" in argument and not Path(argument).exists()]
-    recipes = [open_recipe(Path(argument), overrides) for argument in runs if argument not in overrides]
+    named = [Path(argument) for argument in runs if argument not in overrides]
+    folders = [folder for path in named for folder in runs_in(path) or [path]]
+    compare = compare or len(folders) > len(named)
+    recipes = [open_recipe(folder, overrides) for folder in folders]
     if not recipes or (len(recipes) > 1 and not compare):
         raise UserError("name one recipe or run, or several with --compare", where=f"reprise report {' '.join(runs)}")
-    root = Path(recipes[0].workspace)
+    root = named[0] if compare and folders[0] != named[0] else Path(recipes[0].workspace)
     target = output or root / ("comparison.html" if compare else "report.html")
     if compare:
         compare_report([Path(recipe.workspace) for recipe in recipes], target)
@@ -84,7 +94,8 @@ def report(
 
 
 def watch(
-    recipe: RecipePath, port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0: any that is free.")] = 0
+    recipe: RecipePath,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0: any that is free.")] = 0,
 ) -> None:
     """Serve the live page of a run on this machine only."""
     from reprise.report.watch import watch as serve
@@ -122,7 +133,7 @@ def annotate(
         ask=not (report or as_json),
     )
     if as_json:
-        print(json.dumps(result, ensure_ascii=False, indent=1))
+        print_json(result)
     else:
         for line in say_result(result):
             print(line)

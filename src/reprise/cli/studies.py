@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reprise.cli.options import say, training_stages
+from reprise.cli.options import print_json, say, training_stages
 from reprise.errors import UserError
 from reprise.recipe.loading import open_recipe
 
@@ -26,23 +26,29 @@ def study(
     tokens: Annotated[
         str | None, typer.Option(help="`microanneal`: tokens of a run; `rate`: tokens at each rate.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Run a grid of recipes with seeds and compare them; `ratio`: find the best share of new text;
     `microanneal`: is a source worth adding; `rate`: which learning rates to try; `replay`: what each policy
     would have done with the validations of a run. Resumes."""
     given: dict[str, str | int | None] = {"recipe": recipe, "workspace": workspace}
     if study == "replay":
-        _replay_policies(recipe)
+        _replay_policies(recipe, as_json)
     elif study == "ratio":
-        _find_ratio({**given, "entry": entry, "kept": kept, "runs": runs})
+        _find_ratio({**given, "entry": entry, "kept": kept, "runs": runs}, as_json)
     elif study == "rate":
-        _find_rates({**given, "tokens": tokens})
+        _find_rates({**given, "tokens": tokens}, as_json)
     else:
-        _run_grid(study, {**given, "parallel": parallel}, only, source, tokens)
+        _run_grid(study, {**given, "parallel": parallel}, only, source, tokens, as_json)
 
 
 def _run_grid(
-    name: str, given: dict[str, str | int | None], only: str | None, source: str | None, tokens: str | None
+    name: str,
+    given: dict[str, str | int | None],
+    only: str | None,
+    source: str | None,
+    tokens: str | None,
+    as_json: bool,
 ) -> None:
     """Run the grid of a study, or that of `microanneal`, and say what it shows."""
     from reprise.study import load_study, run_study
@@ -55,6 +61,9 @@ def _run_grid(
         loaded = load_study(name, _named(given))
     arguments += ["--recipe", loaded.recipe, "--workspace", loaded.workspace]
     result = run_study(loaded, arguments=arguments, only=only)
+    if as_json:
+        print_json(result)
+        return
     if result is None:
         return
     for comparison in result["measures"].values():
@@ -63,13 +72,14 @@ def _run_grid(
     say(f"wrote {Path(loaded.workspace) / 'study.html'}")
 
 
-def _replay_policies(run: str | None) -> None:
+def _replay_policies(run: str | None, as_json: bool) -> None:
     from reprise.mixture.replay import replay, say_replay
     from reprise.report.curves import drop_repeated, read_metrics
 
     if run is None:
         raise UserError("name the run", where="reprise study replay", remedy="add --recipe RUN")
     loaded = open_recipe(Path(run), None)
+    results = {}
     for name, stage in zip(training_stages(loaded), loaded.stages, strict=True):
         folder = Path(loaded.workspace) / name
         metrics = (
@@ -79,16 +89,25 @@ def _replay_policies(run: str | None) -> None:
         events = [(record["tokens"], record["validation"]) for record in records if record["kind"] == "validation"]
         if not events:
             raise UserError("there is no validation yet", where=str(metrics), remedy="train first")
-        for sentence in say_replay(replay(stage, events)):
+        results[name] = replay(stage, events)
+    if as_json:
+        print_json(results)
+        return
+    for name, result in results.items():
+        for sentence in say_replay(result):
             print(f"{name}: {sentence}")
 
 
-def _find_ratio(given: dict[str, str | int | None]) -> None:
+def _find_ratio(given: dict[str, str | int | None], as_json: bool) -> None:
     from reprise.ratio import RatioStudy, find_ratio
     from reprise.recipe.loading import check
 
     loaded = check(RatioStudy, {"workspace": "runs/study-ratio", **_named(given)}, "reprise study ratio")
-    print(find_ratio(loaded)["sentence"])
+    answer = find_ratio(loaded)
+    if as_json:
+        print_json(answer)
+        return
+    print(answer["sentence"])
     say(f"wrote {Path(loaded.workspace) / 'proposed.yaml'}")
 
 
@@ -102,12 +121,16 @@ def _plan_microanneal(given: dict[str, str | int | None]) -> "Study":
     return planned.model_copy(update={"parallel": parallel or 1})
 
 
-def _find_rates(given: dict[str, str | int | None]) -> None:
+def _find_rates(given: dict[str, str | int | None], as_json: bool) -> None:
     from reprise.rate_range import RateStudy, find_rates
     from reprise.recipe.loading import check
 
     loaded = check(RateStudy, {"workspace": "runs/study-rate", **_named(given)}, "reprise study rate")
-    print(find_rates(loaded)["sentence"])
+    answer = find_rates(loaded)
+    if as_json:
+        print_json(answer)
+        return
+    print(answer["sentence"])
     say(f"wrote {Path(loaded.workspace) / 'rate.json'}")
 
 
