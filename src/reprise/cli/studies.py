@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reprise.cli.options import print_json, say, training_stages
+from reprise.cli.options import AsJson, print_json, say, training_stages
 from reprise.errors import UserError
 from reprise.recipe.loading import open_recipe
 
