@@ -184,7 +184,7 @@ class Run:
         return Workspace(self.folder)
 
     def _index_of(self, stage: str) -> int:
-        """Of a training stage, from 1."""
+        """Index of a training stage, from 1."""
         names = [f"train-{index + 1}" for index in range(len(self.recipe.stages))]
         if stage not in names:
             remedy = f"name {' or '.join(names)}"

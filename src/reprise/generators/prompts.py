@@ -59,7 +59,7 @@ def find_prompt(
 
     Args:
         task: what is asked, such as `topic`.
-        language: of the prompt.
+        language: language of the prompt, such as `tr`.
         folder: the user's folder of prompts.
         setting: that names it, for errors.
         package: whose prompts are the last resort.

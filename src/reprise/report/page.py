@@ -116,7 +116,7 @@ def render_page(
         facts: embedded for programs.
         drawn: section -> its charts.
         views: what the template needs besides.
-        title: of the page.
+        title: its title.
         live: see `render_report`.
     """
     script = _asset("page.js")
