@@ -153,7 +153,7 @@ def test_figures_equal_those_of_sklearn():
     quality = measure(scores, gold, ["a", "b", "c", "d"])
     assert quality["macro_f1"] == pytest.approx(f1_score(gold, scores.argmax(1), average="macro"))
     assert quality["accuracy"] == pytest.approx((scores.argmax(1) == gold).mean())
-    assert np.array(quality.confusion).sum() == 300
+    assert np.array(quality["confusion"]).sum() == 300
     assert sum(entry["documents"] for entry in quality.calibration) == 300
     overconfident = measure(scores * 10, gold, ["a", "b", "c", "d"])
     assert overconfident["calibration_error"] > quality["calibration_error"]
