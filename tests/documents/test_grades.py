@@ -122,7 +122,7 @@ def test_grades_of_a_file_teach_in_any_language(run, tmp_path):
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     given = {"llm": None, "labelled": [{"path": str(path), "fields": {"topic": "grade"}}]}
     _, table, report = run(graded_rows(24, lang="tr"), **given)
-    assert report["tr"]["labels"] == dict.fromkeys(GRADES, 20)
+    assert report["tr"]["figures"]["labels"] == dict.fromkeys(GRADES, 20)
     good = [r["grade"] for n, r in enumerate(table) if n % 6 >= 4]
     bad = [r["grade"] for n, r in enumerate(table) if n % 6 <= 1]
     assert min(good) > max(bad)

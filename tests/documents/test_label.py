@@ -154,7 +154,7 @@ def test_figures_equal_those_of_sklearn():
     assert quality["macro_f1"] == pytest.approx(f1_score(gold, scores.argmax(1), average="macro"))
     assert quality["accuracy"] == pytest.approx((scores.argmax(1) == gold).mean())
     assert np.array(quality["confusion"]).sum() == 300
-    assert sum(entry["documents"] for entry in quality.calibration) == 300
+    assert sum(entry["documents"] for entry in quality["calibration"]) == 300
     overconfident = measure(scores * 10, gold, ["a", "b", "c", "d"])
     assert overconfident["calibration_error"] > quality["calibration_error"]
     assert 8 < choose_temperature(scores * 4, gold) / choose_temperature(scores / 3, gold) < 16
