@@ -198,7 +198,7 @@ def main() -> None:
                         flush=True,
                     )
                     results[f"{lang}, {what}, {terms}, {part}"] = round(quality["macro_f1"], 4)
-        print({topic: round(value, 2) for topic, value in quality.f1.items()})
+        print({topic: round(value, 2) for topic, value in quality["f1"].items()})
         print_origins([(n, y) for n, y, _ in parts["test"]], [lists[lang][i] for i in scores.argmax(1)])
     print(json.dumps(results))
 
