@@ -20,7 +20,7 @@ def shares_of_verdicts(count, spread, change, runs=200):
     random = np.random.default_rng(count)
     verdicts = []
     for _ in range(runs):
-        texts = [Text("x" * 1000, "en", "web")] * count
+        texts = [Text(f"{number:04}".ljust(1000, "x"), "en", "web") for number in range(count)]
         before = np.full(count, 1300.0)
         after = before * (1 + change + random.normal(0, spread, count))
         (entry,) = judge_rows(compare_bits(texts, before, after, GROUPS), [])
@@ -64,7 +64,7 @@ def results_of(spread):
     """Results of an evaluation of 400 documents of English that differ by a spread, and 400 questions, 80 changed."""
     random = np.random.default_rng(1)
     size = random.lognormal(7.0, 0.3, 400).astype(int)
-    texts = [Text("x" * int(count), "en", "web") for count in size]
+    texts = [Text(f"{number:04}".ljust(int(count), "x"), "en", "web") for number, count in enumerate(size)]
     before = size * 1.3
     after = before * (1 + random.normal(0, spread, 400))
     rows = [row for row, _ in compare_bits(texts, before, after, GROUPS)]

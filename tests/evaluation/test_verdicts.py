@@ -91,7 +91,7 @@ def measured(changes, groups, documents=40, noise=0.005):
     texts, before, after = [], [], []
     for (language, source), change in changes.items():
         for _ in range(documents if isinstance(documents, int) else documents[source]):
-            texts.append(Text("x" * int(random.integers(500, 1500)), language, source))
+            texts.append(Text(f"{len(texts):04}".ljust(int(random.integers(500, 1500)), "x"), language, source))
             before.append(len(texts[-1].text) * 1.3)
             after.append(before[-1] * (1 + change + random.normal(0, noise)))
     table = compare_bits(texts, np.array(before), np.array(after), groups)

@@ -364,7 +364,7 @@ def write_results(folder: Path, rng: np.random.Generator) -> None:
         for number in range(48):
             source = ("web", "book", "encyclopedia", "web")[number % 4]
             topic = (TOPICS[language], "Others")[number // 4 % 2] if source == "web" else None
-            texts.append(Text("x" * int(rng.integers(500, 1500)), language, source, topic))
+            texts.append(Text(f"{number:03}".ljust(int(rng.integers(500, 1500)), "x"), language, source, topic))
             before.append(len(texts[-1].text) * bits_per_byte)
             after.append(before[-1] * (1 + change + rng.normal(0, 0.004)))
     groups = find_groups([], {"en": 0.02})
