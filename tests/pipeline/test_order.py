@@ -68,22 +68,6 @@ def test_the_second_stage_goes_on_where_training_ended(recipe, printed):
 
 
 @pytest.mark.slow
-def test_verify_names_the_file_with_the_flipped_byte(recipe):
-    store = recipe.parent / "run" / "tokenize"
-    assert "are as they were written" in reprise("verify", recipe)
-    path = store / "train" / "0001" / "tokens.npy"
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 4
-    path.write_bytes(data)
-    for target, said in ((recipe, "is damaged"), (store, "was changed")):
-        with pytest.raises(UserError, match=rf"train/0001/tokens.npy.* {said}"):
-            reprise("verify", target)
-    path.write_bytes(data[:-1])
-    with pytest.raises(UserError, match=r"train/0001/tokens.npy"):
-        reprise("verify", recipe)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("width", [60, 80])
 def test_no_number_and_no_name_is_cut_on_a_narrow_terminal(recipe, monkeypatch, width):
     """The words of each table are those of a wide terminal."""
@@ -104,3 +88,19 @@ def test_no_number_and_no_name_is_cut_on_a_narrow_terminal(recipe, monkeypatch, 
         shown = set(narrow.replace("┃", "│").replace(":", " ").split())
         assert words
         assert [word for word in words if word != "│" and len(word) <= 24 and word.rstrip(":") not in shown] == [], line
+
+
+@pytest.mark.slow
+def test_verify_names_the_file_with_the_flipped_byte(recipe):
+    store = recipe.parent / "run" / "tokenize"
+    assert "are as they were written" in reprise("verify", recipe)
+    path = store / "train" / "0001" / "tokens.npy"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+    for target, said in ((recipe, "is damaged"), (store, "was changed")):
+        with pytest.raises(UserError, match=rf"train/0001/tokens.npy.* {said}"):
+            reprise("verify", target)
+    path.write_bytes(data[:-1])
+    with pytest.raises(UserError, match=r"train/0001/tokens.npy"):
+        reprise("verify", recipe)
