@@ -216,8 +216,8 @@ def _read_csv_row(
         if len(row) != num_columns:
             raise UnreadableError("wrong_number_of_columns")
         values: dict[str, Any] = {}
-        for field, place in places.items():
-            raw = row[place].encode("utf-8", "surrogateescape")
+        for field, column in places.items():
+            raw = row[column].encode("utf-8", "surrogateescape")
             values[field] = record.decode(raw, entry) or None
         return record.as_record(name, line, values, entry)
     except UnreadableError as reason:
