@@ -8,7 +8,7 @@ import typer
 
 from reprise.cli.options import AsJson, Overrides, RecipePath, print_json, say
 from reprise.errors import UserError
-from reprise.recipe.loading import open_recipe
+from reprise.recipe.loading import check, open_recipe
 
 ModelOrRun = Annotated[
     Path, typer.Argument(metavar="RECIPE|MODEL", help="A recipe or run; or a folder with a model or its GGUF file.")
@@ -114,7 +114,8 @@ def merge(
         merge_with_base(trained, loaded.model, factor, target, verify=True)
         say(f"wrote {target}")
         return
-    source = loaded.model if base is None else Model(path=base)
+    source = loaded.model if base is None else check(Model, {"path": base}, "--base")
+    chat_model = check(Model, {"path": chat}, "--chat")
     share = 1.0 if factor is None else factor
     name = "chat" if method == "residual" else method
     target = output or exports / f"{name}-{share:g}"
@@ -122,12 +123,12 @@ def merge(
         from reprise.publish.mergekit import merge_with_mergekit
 
         merge_with_mergekit(
-            trained, source, Model(path=chat), target, method=method, factor=share, seed=loaded.seed, verify=True
+            trained, source, chat_model, target, method=method, factor=share, seed=loaded.seed, verify=True
         )
     else:
         from reprise.publish.chat_vector import add_chat_vector
 
-        result = add_chat_vector(trained, source, Model(path=chat), target, factor=share, verify=True)
+        result = add_chat_vector(trained, source, chat_model, target, factor=share, verify=True)
         say(f"largest difference of a weight between the chat model and its base: {result.largest_difference:.3g}")
         if result.rows_of_chat or result.rows_of_trained:
             say(

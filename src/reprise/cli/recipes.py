@@ -8,7 +8,7 @@ import typer
 from reprise.cli.options import AsJson, Overrides, RecipePath, print_json
 from reprise.errors import UserError
 from reprise.recipe import presets, read_preset
-from reprise.recipe.loading import open_recipe, runs_in
+from reprise.recipe.loading import check, open_recipe, runs_in
 from reprise.tables import print_table
 
 
@@ -41,7 +41,7 @@ def init(
         from reprise.recipe.model import Model
 
         proposal = propose(
-            Model(path=model, gguf_file=gguf_file),
+            check(Model, {"path": model, "gguf_file": gguf_file}, "--model"),
             data,
             keep or [],
             name=path.stem,
