@@ -105,6 +105,7 @@ def test_every_command_line_that_installs_reprise_says_its_distribution():
     assert commands
     assert [line for line in commands if re.search(r"(?<![\w/.-])reprise(?!-cpt|_cpt)", line[1])] == []
 
+
 VAGUE_NAMES = ("found", "place", "number", "wanted")
 """Names that say nothing of what they hold: what was found? Matches, path, index, expected, ... do."""
 
