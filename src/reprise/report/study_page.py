@@ -9,7 +9,7 @@ from reprise.report.study_records import MeasureComparison, PairedDifference, St
 from reprise.storage import Json
 
 MAX_TICK_CHARS = 16
-"""Longest name of a variant on an axis: plotly takes a minute to fit the margins of long ones."""
+"""Longest name of a variant on an axis, so that the names of neighbours do not meet; the table has it whole."""
 
 
 def render_study(result: StudyResult) -> str:
