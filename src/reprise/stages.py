@@ -77,7 +77,7 @@ def stages(recipe: Recipe) -> list[Stage]:
             before,
             settings={"model": recipe.model, "tokens": recipe.tokens, "split_sources": sorted(recipe.split_sources())},
             means={"engine": recipe.documents.engine},
-            version=3,
+            version=4,
             files=lambda: _files("model", model_files(recipe.model)),
         ),
         *training,
@@ -124,7 +124,7 @@ def _document_stages(recipe: Recipe) -> list[Stage]:
             files=lambda: _input_files(documents.inputs, "documents.inputs"),
             records=("rejects.jsonl",),
             outdated=lambda counts: _too_many_rejects(counts, documents.max_reject_share),
-            version=4,
+            version=5,
             passes_text=True,
         ),
         Stage(
@@ -219,7 +219,7 @@ def _synthesis_stage(recipe: Recipe) -> Stage:
         files=lambda: _synthesis_files(recipe),
         resumable=True,
         records=(*DROPPED, "funnel.json", "samples.json", "provenance.jsonl"),
-        version=2,
+        version=3,
     )
 
 

@@ -21,7 +21,7 @@ from lm_eval.models.openai_completions import LocalCompletionsAPI
 
 from reprise.errors import UserError, missing_extra
 from reprise.evaluation.choices import check_requests
-from reprise.model.likelihood import cut_windows
+from reprise.model.likelihood import Stretches, clip_stretches, cut_windows
 from reprise.model.loading import load_config, load_tokenizer, locate_model
 from reprise.model.tokenizer import begins_with_bos
 from reprise.recipe.evaluation import Backend
@@ -99,6 +99,7 @@ class _Server(LocalCompletionsAPI):  # type: ignore[misc]
 def document_bits(
     lm: Any,
     documents: Sequence[npt.NDArray[np.int64]],
+    stretches: Sequence[Stretches | None],
     *,
     max_length: int,
     stride: int,
@@ -109,19 +110,21 @@ def document_bits(
     Args:
         lm: a model of the harness.
         documents: token ids, int64[n] each, behind the token that begins a text.
+        stretches: the only tokens of each document that count; None: every token.
         max_length: tokens in one window; cut to what the backend takes.
         stride: tokens by which the window moves.
         advance: called with the number of tokens that were scored since the last call.
 
     Returns:
-        float64[len(documents)]; every token but a document's first is counted once.
+        float64[len(documents)]; every token that counts, but a document's first, is counted once.
     """
     if max_length > lm.max_length:
         max_length, stride = lm.max_length, min(stride, lm.max_length // 2)
     windows = [
-        (number, (None, ids[begin:first].tolist(), ids[first:end].tolist()))
+        (number, (None, ids[begin:start].tolist(), ids[start:stop].tolist()))
         for number, ids in enumerate(documents)
         for begin, end, first in cut_windows(len(ids), max_length, stride)
+        for start, stop in clip_stretches(stretches[number], first, end)
     ]
     bits = np.zeros(len(documents))
     for start in range(0, len(windows), _GROUP):

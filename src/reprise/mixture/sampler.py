@@ -42,6 +42,8 @@ class Batch:
     buckets: list[MixtureBucket]
     """`buckets[i]` is the bucket of row i."""
     document_mask: bool
+    no_loss: npt.NDArray[np.bool_] | None = None
+    """[rows, seq_len]: what is not trained on in conversations; None where that is nothing."""
     changes: list[ShareChange] = field(default_factory=list)
     """Shares that changed while the batch was dealt, because a bucket ran out."""
 
@@ -73,13 +75,16 @@ class Batch:
 
     @cached_property
     def labels(self) -> npt.NDArray[np.int64]:
-        """[rows, seq_len]: the ids, NO_LOSS at padding and, under a document mask, where a document begins.
+        """[rows, seq_len]: the ids, NO_LOSS at padding, where a conversation has no answer and, under a document mask,
+        where a document begins.
 
         Not shifted: transformers' models compare position i with the prediction from position i - 1, which under a mask
         belongs to another document.
         """
         found = self.ids.copy()
         found[self.documents < 0] = NO_LOSS
+        if self.no_loss is not None:
+            found[self.no_loss] = NO_LOSS
         if self.document_mask:
             for row, starts in enumerate(self.starts):
                 found[row, starts] = NO_LOSS
@@ -195,7 +200,22 @@ class Sampler:
             _gather(one.documents, row_pieces, ids[row])
         changes, self._pending = self._pending, []
         buckets = [one.bucket for one in chosen]
-        return Batch(ids, pieces, buckets, self._rows_settings.document_mask, changes)
+        no_loss = self._without_loss(chosen, pieces)
+        return Batch(ids, pieces, buckets, self._rows_settings.document_mask, no_loss, changes)
+
+    def _without_loss(self, chosen: list[OpenBucket], pieces: list[Row]) -> npt.NDArray[np.bool_] | None:
+        """Where rows are not trained on as they hold conversations; None where none does."""
+        has_any = any(one.documents.has_conversations for one in chosen)
+        if not has_any or self._rows_settings.conversation_loss == "all":
+            return None
+        masked = np.zeros((len(pieces), self._rows_settings.seq_len), dtype=bool)
+        for row, (one, row_pieces) in enumerate(zip(chosen, pieces, strict=True)):
+            at = 0
+            for piece in row_pieces:
+                for start, stop in one.documents.stretches_without_loss(piece):
+                    masked[row, at + start : at + stop] = True
+                at += piece.length
+        return masked
 
     def skip(self, rows: int) -> None:
         """Deal rows without reading them, as if they had been trained on."""
@@ -436,7 +456,7 @@ class Sampler:
         decides = {"mixture", "topics", "curriculum", "documents", "max_epochs"}
         return {
             "stage": self._stage.model_dump(mode="json", include=decides),
-            "rows": self._rows_settings.model_dump(mode="json", exclude={"document_mask"}),
+            "rows": self._rows_settings.model_dump(mode="json", exclude={"document_mask", "conversation_loss"}),
             "seed": self._seed,
         }
 

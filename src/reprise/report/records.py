@@ -423,6 +423,9 @@ class SpentRow(TypedDict):
     """Tokens of its documents; only of a finished stage."""
     epochs: NotRequired[float]
     """Passes over them; only of a finished stage."""
+    answer_tokens: NotRequired[int]
+    """Of the tokens trained on, those of the answers of conversations, on average; only of a finished stage, and where
+    there are conversations."""
 
 
 @record

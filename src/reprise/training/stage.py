@@ -292,7 +292,7 @@ def _leave_if_asked(trainer: Trainer, final: Path) -> None:
 def _spent(trainer: Trainer) -> list[Json]:
     """Tokens that each bucket of the mixture gave, and how often it was read."""
     entries = []
-    for saved in trainer.sampler.state()["buckets"]:
+    for saved, opened in zip(trainer.sampler.state()["buckets"], trainer.sampler.opened, strict=True):
         entry, source, topic = saved["bucket"]
         language = trainer.stage.mixture[entry].language
         available = sum(
@@ -301,6 +301,9 @@ def _spent(trainer: Trainer) -> list[Json]:
             if key.language == language and key.source == source and topic in (None, key.topic)
         )
         spent = saved["tokens"]
-        bucket = {"entry": entry, "source": source, "topic": topic, "spent": spent}
-        entries.append({**bucket, "available": available, "epochs": round(spent / available, 4) if available else 0.0})
+        bucket: Json = {"entry": entry, "source": source, "topic": topic, "spent": spent}
+        bucket |= {"available": available, "epochs": round(spent / available, 4) if available else 0.0}
+        if (share := opened.documents.answer_share) is not None:
+            bucket["answer_tokens"] = round(spent * share)
+        entries.append(bucket)
     return entries
