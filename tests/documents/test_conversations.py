@@ -164,3 +164,14 @@ def test_copies_of_a_conversation_are_dropped_and_the_messages_stay(make_work, t
     kept = [row for batch in read_table(work.output / DOCUMENTS) for row in batch.to_pylist()]
     assert len(kept) == 2
     assert all(roles(one)[0][0] == "user" for one in kept)
+
+
+def test_licences_are_counted_by_source_and_kept_out_of_the_table(run, tmp_path, make_work):
+    rows, _, counts = run([{"text": "One.", "license": "MIT"}, {"text": "Two.", "license": "MIT"}, {"text": "Three."}])
+    assert counts["licences"] == {"chat": {"MIT": 2}}
+    assert "licence" not in rows[0]
+    (tmp_path / "a.txt").write_text("A page.", encoding="utf-8")
+    entry = Input(path=str(tmp_path / "a.txt"), constants={**CHAT, "licence": "CC0-1.0"})
+    work = make_work("read-text")
+    read.run(work, inputs=[entry], engine="native", valid_share=0.0, max_reject_share=1.0)
+    assert work.counts["licences"] == {"chat": {"CC0-1.0": 1}}
