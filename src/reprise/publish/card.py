@@ -187,7 +187,7 @@ def _data_lines(facts: Any, recipe: Recipe) -> list[str]:
 
 def _licence_lines(facts: Any) -> list[str]:
     """Licences that documents carry, by source; the documents are those that were read, before cleaning."""
-    counts = next((stage["counts"] for stage in facts["stages"] if stage["stage"] == "read"), {})
+    counts: Any = next((stage["counts"] for stage in facts["stages"] if stage["stage"] == "read"), {})
     licences = counts.get("licences") or {}
     if not licences:
         return []
