@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import tomllib
 from collections import Counter
 from pathlib import Path
 
@@ -79,3 +80,25 @@ def test_words_that_only_we_would_understand_are_gone():
                 counts[name] += 1
                 where.setdefault(name, f"{path.relative_to(ROOT)}:{text.count(chr(10), 0, match.start()) + 1}")
     assert not counts, where
+
+
+def test_messages_about_missing_packages_name_an_extra_that_has_them():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    calls = 0
+    for path in (ROOT / "src").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        for match in re.finditer(r'missing_extra\("([^"]+)", "([^"]+)"', text):
+            package, extra = match[1].partition("[")[0].replace("_", "-"), match[2]
+            assert any(package in requirement for requirement in extras[extra]), (path.name, match[0])
+            calls += 1
+    assert calls > 15
+
+
+def test_every_command_line_that_installs_reprise_says_its_distribution():
+    """`reprise` on PyPI is an unrelated package."""
+    texts = {path: path.read_text(encoding="utf-8") for path in [*(ROOT / "src").rglob("*.py"), *PAGES]}
+    commands = [
+        (path.name, match[0]) for path, text in texts.items() for match in re.finditer(r"pip install [^\n`]*", text)
+    ]
+    assert commands
+    assert [line for line in commands if re.search(r"(?<![\w/.-])reprise(?!-cpt|_cpt)", line[1])] == []

@@ -20,7 +20,7 @@ from pydantic import Field
 from reprise.errors import UserError
 from reprise.mixture.share_laws import FIRST_SHARES, BestShare, best_share, next_shares
 from reprise.recipe import Recipe, load_recipe
-from reprise.recipe.fields import Settings
+from reprise.recipe.fields import AnyPath, FolderPath, Settings
 from reprise.recipe.loading import parse_yaml
 from reprise.storage import write_json
 from reprise.study import read_results, run_one, take_through
@@ -30,9 +30,9 @@ from reprise.yaml_text import format_yaml
 class RatioStudy(Settings):
     """What is varied, and what must be kept."""
 
-    recipe: str
+    recipe: AnyPath
     """Recipe of the runs: small enough to be run so often; its other entries keep their proportions."""
-    workspace: str
+    workspace: FolderPath
     """Folder of the runs."""
     stage: Annotated[int, Field(ge=0)] = 0
     """Stage whose mixture is varied, counted from 0."""
@@ -93,7 +93,7 @@ def find_ratio(study: RatioStudy) -> RatioAnswer:
     seeds = itertools.cycle(study.seeds)
     recipes: dict[tuple[str, int], Recipe] = {}
     due: Sequence[float] = FIRST_SHARES
-    for number in itertools.count():
+    for attempt in itertools.count():
         for share in due[: study.runs - len(runs)]:
             seed = next(seeds)
             name = f"share-{share:.3f}"
@@ -102,7 +102,7 @@ def find_ratio(study: RatioStudy) -> RatioAnswer:
             before_after = _measured(Path(recipes[name, seed].workspace), kept, language)
             runs.append({"share": share, "seed": seed, **before_after})
         answer = _best(runs, tolerance, last=len(runs) >= study.runs)
-        due = next_shares(answer.share, number, study.runs - len(runs))
+        due = next_shares(answer.share, attempt, study.runs - len(runs))
         if not due:
             break
     result: RatioAnswer = {

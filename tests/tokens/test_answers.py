@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tests.tokens.stores import EOS, build_store, document, number_tokenizer, random_documents
 
 from reprise.errors import UserError
-from reprise.mixture.sampler import NO_LOSS, Sampler
+from reprise.mixture.batch import NO_LOSS
+from reprise.mixture.sampler import Sampler
 from reprise.model.chat import Rendered
 from reprise.model.conversation import answer_bytes, dump_messages
 from reprise.recipe.mixture import Stage

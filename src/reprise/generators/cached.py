@@ -4,7 +4,9 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
+from pydantic import Field
 from typing_extensions import TypedDict
 
 from reprise.errors import UserError
@@ -22,18 +24,15 @@ STOP_AFTER = 20
 class Expenses(TypedDict):
     """Requests to the generator and the judge, and their price."""
 
-    requests: int
-    """Requests, those answered from the journal included."""
-    from_journal: int
-    """Requests that the journal answered."""
-    failed: int
-    """Requests without an answer."""
-    prompt_tokens: int
-    """Tokens of the prompts."""
-    completion_tokens: int
-    """Generated tokens."""
-    cost: float
-    """In the currency of the recipe's prices, answers of the journal included."""
+    # In the annotation, because a record that inherits these fields shows their meaning too.
+    requests: Annotated[int, Field(description="Requests, those answered from the journal included.")]
+    from_journal: Annotated[int, Field(description="Requests that the journal answered.")]
+    failed: Annotated[int, Field(description="Requests without an answer.")]
+    prompt_tokens: Annotated[int, Field(description="Tokens of the prompts.")]
+    completion_tokens: Annotated[int, Field(description="Generated tokens.")]
+    cost: Annotated[
+        float, Field(description="In the currency of the recipe's prices, answers of the journal included.")
+    ]
 
 
 @dataclass

@@ -19,6 +19,7 @@ from reprise.documents.read.records import Reading, Record, read_stream
 from reprise.documents.read.streams import decompress, open_raw
 from reprise.errors import UserError
 from reprise.recipe.documents import Input
+from reprise.recipe.loading import check
 
 TEXT_FIELDS = (
     "text",
@@ -94,7 +95,7 @@ def find_groups(path: str, *, keep: bool, notes: list[str]) -> list[Group]:
         UserError: there is nothing to read.
     """
     setting = "--keep" if keep else "--data"
-    listing = list_input(Input(path=path), setting)
+    listing = list_input(check(Input, {"path": path}, setting), setting)
     if listing.skipped:
         notes.append(f"{path}: not read are {describe_skipped(summarise_skipped(listing.skipped))}")
     root = Path(path).expanduser()

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reprise.errors import UserError
-from reprise.recipe import Recipe, load_recipe
+from reprise.recipe import Recipe
+from reprise.recipe.loading import open_recipe
 from reprise.report.facts import gather
 from reprise.report.page import render_comparison, render_report
-from reprise.report.records import ComparedRun, Report, RunComparison
+from reprise.report.records import ComparedRun, Report, ReportCounts, RunComparison
 from reprise.storage import write_json, write_text
 from reprise.workspace import Work, Workspace
 
@@ -20,8 +21,7 @@ def run(work: Work, *, recipe: Recipe) -> None:
     facts = write_report(Workspace(root), recipe, root / HTML)
     write_json(work.output / JSON, facts)
     work.outside += [root / HTML, root / JSON]
-    work.counts["verdicts"] = len(facts["verdict"]["verdicts"])
-    work.counts["verified"] = facts["integrity"]["when"]
+    work.counts.update(ReportCounts(verdicts=len(facts["verdict"]["verdicts"]), verified=facts["integrity"]["when"]))
 
 
 def write_report(workspace: Workspace, recipe: Recipe, output: Path) -> Report:
@@ -36,9 +36,10 @@ def write_report(workspace: Workspace, recipe: Recipe, output: Path) -> Report:
         What the JSON file contains.
     """
     facts = gather(workspace, recipe)
+    numbers = _json_beside(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_text(output, render_report(facts))
-    write_json(output.with_suffix(".json"), facts)
+    write_json(numbers, facts)
     return facts
 
 
@@ -55,20 +56,24 @@ def compare_report(runs: Sequence[Path], output: Path) -> RunComparison:
     if len(runs) < 2:
         raise UserError("there is nothing to compare", remedy="name at least two folders of runs")
     compared: list[ComparedRun] = [
-        {"folder": str(root), "report": gather(Workspace(root), load_run_recipe(root))} for root in runs
+        {"folder": str(root), "report": gather(Workspace(root), open_recipe(root, None))} for root in runs
     ]
-    comparison: RunComparison = {"format": 2, "runs": compared}
+    comparison: RunComparison = {"format": 3, "runs": compared}
+    numbers = _json_beside(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_text(output, render_comparison(comparison))
-    write_json(output.with_suffix(".json"), comparison)
+    write_json(numbers, comparison)
     return comparison
 
 
-def load_run_recipe(root: Path) -> Recipe:
-    """The recipe that a run's folder keeps."""
-    path = root / "recipe.yaml"
-    if not path.exists():
+def _json_beside(page: Path) -> Path:
+    """The JSON file beside a page.
+
+    Raises:
+        UserError: it would be the page itself.
+    """
+    if page.suffix == ".json":
         raise UserError(
-            "this is not the folder of a run", where=str(root), remedy="name a folder that contains recipe.yaml"
+            "the page is HTML; its numbers go into a .json beside it", where=str(page), remedy="name a .html"
         )
-    return load_recipe(path)
+    return page.with_suffix(".json")

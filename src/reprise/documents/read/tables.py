@@ -32,11 +32,13 @@ def read_arrow(stream: BinaryIO, name: str, entry: Input) -> Iterator[record.Ite
     stream.seek(0)
     if is_file:
         file = pa.ipc.open_file(stream)
+        columns = _Columns(name, entry, file.schema)
         batches = (file.get_batch(index) for index in range(file.num_record_batches))
-        yield from _Columns(name, entry, file.schema).read(batches)
+        yield from columns.read(columns.checked(batch) for batch in batches)
     else:
         reader = pa.ipc.open_stream(stream)
-        yield from _Columns(name, entry, reader.schema).read(reader)
+        columns = _Columns(name, entry, reader.schema)
+        yield from columns.read(map(columns.checked, reader))
 
 
 class _Columns:
@@ -85,6 +87,20 @@ class _Columns:
         """Dotted names of the columns to read."""
         paths = [*self._columns.values(), *self._others.values()]
         return list(dict.fromkeys(".".join(path) for path, _ in paths))
+
+    def checked(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """A batch of a file whose offsets and sizes Arrow takes as they are: with wrong ones it reads any memory.
+
+        Raises:
+            pa.ArrowInvalid: they are wrong.
+        """
+        for name in dict.fromkeys(path[0] for path, _ in [*self._columns.values(), *self._others.values()]):
+            column = batch.column(batch.schema.names.index(name))
+            if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+                # As bytes: text that is no UTF-8 is a reject of its row, not of the file.
+                column = column.view(pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary())
+            column.validate(full=True)
+        return batch
 
     def read(self, batches: Iterator[pa.RecordBatch]) -> Iterator[record.Item]:
         """The records of all rows."""
@@ -232,6 +248,10 @@ def _check_header(
     header: list[str], names: dict[str, str], name: str, entry: Input, *, needs_text: bool = True
 ) -> None:
     for field, column in names.items():
+        if header.count(column) > 1:
+            raise UserError(
+                f"there are {header.count(column)} columns {column!r}", where=f"{name}:1", remedy="rename all but one"
+            )
         if column not in header and ((field == "text" and needs_text) or field in entry.fields):
             raise UserError(
                 f"there is no column {column!r} for the field {field}; the columns are {', '.join(header)[:300]}",

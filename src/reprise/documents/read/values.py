@@ -77,7 +77,7 @@ def _top_values(stream: BinaryIO, name: str) -> Iterator[tuple[Any, str]]:
             continue
         try:
             value, end = decoder.raw_decode(buffer, start)
-            # A number may go on in the next block.
+            # A number may continue in the next block.
             complete = end < len(buffer) or at_end
         except (ValueError, RecursionError) as error:
             complete = False

@@ -128,7 +128,8 @@ def _in_cache(datasets: list[str]) -> str:
 
 
 def _places(dataset: str) -> Iterator[Path]:
-    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface").expanduser()
+    # Not pathlib's: without a home folder it raises.
+    home = Path(os.path.expanduser(os.environ.get("HF_HOME") or "~/.cache/huggingface"))  # noqa: PTH111
     yield Path(os.environ.get("HF_HUB_CACHE") or home / "hub") / f"datasets--{dataset.replace('/', '--')}"
     yield Path(os.environ.get("HF_DATASETS_CACHE") or home / "datasets") / dataset.replace("/", "___")
 
@@ -136,7 +137,7 @@ def _places(dataset: str) -> Iterator[Path]:
 def benchmark_table(rows: list[ListedBenchmark], title: str) -> Table:
     """Benchmarks as a table for a terminal."""
     table = Table(title=title, title_justify="left")
-    table.add_column("name", no_wrap=True)
+    table.add_column("name")
     more = {"language": [row["language"] for row in rows], "asks": [row["asks"] for row in rows]}
     told = {name: values for name, values in more.items() if len(set(values)) > 1}  # the rest would repeat itself
     for name in ("suites", *told, "questions"):

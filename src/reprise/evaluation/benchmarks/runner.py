@@ -1,7 +1,7 @@
 """Benchmarks on a model: which questions, what was answered before, scores with their intervals.
 
 Every benchmark is kept in the cache when it is done, under what decides its scores (model, questions, task, settings),
-so a killed evaluation goes on and a second one reads.
+so a killed evaluation resumes and a second one reads.
 """
 
 import contextlib

@@ -7,16 +7,10 @@ from typing import Annotated
 
 import typer
 
+from reprise.cli.options import AsJson, Overrides, RecipePath
 from reprise.errors import UserError
 from reprise.recipe.loading import open_recipe
 from reprise.tables import print_table
-
-RunPath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe (YAML), or the folder of a run.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[NAME=VALUE]...", help="Settings to override, such as stages.0.tokens=2M."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
 
 
 def verify(
@@ -32,7 +26,10 @@ def verify(
     if (recipe / STORE).exists():
         store = TokenStore.open(recipe)
         store.verify()
-        print(f"{recipe}: all files are as they were published (fingerprint {store.fingerprint})")
+        if as_json:
+            print(json.dumps({"store": str(recipe), "fingerprint": store.fingerprint, "damage": []}))
+        else:
+            print(f"{recipe}: all files are as they were published (fingerprint {store.fingerprint})")
         return
     loaded = open_recipe(recipe, overrides)
     result = verify_run(loaded)
@@ -62,8 +59,6 @@ def benchmarks(
     as_json: AsJson = False,
 ) -> None:
     """List suites and benchmarks by language, and whether their questions are on this machine."""
-    from rich.console import Console
-
     from reprise.evaluation.benchmarks import listing
 
     if language is not None:
@@ -71,20 +66,21 @@ def benchmarks(
         if as_json:
             print(json.dumps(tasks, ensure_ascii=False, indent=1))
         else:
-            Console().print(listing.benchmark_table(tasks, f"Tasks of lm-evaluation-harness in {language}"))
+            print_table(listing.benchmark_table(tasks, f"Tasks of lm-evaluation-harness in {language}"))
         return
     own, languages = listing.list_own(data), listing.list_languages()
     if as_json:
         print(json.dumps({"benchmarks": own, "languages": languages}, ensure_ascii=False, indent=1))
         return
-    Console().print(listing.benchmark_table(own, "Benchmarks and suites of Reprise"), listing.language_table(languages))
+    print_table(listing.benchmark_table(own, "Benchmarks and suites of Reprise"))
+    print_table(listing.language_table(languages))
     print(
         "evaluation.benchmarks also takes any task or group of the installed lm-evaluation-harness, a YAML task "
         "and a file of questions: docs/evaluation.md"
     )
 
 
-def doctor(recipe: RunPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def doctor(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Check a recipe and its machine, and try read and clean on 200 documents of each input; writes nothing."""
     from reprise import preflight
     from reprise.doctor import diagnose, diagnosis_tables
@@ -100,13 +96,15 @@ def doctor(recipe: RunPath, overrides: Overrides = None, as_json: AsJson = False
             if finding.severity == "warning":
                 print(f"warning: {finding}")
         if not any(finding.severity != "warning" for finding in findings):
-            print("nothing stands in the way of a run")
+            print("no problem found: the run can start")
     preflight.refuse(findings)
 
 
 def prune(
-    recipe: RunPath,
-    kept: Annotated[bool, typer.Option("--kept", help="Remove training stages of other settings.")] = False,
+    recipe: RecipePath,
+    kept: Annotated[
+        bool, typer.Option("--kept", help="Remove training stages that were made with other settings.")
+    ] = False,
     cache: Annotated[bool, typer.Option("--cache", help="Remove answers that were paid for.")] = False,
     unfinished: Annotated[bool, typer.Option("--unfinished", help="Remove half-made stages.")] = False,
     as_json: AsJson = False,
