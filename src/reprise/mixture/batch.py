@@ -1,5 +1,6 @@
 """A batch: the rows of one process, with the labels and positions that training needs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -79,3 +80,19 @@ def gather_row(documents: DocumentSet, pieces: Row, out: npt.NDArray[np.int64]) 
     for piece in pieces:
         out[start : start + piece.length] = documents.tokens(piece)
         start += piece.length
+
+
+def mask_conversations(
+    documents: Sequence[DocumentSet], pieces: Sequence[Row], seq_len: int
+) -> npt.NDArray[np.bool_] | None:
+    """bool[rows, seq_len]: where rows have no loss as they hold conversations and no answer; None where none does."""
+    if not any(one.has_conversations for one in documents):
+        return None
+    masked = np.zeros((len(pieces), seq_len), dtype=bool)
+    for row, (one, row_pieces) in enumerate(zip(documents, pieces, strict=True)):
+        start = 0
+        for piece in row_pieces:
+            for first, stop in one.stretches_without_loss(piece):
+                masked[row, start + first : start + stop] = True
+            start += piece.length
+    return masked

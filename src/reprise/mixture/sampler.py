@@ -9,7 +9,7 @@ import numpy as np
 from reprise.errors import UserError
 from reprise.manifest import differences
 from reprise.mixture import policy as policies
-from reprise.mixture.batch import Batch, gather_row
+from reprise.mixture.batch import Batch, gather_row, mask_conversations
 from reprise.mixture.buckets import OpenBucket, first_shares, open_buckets
 from reprise.mixture.rules import State
 from reprise.mixture.shares import MixtureBucket, ShareChange, Shares
@@ -135,22 +135,10 @@ class Sampler:
             gather_row(one.documents, row_pieces, ids[row])
         changes, self._pending = self._pending, []
         buckets = [one.bucket for one in chosen]
-        no_loss = self._without_loss(chosen, pieces)
+        no_loss = None
+        if self._rows_settings.conversation_loss == "answers":
+            no_loss = mask_conversations([one.documents for one in chosen], pieces, self._rows_settings.seq_len)
         return Batch(ids, pieces, buckets, self._rows_settings.document_mask, no_loss, changes)
-
-    def _without_loss(self, chosen: list[OpenBucket], pieces: list[Row]) -> npt.NDArray[np.bool_] | None:
-        """Where rows are not trained on as they hold conversations; None where none does."""
-        has_any = any(one.documents.has_conversations for one in chosen)
-        if not has_any or self._rows_settings.conversation_loss == "all":
-            return None
-        masked = np.zeros((len(pieces), self._rows_settings.seq_len), dtype=bool)
-        for row, (one, row_pieces) in enumerate(zip(chosen, pieces, strict=True)):
-            at = 0
-            for piece in row_pieces:
-                for start, stop in one.documents.stretches_without_loss(piece):
-                    masked[row, at + start : at + stop] = True
-                at += piece.length
-        return masked
 
     def skip(self, rows: int) -> None:
         """Deal rows without reading them, as if they had been trained on."""
