@@ -28,7 +28,7 @@ class Supply(NamedTuple):
     runs_out_after: int | None
     """Tokens of the stage after which it has been read `max_epochs` times; None where it lasts."""
     answer_tokens: int | None
-    """Of the tokens taken, those of the answers of conversations, on average; None where there are no conversations."""
+    """Tokens of answers among those taken, on average; None where there are no conversations."""
 
 
 class Segment(NamedTuple):

@@ -79,8 +79,8 @@ class PlannedBucket(TypedDict):
     runs_out_after: int | None
     """Tokens of the stage after which it has been read `max_epochs` times; null where it lasts or is not known."""
     answer_tokens: int | None
-    """Of the tokens that the stage trains on, those of the answers of conversations, on average; null where there are
-    no conversations, and before the stage `tokenize`."""
+    """Tokens of answers among those that the stage trains on, on average; null without conversations, and before the
+    stage `tokenize`."""
 
 
 @record

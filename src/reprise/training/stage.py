@@ -59,7 +59,7 @@ class BucketSpent(TypedDict):
     epochs: float
     """Passes over them."""
     answer_tokens: NotRequired[int]
-    """Of the tokens trained on, those of the answers of conversations, on average; absent where there are none."""
+    """Tokens of answers among those trained on, on average; absent where there are no conversations."""
 
 
 @record
