@@ -273,8 +273,8 @@ def _read_csv_row(
         if len(row) != num_columns:
             raise UnreadableError("wrong_number_of_columns")
         values, more = (
-            {field: record.decode(row[place].encode("utf-8", "surrogateescape"), entry) or None
-             for field, place in fields.items()}
+            {field: record.decode(row[column].encode("utf-8", "surrogateescape"), entry) or None
+             for field, column in fields.items()}
             for fields in (places, others)
         )  # fmt: skip
         return record.as_record(name, line, dict(values), entry, more.get if more else None)
