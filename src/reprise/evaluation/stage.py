@@ -14,7 +14,7 @@ from reprise.evaluation.bits_per_byte import Text, measure_bits
 from reprise.evaluation.comparison import compare_bits, find_untested, judge_rows
 from reprise.evaluation.curves import measure_curve, trained_model
 from reprise.evaluation.model import EvaluatedModel
-from reprise.evaluation.results import Results
+from reprise.evaluation.results import EvaluateCounts, Results
 from reprise.evaluation.samples import choose_prompts, continue_prompts
 from reprise.evaluation.verdicts import headline
 from reprise.recipe.evaluation import Evaluation
@@ -50,8 +50,12 @@ def run(work: Work, *, evaluation: Evaluation, model: Model, groups: Groups, las
             model, stages, texts, evaluation, groups=groups, cache=work.cache, scratch=scratch, seed=seed
         )
     write_json(work.output / RESULTS, results)
-    work.counts.update(documents=len(texts), bytes=sum(len(text.text.encode()) for text in texts))
-    work.counts["headline"] = results["headline"]
+    counts: EvaluateCounts = {
+        "documents": len(texts),
+        "bytes": sum(len(text.text.encode()) for text in texts),
+        "headline": results["headline"],
+    }
+    work.counts.update(counts)
 
 
 def compare_models(
