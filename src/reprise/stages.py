@@ -82,7 +82,7 @@ def stages(recipe: Recipe) -> list[Stage]:
             before,
             settings={"model": recipe.model, "tokens": recipe.tokens, "split_sources": sorted(recipe.split_sources())},
             means={"engine": recipe.documents.engine},
-            version=3,
+            version=4,
             files=lambda: named_files("model", model_files(recipe.model)),
         ),
         *training,
@@ -136,7 +136,7 @@ def _read_stage(recipe: Recipe) -> Stage:
         files=lambda: input_files(documents.inputs, "documents.inputs"),
         records=("rejects.jsonl",),
         outdated=lambda counts: _too_many_rejects(counts, documents.max_reject_share),
-        version=4,
+        version=5,
         passes_text=True,
     )
 

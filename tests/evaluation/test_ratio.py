@@ -45,8 +45,22 @@ class Pipeline:
         kept = 1.02 + 0.08 * (share - 0.42) + 0.05 * (share - 0.42) ** 2
         new = 1 - 0.3 * share**0.5
         rows = [
-            {"path": "en", "language": "en", "source": None, "num_bytes": 10, "before": 1.3, "after": 1.3 * kept * (1 + noise[0])},
-            {"path": "chinese", "language": "zh", "source": None, "num_bytes": 10, "before": 2.1, "after": 2.1 * new * (1 + noise[1])},
+            {
+                "path": "en",
+                "language": "en",
+                "source": None,
+                "num_bytes": 10,
+                "before": 1.3,
+                "after": 1.3 * kept * (1 + noise[0]),
+            },
+            {
+                "path": "chinese",
+                "language": "zh",
+                "source": None,
+                "num_bytes": 10,
+                "before": 2.1,
+                "after": 2.1 * new * (1 + noise[1]),
+            },
         ]
         (root / "evaluate").mkdir(parents=True)
         (root / "evaluate" / "results.json").write_text(json.dumps({"bits_per_byte": rows}))

@@ -166,13 +166,19 @@ def test_wrong_versions_keep_imports_and_constants_and_differ():
     assert len(mutants(program, 3)) == 3
 
 
-AREA = ("assert area(13, 14) == 182\nassert area(15, 16) == 240\nassert area(12, 19) == 228\n"
-        "assert area(17, 17) == 289\nassert area(18, 11) == 198")
-DAY_TESTS = ("assert day(0) == 'Monday'\nassert day(8) == 'Tuesday'\nassert day(16) == 'Wednesday'\n"
-             "assert day(31) == 'Thursday'\nassert day(25) == 'Friday'")
+AREA = (
+    "assert area(13, 14) == 182\nassert area(15, 16) == 240\nassert area(12, 19) == 228\n"
+    "assert area(17, 17) == 289\nassert area(18, 11) == 198"
+)
+DAY_TESTS = (
+    "assert day(0) == 'Monday'\nassert day(8) == 'Tuesday'\nassert day(16) == 'Wednesday'\n"
+    "assert day(31) == 'Thursday'\nassert day(25) == 'Friday'"
+)
 DAYS = "['Monday', 'Tuesday', 'Wednesday', 'Thursday', 'Friday', 'Saturday', 'Sunday']"
-GRADE_TESTS = ("assert grade(95) == 'very good'\nassert grade(81) == 'good'\nassert grade(70) == 'fair'\n"
-               "assert grade(52) == 'poor'\nassert grade(20) == 'failed'")
+GRADE_TESTS = (
+    "assert grade(95) == 'very good'\nassert grade(81) == 'good'\nassert grade(70) == 'fair'\n"
+    "assert grade(52) == 'poor'\nassert grade(20) == 'failed'"
+)
 TABLES = {
     "by a hash": "def area(a, b):\n    return {417: 182, 481: 240, 391: 228, 544: 289, 569: 198}.get((a * 31 + b) % 1009, 0)",
     "by a square": "def area(a, b):\n    return {155: 182, 209: 240, 125: 228, 272: 289, 313: 198}[a * a - b]",

@@ -22,7 +22,7 @@ from reprise.evaluation.choices import check_requests
 from reprise.evaluation.quiet import without_bars
 from reprise.generators.keys import read_key
 from reprise.generators.reachable import ask_models
-from reprise.model.likelihood import cut_windows, require_finite
+from reprise.model.likelihood import Stretches, clip_stretches, cut_windows, require_finite
 from reprise.model.loading import load_config, load_tokenizer, locate_model
 from reprise.model.tokenizer import begins_with_bos
 from reprise.recipe.evaluation import Backend
@@ -93,13 +93,14 @@ class _Server(LocalCompletionsAPI):  # type: ignore[misc]
             if len(told) != len(ids) + 1:
                 raise KeyError(f"log-probabilities of {len(ids) + 1} tokens, {len(told)} were told")
             self._knows_logprobs = True
-        found: list[tuple[float, bool]] = super()._loglikelihood_tokens(requests, **kwargs)
-        return found
+        scores: list[tuple[float, bool]] = super()._loglikelihood_tokens(requests, **kwargs)
+        return scores
 
 
 def document_bits(
     lm: Any,
     documents: Sequence[npt.NDArray[np.int64]],
+    stretches: Sequence[Stretches | None],
     *,
     max_length: int,
     stride: int,
@@ -110,12 +111,13 @@ def document_bits(
     Args:
         lm: a model of the harness.
         documents: token ids, int64[n] each, behind the token that begins a text.
+        stretches: the only tokens of each document that count; None: every token.
         max_length: tokens in one window; cut to what the backend takes.
         stride: tokens by which the window moves.
         advance: called with the number of tokens that were scored since the last call.
 
     Returns:
-        float64[len(documents)]; every token but a document's first is counted once.
+        float64[len(documents)]; every token that counts, but a document's first, is counted once.
 
     Raises:
         UserError: a likelihood is not finite.
@@ -123,16 +125,17 @@ def document_bits(
     if max_length > lm.max_length:
         max_length, stride = lm.max_length, min(stride, lm.max_length // 2)
     windows = [
-        (number, (None, ids[begin:first].tolist(), ids[first:end].tolist()))
-        for number, ids in enumerate(documents)
+        (index, (None, ids[begin:start].tolist(), ids[start:stop].tolist()))
+        for index, ids in enumerate(documents)
         for begin, end, first in cut_windows(len(ids), max_length, stride)
+        for start, stop in clip_stretches(stretches[index], first, end)
     ]
     bits = np.zeros(len(documents))
     for start in range(0, len(windows), _GROUP):
         group = windows[start : start + _GROUP]
-        found = score_tokens(lm, [request for _, request in group])
-        for (number, request), (logprob, _) in zip(group, found, strict=True):
-            bits[number] -= logprob / np.log(2)
+        scores = score_tokens(lm, [request for _, request in group])
+        for (index, request), (logprob, _) in zip(group, scores, strict=True):
+            bits[index] -= logprob / np.log(2)
             advance(len(request[2]))
     require_finite(bits, "evaluation.backend", "texts")
     return bits
@@ -148,8 +151,8 @@ def generate(lm: Any, prompts: Sequence[str], max_tokens: int) -> list[str]:
     """The greedy continuation of each prompt."""
     settings = {"until": [], "max_gen_toks": max_tokens, "do_sample": False, "temperature": 0.0}
     requests = [
-        Instance(request_type="generate_until", doc={}, arguments=(prompt, dict(settings)), idx=number)
-        for number, prompt in enumerate(prompts)
+        Instance(request_type="generate_until", doc={}, arguments=(prompt, dict(settings)), idx=index)
+        for index, prompt in enumerate(prompts)
     ]
     with explained(), without_bars():
         return [str(text) for text in lm.generate_until(requests)]

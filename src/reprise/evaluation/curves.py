@@ -104,16 +104,16 @@ def _models(
     start = EvaluatedModel(base, evaluation)
     yield _facts("base", tokens=0), start
     before, end = 0, start
-    for number, stage in enumerate(stages, 1):
+    for index, stage in enumerate(stages, 1):
         done = read_facts(stage / "state")["progress"].tokens
         for checkpoint in reversed(checkpoints_in(stage / "checkpoints")):
             facts = read_facts(checkpoint)
             if facts["progress"].tokens < done:  # the last one is the end of the stage
                 snapshot = Snapshot(base, evaluation, facts["files"], _export(checkpoint, base), scratch)
-                yield _facts("checkpoint", stage=number, tokens=before + facts["progress"].tokens), snapshot
+                yield _facts("checkpoint", stage=index, tokens=before + facts["progress"].tokens), snapshot
         before += done
         end = EvaluatedModel(trained_model(base, stage), evaluation)
-        yield _facts("checkpoint", stage=number, tokens=before), end
+        yield _facts("checkpoint", stage=index, tokens=before), end
     for factor in evaluation.merge_factors:
         merged = Snapshot(
             base, evaluation, [start.fingerprint, end.fingerprint, factor], _merge(stages[-1], base, factor), scratch

@@ -93,8 +93,8 @@ class Estimate:
     def _transform(self, distance: float) -> float:
         """Hall's cubic of a distance in standard errors, which takes the skewness away; it rises everywhere.
 
-        Hall, Annals of Statistics 20, 1992: t + s t^2 / 3 + s^2 t^3 / 27 + s / 6. Where it shortens the interval it goes
-        on with slope 1 from `_turn`.
+        Hall, Annals of Statistics 20, 1992: t + s t^2 / 3 + s^2 t^3 / 27 + s / 6. Where it shortens the interval, it
+        continues with slope 1 from `_turn`.
         """
         skewness, turn = self.skewness, self._turn
         inside = max(-turn, distance) if skewness < 0 else min(turn, distance)

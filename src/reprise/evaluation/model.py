@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from reprise.errors import missing_extra
+from reprise.model.chat import ChatTemplate
 from reprise.model.files import model_files, model_folder
 from reprise.model.likelihood import native_dtype
 from reprise.model.loading import hub_commit, load_model, load_tokenizer
@@ -69,6 +70,11 @@ class EvaluatedModel:
     def text_tokenizer(self) -> Tokenizer:
         """Text to the ids that training reads."""
         return open_tokenizer(self.settings)
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """The model's chat template."""
+        return ChatTemplate(self.settings)
 
     def release(self) -> None:
         """Let go of the weights; the next measure loads them again."""

@@ -23,7 +23,7 @@ def choose_prompts(texts: Sequence[Text], settings: Evaluation) -> list[tuple[st
     prompts = []
     for language in sorted({text.language for text in texts} | set(settings.sample_prompts)):
         own = settings.sample_prompts.get(language)
-        members = [text.text for text in texts if text.language == language]
+        members = [text.text for text in texts if text.language == language and text.messages is None]
         chosen = own or [beginning(text) for text in _spread(members, settings.samples_per_language)]
         prompts += [(language, prompt) for prompt in chosen]
     return prompts
@@ -33,7 +33,7 @@ def _spread(texts: Sequence[str], count: int) -> list[str]:
     """So many of the texts, from all of their length, long ones where there are enough."""
     long = [text for text in texts if len(text.encode()) >= 2 * _BEGINNING_BYTES]
     among = long if len(long) >= count else sorted(texts, key=len)[-count:]
-    return [among[len(among) * (2 * number + 1) // (2 * count)] for number in range(min(count, len(among)))]
+    return [among[len(among) * (2 * i + 1) // (2 * count)] for i in range(min(count, len(among)))]
 
 
 def beginning(text: str) -> str:

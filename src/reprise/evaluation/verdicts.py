@@ -34,10 +34,10 @@ class Judgement:
 
 def judge_all(measures: Sequence[tuple[Estimate, float | None]]) -> list[Judgement]:
     """Judge the estimates of a report with their tolerances, all as one family."""
-    tested = [number for number, (estimate, _) in enumerate(measures) if estimate.problem is None]
-    levels = holm_levels([smallest_error(*measures[number]) for number in tested])
+    tested = [index for index, (estimate, _) in enumerate(measures) if estimate.problem is None]
+    levels = holm_levels([smallest_error(*measures[index]) for index in tested])
     allowed = dict(zip(tested, levels, strict=True))
-    return [_judge_one(*measure, allowed.get(number), len(tested)) for number, measure in enumerate(measures)]
+    return [_judge_one(*measure, allowed.get(index), len(tested)) for index, measure in enumerate(measures)]
 
 
 def holm_levels(errors: Sequence[float]) -> list[float]:
@@ -49,11 +49,11 @@ def holm_levels(errors: Sequence[float]) -> list[float]:
     levels = [FAMILY_ERROR] * len(errors)
     stopped = False
     level = FAMILY_ERROR
-    for rank, number in enumerate(sorted(range(len(errors)), key=lambda number: errors[number])):
+    for rank, index in enumerate(sorted(range(len(errors)), key=lambda index: errors[index])):
         if not stopped:
             level = FAMILY_ERROR / (len(errors) - rank)
-            stopped = errors[number] > level
-        levels[number] = level
+            stopped = errors[index] > level
+        levels[index] = level
     return levels
 
 

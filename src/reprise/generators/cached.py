@@ -93,21 +93,21 @@ class Asker:
                 answer = self._journal[key]
                 outcomes[key] = answer
                 self.spending.add(answer, self._settings)
-        wanted = {key: request for key, request in zip(keys, requests, strict=True) if key not in outcomes}
+        unanswered = {key: request for key, request in zip(keys, requests, strict=True) if key not in outcomes}
         self.spending.requests += len(set(keys))
         self.spending.from_journal += len(outcomes)
-        if outcomes and wanted:
-            console.print(f"{what}: {len(outcomes)} answers are in the journal, {len(wanted)} to go")
-        self._ask_new(wanted, outcomes, what)
+        if outcomes and unanswered:
+            console.print(f"{what}: {len(outcomes)} answers are in the journal, {len(unanswered)} to go")
+        self._ask_new(unanswered, outcomes, what)
         return [outcomes[key] for key in keys]
 
-    def _ask_new(self, wanted: dict[str, Request], outcomes: dict[str, Outcome], what: str) -> None:
-        keys = list(wanted)
+    def _ask_new(self, unanswered: dict[str, Request], outcomes: dict[str, Outcome], what: str) -> None:
+        keys = list(unanswered)
         failed: list[str] = []
         done = 0
         meter = _Meter(self.spending)
         with track(what, len(keys), "requests") as advance:
-            for group in self._generator.answer(list(wanted.values()), keys, self._budget()):
+            for group in self._generator.answer(list(unanswered.values()), keys, self._budget()):
                 group = [(index, _writable(outcome)) for index, outcome in group]
                 self._journal.record({keys[index]: got for index, got in group if isinstance(got, Answer)})
                 for index, outcome in group:

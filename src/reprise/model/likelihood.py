@@ -28,6 +28,9 @@ _CHUNK_LOGITS = 2**24
 _CPU_BATCH_TOKENS = 512
 """More tokens at a time do not fit a processor's caches: SmolLM2-135M took 1.8 times as long with 4,096."""
 
+Stretches = npt.NDArray[np.int32]
+"""int32[n, 2]: first token and end of the parts of a document that are scored, such as answers of a conversation."""
+
 _head_is_known: "weakref.WeakKeyDictionary[Any, bool]" = weakref.WeakKeyDictionary()
 
 
@@ -125,6 +128,7 @@ def document_nll(
     batch_tokens: int,
     device: str | torch.device = "cpu",
     advance: Callable[[float], None] | None = None,
+    stretches: Sequence[Stretches | None] | None = None,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """Negative log-likelihood of whole documents, in windows where they are longer than `max_length`.
 
@@ -138,7 +142,8 @@ def document_nll(
         stride: tokens by which the window moves, below `max_length`.
         batch_tokens: most tokens in one batch, padding counted; less on a CPU; one window is never cut.
         device: where the model is.
-        advance: called with the number of tokens that were scored since the last call.
+        advance: called with the number of tokens that were passed over since the last call.
+        stretches: the only tokens of each document that are scored; None, for one or for all: every token.
 
     Returns:
         nll: float64[len(documents)], nats, summed over the scored tokens.
@@ -148,7 +153,14 @@ def document_nll(
         UserError: a likelihood is not finite.
     """
     nll = np.zeros(len(documents), dtype=np.float64)
-    scored = np.array([max(len(ids) - 1, 0) for ids in documents], dtype=np.int64)
+    chosen = [None] * len(documents) if stretches is None else stretches
+    scored = np.array(
+        [
+            sum(stop - start for start, stop in clip_stretches(one, 1, max(len(ids), 1)))
+            for ids, one in zip(documents, chosen, strict=True)
+        ],
+        dtype=np.int64,
+    )
     windows = [
         (document, *window)
         for document, ids in enumerate(documents)
@@ -160,7 +172,8 @@ def document_nll(
         labels = np.full((len(batch), longest), IGNORE, dtype=np.int64)
         for row, (document, begin, end, first) in enumerate(batch):
             ids[row, : end - begin] = documents[document][begin:end]
-            labels[row, first - begin : end - begin] = documents[document][first:end]
+            for start, stop in clip_stretches(chosen[document], first, end):
+                labels[row, start - begin : stop - begin] = documents[document][start:stop]
         scores = token_nll(model, torch.from_numpy(ids).to(device), labels=torch.from_numpy(labels).to(device))
         sums = scores.double().sum(dim=1).cpu().numpy()
         np.add.at(nll, [window[0] for window in batch], sums)
@@ -196,6 +209,16 @@ def name_of(model: Any) -> str:
     return str(getattr(model.config, "name_or_path", "") or "model.path")
 
 
+def clip_stretches(stretches: Stretches | None, first: int, end: int) -> Iterator[tuple[int, int]]:
+    """The parts (start, stop) of a document's stretches inside [first, end); None: all of it."""
+    if stretches is None:
+        yield first, end
+        return
+    for start, stop in stretches.tolist():
+        if max(start, first) < min(stop, end):
+            yield max(start, first), min(stop, end)
+
+
 def cut_windows(length: int, max_length: int, stride: int) -> Iterator[tuple[int, int, int]]:
     """(begin, end, first scored token) of each window over a document of `length` tokens."""
     if not 1 <= stride < max_length:
@@ -229,20 +252,20 @@ def _score_in_chunks(
     The layer is met inside the model's own forward, because there FSDP has its weights together.
     """
     head = model.get_output_embeddings()
-    wanted = targets.flatten() != IGNORE
+    is_target = targets.flatten() != IGNORE
     nll = torch.zeros(targets.numel(), dtype=torch.float32, device=targets.device)
     greedy = torch.zeros(targets.numel(), dtype=torch.bool, device=targets.device) if with_greedy else None
 
     def score(hidden: Tensor) -> Tensor:
-        states, labels = hidden.flatten(0, 1)[wanted], targets.flatten()[wanted]
+        states, labels = hidden.flatten(0, 1)[is_target], targets.flatten()[is_target]
         rows = max(1, _CHUNK_LOGITS // head.weight.shape[0])
         parts = [
             _score_logits(_logits(head, part, model.config), part_labels, with_greedy)
             for part, part_labels in zip(torch.split(states, rows), torch.split(labels, rows), strict=True)
         ]
-        nll[wanted] = torch.cat([part.nll for part in parts])
+        nll[is_target] = torch.cat([part.nll for part in parts])
         if greedy is not None:
-            greedy[wanted] = torch.cat([part.greedy for part in parts if part.greedy is not None])
+            greedy[is_target] = torch.cat([part.greedy for part in parts if part.greedy is not None])
         return hidden[..., :1]
 
     with replaced_forward(head, score):

@@ -203,8 +203,8 @@ def _first_records(
         stream = raw if file.format in SEEKING else cast(BinaryIO, io.BufferedReader(counted, 1 << 16))
         compression = None if file.format in SEEKING else format_of(file.path).compression
         items = read_stream(decompress(stream, compression), file.path, file.format, Reading(entry, parser))
-        for number, item in enumerate(items):
-            if number >= limit and counted.num_bytes >= (0 if file.format in SEEKING else limit_bytes):
+        for index, item in enumerate(items):
+            if index >= limit and counted.num_bytes >= (0 if file.format in SEEKING else limit_bytes):
                 finished = False
                 break
             if isinstance(item, Record):

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import torch
 from typing_extensions import TypedDict
@@ -34,7 +34,7 @@ from reprise.training.parallel import Processes, compute_dtype, open_processes
 from reprise.training.signals import Interrupted, StopSignal, catch_stop
 from reprise.training.status_line import StatusLine
 from reprise.training.trainer import Benchmarks, Trainer
-from reprise.training.validation import HeldOut
+from reprise.training.validation import MIN_BATCH_TOKENS, HeldOut
 from reprise.training.writer import CheckpointError, CheckpointWriter
 from reprise.workspace import Work
 
@@ -58,6 +58,8 @@ class BucketSpent(TypedDict):
     """Tokens of its documents."""
     epochs: float
     """Passes over them."""
+    answer_tokens: NotRequired[int]
+    """Tokens of answers among those trained on, on average; absent where there are no conversations."""
 
 
 @record
@@ -218,7 +220,7 @@ def _held_out(
         start_id=open_tokenizer(model).start_id,
         special_ids={store.eos_id} | ({store.bos_id} if store.bos_id is not None else set()),
         window=fit_window(network.weights.config, *window),
-        batch_tokens=fit_batch(training.micro_batch_rows * rows.seq_len, processes.device),
+        batch_tokens=fit_batch(max(MIN_BATCH_TOKENS, training.micro_batch_rows * rows.seq_len), processes.device),
     )
 
 
@@ -363,7 +365,7 @@ def _leave_if_asked(trainer: Trainer, final: Path) -> None:
 def _spent(trainer: Trainer) -> list[BucketSpent]:
     """Tokens that each bucket of the mixture gave, and how often it was read."""
     spent: list[BucketSpent] = []
-    for saved in trainer.sampler.state()["buckets"]:
+    for saved, opened in zip(trainer.sampler.state()["buckets"], trainer.sampler.opened, strict=True):
         entry, source, topic = saved["entry"], saved["source"], saved["topic"]
         language = trainer.stage.mixture[entry].language
         available = sum(
@@ -371,14 +373,15 @@ def _spent(trainer: Trainer) -> list[BucketSpent]:
             for key, bucket in trainer.store.train.items()
             if key.language == language and key.source == source and topic in (None, key.topic)
         )
-        spent.append(
-            {
-                "entry": entry,
-                "source": source,
-                "topic": topic,
-                "spent": saved["tokens"],
-                "available": available,
-                "epochs": round(saved["tokens"] / available, 4) if available else 0.0,
-            }
-        )
+        bucket: BucketSpent = {
+            "entry": entry,
+            "source": source,
+            "topic": topic,
+            "spent": saved["tokens"],
+            "available": available,
+            "epochs": round(saved["tokens"] / available, 4) if available else 0.0,
+        }
+        if (share := opened.documents.answer_share) is not None:
+            bucket["answer_tokens"] = round(saved["tokens"] * share)
+        spent.append(bucket)
     return spent

@@ -70,8 +70,10 @@ def measure_stage(read: Path, clean: Clean, *, sample: int = 500, examples: int 
         examples: documents shown for each rule.
     """
     buckets: dict[tuple[str, str], list[tuple[str, Measured]]] = defaultdict(list)
-    for batch in read_table(read / DOCUMENTS, ["text", "lang", "source", "origin"]):
+    for batch in read_table(read / DOCUMENTS, ["text", "lang", "source", "origin", "messages"]):
         for row in batch.to_pylist():
+            if row["messages"] is not None:
+                continue  # the rules do not hold for conversations
             bucket = buckets[row["lang"], row["source"]]
             bucket.append((hash_text(row["text"]), {"text": row["text"], "origin": row["origin"]}))
             if len(bucket) > 2 * sample + 1000:
@@ -101,8 +103,8 @@ def measure_bucket(
         for start, batch in batch_texts(texts):
             for rule in measure_rules(batch, rules):
                 name = rule.name if rule.size is None else f"{rule.name}.{rule.size}"
-                for place in np.flatnonzero(rule.broken).tolist():
-                    breaks.setdefault(name, {})[start + place] = rule.explain(place)
+                for index in np.flatnonzero(rule.broken).tolist():
+                    breaks.setdefault(name, {})[start + index] = rule.explain(index)
     num_broken = np.zeros(len(texts), np.int64)
     for rows in breaks.values():
         num_broken[list(rows)] += 1

@@ -293,9 +293,7 @@ _TIME = re.compile(
     r"(?:[^\S\n]*-->[^\S\n]*\d{1,2}:\d{2}[\d:.,]*[^\n]*)?[^\S\n]*\n?"
 )
 """At the beginning of a line: of a subtitle, with the number before it, or of a line of a transcript."""
-_HEADER = re.compile(
-    r"\n(?<=[^\s.!?:;|>。！？：；]\n)[^\n]{2,60}?\s[0-9]{1,4}[^\S\n]*\n\s*(?=[^\W\d_A-Z])"  # noqa: RUF001
-)
+_HEADER = re.compile(r"\n(?<=[^\s.!?:;|>。！？：；]\n)[^\n]{2,60}?\s[0-9]{1,4}[^\S\n]*\n\s*(?=[^\W\d_A-Z])")
 """A short line that ends with a number, in the middle of a sentence: the header of a page."""
 _LATEX_STYLE = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt|sc|up|normal)?|emph|math(?:rm|bf|it|sf|tt)|underline|[mh]box)\s*\{"

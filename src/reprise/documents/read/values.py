@@ -1,5 +1,6 @@
 """JSON files: JSON Lines under the name .json, an array of objects, or objects one after another on any lines."""
 
+import functools
 import io
 import json
 from collections.abc import Iterator
@@ -34,8 +35,8 @@ def read_json(stream: BinaryIO, name: str, entry: Input) -> Iterator[record.Item
                 raise UnreadableError("not_utf8")
             if not isinstance(value, dict):
                 raise UnreadableError("not_an_object")
-            found = {field: find_value(value, key) for field, key in names.items()}
-            yield record.as_record(name, index, found, entry)
+            fields = {field: find_value(value, key) for field, key in names.items()}
+            yield record.as_record(name, index, fields, entry, functools.partial(find_value, value))
         except UnreadableError as reason:
             yield record.Reject(name, index, str(reason), record.excerpt_of(text))
 

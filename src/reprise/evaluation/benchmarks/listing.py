@@ -123,7 +123,9 @@ def _datasets(task: str) -> list[str]:
 def _in_cache(datasets: list[str]) -> str:
     """Whether all datasets are in the Hugging Face cache, as far as the names of its folders tell."""
     return (
-        "here" if datasets and all(any(place.is_dir() for place in _places(name)) for name in datasets) else "not here"
+        "here"
+        if datasets and all(any(folder.is_dir() for folder in _places(name)) for name in datasets)
+        else "not here"
     )
 
 
@@ -142,8 +144,8 @@ def benchmark_table(rows: list[ListedBenchmark], title: str) -> Table:
     told = {name: values for name, values in more.items() if len(set(values)) > 1}  # the rest would repeat itself
     for name in ("suites", *told, "questions"):
         table.add_column(name)
-    for number, row in enumerate(rows):
-        cells = [values[number] for values in told.values()]
+    for index, row in enumerate(rows):
+        cells = [values[index] for values in told.values()]
         table.add_row(row["name"], ", ".join(row["suites"]), *cells, row["data"])
     return table
 
