@@ -29,6 +29,7 @@ from typing import Literal, TypedDict
 
 from reprise import __version__
 from reprise.errors import UserError
+from reprise.processes import Processes
 from reprise.storage import (
     FileChecksum,
     InputRecord,
@@ -107,6 +108,8 @@ class Work:
     """The user wants to resume from what is in the folder, whatever settings it was begun under."""
     compared: dict[str, Comparison] = field(default_factory=dict)
     """Stage that it reads -> how its files were compared with their checksums."""
+    processes: Processes = field(default_factory=Processes)
+    """Those of the command: some stages run in each, the others in the first, which may spread pieces of its work."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ made the answer, so the file outlives any change of the recipe: what is still as
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from reprise.generators.generator import Answer
 from reprise.storage import digest
 
 FILE = "answers.jsonl"
+
+_HELPER = "process-"
+"""Begin of the names of the folders of other processes."""
 
 
 class Journal:
@@ -38,6 +42,8 @@ class Journal:
             ) from None
         self._offsets: dict[str, int] = {}
         self._read_index()
+        for helper in sorted(folder.glob(f"{_HELPER}*")):  # of a run whose processes were killed
+            self.take_over(helper)
 
     def __contains__(self, key: str) -> bool:
         return key in self._offsets
@@ -54,7 +60,7 @@ class Journal:
     def record(self, answers: Mapping[str, Answer]) -> None:
         """Write answers and return when they are on the disk."""
         offset = self._file.seek(0, os.SEEK_END)
-        lines = []
+        lines: list[bytes] = []
         for key, answer in answers.items():
             entry = {"key": key, **vars(answer)}
             line = (json.dumps(entry | {"checksum": digest(entry)}, ensure_ascii=False) + "\n").encode()
@@ -64,6 +70,19 @@ class Journal:
         self._file.write(b"".join(lines))
         self._file.flush()
         os.fsync(self._file.fileno())
+
+    def take_over(self, folder: Path) -> None:
+        """Record what another process has kept, and remove it there.
+
+        Raises:
+            UserError: that process still writes to it.
+        """
+        if not folder.exists():
+            return
+        other = Journal(folder)
+        self.record({key: other[key] for key in other._offsets if key not in self})
+        other.close()
+        shutil.rmtree(folder)
 
     def close(self) -> None:
         """Close the file and let others have it."""
@@ -81,6 +100,11 @@ class Journal:
             if key is not None:
                 self._offsets.setdefault(key, offset)
             offset += len(line)
+
+
+def helper_folder(folder: Path, rank: int) -> Path:
+    """Where another process keeps its answers until the journal of a folder takes them over."""
+    return folder / f"{_HELPER}{rank}"
 
 
 def read_key(line: bytes) -> str | None:
