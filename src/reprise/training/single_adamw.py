@@ -34,6 +34,9 @@ class SingleAdamW(torch.optim.Optimizer):
         """
         self._seed = seed
         super().__init__(groups, {"lr": 0.0, "betas": betas, "eps": eps, "weight_decay": 0.0})
+        for weight in self.weights():  # at once: torch would do it by a step with gradients in the type of the weights
+            moments = {name: torch.zeros_like(weight, dtype=torch.float32) for name in ("exp_avg", "exp_avg_sq")}
+            self.state[weight] = {"step": torch.zeros((), dtype=torch.float32), **moments}
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -56,10 +59,6 @@ class SingleAdamW(torch.optim.Optimizer):
         """
         index, group = self._group_of(weight)
         state = self.state[weight]
-        if "step" not in state:
-            state["step"] = torch.zeros((), dtype=torch.float32)
-            for name in ("exp_avg", "exp_avg_sq"):
-                state[name] = torch.zeros_like(weight, dtype=torch.float32)
         state["step"] += 1
         step, (beta1, beta2) = int(state["step"]), group["betas"]
         local = local_part(weight)
