@@ -100,7 +100,8 @@ def _measure_texts(
 ) -> list[float]:
     """Bits of each text; JSON keeps every bit of them."""
     documents = encode(evaluated.text_tokenizer, texts)
-    return _measure(evaluated, documents, max_length, stride, batch_tokens).tolist()
+    bits: list[float] = _measure(evaluated, documents, max_length, stride, batch_tokens).tolist()
+    return bits
 
 
 def _measure(

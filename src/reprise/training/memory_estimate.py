@@ -316,7 +316,11 @@ def estimate_memory(shape: Shape, setup: Setup) -> MemoryEstimate:
     )
     return {
         "fixed": FIXED_BYTES[setup.device],
-        **lasting._asdict(),
+        "frozen": lasting.frozen,
+        "master": lasting.master,
+        "working": lasting.working,
+        "moments": lasting.moments,
+        "average": lasting.average,
         "gradients": gradients,
         "gathered": gathered,
         "activations": activations,

@@ -174,7 +174,8 @@ def _generate_piece(batch_tokens: int, generation_batch: int, evaluated: Evaluat
         evaluated.opened["harness"] = BatchedLM(
             evaluated.model, evaluated.tokenizer, batch_tokens=batch_tokens, generation_batch=generation_batch
         )
-    return evaluated.opened["harness"].generate_here(requests)
+    texts: list[str] = evaluated.opened["harness"].generate_here(requests)
+    return texts
 
 
 def local_tasks(benchmark: Benchmark, items: LocalSet) -> dict[str, Any]:
