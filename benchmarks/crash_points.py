@@ -8,20 +8,17 @@ runs that resumed, points that were resumed to the end of the run, and those tha
 """
 
 import argparse
-import importlib.resources
 import json
 import os
 import random
 import shutil
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.models import write_tiny_model
 from tests.pipeline import crash_points
 
 BLOCK = 16
@@ -36,22 +33,9 @@ def main() -> None:
     options.add_argument("--log", type=Path, default=None, help="Results so far, which a later call adds to.")
     options.add_argument("--folder", type=Path, default=None)
     arguments = options.parse_args()
-    folder = arguments.folder or Path(tempfile.mkdtemp(prefix="crash-points-"))
-    demo = importlib.resources.files("reprise") / "demo"
-    passages = {
-        lang: [json.loads(line) for line in (demo / f"{lang}.jsonl").read_text(encoding="utf-8").splitlines()]
-        for lang in ("en", "zh")
-    }
-    texts = [passage["text"] for part in passages.values() for passage in part]
-    # In a process of its own: saving a model starts threads, which a fork must not meet.
-    if os.fork() == 0:
-        write_tiny_model(folder / "model", texts, 600)
-        os._exit(0)
-    os.wait()
+    folder = arguments.folder or crash_points.new_folder()
     start = time.monotonic()
-    crash_points.import_all()
-    run = crash_points.Run(crash_points.crash_recipe(folder, folder / "model", passages), folder / "copies")
-    run.make_whole()
+    run = crash_points.open_run(folder)
     points = crash_points.spread(run.points, random.Random(arguments.seed))
     if arguments.points and arguments.points > len(points):
         points *= -(-arguments.points // len(points))

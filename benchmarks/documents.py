@@ -1,6 +1,7 @@
 """The document steps beside their rivals, on the same text in the same run.
 
-    python benchmarks/documents.py --corpus CORPUS [--datatrove PYTHON] [--megabytes 8] [--rounds 2] [--only NAME]
+    python benchmarks/documents.py --corpus CORPUS [--datatrove PYTHON] [--megabytes 8] [--rounds 2] [--scored 48]
+                                   [--only NAME]
 
 CORPUS is a folder of *.jsonl.zst with `text`, named SPLIT-LANG-SOURCE. Its English part is used, since the rules that
 datatrove ships are English; for tokenizing its Chinese part as well. PYTHON is an interpreter that has datatrove (and
@@ -105,14 +106,14 @@ def encode_as_paper(folder: str, path: str, number: int, texts: list[str]) -> No
 def measure_tokenizing(root: Path, rows: list[dict[str, Any]], rounds: int) -> float:
     from reprise.model.loading import locate_model
     from reprise.recipe.tokens import Tokens
-    from reprise.tokens import store
+    from reprise.tokens import stage as tokenize
 
     folder = locate_model(MODEL)
     write_stage(root, "score", rows)
     halves = [rows[start::WORKERS] for start in range(WORKERS)]
 
     def ours() -> None:
-        store.run(make_work(root, "tokenize", "score"), model=MODEL, tokens=Tokens(), split_sources=[])
+        tokenize.run(make_work(root, "tokenize", "score"), model=MODEL, tokens=Tokens(), split_sources=[])
 
     def theirs() -> None:
         (root / "paper").mkdir(exist_ok=True)
@@ -204,7 +205,7 @@ def measure_cleaning(root: Path, rows: list[dict[str, Any]], rounds: int, python
 # Perplexity: the plain loop takes one document at a time.
 
 
-def measure_perplexity(rows: list[dict[str, Any]], rounds: int, num_documents: int = 48) -> dict[str, float]:
+def measure_perplexity(rows: list[dict[str, Any]], rounds: int, num_documents: int) -> dict[str, float]:
     """Against the loop with the same type of numbers, and as each comes: bfloat16, and float32 for the loop."""
     import torch
 
@@ -267,7 +268,8 @@ def measure_classifier(root: Path, rows: list[dict[str, Any]], rounds: int, num_
     kilobytes = (kilobytes * (1 + num_documents // max(1, len(kilobytes))))[:num_documents]
     write_stage(root, "decontaminate", kilobytes)
     sources = tuple(sorted({row["source"] for row in rows}))
-    step = functools.partial(topics._label_rows, Topics(), sources, str(output.resolve()), os.getpid())
+    labelling = topics.Labelling(Topics(), sources, None, str(output.resolve()), os.getpid())
+    step = functools.partial(topics._label_rows, labelling)
 
     def ours() -> None:
         work = make_work(root, "label", "decontaminate")
@@ -284,6 +286,7 @@ def main() -> None:
     parser.add_argument("--datatrove", help="an interpreter that has datatrove")
     parser.add_argument("--megabytes", type=float, default=8.0)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--scored", type=int, default=48, help="documents whose perplexity is computed")
     parser.add_argument("--only", choices=["tokenize", "clean", "perplexity", "linear"])
     chosen = parser.parse_args()
     rows = read_rows(chosen.corpus, "en", int(chosen.megabytes * 1e6))
@@ -310,7 +313,7 @@ def main() -> None:
                 result["tokenize_vs_tokenizers"] = measure_tokenizing(root / "tokenize", both, chosen.rounds)
             if chosen.only in (None, "perplexity"):
                 print("perplexity")
-                result |= measure_perplexity(rows, chosen.rounds)
+                result |= measure_perplexity(rows, chosen.rounds, chosen.scored)
     print(json.dumps(result))
 
 

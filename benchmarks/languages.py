@@ -225,7 +225,7 @@ _STOPS = {"zh": "。", "ja": "。", "hi": "।", "my": "။", "km": "។", "am":
 def junk_pages(parts: dict[str, object], seed: int, language: str) -> Iterator[tuple[str, str]]:
     """(kind, text): twenty pages of each kind."""
     rng = random.Random(seed)
-    menu, links, fields = list(parts["menu"]), list(parts["links"]), list(parts["fields"])  # type: ignore[call-overload]
+    menu, links, fields = list(parts["menu"]), list(parts["links"]), list(parts["fields"])
     for _ in range(20):
         many = [rng.choice(menu) for _ in range(rng.randint(30, 90))]
         yield "menu", rng.choice(["\n", " | ", "\n\n", "\n- "]).join(many)

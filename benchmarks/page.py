@@ -133,7 +133,7 @@ FIGURES = (
     Figure(
         "rows_per_s",
         "order",
-        "rows of 2,048 tokens from 40 buckets",
+        "rows of 2,048 tokens from 400 buckets",
         "see docs/order.md",
         "rows a second",
         "",
@@ -157,7 +157,8 @@ def run(name: str, arguments: list[str]) -> dict[str, Any]:
     kept = {
         "command": " ".join(["python", f"benchmarks/{name}.py", *_without_paths(arguments)]),
         "date": date.today().isoformat(),
-        "commit": _git("rev-parse", "--short", "HEAD") + (" with changes" if _git("status", "--porcelain") else ""),
+        "commit": _git("rev-parse", "--short", "HEAD")
+        + (" with changes" if _git("status", "--porcelain", "--", ".", f":!{KEPT.relative_to(ROOT).parent}") else ""),
         "machine": _machine(),
         "load_before": round(load, 1),
     }

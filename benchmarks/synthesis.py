@@ -122,7 +122,7 @@ def measure_model(places: int) -> dict[str, float]:
         generator._load()
         keys = [request.key(generator.identity) for request in part]
         start = time.perf_counter()
-        tokens = sum(outcome.completion_tokens for group in generator.answer(part, keys) for _, outcome in group)  # type: ignore[union-attr]
+        tokens = sum(outcome.completion_tokens for group in generator.answer(part, keys) for _, outcome in group)
         speeds[name] = tokens / (time.perf_counter() - start)
     tokenizer, model = generator._tokenizer, generator._model
     tokens, start = 0, time.perf_counter()

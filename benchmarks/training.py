@@ -129,7 +129,11 @@ def prepare(folder: Path, chosen: argparse.Namespace) -> None:
     from reprise.model.tokenizer import Tokenizer
     from reprise.tokens.builder import StoreBuilder
 
-    config = LlamaConfig(**SHAPES[chosen.shape], max_position_embeddings=8192, rope_theta=100000.0)
+    config = LlamaConfig(
+        **SHAPES[chosen.shape],
+        max_position_embeddings=8192,
+        rope_parameters={"rope_type": "default", "rope_theta": 100000.0},
+    )
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder / "model")
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<eos>": 0}, unk_token="<eos>"))

@@ -3,8 +3,8 @@
     python benchmarks/wait_policy.py
 
 A step of a small Llama on all cores, alone and beside one and two processes that use a core each: with the defaults of
-OpenMP, with the spin count that `reprise` sets (`reprise.__main__`) and with no spinning at all. They take turns, so
-that a change of the machine meets all of them. The last line is JSON: tokens per second and ratios.
+OpenMP, with the spin count that `reprise` sets (`reprise.__main__`), with no spinning at all, and with one thread less.
+They take turns, so that a change of the machine meets all of them. The last line is JSON: tokens per second and ratios.
 """
 
 import argparse
@@ -21,6 +21,7 @@ POLICIES: dict[str, dict[str, str]] = {
     "default": {},
     "reprise": {"GOMP_SPINCOUNT": SPIN_COUNT},
     "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
+    "one_thread_less": {"GOMP_SPINCOUNT": SPIN_COUNT, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) - 1))},
 }
 
 
@@ -84,13 +85,13 @@ def main() -> None:
             for policy in POLICIES:
                 rate = measure(policy, neighbours, arguments.seconds)
                 series.setdefault(f"{policy}_{neighbours}_neighbours", []).append(rate)
-                print(f"{policy:8} {neighbours} neighbours: {rate:8.0f} tokens/s", flush=True)
+                print(f"{policy:15} {neighbours} neighbours: {rate:8.0f} tokens/s", flush=True)
     facts = {name: round(statistics.median(rates), 1) for name, rates in series.items()}
     ratios = {
         f"{policy}_vs_default_{n}_neighbours": round(
             facts[f"{policy}_{n}_neighbours"] / facts[f"default_{n}_neighbours"], 3
         )
-        for policy in ("reprise", "passive")
+        for policy in ("reprise", "passive", "one_thread_less")
         for n in (0, 1, 2)
     }
     print(json.dumps(facts | ratios | {"cores": os.cpu_count()}))

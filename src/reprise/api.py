@@ -242,10 +242,7 @@ def open_run(run: str | Path) -> Run:
     Raises:
         UserError: there is no run, or its recipe does not pass its checks.
     """
-    path = Path(run)
-    if path.is_dir() and not (path / "recipe.yaml").is_file():
-        raise UserError("this folder is no run: it has no recipe.yaml", where=str(path), remedy="name the workspace")
-    recipe = open_recipe(path, None)
+    recipe = open_recipe(Path(run), None)
     return Run(Path(recipe.workspace), recipe)
 
 

@@ -14,7 +14,7 @@ from reprise import __version__, cli_maintenance, cli_publish, interrupts
 from reprise.errors import UserError
 from reprise.progress import console
 from reprise.recipe import Recipe, presets, read_preset
-from reprise.recipe.loading import open_recipe
+from reprise.recipe.loading import open_recipe, runs_in
 from reprise.tables import print_table
 from reprise.training.signals import Interrupted
 
@@ -95,9 +95,11 @@ def _leave(error: BaseException, debug: bool) -> NoReturn:
         if _leads():
             console.print(str(error), markup=False, soft_wrap=True)
         sys.exit(130 if error.by_user else STOPPED)
-    if isinstance(error, OSError) and error.filename is not None:
-        what = f"{error.strerror or type(error).__name__}"
-        console.print(f"error: {error.filename}: {what}", style="bold red", markup=False, soft_wrap=True)
+    if isinstance(error, BrokenPipeError):  # such as `| head`, which has read enough
+        sys.exit(128 + signal.SIGPIPE)
+    if isinstance(error, OSError) and error.strerror:
+        where = "" if error.filename is None else f"{error.filename}: "
+        console.print(f"error: {where}{error.strerror}", style="bold red", markup=False, soft_wrap=True)
         sys.exit(2)
     raise error
 
@@ -200,21 +202,22 @@ def run(recipe: RecipePath, overrides: Overrides = None, restart: Restart = Fals
 
 @app.command()
 def status(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Which stages are fresh, stale and missing, and why."""
-    from rich.table import Table
+    """Which stages are fresh, stale and missing, and why; of a study's folder, how far each of its runs is."""
+    from reprise.status import run_table, status_of_run, status_of_runs, study_table
 
-    from reprise.pipeline import statuses
-    from reprise.workspace import Workspace
-
-    loaded = open_recipe(recipe, overrides)
-    found = statuses(loaded, Workspace(loaded.workspace))
-    if as_json:
-        print(json.dumps([{"stage": name, "state": item.state, "reason": item.reason} for name, item in found]))
+    if folders := runs_in(recipe):
+        runs = status_of_runs(folders)
+        if as_json:
+            _print_json(runs)
+        else:
+            print_table(study_table(runs, str(recipe)))
         return
-    table = Table("stage", "state", "why", title=loaded.workspace)
-    for name, item in found:
-        table.add_row(name, item.state, item.reason, style={"fresh": "green", "stale": "yellow"}.get(item.state))
-    print_table(table)
+    loaded = open_recipe(recipe, overrides)
+    stages = status_of_run(loaded)
+    if as_json:
+        _print_json(stages)
+    else:
+        print_table(run_table(stages, loaded.workspace))
 
 
 def _stage_command(name: str, doc: str) -> None:
@@ -249,15 +252,18 @@ def label(
     recipe: RecipePath,
     overrides: Overrides = None,
     report: Annotated[bool, typer.Option("--report", help="Print how good the labels are.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Label documents by topic, and grade their quality."""
-    from reprise.documents.label.stage import read_report, show_grades, show_report
+    from reprise.documents.label.stage import read_grades, read_report, show_grades, show_report
     from reprise.workspace import Workspace
 
     loaded = open_recipe(recipe, overrides)
     _run(loaded, ["label"])
-    if report:
-        folder = Workspace(loaded.workspace).folder("label")
+    folder = Workspace(loaded.workspace).folder("label")
+    if as_json:
+        _print_json({"topics": read_report(folder), "quality": read_grades(folder)})
+    elif report:
         show_report(read_report(folder))
         show_grades(folder)
 
@@ -352,14 +358,15 @@ def rejects(
 def order(
     recipe: RecipePath,
     overrides: Overrides = None,
-    rows: Annotated[int, typer.Option(help="Rows to print.")] = 200,
+    rows: Annotated[int, typer.Option(min=1, help="Rows to print.")] = 200,
     stage: Annotated[str, typer.Option(help="Stage of training, such as train-1.")] = "train-1",
     picture: Annotated[
         Path | None, typer.Option(help="Write the planned mixture over tokens to this HTML file.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """What would be trained on when: step, bucket, perplexity, first words."""
-    from reprise.report.order_table import show_order
+    from reprise.report.order_table import order_json, plan_order, show_order
     from reprise.tokens.store import TokenStore
     from reprise.training.checkpoint import read_facts
     from reprise.workspace import Workspace
@@ -376,7 +383,13 @@ def order(
     before = workspace.folder(f"train-{number - 1}") / "state"
     previous = read_facts(before)["sampler"] if before.is_dir() else None
     store = TokenStore.open(workspace.folder("tokenize"))
-    show_order(loaded, store, stage=number, rows=rows, previous=previous, picture=picture)
+    planned = plan_order(loaded, store, stage=number, rows=rows, previous=previous, picture=picture)
+    if as_json:
+        _print_json(order_json(planned))
+    else:
+        show_order(planned)
+    if picture is not None:
+        _say(f"the mixture over tokens: {picture}")
 
 
 @app.command()
@@ -387,15 +400,18 @@ def report(
     compare: Annotated[bool, typer.Option("--compare", help="Lay the named runs side by side.")] = False,
     output: Annotated[Path | None, typer.Option(help="The HTML file; default: in the first run's folder.")] = None,
 ) -> None:
-    """Write the report of a run, at any moment of it; with --compare, of several side by side."""
+    """Write the report of a run, at any moment; with --compare, or of a study's folder, of several side by side."""
     from reprise.report.build import compare_report, write_report
     from reprise.workspace import Workspace
 
     overrides = [argument for argument in runs if "=" in argument and not Path(argument).exists()]
-    recipes = [open_recipe(Path(argument), overrides) for argument in runs if argument not in overrides]
+    named = [Path(argument) for argument in runs if argument not in overrides]
+    folders = [folder for path in named for folder in runs_in(path) or [path]]
+    compare = compare or len(folders) > len(named)
+    recipes = [open_recipe(folder, overrides) for folder in folders]
     if not recipes or (len(recipes) > 1 and not compare):
         raise UserError("name one recipe or run, or several with --compare", where=f"reprise report {' '.join(runs)}")
-    root = Path(recipes[0].workspace)
+    root = named[0] if compare and folders[0] != named[0] else Path(recipes[0].workspace)
     target = output or root / ("comparison.html" if compare else "report.html")
     if compare:
         compare_report([Path(recipe.workspace) for recipe in recipes], target)
@@ -406,7 +422,8 @@ def report(
 
 @app.command()
 def watch(
-    recipe: RecipePath, port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0: any that is free.")] = 0
+    recipe: RecipePath,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0: any that is free.")] = 0,
 ) -> None:
     """Serve the live page of a run on this machine only."""
     from reprise.report.watch import watch as serve
@@ -426,7 +443,7 @@ def evaluate(
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of local benchmark files; else from the Hub.")] = None,
     text: Annotated[Path | None, typer.Option(help="Text whose bits per byte are measured.")] = None,
-    limit: Annotated[int, typer.Option(help="Questions per benchmark; 0: all.")] = 0,
+    limit: Annotated[int, typer.Option(min=0, help="Questions per benchmark; 0: all.")] = 0,
     backend: Annotated[
         str | None, typer.Option(help="vllm, or the address of an OpenAI-compatible server; else in this process.")
     ] = None,
@@ -533,18 +550,19 @@ def study(
     runs: Annotated[int | None, typer.Option(help="`ratio`: most runs.")] = None,
     source: Annotated[str | None, typer.Option(metavar="ENTRY/SOURCE", help="`microanneal`: the candidate.")] = None,
     tokens: Annotated[str | None, typer.Option(help="`microanneal`: of a run; `rate`: at each rate.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Run a grid of recipes with seeds and compare them; `ratio`: find the best share of new text;
     `microanneal`: is a source worth adding; `rate`: which learning rates to try; `replay`: what each policy
     would have done with the validations of a run. Resumes."""
     if study == "ratio":
-        _find_ratio({"recipe": recipe, "workspace": workspace, "entry": entry, "kept": kept, "runs": runs})
+        _find_ratio({"recipe": recipe, "workspace": workspace, "entry": entry, "kept": kept, "runs": runs}, as_json)
         return
     if study == "replay":
-        _replay_policies(recipe)
+        _replay_policies(recipe, as_json)
         return
     if study == "rate":
-        _find_rates({"recipe": recipe, "workspace": workspace, "tokens": tokens})
+        _find_rates({"recipe": recipe, "workspace": workspace, "tokens": tokens}, as_json)
         return
     from reprise.study import load_study, run_study
 
@@ -557,6 +575,9 @@ def study(
         loaded = load_study(study, {name: value for name, value in changes.items() if value is not None})
     arguments += ["--recipe", loaded.recipe, "--workspace", loaded.workspace]
     result = run_study(loaded, arguments=arguments, only=only)
+    if as_json:
+        _print_json(result)
+        return
     for found in result["measures"].values() if result else ():
         for sentence in found["sentences"]:
             print(sentence)
@@ -564,13 +585,14 @@ def study(
         _say(f"wrote {Path(loaded.workspace) / 'study.html'}")
 
 
-def _replay_policies(run: str | None) -> None:
+def _replay_policies(run: str | None, as_json: bool) -> None:
     from reprise.mixture.replay import replay, say_replay
     from reprise.report.curves import drop_repeated, read_metrics
 
     if run is None:
         raise UserError("name the run", where="reprise study replay", remedy="add --recipe RUN")
     loaded = open_recipe(Path(run), None)
+    results: dict[str, Any] = {}
     for number, stage in enumerate(loaded.stages, 1):
         folder = Path(loaded.workspace) / f"train-{number}"
         metrics = (
@@ -580,17 +602,26 @@ def _replay_policies(run: str | None) -> None:
         events = [(record["tokens"], record["validation"]) for record in records if record["kind"] == "validation"]
         if not events:
             raise UserError("there is no validation yet", where=str(metrics), remedy="train first")
-        for sentence in say_replay(replay(stage, events)):
-            print(f"train-{number}: {sentence}")
+        results[f"train-{number}"] = replay(stage, events)
+    if as_json:
+        _print_json(results)
+        return
+    for name, result in results.items():
+        for sentence in say_replay(result):
+            print(f"{name}: {sentence}")
 
 
-def _find_ratio(given: dict[str, Any]) -> None:
+def _find_ratio(given: dict[str, Any], as_json: bool) -> None:
     from reprise.ratio import RatioStudy, find_ratio
     from reprise.recipe.loading import check
 
     settings = {"workspace": "runs/study-ratio", **{name: value for name, value in given.items() if value is not None}}
     loaded = check(RatioStudy, settings, "reprise study ratio")
-    print(find_ratio(loaded)["sentence"])
+    answer = find_ratio(loaded)
+    if as_json:
+        _print_json(answer)
+        return
+    print(answer["sentence"])
     _say(f"wrote {Path(loaded.workspace) / 'proposed.yaml'}")
 
 
@@ -607,13 +638,17 @@ def _plan_microanneal(given: dict[str, Any]) -> Any:
     return planned.model_copy(update={"parallel": parallel or 1})
 
 
-def _find_rates(given: dict[str, Any]) -> None:
+def _find_rates(given: dict[str, Any], as_json: bool) -> None:
     from reprise.rate_range import RateStudy, find_rates
     from reprise.recipe.loading import check
 
     settings = {"workspace": "runs/study-rate", **{name: value for name, value in given.items() if value is not None}}
     loaded = check(RateStudy, settings, "reprise study rate")
-    print(find_rates(loaded)["sentence"])
+    answer = find_rates(loaded)
+    if as_json:
+        _print_json(answer)
+        return
+    print(answer["sentence"])
     _say(f"wrote {Path(loaded.workspace) / 'rate.json'}")
 
 
@@ -643,6 +678,10 @@ def _run(
 def _leads() -> bool:
     """Whether this is the first process of those that torchrun or Slurm started, or the only one."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=1))
 
 
 def _say(line: str) -> None:

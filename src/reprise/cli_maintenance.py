@@ -32,7 +32,10 @@ def verify(
     if (recipe / STORE).exists():
         store = TokenStore.open(recipe)
         store.verify()
-        print(f"{recipe}: all files are as they were published (fingerprint {store.fingerprint})")
+        if as_json:
+            print(json.dumps({"store": str(recipe), "fingerprint": store.fingerprint, "damage": []}))
+        else:
+            print(f"{recipe}: all files are as they were published (fingerprint {store.fingerprint})")
         return
     loaded = open_recipe(recipe, overrides)
     result = verify_run(loaded)
@@ -62,8 +65,6 @@ def benchmarks(
     as_json: AsJson = False,
 ) -> None:
     """List suites and benchmarks by language, and whether their questions are on this machine."""
-    from rich.console import Console
-
     from reprise.evaluation.benchmarks import listing
 
     if language is not None:
@@ -71,13 +72,14 @@ def benchmarks(
         if as_json:
             print(json.dumps(tasks, ensure_ascii=False, indent=1))
         else:
-            Console().print(listing.benchmark_table(tasks, f"Tasks of lm-evaluation-harness in {language}"))
+            print_table(listing.benchmark_table(tasks, f"Tasks of lm-evaluation-harness in {language}"))
         return
     own, languages = listing.list_own(data), listing.list_languages()
     if as_json:
         print(json.dumps({"benchmarks": own, "languages": languages}, ensure_ascii=False, indent=1))
         return
-    Console().print(listing.benchmark_table(own, "Benchmarks and suites of Reprise"), listing.language_table(languages))
+    print_table(listing.benchmark_table(own, "Benchmarks and suites of Reprise"))
+    print_table(listing.language_table(languages))
     print(
         "evaluation.benchmarks also takes any task or group of the installed lm-evaluation-harness, a YAML task "
         "and a file of questions: docs/evaluation.md"

@@ -1,5 +1,7 @@
 """Commands that make a model of another: a larger vocabulary, exports, merges, uploads."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -146,6 +148,7 @@ def extend(
     min_count: Annotated[int, typer.Option(min=1, help="Occurrences below which a token is not added.")] = 20,
     megabytes: Annotated[float, typer.Option(min=0.001, help="Text to learn from.")] = 20.0,
     output: Output = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a program.")] = False,
 ) -> None:
     """Write the base model with a larger vocabulary, learned from the recipe's cleaned text, to train in its place."""
     from reprise.pipeline import run_stages
@@ -170,6 +173,9 @@ def extend(
     )
     target = output or Path(loaded.workspace) / "exports" / f"vocabulary-{tokens}"
     result = extend_model(loaded.model, texts, held_out, target, num_tokens=tokens, min_count=min_count)
+    if as_json:
+        print(json.dumps({"output": str(target), **asdict(result)}, ensure_ascii=False, indent=1))
+        return
     _say(f"added {result.tokens:,} tokens; {result.rows:,} rows of embeddings")
     for one in result.compression:
         kind = "held-out text" if one.held_out else "the text that was learned from"

@@ -12,16 +12,16 @@ from pydantic import Field
 
 from reprise.errors import UserError
 from reprise.recipe import Recipe, load_recipe
-from reprise.recipe.fields import Count, Settings
+from reprise.recipe.fields import AnyPath, Count, FolderPath, Settings
 from reprise.study import Study
 
 
 class Microanneal(Settings):
     """What is tried, and how."""
 
-    recipe: str
+    recipe: AnyPath
     """Recipe whose mixture has the candidate among its sources, whatever its share."""
-    workspace: str
+    workspace: FolderPath
     """Folder of the runs."""
     source: str
     """Candidate, as ENTRY/SOURCE of the mixture."""

@@ -17,10 +17,10 @@ from reprise.errors import UserError, out_of_memory
 from reprise.processes import Processes
 from reprise.recipe import Recipe
 from reprise.recipe.fields import decisive
+from reprise.recipe.loading import format_kept
 from reprise.stages import Stage, stages
 from reprise.storage import InputRecord, printable, record_input
 from reprise.workspace import Comparison, Derivation, Manifest, Status, Work, Workspace, differences
-from reprise.yaml_text import format_yaml
 
 T = TypeVar("T")
 
@@ -159,7 +159,7 @@ def run_stages(
     with contextlib.ExitStack() as held, _explain_full_disk(workspace.root):
         processes.first(lambda: held.enter_context(workspace.locked()))
         processes.first(workspace.adopt_finished)
-        kept = format_yaml(recipe.model_dump(mode="json"))
+        kept = format_kept(recipe)
         processes.first(lambda: workspace.keep_recipe(kept))
         processes.first(lambda: _preflight(recipe, workspace, until, say))
         while (damaged := run.bring_up(until)) is not None:

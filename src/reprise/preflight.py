@@ -5,6 +5,7 @@ To add a check: write `check_...(recipe) -> Iterator[Finding]` in the room that 
 must not load weights, read whole files, or wait for long.
 """
 
+import glob
 import importlib.util
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -28,6 +29,7 @@ from reprise.recipe.documents import Input
 from reprise.recipe.generator import Generator
 from reprise.recipe.names import Corpus, check_names
 from reprise.stage_names import DOCUMENT_STAGES
+from reprise.storage import printable
 from reprise.synthesis.language_check import check_languages
 from reprise.workspace import Workspace
 
@@ -77,7 +79,7 @@ def refuse(findings: Iterable[Finding], *severities: Severity) -> None:
 
 
 def check_inputs(recipe: Recipe) -> Iterator[Finding]:
-    """Whether each input has files."""
+    """Whether each input has files, and none that the run itself writes."""
     documents = recipe.documents
     if not documents.inputs:
         yield Finding("there is no input", "documents.inputs=[]", "name at least one file or folder", "missing")
@@ -93,6 +95,29 @@ def check_inputs(recipe: Recipe) -> Iterator[Finding]:
                 find_files(entry, f"{setting}.{number}.path")
             except UserError as error:
                 yield Finding.of(error, "missing")
+            if _holds(entry.path, Path(recipe.workspace)):
+                yield Finding(
+                    "the workspace lies in this folder, so the run would read what it writes",
+                    f"{setting}.{number}.path={printable(entry.path)}",
+                    f"name a workspace elsewhere (workspace={recipe.workspace}), or the folders of the text alone",
+                )
+
+
+def _holds(path: str, workspace: Path) -> bool:
+    """Whether a folder or pattern of an input reaches into the workspace; what is hidden is not read."""
+    if path.startswith("package:"):
+        return False
+    root, target = Path(path).expanduser(), workspace.resolve()
+    if root.is_dir():
+        folders = [root]
+    elif "**" in root.parts:
+        folders = [Path(*root.parts[: root.parts.index("**")])]
+    else:
+        folders = [Path(match) for match in glob.glob(str(root))] if glob.has_magic(path) else []  # noqa: PTH207
+    for folder in (one.resolve() for one in folders if one.is_dir()):
+        if target.is_relative_to(folder):
+            return not any(part.startswith(".") for part in target.relative_to(folder).parts)
+    return False
 
 
 SAMPLED_FILES, SAMPLED_RECORDS = 20, 200

@@ -20,7 +20,7 @@ from reprise.errors import UserError
 from reprise.pipeline import run_stages
 from reprise.progress import console
 from reprise.recipe import Recipe, load_recipe
-from reprise.recipe.fields import Count, Settings
+from reprise.recipe.fields import AnyPath, Count, FolderPath, Settings
 from reprise.report.curves import bits_per_byte_of, drop_repeated, read_metrics
 from reprise.storage import write_json
 
@@ -28,9 +28,9 @@ from reprise.storage import write_json
 class RateStudy(Settings):
     """The rates."""
 
-    recipe: str
+    recipe: AnyPath
     """Recipe of the run; its first stage gives mixture, order and topics."""
-    workspace: str
+    workspace: FolderPath
     """Folder of the study."""
     lowest: Annotated[float, Field(gt=0.0)] = 1e-6
     """First rate."""

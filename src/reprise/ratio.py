@@ -20,7 +20,7 @@ from pydantic import Field
 from reprise.errors import UserError
 from reprise.mixture.share_laws import FIRST_SHARES, BestShare, best_share, next_shares
 from reprise.recipe import Recipe, load_recipe
-from reprise.recipe.fields import Settings
+from reprise.recipe.fields import AnyPath, FolderPath, Settings
 from reprise.recipe.loading import parse_yaml
 from reprise.storage import write_json
 from reprise.study import read_results, run_one, take_through
@@ -30,9 +30,9 @@ from reprise.yaml_text import format_yaml
 class RatioStudy(Settings):
     """What is varied, and what must be kept."""
 
-    recipe: str
+    recipe: AnyPath
     """Recipe of the runs: small enough to be run so often; its other entries keep their proportions."""
-    workspace: str
+    workspace: FolderPath
     """Folder of the runs."""
     stage: Annotated[int, Field(ge=0)] = 0
     """Stage whose mixture is varied, counted from 0."""

@@ -1,5 +1,6 @@
 """Files that are written whole and checked when they are read: atomic writes, checksums of files and of JSON values."""
 
+import errno
 import hashlib
 import json
 import os
@@ -87,9 +88,22 @@ def record_input(path: Path, known: Mapping[str, Json] | None = None) -> InputRe
 
 
 def cache_folder() -> Path:
-    """Folder of what outlives runs, such as converted models: `REPRISE_CACHE`, else `reprise` in the user's cache."""
-    root = os.environ.get("REPRISE_CACHE")
-    return Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reprise"
+    """Folder of what outlives runs, such as converted models: `REPRISE_CACHE`, else `reprise` in the user's cache.
+
+    Raises:
+        PermissionError: it is not there and cannot be made.
+    """
+    shared = os.environ.get("XDG_CACHE_HOME", "")
+    home = Path(shared if Path(shared).is_absolute() else os.path.expanduser("~/.cache"))  # noqa: PTH111
+    folder = Path(os.environ.get("REPRISE_CACHE") or home / "reprise")
+    try:
+        if not folder.is_absolute() and "REPRISE_CACHE" not in os.environ:  # expanduser found no home
+            raise FileNotFoundError(errno.ENOENT, "this user has no home folder")
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what = f"the cache cannot be made ({error.strerror}); set REPRISE_CACHE to a folder that can be written"
+        raise PermissionError(errno.EACCES, what, str(folder)) from None
+    return folder
 
 
 def find_damage(folder: Path, records: Mapping[str, FileChecksum], *, content: bool) -> list[str]:

@@ -33,7 +33,7 @@ from reprise.errors import UserError
 from reprise.pipeline import run_stages
 from reprise.progress import console
 from reprise.recipe import Recipe, load_recipe
-from reprise.recipe.fields import Settings
+from reprise.recipe.fields import AnyPath, FolderPath, Settings
 from reprise.recipe.loading import check, parse_yaml
 from reprise.report.study_page import Comparison, StudyResult, study_page
 from reprise.storage import write_json
@@ -49,9 +49,9 @@ class Study(Settings):
     """A word for the page."""
     question: str
     """What the study asks, in one sentence."""
-    recipe: str
+    recipe: AnyPath
     """Recipe that every variant starts from; relative to the current folder."""
-    workspace: str
+    workspace: FolderPath
     """Folder of the runs."""
     variants: dict[str, list[str]] = Field(min_length=2)
     """Variant -> its settings, `dotted.name=value` each."""

@@ -30,6 +30,7 @@ from typing import Literal, TypedDict
 from reprise import __version__
 from reprise.errors import UserError
 from reprise.processes import Processes
+from reprise.recipe.loading import KEPT, KEPT_MARK
 from reprise.storage import (
     FileChecksum,
     InputRecord,
@@ -167,9 +168,23 @@ class Workspace:
                 leftover.unlink(missing_ok=True)
 
     def keep_recipe(self, text: str) -> None:
-        """Keep the resolved recipe, so that the folder alone says what the run is."""
-        path = self.root / "recipe.yaml"
-        if not path.exists() or path.read_bytes() != text.encode():
+        """Keep the resolved recipe, so that the folder alone says what the run is.
+
+        Args:
+            text: see `recipe.loading.format_kept`.
+
+        Raises:
+            UserError: the user has a file of this name there, such as the recipe itself where the workspace is `.`.
+        """
+        path = self.root / KEPT
+        kept = path.read_bytes() if path.exists() else None
+        if kept is not None and not kept.startswith(KEPT_MARK.encode()):
+            raise UserError(
+                "this file was not written by a run, and a run keeps its recipe under this name",
+                where=str(path),
+                remedy="name a folder of its own for the run (workspace=...), or move the file",
+            )
+        if kept != text.encode():
             write_text(path, text)
 
     def manifest(self, stage: str) -> Manifest | None:
@@ -253,6 +268,7 @@ class Workspace:
             UserError: a precious stage (training) was begun under other settings, and neither flag is given.
         """
         partial = self._partial(derivation.stage)
+        self._refuse_foreign(derivation.stage)
         begun = _read_json(partial / _BEGUN)
         if begun is not None and [path.name for path in partial.iterdir()] == [_BEGUN]:
             begun = None  # it failed before it wrote anything
@@ -274,6 +290,16 @@ class Workspace:
         work = self.join(derivation)
         work.adopt = begun is not None and adopt
         return work
+
+    def _refuse_foreign(self, stage: str) -> None:
+        """Raise UserError where a folder of the user's has the name of a stage: publishing it would remove that."""
+        folder = self.folder(stage)
+        if folder.exists() and not (folder / MANIFEST).exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise UserError(
+                f"this is no stage of a run (it has no {MANIFEST}), and the stage {stage} would take its place",
+                where=str(folder),
+                remedy="name a folder of its own for the run (workspace=...), or move this away",
+            )
 
     def is_begun(self, stage: str) -> bool:
         """Whether a stage has an unpublished folder."""
@@ -386,6 +412,7 @@ class Workspace:
     def _replace(self, new: Path, old: Path) -> None:
         """Give `new` the name of `old`. A kill in between leaves no `old`, never a mixture of the two."""
         if old.exists():
+            self._refuse_foreign(old.name)
             retired = self._retirement(old)
             shutil.rmtree(retired, ignore_errors=True)
             old.rename(retired)

@@ -76,6 +76,43 @@ def test_a_run_stops_and_shows_what_it_dropped(tmp_path):
     assert run_stages(load_recipe(tmp_path / "r.yaml", ["documents.max_drop_share=0.5"]), until=["clean"]) == 1
 
 
+@pytest.mark.parametrize(
+    ("stage", "reason", "setting"),
+    [("deduplicate", "exact_duplicate", "documents.deduplicate.enabled"),
+     ("decontaminate", "benchmark_question", "documents.decontaminate.min_overlap")],
+)  # fmt: skip
+def test_a_later_stage_stops_too_and_names_its_setting(tmp_path, stage, reason, setting):
+    question = "Which river runs past the old mill at the far end of the quiet village in the hills?"
+    bad = "The same words again and again in every copy of this page." if stage == "deduplicate" else question
+    texts = [
+        bad if number % 2 else f"Page {number}. " + " ".join(f"word{number}x{k}" for k in range(30))
+        for number in range(40)
+    ]
+    if stage == "decontaminate":
+        texts = [
+            f"{text} Also {number} more: {' '.join(f'{number}y{k}' for k in range(9))}"
+            for number, text in enumerate(texts)
+        ]
+    lines = [json.dumps({"text": text, "lang": "en", "source": "book"}) + "\n" for text in texts]
+    (tmp_path / "a.jsonl").write_text("".join(lines))
+    (tmp_path / "q.jsonl").write_text(
+        json.dumps({"id": "q", "question": question, "choices": ["a", "b"], "answer": 0}) + "\n"
+    )
+    mixture = {"en": {"share": 1.0, "sources": {"book": 1.0}}}
+    recipe = {"name": "x", "workspace": str(tmp_path / "run"), "model": {"path": "none"},
+              "stages": [{"name": "one", "tokens": 1000, "mixture": mixture}],
+              "documents": {"inputs": [{"path": str(tmp_path / "a.jsonl")}], "valid_share": 0.0,
+                            "decontaminate": {"extra_benchmarks": [str(tmp_path / "q.jsonl")]}}}  # fmt: skip
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
+    with pytest.raises(UserError, match=rf"the stage {stage} drops \d+ of 40 documents of en/book") as stopped:
+        run_stages(load_recipe(tmp_path / "r.yaml", []), until=[stage], say=lambda line: None)
+    assert setting in str(stopped.value) and f"--stage {stage} --reason {reason}" in str(stopped.value)
+    dropped = len(list(read_rejects(tmp_path / "run", stage, reason)))
+    assert dropped in (19, 20)
+    allowed = load_recipe(tmp_path / "r.yaml", ["documents.max_drop_share=0.5"])
+    assert run_stages(allowed, until=[stage], say=lambda line: None) == 1
+
+
 def test_stages_that_drop_nothing_are_refused_by_name(tmp_path):
     with pytest.raises(UserError, match="did you mean clean") as error:
         read_rejects(tmp_path, "claen")

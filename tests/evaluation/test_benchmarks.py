@@ -441,6 +441,22 @@ def test_mmlu_pro_from_local_files(tmp_path, said, score):
     assert lm.prompts[0].index("J. c9") and lm.prompts[0].rstrip().endswith("Answer: Let's think step by step.")
 
 
+def test_the_harness_writes_nothing_to_the_terminal(data, lms, tmp_path, capfd):
+    """Its bars: over the questions, the choices and the generated texts."""
+    write(
+        tmp_path / "bbh",
+        test=[item("b", n, "test", "boolean_expressions", kind="gen") | {"answer": "True"} for n in range(2)],
+    )
+    sciq, bbh = BENCHMARKS["sciq"], BENCHMARKS["bbh"]
+    for benchmark, folder in ((sciq, data), (bbh, tmp_path)):
+        tasks = harness.local_tasks(benchmark, read_set(folder, benchmark.folder, benchmark.subjects))
+        for task in tasks.values():
+            if "until" in (task.get_config("generation_kwargs") or {}):
+                task.set_config(key="generation_kwargs", value={"max_gen_toks": 4}, update=True)
+        harness.run_tasks(lms[0], tasks, {name: [0, 1] for name in tasks})
+    assert capfd.readouterr() == ("", "")
+
+
 def test_bbh_from_local_files(tmp_path):
     questions = [item("b", n, "test", "boolean_expressions", kind="gen") | {"answer": "True"} for n in range(2)]
     write(tmp_path / "bbh", test=questions)

@@ -25,7 +25,7 @@ WRONG_NUMBERS = ("-1", "x", "1e3", "", "99999999999999999999", "0x10", "1.5", "n
 
 def commands():
     """Name -> command of click."""
-    return typer.main.get_command(app).commands
+    return vars(typer.main.get_command(app))["commands"]
 
 
 class Folder:

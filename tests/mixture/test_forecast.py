@@ -1,3 +1,4 @@
+import json
 from itertools import islice
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from reprise.mixture.preview import packing, preview
 from reprise.mixture.sampler import Sampler
 from reprise.mixture.shares import MixtureBucket
 from reprise.recipe import Recipe
-from reprise.report.order_table import draw_mixture, show_order, write_picture
+from reprise.report.order_table import draw_mixture, order_json, plan_order, show_order, write_picture
 from reprise.tokens.store import TokenStore
 
 SEQ_LEN = 16
@@ -137,9 +138,13 @@ def test_show_order_prints_rows_packing_and_warnings(
 
     monkeypatch.setattr("reprise.report.order_table.load_tokenizer", lambda model: Decoder())
     monkeypatch.setenv("COLUMNS", "200")
-    show_order(recipe(), store, rows=5, picture=tmp_path / "order.html")
+    order = plan_order(recipe(), store, rows=5, picture=tmp_path / "order.html")
+    show_order(order)
     printed = capsys.readouterr().out
     assert "[b]" in printed
     assert "rows of the first epoch" in printed
     assert "en/web/Arts will have been read 4 times" in printed
     assert (tmp_path / "order.html").exists()
+    written = json.loads(json.dumps(order_json(order)))
+    assert [row["row"] for row in written["rows"]] == [1, 2, 3, 4, 5]
+    assert {entry["bucket"] for entry in written["packing"]} == {entry.bucket for entry in order["packing"]}

@@ -6,20 +6,27 @@ leaves a copy of the workspace behind each of its stages. Up to a kill inside a 
 the child begins with the copy made before the stage. Some children are resumed to the end of the run; the others to
 the end of the stage, where every file of the workspace must equal the copy made there: what follows reads these files
 and nothing else.
+
+Ctrl-C is tried in the same way: `reprise run` in a child gets SIGINT at a moment inside a stage.
 """
 
 import gc
+import importlib.resources
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import yaml
 
+from reprise import interrupts
+from reprise.__main__ import main as reprise_main
 from reprise.pipeline import run_stages
 from reprise.recipe.loading import load_recipe
 from reprise.report.curves import drop_repeated, read_metrics
@@ -32,6 +39,8 @@ _TIMES = frozenset({"seconds", "stall_s", "tokens_per_s", "memory_gb"})
 _OF_A_PROCESS = frozenset({"start", "resume", "checkpoint", "end"})
 """Lines of `metrics.jsonl` that say what a process did, not what was measured."""
 _HANG_S = 900
+_STOP_S = 60
+"""A command that has not ended so long after Ctrl-C hangs."""
 _MANIFEST_TIMES = ("seconds", "hashing_seconds", "finished", "compared", "checksum")
 _REPORT_NUMBERS = (
     "verdict",
@@ -87,14 +96,16 @@ class Run:
         self.root = Path(load_recipe(recipe).workspace).absolute()
         self.events = {}
         """Stage -> file events of a run from the stage before it to its end."""
+        self.seconds = {}
+        """Stage -> time from the end of the stage before it to its end."""
 
     def make_whole(self):
         """Run everything once without a kill, and keep a copy behind each stage."""
         events = self._fork(0, copies=True)[1]
         marks = json.loads((self.copies / "marks.json").read_text(encoding="utf-8"))
         before = 0
-        for name, mark in marks:
-            self.events[name] = mark - before
+        for name, mark, seconds in marks:
+            self.events[name], self.seconds[name] = mark - before, seconds
             before = mark
         self.events[marks[-1][0]] += events - before
 
@@ -128,6 +139,57 @@ class Run:
         if kills == 1 + len(more):
             assert self._fork(0, until=until)[0]
         return kills, different(self.copies / (names[-1] if to_end else stage), self.root)
+
+    def try_interrupt(self, stage, delay, *, again=None, to_end=False):
+        """Send SIGINT to `reprise run` inside a stage, resume, and compare.
+
+        Args:
+            stage: its name.
+            delay: seconds from the start of the command.
+            again: seconds from the first to a second signal; None: there is none.
+            to_end: compare the end of the run and not of the stage in which the command stopped.
+
+        Returns:
+            (the stage in which it stopped, or None where it ended before the signal; what was wrong).
+        """
+        names = list(self.events)
+        index = names.index(stage)
+        self._restore(names[index - 1] if index else None)
+        code, said = self._command(delay, again)
+        if code == 0:
+            return None, ""
+        fault = _fault_of(code, said, names)
+        current = next((name for name in names if not (self.root / name / "manifest.json").exists()), names[-1])
+        last = names[-1] if to_end else current
+        assert self._fork(0, until=None if to_end else [current])[0]
+        if wrong := different(self.copies / last, self.root):
+            fault += f"; differ: {', '.join(wrong)}"
+        return current, fault
+
+    def _command(self, delay, again):
+        """`reprise run` in a fork with one or two signals; (exit code, lines that it wrote)."""
+        log = self.copies / "log"
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        child = os.fork()
+        if child == 0:
+            interrupts.exit_at_once()  # as the first lines of the program do
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+            output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            sys.argv = ["reprise", "run", str(self.recipe)]
+            reprise_main()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        for pause in (delay, *([] if again is None else [again])):
+            time.sleep(pause)
+            os.kill(child, signal.SIGINT)
+        deadline = time.monotonic() + _STOP_S
+        while (status := os.waitpid(child, os.WNOHANG))[0] == 0:
+            if time.monotonic() > deadline:
+                os.kill(child, signal.SIGKILL)
+            time.sleep(0.005)
+        code = os.waitstatus_to_exitcode(status[1])
+        return code, [line for line in log.read_text(encoding="utf-8").splitlines() if line]
 
     def _restore(self, stage):
         shutil.rmtree(self.root, ignore_errors=True)
@@ -163,7 +225,7 @@ class Run:
     def _run(self, kill_at, writer, until, copies):
         loaded = load_recipe(self.recipe)
         root = str(self.root)
-        seen, marks = 0, []
+        seen, marks, begun = 0, [], time.monotonic()
 
         def hook(event, arguments):
             nonlocal seen
@@ -175,15 +237,34 @@ class Run:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         def say(line):
+            nonlocal begun
             name, _, rest = line.partition(": ")
             if copies and rest.startswith("done in "):
-                marks.append((name, seen))
+                marks.append((name, seen, time.monotonic() - begun))
                 shutil.copytree(self.root, self.copies / name, symlinks=True)
+                begun = time.monotonic()
 
         sys.addaudithook(hook)
         run_stages(loaded, until=until, say=say)
         if copies:
             (self.copies / "marks.json").write_text(json.dumps(marks), encoding="utf-8")
+
+
+_STOPPED = re.compile(
+    rf"{re.escape(interrupts.MESSAGE)}|stopped after step .* and saved .*; the same command continues", re.DOTALL
+)
+
+
+def _fault_of(code, said, names):
+    """What is wrong with the end of a command that got SIGINT; empty: nothing."""
+    if code == -signal.SIGKILL:
+        return f"hang after {_STOP_S} s: {said[-3:]}"
+    if code != 130:
+        return f"exit code {code}: {said[-3:]}"
+    if not said or not _STOPPED.fullmatch(said[-1]):
+        return f"the last line is {said[-1:]}"
+    others = [line for line in said[:-1] if line.split(":")[0] not in (*names, "warning")]
+    return f"other lines: {others[:3]}" if others else ""
 
 
 def _changes(event, arguments, root):
@@ -274,6 +355,36 @@ def spread(points, rng):
         rng.shuffle(each)
     ranked = [(rank, rng.random(), point) for each in by_stage.values() for rank, point in enumerate(each)]
     return [point for _, _, point in sorted(ranked)]
+
+
+def open_run(folder):
+    """A `Run` of the demo's passages, made whole; in a process that has done nothing but imports.
+
+    Args:
+        folder: for its model, recipe, workspace and copies.
+    """
+    demo = importlib.resources.files("reprise") / "demo"
+    passages = {
+        lang: [json.loads(line) for line in (demo / f"{lang}.jsonl").read_text(encoding="utf-8").splitlines()]
+        for lang in ("en", "zh")
+    }
+    # In a process of its own: saving a model starts threads, which a fork must not meet.
+    if os.fork() == 0:
+        from tests.models import write_tiny_model
+
+        write_tiny_model(folder / "model", [passage["text"] for part in passages.values() for passage in part], 600)
+        os._exit(0)
+    os.wait()
+    import_all()
+    run = Run(crash_recipe(folder, folder / "model", passages), folder / "copies")
+    run.make_whole()
+    return run
+
+
+def new_folder():
+    """A temporary folder in memory, where there is one: what is tried is the order of writes, not the disk."""
+    memory = Path("/dev/shm")
+    return Path(tempfile.mkdtemp(prefix="crash-points-", dir=memory if os.access(memory, os.W_OK) else None))
 
 
 def crash_recipe(folder, model, passages):

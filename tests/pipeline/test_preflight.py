@@ -23,6 +23,11 @@ def test_a_good_recipe_has_no_finding(recipe_data):
     assert findings_of(recipe_data) == []
 
 
+def synthesis(**settings):
+    """A change of the recipe: these settings of synthesis, which is enabled but asks for nothing."""
+    return lambda recipe: recipe.update(synthesis={"enabled": True, **settings})
+
+
 @pytest.mark.parametrize(
     ("change", "setting", "remedy"),
     [
@@ -45,6 +50,18 @@ def test_a_good_recipe_has_no_finding(recipe_data):
             "targets",
             "`Others`",
         ),
+        (lambda r: r["documents"].update(clean={"personal_data": {"enm": {}}}), "clean.personal_data", "`en`"),
+        (lambda r: r["documents"].update(topics={"prompts": {"enm": {}}}), "documents.topics.prompts", "`en`"),
+        (synthesis(checks={"final_answer": ["mathmatics"]}), "synthesis.checks.final_answer", "`mathematics`"),
+        (synthesis(passages={"terms": {"phisics": {"en": ["x"]}}}), "synthesis.passages.terms", "`physics`"),
+        (synthesis(passages={"topics": {"bioloy": ["Law"]}}), "synthesis.passages.topics", "`biology`"),
+        (
+            synthesis(passages={"topics": {"biology": ["Law and Polici"]}}),
+            "passages.topics.biology",
+            "`Law and Policy`",
+        ),
+        (synthesis(passages={"sources": ["wbe"]}), "synthesis.passages.sources", "`web`"),
+        (synthesis(templates={"enm": ["{question} {answer}"]}), "synthesis.templates", "`en`"),
     ],
 )
 def test_a_misspelt_name_is_an_error_that_knows_the_right_one(recipe_data, change, setting, remedy):
@@ -83,6 +100,24 @@ def test_plan_refuses_errors_and_tells_what_is_missing(recipe_data, write_recipe
     refused = plan()
     assert refused.returncode == 2
     assert "did you mean `en`" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "workspace", "refused"),
+    [("", "runs/x", True), ("*", "runs/x", True), ("**/*.jsonl", "runs/x", True), ("text", "runs/x", False),
+     ("", "../x", False), ("", ".runs/x", False), ("t*", "runs/x", False), ("link", "runs/x", True)],
+)  # fmt: skip
+def test_a_workspace_inside_an_input_is_refused(recipe_data, tmp_path, path, workspace, refused):
+    root = tmp_path / "home"
+    (root / "text").mkdir(parents=True)
+    (root / "runs").mkdir()
+    (root / "link").symlink_to(root)
+    (root / "text" / "a.jsonl").write_text('{"text": "x", "lang": "en", "source": "web"}\n')
+    recipe_data["documents"]["inputs"].append({"path": str(root / path)})
+    recipe_data["workspace"] = str(root / workspace)
+    told = [one for one in findings_of(recipe_data, ["read"]) if "would read what it writes" in one.what]
+    assert bool(told) == refused
+    assert not refused or told[0].where.startswith("documents.inputs.2.path")
 
 
 def test_a_package_that_is_not_installed_is_named_with_its_extra(recipe_data, monkeypatch):

@@ -201,3 +201,25 @@ def test_files_that_a_killed_process_was_writing_are_removed(tmp_path):
     Workspace(tmp_path).adopt_finished()
     assert not any(path.exists() for path in left)
     assert alive.exists()
+
+
+@pytest.mark.parametrize("name", ["read", "report"])
+def test_a_folder_of_the_users_is_never_taken_for_a_stage(tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match="is no stage of a run"):
+        Workspace(tmp_path).begin(Derivation(name, {}, {}, {}))
+    assert (tmp_path / name / "thesis.txt").read_text() == "years of work"
+    (tmp_path / name / "thesis.txt").unlink()
+    Workspace(tmp_path).begin(Derivation(name, {}, {}, {}))
+
+
+def test_a_recipe_of_the_users_is_never_overwritten(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("# my own\nname: x\n")
+    with pytest.raises(UserError, match="was not written by a run"):
+        Workspace(tmp_path).keep_recipe('# Relative paths begin at "/"\nname: x\n')
+    assert (tmp_path / "recipe.yaml").read_text() == "# my own\nname: x\n"
+    (tmp_path / "recipe.yaml").unlink()
+    for name in ("x", "y"):
+        Workspace(tmp_path).keep_recipe(f'# Relative paths begin at "/"\nname: {name}\n')
+    assert "name: y" in (tmp_path / "recipe.yaml").read_text()

@@ -158,7 +158,7 @@ def test_one_run_is_nothing_to_compare(finished: Run, tmp_path: Path) -> None:
 
 def test_a_folder_that_is_no_run_is_named(finished: Run, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
-    with pytest.raises(UserError, match=r"other.*not the folder of a run"):
+    with pytest.raises(UserError, match=r"other.*this folder is no run"):
         compare_report([finished[0].root, tmp_path / "other"], tmp_path / "compare.html")
 
 

@@ -4,3 +4,5 @@ import os
 
 # Daft reports each import to its makers; nobody asked our users. It looks at this when it is imported.
 os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")
+# One bar of ours stands for its own.
+os.environ.setdefault("DAFT_PROGRESS_BAR", "0")

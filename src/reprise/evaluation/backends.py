@@ -7,9 +7,7 @@ a backend is chosen.
 
 import contextlib
 import json
-import os
 import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -21,6 +19,9 @@ from lm_eval.models.openai_completions import LocalCompletionsAPI
 
 from reprise.errors import UserError, missing_extra
 from reprise.evaluation.choices import check_requests
+from reprise.evaluation.quiet import without_bars
+from reprise.generators.keys import read_key
+from reprise.generators.reachable import ask_models
 from reprise.model.likelihood import cut_windows
 from reprise.model.loading import load_config, load_tokenizer, locate_model
 from reprise.model.tokenizer import begins_with_bos
@@ -135,7 +136,7 @@ def document_bits(
 
 def score_tokens(lm: Any, requests: list[Any]) -> list[tuple[float, bool]]:
     """(log-likelihood in nats, whether it is greedy) of (name, context, continuation)."""
-    with explained():
+    with explained(), without_bars():
         return list(lm._loglikelihood_tokens(requests))
 
 
@@ -146,7 +147,7 @@ def generate(lm: Any, prompts: Sequence[str], max_tokens: int) -> list[str]:
         Instance(request_type="generate_until", doc={}, arguments=(prompt, dict(settings)), idx=number)
         for number, prompt in enumerate(prompts)
     ]
-    with explained():
+    with explained(), without_bars():
         return [str(text) for text in lm.generate_until(requests)]
 
 
@@ -180,17 +181,17 @@ def _ask_limit(backend: Backend, name: str) -> int:
         UserError: the server does not answer, or serves other models.
     """
     where = f"evaluation.backend.base_url={backend.base_url}"
-    request = urllib.request.Request(f"{backend.base_url}/models", headers=_header(backend))
+    key = read_key(backend.api_key_env, "evaluation.backend")
     try:
-        with urllib.request.urlopen(request, timeout=30) as reply:
-            served = {str(entry["id"]): entry for entry in json.loads(reply.read())["data"]}
+        listed = json.loads(ask_models(str(backend.base_url), key, timeout_s=30))["data"]
+        served = {str(entry["id"]): int(entry.get("max_model_len") or 2**31) for entry in listed}
     except urllib.error.HTTPError as error:
         raise UserError(
             f"the server refuses: HTTP {error.code}",
             where=where,
             remedy=f"check the address (it usually ends in /v1) and the key in {backend.api_key_env}",
         ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"no OpenAI-compatible server answers: {error}", where=where, remedy="start it, or correct the address"
         ) from None
@@ -200,11 +201,11 @@ def _ask_limit(backend: Backend, name: str) -> int:
             where=where,
             remedy="start it with this model, or name it in evaluation.backend.served_names",
         )
-    return int(served[name].get("max_model_len") or 2**31)
+    return served[name]
 
 
 def _header(backend: Backend) -> dict[str, str]:
-    key = os.environ.get(backend.api_key_env)
+    key = read_key(backend.api_key_env, "evaluation.backend")
     return {"Authorization": f"Bearer {key}"} if key else {"Accept": "application/json"}
 
 

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import json
 import math
-import os
 import random
 import ssl
 import time
@@ -20,6 +19,7 @@ from typing import Any
 
 from reprise.errors import UserError, missing_extra
 from reprise.generators.generator import Answer, Failure, Outcome, Request, price, random_seed
+from reprise.generators.keys import read_key
 from reprise.recipe.generator import Generator as GeneratorSettings
 from reprise.storage import Json
 
@@ -66,7 +66,7 @@ class OpenAIServer:
     def __init__(self, settings: GeneratorSettings, setting: str = "generator") -> None:
         """Prepare; nothing is sent yet."""
         self._settings, self._setting = settings, setting
-        self._key = os.environ.get(settings.api_key_env, "")
+        self._key = read_key(settings.api_key_env, setting)
         self._runner = asyncio.Runner()
         self._clients: list[httpx.AsyncClient] = []
         self._free: list[httpx.AsyncClient] = []

@@ -1,13 +1,39 @@
 """Whether a server answers one small request, before hours of work lead up to it."""
 
-import os
+import http.client
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 
 from reprise.errors import Finding
+from reprise.generators.keys import read_key
 
 TIMEOUT_S = 5.0
+
+
+def ask_models(base_url: str, key: str, timeout_s: float, num_bytes: int = 8 << 20) -> bytes:
+    """What a server says of its models, at most so many bytes of it.
+
+    Args:
+        base_url: address of the server.
+        key: sent to this address alone, and not where it redirects to; empty: none.
+        timeout_s: seconds without an answer.
+        num_bytes: of the answer.
+
+    Raises:
+        urllib.error.HTTPError: it refuses.
+        OSError: it does not answer.
+        ValueError: what answers speaks no HTTP.
+    """
+    request = urllib.request.Request(f"{base_url}/models")
+    if key:
+        request.add_unredirected_header("Authorization", f"Bearer {key}")
+    try:
+        with urllib.request.urlopen(request, timeout=timeout_s) as reply:
+            body: bytes = reply.read(num_bytes)
+    except http.client.HTTPException as error:
+        raise ValueError(f"it speaks no HTTP ({type(error).__name__})") from None
+    return body
 
 
 def check_server(base_url: str, api_key_env: str, setting: str) -> Iterator[Finding]:
@@ -17,18 +43,19 @@ def check_server(base_url: str, api_key_env: str, setting: str) -> Iterator[Find
         base_url: address of the server.
         api_key_env: environment variable that holds the key.
         setting: dotted name of the section that names the server.
+
+    Raises:
+        UserError: see `read_key`.
     """
-    request = urllib.request.Request(f"{base_url}/models")
-    if key := os.environ.get(api_key_env):
-        request.add_header("Authorization", f"Bearer {key}")
     where = f"{setting}.base_url={base_url}"
+    key = read_key(api_key_env, setting)
     try:
-        urllib.request.urlopen(request, timeout=TIMEOUT_S).close()
+        ask_models(base_url, key, TIMEOUT_S, num_bytes=0)
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
             remedy = f"put a valid key into the environment variable {api_key_env}"
             yield Finding(f"the server refuses the key (HTTP {error.code})", where, remedy, "missing")
     except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
+        reason = getattr(error, "reason", error) or type(error).__name__
         remedy = "start the server, or correct the address"
         yield Finding(f"the server does not answer: {reason}", where, remedy, "missing")

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
-from reprise.recipe.fields import Count, InputPath, Settings, Share
+from reprise.recipe.fields import AnyPath, Count, InputPath, Settings, Share, check_path
 from reprise.recipe.generator import Generator
 from reprise.recipe.heuristics import Heuristics
 from reprise.recipe.languages.codes import find_language, normalise_keys, normalise_language
@@ -52,9 +52,9 @@ class Input(Settings):
     web; `resiliparse`: the same, faster and less exact."""
     pdf: Literal["file", "pages"] = "file"
     """`pages`: each page of a PDF is a document, with its number in the origin; else the file is one."""
-    parse_seconds: Annotated[float, Field(gt=0.0)] = 60.0
+    parse_seconds: Annotated[float, Field(gt=0.0, le=1e6)] = 60.0
     """Time for one web page, PDF, DOCX or EPUB; one that takes longer is rejected."""
-    parse_memory_gb: Annotated[float, Field(gt=0.0)] = 2.0
+    parse_memory_gb: Annotated[float, Field(gt=0.0, le=1e6)] = 2.0
     """Memory for one of them; one that takes more is rejected."""
 
     @field_validator("encoding")
@@ -145,13 +145,13 @@ class Deduplicate(Settings):
     """Switch the whole step off."""
     threshold: Share = 0.8
     """Documents whose estimated Jaccard similarity reaches this are near duplicates."""
-    shingle_words: Annotated[int, Field(ge=1)] = 5
+    shingle_words: Annotated[int, Field(ge=1, le=1000)] = 5
     """Words to a shingle, in languages that put spaces between words."""
-    shingle_chars: Annotated[int, Field(ge=1)] = 8
+    shingle_chars: Annotated[int, Field(ge=1, le=1000)] = 8
     """Characters to a shingle, in languages that do not (Chinese, Japanese, Thai)."""
     permutations: Annotated[int, Field(ge=16, le=4096)] = 128
     """Hash functions of MinHash."""
-    bands: Annotated[int, Field(ge=0)] = 0
+    bands: Annotated[int, Field(ge=0, le=100_000)] = 0
     """Bands of the hashing; 0: so many that two documents at the threshold are compared with probability 0.99."""
     repeats: dict[Annotated[int, Field(ge=2)], Annotated[int, Field(ge=1)]] = {}
     """Size of a cluster of copies, from which on -> how many of them stay, such as {3: 2, 10: 3, 1000: 1}; else one.
@@ -183,7 +183,7 @@ class Decontaminate(Settings):
     """Characters of a normalised n-gram, for Chinese and the like."""
     min_overlap: Share = 0.5
     """A document that holds at least this share of a question's n-grams is dropped."""
-    extra_benchmarks: list[str] = []
+    extra_benchmarks: list[AnyPath] = []
     """More benchmark files (JSON Lines with a `question`), besides those that the recipe evaluates on."""
 
 
@@ -205,7 +205,7 @@ class Llm(Settings):
     """Documents of each language and source that are asked about: those with the smallest hash of the text."""
     max_chars: Annotated[Count, Field(ge=100)] = 4000
     """Characters of a document that the model is shown, from its beginning."""
-    prompts: str | None = None
+    prompts: AnyPath | None = None
     """Folder of your own prompt files, topic.LANGUAGE.yaml; they take the place of those of the same name."""
     generator: LabelGenerator = LabelGenerator()
 
@@ -215,13 +215,13 @@ class Encoder(Settings):
 
     places: ClassVar[frozenset[str]] = frozenset({"model"})
 
-    model: str | None = None
+    model: AnyPath | None = None
     """Model directory or name, such as huawei-noah/TinyBERT_General_4L_312D."""
     max_length: Annotated[int, Field(ge=8)] = 512
     """Tokens of a document that are looked at, from its beginning; never more than the model's positions."""
-    epochs: Annotated[int, Field(ge=1)] = 3
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 3
     """Passes over the labels."""
-    batch_size: Annotated[int, Field(ge=1)] = 32
+    batch_size: Annotated[int, Field(ge=1, le=100_000)] = 32
     """Labelled documents in one step."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 5e-5
     """Highest learning rate: reached after a tenth of the steps, then down to zero in a straight line."""
@@ -310,7 +310,7 @@ class Perplexity(Settings):
     """Tokens by which the window moves; each token is scored once, with at least max_length - stride before it."""
     batch_tokens: Count = 8192
     """Most tokens in one batch; a CPU takes fewer."""
-    shard_documents: Annotated[int, Field(ge=1)] = 256
+    shard_documents: Annotated[int, Field(ge=1, le=10_000_000)] = 256
     """Documents to a shard; a killed run resumes after the last finished shard."""
     min_tokens: Count = 16
     """Documents with fewer scored tokens get no perplexity: it would say more about their length than their text."""
@@ -329,7 +329,7 @@ class Documents(Settings):
 
     inputs: list[Input] = []
     """The files."""
-    language_packs: str | None = None
+    language_packs: AnyPath | None = None
     """Folder of your own language packs, CODE.yaml; what they say is laid over ours. docs/languages.md shows one."""
     engine: Literal["native", "ray"] = "native"
     """Where the document steps run: in this process, or on a Ray cluster."""
@@ -356,7 +356,7 @@ class Documents(Settings):
         folder = data.get("language_packs") if isinstance(data, dict) else None
         if not isinstance(folder, str):
             return data
-        for language, pack in read_folder(Path(folder).expanduser()).items():
+        for language, pack in read_folder(Path(check_path(folder)).expanduser()).items():
             values = {
                 ("clean", "heuristics", language): pack.heuristics.model_dump(),
                 ("clean", "personal_data", language): pack.personal_data,

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from reprise.recipe.fields import Count, KeyVariable, ServerUrl, Settings, Share
+from reprise.recipe.fields import AnyPath, Count, KeyVariable, ServerUrl, Settings, Share
 
 SUITES: dict[str, tuple[str, ...]] = {
     "paper": (
@@ -57,7 +57,7 @@ class Backend(Settings):
     """Environment variable that holds the key of the server; the key itself is never written anywhere."""
     served_names: dict[str, str] = {}
     """Path of a model -> its name at the server; a model that is not here has its path as its name."""
-    requests_in_flight: Annotated[int, Field(ge=1)] = 16
+    requests_in_flight: Annotated[int, Field(ge=1, le=10_000)] = 16
     """Requests that the server gets at one time."""
     engine_options: dict[str, Any] = {}
     """Arguments for vLLM's engine, such as `tensor_parallel_size: 4`."""
@@ -74,13 +74,13 @@ class Evaluation(Settings):
 
     places: ClassVar[frozenset[str]] = frozenset({"data"})
 
-    benchmarks: list[str] = []
+    benchmarks: list[AnyPath] = []
     """Benchmarks and suites (`quick`, `guards`, `assistant`, `paper`, `language:tr`), tasks of lm-evaluation-harness,
     YAML tasks and files of questions of your own; `reprise benchmarks` lists them. Documents that hold a question are
     dropped."""
     run_code: bool = False
     """Run programs that the model wrote, in a sandbox: HumanEval and MBPP need it."""
-    data: str | None = None
+    data: AnyPath | None = None
     """Folder of local benchmark files; null loads from the Hub."""
     limit: Count = 0
     """Questions per benchmark; 0: all. A sample is marked as such."""

@@ -1,5 +1,6 @@
 """The kinds of value that settings are made of."""
 
+import os
 import re
 import urllib.parse
 from decimal import Decimal
@@ -17,7 +18,9 @@ class Settings(BaseModel):
     The string under a field is its one-line doc; `reprise init` writes it as the comment.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )
 
     means: ClassVar[frozenset[str]] = frozenset()
     """Names of fields that change nothing in what a stage writes but its speed and its records."""
@@ -90,10 +93,12 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 def check_server_url(url: str) -> str:
     """The address without a slash at its end; ValueError where it is none, or carries a key."""
     parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts.scheme not in ("http", "https") or not parts.hostname or not url.isprintable() or " " in url:
         raise ValueError("write an address with http:// or https://, such as http://127.0.0.1:8000/v1")
     if parts.username or parts.password or parts.query:
         raise ValueError("an address in the recipe carries no key; put the key into the variable of api_key_env")
+    if parts.port == 0:  # the property raises ValueError for one above 65535
+        raise ValueError("no server has the port 0")
     return url.rstrip("/")
 
 
@@ -123,8 +128,18 @@ def check_path(path: str) -> str:
     """The path; ValueError where no file can have it. An empty one would be the folder that the command runs in."""
     if not path.strip() or "\0" in path:
         raise ValueError("write the path of a file or folder")
+    if path.startswith("~") and os.path.expanduser(path) == path:  # noqa: PTH111  pathlib raises RuntimeError
+        raise ValueError("there is no such home folder; write the whole path, or `./~...` for a file of this name")
     return path
 
+
+def check_folder(path: str) -> str:
+    """The path with the user's home folder in place of `~`."""
+    return os.path.expanduser(check_path(path))  # noqa: PTH111  keeps what pathlib would rewrite
+
+
+FolderPath = Annotated[str, AfterValidator(check_folder)]
+"""A folder that is written to."""
 
 AnyPath = Annotated[str, AfterValidator(check_path)]
 """A file or folder, or a name that stands for one."""

@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from reprise.recipe.fields import Count, KeyVariable, ServerUrl, Settings, Share
+from reprise.recipe.fields import AnyPath, Count, KeyVariable, ServerUrl, Settings, Share
 
 
 class Generator(Settings):
@@ -14,23 +14,23 @@ class Generator(Settings):
 
     kind: Literal["transformers", "openai", "vllm"] = "transformers"
     """`transformers`: in this process. `openai`: any OpenAI-compatible server. `vllm`: vLLM's engine, in process."""
-    model: str | None = None
+    model: AnyPath | None = None
     """Model directory or name; null takes the base model of the recipe (only with `transformers` and `vllm`)."""
     base_url: ServerUrl | None = None
     """Address of the server, such as http://127.0.0.1:8000/v1."""
     api_key_env: KeyVariable = "OPENAI_API_KEY"
     """Environment variable that holds the key; the key itself is never written anywhere."""
-    temperature: Annotated[float, Field(ge=0.0)] = 0.7
+    temperature: Annotated[float, Field(ge=0.0, le=100.0)] = 0.7
     """Sampling temperature; 0 takes the most probable token."""
     top_p: Share = 1.0
     """Nucleus of the sampling."""
     max_tokens: Annotated[Count, Field(ge=1)] = 2048
     """Longest answer in tokens."""
-    batch_size: Annotated[int, Field(ge=1)] = 8
+    batch_size: Annotated[int, Field(ge=1, le=100_000)] = 8
     """Requests in one batch (`transformers`), or in flight (`openai`)."""
-    timeout_s: Annotated[float, Field(gt=0.0)] = 600.0
+    timeout_s: Annotated[float, Field(gt=0.0, le=1e6)] = 600.0
     """Deadline of one attempt at a request (`openai`)."""
-    max_retries: Annotated[int, Field(ge=0)] = 6
+    max_retries: Annotated[int, Field(ge=0, le=100)] = 6
     """Further attempts after 408, 409, 429, 5xx, a broken connection or an answer that is not valid (`openai`)."""
     requests_per_minute: Count = 0
     """Most requests that are begun in a minute (`openai`); 0: no limit."""

@@ -1,8 +1,11 @@
 """YAML and dotted overrides -> Recipe, with errors that name the setting and the remedy."""
 
+import contextlib
 import difflib
+import glob
 import importlib.resources
 import json
+import os
 import types
 import typing
 from collections.abc import Sequence
@@ -15,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from reprise.errors import UserError
 from reprise.recipe.fields import CONFIDENTIAL, holds_credentials
 from reprise.recipe.recipe import Recipe
-from reprise.yaml_text import read_yaml
+from reprise.yaml_text import format_yaml, read_yaml
 
 Section = TypeVar("Section", bound=BaseModel)
 
@@ -58,20 +61,54 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     return parse_recipe(text, overrides, where=str(path))
 
 
+KEPT = "recipe.yaml"
+"""The resolved recipe in the folder of a run."""
+
+
 def open_recipe(path: Path, overrides: Sequence[str] | None) -> Recipe:
     """The recipe of a file, or the one that a run's folder keeps; the folder is then the workspace, wherever it is.
 
     Raises:
-        UserError: as `load_recipe`.
+        UserError: as `load_recipe`; or the folder is no run.
     """
-    if path.is_dir():
-        return load_recipe(path / "recipe.yaml", [*(overrides or []), f"workspace={json.dumps(str(path))}"])
-    return load_recipe(path, overrides or [])
+    if not path.is_dir():
+        return load_recipe(path, overrides or [])
+    if not (path / KEPT).exists():
+        runs = [run.name for run in runs_in(path)]
+        if runs:
+            raise UserError(
+                f"this folder holds {len(runs)} runs", where=str(path), remedy=f"name one of them: {', '.join(runs)}"
+            )
+        raise UserError(
+            f"this folder is no run: it holds no {KEPT}",
+            where=str(path),
+            remedy="name a recipe, or the folder of a run",
+        )
+    return load_recipe(path / KEPT, [*(overrides or []), f"workspace={json.dumps(str(path))}"])
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """Folders of the runs in the folder of a study, by name; none where it is a run itself, or no folder."""
+    if not folder.is_dir() or (folder / KEPT).exists():
+        return []
+    return sorted(path.parent for path in folder.glob(f"*/{KEPT}"))
+
+
+KEPT_MARK = "# Relative paths begin at "
+"""Beginning of the file in a run's folder; the rest of the line is the folder at which they begin, as JSON."""
+
+
+def format_kept(recipe: Recipe) -> str:
+    """The resolved recipe as a run keeps it: YAML, and the folder at which its relative paths begin."""
+    return f"{KEPT_MARK}{json.dumps(os.getcwd())}\n{format_yaml(recipe.model_dump(mode='json'))}"  # noqa: PTH109
 
 
 def parse_recipe(text: str, overrides: Sequence[str] = (), where: str = "recipe") -> Recipe:
     """`load_recipe` for text that is in memory already."""
     data = parse_yaml(text, where)
+    if text.startswith(KEPT_MARK):
+        with contextlib.suppress(ValueError, TypeError):  # edited by hand
+            _anchor(data, Path(json.loads(text.partition("\n")[0].removeprefix(KEPT_MARK))))
     for override in overrides:
         apply_override(data, override)
     return check(Recipe, data, where)
@@ -96,6 +133,45 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise UserError("this is no list of settings, `name: value`", where=where, remedy="see `reprise init`")
     return data
+
+
+_PLACES = frozenset(
+    {"path", "model", "prompts", "data", "problems", "language_packs", "extra_benchmarks", "benchmarks"}
+)
+"""Settings whose text, or texts in a list, name files or folders."""
+
+
+def _anchor(data: Any, base: Path) -> None:
+    """Make paths absolute that lead to something from another folder, and to nothing from the current one.
+
+    Args:
+        data: settings that are not checked yet; changed.
+        base: the other folder.
+    """
+    if isinstance(data, list):
+        for entry in data:
+            _anchor(entry, base)
+    elif isinstance(data, dict):
+        for key, value in data.items():
+            if key in _PLACES and isinstance(value, str):
+                data[key] = _anchored(value, base)
+            elif key in _PLACES and isinstance(value, list) and all(isinstance(entry, str) for entry in value):
+                # `mmlu` is the name of a benchmark, also where a folder is called so.
+                data[key] = [_anchored(one, base) if "/" in one or "." in one else one for one in value]
+            else:
+                _anchor(value, base)
+
+
+def _anchored(place: str, base: Path) -> str:
+    if "://" in place or place.startswith(("package:", "language:", "~", "/")):
+        return place
+    return str(base / place) if _leads_somewhere(place, base) and not _leads_somewhere(place, Path()) else place
+
+
+def _leads_somewhere(place: str, base: Path) -> bool:
+    if os.path.exists(base / place):  # noqa: PTH110  pathlib raises on a name that is too long
+        return True
+    return glob.has_magic(place) and any(glob.iglob(place, root_dir=base))  # noqa: PTH207
 
 
 MAX_VALUES = 100_000

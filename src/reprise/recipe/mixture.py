@@ -49,7 +49,7 @@ class Curriculum(Settings):
     """By perplexity: `ascending` is easy to hard (the paper, for Chinese)."""
     by: Literal["perplexity", "grade"] = "perplexity"
     """What orders and cuts: perplexity, or the grade of `documents.quality` (`ascending`: the best come last)."""
-    segments: Annotated[int, Field(ge=1)] = 10
+    segments: Annotated[int, Field(ge=1, le=1_000_000)] = 10
     """`segments`: so many parts in ascending order, each shuffled. `cyclic`: so many passes from easy to hard."""
     drop_below: Share = 0.0
     """Documents under this quantile are left out."""

@@ -8,6 +8,7 @@ from reprise.errors import Finding, Severity
 from reprise.recipe.documents import ANY_LANGUAGE
 from reprise.recipe.mixture import Stage
 from reprise.recipe.recipe import Recipe
+from reprise.recipe.synthesis import Synthesis
 
 TYPO_CUTOFF = 0.6
 """Similarity (difflib) from which a name is taken for a misspelt one."""
@@ -35,14 +36,20 @@ def check_names(recipe: Recipe, corpus: Corpus) -> Iterator[Finding]:
     documents, synthesis, evaluation = recipe.documents, recipe.synthesis, recipe.evaluation
     by_setting: list[tuple[str, Iterable[str], set[str], str]] = [
         ("documents.clean.heuristics", documents.clean.heuristics.keys() - {ANY_LANGUAGE}, languages, "language"),
+        ("documents.clean.personal_data", documents.clean.personal_data.keys() - {ANY_LANGUAGE}, languages, "language"),
         ("documents.topics.lists", _given(documents.topics, "lists"), languages, "language"),
+        ("documents.topics.prompts", documents.topics.prompts, languages, "language"),
         ("documents.clean.heuristics_sources", _given(documents.clean, "heuristics_sources"), sources, "source"),
         ("evaluation.sample_prompts", evaluation.sample_prompts, languages, "language"),
     ]
     if documents.quality is not None:
         by_setting.append(("documents.quality.sources", documents.quality.sources, sources, "source"))
+        by_setting.append(("documents.quality.prompts", documents.quality.prompts, languages, "language"))
     if synthesis.enabled:
         by_setting.append(("synthesis.passages.sources", synthesis.passages.sources, sources, "source"))
+        yield from _check_synthesis(
+            synthesis, {topic for name in languages for topic in documents.topics.list_of(name)}
+        )
     for setting, names, known, kind in by_setting:
         for name in sorted(names):
             if name not in known:
@@ -54,6 +61,31 @@ def check_names(recipe: Recipe, corpus: Corpus) -> Iterator[Finding]:
             yield unknown_name(entry, languages | entries, "language", "evaluation.tolerance", certain=corpus.complete)
         elif source and source not in sources:
             yield unknown_name(source, sources, "source", f"evaluation.tolerance.{name}", certain=corpus.complete)
+
+
+def _check_synthesis(synthesis: Synthesis, topics: Collection[str]) -> Iterator[Finding]:
+    """Disciplines, languages and topics that the settings of synthesis name.
+
+    Args:
+        synthesis: the section, which is enabled.
+        topics: those of the languages of the run. Documents may bring others, so an unlike name is only a warning.
+    """
+    passages, disciplines = synthesis.passages, synthesis.disciplines
+    for setting, names in (
+        ("synthesis.passages.terms", passages.terms),
+        ("synthesis.passages.topics", passages.topics),
+        ("synthesis.checks.final_answer", _given(synthesis.checks, "final_answer")),
+    ):
+        for name in names:
+            if name not in disciplines:
+                yield unknown_name(name, disciplines, "discipline", setting)
+    for language in synthesis.templates:
+        if language not in synthesis.languages:
+            yield unknown_name(language, synthesis.languages, "language", "synthesis.templates")
+    for discipline, named in passages.topics.items():
+        for topic in named:
+            if topic not in topics:
+                yield unknown_name(topic, topics, "topic", f"synthesis.passages.topics.{discipline}", certain=False)
 
 
 def mixture_pairs(recipe: Recipe) -> set[tuple[str, str]]:

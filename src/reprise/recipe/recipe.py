@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from reprise.recipe.documents import Documents
 from reprise.recipe.evaluation import Evaluation
-from reprise.recipe.fields import Settings
+from reprise.recipe.fields import FolderPath, Settings
 from reprise.recipe.groups import Groups, find_groups
 from reprise.recipe.hardware import Hardware
 from reprise.recipe.languages.codes import find_language, normalise_keys, normalise_path
@@ -24,7 +24,7 @@ class Recipe(Settings):
 
     name: str
     """Name of the run, for the report."""
-    workspace: str
+    workspace: FolderPath
     """Folder for everything the run writes; relative to the current folder."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 17
     """Seed of every random choice."""

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, field_validator, model_validator
 
-from reprise.recipe.fields import Count, Settings, Share, check_sum
+from reprise.recipe.fields import AnyPath, Count, Settings, Share, check_sum
 from reprise.recipe.generator import Generator
 from reprise.recipe.languages.codes import LanguageCode, normalise_keys
 from reprise.recipe.languages.packs import load_pack
@@ -34,7 +34,7 @@ class Passages(Settings):
     """Longest passage; a longer document gives its best passage, cut between paragraphs or sentences."""
     max_per_origin: Count = 0
     """Most passages out of one file; 0: no limit. Files take turns in any case."""
-    requests_per_passage: Annotated[int, Field(ge=1)] = 1
+    requests_per_passage: Annotated[int, Field(ge=1, le=10_000)] = 1
     """Most requests about one passage, each with another random seed, if there are fewer passages than requests."""
     terms: dict[str, dict[str, list[str]]] = {}
     """Your own disciplines, or more words for a known one: discipline -> language -> words that tell it."""
@@ -54,13 +54,13 @@ class Code(Settings):
 
     requests: Count = 0
     """How many problems are asked for."""
-    problems: str | None = None
+    problems: AnyPath | None = None
     """JSON Lines with `problem`, `solution`, `tests`; null takes the bank that comes with Reprise."""
-    shots: Annotated[int, Field(ge=1)] = 2
+    shots: Annotated[int, Field(ge=1, le=1000)] = 2
     """Problems of the bank in each prompt."""
-    timeout_s: Annotated[float, Field(gt=0.0)] = 10.0
+    timeout_s: Annotated[float, Field(gt=0.0, le=1e6)] = 10.0
     """Longest run of one program against its tests."""
-    max_memory_mb: Annotated[int, Field(ge=64)] = 512
+    max_memory_mb: Annotated[int, Field(ge=64, le=1 << 24)] = 512
     """Address space of one program."""
     min_mutation_score: Share = 0.6
     """Share of up to 20 wrong versions of a program on which its tests must fail; all stand-ins must fail anyway."""
@@ -108,7 +108,7 @@ class Synthesis(Settings):
     """Languages of the questions."""
     kinds: dict[str, Share] = {"problem": 1.0}
     """Kind of text -> share of the requests: `problem` (the paper's), `question`, `multiple_choice`, `textbook`, ..."""
-    prompts: str | None = None
+    prompts: AnyPath | None = None
     """Folder of your own prompt files, KIND.LANGUAGE.yaml; they take the place of those of the same name."""
     passages: Passages = Passages()
     generator: Generator = Generator()

@@ -45,7 +45,7 @@ class Schedule(Settings):
 class Guards(Settings):
     """What happens when training goes wrong."""
 
-    max_bad_steps: Annotated[int, Field(ge=1)] = 5
+    max_bad_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 5
     """Steps in a row with a loss or gradient that is not finite, each left out, before the run stops."""
     spike: Literal["off", "log", "skip", "rollback"] = "log"
     """A loss far over the recent ones: note it, leave the step out, or also go back to the last checkpoint."""
@@ -77,7 +77,7 @@ class Checkpoints(Settings):
 
     every_tokens: Count = 0
     """Save after every so many tokens; 0: at the end of a stage and on SIGTERM only."""
-    keep_last: Annotated[int, Field(ge=1)] = 2
+    keep_last: Annotated[int, Field(ge=1, le=1_000_000)] = 2
     """Checkpoints kept while the stage runs, newest first."""
     keep_every_tokens: Count = 0
     """Keep one for every so many tokens besides, for good; 0: none."""
@@ -92,7 +92,7 @@ class Averaging(Settings):
     """`mean`: over the last so many tokens of the stage."""
     decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
     """`ema`: what each sample leaves of the mean before."""
-    every_steps: Annotated[int, Field(ge=1)] = 1
+    every_steps: Annotated[int, Field(ge=1, le=10**9)] = 1
     """Steps between two samples."""
 
     @model_validator(mode="after")
@@ -116,7 +116,7 @@ class Adapter(Settings):
 
     kind: Literal["none", "lora", "dora"] = "none"
     """`none`: all weights are trained. `lora` (arXiv 2106.09685) and `dora` (2402.09353) need the extra `adapters`."""
-    rank: Annotated[int, Field(ge=1)] = 32
+    rank: Annotated[int, Field(ge=1, le=65_536)] = 32
     """Inner size of the two factors of each change."""
     alpha: Annotated[float, Field(gt=0.0)] = 64.0
     """The product of the factors is multiplied by alpha / rank."""
@@ -151,9 +151,9 @@ class Training(Settings):
             "threads",
         }
     )
-    batch_rows: Annotated[int, Field(ge=1)] = 8
+    batch_rows: Annotated[int, Field(ge=1, le=10**8)] = 8
     """Rows in one optimizer step, over all processes."""
-    micro_batch_rows: Annotated[int, Field(ge=1)] = 1
+    micro_batch_rows: Annotated[int, Field(ge=1, le=10**8)] = 1
     """Rows in one forward and backward pass of a process."""
     precision: Literal["auto", "bf16", "float32"] = "auto"
     """Compute type of matrix products. `auto`: bf16 where the processor computes it fast."""
@@ -184,15 +184,15 @@ class Training(Settings):
     benchmarks_every_tokens: Count = 0
     """Run `evaluation.benchmarks` on the model as it is after every so many tokens, on one process; 0: never."""
     averaging: Averaging = Averaging()
-    log_every_steps: Annotated[int, Field(ge=1)] = 1
+    log_every_steps: Annotated[int, Field(ge=1, le=10**9)] = 1
     """Steps between two lines of metrics.jsonl."""
-    say_every_seconds: Annotated[float, Field(ge=0.0)] = 30.0
+    say_every_seconds: Annotated[float, Field(ge=0.0, le=1e9)] = 30.0
     """Seconds between two lines in the terminal; 0: none."""
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = []
     """Where metrics go besides metrics.jsonl."""
-    threads: Count = 0
+    threads: Annotated[Count, Field(le=4096)] = 0
     """CPU threads of the training process; 0: as PyTorch chooses."""
-    collective_timeout_s: Annotated[int, Field(ge=1)] = 3600
+    collective_timeout_s: Annotated[int, Field(ge=1, le=10**7)] = 3600
     """Seconds that a process waits for the others, such as for the download of the model, before the run fails."""
 
     @model_validator(mode="after")

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reprise.errors import UserError
-from reprise.recipe import Recipe, load_recipe
+from reprise.recipe import Recipe
+from reprise.recipe.loading import open_recipe
 from reprise.report.facts import gather
 from reprise.report.page import render_comparison, render_report
 from reprise.report.records import ComparedRun, Report, RunComparison
@@ -36,9 +37,10 @@ def write_report(workspace: Workspace, recipe: Recipe, output: Path) -> Report:
         What the JSON file contains.
     """
     facts = gather(workspace, recipe)
+    numbers = _json_beside(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_text(output, render_report(facts))
-    write_json(output.with_suffix(".json"), facts)
+    write_json(numbers, facts)
     return facts
 
 
@@ -55,20 +57,24 @@ def compare_report(runs: Sequence[Path], output: Path) -> RunComparison:
     if len(runs) < 2:
         raise UserError("there is nothing to compare", remedy="name at least two folders of runs")
     compared: list[ComparedRun] = [
-        {"folder": str(root), "report": gather(Workspace(root), load_run_recipe(root))} for root in runs
+        {"folder": str(root), "report": gather(Workspace(root), open_recipe(root, None))} for root in runs
     ]
     comparison: RunComparison = {"format": 2, "runs": compared}
+    numbers = _json_beside(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_text(output, render_comparison(comparison))
-    write_json(output.with_suffix(".json"), comparison)
+    write_json(numbers, comparison)
     return comparison
 
 
-def load_run_recipe(root: Path) -> Recipe:
-    """The recipe that a run's folder keeps."""
-    path = root / "recipe.yaml"
-    if not path.exists():
+def _json_beside(page: Path) -> Path:
+    """The JSON file beside a page.
+
+    Raises:
+        UserError: it would be the page itself.
+    """
+    if page.suffix == ".json":
         raise UserError(
-            "this is not the folder of a run", where=str(root), remedy="name a folder that contains recipe.yaml"
+            "the page is HTML; its numbers go into a .json beside it", where=str(page), remedy="name a .html"
         )
-    return load_recipe(path)
+    return page.with_suffix(".json")

@@ -7,9 +7,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from typing_extensions import TypedDict
 
 from reprise.mixture.forecast import Segment, forecast
-from reprise.mixture.preview import packing, preview
+from reprise.mixture.preview import Packing, PreviewRow, packing, preview
 from reprise.model.loading import load_tokenizer
 from reprise.recipe import Recipe
 from reprise.storage import Json
@@ -53,7 +54,18 @@ def draw_mixture(segments: list[Segment], title: str) -> Any:
     return figure
 
 
-def show_order(
+class Order(TypedDict):
+    """What a stage will train on when."""
+
+    stage: int
+    """From 1."""
+    rows: list[PreviewRow]
+    packing: list[Packing]
+    warnings: list[str]
+    """What the forecast warns of."""
+
+
+def plan_order(
     recipe: Recipe,
     store: TokenStore,
     *,
@@ -61,40 +73,56 @@ def show_order(
     rows: int = 200,
     previous: Mapping[str, Json] | None = None,
     picture: Path | None = None,
-) -> None:
-    """Print the first rows of a stage, how its documents fit into rows, and what the forecast warns of.
+) -> Order:
+    """The first rows of a stage, how its documents fit into rows, and what the forecast warns of.
 
     Args:
         recipe: the run.
         store: token store of its workspace.
         stage: counted from 1.
-        rows: how many are printed.
+        rows: how many.
         previous: see `preview`.
         picture: where to write the mixture over tokens, as HTML.
     """
     tokenizer = load_tokenizer(recipe.model)
-    console = Console()
-    order = Table("step", "row", "bucket", "epoch", "perplexity", "documents", "begins with", title=f"stage {stage}")
-    for row in islice(
-        preview(recipe, store, lambda ids: str(tokenizer.decode(ids)), stage=stage, previous=previous), rows
-    ):
+    order = preview(recipe, store, lambda ids: str(tokenizer.decode(ids)), stage=stage, previous=previous)
+    expected = forecast(recipe, store)
+    if picture is not None:
+        write_picture(expected.segments, f"{recipe.name}: planned mixture", picture)
+    return {
+        "stage": stage,
+        "rows": list(islice(order, rows)),
+        "packing": packing(recipe, store, stage),
+        "warnings": list(expected.warnings),
+    }
+
+
+def order_json(order: Order) -> dict[str, Json]:
+    """The order with names in place of positions, for `reprise order --json`."""
+    return {
+        **order,
+        "rows": [row._asdict() for row in order["rows"]],
+        "packing": [entry._asdict() for entry in order["packing"]],
+    }
+
+
+def show_order(order: Order) -> None:
+    """Print an order as tables."""
+    table = Table("step", "row", "bucket", "epoch", "perplexity", "documents", "begins with")
+    table.title = f"stage {order['stage']}"
+    for row in order["rows"]:
         ppl = "" if row.ppl is None else f"{row.ppl:.2f}"
         more = f" +{len(row.documents) - 2}" if len(row.documents) > 2 else ""
         documents = ", ".join(row.documents[:2]) + more
-        cells = [str(row.step), str(row.row), row.bucket, str(row.epoch), ppl, documents, row.words[:60]]
-        order.add_row(*cells)
+        table.add_row(str(row.step), str(row.row), row.bucket, str(row.epoch), ppl, documents, row.words[:60])
+    print_table(table)
     fit = Table("bucket", "rows", "padding", "documents", "cut", "cut though short", title="rows of the first epoch")
-    for entry in packing(recipe, store, stage):
+    for entry in order["packing"]:
         numbers = [entry.rows, f"{entry.padding:.2%}", entry.documents, entry.cut, entry.cut_though_short]
         fit.add_row(entry.bucket, *map(str, numbers))
-    print_table(order)
     print_table(fit)
-    found = forecast(recipe, store)
-    for warning in found.warnings:
-        console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
-    if picture is not None:
-        write_picture(found.segments, f"{recipe.name}: planned mixture", picture)
-        console.print(f"the mixture over tokens: {picture}", markup=False, highlight=False)
+    for warning in order["warnings"]:
+        Console().print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def write_picture(segments: list[Segment], title: str, path: Path) -> None:

@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from reprise.errors import UserError
 from reprise.mixture.sampler import Sampler
 from reprise.model.likelihood import fit_batch, fit_window
@@ -24,6 +26,7 @@ from reprise.training.checkpoint_facts import CheckpointFacts, Progress, next_mu
 from reprise.training.export import write_model
 from reprise.training.memory_plan import check_memory, explain_out_of_memory
 from reprise.training.metrics import Metrics
+from reprise.training.neighbours import read_core_times, say_threads
 from reprise.training.network import open_network
 from reprise.training.optimizer import build_optimizer
 from reprise.training.parallel import Processes, compute_dtype, open_processes
@@ -53,10 +56,14 @@ def run(work: Work, *, training: Training, **settings: Any) -> None:
         UserError: the settings do not fit the model, the store or the machine, or training diverged.
         Interrupted: SIGTERM or Ctrl-C; a checkpoint was saved.
     """
+    begun = read_core_times()
     with open_processes(training) as processes, catch_stop() as stop:
         model, rows = settings["model"], settings["rows"]
         processes.first(lambda: check_memory(model, training, rows, processes))
         trainer = build(work, processes, stop, training=training, **settings)
+        if processes.is_first and processes.device.type == "cpu":
+            local = int(os.environ.get("LOCAL_WORLD_SIZE", processes.world))
+            say_threads(work.output.name.removesuffix(".partial"), training, torch.get_num_threads(), local, begun)
         try:
             trainer.train()
             finish(trainer, model)

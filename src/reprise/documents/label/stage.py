@@ -331,14 +331,20 @@ def read_report(folder: Path) -> dict[str, Any]:
     return report
 
 
-def show_grades(folder: Path) -> None:
-    """Print how right the grades of quality are, for each language; nothing where none are given.
+def read_grades(folder: Path) -> dict[str, Any]:
+    """How right the grades of quality are, per language; empty where none are given.
 
     Args:
         folder: the published stage.
     """
     path = folder / GRADE_REPORT
-    for language, found in (json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}).items():
+    grades: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return grades
+
+
+def show_grades(folder: Path) -> None:
+    """Print `read_grades`; nothing where no grades are given."""
+    for language, found in read_grades(folder).items():
         if asked := found.get("asked"):
             print(
                 f"{language}: a language model graded {asked['labelled']:,} of {asked['documents']:,} documents "

@@ -1,5 +1,6 @@
 """Files that hold files: tar, zip and WARC."""
 
+import stat
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -21,7 +22,9 @@ class Member:
     name: str
     size: int
     stream: BinaryIO | None
-    """None where it is encrypted."""
+    """None where it is encrypted, or no file."""
+    kind: str = ""
+    """What it is where it is no file, such as `link`."""
 
 
 def read_tar(stream: BinaryIO) -> Iterator[Member]:
@@ -31,6 +34,9 @@ def read_tar(stream: BinaryIO) -> Iterator[Member]:
         for info in archive:
             if info.isfile() and (member := archive.extractfile(info)) is not None:
                 yield Member(info.name, info.size, cast(BinaryIO, member))
+            elif not info.isdir():
+                kind = "link" if info.islnk() or info.issym() else "neither a file nor a folder"
+                yield Member(info.name, 0, None, kind)
     if readable.failure is not None:
         raise readable.failure
     if any(readable.last):  # tarfile takes a header that is cut off for the end
@@ -42,6 +48,9 @@ def read_zip(stream: BinaryIO) -> Iterator[Member]:
     with zipfile.ZipFile(stream) as archive:
         for info in archive.infolist():
             if info.is_dir():
+                continue
+            if stat.S_ISLNK(info.external_attr >> 16):
+                yield Member(info.filename, info.file_size, None, "link")
                 continue
             if info.flag_bits & 1:
                 yield Member(info.filename, info.file_size, None)

@@ -3,11 +3,13 @@
 import codecs
 import contextlib
 import io
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import pyarrow as pa
 
@@ -35,6 +37,10 @@ from reprise.recipe.documents import Input
 from reprise.storage import printable
 
 __all__ = ["Item", "Record", "Reject", "SourceFile", "read_records"]
+
+
+_HELD_BYTES = 64 << 20
+"""A table in an archive is held in memory up to this size, and on the disk beyond it."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +179,9 @@ def _read_archive(stream: BinaryIO, name: str, format: str, reading: Reading) ->
     for member in containers.read_tar(stream) if format == "tar" else containers.read_zip(stream):
         path = f"{name}!{printable(member.name)}"
         kind = format_of(member.name)
-        if any(part.startswith(".") for part in PurePosixPath(member.name).parts):
+        if member.kind:
+            reading.skip(SkippedFile(path, f"{member.kind} in an archive", member.size))
+        elif any(part.startswith(".") for part in PurePosixPath(member.name).parts):
             reading.skip(SkippedFile(path, "hidden", member.size))
         elif kind.format is None or kind.format in ARCHIVES:
             reason = "unknown extension" if kind.format is None else "archive in an archive"
@@ -181,6 +189,9 @@ def _read_archive(stream: BinaryIO, name: str, format: str, reading: Reading) ->
         elif member.stream is None:
             yield Reject(path, 1, "encrypted", "")
         elif kind.format in SEEKING:
-            yield from read_stream(io.BytesIO(member.stream.read()), path, kind.format, reading)
+            with tempfile.SpooledTemporaryFile(_HELD_BYTES) as held:
+                shutil.copyfileobj(member.stream, held)
+                held.seek(0)
+                yield from read_stream(cast(BinaryIO, held), path, kind.format, reading)
         else:
             yield from read_stream(decompress(member.stream, kind.compression), path, kind.format, reading)

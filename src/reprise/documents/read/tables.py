@@ -197,6 +197,10 @@ def read_csv(stream: BinaryIO, name: str, format: str, entry: Input) -> Iterator
 
 def _check_header(header: list[str], names: dict[str, str], name: str, entry: Input) -> None:
     for field, column in names.items():
+        if header.count(column) > 1:
+            raise UserError(
+                f"there are {header.count(column)} columns {column!r}", where=f"{name}:1", remedy="rename all but one"
+            )
         if column not in header and (field == "text" or field in entry.fields):
             raise UserError(
                 f"there is no column {column!r} for the field {field}; the columns are {', '.join(header)[:300]}",

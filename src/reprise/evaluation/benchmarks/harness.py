@@ -25,6 +25,7 @@ from reprise.evaluation.benchmarks.catalogue import Benchmark, Part
 from reprise.evaluation.benchmarks.loglikelihood import ContinuationScorer, cut_pieces
 from reprise.evaluation.model import EvaluatedModel
 from reprise.evaluation.pieces import measure_pieces
+from reprise.evaluation.quiet import without_bars
 from reprise.progress import track
 from reprise.storage import digest
 
@@ -199,7 +200,8 @@ def local_tasks(benchmark: Benchmark, items: LocalSet) -> dict[str, Any]:
 
 def hub_tasks(benchmark: Benchmark) -> dict[str, Any]:
     """Name -> task of the harness, as it is there, questions from the Hub."""
-    loaded = _manager(benchmark).load([benchmark.hub])["tasks"]
+    with without_bars():
+        loaded = _manager(benchmark).load([benchmark.hub])["tasks"]
     for task in loaded.values():
         if benchmark.shots is not None and (task.get_config("num_fewshot") != 0 or benchmark.shots == 0):
             task.set_config(key="num_fewshot", value=benchmark.shots)
@@ -309,15 +311,16 @@ def run_tasks(
         as_chat: put each question through the model's chat template.
     """
     chosen = {name: task for name, task in tasks.items() if samples[name]}
-    results = evaluate(
-        lm=lm,
-        task_dict={"tasks": chosen, "groups": {}},
-        samples={name: samples[name] for name in chosen},
-        bootstrap_iters=0,
-        log_samples=True,
-        apply_chat_template=as_chat,
-        confirm_run_unsafe_code=False,
-    )
+    with without_bars():
+        results = evaluate(
+            lm=lm,
+            task_dict={"tasks": chosen, "groups": {}},
+            samples={name: samples[name] for name in chosen},
+            bootstrap_iters=0,
+            log_samples=True,
+            apply_chat_template=as_chat,
+            confirm_run_unsafe_code=False,
+        )
     return {name: list(results["samples"][name]) for name in chosen}
 
 

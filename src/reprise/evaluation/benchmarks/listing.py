@@ -136,7 +136,7 @@ def _places(dataset: str) -> Iterator[Path]:
 def benchmark_table(rows: list[ListedBenchmark], title: str) -> Table:
     """Benchmarks as a table for a terminal."""
     table = Table(title=title, title_justify="left")
-    table.add_column("name", no_wrap=True)
+    table.add_column("name")
     more = {"language": [row["language"] for row in rows], "asks": [row["asks"] for row in rows]}
     told = {name: values for name, values in more.items() if len(set(values)) > 1}  # the rest would repeat itself
     for name in ("suites", *told, "questions"):

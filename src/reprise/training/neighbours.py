@@ -1,0 +1,99 @@
+"""What other programs take of this machine's cores while training begins, and what the log says of threads."""
+
+import os
+import resource
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from reprise.progress import console
+from reprise.recipe.training import Training
+
+_LEAST_SECONDS = 0.5
+"""The kernel counts in hundredths of a second: over less time than this a share means little."""
+_LEAST_CORES = 0.5
+"""Fewer busy cores than this are not worth a line."""
+
+
+@dataclass(frozen=True)
+class CoreTimes:
+    """Processor time since the machine started, in seconds, at one moment."""
+
+    moment: float
+    busy: float
+    """Of all programs, on the cores that this process may use."""
+    own: float
+    """Of this process and the children that it waited for, on any core."""
+
+
+def read_core_times() -> CoreTimes | None:
+    """Processor times now; None on a system that does not tell."""
+    try:
+        lines = Path("/proc/stat").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    names = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+    ticks = 0
+    for fields in (line.split() for line in lines):
+        if fields[0] in names:
+            user, nice, system, _idle, _waiting, interrupts, soft, *_ = map(int, fields[1:])
+            ticks += user + nice + system + interrupts + soft
+    own = sum(
+        usage.ru_utime + usage.ru_stime
+        for usage in (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
+    )
+    return CoreTimes(time.monotonic(), ticks / os.sysconf("SC_CLK_TCK"), own)
+
+
+def busy_cores(before: CoreTimes | None, now: CoreTimes | None) -> float | None:
+    """Cores that other programs kept busy between two moments; None where that cannot be told."""
+    if before is None or now is None or now.moment - before.moment < _LEAST_SECONDS:
+        return None
+    return max(0.0, (now.busy - before.busy) - (now.own - before.own)) / (now.moment - before.moment)
+
+
+def describe_threads(training: Training, threads: int, cores: int, processes: int, others: float | None) -> list[str]:
+    """What a reader of the log should know of the threads of a training on the CPU.
+
+    The number of threads is never changed on its own account: sums in another order would end in other weights.
+
+    Args:
+        training: settings of the loop.
+        threads: threads of each process.
+        cores: cores that the process may use.
+        processes: processes of the run on this machine.
+        others: cores that other programs keep busy; None where that is not known.
+    """
+    lines = []
+    if others is not None and others >= _LEAST_CORES:
+        spin = os.environ.get("GOMP_SPINCOUNT")
+        policy = os.environ.get("OMP_WAIT_POLICY")
+        waiting = (
+            f"OMP_WAIT_POLICY={policy}" if policy else f"GOMP_SPINCOUNT={spin}" if spin else "the defaults of OpenMP"
+        )
+        lines.append(
+            f"other programs keep {others:.1f} of {cores} cores busy, so training is slower; it uses {threads} threads"
+            f", which wait by {waiting}; training.threads={max(1, cores - round(others))} leaves the others their cores"
+        )
+    if processes > 1 and not training.threads and threads * processes < cores and "OMP_NUM_THREADS" in os.environ:
+        lines.append(
+            f"each of {processes} processes uses {threads} of {cores} cores (OMP_NUM_THREADS="
+            f"{os.environ['OMP_NUM_THREADS']}, which torchrun sets to 1 by itself); training.threads="
+            f"{cores // processes} uses all"
+        )
+    return lines
+
+
+def say_threads(name: str, training: Training, threads: int, processes: int, before: CoreTimes | None) -> None:
+    """Print `describe_threads`.
+
+    Args:
+        name: the stage.
+        training: settings of the loop.
+        threads: threads of this process.
+        processes: processes of the run on this machine.
+        before: processor times when the stage began; others are not told apart from processes of the run.
+    """
+    others = busy_cores(before, read_core_times()) if processes == 1 else None
+    for line in describe_threads(training, threads, len(os.sched_getaffinity(0)), processes, others):
+        console.print(f"{name}: {line}", markup=False, highlight=False, soft_wrap=True)
