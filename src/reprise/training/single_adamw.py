@@ -67,7 +67,7 @@ class SingleAdamW(torch.optim.Optimizer):
         moments = [local_part(state[name]).view(-1) for name in ("exp_avg", "exp_avg_sq")]
         tensors = (local.view(-1), local_part(weight.grad).reshape(-1), *moments)
         rate, correction = float(group["lr"]), (1 - beta2**step) ** 0.5
-        for part, gradient, mean, square in zip(*(one.split(CHUNK) for one in tensors), strict=True):
+        for part, gradient, mean, square in zip(*(torch.split(one, CHUNK) for one in tensors), strict=True):
             gradient = gradient.float()
             mean.lerp_(gradient, 1 - beta1)
             square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)

@@ -47,7 +47,7 @@ class _Question:
 
 def cut_pieces(requests: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[int]]:
     """Positions of the requests of each piece: those of one context together, beside contexts that begin alike."""
-    order = sorted(range(len(requests)), key=lambda position: requests[position][0])
+    order = sorted(range(len(requests)), key=lambda position: tuple(requests[position][0]))
     pieces: list[list[int]] = []
     room = 0
     for context, group in itertools.groupby(order, key=lambda position: requests[position][0]):
