@@ -136,10 +136,10 @@ def test_models_are_asked_by_all_processes_for_the_bytes_of_one(tmp_path, recipe
     chat = tmp_path / "chat"
     shutil.copytree(tiny_model, chat)
     (chat / "chat_template.jinja").write_text(CHAT_TEMPLATE)
-    generator = {"kind": "transformers", "max_tokens": 8, "batch_size": 2}
+    generator = {"kind": "transformers", "max_tokens": 8, "batch_size": 1}
     recipe_data |= {"model": {"path": str(chat)}}
     recipe_data["synthesis"] = {
-        "enabled": True, "requests": 12, "disciplines": ["physics"], "kinds": {"question": 1.0}, "generator": generator
+        "enabled": True, "requests": 6, "disciplines": ["physics"], "kinds": {"question": 1.0}, "generator": generator
     }  # fmt: skip
     recipe_data["evaluation"] |= {
         "benchmarks": ["icl-probe", "instructions-en"], "limit": 12, "dtype": "float32", "merge_factors": [0.5],
