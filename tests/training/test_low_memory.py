@@ -21,7 +21,8 @@ MUON = {"optimizer": {"kind": "muon"}}
 
 def settings_of(arguments, *, steps=6, **training):
     stage = make_stage(tokens=SEQ_LEN * 4 * steps, schedule={"peak_lr": 3e-3})
-    return {**arguments, "stage": stage, "training": make_training(**training)}
+    seldom = {"every_tokens": 0, "max_tokens": 64}  # a validation takes longer than these steps
+    return {**arguments, "stage": stage, "training": make_training(**{"validation": seldom, **training})}
 
 
 def losses(work):
