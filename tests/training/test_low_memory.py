@@ -35,7 +35,7 @@ def movement(folder, base):
     return torch.stack([(after[name].float() - before[name].float()).norm() for name in before]).norm()
 
 
-@given(value=st.floats(-1e30, 1e30, allow_nan=False, width=32), seed=st.integers(0, 2**60))
+@given(value=st.floats(-(2.0**100), 2.0**100, width=32), seed=st.integers(0, 2**60))
 def test_a_value_is_rounded_to_one_of_its_neighbours(value, seed):
     values = torch.full((64,), value)
     rounded = round_at_random(values, torch.Generator().manual_seed(seed)).float()

@@ -38,6 +38,14 @@ class SingleAdamW(torch.optim.Optimizer):
             moments = {name: torch.zeros_like(weight, dtype=torch.float32) for name in ("exp_avg", "exp_avg_sq")}
             self.state[weight] = {"step": torch.zeros((), dtype=torch.float32), **moments}
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take a saved state. torch would round the moments to the type of the weights."""
+        super().load_state_dict(state_dict)
+        saved = [name for group in state_dict["param_groups"] for name in group["params"]]
+        for name, weight in zip(saved, self.weights(), strict=True):
+            for part in ("exp_avg", "exp_avg_sq"):
+                self.state[weight][part] = state_dict["state"][name][part].detach().clone()
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Change every weight that has a gradient."""
