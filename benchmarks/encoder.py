@@ -72,12 +72,13 @@ def main() -> None:
             rate = len(rows) / (time.perf_counter() - start)
             quality = measure(scores, [topics.index(topic) for _, topic, _ in rows], topics)
             print(
-                f"  {part}: {len(rows)} documents, accuracy {quality.accuracy:.3f}, macro-F1 {quality.macro_f1:.3f}, "
+                f"  {part}: {len(rows)} documents, accuracy {quality['accuracy']:.3f}, "
+                f"macro-F1 {quality['macro_f1']:.3f}, "
                 f"{rate:.0f} documents/s",
                 flush=True,
             )
             if part == "test":
-                results[name] = {"macro_f1": round(quality.macro_f1, 4), "fit_s": round(seconds, 1)}
+                results[name] = {"macro_f1": round(quality["macro_f1"], 4), "fit_s": round(seconds, 1)}
     print(json.dumps(results))
 
 

@@ -193,12 +193,12 @@ def main() -> None:
                     scores = np.maximum(classifier.log_probabilities([text for _, text in rows]), -1e3)
                     quality = measure(scores, [lists[lang].index(topic) for topic, _ in rows], lists[lang])
                     print(
-                        f"  {part}: {quality.labels} documents, accuracy {quality.accuracy:.3f}, "
-                        f"macro-F1 {quality.macro_f1:.3f}, calibration error {quality.calibration_error:.3f}",
+                        f"  {part}: {quality['labels']} documents, accuracy {quality['accuracy']:.3f}, "
+                        f"macro-F1 {quality['macro_f1']:.3f}, calibration error {quality['calibration_error']:.3f}",
                         flush=True,
                     )
-                    results[f"{lang}, {what}, {terms}, {part}"] = round(quality.macro_f1, 4)
-        print({topic: round(value, 2) for topic, value in quality.f1.items()})
+                    results[f"{lang}, {what}, {terms}, {part}"] = round(quality["macro_f1"], 4)
+        print({topic: round(value, 2) for topic, value in quality["f1"].items()})
         print_origins([(n, y) for n, y, _ in parts["test"]], [lists[lang][i] for i in scores.argmax(1)])
     print(json.dumps(results))
 

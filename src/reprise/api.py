@@ -1,7 +1,7 @@
 """`reprise.open(RUN)`: what a run holds, for a script or a notebook."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +16,10 @@ from reprise.documents.table import DOCUMENTS, read_table
 from reprise.errors import UserError
 from reprise.evaluation.results import Results
 from reprise.evaluation.stage import RESULTS
+from reprise.mixture.batch import Batch
 from reprise.mixture.preview import PreviewRow, preview
-from reprise.mixture.sampler import Batch, Sampler
+from reprise.mixture.sampler import Sampler
+from reprise.mixture.state import SamplerState
 from reprise.model.loading import load_tokenizer
 from reprise.recipe import Recipe
 from reprise.recipe.loading import open_recipe
@@ -25,6 +27,7 @@ from reprise.report.curves import drop_repeated, read_metrics
 from reprise.storage import Json
 from reprise.tokens.store import TokenStore
 from reprise.training.checkpoint import read_facts
+from reprise.training.events import Event
 from reprise.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -42,14 +45,14 @@ class Run:
     recipe: Recipe
     """Its settings, as the last command resolved them."""
 
-    def stages(self) -> dict[str, Json | None]:
+    def stages(self) -> dict[str, dict[str, Json] | None]:
         """Stage -> what it counted (`documents_out`, `dropped`, ...), in order; None where it is not done."""
         from reprise.stages import stages
 
         manifests = {stage.name: self._workspace.manifest(stage.name) for stage in stages(self.recipe)}
         return {name: None if manifest is None else manifest.counts for name, manifest in manifests.items()}
 
-    def metrics(self, stage: str = "train-1") -> list[dict[str, Json]]:
+    def metrics(self, stage: str = "train-1") -> list[Event]:
         """Records of a training stage in order, also while it trains; what a restart did again is there once.
 
         `kind` says what a record is: `step` (loss, learning rate, tokens per second), `validation`, `benchmarks`,
@@ -58,12 +61,12 @@ class Run:
         Raises:
             UserError: there is no such stage, or it has not begun.
         """
-        self._number(stage)
+        self._index_of(stage)
         paths = [self.folder / folder / "metrics.jsonl" for folder in (stage, f"{stage}.partial")]
         path = next((path for path in paths if path.is_file()), None)
         if path is None:
             raise _not_yet(stage, self.folder)
-        return drop_repeated(read_metrics(path)[0])
+        return cast(list[Event], drop_repeated(read_metrics(path)[0]))
 
     def results(self) -> Results:
         """What was measured on both models, and the verdicts (`evaluate/results.json`).
@@ -121,10 +124,10 @@ class Run:
         Raises:
             UserError: there is no such stage, or the text is not tokenized.
         """
-        number = self._number(stage)
+        index = self._index_of(stage)
         decode = self.tokenizer.decode
         return preview(
-            self.recipe, self.store, lambda ids: str(decode(ids)), stage=number, previous=self._previous(number)
+            self.recipe, self.store, lambda ids: str(decode(ids)), stage=index, previous=self._previous(index)
         )
 
     def batches(
@@ -157,7 +160,7 @@ class Run:
         self, stage: str = "train-1", *, batch_rows: int | None = None, rank: int = 0, world: int = 1
     ) -> "BatchDataset":
         """`batches` as a dataset for PyTorch: `DataLoader(run.dataset(), batch_size=None, num_workers=2)`."""
-        self._number(stage)
+        self._index_of(stage)
         return BatchDataset(self, stage, batch_rows or self.recipe.training.batch_rows, rank, world)
 
     def model_folder(self, stage: str | None = None) -> Path:
@@ -170,7 +173,7 @@ class Run:
             UserError: there is no such stage, or it is not done.
         """
         name = stage or f"train-{len(self.recipe.stages)}"
-        self._number(name)
+        self._index_of(name)
         folder = self.folder / name / "model"
         if not folder.is_dir():
             raise _not_yet(name, self.folder)
@@ -180,24 +183,25 @@ class Run:
     def _workspace(self) -> Workspace:
         return Workspace(self.folder)
 
-    def _number(self, stage: str) -> int:
-        names = [f"train-{number + 1}" for number in range(len(self.recipe.stages))]
+    def _index_of(self, stage: str) -> int:
+        """Index of a training stage, from 1."""
+        names = [f"train-{index + 1}" for index in range(len(self.recipe.stages))]
         if stage not in names:
             remedy = f"name {' or '.join(names)}"
             raise UserError(f"there is no training stage {stage!r}", where=str(self.folder), remedy=remedy)
         return names.index(stage) + 1
 
-    def _previous(self, number: int) -> Mapping[str, Json] | None:
+    def _previous(self, index: int) -> SamplerState | None:
         """The sampler's state at the end of the stage before, where that one is done."""
-        state = self.folder / f"train-{number - 1}" / "state"
+        state = self.folder / f"train-{index - 1}" / "state"
         return read_facts(state)["sampler"] if state.is_dir() else None
 
     def _sampler(self, stage: str) -> Sampler:
-        number = self._number(stage)
-        previous = self._previous(number)
-        if number > 1 and previous is None:
-            raise _not_yet(f"train-{number - 1}", self.folder)
-        return Sampler(self.store, self.recipe.stages[number - 1], self.recipe.rows, self.recipe.seed, previous)
+        index = self._index_of(stage)
+        previous = self._previous(index)
+        if index > 1 and previous is None:
+            raise _not_yet(f"train-{index - 1}", self.folder)
+        return Sampler(self.store, self.recipe.stages[index - 1], self.recipe.rows, self.recipe.seed, previous)
 
 
 class BatchDataset(IterableDataset[dict[str, Tensor]]):

@@ -185,8 +185,8 @@ def _read_items(path: Path) -> Iterator[Item]:
 
 def _read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each line's `file:line` and object, with a text `question` and a list of texts `choices`."""
-    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
-        where = f"{path}:{number}"
+    for line_index, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        where = f"{path}:{line_index}"
         if not line.strip():
             continue
         try:

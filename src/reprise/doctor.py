@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 from reprise import preflight
 from reprise.documents.clean.stage import clean_rows
 from reprise.documents.language import detect_languages
-from reprise.documents.part_step import Place
+from reprise.documents.part_step import RowsOrigin
 from reprise.documents.read.files import SourceFile, find_files
 from reprise.documents.read.parsing import PageParser
 from reprise.documents.read.record import Item, Record
@@ -67,12 +67,12 @@ def diagnose(
     """
     inputs: list[SampledInput] = []
     buckets: list[SampledBucket] = []
-    for number, entry in enumerate(recipe.documents.inputs):
+    for index, entry in enumerate(recipe.documents.inputs):
         records: list[Record] = []
         rejects: Counter[str] = Counter()
         error = ""
         try:
-            for item in sample_records(entry, f"documents.inputs.{number}.path", limit):
+            for item in sample_records(entry, f"documents.inputs.{index}.path", limit):
                 if isinstance(item, Record):
                     records.append(item)
                 else:
@@ -81,14 +81,14 @@ def diagnose(
             error = str(refused)
         inputs.append(
             {
-                "input": number,
+                "input": index,
                 "path": entry.path,
                 "documents": len(records),
                 "rejects": dict(rejects.most_common()),
                 "error": error,
             }
         )
-        buckets += _clean_sample(recipe, number, records)
+        buckets += _clean_sample(recipe, index, records)
     return preflight.inspect(recipe), inputs, buckets
 
 
@@ -101,29 +101,29 @@ def sample_records(entry: Input, where: str, limit: int) -> Iterator[Item]:
     files: list[SourceFile] = find_files(entry, where)[:limit]
     each, more = divmod(limit, len(files))
     with PageParser() as parser:
-        for number, file in enumerate(files):
-            yield from islice(read_records(file, entry, None, parser), each + (number < more))
+        for index, file in enumerate(files):
+            yield from islice(read_records(file, entry, None, parser), each + (index < more))
 
 
-def _clean_sample(recipe: Recipe, number: int, records: list[Record]) -> Iterator[SampledBucket]:
+def _clean_sample(recipe: Recipe, index: int, records: list[Record]) -> Iterator[SampledBucket]:
     """What the stage clean would drop of the records of one input."""
     if not records:
         return
     texts = [str(record.fields["text"]) for record in records]
     languages = [record.fields["lang"] for record in records]
     if None in languages:
-        detected = detect_languages(texts, recipe.documents.inputs[number].language_identifier)
-        languages = [known or found for known, found in zip(languages, detected, strict=True)]
+        detected = detect_languages(texts, recipe.documents.inputs[index].language_identifier)
+        languages = [known or guess for known, guess in zip(languages, detected, strict=True)]
     sources = [record.fields["source"] for record in records]
     table = pa.table({"text": texts, "lang": languages, "source": sources})
     pairs = [(str(language), str(source)) for language, source in zip(languages, sources, strict=True)]
     dropped: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     if recipe.documents.clean.enabled:
-        for row, reason, _ in clean_rows(recipe.documents.clean, table, Place("sample", 0)).drops:
+        for row, reason, _ in clean_rows(recipe.documents.clean, table, RowsOrigin("sample", 0)).drops:
             dropped[pairs[row]][reason] += 1
     for pair, documents in sorted(Counter(pairs).items()):
         yield {
-            "input": number,
+            "input": index,
             "language": pair[0],
             "source": pair[1],
             "documents": documents,

@@ -44,7 +44,7 @@ class UserError(ValueError):
         """One error that says all findings."""
         if len(findings) == 1:
             return cls(findings[0].what, where=findings[0].where, remedy=findings[0].remedy)
-        lines = [f"{number}. {finding}".replace("\n", "\n   ") for number, finding in enumerate(findings, 1)]
+        lines = [f"{index}. {finding}".replace("\n", "\n   ") for index, finding in enumerate(findings, 1)]
         return cls(f"{len(findings)} things to fix before the work can begin:\n" + "\n".join(lines))
 
 

@@ -24,25 +24,25 @@ _received: list[int] = []
 def exit_at_once() -> None:
     """Leave at a signal without unwinding: for the time of imports, when nothing has begun that could be lost."""
 
-    def leave(number: int, frame: FrameType | None) -> NoReturn:
+    def leave(signal_number: int, frame: FrameType | None) -> NoReturn:
         os.write(2, f"{MESSAGE}\n".encode())
-        os._exit(128 + number)
+        os._exit(128 + signal_number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, leave)
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signal_number, leave)
 
 
 def raise_at_signals() -> None:
     """Raise an exception in the main thread at a signal, until `settle`."""
     _received.clear()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _receive)
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signal_number, _receive)
     signal.signal(signal.SIGALRM, _receive)
 
 
-def _receive(number: int, frame: FrameType | None) -> NoReturn:
-    if number != signal.SIGALRM:
-        _received.append(number)
+def _receive(signal_number: int, frame: FrameType | None) -> NoReturn:
+    if signal_number != signal.SIGALRM:
+        _received.append(signal_number)
     signal.setitimer(signal.ITIMER_REAL, _REPEAT_S)
     raise KeyboardInterrupt if _received[-1] == signal.SIGINT else Stopped
 
@@ -54,7 +54,7 @@ def settle() -> int | None:
     """
     if signal.getsignal(signal.SIGALRM) is not _receive:
         return _received[0] if _received else None
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
-        signal.signal(number, signal.SIG_IGN)
+    for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+        signal.signal(signal_number, signal.SIG_IGN)
     signal.setitimer(signal.ITIMER_REAL, 0.0)
     return _received[0] if _received else None

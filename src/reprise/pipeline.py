@@ -1,4 +1,4 @@
-"""Bring the stages of a run up to date: which are stale, and run these."""
+"""Bring the stages of a run up to date: run those that are not."""
 
 import contextlib
 import errno
@@ -8,124 +8,23 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from reprise import preflight
-from reprise.documents.read.files import SourceFile
 from reprise.documents.table import DOCUMENTS
 from reprise.errors import UserError, out_of_memory
+from reprise.freshness import walk_stages, with_needs
+from reprise.manifest import Comparison, Derivation, Manifest, differences
 from reprise.processes import Processes
 from reprise.recipe import Recipe
-from reprise.recipe.fields import decisive
 from reprise.recipe.loading import format_kept
 from reprise.stages import Stage, stages
-from reprise.storage import InputRecord, printable, record_input
-from reprise.workspace import Comparison, Derivation, Manifest, Status, Work, Workspace, differences
+from reprise.workspace import Work, Workspace
 
 T = TypeVar("T")
 
 SAY_HASHING_S = 1.0
 """Checksums that took less are not worth a line."""
-
-UNREAD = "not read yet"
-"""In place of the checksum of a file that is new or changed, where files must not be read."""
-
-
-def walk_stages(
-    recipe: Recipe, workspace: Workspace, until: Sequence[str] | None = None, *, read_files: bool = True
-) -> Iterator[tuple[Stage, Derivation | None, Status]]:
-    """Each stage that is wanted or needed for it (None: all), what it would be made from now, and whether it is fresh.
-
-    What a stage is made from is known once the stages before it are fresh; until then it is None. Each stage is looked
-    at when it is asked for, so a caller that makes the stages that are not fresh gets all of them right.
-
-    Args:
-        recipe: the run.
-        workspace: its folder.
-        until: the stages that are wanted.
-        read_files: whether files of the user that are new or changed are read for their checksums; without, a stage
-            that reads such a file is stale.
-    """
-    every = stages(recipe)
-    wanted = _with_needs(every, until)
-    records: dict[str, InputRecord] = {}
-    waiting: set[str] = set()
-    for stage in every:
-        if stage.name not in wanted:
-            continue
-        manifest = workspace.manifest(stage.name)
-        older = [name for name in stage.needs if name in waiting]
-        derivation = None
-        if older:
-            state: Literal["stale", "missing"] = "stale" if manifest else "missing"
-            status = Status(state, f"{', '.join(older)} must run first" if manifest else "has not run")
-        else:
-            derivation = _derive(stage, workspace, manifest, records, read_files)
-            status = workspace.status(derivation)
-            if status.state == "fresh" and manifest and (reason := stage.outdated(manifest.counts)):
-                status = Status("stale", reason)
-        yield stage, derivation, status
-        if workspace.manifest(stage.name) is None or (derivation is None or _is_stale(workspace, derivation)):
-            waiting.add(stage.name)
-
-
-def _is_stale(workspace: Workspace, derivation: Derivation) -> bool:
-    return workspace.status(derivation).state != "fresh"
-
-
-def _derive(
-    stage: Stage,
-    workspace: Workspace,
-    manifest: Manifest | None,
-    records: dict[str, InputRecord],
-    read_files: bool,
-) -> Derivation:
-    """What a stage would be made from now; the stages that it needs are fresh.
-
-    Args:
-        stage: the stage.
-        workspace: folder of the run.
-        manifest: manifest of the published stage.
-        records: of files of the user that were looked at before, by path; added to.
-        read_files: as in `walk_stages`.
-    """
-    files = {}
-    for name, file in stage.files().items():
-        path = printable(file.path if isinstance(file, SourceFile) else str(file))
-        if path not in records:
-            records[path] = _record(file, manifest.files.get(printable(name)) if manifest else None, read_files)
-        files[printable(name)] = records[path]
-    inputs = {}
-    for name in stage.needs:
-        needed = workspace.manifest(name)
-        assert needed is not None, "a stage is derived once those that it needs are published"
-        inputs[name] = needed.everything if stage.reads_records else needed.content
-    return Derivation(
-        stage=stage.name,
-        settings={"version": stage.version, **{name: decisive(value) for name, value in stage.settings.items()}},
-        inputs=inputs,
-        files=files,
-        resumable=stage.resumable,
-        precious=stage.precious,
-        records=stage.records,
-    )
-
-
-def _record(file: Path | SourceFile, known: InputRecord | None, read_files: bool) -> InputRecord:
-    """What identifies a file: its content; in an object store, which is not read for this, its size."""
-    if isinstance(file, SourceFile):
-        return {"path": printable(file.path), "size": file.size, "mtime_ns": 0, "xxh128": f"{file.size} bytes"}
-    if read_files:
-        return record_input(file, known)
-    stat = file.stat()
-    same = known is not None and (known["size"], known["mtime_ns"]) == (stat.st_size, stat.st_mtime_ns)
-    content = known["xxh128"] if known and same else UNREAD
-    return {"path": printable(str(file)), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "xxh128": content}
-
-
-def statuses(recipe: Recipe, workspace: Workspace) -> list[tuple[str, Status]]:
-    """Which stages are fresh, stale and missing, and why."""
-    return [(stage.name, status) for stage, _, status in walk_stages(recipe, workspace)]
 
 
 def run_stages(
@@ -141,7 +40,7 @@ def run_stages(
 
     Args:
         recipe: the run.
-        until: the stages that are wanted; None wants all.
+        until: names of stages; None: all.
         restart: throw away the progress of a half-trained stage whose settings changed.
         adopt: resume from it with the new settings.
         others: workspaces of runs alike; a stage that one of them made in the same way is taken over from there.
@@ -194,7 +93,7 @@ def _preflight(recipe: Recipe, workspace: Workspace, until: Sequence[str] | None
         walk = walk_stages(recipe, workspace, until, read_files=False)
         names = [stage.name for stage, _, status in walk if status.state != "fresh"]
     except UserError:
-        preflight.refuse(preflight.inspect(recipe, _with_needs(stages(recipe), until)))
+        preflight.refuse(preflight.inspect(recipe, with_needs(stages(recipe), until)))
         raise
     if names:
         findings = preflight.inspect(recipe, names)
@@ -424,23 +323,8 @@ def _run_with_memory(stage: Stage, work: Work) -> None:
 
 def _summary(work: Work) -> str:
     """The single numbers among a stage's counts, for one line in the terminal."""
-    numbers = [f"{name.replace('_', ' ')} {value:,}" for name, value in work.counts.items() if type(value) is int]
-    return f" ({', '.join(numbers[:6])})" if numbers else ""
-
-
-def _with_needs(every: Sequence[Stage], until: Sequence[str] | None) -> set[str]:
-    """The wanted stages and all that they need."""
-    by_name = {stage.name: stage for stage in every}
-    wanted: set[str] = set()
-    queue = list(by_name if until is None else until)
-    while queue:
-        name = queue.pop()
-        if name not in by_name:
-            raise UserError(f"this recipe has no stage `{name}`", remedy=f"its stages are {', '.join(by_name)}")
-        if name not in wanted:
-            wanted.add(name)
-            queue += by_name[name].needs
-    return wanted
+    counts = [f"{name.replace('_', ' ')} {value:,}" for name, value in work.counts.items() if type(value) is int]
+    return f" ({', '.join(counts[:6])})" if counts else ""
 
 
 def open_processes(timeout_s: int) -> Processes:

@@ -88,17 +88,17 @@ def check_inputs(recipe: Recipe) -> Iterator[Finding]:
         ("documents.topics.labelled", documents.topics.labelled),
         ("documents.quality.labelled", documents.quality.labelled if documents.quality is not None else []),
     ):
-        for number, entry in enumerate(entries):
+        for index, entry in enumerate(entries):
             if is_remote(entry.path):
                 continue  # listing an object store can take minutes; the stage `read` does it first
             try:
-                find_files(entry, f"{setting}.{number}.path")
+                find_files(entry, f"{setting}.{index}.path")
             except UserError as error:
                 yield Finding.of(error, "missing")
             if _holds(entry.path, Path(recipe.workspace)):
                 yield Finding(
                     "the workspace lies in this folder, so the run would read what it writes",
-                    f"{setting}.{number}.path={printable(entry.path)}",
+                    f"{setting}.{index}.path={printable(entry.path)}",
                     f"name a workspace elsewhere (workspace={recipe.workspace}), or the folders of the text alone",
                 )
 

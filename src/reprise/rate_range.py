@@ -83,16 +83,16 @@ def find_rates(study: RateStudy) -> RateAnswer:
     rates = np.geomspace(study.lowest, study.highest, study.rates).tolist()
     steps: list[RateStep] = []
     broke_at = None
-    for number, rate in enumerate(rates, 1):
+    for index, rate in enumerate(rates, 1):
         varied = _recipe_of(study, recipe, rates)
         try:
-            run_stages(varied, until=[f"train-{number}"], say=_say)
+            run_stages(varied, until=[f"train-{index}"], say=_say)
         except UserError as error:
             if "was not finite" not in error.what:
                 raise
             broke_at = rate
             break
-        steps.append(_step(Path(varied.workspace), number, rate, varied))
+        steps.append(_step(Path(varied.workspace), index, rate, varied))
         if _got_worse(steps, _kept(varied)):
             broke_at = rate
             break
@@ -143,9 +143,9 @@ def _kept(recipe: Recipe) -> dict[str, float]:
     }
 
 
-def _step(workspace: Path, number: int, rate: float, recipe: Recipe) -> RateStep:
+def _step(workspace: Path, index: int, rate: float, recipe: Recipe) -> RateStep:
     """What a stage measured at its start and at its end."""
-    path = workspace / f"train-{number}" / "metrics.jsonl"
+    path = workspace / f"train-{index}" / "metrics.jsonl"
     groups = recipe.held_out_groups()
     measured = [record for record in drop_repeated(read_metrics(path)[0]) if record["kind"] == "validation"]
     before, after = (

@@ -93,7 +93,7 @@ def find_ratio(study: RatioStudy) -> RatioAnswer:
     seeds = itertools.cycle(study.seeds)
     recipes: dict[tuple[str, int], Recipe] = {}
     due: Sequence[float] = FIRST_SHARES
-    for number in itertools.count():
+    for attempt in itertools.count():
         for share in due[: study.runs - len(runs)]:
             seed = next(seeds)
             name = f"share-{share:.3f}"
@@ -102,7 +102,7 @@ def find_ratio(study: RatioStudy) -> RatioAnswer:
             before_after = _measured(Path(recipes[name, seed].workspace), kept, language)
             runs.append({"share": share, "seed": seed, **before_after})
         answer = _best(runs, tolerance, last=len(runs) >= study.runs)
-        due = next_shares(answer.share, number, study.runs - len(runs))
+        due = next_shares(answer.share, attempt, study.runs - len(runs))
         if not due:
             break
     result: RatioAnswer = {

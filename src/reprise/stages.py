@@ -4,23 +4,28 @@ A stage gets the settings named here and no others, so that a change re-runs exa
 """
 
 import importlib
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reprise.benchmark_files import question_files, set_files
 from reprise.documents.drop_limit import check_drop_share
-from reprise.documents.read.files import SourceFile, find_files
-from reprise.documents.read.remote import is_remote
-from reprise.evaluation.benchmarks.external import external, searched_files, task_files
+from reprise.documents.read.files import SourceFile
+from reprise.evaluation.benchmarks.external import external, searched_files
 from reprise.model.files import model_files
 from reprise.recipe import Recipe
-from reprise.recipe.documents import Input, Quality, Topics
-from reprise.recipe.generator import Generator
 from reprise.recipe.mixture import Stage as TrainingStage
+from reprise.stage_files import (
+    decontamination_files,
+    evaluation_files,
+    input_files,
+    label_files,
+    learned_labels,
+    named_files,
+    synthesis_files,
+)
 from reprise.storage import Json
+from reprise.training.events import LiveScore
 from reprise.verification import read_verification
 from reprise.workspace import Work
 
@@ -79,7 +84,7 @@ def stages(recipe: Recipe) -> list[Stage]:
             settings={"model": recipe.model, "tokens": recipe.tokens, "split_sources": sorted(recipe.split_sources())},
             means={"engine": recipe.documents.engine},
             version=3,
-            files=lambda: _files("model", model_files(recipe.model)),
+            files=lambda: named_files("model", model_files(recipe.model)),
         ),
         *training,
         Stage(
@@ -93,7 +98,7 @@ def stages(recipe: Recipe) -> list[Stage]:
                 "last_stage": trained[-1],
                 "seed": recipe.seed,
             },
-            files=lambda: _files("model", model_files(recipe.model)) | _question_files(recipe),
+            files=lambda: named_files("model", model_files(recipe.model)) | evaluation_files(recipe),
             resumable=True,
             version=7,
         ),
@@ -104,6 +109,7 @@ def stages(recipe: Recipe) -> list[Stage]:
         tuple(step.name for step in steps),
         settings={"recipe": recipe},
         reads_records=True,
+        version=2,
         outdated=lambda counts: _verified_since(counts, Path(recipe.workspace)),
     )
     return [*steps, report]
@@ -111,94 +117,119 @@ def stages(recipe: Recipe) -> list[Stage]:
 
 def _document_stages(recipe: Recipe) -> list[Stage]:
     """From the user's files to scored documents."""
-    documents = recipe.documents
-    split = sorted(recipe.split_sources())
     return [
-        Stage(
-            "read",
-            lambda: _import("reprise.documents.read.stage"),
-            settings={
-                "inputs": documents.inputs,
-                "valid_share": documents.valid_share,
-            },
-            means={"engine": documents.engine, "max_reject_share": documents.max_reject_share},
-            files=lambda: _input_files(documents.inputs, "documents.inputs"),
-            records=("rejects.jsonl",),
-            outdated=lambda counts: _too_many_rejects(counts, documents.max_reject_share),
-            version=4,
-            passes_text=True,
-        ),
-        Stage(
-            "clean",
-            lambda: _limited("clean", recipe),
-            ("read",),
-            settings={"clean": documents.clean},
-            means={"engine": documents.engine},
-            records=DROPPED,
-            version=2,
-            passes_text=True,
-        ),
-        Stage(
-            "deduplicate",
-            lambda: _limited("deduplicate", recipe),
-            ("clean",),
-            settings={"deduplicate": documents.deduplicate},
-            means={"engine": documents.engine},
-            records=DROPPED,
-            passes_text=True,
-        ),
-        Stage(
-            "decontaminate",
-            lambda: _with_questions(_limited("decontaminate", recipe), recipe),
-            ("deduplicate",),
-            settings={"decontaminate": documents.decontaminate, "benchmarks": recipe.evaluation.question_folders()},
-            means={"engine": documents.engine, "data": recipe.evaluation.data},
-            records=DROPPED,
-            files=lambda: _benchmark_files(recipe),
-            version=3,
-            passes_text=True,
-        ),
-        Stage(
-            "label",
-            lambda: _import("reprise.documents.label.stage"),
-            ("decontaminate",),
-            settings={
-                "topics": documents.topics,
-                "quality": documents.quality,
-                "split_sources": split,
-                # Runs with other seeds have their scores in common where nothing is learned.
-                "seed": recipe.seed if split or documents.quality is not None else 0,
-                **_if(any(labels.llm is not None for labels in _labels(recipe)), {"model": recipe.model}),
-            },
-            means={"engine": documents.engine},
-            files=lambda: _label_files(recipe),
-            records=(
-                "classifiers/*",
-                "grade_classifiers/*",
-                "report.json",
-                "asked.jsonl",
-                "graded.jsonl",
-                "grades.json",
-                *DROPPED,
-            ),
-            version=3,
-            passes_text=True,
-        ),
-        Stage(
-            "score",
-            lambda: _import("reprise.documents.score"),
-            ("label",),
-            settings={
-                "model": documents.perplexity.model or recipe.model,
-                "perplexity": documents.perplexity,
-                "buckets": _scored_buckets(recipe),
-            },
-            files=lambda: _files("model", model_files(documents.perplexity.model or recipe.model)),
-            resumable=True,
-            parallel=True,
-            version=2,
-        ),
+        _read_stage(recipe),
+        _clean_stage(recipe),
+        _deduplicate_stage(recipe),
+        _decontaminate_stage(recipe),
+        _label_stage(recipe),
+        _score_stage(recipe),
     ]
+
+
+def _read_stage(recipe: Recipe) -> Stage:
+    documents = recipe.documents
+    return Stage(
+        "read",
+        lambda: _import("reprise.documents.read.stage"),
+        settings={"inputs": documents.inputs, "valid_share": documents.valid_share},
+        means={"engine": documents.engine, "max_reject_share": documents.max_reject_share},
+        files=lambda: input_files(documents.inputs, "documents.inputs"),
+        records=("rejects.jsonl",),
+        outdated=lambda counts: _too_many_rejects(counts, documents.max_reject_share),
+        version=4,
+        passes_text=True,
+    )
+
+
+def _clean_stage(recipe: Recipe) -> Stage:
+    return Stage(
+        "clean",
+        lambda: _limited("clean", recipe),
+        ("read",),
+        settings={"clean": recipe.documents.clean},
+        means={"engine": recipe.documents.engine},
+        records=DROPPED,
+        version=3,
+        passes_text=True,
+    )
+
+
+def _deduplicate_stage(recipe: Recipe) -> Stage:
+    return Stage(
+        "deduplicate",
+        lambda: _limited("deduplicate", recipe),
+        ("clean",),
+        settings={"deduplicate": recipe.documents.deduplicate},
+        means={"engine": recipe.documents.engine},
+        records=DROPPED,
+        passes_text=True,
+    )
+
+
+def _decontaminate_stage(recipe: Recipe) -> Stage:
+    return Stage(
+        "decontaminate",
+        lambda: _with_questions(_limited("decontaminate", recipe), recipe),
+        ("deduplicate",),
+        settings={
+            "decontaminate": recipe.documents.decontaminate,
+            "benchmarks": recipe.evaluation.question_folders(),
+        },
+        means={"engine": recipe.documents.engine, "data": recipe.evaluation.data},
+        records=DROPPED,
+        files=lambda: decontamination_files(recipe),
+        version=4,
+        passes_text=True,
+    )
+
+
+def _label_stage(recipe: Recipe) -> Stage:
+    documents, split = recipe.documents, sorted(recipe.split_sources())
+    return Stage(
+        "label",
+        lambda: _import("reprise.documents.label.stage"),
+        ("decontaminate",),
+        settings={
+            "topics": documents.topics,
+            "quality": documents.quality,
+            "split_sources": split,
+            # Runs with other seeds have their scores in common where nothing is learned.
+            "seed": recipe.seed if split or documents.quality is not None else 0,
+            **_if(any(labels.llm is not None for labels in learned_labels(recipe)), {"model": recipe.model}),
+        },
+        means={"engine": documents.engine},
+        files=lambda: label_files(recipe),
+        records=(
+            "classifiers/*",
+            "grade_classifiers/*",
+            "report.json",
+            "asked.jsonl",
+            "graded.jsonl",
+            "grades.json",
+            *DROPPED,
+        ),
+        version=4,
+        passes_text=True,
+    )
+
+
+def _score_stage(recipe: Recipe) -> Stage:
+    perplexity = recipe.documents.perplexity
+    return Stage(
+        "score",
+        lambda: _import("reprise.documents.score"),
+        ("label",),
+        settings={
+            "model": perplexity.model or recipe.model,
+            "perplexity": perplexity,
+            "buckets": _scored_buckets(recipe),
+        },
+        files=lambda: named_files("model", model_files(perplexity.model or recipe.model)),
+        resumable=True,
+        parallel=True,
+        version=2,
+    )
 
 
 def _synthesis_stage(recipe: Recipe) -> Stage:
@@ -217,7 +248,7 @@ def _synthesis_stage(recipe: Recipe) -> Stage:
             "seed": recipe.seed,
         },
         means={"engine": documents.engine, "data": recipe.evaluation.data},
-        files=lambda: _synthesis_files(recipe),
+        files=lambda: synthesis_files(recipe),
         resumable=True,
         records=(*DROPPED, "funnel.json", "samples.json", "provenance.jsonl"),
         version=2,
@@ -247,12 +278,12 @@ def _training_stages(recipe: Recipe) -> list[Stage]:
                 **_if(not recipe.training.guards.acts_on_retention, guarded),
                 **_if(not _validations_decide(recipe, stage), window),
             },
-            files=lambda: _files("model", model_files(recipe.model)),
+            files=lambda: named_files("model", model_files(recipe.model)),
             resumable=True,
             precious=True,
             records=("metrics.jsonl", "shares-applied.json"),
             parallel=True,
-            version=2,
+            version=3,
         )
         for index, stage in enumerate(recipe.stages)
     ]
@@ -290,92 +321,6 @@ def _scored_buckets(recipe: Recipe) -> list[tuple[str, str]]:
     return sorted(pair for pair in pairs if recipe.curriculum_selects(*pair))
 
 
-def _files(prefix: str, paths: Iterable[Path | SourceFile]) -> dict[str, Path | SourceFile]:
-    """Files by names that do not depend on where they are: the prefix, and the path below the folder of them all."""
-    named = [(file.path if isinstance(file, SourceFile) else str(file), file) for file in paths]
-    folders = {os.path.dirname(os.path.abspath(path)) for path, _ in named if not is_remote(path)}  # noqa: PTH100, PTH120
-    root = os.path.commonpath(folders) if folders else ""
-    return {
-        path if is_remote(path) else f"{prefix}/{os.path.relpath(os.path.abspath(path), root)}": file  # noqa: PTH100
-        for path, file in named
-    }
-
-
-def _input_files(inputs: Sequence[Input], setting: str) -> dict[str, Path | SourceFile]:
-    """The files of inputs; those of an object store stay as they are, with their size."""
-    files: dict[str, Path | SourceFile] = {}
-    for number, entry in enumerate(inputs):
-        of_entry = find_files(entry, f"{setting}.{number}.path")
-        files |= _files(f"{setting}.{number}", [file if is_remote(file.path) else Path(file.path) for file in of_entry])
-    return files
-
-
-def _labels(recipe: Recipe) -> list[Topics | Quality]:
-    """The settings of the labels that are learned."""
-    documents = recipe.documents
-    return [documents.topics, *([documents.quality] if documents.quality is not None else [])]
-
-
-def _label_files(recipe: Recipe) -> dict[str, Path | SourceFile]:
-    """The labelled files, the user's prompts, and the files of the models that labels are learned with or asked of."""
-    files: dict[str, Path | SourceFile] = {}
-    for name, labels in zip(("topics", "quality"), _labels(recipe), strict=False):
-        files |= _input_files(labels.labelled, f"documents.{name}.labelled")
-        if labels.classifier == "encoder":
-            files |= _files(f"{name} encoder", _local_model(labels.encoder.model))
-        if labels.llm is not None:
-            files |= _files(f"{name} generator", _asked_model(labels.llm.generator, recipe))
-            files |= _files(f"{name} prompts", _prompts(labels.llm.prompts))
-    return files
-
-
-def _synthesis_files(recipe: Recipe) -> dict[str, Path | SourceFile]:
-    """The user's prompts and problems, the models that are asked in this process, and what answers are checked with."""
-    synthesis = recipe.synthesis
-    files = _files("model", model_files(recipe.model)) | _benchmark_files(recipe)
-    files |= _files("prompts", _prompts(synthesis.prompts))
-    if synthesis.code.problems is not None:
-        files |= _files("problems", [path for path in [Path(synthesis.code.problems).expanduser()] if path.is_file()])
-    for name, generator in (("generator", synthesis.generator), ("judge", synthesis.checks.judge)):
-        if generator is not None:
-            files |= _files(name, _asked_model(generator, recipe))
-    return files
-
-
-def _asked_model(generator: Generator, recipe: Recipe) -> list[Path]:
-    """Files of the model that answers in this process; none where a server does."""
-    if generator.kind == "openai":
-        return []
-    return model_files(recipe.model) if generator.model is None else _local_model(generator.model)
-
-
-def _local_model(path: str | None) -> list[Path]:
-    """Files of a model directory; none of a model that is a name on the Hub."""
-    return sorted(file for file in Path(path).iterdir() if file.is_file()) if path and Path(path).is_dir() else []
-
-
-def _prompts(folder: str | None) -> list[Path]:
-    """The user's prompt files."""
-    return [] if folder is None else sorted(Path(folder).expanduser().glob("*.yaml"))
-
-
-def _benchmark_files(recipe: Recipe) -> dict[str, Path | SourceFile]:
-    """The files of benchmark questions that documents are checked against."""
-    settings = recipe.documents.decontaminate
-    if not settings.enabled:
-        return {}
-    evaluation = recipe.evaluation
-    files = question_files(evaluation.question_folders(), evaluation.data, settings.extra_benchmarks)
-    own = {f"benchmarks/{Path(benchmark).name}/{path.name}": path for path, benchmark in files.items()}
-    return own | _external_questions(recipe)
-
-
-def _external_questions(recipe: Recipe) -> dict[str, Path | SourceFile]:
-    """The files of questions of benchmarks that are not ours; those of the harness's tasks are written on first use."""
-    files = searched_files(external(recipe.evaluation.benchmarks))
-    return {f"benchmarks/{benchmark}/questions": path for path, benchmark in files.items()}
-
-
 def _with_questions(run: Run, recipe: Recipe) -> Run:
     """A stage that searches documents for questions, with the files of benchmarks that are not ours."""
 
@@ -385,32 +330,15 @@ def _with_questions(run: Run, recipe: Recipe) -> Run:
     return run_with
 
 
-def _question_files(recipe: Recipe) -> dict[str, Path | SourceFile]:
-    """The files of benchmark questions that the models are asked; none where our benchmarks come from the Hub."""
-    evaluation = recipe.evaluation
-    others = _external_questions(recipe) | {
-        f"tasks/{name}": path for name, path in task_files(external(evaluation.benchmarks)).items()
-    }
-    if evaluation.data is None:
-        return others
-    data = Path(evaluation.data).expanduser()
-    return others | {
-        f"questions/{folder}/{path.name}": path
-        for folder in evaluation.question_folders()
-        for path in set_files(data, folder)
-        if path.is_file()
-    }
-
-
 def _limited(name: str, recipe: Recipe) -> Run:
     """A document stage, refused where it drops too much; the limit is no setting of it, as it changes no output."""
     run = _import(f"reprise.documents.{name}.stage")
     needed = {
-        (component.language, source)
+        (entry.language, source)
         for stage in recipe.stages
-        for component in stage.mixture.values()
-        for source, share in component.sources.items()
-        if share and component.share
+        for entry in stage.mixture.values()
+        for source, share in entry.sources.items()
+        if share and entry.share
     }
 
     def run_and_check(work: Work, **settings: Any) -> None:
@@ -425,10 +353,10 @@ def _import(module: str) -> Run:
     return run
 
 
-def _benchmarks_during(recipe: Recipe) -> Callable[[Any, str], Json]:
+def _benchmarks_during(recipe: Recipe) -> Callable[[Any, str], list[LiveScore]]:
     """What training calls to run the recipe's benchmarks on the model that it holds."""
 
-    def measure(model: Any, fingerprint: str) -> Json:
+    def measure(model: Any, fingerprint: str) -> list[LiveScore]:
         from reprise.evaluation.benchmarks.live import measure_live
 
         cache = Path(recipe.workspace) / "cache" / "evaluate" / "benchmarks"

@@ -6,7 +6,7 @@ from rich.table import Table
 from typing_extensions import TypedDict
 
 from reprise.errors import UserError
-from reprise.pipeline import statuses
+from reprise.freshness import statuses
 from reprise.recipe import Recipe
 from reprise.recipe.loading import open_recipe
 from reprise.records import record
@@ -41,8 +41,8 @@ class RunStatus(TypedDict):
 
 def status_of_run(recipe: Recipe) -> list[StageStatus]:
     """Every stage of a run, in their order."""
-    found = statuses(recipe, Workspace(recipe.workspace))
-    return [{"stage": name, "state": status.state, "reason": status.reason} for name, status in found]
+    states = statuses(recipe, Workspace(recipe.workspace))
+    return [{"stage": name, "state": status.state, "reason": status.reason} for name, status in states]
 
 
 def status_of_runs(folders: list[Path]) -> list[RunStatus]:

@@ -7,9 +7,13 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Annotated, Any
 
 import xxhash
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from reprise.records import record
 
 Json = Any
 """What `json` reads and writes."""
@@ -17,19 +21,20 @@ Json = Any
 _BLOCK_BYTES = 1 << 20
 
 
+@record
 class FileChecksum(TypedDict):
     """What a file is, by content."""
 
-    size: int
-    """Bytes."""
-    xxh128: str
-    """XXH3-128 of its bytes."""
+    size: Annotated[int, Field(description="Bytes.")]
+    xxh128: Annotated[str, Field(description="XXH3-128 of its bytes.")]
 
 
+@record
 class InputRecord(FileChecksum):
     """A file of the user."""
 
     path: str
+    """Its path; bytes that are no UTF-8 are written as `\\xd6`."""
     mtime_ns: int
     """Time of its last change; the file is hashed again only when this or the size differs."""
 
@@ -115,13 +120,13 @@ def find_damage(folder: Path, records: Mapping[str, FileChecksum], *, content: b
         content: read every file and compare checksums; without, sizes only.
     """
     damage = []
-    for name, record in records.items():
+    for name, expected in records.items():
         path = Path(os.path.normpath(folder / name))  # a file beside the folder is `../report.html`
         try:
             size = path.stat().st_size
-            if size != record["size"]:
-                damage.append(f"{path} has {size} bytes, not {record['size']}")
-            elif content and file_checksum(path)["xxh128"] != record["xxh128"]:
+            if size != expected["size"]:
+                damage.append(f"{path} has {size} bytes, not {expected['size']}")
+            elif content and file_checksum(path)["xxh128"] != expected["xxh128"]:
                 damage.append(f"{path} is damaged: its content is not what was written")
         except FileNotFoundError:
             damage.append(f"{path} is missing")

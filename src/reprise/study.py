@@ -2,9 +2,9 @@
 
     WORKSPACE/
       VARIANT-seed-N/     the run of a variant, a workspace like any other
-      VARIANT-seed-N.log  what it said, where runs go on at the same time
-      study.json          results (see `run_study`)
-      study.html          the same as a picture and sentences
+      VARIANT-seed-N.log  what it said, where several run at the same time
+      study.json          results (report/study_records.py)
+      study.html          the same as a page
 
 A stage that several runs have in common is made once: the pipeline takes it over from the run that made it. Runs are
 paired by seed: the difference to the baseline is taken seed by seed, and its interval is Student's, so three seeds give
@@ -35,7 +35,8 @@ from reprise.progress import console
 from reprise.recipe import Recipe, load_recipe
 from reprise.recipe.fields import AnyPath, FolderPath, Settings
 from reprise.recipe.loading import check, parse_yaml
-from reprise.report.study_page import Comparison, StudyResult, study_page
+from reprise.report.study_page import render_study
+from reprise.report.study_records import MeasureComparison, StudyResult
 from reprise.storage import write_json
 
 TakeThrough = Callable[[Recipe, Sequence[Path]], None]
@@ -114,10 +115,10 @@ def run_study(study: Study, *, arguments: Sequence[str] = (), only: str | None =
     Args:
         study: the study.
         arguments: arguments of the command `reprise study`, with which runs at the same time are started.
-        only: the one run that is wanted, such as `random-seed-1`; nothing is compared.
+        only: run this one alone, such as `random-seed-1`; nothing is compared.
 
     Returns:
-        The comparison, which is also written; None where only one run was wanted.
+        The comparison, which is also written; None with `only`.
 
     Raises:
         UserError: there is no such run; or a run has no such measure.
@@ -131,13 +132,15 @@ def run_study(study: Study, *, arguments: Sequence[str] = (), only: str | None =
     result: StudyResult = {
         "name": study.name,
         "question": study.question,
+        "recipe": study.recipe,
+        "variants": study.variants,
         "baseline": study.baseline,
         "seeds": study.seeds,
         "measures": {measure: _compare(study, measure, outcomes) for measure in study.measures},
     }
     root = Path(study.workspace)
     write_json(root / "study.json", result)
-    (root / "study.html").write_text(study_page(result), encoding="utf-8")
+    (root / "study.html").write_text(render_study(result), encoding="utf-8")
     return result
 
 
@@ -180,17 +183,17 @@ def run_apart(arguments: Sequence[str], parallel: int) -> TakeThrough:
     import torch
 
     accelerators = torch.cuda.device_count()
-    places: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for place in range(parallel):
-        places.put(place)
+    slots: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for slot in range(parallel):
+        slots.put(slot)
 
     def run(recipe: Recipe, others: Sequence[Path]) -> None:
-        place = places.get()
+        slot = slots.get()
         environment = dict(os.environ)
         if accelerators:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-            names = visible if len(visible) == accelerators else [str(number) for number in range(accelerators)]
-            environment["CUDA_VISIBLE_DEVICES"] = names[place % accelerators]
+            names = visible if len(visible) == accelerators else [str(index) for index in range(accelerators)]
+            environment["CUDA_VISIBLE_DEVICES"] = names[slot % accelerators]
         else:
             environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // parallel)))
         workspace = Path(recipe.workspace)
@@ -201,7 +204,7 @@ def run_apart(arguments: Sequence[str], parallel: int) -> TakeThrough:
             with log.open("a", encoding="utf-8") as output:
                 code = subprocess.run(command, stdout=output, stderr=output, env=environment, check=False).returncode
         finally:
-            places.put(place)
+            slots.put(slot)
         if code:
             last = log.read_text(encoding="utf-8").strip().split("\n")[-1]
             raise UserError(f"the run {workspace.name} ended with code {code}: {last}", where=str(log))
@@ -298,24 +301,24 @@ def read_results(workspace: Path) -> dict[str, Any]:
 
 def _value(results: dict[str, Any], measure: str) -> float:
     kind, _, name = measure.partition("/")
-    found: list[float] = []
+    values: list[float] = []
     if kind == "bits_per_byte":
         rows = results["bits_per_byte"]
-        found = [row["after"] for row in rows if row["language"] == name and row["source"] is None]
+        values = [row["after"] for row in rows if row["language"] == name and row["source"] is None]
     elif kind == "benchmark":
-        found = [row["after"] for row in results["benchmarks"] if row["benchmark"] == name]
+        values = [row["after"] for row in results["benchmarks"] if row["benchmark"] == name]
     elif kind == "group":
-        found = [results["groups"]["after"][name]] if name in results["groups"]["after"] else []
-    if not found:
+        values = [results["groups"]["after"][name]] if name in results["groups"]["after"] else []
+    if not values:
         raise UserError(f"the runs have no measure {measure!r}", where="measures", remedy="see results.json of a run")
-    return found[0]
+    return values[0]
 
 
-def _compare(study: Study, measure: str, outcomes: dict[tuple[str, int], dict[str, Any]]) -> Comparison:
+def _compare(study: Study, measure: str, outcomes: dict[tuple[str, int], dict[str, Any]]) -> MeasureComparison:
     relative = measure.startswith("bits_per_byte/")
     values = {variant: [_value(outcomes[variant, seed], measure) for seed in study.seeds] for variant in study.variants}
     base = values[study.baseline]
-    result: Comparison = {"higher_is_better": not relative, "variants": {}, "differences": {}, "sentences": []}
+    result: MeasureComparison = {"higher_is_better": not relative, "variants": {}, "differences": {}, "sentences": []}
     for variant, mine in values.items():
         mean, ci = mean_interval(mine)
         result["variants"][variant] = {"values": mine, "mean": mean, "ci": ci}

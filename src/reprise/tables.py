@@ -5,7 +5,7 @@ from rich.console import Console
 from rich.table import Table
 
 LONGEST_WORD = 24
-"""A longer word, such as a path, may go on in the next line."""
+"""A longer word, such as a path, may continue on the next line."""
 _FRAME, _BORDER = 3, 1
 """Characters of a row besides its text: for each column, and once."""
 

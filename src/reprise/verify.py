@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from reprise.errors import UserError
 from reprise.generators.journal import FILE as ANSWERS
 from reprise.generators.journal import read_key
+from reprise.manifest import MANIFEST, read_manifest
 from reprise.recipe import Recipe
 from reprise.storage import file_checksum, find_damage, from_printable, read_checked, write_checked
 from reprise.verification import VERIFIED, Verification, Verified
-from reprise.workspace import MANIFEST, Workspace, read_manifest
+from reprise.workspace import Workspace
 
 
 def verify_run(recipe: Recipe) -> Verification:
@@ -59,7 +60,9 @@ def _caches(workspace: Workspace) -> Iterator[Verified]:
         for path in files:
             if path.name == ANSWERS:
                 lines = path.read_bytes().splitlines()
-                damage += [f"{path}:{number} is damaged" for number, line in enumerate(lines, 1) if not read_key(line)]
+                damage += [
+                    f"{path}:{line_index} is damaged" for line_index, line in enumerate(lines, 1) if not read_key(line)
+                ]
             elif path.suffix == ".json" and read_checked(path) is None:
                 damage.append(f"{path} is damaged: its content is not what was written")
         num_bytes = sum(path.stat().st_size for path in files)

@@ -25,70 +25,25 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Literal
 
 from reprise import __version__
 from reprise.errors import UserError
+from reprise.manifest import (
+    MANIFEST,
+    Comparison,
+    Derivation,
+    Manifest,
+    differences,
+    read_manifest,
+    stale_reasons,
+    write_manifest,
+)
 from reprise.processes import Processes
 from reprise.recipe.loading import KEPT, KEPT_MARK
-from reprise.storage import (
-    FileChecksum,
-    InputRecord,
-    Json,
-    digest,
-    file_checksum,
-    find_damage,
-    sync,
-    write_json,
-    write_text,
-)
+from reprise.storage import Json, digest, file_checksum, find_damage, sync, write_json, write_text
 
-MANIFEST = "manifest.json"
 _BEGUN = "begun.json"
-
-
-class Comparison(TypedDict):
-    """The files of a stage were read again and had the checksums that they had when they were published."""
-
-    files: int
-    bytes: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a published stage says of itself."""
-
-    stage: str
-    fingerprint: str
-    """Hash of all that it was made from: `Derivation.fingerprint`."""
-    content: str
-    """Hash of the files that later stages read; equal content leaves them fresh."""
-    settings: Json
-    inputs: dict[str, str]
-    """Stage that it read -> its content."""
-    files: dict[str, InputRecord]
-    """File of the user, by a name that does not depend on its folder."""
-    outputs: dict[str, FileChecksum]
-    """File of the stage, relative to its folder."""
-    counts: dict[str, Json]
-    seconds: float
-    """Time that the work took."""
-    hashing_seconds: float
-    """Time that the checksums of the outputs took, after the work."""
-    compared: dict[str, Comparison]
-    """Stage that it read -> the comparison of its files before the work began; none where this process had just
-    written them."""
-    version: str
-    finished: str
-    precious: bool = False
-    removed: dict[str, FileChecksum] = field(default_factory=dict)
-    """Outputs that were removed once they had been read, to save disk space."""
-
-    @property
-    def everything(self) -> str:
-        """Hash of the whole manifest, for the report, which also shows counts and times."""
-        return digest(vars(self) | {"outputs": self.outputs | self.removed, "removed": {}})
 
 
 @dataclass
@@ -119,30 +74,6 @@ class Status:
 
     state: Literal["fresh", "stale", "missing"]
     reason: str
-
-
-@dataclass(frozen=True)
-class Derivation:
-    """All that decides what a stage writes."""
-
-    stage: str
-    settings: Json
-    inputs: dict[str, str]
-    """Stage that it reads -> its content."""
-    files: dict[str, InputRecord]
-    """File of the user, by a name that does not depend on its folder."""
-    resumable: bool = False
-    """A killed run of the stage can be resumed."""
-    precious: bool = False
-    """Took so long that nothing of it is thrown away when a setting changes, unless the user says so."""
-    records: tuple[str, ...] = ()
-    """Patterns of outputs that no later stage but the report reads; they are no part of the content."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the settings, of the content of the stages and of the content of the files."""
-        contents = {name: entry["xxh128"] for name, entry in self.files.items()}
-        return digest({"stage": self.stage, "settings": self.settings, "inputs": self.inputs, "files": contents})
 
 
 class Workspace:
@@ -399,7 +330,7 @@ class Workspace:
             partial = self._partial(derivation.stage).exists()
             return Status("missing", "was begun and not finished" if partial else "has not run")
         if manifest.fingerprint != derivation.fingerprint:
-            return Status("stale", "; ".join(_reasons(manifest, derivation)) or "made by another version")
+            return Status("stale", "; ".join(stale_reasons(manifest, derivation)) or "made by another version")
         damage = self.damage(manifest)
         return Status("stale", damage) if damage else Status("fresh", "")
 
@@ -458,66 +389,8 @@ class Workspace:
             yield
 
 
-def read_manifest(path: Path) -> Manifest:
-    """The manifest in a file.
-
-    Raises:
-        FileNotFoundError: there is none.
-        UserError: it is damaged.
-    """
-    try:
-        entry = json.loads(path.read_bytes())
-        written = entry.pop("checksum")
-        if digest(entry) != written:
-            raise ValueError("its content is not what was written")
-        return Manifest(**entry)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        reason = f"it has no {error}" if isinstance(error, KeyError) else error
-        raise UserError(
-            f"the manifest is damaged ({reason})", where=str(path), remedy=f"delete {path.parent} and run again"
-        ) from None
-
-
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `manifest.json` with a checksum of itself."""
-    entry = vars(manifest)
-    write_json(folder / MANIFEST, entry | {"checksum": digest(entry)})
-
-
 def _is_record(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def differences(old: Json, new: Json, prefix: str = "") -> list[str]:
-    """`name: old -> new` for each setting that differs."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        found = []
-        for key in [*old, *(key for key in new if key not in old)]:
-            name = f"{prefix}.{key}" if prefix else str(key)
-            found += differences(old.get(key), new.get(key), name)
-        return found
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        pairs = enumerate(zip(old, new, strict=True))
-        return [line for number, (a, b) in pairs for line in differences(a, b, f"{prefix}.{number}")]
-    return [] if old == new else [f"{prefix}: {_short(old)} -> {_short(new)}"]
-
-
-def _short(value: Json, limit: int = 60) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= limit else text[:limit] + "..."
-
-
-def _reasons(manifest: Manifest, derivation: Derivation) -> list[str]:
-    """Why a stage is stale: what differs between its manifest and today."""
-    reasons = differences(manifest.settings, derivation.settings)
-    reasons += [f"{name} changed" for name, print_ in derivation.inputs.items() if manifest.inputs.get(name) != print_]
-    for name in sorted(manifest.files.keys() | derivation.files.keys()):
-        old, new = manifest.files.get(name), derivation.files.get(name)
-        if old is None or new is None:
-            reasons.append(f"{name} is {'new' if old is None else 'gone'}")
-        elif old["xxh128"] != new["xxh128"]:
-            reasons.append(f"{name} changed")
-    return reasons
 
 
 def _read_json(path: Path) -> Json:

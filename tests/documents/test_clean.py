@@ -63,7 +63,7 @@ def test_personal_data_is_masked_where_asked(run):
     rows = [row("Write to jane@example.com. " * 10, 1, source="book")]
     work, kept, _ = run(rows, mask_personal_data=True)
     assert kept[0]["text"] == ("Write to [mail]. " * 10).strip()
-    assert work.counts["masked_mail"] == 10
+    assert work.counts["masked"]["mail"] == 10
 
 
 def test_switched_off_it_changes_nothing(run):
@@ -103,7 +103,7 @@ def test_the_cheap_look_for_mojibake_misses_none(text, encoding):
 @given(st.lists(st.text(max_size=60), max_size=5))
 def test_no_text_makes_it_fail_or_lose_a_row(texts):
     rows = [row(text.encode("utf-8", "replace").decode(), number) for number, text in enumerate(texts)]
-    outcome = clean.clean_rows(Clean(min_chars=0, mask_personal_data=True), as_table(rows), clean.Place("part", 0))
+    outcome = clean.clean_rows(Clean(min_chars=0, mask_personal_data=True), as_table(rows), clean.RowsOrigin("part", 0))
     assert len(outcome.columns["text"]) == len(texts)
     assert len({row for row, _, _ in outcome.drops}) == len(outcome.drops)
 
@@ -125,6 +125,6 @@ def test_measuring_shows_what_each_rule_costs_and_drops_nothing(tmp_path):
     assert losses["min_sentences"]["examples"][0]["origin"] in ("a:6", "a:7")
     for bucket in found.values():
         own = [one for one in rows if (one["lang"], one["source"]) == (bucket["language"], bucket["source"])]
-        outcome = clean.clean_rows(settings, as_table(own), clean.Place("part", 0))
+        outcome = clean.clean_rows(settings, as_table(own), clean.RowsOrigin("part", 0))
         assert bucket["documents"] - bucket["kept"] == len(outcome.drops)
     show_retention(found.values())

@@ -83,7 +83,11 @@ def test_a_run_stops_and_shows_what_it_dropped(tmp_path):
 )  # fmt: skip
 def test_a_later_stage_stops_too_and_names_its_setting(tmp_path, stage, reason, setting):
     question = "Which river runs past the old mill at the far end of the quiet village in the hills?"
-    bad = "The same words again and again in every copy of this page." if stage == "deduplicate" else question
+    bad = (
+        "The same words again and again, in every copy of this one long page of text. " * 2
+        if stage == "deduplicate"
+        else question
+    )
     texts = [
         bad if number % 2 else f"Page {number}. " + " ".join(f"word{number}x{k}" for k in range(30))
         for number in range(40)

@@ -13,6 +13,7 @@ from tests.tokens.stores import build_store, document
 from reprise.documents.label import stage as labels
 from reprise.documents.label.grades import fit_grades
 from reprise.documents.label.llm_labels import GRADED, GRADES, load_prompt, parse_grade
+from reprise.documents.label.report import GRADE_REPORT, show_grades
 from reprise.documents.label.stage import make_fit
 from reprise.documents.label.training_set import Labelled
 from reprise.documents.rejects import read_rejects
@@ -68,7 +69,7 @@ def run(make_work, tmp_path, server):
             quality=Quality.model_validate(quality),
         )
         table = [row for batch in read_table(work.output / DOCUMENTS) for row in batch.to_pylist()]
-        return work, table, json.loads((work.output / labels.GRADE_REPORT).read_text())
+        return work, table, json.loads((work.output / GRADE_REPORT).read_text())
 
     return run
 
@@ -93,16 +94,17 @@ def test_a_sample_is_graded_and_the_rest_learned_and_filtered(run, server, tmp_p
     assert not wrong
     figures = report["en"]
     assert figures["asked"]["documents"] == 200 and figures["asked"]["unusable"] in ({}, {"no_grade": 1})
-    assert sum(figures["named"].values()) + sum(figures["classified"].values()) == len(rows) - 1
-    assert figures["mean_error"] < 0.6 * figures["error_of_mean"]
-    assert figures["rank_correlation"] > 0.8 and figures["precision"] > 0.8 and figures["recall"] > 0.8
+    assert sum(sum(counts.values()) for counts in figures["documents"].values()) == len(rows) - 1
+    measured = figures["figures"]
+    assert measured["mean_error"] < 0.6 * measured["error_of_mean"]
+    assert measured["rank_correlation"] > 0.8 and measured["precision"] > 0.8 and measured["recall"] > 0.8
     assert work.counts["asked_grades"]["prompt_tokens"] > 0
     stored = list(read_rejects(tmp_path / "workspace", "label"))
     assert len(stored) == len(dropped) and "least 2.5" in stored[0]["detail"]
-    labels.show_grades(work.output)
+    show_grades(work.output)
     assert "held-out documents: mean error" in capsys.readouterr().out
     (shown,) = _grades(Workspace(tmp_path / "workspace"))
-    assert shown["language"] == "en" and shown["calibration"]
+    assert shown["language"] == "en" and shown["figures"]["calibration"]
 
 
 def test_grades_become_topics_and_other_sources_keep_theirs(run):
@@ -120,7 +122,7 @@ def test_grades_of_a_file_teach_in_any_language(run, tmp_path):
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     given = {"llm": None, "labelled": [{"path": str(path), "fields": {"topic": "grade"}}]}
     _, table, report = run(graded_rows(24, lang="tr"), **given)
-    assert report["tr"]["labels"] == dict.fromkeys(GRADES, 20)
+    assert report["tr"]["figures"]["labels"] == dict.fromkeys(GRADES, 20)
     good = [r["grade"] for n, r in enumerate(table) if n % 6 >= 4]
     bad = [r["grade"] for n, r in enumerate(table) if n % 6 <= 1]
     assert min(good) > max(bad)

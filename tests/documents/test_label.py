@@ -9,6 +9,7 @@ from reprise.documents.label import stage as topics
 from reprise.documents.label.calibration import choose_temperature, hold_out, measure
 from reprise.documents.label.glossary import read_glossary
 from reprise.documents.label.linear import LinearClassifier
+from reprise.documents.label.report import read_report, show_report
 from reprise.documents.label.subjects import CMMLU, MMLU
 from reprise.documents.label.training_set import Labelled
 from reprise.documents.table import DOCUMENTS, read_table, write_part
@@ -47,7 +48,7 @@ def run(make_work, tmp_path):
         topics.run(work, topics=Topics(**settings), split_sources=list(split_sources), seed=1, engine="native")
         labelled = [row for batch in read_table(work.output / DOCUMENTS) for row in batch.to_pylist()]
         assert len(labelled) == len(rows)
-        return work, labelled, topics.read_report(work.output)
+        return work, labelled, read_report(work.output)
 
     return run
 
@@ -67,15 +68,15 @@ def test_carried_topics_stay_and_the_others_are_learned(run):
     assert [r["topic"] for r in labelled[120:]] == [None, None]
     assert report["en"]["held_out"]["labels"] == 91
     assert report["en"]["held_out"]["accuracy"] > 0.95
-    assert report["en"]["carried"] == dict.fromkeys(names, 30)
-    assert sum(report["en"]["classified"].values()) == 30
+    assert report["en"]["documents"]["carried"] == dict.fromkeys(names, 30)
+    assert sum(report["en"]["documents"]["classified"].values()) == 30
     assert work.counts["unlabelled"] == {"en": 30}
 
 
 def test_the_report_is_shown(run, capsys):
     rng = random.Random(6)
     rows = [row(n, make_text(rng, name), name if n < 30 else None) for n, name in enumerate(list(WORDS) * 12)]
-    topics.show_report(run(rows)[2])
+    show_report(run(rows)[2])
     shown = capsys.readouterr().out
     assert all(name in shown for name in WORDS)
 
@@ -86,7 +87,7 @@ def test_unsure_documents_go_to_the_last_topic(run):
     rows += [row(100, "court judge statute appeal contract"), row(101, "zzz qqq")]
     _, labelled, report = run(rows, min_confidence=0.9)
     assert [r["topic"] for r in labelled[-2:]] == ["Law", "Others"]
-    assert report["en"]["unsure"] == {"Others": 1}
+    assert report["en"]["documents"]["unsure"] == {"Others": 1}
     assert labelled[-1]["topic_confidence"] < 0.9
 
 
@@ -126,7 +127,7 @@ def test_what_is_missing_is_explained(run, tmp_path):
             run([row(1, "text")], labelled=[Input(path=str(path), constants={"lang": "en"})])
         assert error.value.where == f"{path}:2"
     with pytest.raises(UserError, match="no report"):
-        topics.read_report(tmp_path / "nowhere")
+        read_report(tmp_path / "nowhere")
 
 
 def test_a_saved_classifier_answers_the_same(tmp_path):
@@ -150,12 +151,12 @@ def test_figures_equal_those_of_sklearn():
     scores, gold = rng.normal(size=(300, 4)), rng.integers(0, 4, 300)
     scores[np.arange(300), gold] += 1
     quality = measure(scores, gold, ["a", "b", "c", "d"])
-    assert quality.macro_f1 == pytest.approx(f1_score(gold, scores.argmax(1), average="macro"))
-    assert quality.accuracy == pytest.approx((scores.argmax(1) == gold).mean())
-    assert np.array(quality.confusion).sum() == 300
-    assert sum(entry["documents"] for entry in quality.calibration) == 300
+    assert quality["macro_f1"] == pytest.approx(f1_score(gold, scores.argmax(1), average="macro"))
+    assert quality["accuracy"] == pytest.approx((scores.argmax(1) == gold).mean())
+    assert np.array(quality["confusion"]).sum() == 300
+    assert sum(entry["documents"] for entry in quality["calibration"]) == 300
     overconfident = measure(scores * 10, gold, ["a", "b", "c", "d"])
-    assert overconfident.calibration_error > quality.calibration_error
+    assert overconfident["calibration_error"] > quality["calibration_error"]
     assert 8 < choose_temperature(scores * 4, gold) / choose_temperature(scores / 3, gold) < 16
 
 

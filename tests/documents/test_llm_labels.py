@@ -13,6 +13,7 @@ from tests.synthesis.serving import FaultyServer
 
 from reprise.documents.label import stage as topics
 from reprise.documents.label.llm_labels import FILE, load_prompt, parse_topic
+from reprise.documents.label.report import read_report, show_report
 from reprise.documents.table import DOCUMENTS, read_table, write_part
 from reprise.errors import UserError
 from reprise.generators.generator import Answer, Failure
@@ -69,13 +70,13 @@ def test_a_sample_of_each_source_is_asked_about_and_the_rest_learned(run, server
     assert {r["topic_confidence"] for r in labelled[:60]} == {None}
     assert labelled[60]["topic_confidence"] > 0
     assert labelled[63]["topic"] == "Law"
-    found = topics.read_report(work.output)["en"]
+    found = read_report(work.output)["en"]
     assert found["asked"]["cost"] == pytest.approx(61 * 100 / 1e6)
     assert (found["asked"]["documents"], found["asked"]["labelled"]) == (61, 60)
-    assert sum(found["named"].values()) == 60
+    assert sum(found["documents"]["named"].values()) == 60
     assert found["held_out"]["labels"] == 61
     assert work.counts["asked"]["prompt_tokens"] == 6100
-    topics.show_report({"en": found})
+    show_report({"en": found})
     assert "60 of 61 documents (1 no_topic" in capsys.readouterr().out
 
 

@@ -23,7 +23,7 @@ from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.groups import find_groups
 from reprise.recipe.model import Model
 from reprise.schemas import shipped_schema
-from reprise.training.checkpoint import VERSION
+from reprise.training.checkpoint_facts import Progress, ResumeFacts, write_facts
 from reprise.workspace import Work
 
 SETTINGS = Evaluation(max_length=64, stride=32, batch_tokens=512, dtype="float32")
@@ -52,12 +52,32 @@ def work(tmp_path, tiny_model):
         writer.write(list(documents()))
     (tmp_path / "evaluate.partial").mkdir()
     fit(tiny_model, tmp_path / "train-1" / "model", SENTENCES["zh"])
-    progress = {"tokens": 960}
-    described = {"version": VERSION, "files": {}, "progress": progress, "sampler": {}, "settings": {}, "averaged": 0}
     (tmp_path / "train-1" / "state").mkdir()
-    (tmp_path / "train-1" / "state" / "checkpoint.json").write_text(json.dumps(described))
+    (tmp_path / "train-1" / "state" / "checkpoint.json").write_text(json.dumps(described_checkpoint(tokens=960)))
     inputs = {"score": tmp_path / "score", "train-1": tmp_path / "train-1"}
     return Work(output=tmp_path / "evaluate.partial", inputs=inputs, cache=tmp_path / "cache")
+
+
+def described_checkpoint(tokens):
+    """`checkpoint.json` of a checkpoint without files."""
+    order = {"stage": {}, "rows": {}, "seed": 0}
+    sampler = {"version": 0, "store": "", "settings": order, "rows": 0, "tokens": tokens, "buckets": []}
+    facts: ResumeFacts = {
+        "progress": Progress(tokens=tokens),
+        "sampler": {**sampler, "shares": {}, "policies": {}},
+        "settings": {
+            **{name: {} for name in ("stage", "rows", "optimizer", "adapter", "averaging", "model")},
+            "stage_index": 0,
+            "batch_rows": 1,
+            "precision": "torch.float32",
+            "seed": 0,
+            "store": "",
+        },
+        "processes": 1,
+        "optimizer_steps": 0,
+        "averaged": 0,
+    }
+    return write_facts(facts, {})
 
 
 def fit(base, folder, sentences):

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from reprise.errors import UserError
-from reprise.report.study_page import study_page
+from reprise.report.study_page import render_study
+from reprise.schemas import FORMATS
 from reprise.study import detectable_difference, load_study, mean_interval, run_study, shipped_studies, student_quantile
 
 RECIPE = """
@@ -147,9 +148,12 @@ def test_sentence_says_better_only_where_the_interval_does(study, tmp_path):
 
 
 def test_page_stands_alone_and_escapes(study):
-    page = study_page(run(study, Pipeline(0.1)))
+    result = run(study, Pipeline(0.1))
+    page = render_study(result)
     assert "orders &lt;script&gt;" in page and "orders <script>" not in page
-    assert 'src="http' not in page and "Plotly.newPlot" in page
+    assert 'src="http' not in page and "Content-Security-Policy" in page
+    (study_format,) = (one for one in FORMATS if one.name == "study")
+    study_format.check(result)
 
 
 @pytest.mark.parametrize(("degrees", "expected"), [(1, 12.706205), (2, 4.302653), (5, 2.570582), (30, 2.042272)])

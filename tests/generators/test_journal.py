@@ -1,5 +1,6 @@
 """What was recorded is there after any kill, and nothing else is."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from reprise.errors import UserError
 from reprise.generators.generator import Answer
 from reprise.generators.journal import Journal
+from reprise.schemas import FORMATS
 
 
 def answer(text: str) -> Answer:
@@ -19,6 +21,9 @@ def test_half_a_line_is_cut_off_and_asked_again(tmp_path: Path) -> None:
     whole = journal.path.read_bytes()
     journal.record({"c": answer("drei")})
     journal.close()
+    (answers,) = (one for one in FORMATS if one.name == "answers")
+    for written in journal.path.read_text(encoding="utf-8").splitlines():
+        answers.check(json.loads(written))
     line = journal.path.read_bytes()[len(whole) :]
     for cut in range(len(line)):
         journal.path.write_bytes(whole + line[:cut])

@@ -9,7 +9,8 @@ from typing import Any
 
 from tests.tokens.stores import build_store, random_documents
 
-from reprise.mixture.sampler import Batch, Sampler
+from reprise.mixture.batch import Batch
+from reprise.mixture.sampler import Sampler
 from reprise.recipe.mixture import Stage
 from reprise.recipe.tokens import Rows
 from reprise.storage import write_json

@@ -9,7 +9,8 @@ from tests.mixture.runs import BATCH_ROWS, losses_at, make_stages, make_store, s
 from tests.tokens.stores import EOS, build_store, document, random_documents
 
 from reprise.errors import UserError
-from reprise.mixture.sampler import NO_LOSS, Batch, Sampler
+from reprise.mixture.batch import NO_LOSS, Batch
+from reprise.mixture.sampler import Sampler
 from reprise.mixture.shares import MixtureBucket
 from reprise.recipe.mixture import Stage
 from reprise.recipe.tokens import Rows

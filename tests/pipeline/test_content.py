@@ -9,7 +9,8 @@ import pytest
 import yaml
 from tests.pipeline.conftest import small_recipe
 
-from reprise.pipeline import run_stages, statuses
+from reprise.freshness import statuses
+from reprise.pipeline import run_stages
 from reprise.recipe.loading import load_recipe
 from reprise.workspace import Workspace
 

@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from reprise.errors import UserError
+from reprise.manifest import read_manifest, write_manifest
 from reprise.pipeline import run_stages
 from reprise.recipe.loading import load_recipe
-from reprise.workspace import read_manifest, write_manifest
 
 
 @pytest.fixture

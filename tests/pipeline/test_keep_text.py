@@ -4,7 +4,8 @@ import shutil
 
 import pytest
 
-from reprise.pipeline import run_stages, statuses
+from reprise.freshness import statuses
+from reprise.pipeline import run_stages
 from reprise.recipe.loading import load_recipe
 from reprise.workspace import Workspace
 

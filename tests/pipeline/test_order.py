@@ -63,7 +63,7 @@ def test_the_second_stage_goes_on_where_training_ended(recipe, printed):
     previous = read_facts(recipe.parent / "run" / "train-1" / "state")["sampler"]
     rows = printed(recipe, "stages.1.tokens=1024", "--stage", "train-2")
     assert rows == dealt(recipe, 2, previous)
-    with pytest.raises(UserError, match="no stage of training"):
+    with pytest.raises(UserError, match="no training stage"):
         reprise("order", recipe, "stages.1.tokens=1024", "--stage", "train-3")
 
 

@@ -21,6 +21,7 @@ from reprise import open as open_run
 from reprise.api import Run
 from reprise.errors import UserError
 from reprise.mixture.preview import WORD_TOKENS
+from reprise.schemas import FORMATS
 from reprise.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
@@ -80,6 +81,30 @@ def test_metrics_tell_what_happened(run):
     assert first["tokens"] == 0
     last = [event for event in events if event["kind"] == "step"][-1]
     assert last["tokens"] == 4096
+
+
+@pytest.mark.slow
+def test_every_record_on_disk_is_of_its_format(run):
+    _, workspace = run
+    formats = {one.name: one for one in FORMATS}
+    files = {
+        "manifest": "*/manifest.json",
+        "counts": "*/manifest.json",
+        "store": "tokenize/store.json",
+        "checkpoint": "train-*/state/checkpoint.json",
+        "topics": "label/report.json",
+        "results": "evaluate/results.json",
+        "report": "report.json",
+    }
+    for name, pattern in files.items():
+        paths = sorted(workspace.glob(pattern))
+        assert paths, pattern
+        for path in paths:
+            value = json.loads(path.read_text(encoding="utf-8"))
+            formats[name].check(value["counts"] if name == "counts" else value)
+    for path in workspace.glob("train-*/metrics.jsonl"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            formats["metrics"].check(json.loads(line))
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import yaml
+from tests.fuzz.calling import call
 from typer.testing import CliRunner
 
 from reprise.cli import app
@@ -83,4 +84,20 @@ def test_a_folder_without_runs_is_refused(tmp_path):
      ("evaluate", "x.yaml", "--limit", "-1")],
 )  # fmt: skip
 def test_numbers_out_of_range_are_refused(line):
-    assert "is not in the range" in CliRunner().invoke(app, list(line)).output
+    outcome = call(*line)
+    assert (outcome.code, outcome.fault) == (2, "")
+    assert f"Invalid value for '{line[2].partition('=')[0]}'" in outcome.err
+
+
+@pytest.mark.parametrize(
+    "line",
+    [("init", "n.yaml", "--model", "~nobody-here/m", "--data", "x"), ("init", "n.yaml", "--model", "", "--data", "x"),
+     ("init", "n.yaml", "--model", "m", "--data", "~nobody-here"),
+     ("init", "n.yaml", "--model", "m", "--data", "https://user:hidden-word@host/x.jsonl"),
+     ("init", "n.yaml", "--model", "m", "--data", "https://host/x.jsonl?X-Amz-Signature=hidden-word")],
+)  # fmt: skip
+def test_a_path_on_the_command_line_is_checked_like_one_in_a_recipe(line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as refused:
+        reprise(*line)
+    assert "hidden-word" not in str(refused.value)

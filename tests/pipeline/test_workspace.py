@@ -8,8 +8,9 @@ import time
 import pytest
 
 from reprise.errors import UserError
+from reprise.manifest import Derivation, differences
 from reprise.storage import digest, record_input, write_json
-from reprise.workspace import Derivation, Workspace, differences
+from reprise.workspace import Workspace
 
 
 def derivation_of(value=1, *, resumable=False, precious=False, files=None):

@@ -21,12 +21,12 @@ from tests.publish.models import CHATML
 from transformers import AutoModelForCausalLM
 
 from reprise.errors import UserError
+from reprise.manifest import read_manifest, write_manifest
 from reprise.pipeline import run_stages
 from reprise.publish.card import _hub_dataset
 from reprise.publish.export import Source, export_folder, export_gguf
 from reprise.publish.hub import push_folder
 from reprise.recipe import Recipe
-from reprise.workspace import read_manifest, write_manifest
 
 
 @pytest.fixture(scope="module")

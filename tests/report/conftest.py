@@ -15,6 +15,8 @@ from reprise.evaluation.comparison import compare_bits, find_untested, judge_row
 from reprise.evaluation.intervals import Estimate, estimate_score
 from reprise.evaluation.results import BenchmarkRow
 from reprise.evaluation.verdicts import headline
+from reprise.manifest import Manifest
+from reprise.manifest import write_manifest as publish_manifest
 from reprise.mixture.budget import budgets
 from reprise.model.machine import describe_machine
 from reprise.model.tokenizer import Tokenizer
@@ -23,8 +25,7 @@ from reprise.recipe.groups import find_groups
 from reprise.recipe.loading import parse_recipe
 from reprise.storage import InputRecord, Json, write_json
 from reprise.tokens.builder import StoreBuilder
-from reprise.workspace import Manifest, Workspace
-from reprise.workspace import write_manifest as publish_manifest
+from reprise.workspace import Workspace
 
 TOPICS = {"en": "Law and Policy", "zh": "Medicine and Health"}
 

@@ -15,6 +15,8 @@ import pytest
 
 from reprise.recipe import Recipe
 from reprise.report.build import HTML, compare_report, write_report
+from reprise.report.study_page import render_study
+from reprise.report.study_records import StudyResult
 from reprise.report.watch import open_watch
 from reprise.workspace import Workspace
 
@@ -333,3 +335,51 @@ def live() -> Iterator[Callable[[Workspace, Recipe], str]]:
     for server in servers:
         server.shutdown()
         server.server_close()
+
+
+def study_result(seeds: int) -> StudyResult:
+    """Two measures of three variants; one name would be markup, one is long."""
+    variants = ("random", "ascending <b>", "descending_with_a_name_that_is_as_long_as_a_folder_name_may_be")
+
+    def paired(size: float, unit: str) -> dict[str, Any]:
+        values = [size + 0.002 * (seed - 1) for seed in range(seeds)]
+        ci = (size - 0.004, size + 0.004) if seeds > 1 else None
+        return {"values": values, "mean": size, "ci": ci, "unit": unit, "detectable": 0.008 if ci else None}
+
+    def comparison(unit: str, higher: bool) -> Any:
+        values = {"values": [1.25 + 0.01 * seed for seed in range(seeds)], "mean": 1.26, "ci": None}
+        return {
+            "higher_is_better": higher,
+            "variants": {variant: dict(values) for variant in variants},
+            "differences": {variants[1]: paired(-0.02, unit), variants[2]: paired(0.001, unit)},
+            "sentences": [f"{variant} against random: -2.00 % in {seeds} seeds" for variant in variants[1:]],
+        }
+
+    return {
+        "name": "Does the order matter? <script>alert(1)</script>",
+        "question": "Do easy documents first help?",
+        "recipe": "recipes/demo.yaml",
+        "variants": {variant: [f"stages.0.curriculum.order={variant}"] for variant in variants},
+        "baseline": "random",
+        "seeds": list(range(1, seeds + 1)),
+        "measures": {
+            "bits_per_byte/zh": comparison("relative", higher=False),
+            "benchmark/cmmlu": comparison("difference", higher=True),
+        },
+    }
+
+
+@pytest.mark.parametrize(("width", "seeds"), [(1280, 3), (390, 3), (390, 1)])
+def test_a_study_looks_like_a_report(open_page: Callable[..., Any], tmp_path: Path, width: int, seeds: int) -> None:
+    (tmp_path / "study.html").write_text(render_study(study_result(seeds)), encoding="utf-8")
+    page = open_page((tmp_path / "study.html").as_uri(), width=width)
+    charts = page.evaluate(DRAWN)
+    assert len(charts) == 2
+    for chart in charts:
+        assert chart["marks"] >= 2 * (1 + seeds) and chart["width"] == chart["wanted"] <= width, chart
+    assert page.evaluate(OVERFLOW) == 0
+    assert page.locator("h1").inner_text().endswith("</script>")
+    styles = [item.get_attribute("class") for item in page.locator("#result .headline li").all()]
+    assert styles == (["gained", "undecided", "lost", "undecided"] if seeds > 1 else ["undecided"] * 4)
+    row = page.locator("#measure-0 table").first.locator("tbody tr").first.inner_text()
+    assert "\u22122.00\u202f%" in row and ("\u22122.40\u202f% to \u22121.60\u202f%" in row) == (seeds > 1)

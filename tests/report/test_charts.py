@@ -6,6 +6,7 @@ import pytest
 
 from reprise.recipe import Recipe
 from reprise.report import charts, retention
+from reprise.report.chart import MAX_TABLE_ROWS, log_ticks, plot_text, thin
 from reprise.report.facts import changes_so_far, gather
 from reprise.report.page import count, duration, fixed, percent
 from reprise.storage import Json
@@ -52,7 +53,7 @@ def test_every_chart_has_its_numbers_in_a_table(unchanged: Run) -> None:
         table = chart["table"]
         assert table["rows"]
         assert all(len(row) == len(table["columns"]) for row in table["rows"])
-        assert len(table["rows"]) <= charts.MAX_TABLE_ROWS
+        assert len(table["rows"]) <= MAX_TABLE_ROWS
 
 
 def test_the_second_stage_goes_on_where_the_first_ended(unchanged: Run) -> None:
@@ -195,8 +196,8 @@ def test_a_stage_that_has_just_begun(run_until: Callable[..., Run]) -> None:
 
 
 def test_thinning_keeps_both_ends() -> None:
-    rows = charts.thin([[i] for i in range(1000)])
-    assert len(rows) == charts.MAX_TABLE_ROWS
+    rows = thin([[i] for i in range(1000)])
+    assert len(rows) == MAX_TABLE_ROWS
     assert (rows[0], rows[-1]) == ([0], [999])
 
 
@@ -210,11 +211,11 @@ def test_thinning_keeps_both_ends() -> None:
     ],
 )
 def test_ticks_of_a_logarithmic_axis(low: float, high: float, expected: list[str]) -> None:
-    assert charts._log_ticks(low, high)["ticktext"] == expected
+    assert log_ticks(low, high)["ticktext"] == expected
 
 
 def test_plotlys_tags_are_taken_literally() -> None:
-    assert charts.plot_text('<a href="x">&</a>') == '&lt;a href="x"&gt;&amp;&lt;/a&gt;'
+    assert plot_text('<a href="x">&</a>') == '&lt;a href="x"&gt;&amp;&lt;/a&gt;'
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from reprise import cli, schemas
+from reprise import schemas
+from reprise.cli import show
 from reprise.errors import UserError
+from reprise.manifest import Comparison, read_manifest, write_manifest
 from reprise.recipe import Recipe
 from reprise.report import facts as facts_module
 from reprise.report.build import HTML, JSON, compare_report, run, write_report
@@ -18,7 +20,7 @@ from reprise.report.page import render_report
 from reprise.stage_names import stage_names
 from reprise.storage import Json, write_checked
 from reprise.verification import VERIFIED
-from reprise.workspace import Comparison, Work, Workspace, read_manifest, write_manifest
+from reprise.workspace import Work, Workspace
 
 FORMATS = {one.name: one for one in schemas.FORMATS}
 Run = tuple[Workspace, Recipe]
@@ -259,7 +261,7 @@ def test_a_folder_whose_name_contains_an_equals_sign_is_a_run_not_an_override(
 ) -> None:
     workspace, _ = run_until("read", folder="lr=1e-4")
     monkeypatch.chdir(tmp_path)
-    cli.report(["lr=1e-4"], compare=False, output=None)
+    show.report(["lr=1e-4"], compare=False, output=None)
     assert (workspace.root / HTML).exists()
     with pytest.raises(UserError, match="name one recipe"):
-        cli.report(["lr=1e-5"], compare=False, output=None)
+        show.report(["lr=1e-5"], compare=False, output=None)

@@ -3,10 +3,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from reprise.manifest import write_manifest
 from reprise.recipe import Recipe
 from reprise.report.facts import gather
 from reprise.report.order import BINS, perplexity_along
-from reprise.workspace import Workspace, write_manifest
+from reprise.workspace import Workspace
 
 Run = tuple[Workspace, Recipe]
 

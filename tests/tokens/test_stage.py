@@ -81,7 +81,7 @@ def content(store: Path) -> dict[str, bytes]:
 def test_a_piece_that_is_repeated_writes_the_same_runs(model: Model, tmp_path: Path) -> None:
     write_table(tmp_path)
     parts = tuple(map(str, sorted((tmp_path / "score" / "documents").iterdir())))
-    arguments = (model.model_dump_json(), "tokenizers", ("web",), 3000, os.getpid(), stage.Piece(0, parts))
+    arguments = (model.model_dump_json(), "tokenizers", ("web",), 3000, os.getpid(), stage.EncodePiece(0, parts))
     first = stage.encode_piece(str(tmp_path / "a"), *arguments)
     once = content(tmp_path / "a")
     (tmp_path / "a" / "runs" / "000000-00001.partial").mkdir()  # what a killed worker leaves

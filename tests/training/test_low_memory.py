@@ -32,7 +32,7 @@ def losses(work):
 def movement(folder, base):
     """Norm of how far the weights moved."""
     after, before = weights_of(folder), weights_of(base)
-    return torch.stack([(after[name].float() - before[name].float()).norm() for name in before]).norm()
+    return float(torch.stack([(after[name].float() - before[name].float()).norm() for name in before]).norm())
 
 
 @given(value=st.floats(-(2.0**100), 2.0**100, width=32), seed=st.integers(0, 2**60))

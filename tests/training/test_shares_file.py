@@ -9,6 +9,7 @@ import pytest
 from tests.training.conftest import SEQ_LEN, events, make_stage
 
 from reprise.mixture import sampler as sampling
+from reprise.schemas import FORMATS
 from reprise.training.signals import Interrupted
 from reprise.training.stage import run
 from reprise.training.trainer import Trainer
@@ -64,6 +65,7 @@ def test_a_file_and_a_hangup_change_the_shares_and_stop_nothing(arguments, make_
     assert sum(chinese[: 3 * ROWS]) == 6 and sum(chinese[3 * ROWS :]) == 20
     applied = json.loads((work.output / "shares-applied.json").read_text())
     assert [(entry["rows"], entry["shares"]) for entry in applied] == [(3 * ROWS, {"zh": 0.25})]
+    next(one for one in FORMATS if one.name == "shares-applied").check(applied)
 
 
 def test_a_changed_recipe_at_resume_changes_the_shares(arguments, make_work, dealt, after_step, monkeypatch):

@@ -1,5 +1,6 @@
 """The training stage against a plain loop, and what it leaves behind."""
 
+import json
 import math
 import os
 import shutil
@@ -18,6 +19,7 @@ from reprise.schemas import FORMATS
 from reprise.tokens.store import TokenStore
 from reprise.training import stage
 from reprise.training.checkpoint import checkpoints_in
+from reprise.training.checkpoint_facts import VERSION
 from reprise.training.signals import Interrupted
 from reprise.training.stage import run
 from reprise.training.trainer import Trainer
@@ -206,7 +208,7 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_is_taken(
     elif damage == "shard":
         (newest / "__0_0.distcp").unlink()
     else:
-        text = {"description": "{", "a list": "[1]", "half": '{"version": 3}'}[damage]
+        text = {"description": "{", "a list": "[1]", "half": json.dumps({"version": VERSION})}[damage]
         (newest / "checkpoint.json").write_text(text)
     shutil.copytree(newest, newest.with_name(f"{newest.name}.bak"))  # what a person may leave there
     with monkeypatch.context():
@@ -312,8 +314,6 @@ def test_the_second_stage_begins_where_the_first_ended(arguments, make_work, sta
     )
     run(second, **{**arguments, "stage": stage, "stage_index": 1})
     assert events(second, "validation")[0]["validation"] == events(first, "validation")[-1]["validation"]
-    import json
-
     facts = json.loads((second.output / "state" / "checkpoint.json").read_text())
     assert facts["progress"]["step"] == 2
     assert facts["optimizer_steps"] == (14 if state == "carry" else 2)

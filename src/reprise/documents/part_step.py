@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from reprise.documents.engine import Engine, run_pieces
 from reprise.documents.table import (
@@ -23,10 +25,14 @@ from reprise.documents.table import (
     read_table,
     write_part,
 )
+from reprise.records import record
 from reprise.workspace import Work
 
 Drop = tuple[int, str, str]
 """(row, reason, detail)."""
+
+Tally = Counter[tuple[str, ...]]
+"""What a step counts, by keys of its own."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +42,12 @@ class Outcome:
     columns: dict[str, Any] = field(default_factory=dict)
     """New values of columns, one to each row that was given, dropped ones included."""
     drops: list[Drop] = field(default_factory=list)
-    numbers: dict[str, int] = field(default_factory=dict)
-    """Added up over all rows, for the manifest."""
+    tally: Tally = field(default_factory=Counter)
+    """Added up over all rows; what the keys mean is the step's own matter."""
 
 
 @dataclass(frozen=True)
-class Place:
+class RowsOrigin:
     """Where rows come from."""
 
     part: str
@@ -50,7 +56,7 @@ class Place:
     """Their first row in it, from 0."""
 
 
-Step = Callable[[pa.Table, Place], Outcome]
+Step = Callable[[pa.Table, RowsOrigin], Outcome]
 """Looks at some rows."""
 
 _BATCH_ROWS = 2000
@@ -59,47 +65,55 @@ Bucket = tuple[str, str, str]
 """(language, source, split)."""
 
 
+@record
 class BucketFlow(TypedDict):
     """What a stage did to the documents of one language, source and split."""
 
     language: str
+    """Language."""
     source: str
+    """Source."""
     split: str
+    """`train` or `valid`."""
     documents_in: int
+    """Documents that came in."""
     dropped: dict[str, int]
     """Reason -> documents."""
 
 
+@record
 class StepCounts(TypedDict):
     """Counts of the manifest, of every stage that drops documents."""
 
-    documents_in: int
-    documents_out: int
-    dropped: int
-    dropped_by_reason: dict[str, int]
-    buckets: list[BucketFlow]
+    # In the annotation, because a record that inherits these fields shows their meaning too.
+    documents_in: Annotated[int, Field(description="Documents that came in.")]
+    documents_out: Annotated[int, Field(description="Documents that were written.")]
+    dropped: Annotated[int, Field(description="Documents that were dropped.")]
+    dropped_by_reason: Annotated[dict[str, int], Field(description="Reason -> documents, most frequent first.")]
+    buckets: Annotated[list[BucketFlow], Field(description="The same for each language, source and split.")]
 
 
 @dataclass
 class PartCounts:
     """What a step counted in one part, or in all."""
 
-    numbers: Counter[str] = field(default_factory=Counter)
+    tally: Tally = field(default_factory=Counter)
     documents_in: Counter[Bucket] = field(default_factory=Counter)
     drops: Counter[tuple[Bucket, str]] = field(default_factory=Counter)
     """(bucket, reason) -> documents."""
 
     def add(self, other: "PartCounts") -> None:
         """Add what was counted in another part."""
-        self.numbers.update(other.numbers)
+        self.tally.update(other.tally)
         self.documents_in.update(other.documents_in)
         self.drops.update(other.drops)
 
 
-def run_step(work: Work, before: str, step: Step, *, engine: Engine, what: str) -> None:
+def run_step(work: Work, before: str, step: Step, *, engine: Engine, what: str) -> tuple[StepCounts, Tally]:
     """Run a step over the documents of the stage `before`, part by part; write `documents/` and `dropped/`.
 
-    Puts StepCounts and the step's own numbers into `work.counts`.
+    Returns:
+        What came in and went out, and what the step counted.
     """
     source, target = work.inputs[before].resolve() / DOCUMENTS, work.output.resolve()
     parts = list_parts(source)
@@ -108,12 +122,11 @@ def run_step(work: Work, before: str, step: Step, *, engine: Engine, what: str) 
     total = PartCounts()
     for counts in run_pieces(apply, [part.name for part in parts], engine=engine, what=what, num_bytes=2 * num_bytes):
         total.add(counts)
-    work.counts.update(total.numbers)
-    balance(work, total)
+    return balance(work, total), total.tally
 
 
-def balance(work: Work, counted: PartCounts) -> None:
-    """Count what was written, put the numbers into the manifest, and make sure that nothing was lost.
+def balance(work: Work, counted: PartCounts) -> StepCounts:
+    """Count what was written, and make sure that nothing was lost.
 
     Raises:
         RuntimeError: documents in != documents out + dropped. A fault of ours, never of the user.
@@ -128,20 +141,19 @@ def balance(work: Work, counted: PartCounts) -> None:
     for (bucket, reason), count in sorted(counted.drops.items()):
         by_reason[reason] += count
         flows[bucket]["dropped"][reason] = count
-    work.counts.update(
-        StepCounts(
-            documents_in=documents_in,
-            documents_out=documents_out,
-            dropped=dropped,
-            dropped_by_reason=dict(by_reason.most_common()),
-            buckets=list(flows.values()),
-        )
-    )
+    counts: StepCounts = {
+        "documents_in": documents_in,
+        "documents_out": documents_out,
+        "dropped": dropped,
+        "dropped_by_reason": dict(by_reason.most_common()),
+        "buckets": list(flows.values()),
+    }
     if documents_in != documents_out + dropped or dropped != by_reason.total():
-        raise RuntimeError(f"documents were lost: {work.counts}")
+        raise RuntimeError(f"documents were lost: {counts}")
+    return counts
 
 
-def pass_through(work: Work, before: str) -> None:
+def pass_through(work: Work, before: str) -> StepCounts:
     """A step that is switched off: the same documents (hard links where the file system has them)."""
     source = work.inputs[before] / DOCUMENTS
     (work.output / DOCUMENTS).mkdir(parents=True, exist_ok=True)
@@ -153,7 +165,7 @@ def pass_through(work: Work, before: str) -> None:
     counted = PartCounts()
     for batch in read_table(source, ["lang", "source", "split"]):
         counted.documents_in.update(_buckets_of(batch))
-    balance(work, counted)
+    return balance(work, counted)
 
 
 def _buckets_of(rows: pa.Table | pa.RecordBatch) -> Iterator[Bucket]:
@@ -168,9 +180,9 @@ def _apply_to_part(step: Step, source: str, target: str, name: str) -> PartCount
     counts = PartCounts()
     first_row = 0
     for rows in _slices(Path(source, name)):
-        outcome = step(rows, Place(name, first_row))
+        outcome = step(rows, RowsOrigin(name, first_row))
         first_row += rows.num_rows
-        counts.numbers.update(outcome.numbers)
+        counts.tally.update(outcome.tally)
         buckets = list(_buckets_of(rows))
         counts.documents_in.update(buckets)
         gone = {row for row, _, _ in outcome.drops}

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from typing_extensions import TypedDict
 
 from reprise.documents.table import DOCUMENTS, count_rows, read_table, write_part
 from reprise.model.devices import own_device
@@ -23,7 +24,34 @@ from reprise.model.tokenizer import open_tokenizer
 from reprise.progress import Advance, track
 from reprise.recipe.documents import Perplexity
 from reprise.recipe.model import Model
+from reprise.records import record
 from reprise.workspace import Work
+
+
+@record
+class ScoredBucket(TypedDict):
+    """Scored documents of one language and source."""
+
+    documents: int
+    """Documents."""
+    too_short: int
+    """Documents without a perplexity: fewer tokens than `documents.perplexity.min_tokens`."""
+    tokens: int
+    """Scored tokens."""
+    nll: float
+    """Their negative log-likelihood in nats."""
+
+
+@record
+class ScoreCounts(TypedDict):
+    """Counts of the stage `score`, for its manifest."""
+
+    documents_in: int
+    """Documents that came in."""
+    documents_out: int
+    """Documents that were written: all of them."""
+    scored: dict[str, ScoredBucket]
+    """`LANGUAGE/SOURCE` of the text that needs a perplexity -> its documents."""
 
 
 def run(work: Work, *, model: Model, perplexity: Perplexity, buckets: Sequence[Sequence[str]]) -> None:
@@ -116,9 +144,9 @@ def _with_columns(shard: pa.RecordBatch, columns: dict[str, list[Any]]) -> pa.Ta
     return table
 
 
-def _counts(folder: Path, selected: set[tuple[str, str]]) -> dict[str, Any]:
+def _counts(folder: Path, selected: set[tuple[str, str]]) -> ScoreCounts:
     """Documents and scores per bucket, for the manifest and the report."""
-    buckets: dict[str, dict[str, float]] = {}
+    buckets: dict[str, ScoredBucket] = {}
     documents = 0
     for batch in read_table(folder, ["lang", "source", "nll", "num_tokens", "ppl"]):
         documents += batch.num_rows

@@ -1,6 +1,6 @@
 """The document table: one schema for every stage, in a folder of Parquet files ("parts").
 
-    STAGE/documents/part-00000.parquet   documents that go on
+    STAGE/documents/part-00000.parquet   documents that are kept
     STAGE/dropped/part-00000.parquet     documents that do not, each with its reason
 
 Parts are ordered by name and rows by position, so a table has one order on every machine. A part is written beside its

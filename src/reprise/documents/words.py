@@ -205,7 +205,7 @@ def hash_ngrams(words: Words, size: int) -> tuple[Hashes, NDArray[np.int64]]:
 
 
 def hash_runs(words: Words, size: int) -> Hashes:
-    """What `hash_ngrams` gives, also for runs that go on into the next document: uint64[words - size + 1]."""
+    """What `hash_ngrams` gives, also for runs that continue into the next document: uint64[words - size + 1]."""
     count = len(words.hashes)
     if count < size:
         return np.zeros(0, np.uint64)

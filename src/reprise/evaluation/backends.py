@@ -93,8 +93,8 @@ class _Server(LocalCompletionsAPI):  # type: ignore[misc]
             if len(told) != len(ids) + 1:
                 raise KeyError(f"log-probabilities of {len(ids) + 1} tokens, {len(told)} were told")
             self._knows_logprobs = True
-        found: list[tuple[float, bool]] = super()._loglikelihood_tokens(requests, **kwargs)
-        return found
+        scores: list[tuple[float, bool]] = super()._loglikelihood_tokens(requests, **kwargs)
+        return scores
 
 
 def document_bits(
@@ -120,16 +120,16 @@ def document_bits(
     if max_length > lm.max_length:
         max_length, stride = lm.max_length, min(stride, lm.max_length // 2)
     windows = [
-        (number, (None, ids[begin:first].tolist(), ids[first:end].tolist()))
-        for number, ids in enumerate(documents)
+        (index, (None, ids[begin:first].tolist(), ids[first:end].tolist()))
+        for index, ids in enumerate(documents)
         for begin, end, first in cut_windows(len(ids), max_length, stride)
     ]
     bits = np.zeros(len(documents))
     for start in range(0, len(windows), _GROUP):
         group = windows[start : start + _GROUP]
-        found = score_tokens(lm, [request for _, request in group])
-        for (number, request), (logprob, _) in zip(group, found, strict=True):
-            bits[number] -= logprob / np.log(2)
+        scores = score_tokens(lm, [request for _, request in group])
+        for (index, request), (logprob, _) in zip(group, scores, strict=True):
+            bits[index] -= logprob / np.log(2)
             advance(len(request[2]))
     return bits
 
@@ -144,8 +144,8 @@ def generate(lm: Any, prompts: Sequence[str], max_tokens: int) -> list[str]:
     """The greedy continuation of each prompt."""
     settings = {"until": [], "max_gen_toks": max_tokens, "do_sample": False, "temperature": 0.0}
     requests = [
-        Instance(request_type="generate_until", doc={}, arguments=(prompt, dict(settings)), idx=number)
-        for number, prompt in enumerate(prompts)
+        Instance(request_type="generate_until", doc={}, arguments=(prompt, dict(settings)), idx=index)
+        for index, prompt in enumerate(prompts)
     ]
     with explained(), without_bars():
         return [str(text) for text in lm.generate_until(requests)]

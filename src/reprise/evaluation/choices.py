@@ -13,7 +13,7 @@ def check_requests(requests: Sequence[tuple[Sequence[int], Sequence[int]]], max_
     Raises:
         UserError: a context or a continuation has no token, or a continuation is longer than the model's context.
     """
-    for number, (context, continuation) in enumerate(requests):
+    for index, (context, continuation) in enumerate(requests):
         problem = None
         if not continuation:
             problem = "has no token of its own"
@@ -23,7 +23,7 @@ def check_requests(requests: Sequence[tuple[Sequence[int], Sequence[int]]], max_
             problem = f"has {len(continuation)} tokens, more than the {max_length} that the model sees"
         if problem:
             raise UserError(
-                f"choice {number} of the {len(requests)} that are scored {problem}",
+                f"choice {index} of the {len(requests)} that are scored {problem}",
                 where="evaluation.benchmarks",
                 remedy="correct the question in the benchmark's files, or leave the benchmark out",
             )

@@ -158,7 +158,9 @@ def read_texts(path: Path) -> list[Text]:
         texts = [Text(content, "text", path.name)] if content else []
     else:
         lines = content.split("\n")
-        texts = [_text(line, f"{path}:{number}", path.name) for number, line in enumerate(lines, 1) if line.strip()]
+        texts = [
+            _text(line, f"{path}:{line_index}", path.name) for line_index, line in enumerate(lines, 1) if line.strip()
+        ]
         texts = [text for text in texts if text.text]
     if not texts:
         raise UserError("the file holds no text", where=str(path))

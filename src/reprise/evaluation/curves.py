@@ -126,17 +126,17 @@ def _models(
     start = EvaluatedModel(base, evaluation, processes)
     yield _facts("base", tokens=0), start
     before, end = 0, start
-    for number, stage in enumerate(stages, 1):
-        done = read_facts(stage / "state")["progress"]["tokens"]
+    for index, stage in enumerate(stages, 1):
+        done = read_facts(stage / "state")["progress"].tokens
         for checkpoint in reversed(checkpoints_in(stage / "checkpoints")):
             facts = read_facts(checkpoint)
-            if facts["progress"]["tokens"] < done:  # the last one is the end of the stage
+            if facts["progress"].tokens < done:  # the last one is the end of the stage
                 export = partial(export_checkpoint, checkpoint, base)
                 snapshot = Snapshot(base, evaluation, facts["files"], export, scratch, processes)
-                yield _facts("checkpoint", stage=number, tokens=before + facts["progress"]["tokens"]), snapshot
+                yield _facts("checkpoint", stage=index, tokens=before + facts["progress"].tokens), snapshot
         before += done
         end = EvaluatedModel(trained_model(base, stage), evaluation, processes)
-        yield _facts("checkpoint", stage=number, tokens=before), end
+        yield _facts("checkpoint", stage=index, tokens=before), end
     for factor in evaluation.merge_factors:
         merge = partial(merge_with_base, stages[-1] / "model", base, factor)
         identity = [start.fingerprint, end.fingerprint, factor]

@@ -336,3 +336,15 @@ class ModelResults(TypedDict):
     """Benchmark -> why it did not run."""
     settings: dict[str, Any]
     """The settings, the fingerprint of the model and the version of the harness."""
+
+
+@record
+class EvaluateCounts(TypedDict):
+    """Counts of the stage `evaluate`, for its manifest."""
+
+    documents: int
+    """Held-out documents that were measured."""
+    bytes: int
+    """UTF-8 bytes of them."""
+    headline: str
+    """The verdict in one line."""

@@ -35,7 +35,7 @@ def _spread(texts: Sequence[str], count: int) -> list[str]:
     """So many of the texts, from all of their length, long ones where there are enough."""
     long = [text for text in texts if len(text.encode()) >= 2 * _BEGINNING_BYTES]
     among = long if len(long) >= count else sorted(texts, key=len)[-count:]
-    return [among[len(among) * (2 * number + 1) // (2 * count)] for number in range(min(count, len(among)))]
+    return [among[len(among) * (2 * i + 1) // (2 * count)] for i in range(min(count, len(among)))]
 
 
 def beginning(text: str) -> str:

@@ -16,7 +16,7 @@ from reprise.evaluation.bits_per_byte import Text, measure_bits
 from reprise.evaluation.comparison import compare_bits, find_untested, judge_rows
 from reprise.evaluation.curves import measure_curve, trained_model
 from reprise.evaluation.model import EvaluatedModel
-from reprise.evaluation.results import Results
+from reprise.evaluation.results import EvaluateCounts, Results
 from reprise.evaluation.samples import choose_prompts, continue_prompts
 from reprise.evaluation.verdicts import headline
 from reprise.processes import Processes
@@ -62,8 +62,12 @@ def run(work: Work, *, evaluation: Evaluation, model: Model, groups: Groups, las
         stages = [folder for name, folder in work.inputs.items() if name.startswith("train-")]
         results["curve"] = measure_curve(model, stages, texts, evaluation, scratch=scratch, **how)
     write_json(work.output / RESULTS, results)
-    work.counts.update(documents=len(texts), bytes=sum(len(text.text.encode()) for text in texts))
-    work.counts["headline"] = results["headline"]
+    counts: EvaluateCounts = {
+        "documents": len(texts),
+        "bytes": sum(len(text.text.encode()) for text in texts),
+        "headline": results["headline"],
+    }
+    work.counts.update(counts)
 
 
 def compare_models(

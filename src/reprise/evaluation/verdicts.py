@@ -34,17 +34,17 @@ class Judgement:
 
 def judge_all(measures: Sequence[tuple[Estimate, float | None]]) -> list[Judgement]:
     """Judge the estimates of a report with their tolerances, all as one family."""
-    tested = [number for number, (estimate, _) in enumerate(measures) if estimate.problem is None]
-    errors = {number: smallest_error(*measures[number]) for number in tested}
+    tested = [index for index, (estimate, _) in enumerate(measures) if estimate.problem is None]
+    errors = {index: smallest_error(*measures[index]) for index in tested}
     allowed: dict[int, float] = {}
     stopped = False
     level = FAMILY_ERROR
-    for rank, number in enumerate(sorted(tested, key=lambda number: errors[number])):
+    for rank, index in enumerate(sorted(tested, key=lambda index: errors[index])):
         if not stopped:
             level = FAMILY_ERROR / (len(tested) - rank)
-            stopped = errors[number] > level
-        allowed[number] = level
-    return [_judge_one(*measure, allowed.get(number), len(tested)) for number, measure in enumerate(measures)]
+            stopped = errors[index] > level
+        allowed[index] = level
+    return [_judge_one(*measure, allowed.get(index), len(tested)) for index, measure in enumerate(measures)]
 
 
 def smallest_error(estimate: Estimate, tolerance: float | None) -> float:

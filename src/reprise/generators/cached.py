@@ -7,8 +7,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from pydantic import Field
 from typing_extensions import TypedDict
 
 from reprise.errors import UserError
@@ -33,18 +34,15 @@ STOP_AFTER = 20
 class Expenses(TypedDict):
     """Requests to the generator and the judge, and their price."""
 
-    requests: int
-    """Requests, those answered from the journal included."""
-    from_journal: int
-    """Requests that the journal answered."""
-    failed: int
-    """Requests without an answer."""
-    prompt_tokens: int
-    """Tokens of the prompts."""
-    completion_tokens: int
-    """Generated tokens."""
-    cost: float
-    """In the currency of the recipe's prices, answers of the journal included."""
+    # In the annotation, because a record that inherits these fields shows their meaning too.
+    requests: Annotated[int, Field(description="Requests, those answered from the journal included.")]
+    from_journal: Annotated[int, Field(description="Requests that the journal answered.")]
+    failed: Annotated[int, Field(description="Requests without an answer.")]
+    prompt_tokens: Annotated[int, Field(description="Tokens of the prompts.")]
+    completion_tokens: Annotated[int, Field(description="Generated tokens.")]
+    cost: Annotated[
+        float, Field(description="In the currency of the recipe's prices, answers of the journal included.")
+    ]
 
 
 @dataclass
@@ -126,21 +124,21 @@ class Asker:
                 answer = self._journal[key]
                 outcomes[key] = answer
                 self.spending.add(answer, self._settings)
-        wanted = {key: request for key, request in zip(keys, requests, strict=True) if key not in outcomes}
+        unanswered = {key: request for key, request in zip(keys, requests, strict=True) if key not in outcomes}
         self.spending.requests += len(set(keys))
         self.spending.from_journal += len(outcomes)
-        if outcomes and wanted:
-            console.print(f"{what}: {len(outcomes)} answers are in the journal, {len(wanted)} to go")
-        self._ask_new(wanted, outcomes, what)
+        if outcomes and unanswered:
+            console.print(f"{what}: {len(outcomes)} answers are in the journal, {len(unanswered)} to go")
+        self._ask_new(unanswered, outcomes, what)
         return [outcomes[key] for key in keys]
 
-    def _ask_new(self, wanted: dict[str, Request], outcomes: dict[str, Outcome], what: str) -> None:
-        keys = list(wanted)
+    def _ask_new(self, unanswered: dict[str, Request], outcomes: dict[str, Outcome], what: str) -> None:
+        keys = list(unanswered)
         failed: list[str] = []
         done = 0
         meter = _Meter(self.spending)
         with track(what, len(keys), "requests") as advance:
-            for group in self._answers(list(wanted.values()), keys):
+            for group in self._answers(list(unanswered.values()), keys):
                 group = [(index, _writable(outcome)) for index, outcome in group]
                 answered = {keys[index]: got for index, got in group if isinstance(got, Answer)}
                 self._journal.record({key: got for key, got in answered.items() if key not in self._journal})

@@ -1,7 +1,7 @@
 """Every answer that was given, kept for good before it counts.
 
-One JSON object a line: key, text, finish, prompt_tokens, completion_tokens, checksum. The key is the hash of all that
-made the answer, so the file outlives any change of the recipe: what is still asked the same way is not asked again.
+One JSON object a line (`AnswerLine`). The key is the hash of all that made the answer, so the file outlives any change
+of the recipe: what is still asked the same way is not asked again.
 """
 
 import fcntl
@@ -10,15 +10,37 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
+
+from typing_extensions import TypedDict
 
 from reprise.errors import UserError
 from reprise.generators.generator import Answer
+from reprise.records import record
 from reprise.storage import digest
 
 FILE = "answers.jsonl"
 
 _HELPER = "process-"
 """Begin of the names of the folders of other processes."""
+
+
+@record
+class AnswerLine(TypedDict):
+    """One answer of a language model."""
+
+    key: str
+    """Hash of model, prompt and sampling settings."""
+    text: str
+    """What it answered."""
+    finish: Literal["stop", "length"]
+    """`length`: cut off at max_tokens."""
+    prompt_tokens: int
+    """Tokens of the prompt."""
+    completion_tokens: int
+    """Tokens of the answer."""
+    checksum: str
+    """Hash of the other fields."""
 
 
 class Journal:
@@ -53,17 +75,15 @@ class Journal:
 
     def __getitem__(self, key: str) -> Answer:
         self._file.seek(self._offsets[key])
-        entry = json.loads(self._file.readline())
-        del entry["key"], entry["checksum"]
-        return Answer(**entry)
+        line: AnswerLine = json.loads(self._file.readline())
+        return _answer_of(line)
 
     def record(self, answers: Mapping[str, Answer]) -> None:
         """Write answers and return when they are on the disk."""
         offset = self._file.seek(0, os.SEEK_END)
         lines: list[bytes] = []
         for key, answer in answers.items():
-            entry = {"key": key, **vars(answer)}
-            line = (json.dumps(entry | {"checksum": digest(entry)}, ensure_ascii=False) + "\n").encode()
+            line = json.dumps(_line_of(key, answer), ensure_ascii=False).encode() + b"\n"
             self._offsets[key] = offset
             offset += len(line)
             lines.append(line)
@@ -107,14 +127,39 @@ def helper_folder(folder: Path, rank: int) -> Path:
     return folder / f"{_HELPER}{rank}"
 
 
+def _line_of(key: str, answer: Answer) -> AnswerLine:
+    line: AnswerLine = {
+        "key": key,
+        "text": answer.text,
+        "finish": answer.finish,
+        "prompt_tokens": answer.prompt_tokens,
+        "completion_tokens": answer.completion_tokens,
+        "checksum": "",
+    }
+    line["checksum"] = _checksum(line)
+    return line
+
+
+def _answer_of(line: AnswerLine) -> Answer:
+    return Answer(
+        text=line["text"],
+        finish=line["finish"],
+        prompt_tokens=line["prompt_tokens"],
+        completion_tokens=line["completion_tokens"],
+    )
+
+
+def _checksum(line: AnswerLine) -> str:
+    return digest({name: value for name, value in line.items() if name != "checksum"})
+
+
 def read_key(line: bytes) -> str | None:
     """Key of a line that holds a whole answer as it was written, else None: it is then asked for again."""
     try:
-        entry = json.loads(line)
-        if digest({name: value for name, value in entry.items() if name != "checksum"}) != entry.pop("checksum"):
+        written: AnswerLine = json.loads(line)
+        if _checksum(written) != written["checksum"]:
             return None
-        key = entry.pop("key")
-        Answer(**entry)
+        _answer_of(written)
+        return str(written["key"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    return str(key)

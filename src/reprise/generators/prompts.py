@@ -1,14 +1,17 @@
-"""A prompt file: what is asked for one task in one language, and how it is filled."""
+"""Prompt files: where the one of a task and language is, what it asks, and how it is filled."""
 
+import importlib.resources
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from reprise.errors import UserError
 from reprise.generators.generator import Request
-from reprise.yaml_text import read_yaml
+from reprise.yaml_text import format_yaml, read_yaml
 
 _PLACE = re.compile(r"\{(\w+)\}")
 _KEYS = {"version", "sections", "begin", "stop", "messages", "endings"}
@@ -37,6 +40,55 @@ class Prompt:
         """
         messages = tuple((role, _PLACE.sub(lambda match: values[match[1]], text)) for role, text in self.messages)
         return Request(messages, max_tokens, temperature, top_p, self.begin, self.stop, sample)
+
+
+def find_prompt(
+    task: str,
+    language: str,
+    *,
+    folder: str | None,
+    setting: str,
+    package: str,
+    given: Sequence[tuple[Any, str]] = (),
+    placeholders: Sequence[str] = (),
+) -> Prompt | None:
+    """The prompt of a task in a language; None where nobody has one.
+
+    The first that there is of TASK.LANGUAGE.yaml in the user's folder, of what is `given`, and of the package's own
+    folder `prompts`.
+
+    Args:
+        task: what is asked, such as `topic`.
+        language: language of the prompt, such as `tr`.
+        folder: the user's folder of prompts.
+        setting: that names it, for errors.
+        package: whose prompts are the last resort.
+        given: prompts of a recipe or a language pack (a mapping as in a prompt file; None or empty: none), each with
+            where it stands.
+        placeholders: names that the messages must hold in braces.
+
+    Raises:
+        UserError: the user's folder does not exist, or a prompt is damaged or lacks a placeholder.
+    """
+    name = f"{task}.{language}"
+    own = Path(folder).expanduser() if folder else None
+    if own is not None and not own.is_dir():
+        raise UserError("the folder does not exist", where=f"{setting}={folder}", remedy="name a folder of prompts")
+    ours = importlib.resources.files(package) / "prompts" / f"{name}.yaml"
+    written = next(((value, where) for value, where in given if value), None)
+    if own is not None and (own / f"{name}.yaml").is_file():
+        text, where = (own / f"{name}.yaml").read_text(encoding="utf-8"), str(own / f"{name}.yaml")
+    elif written is not None:
+        text, where = format_yaml(written[0]), written[1]
+    elif ours.is_file():
+        text, where = ours.read_text(encoding="utf-8"), f"{name}.yaml"
+    else:
+        return None
+    prompt = parse_prompt(text, name, where)
+    messages = "".join(message for _, message in prompt.messages)
+    if missing := [f"{{{word}}}" for word in placeholders if f"{{{word}}}" not in messages]:
+        raise UserError(f"the prompt has no {' and no '.join(missing)}", where=where, remedy="write it into the prompt")
+    return prompt
 
 
 def parse_prompt(text: str, name: str, where: str) -> Prompt:

@@ -18,7 +18,7 @@ def ask_models(base_url: str, key: str, timeout_s: float, num_bytes: int = 8 << 
         base_url: address of the server.
         key: sent to this address alone, and not where it redirects to; empty: none.
         timeout_s: seconds without an answer.
-        num_bytes: of the answer.
+        num_bytes: bytes of the answer to read.
 
     Raises:
         urllib.error.HTTPError: it refuses.

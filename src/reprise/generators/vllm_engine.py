@@ -62,8 +62,8 @@ class VllmEngine:
             sampling = [self._sampling(request, key) for request, key in zip(group, keys[start:], strict=False)]
             outputs = self._engine.generate(prompts, sampling, use_tqdm=False)
             yield [
-                (start + place, _read(request, output))
-                for place, (request, output) in enumerate(zip(group, outputs, strict=True))
+                (start + index, _read(request, output))
+                for index, (request, output) in enumerate(zip(group, outputs, strict=True))
             ]
 
     def close(self) -> None:

@@ -56,7 +56,7 @@ def forecast(recipe: Recipe, store: TokenStore) -> Forecast:
     Raises:
         UserError: a source with a share has no documents, or a curriculum needs perplexities that are not there.
     """
-    found = Forecast([], [], [])
+    result = Forecast([], [], [])
     read: dict[str, float] = {}
     inherited: dict[str, float] | None = None
     for index, stage in enumerate(recipe.stages):
@@ -64,7 +64,7 @@ def forecast(recipe: Recipe, store: TokenStore) -> Forecast:
         shares = first_shares(opened, stage, inherited)
         carried = read if stage.documents == "carry" else {}
         before = [carried.get(one.identity, 0.0) for one in opened]
-        taken, ran_out = _divide(index + 1, stage.tokens, opened, before, shares, found.segments)
+        taken, ran_out = _divide(index + 1, stage.tokens, opened, before, shares, result.segments)
         for one, old, tokens in zip(opened, before, taken, strict=True):
             read[one.identity] = old + tokens
         exact_tokens = apportion(round(sum(taken)), taken) if any(taken) else [0] * len(opened)
@@ -72,14 +72,14 @@ def forecast(recipe: Recipe, store: TokenStore) -> Forecast:
             epochs = (old + tokens) / one.epoch_tokens
             path = one.bucket.path
             supply = Supply(index + 1, *one.bucket, tokens, one.epoch_tokens, epochs, ran_out.get(path))
-            found.supplies.append(supply)
-        _warn(index, recipe, opened, sum(exact_tokens), ran_out, found.warnings)
+            result.supplies.append(supply)
+        _warn(index, recipe, opened, sum(exact_tokens), ran_out, result.warnings)
         inherited = shares.shares
-    return found
+    return result
 
 
 def _divide(
-    number: int,
+    stage: int,
     total: int,
     opened: list[OpenBucket],
     before: list[float],
@@ -99,7 +99,7 @@ def _divide(
         if not lasts:
             break
         step = min(min(lasts), total - at)
-        segments.append(Segment(number, round(at), round(at + step), dict(zip(paths, shares, strict=True))))
+        segments.append(Segment(stage, round(at), round(at + step), dict(zip(paths, shares, strict=True))))
         at += step
         for i, share in enumerate(shares):
             taken[i] += share * step

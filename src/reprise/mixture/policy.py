@@ -47,12 +47,12 @@ def update(
         return state, shares
     total = sum(shares[topic] for topic in known)
     of_known = {topic: shares[topic] / total for topic in known}
-    inner, wanted = RULES[policy.name](policy, state.get("rule", {}), of_known, Observation(tokens, known, resampled))
-    if wanted is None:
+    inner, proposed = RULES[policy.name](policy, state.get("rule", {}), of_known, Observation(tokens, known, resampled))
+    if proposed is None:
         return {"tokens": tokens, "rule": inner}, shares
-    scale = sum(shares[topic] for topic in wanted) / sum(wanted.values())
-    moved = shares | {topic: share * scale for topic, share in wanted.items()}
-    kept = shares.keys() - wanted.keys()
+    scale = sum(shares[topic] for topic in proposed) / sum(proposed.values())
+    moved = shares | {topic: share * scale for topic, share in proposed.items()}
+    kept = shares.keys() - proposed.keys()
     return {"tokens": tokens, "rule": inner}, bounded(
         shares, moved, policy.floor, policy.cap, policy.max_step, kept=kept
     )
@@ -60,18 +60,18 @@ def update(
 
 def bounded(
     old: TopicShares,
-    wanted: Mapping[str, float],
+    proposed: Mapping[str, float],
     floor: float,
     cap: float,
     max_step: float,
     *,
     kept: Collection[str] = (),
 ) -> TopicShares:
-    """Shares in the ratio that is wanted, as far as the bounds allow; they sum to 1.
+    """Shares in the proposed ratio, as far as the bounds allow; they sum to 1.
 
     Args:
         old: shares in force.
-        wanted: 0 or above, not all 0.
+        proposed: 0 or above, not all 0.
         floor: no share falls below this; at most an equal share.
         cap: no share rises above this; at least an equal share.
         max_step: largest change of one share; a share outside of floor and cap moves towards them by at most this.
@@ -83,8 +83,8 @@ def bounded(
     high = {topic: min(max(cap, share - max_step), share + max_step) for topic, share in old.items()}
     for topic in kept:
         low[topic] = high[topic] = old[topic]
-    total = sum(wanted.values())
-    shares = {topic: max(wanted[topic] / total, 1e-12) for topic in old}
+    total = sum(proposed.values())
+    shares = {topic: max(proposed[topic] / total, 1e-12) for topic in old}
 
     def scaled(factor: float) -> TopicShares:
         return {topic: min(max(share * factor, low[topic]), high[topic]) for topic, share in shares.items()}
@@ -99,6 +99,6 @@ def bounded(
             below = middle
         else:
             above = middle
-    found = scaled(above)
-    total = sum(found.values())
-    return {topic: share / total for topic, share in found.items()}
+    within = scaled(above)
+    total = sum(within.values())
+    return {topic: share / total for topic, share in within.items()}

@@ -1,7 +1,7 @@
 """What would be trained on when: the rows of a stage in their order, and how documents fit into them."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
@@ -9,8 +9,8 @@ import numpy as np
 
 from reprise.mixture.buckets import OpenBucket, open_buckets
 from reprise.mixture.sampler import Sampler
+from reprise.mixture.state import SamplerState
 from reprise.recipe import Recipe
-from reprise.storage import Json
 from reprise.tokens.rows import Row
 from reprise.tokens.store import TokenStore
 
@@ -59,7 +59,7 @@ def preview(
     decode: Callable[[list[int]], str],
     *,
     stage: int = 1,
-    previous: Mapping[str, Json] | None = None,
+    previous: SamplerState | None = None,
 ) -> Iterator[PreviewRow]:
     """The rows of a stage from its first on, under its first shares.
 
@@ -83,10 +83,10 @@ def preview(
         batch = sampler.next_batch(1)
         (bucket,), (row,) = batch.buckets, batch.pieces
         ids, ppl = _documents(opened[bucket], row)
-        number = sampler.rows_done
+        row_index = sampler.rows_done
         yield PreviewRow(
-            step=(number - 1) // recipe.training.batch_rows + 1,
-            row=number,
+            step=(row_index - 1) // recipe.training.batch_rows + 1,
+            row=row_index,
             bucket=bucket.path,
             epoch=epochs[bucket] + 1,
             documents=ids,
@@ -97,7 +97,7 @@ def preview(
 
 def packing(recipe: Recipe, store: TokenStore, stage: int = 1) -> list[Packing]:
     """Padding and cuts of each bucket, over at most `SAMPLE_ROWS` rows of its first epoch."""
-    found = []
+    packings = []
     seq_len = recipe.rows.seq_len
     for one in open_buckets(store, recipe.stages[stage - 1], recipe.rows, recipe.seed):
         rows = list(islice(_first_epoch(one), SAMPLE_ROWS))
@@ -107,11 +107,11 @@ def packing(recipe: Recipe, store: TokenStore, stage: int = 1) -> list[Packing]:
         short = [document for document in cut if one.documents.lengths[document] <= seq_len]
         filled = sum(piece.length for piece in pieces)
         padding = 1 - filled / (len(rows) * seq_len)
-        found.append(Packing(one.bucket.path, len(rows), padding, len(times), len(cut), len(short)))
-    return found
+        packings.append(Packing(one.bucket.path, len(rows), padding, len(times), len(cut), len(short)))
+    return packings
 
 
-def _state_after(recipe: Recipe, store: TokenStore, stage: int) -> dict[str, Json]:
+def _state_after(recipe: Recipe, store: TokenStore, stage: int) -> SamplerState:
     """The sampler's state at the end of a stage, if no share changed on the way."""
     previous = _state_after(recipe, store, stage - 1) if stage > 1 else None
     sampler = Sampler(store, recipe.stages[stage - 1], recipe.rows, recipe.seed, previous)

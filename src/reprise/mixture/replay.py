@@ -42,7 +42,7 @@ def replay(stage: Stage, validations: Iterable[tuple[int, Sequence[Measured]]]) 
         validations: (tokens of the stage, rows) in their order.
     """
     recorded = list(validations)
-    found: list[Replayed] = []
+    replayed: list[Replayed] = []
     for name, entry in stage.mixture.items():
         for source in entry.sources:
             topics = {
@@ -62,8 +62,8 @@ def replay(stage: Stage, validations: Iterable[tuple[int, Sequence[Measured]]]) 
             ]
             for rule in RULES:
                 policy = stage.topics.policy.model_copy(update={"name": rule}).of_source(f"{name}/{source}")
-                found.append(_replay_one(f"{name}/{source}", policy, sorted(topics), series))
-    return found
+                replayed.append(_replay_one(f"{name}/{source}", policy, sorted(topics), series))
+    return replayed
 
 
 Series = list[tuple[int, dict[str, Measured]]]

@@ -86,12 +86,12 @@ class Compared:
         part = {topic: shares[topic] / total for topic in known}
         mean = sum(part[topic] * self.values[topic] for topic in known)
         common = sum(part[topic] ** 2 * variance for topic, variance in known.items())
-        found = dict.fromkeys(self.values, mean)
+        values = dict.fromkeys(self.values, mean)
         for topic, variance in known.items():
             error = math.sqrt(max(0.0, variance * (1 - 2 * part[topic]) + common))
             if abs(self.values[topic] - mean) > limit * error:
-                found[topic] = self.values[topic]
-        return None if all(value == mean for value in found.values()) else found
+                values[topic] = self.values[topic]
+        return None if all(value == mean for value in values.values()) else values
 
 
 def _limit(policy: Policy, seen: Observation) -> float:
@@ -133,11 +133,11 @@ def _topic_perplexity(
     if policy.normaliser == "largest":
         largest = max(map(abs, deltas.values()))
         deltas = {topic: delta / largest if largest else 0.0 for topic, delta in deltas.items()}
-    wanted = {
+    proposed = {
         topic: shares[topic] * max(0.0, 1 + policy.alpha * delta * policy.topic_weights.get(topic, 1.0))
         for topic, delta in deltas.items()
     }
-    return now, wanted if sum(wanted.values()) > 0 else None
+    return now, proposed if sum(proposed.values()) > 0 else None
 
 
 def _velocity(policy: Policy, state: State, shares: TopicShares, seen: Observation) -> tuple[State, TopicShares | None]:
@@ -159,8 +159,8 @@ def _velocity(policy: Policy, state: State, shares: TopicShares, seen: Observati
             paired = np.array([_remaining(policy, topic, now, start) for now, start in pairs])
         remaining.add(topic, way, paired)
     ways = remaining.beyond_noise(shares, _limit(policy, seen)) if remaining.values else None
-    wanted = None if ways is None else {topic: shares[topic] * math.exp(way) for topic, way in ways.items()}
-    return {"first": first, "first_resampled": first_draws}, wanted
+    proposed = None if ways is None else {topic: shares[topic] * math.exp(way) for topic, way in ways.items()}
+    return {"first": first, "first_resampled": first_draws}, proposed
 
 
 def _remaining(policy: Policy, topic: str, loss: float, first: float) -> float:
@@ -192,11 +192,11 @@ def _bandit(policy: Policy, state: State, shares: TopicShares, seen: Observation
     top = max(gain.values())
     gain = {topic: value - top for topic, value in gain.items()}
     total = sum(map(math.exp, gain.values()))
-    wanted = {
+    proposed = {
         topic: (1 - policy.exploration) * math.exp(value) / total + policy.exploration / len(gain)
         for topic, value in gain.items()
     }
-    return {"log_gain": {**before, **gain}}, wanted
+    return {"log_gain": {**before, **gain}}, proposed
 
 
 def _ado(policy: Policy, state: State, shares: TopicShares, seen: Observation) -> tuple[State, TopicShares | None]:
@@ -247,12 +247,12 @@ def _ado(policy: Policy, state: State, shares: TopicShares, seen: Observation) -
     }
     preference = _at_least(preference, LEAST_PREFERENCE)
     of_these = sum(mean[topic] for topic in preference)
-    wanted = {
+    proposed = {
         topic: policy.preference_smoothing * part + (1 - policy.preference_smoothing) * mean[topic] / of_these
         for topic, part in preference.items()
     }
     new_mean = {topic: (mean[topic] * count + of_these * part) / (count + 1) for topic, part in preference.items()}
-    return next_state | {"mean": {**mean, **new_mean}, "count": count + 1}, wanted
+    return next_state | {"mean": {**mean, **new_mean}, "count": count + 1}, proposed
 
 
 def _at_least(parts: TopicShares, least: float) -> TopicShares:

@@ -2,88 +2,28 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from reprise.errors import UserError
+from reprise.manifest import differences
 from reprise.mixture import policy as policies
+from reprise.mixture.batch import Batch, gather_row
 from reprise.mixture.buckets import OpenBucket, first_shares, open_buckets
 from reprise.mixture.rules import State
 from reprise.mixture.shares import MixtureBucket, ShareChange, Shares
+from reprise.mixture.state import VERSION, OrderSettings, SamplerState, path_of
 from reprise.mixture.turns import Turns
 from reprise.recipe.mixture import Stage
 from reprise.recipe.tokens import Rows
 from reprise.storage import Json
-from reprise.tokens.rows import DocumentSet, Row
+from reprise.tokens.rows import Row
 from reprise.tokens.store import TokenStore
-from reprise.workspace import differences
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-VERSION = 3
-NO_LOSS = -100
-"""Label of a position that is not trained on."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """The rows of one process in one global batch."""
-
-    ids: npt.NDArray[np.int64]
-    """[rows, seq_len]; padding holds the EOS id."""
-    pieces: list[Row]
-    """`pieces[i]` are the pieces of row i."""
-    buckets: list[MixtureBucket]
-    """`buckets[i]` is the bucket of row i."""
-    document_mask: bool
-    changes: list[ShareChange] = field(default_factory=list)
-    """Shares that changed while the batch was dealt, because a bucket ran out."""
-
-    @cached_property
-    def documents(self) -> npt.NDArray[np.int32]:
-        """[rows, seq_len]: number of the document within its row, from 0; -1 for padding."""
-        found = np.full(self.ids.shape, -1, dtype=np.int32)
-        for row, pieces in enumerate(self.pieces):
-            at = 0
-            for number, piece in enumerate(pieces):
-                found[row, at : at + piece.length] = number
-                at += piece.length
-        return found
-
-    @cached_property
-    def starts(self) -> list[list[int]]:
-        """For each row, the positions at which its documents begin; the first is 0, even inside a document."""
-        return [[0, *np.cumsum([piece.length for piece in pieces[:-1]]).tolist()] for pieces in self.pieces]
-
-    @cached_property
-    def position_ids(self) -> npt.NDArray[np.int64]:
-        """[rows, seq_len]: position within the document's piece; with no document mask, within the row."""
-        positions = np.broadcast_to(np.arange(self.ids.shape[1]), self.ids.shape).copy()
-        if self.document_mask:
-            for row, starts in enumerate(self.starts):
-                for start in starts[1:]:
-                    positions[row, start:] = np.arange(self.ids.shape[1] - start)
-        return positions
-
-    @cached_property
-    def labels(self) -> npt.NDArray[np.int64]:
-        """[rows, seq_len]: the ids, NO_LOSS at padding and, under a document mask, where a document begins.
-
-        Not shifted: transformers' models compare position i with the prediction from position i - 1, which under a mask
-        belongs to another document.
-        """
-        found = self.ids.copy()
-        found[self.documents < 0] = NO_LOSS
-        if self.document_mask:
-            for row, starts in enumerate(self.starts):
-                found[row, starts] = NO_LOSS
-        return found
 
 
 class Sampler:
@@ -99,7 +39,7 @@ class Sampler:
         stage: Stage,
         rows: Rows,
         seed: int,
-        previous: Mapping[str, Json] | None = None,
+        previous: SamplerState | None = None,
     ) -> None:
         """Stand before the first row of a stage.
 
@@ -185,14 +125,14 @@ class Sampler:
         mine = range(rank * batch_rows // world, (rank + 1) * batch_rows // world)
         chosen: list[OpenBucket] = []
         pieces: list[Row] = []
-        for number in range(batch_rows):
+        for row in range(batch_rows):
             one, read = self._deal()
-            if number in mine:
+            if row in mine:
                 chosen.append(one)
                 pieces.append(read())
         ids = np.full((len(mine), self._rows_settings.seq_len), self._store.eos_id, dtype=np.int64)
         for row, (one, row_pieces) in enumerate(zip(chosen, pieces, strict=True)):
-            _gather(one.documents, row_pieces, ids[row])
+            gather_row(one.documents, row_pieces, ids[row])
         changes, self._pending = self._pending, []
         buckets = [one.bucket for one in chosen]
         return Batch(ids, pieces, buckets, self._rows_settings.document_mask, changes)
@@ -210,19 +150,19 @@ class Sampler:
                 where=f"stage {self._stage.name!r}: max_epochs = {self._stage.max_epochs:g}",
                 remedy="add text, raise max_epochs or lower the tokens of the stage",
             )
-        number = self._turns.next()
-        one = self.opened[number]
+        index = self._turns.next()
+        one = self.opened[index]
         read = one.stream.take()
         one.tokens += self._rows_settings.seq_len
         self._rows += 1
         self._tokens += self._rows_settings.seq_len
         if one.stream.exhausted:
-            self._end(number)
+            self._end(index)
         return one, read
 
-    def _end(self, number: int) -> None:
+    def _end(self, index: int) -> None:
         """A bucket has no further row: its share goes to its siblings."""
-        path = self.opened[number].bucket.path
+        path = self.opened[index].bucket.path
         old = self.shares()
         self._ended |= {path}
         new = self.shares()
@@ -230,33 +170,33 @@ class Sampler:
         heirs = [i for i, gain in enumerate(gains) if gain > 0.0]
         message = f"{path} has been read {self._stage.max_epochs:g} times"
         if heirs:
-            self._turns.hand_over(number, heirs, [gains[i] for i in heirs])
+            self._turns.hand_over(index, heirs, [gains[i] for i in heirs])
             names = ", ".join(self.buckets[i].path for i in heirs[:12])
-            log.warning("%s; its share (%.3g) goes to %s", message, old[self.buckets[number]], names)
+            log.warning("%s; its share (%.3g) goes to %s", message, old[self.buckets[index]], names)
         moved = [bucket for bucket in self.buckets if new[bucket] != old[bucket]]
         before, after = ({bucket.path: shares[bucket] for bucket in moved} for shares in (old, new))
         self._pending.append(ShareChange(self._rows, message, "", before, after))
         self._put_in_force()
 
-    def set_shares(self, wanted: Mapping[str, float], cause: str) -> list[ShareChange]:
+    def set_shares(self, shares: Mapping[str, float], cause: str) -> list[ShareChange]:
         """Change shares from the next row on.
 
         Args:
-            wanted: path (`zh`, `zh/web`, `zh/web/Others`) -> share of its parent; siblings that are not named share the
+            shares: path (`zh`, `zh/web`, `zh/web/Others`) -> share of its parent; siblings that are not named share the
                 rest as before.
             cause: for the log.
 
         Raises:
             UserError: see `Shares.change`; nothing is changed then.
         """
-        changes = self._shares.change(wanted, rows=self._rows, cause=cause)
+        changes = self._shares.change(shares, rows=self._rows, cause=cause)
         if changes:
             self._put_in_force()
         return changes
 
-    def check_shares(self, wanted: Mapping[str, float], cause: str) -> None:
+    def check_shares(self, shares: Mapping[str, float], cause: str) -> None:
         """Raise what `set_shares` would raise."""
-        Shares(self.buckets, self._shares.shares).change(wanted, rows=self._rows, cause=cause)
+        Shares(self.buckets, self._shares.shares).change(shares, rows=self._rows, cause=cause)
 
     def observe(
         self,
@@ -300,8 +240,8 @@ class Sampler:
             )
             self._policies[parent] = state
             if new != shares:
-                wanted = {f"{parent}/{topic}": share * total for topic, share in new.items()}
-                changes += self._shares.change(wanted, rows=self._rows, cause=settings.name)
+                proposed = {f"{parent}/{topic}": share * total for topic, share in new.items()}
+                changes += self._shares.change(proposed, rows=self._rows, cause=settings.name)
         if changes:
             self._put_in_force()
         return changes
@@ -311,7 +251,7 @@ class Sampler:
         language = self._stage.mixture[bucket.entry].language
         return measured.get(tuple(bucket), measured.get((language, bucket.source, bucket.topic)))
 
-    def state(self) -> dict[str, Json]:
+    def state(self) -> SamplerState:
         """Where the sampler stands, as JSON: what was handed out, and all that decides what comes next."""
         return {
             "version": VERSION,
@@ -321,7 +261,9 @@ class Sampler:
             "tokens": self._tokens,
             "buckets": [
                 {
-                    "bucket": list(one.bucket),
+                    "entry": one.bucket.entry,
+                    "source": one.bucket.source,
+                    "topic": one.bucket.topic,
                     "tokens": one.tokens,
                     "epoch": one.stream.epoch,
                     "cursor": list(one.stream.cursor),
@@ -334,7 +276,7 @@ class Sampler:
             "policies": dict(self._policies),  # rules give back new states and never change one in place
         }
 
-    def load_state(self, state: Mapping[str, Json], *, adopt: bool = False) -> list[ShareChange]:
+    def load_state(self, state: SamplerState, *, adopt: bool = False) -> list[ShareChange]:
         """Stand where the sampler stood that gave this state.
 
         Args:
@@ -364,16 +306,16 @@ class Sampler:
             )
         fresh = Shares(self.buckets, self._shares.shares)
         self._rows, self._tokens = state["rows"], state["tokens"]
-        by_path = {"/".join(part for part in saved["bucket"] if part is not None): saved for saved in state["buckets"]}
+        saved_buckets = {path_of(saved): saved for saved in state["buckets"]}
         old_rows = Rows.model_validate(state["settings"]["rows"])
         self._refuse_repacking(old_rows)
         credit = np.zeros(len(self.opened), dtype=np.int64)
-        for number, one in enumerate(self.opened):
-            saved = by_path.get(one.bucket.path)
+        for index, one in enumerate(self.opened):
+            saved = saved_buckets.get(one.bucket.path)
             if saved is None:
                 continue
             one.tokens = saved["tokens"]
-            credit[number] = saved["credit"] * old_rows.seq_len // self._rows_settings.seq_len  # in rows of today
+            credit[index] = saved["credit"] * old_rows.seq_len // self._rows_settings.seq_len  # in rows of today
             if saved["identity"] == one.identity:
                 one.stream.cursor = saved["cursor"]
             elif saved["tokens"]:
@@ -416,7 +358,7 @@ class Sampler:
                 remedy="undo the change, or add --restart to train the stage from its beginning",
             )
 
-    def _adopt_shares(self, fresh: Shares, state: Mapping[str, Json]) -> list[ShareChange]:
+    def _adopt_shares(self, fresh: Shares, state: SamplerState) -> list[ShareChange]:
         """Shares that the recipe changed come into force, and those of buckets that are new."""
         stage, before = self._settings()["stage"], state["settings"]["stage"]
         changes = []
@@ -431,7 +373,7 @@ class Sampler:
                 changes.append(ShareChange(self._rows, "recipe", parent, old, new))
         return changes
 
-    def _settings(self) -> dict[str, Json]:
+    def _settings(self) -> OrderSettings:
         """Everything that decides the order, besides the store."""
         decides = {"mixture", "topics", "curriculum", "documents", "max_epochs"}
         return {
@@ -440,8 +382,8 @@ class Sampler:
             "seed": self._seed,
         }
 
-    def _carry(self, previous: Mapping[str, Json]) -> None:
-        """Go on in each bucket where the stage before stopped, if it read the same documents in the same order."""
+    def _carry(self, previous: SamplerState) -> None:
+        """Continue in each bucket where the stage before stopped, if it read the same documents in the same order."""
         saved = {bucket["identity"]: bucket["cursor"] for bucket in previous["buckets"]}
         for one in self.opened:
             if one.identity in saved:
@@ -466,15 +408,7 @@ class Sampler:
             )
 
 
-def _gather(documents: DocumentSet, pieces: Row, out: npt.NDArray[np.int64]) -> None:
-    """Copy the tokens of a row."""
-    at = 0
-    for piece in pieces:
-        out[at : at + piece.length] = documents.tokens(piece)
-        at += piece.length
-
-
-def _divided_by(stage: Json, parent: str) -> Json:
+def _divided_by(stage: dict[str, Json], parent: str) -> Json:
     """The settings that divide a part of the mixture among its children."""
     if parent == "":
         return {name: part["share"] for name, part in stage["mixture"].items()}

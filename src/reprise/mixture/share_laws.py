@@ -158,8 +158,8 @@ def best_share(
         chosen = np.random.default_rng(0).integers(0, len(shares), (draws, len(shares)))
         kept_values = kept_laws.values(kept_fit.fitted + kept_fit.residuals[chosen])
         new_values = new_laws.values(new_fit.fitted + new_fit.residuals[chosen])
-        found = [_argbest(*pair, limit)[0] for pair in zip(kept_values, new_values, strict=True)]
-        low, high = (float(end) for end in np.quantile(found, [0.025, 0.975]))
+        best = [_argbest(*pair, limit)[0] for pair in zip(kept_values, new_values, strict=True)]
+        low, high = (float(end) for end in np.quantile(best, [0.025, 0.975]))
     return BestShare(share, min(low, share), max(high, share), bounded_by, kept_fit, new_fit)
 
 

@@ -48,7 +48,7 @@ class ShareChange:
 
 
 class Shares:
-    """A tree of shares: of the stage, of each language, of each split source."""
+    """A tree of shares: of the stage, of each entry, of each split source."""
 
     def __init__(self, buckets: Iterable[MixtureBucket], shares: Mapping[str, float]) -> None:
         """Every path of a bucket and of its parents has a share in `shares`."""
@@ -72,27 +72,27 @@ class Shares:
 
         Args:
             ended: paths of buckets that have no further row; their share goes to their siblings, or where all of these
-                have ended, to those of their source, then of their language.
+                have ended, to those of their source, then of their entry.
         """
-        found: dict[str, float] = {}
-        self._divide("", 1.0, found, ended)
-        return [found.get(bucket.path, 0.0) for bucket in self.buckets]
+        divided: dict[str, float] = {}
+        self._divide("", 1.0, divided, ended)
+        return [divided.get(bucket.path, 0.0) for bucket in self.buckets]
 
-    def _divide(self, path: str, share: float, found: dict[str, float], ended: frozenset[str]) -> None:
+    def _divide(self, path: str, share: float, divided: dict[str, float], ended: frozenset[str]) -> None:
         alive = {child: part for child, part in self.children(path).items() if self._is_alive(child, ended)}
         total = sum(alive.values())
         for child, part in alive.items():
             if child in self._children:
-                self._divide(child, share * part / total, found, ended)
+                self._divide(child, share * part / total, divided, ended)
             else:
-                found[child] = share * part / total
+                divided[child] = share * part / total
 
     def _is_alive(self, path: str, ended: frozenset[str]) -> bool:
         if self.shares[path] <= 0.0 or path in ended:
             return False
         return path not in self._children or any(self._is_alive(child, ended) for child in self._children[path])
 
-    def change(self, wanted: Mapping[str, float], *, rows: int, cause: str) -> list[ShareChange]:
+    def change(self, named_shares: Mapping[str, float], *, rows: int, cause: str) -> list[ShareChange]:
         """Set the shares of some paths; siblings that are not named share the rest as before.
 
         Raises:
@@ -100,7 +100,7 @@ class Shares:
         """
         by_parent: dict[str, dict[str, float]] = {}
         parent_of = {child: parent for parent, children in self._children.items() for child in children}
-        for path, share in wanted.items():
+        for path, share in named_shares.items():
             where = f"{cause}: {path} = {share!r}"
             if path not in parent_of:
                 known = ", ".join(sorted(parent_of))

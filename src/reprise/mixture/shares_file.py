@@ -13,29 +13,44 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from typing_extensions import TypedDict
+
 from reprise.errors import UserError
 from reprise.mixture.sampler import Sampler
-from reprise.storage import Json, digest, write_json
+from reprise.records import record
+from reprise.storage import digest, write_json
 
 log = logging.getLogger(__name__)
 
 CAUSE = "shares.json"
 
 
+@record
+class AppliedShares(TypedDict):
+    """Shares of the user's that came into force."""
+
+    rows: int
+    """Rows of the stage that had been handed out before."""
+    digest: str
+    """Hash of `shares`, by which a file that was read already is known."""
+    shares: dict[str, float]
+    """Path, such as `zh/web` -> share of its parent, as in the file."""
+
+
 class SharesFile:
     """Asked before every step by the process that leads; the others get its answer.
 
-    for wanted in shares_file.poll(sampler):     # the leading process; then broadcast the list
-        changes = sampler.set_shares(wanted, CAUSE)
+    for shares in shares_file.poll(sampler):     # the leading process; then broadcast the list
+        changes = sampler.set_shares(shares, CAUSE)
     """
 
     def __init__(self, folder: Path) -> None:
         """The folder is that of the stage at work."""
-        self._file, self._journal_file = folder / "shares.json", folder / "shares-applied.json"
+        self._file, self._applied_file = folder / "shares.json", folder / "shares-applied.json"
         try:
-            self._journal: list[Json] = json.loads(self._journal_file.read_text(encoding="utf-8"))
+            self._applied: list[AppliedShares] = json.loads(self._applied_file.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            self._journal = []
+            self._applied = []
         self._asked_at: int | None = None
         self._seen: tuple[int, int] | None = None
 
@@ -45,14 +60,14 @@ class SharesFile:
         # The first time, and where training went back to a checkpoint, what came before this row is in the state.
         since = now - 1 if self._asked_at is None or now < self._asked_at else self._asked_at
         self._asked_at = now
-        due = [dict(entry["shares"]) for entry in self._journal if since < entry["rows"] <= now]
-        wanted = self._read(sampler)
-        if wanted is not None:
-            # What was applied later than here belongs to a run that was lost; the newest wish of the user counts.
-            self._journal = [entry for entry in self._journal if entry["rows"] < now]
-            self._journal.append({"rows": now, "digest": digest(wanted), "shares": wanted})
-            write_json(self._journal_file, self._journal)
-            due.append(wanted)
+        due = [dict(entry["shares"]) for entry in self._applied if since < entry["rows"] <= now]
+        shares = self._read(sampler)
+        if shares is not None:
+            # What was applied later than here belongs to a run that was lost; the user's newest file counts.
+            self._applied = [entry for entry in self._applied if entry["rows"] < now]
+            self._applied.append({"rows": now, "digest": digest(shares), "shares": shares})
+            write_json(self._applied_file, self._applied)
+            due.append(shares)
         return due
 
     def _read(self, sampler: Sampler) -> dict[str, float] | None:
@@ -65,13 +80,13 @@ class SharesFile:
             return None
         self._seen = (stat.st_mtime_ns, stat.st_size)
         try:
-            wanted = json.loads(self._file.read_text(encoding="utf-8"))
-            if not isinstance(wanted, Mapping):
+            shares = json.loads(self._file.read_text(encoding="utf-8"))
+            if not isinstance(shares, Mapping):
                 raise UserError("not an object of shares", where=CAUSE, remedy='write for example {"zh": 0.3}')
-            if self._journal and self._journal[-1]["digest"] == digest(wanted):
+            if self._applied and self._applied[-1]["digest"] == digest(shares):
                 return None
-            sampler.check_shares(wanted, CAUSE)
+            sampler.check_shares(shares, CAUSE)
         except (OSError, ValueError) as error:  # a UserError is a ValueError
             log.warning("%s is not applied, the shares stay: %s", self._file, error)
             return None
-        return dict(wanted)
+        return dict(shares)

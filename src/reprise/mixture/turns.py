@@ -13,7 +13,7 @@ UNITS = 1 << 40
 """A row, in the whole numbers in which credit is kept: sums of any length are exact."""
 
 LEAST_CREDIT = UNITS // 10
-"""What a language or source must be owed before one of its buckets is preferred."""
+"""What an entry or source must be owed before one of its buckets is preferred."""
 HORIZON_ROWS = 16384
 """Rows within which the deadline of a preferred bucket must lie: so far ahead deadlines are counted."""
 PLANNED_ROWS = 256
@@ -21,14 +21,14 @@ PLANNED_ROWS = 256
 
 
 class Turns:
-    """Deals rows so that buckets, and as far as they allow it the sources and languages above them, are on ratio.
+    """Deals rows so that buckets, and as far as they allow it the sources and entries above them, are on ratio.
 
-    The credit of a bucket is its share of the rows so far, less the rows that it got; that of a source or a language is
+    The credit of a bucket is its share of the rows so far, less the rows that it got; that of a source or an entry is
     the sum of its buckets'. To keep every credit under one row and over minus one is Pfair scheduling on one processor
     (Baruah et al., Algorithmica 15, 1996): the next row of a bucket is a job that may begin once the bucket is owed
     something and must be done by the row at which it would be owed a whole one. Of the jobs that may begin, taking the
-    one with the earliest deadline never misses any. But that knows nothing of languages: one of 40 buckets falls rows
-    behind. So the bucket is preferred whose line (itself, its source, its language) has the earliest deadline, where
+    one with the earliest deadline never misses any. But that knows nothing of entries: one of 40 buckets falls rows
+    behind. So the bucket is preferred whose line (itself, its source, its entry) has the earliest deadline, where
     every deadline can still be met after it: where no stretch of rows from here to its own deadline is full of
     deadlines of others. docs/order.md has the proof, and why no rule can hold the bound through every change of
     shares.
@@ -38,13 +38,13 @@ class Turns:
         """Start with no rows dealt.
 
         Args:
-            paths: (language, source, topic) of each bucket.
+            paths: (entry, source, topic) of each bucket.
         """
         self.closed = True
         """Whether no bucket has a share, so that there is no next row."""
         self._credit = np.zeros(len(paths), dtype=np.int64)
         self._due = np.zeros(len(paths), dtype=np.int64)
-        self._language_of, self._source_of = (
+        self._entry_of, self._source_of = (
             _number([path[:1] for path in paths]),
             _number([path[:2] for path in paths]),
         )
@@ -82,19 +82,19 @@ class Turns:
         owed, due = self._credit[open_], self._due[open_]
         slack = _slack(owed, due, PLANNED_ROWS + HORIZON_ROWS)
         jobs = _Jobs(owed, due, 0)
-        of_source, of_language = self._source_of[open_], self._language_of[open_]
-        sources, languages = (_Jobs(*_sums(of, owed, due), LEAST_CREDIT) for of in (of_source, of_language))
-        language_of = dict(zip(of_source.tolist(), of_language.tolist(), strict=True))
+        of_source, of_entry = self._source_of[open_], self._entry_of[open_]
+        sources, entries = (_Jobs(*_sums(of, owed, due), LEAST_CREDIT) for of in (of_source, of_entry))
+        entry_of = dict(zip(of_source.tolist(), of_entry.tolist(), strict=True))
         source_of = of_source.tolist()
-        coming = sorted((start, number) for number, start in enumerate(jobs.starts))
-        ready: dict[int, list[tuple[int, int]]] = {source: [] for source in language_of}
+        coming = sorted((start, index) for index, start in enumerate(jobs.starts))
+        ready: dict[int, list[tuple[int, int]]] = {source: [] for source in entry_of}
         starts, deadlines = sources.starts, sources.deadlines
-        language_starts, language_deadlines = languages.starts, languages.deadlines
+        entry_starts, entry_deadlines = entries.starts, entries.deadlines
         dealt = []
         for now in range(1, PLANNED_ROWS + 1):
             while coming and coming[0][0] <= now:
-                number = heappop(coming)[1]
-                heappush(ready[source_of[number]], (jobs.deadlines[number], number))
+                index = heappop(coming)[1]
+                heappush(ready[source_of[index]], (jobs.deadlines[index], index))
             earliest = preferred = None
             best: list[int] = []
             for source, waiting in ready.items():
@@ -103,30 +103,30 @@ class Turns:
                 job = waiting[0]
                 if earliest is None or job < earliest:
                     earliest = job
-                language = language_of[source]
-                if starts[source] > now or language_starts[language] > now or job[0] >= now + HORIZON_ROWS:
+                entry = entry_of[source]
+                if starts[source] > now or entry_starts[entry] > now or job[0] >= now + HORIZON_ROWS:
                     continue
-                lines = job[0], deadlines[source], language_deadlines[language]
+                lines = job[0], deadlines[source], entry_deadlines[entry]
                 if preferred is None or (min(lines) <= best[0] and sorted(lines) < best):
                     preferred, best = job, sorted(lines)
             if earliest is None:  # after a change of shares that left no bucket its due
                 coming.sort(key=lambda job: (-jobs.credit(job[1], now), job[1]))
-                number = coming.pop(0)[1]
+                index = coming.pop(0)[1]
                 coming.sort()
             else:
                 if preferred is not None and preferred[0] > earliest[0]:
                     full = slack[max(earliest[0], now) : preferred[0]]
                     if full.min() < 1:
                         preferred = earliest
-                number = (preferred or earliest)[1]
-                heappop(ready[source_of[number]])
-            source = source_of[number]
-            slack[now : max(now, jobs.deadlines[number])] -= 1
-            jobs.take(number)
+                index = (preferred or earliest)[1]
+                heappop(ready[source_of[index]])
+            source = source_of[index]
+            slack[now : max(now, jobs.deadlines[index])] -= 1
+            jobs.take(index)
             sources.take(source)
-            languages.take(language_of[source])
-            heappush(coming, (jobs.starts[number], number))
-            dealt.append(int(open_[number]))
+            entries.take(entry_of[source])
+            heappush(coming, (jobs.starts[index], index))
+            dealt.append(int(open_[index]))
         return dealt
 
     def hand_over(self, bucket: int, heirs: list[int], shares: list[float]) -> None:
@@ -149,37 +149,37 @@ class Turns:
 
 
 class _Jobs:
-    """The next row of each bucket, source or language: from when on it may come, and by when it must."""
+    """The next row of each bucket, source or entry: from when on it may come, and by when it must."""
 
     def __init__(self, owed: npt.NDArray[np.int64], due: npt.NDArray[np.int64], least: int) -> None:
         """With what each is owed, what each row adds, and what it must be owed to get a row, in units."""
         self._due, self._least = np.maximum(due, 1).tolist(), least
         self._taken = (-owed).tolist()
         self.starts, self.deadlines = [0] * len(due), [0] * len(due)
-        for number in range(len(due)):
-            self._plan(number)
+        for index in range(len(due)):
+            self._plan(index)
 
-    def credit(self, number: int, now: int) -> int:
+    def credit(self, index: int, now: int) -> int:
         """What it is owed at a row."""
-        return int(now * self._due[number] - self._taken[number])
+        return int(now * self._due[index] - self._taken[index])
 
-    def take(self, number: int) -> None:
+    def take(self, index: int) -> None:
         """It got a row."""
-        self._taken[number] += UNITS
-        self._plan(number)
+        self._taken[index] += UNITS
+        self._plan(index)
 
-    def _plan(self, number: int) -> None:
-        taken, due = self._taken[number], self._due[number]
-        self.starts[number] = (taken + self._least) // due + 1
-        self.deadlines[number] = -((-taken - UNITS) // due)
+    def _plan(self, index: int) -> None:
+        taken, due = self._taken[index], self._due[index]
+        self.starts[index] = (taken + self._least) // due + 1
+        self.deadlines[index] = -((-taken - UNITS) // due)
 
 
 def _slack(owed: npt.NDArray[np.int64], due: npt.NDArray[np.int64], rows: int) -> npt.NDArray[np.int32]:
     """int32 [rows]: of the next k rows, how many no deadline needs."""
     jobs = np.maximum(0, (owed + due * (rows - 1)) // UNITS)
     bucket = np.repeat(np.arange(len(due)), jobs)
-    number = np.arange(1, len(bucket) + 1) - np.repeat(np.cumsum(jobs) - jobs, jobs)  # first, second, ... of its bucket
-    deadlines = np.maximum(0, -((owed[bucket] - UNITS * number) // due[bucket]))
+    nth = np.arange(1, len(bucket) + 1) - np.repeat(np.cumsum(jobs) - jobs, jobs)  # first, second, ... of its bucket
+    deadlines = np.maximum(0, -((owed[bucket] - UNITS * nth) // due[bucket]))
     return (np.arange(rows) - np.cumsum(np.bincount(deadlines, minlength=rows))).astype(np.int32)
 
 
@@ -194,5 +194,5 @@ def _sums(
 
 def _number(names: Sequence[tuple[Any, ...]]) -> npt.NDArray[np.int64]:
     """Number of each name, equal names alike, in the order of their first use."""
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    return np.array([numbers[name] for name in names], dtype=np.int64)
+    indices = {name: index for index, name in enumerate(dict.fromkeys(names))}
+    return np.array([indices[name] for name in names], dtype=np.int64)

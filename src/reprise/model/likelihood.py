@@ -198,20 +198,20 @@ def _score_in_chunks(
     The layer is met inside the model's own forward, because there FSDP has its weights together.
     """
     head = model.get_output_embeddings()
-    wanted = targets.flatten() != IGNORE
+    is_target = targets.flatten() != IGNORE
     nll = torch.zeros(targets.numel(), dtype=torch.float32, device=targets.device)
     greedy = torch.zeros(targets.numel(), dtype=torch.bool, device=targets.device) if with_greedy else None
 
     def score(hidden: Tensor) -> Tensor:
-        states, labels = hidden.flatten(0, 1)[wanted], targets.flatten()[wanted]
+        states, labels = hidden.flatten(0, 1)[is_target], targets.flatten()[is_target]
         rows = max(1, _CHUNK_LOGITS // head.weight.shape[0])
         parts = [
             _score_logits(_logits(head, part, model.config), part_labels, with_greedy)
             for part, part_labels in zip(torch.split(states, rows), torch.split(labels, rows), strict=True)
         ]
-        nll[wanted] = torch.cat([part.nll for part in parts])
+        nll[is_target] = torch.cat([part.nll for part in parts])
         if greedy is not None:
-            greedy[wanted] = torch.cat([part.greedy for part in parts if part.greedy is not None])
+            greedy[is_target] = torch.cat([part.greedy for part in parts if part.greedy is not None])
         return hidden[..., :1]
 
     with replaced_forward(head, score):

@@ -79,18 +79,18 @@ def make_entries(groups: Sequence[Group], kept: Sequence[Group], notes: list[str
 
 def _by_language(groups: Sequence[Group]) -> dict[str, tuple[Counter[str], float]]:
     """Language -> (source -> bytes, documents)."""
-    found: dict[str, tuple[Counter[str], float]] = {}
+    languages: dict[str, tuple[Counter[str], float]] = {}
     everything = sum(group.language_bytes.total() for group in groups)
     for group in groups:
         total = group.language_bytes.total()
         for language, count in group.language_bytes.items():
             if group.language is not None and language != group.language:
                 continue
-            counts, documents = found.get(language, (Counter(), 0.0))
+            counts, documents = languages.get(language, (Counter(), 0.0))
             share = 1.0 if group.language is not None else count / total
             counts.update({source: int(size * share) for source, size in group.source_bytes.items()})
-            found[language] = counts, documents + group.documents * share
-    return {lang: item for lang, item in found.items() if item[0].total() >= SMALLEST_LANGUAGE * everything}
+            languages[language] = counts, documents + group.documents * share
+    return {lang: item for lang, item in languages.items() if item[0].total() >= SMALLEST_LANGUAGE * everything}
 
 
 def _share_out(

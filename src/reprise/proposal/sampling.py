@@ -19,6 +19,7 @@ from reprise.documents.read.records import Reading, Record, read_stream
 from reprise.documents.read.streams import decompress, open_raw
 from reprise.errors import UserError
 from reprise.recipe.documents import Input
+from reprise.recipe.loading import check
 
 TEXT_FIELDS = (
     "text",
@@ -94,7 +95,7 @@ def find_groups(path: str, *, keep: bool, notes: list[str]) -> list[Group]:
         UserError: there is nothing to read.
     """
     setting = "--keep" if keep else "--data"
-    listing = list_input(Input(path=path), setting)
+    listing = list_input(check(Input, {"path": path}, setting), setting)
     if listing.skipped:
         notes.append(f"{path}: not read are {describe_skipped(summarise_skipped(listing.skipped))}")
     root = Path(path).expanduser()
@@ -202,8 +203,8 @@ def _first_records(
         stream = raw if file.format in SEEKING else cast(BinaryIO, io.BufferedReader(counted, 1 << 16))
         compression = None if file.format in SEEKING else format_of(file.path).compression
         items = read_stream(decompress(stream, compression), file.path, file.format, Reading(entry, parser))
-        for number, item in enumerate(items):
-            if number >= limit and counted.num_bytes >= (0 if file.format in SEEKING else limit_bytes):
+        for index, item in enumerate(items):
+            if index >= limit and counted.num_bytes >= (0 if file.format in SEEKING else limit_bytes):
                 finished = False
                 break
             if isinstance(item, Record):

@@ -84,7 +84,7 @@ class Side:
     @cached_property
     def tokens(self) -> dict[int, str]:
         """Id -> token."""
-        return {int(number): token for token, number in self.tokenizer.get_vocab().items()}
+        return {int(token_id): token for token, token_id in self.tokenizer.get_vocab().items()}
 
     @property
     def where(self) -> str:
@@ -211,9 +211,9 @@ def check_tokens(sides: list[Side]) -> Side:
     for side in (base, chat):
         clash = next((pair for pair in _clashes(own, side)), None)
         if clash is not None:
-            number, ours, theirs = clash
+            token_id, ours, theirs = clash
             raise UserError(
-                f"the id {number} is {theirs!r} there and {ours!r} in the trained model",
+                f"the id {token_id} is {theirs!r} there and {ours!r} in the trained model",
                 where=side.where,
                 remedy="the vocabularies must agree where they overlap: name a chat model with the trained one's "
                 "tokenizer, or continue the chat model itself, with conversations in the mixture",
@@ -243,14 +243,14 @@ def check_tokens(sides: list[Side]) -> Side:
 def _clashes(own: Side, side: Side) -> Iterator[tuple[int, str, str]]:
     """(id, our token, its token) where they differ; a reserved token that got a name is none."""
     added = [set(one.tokenizer.added_tokens_decoder) for one in (own, side)]
-    for number in sorted(own.tokens.keys() & side.tokens.keys()):
-        renamed = number in added[0] and number in added[1]
-        if own.tokens[number] != side.tokens[number] and not renamed:
-            yield number, own.tokens[number], side.tokens[number]
-    ids = {token: number for number, token in side.tokens.items()}
-    for number, token in own.tokens.items():
-        if ids.get(token, number) != number:
-            yield number, token, f"{side.tokens.get(number)} (which has {token!r} at {ids[token]})"
+    for token_id in sorted(own.tokens.keys() & side.tokens.keys()):
+        renamed = token_id in added[0] and token_id in added[1]
+        if own.tokens[token_id] != side.tokens[token_id] and not renamed:
+            yield token_id, own.tokens[token_id], side.tokens[token_id]
+    ids = {token: token_id for token_id, token in side.tokens.items()}
+    for token_id, token in own.tokens.items():
+        if ids.get(token, token_id) != token_id:
+            yield token_id, token, f"{side.tokens.get(token_id)} (which has {token!r} at {ids[token]})"
 
 
 def _embedded(side: Side) -> int:

@@ -149,10 +149,10 @@ def type_of(own: str, name: str, stored: StoredWeights, quantization: str) -> An
     shape = _shape(stored, own)
     if len(shape) < 2:
         return gguf.GGMLQuantizationType.F32
-    wanted = TYPES[quantization]
-    if wanted in _FINE and name in ("token_embd.weight", "output.weight"):
-        wanted = "Q8_0"
-    kind = gguf.GGMLQuantizationType[wanted]
+    type_name = TYPES[quantization]
+    if type_name in _FINE and name in ("token_embd.weight", "output.weight"):
+        type_name = "Q8_0"
+    kind = gguf.GGMLQuantizationType[type_name]
     block, _ = gguf.GGML_QUANT_SIZES[kind]
     return kind if shape[-1] % block == 0 else gguf.GGMLQuantizationType.F16
 
@@ -219,14 +219,14 @@ def _write_tokenizer(writer: Any, tokenizer: GgufTokenizer) -> None:
     writer.add_token_list(tokenizer.tokens)
     writer.add_token_types(tokenizer.kinds)
     writer.add_token_merges(tokenizer.merges)
-    for add, number in (
+    for add, token_id in (
         (writer.add_bos_token_id, tokenizer.bos_id),
         (writer.add_eos_token_id, tokenizer.eos_id),
         (writer.add_pad_token_id, tokenizer.pad_id),
         (writer.add_unk_token_id, tokenizer.unknown_id),
     ):
-        if number is not None:
-            add(number)
+        if token_id is not None:
+            add(token_id)
     writer.add_add_bos_token(tokenizer.adds_bos)
     if tokenizer.chat_template is not None:
         writer.add_chat_template(tokenizer.chat_template)

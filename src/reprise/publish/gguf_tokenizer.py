@@ -58,7 +58,7 @@ def read_gguf_tokenizer(model: Model, rows: int) -> GgufTokenizer:
         raise _not_handled(what, model)
     tokenizer = load_tokenizer(model)
     vocabulary: dict[str, int] = content["model"]["vocab"]
-    tokens = [f"[PAD{number}]" for number in range(rows)]
+    tokens = [f"[PAD{token_id}]" for token_id in range(rows)]
     kinds = [UNUSED] * rows
     added = {int(token["id"]): token for token in content.get("added_tokens") or ()}
     highest = max([*vocabulary.values(), *added])
@@ -68,10 +68,10 @@ def read_gguf_tokenizer(model: Model, rows: int) -> GgufTokenizer:
             where=str(file),
             remedy="use the tokenizer that belongs to the model",
         )
-    for token, number in vocabulary.items():
-        tokens[number], kinds[number] = token, NORMAL
-    for number, token in added.items():
-        tokens[number], kinds[number] = token["content"], CONTROL if token.get("special") else USER_DEFINED
+    for token, token_id in vocabulary.items():
+        tokens[token_id], kinds[token_id] = token, NORMAL
+    for token_id, token in added.items():
+        tokens[token_id], kinds[token_id] = token["content"], CONTROL if token.get("special") else USER_DEFINED
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in content["model"]["merges"]]
     template = tokenizer.chat_template
     return GgufTokenizer(

@@ -81,17 +81,24 @@ def find_chat_format(tokenizer: Any) -> tuple[ChatFormat | None, str]:
     if tokenizer.chat_template is None:
         return None, "the model has no chat template"
     try:
-        found = _take_apart(tokenizer)
+        chat_format = _take_apart(tokenizer)
         for messages in _PROBES:
-            if found.render(messages) != _render(tokenizer, messages):
+            if chat_format.render(messages) != _render(tokenizer, messages):
                 return None, "its chat template depends on more than the role of each message"
     except Exception as error:  # whatever a template raises for a conversation that it does not take
         said = str(error).splitlines()[0][:100] if str(error) else repr(error)
         return None, f"its chat template refuses a plain conversation ({said})"
-    texts = (found.before_all, *found.system, found.without_system, *found.user, *found.assistant, found.answer)
+    texts = (
+        chat_format.before_all,
+        *chat_format.system,
+        chat_format.without_system,
+        *chat_format.user,
+        *chat_format.assistant,
+        chat_format.answer,
+    )
     if any(mark in text for text in texts for mark in ("{{", "}}", '"""')):
         return None, "its chat template holds marks of the Modelfile's own language"
-    return found, ""
+    return chat_format, ""
 
 
 def _render(tokenizer: Any, messages: Sequence[dict[str, str]], *, answer: bool = True) -> str:

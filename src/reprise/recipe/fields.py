@@ -51,14 +51,14 @@ def decisive(value: Any) -> Any:
     return value
 
 
-def _outside(place: Any) -> Any:
+def _outside(value: Any) -> Any:
     """A place, or null where it is on this machine."""
-    if isinstance(place, list):
-        return [_outside(inner) for inner in place]
-    if not isinstance(place, str) or "://" in place:
-        return place
-    is_here = place.startswith("package:") or Path(place).expanduser().exists() or any(c in place for c in "*?[")
-    return None if is_here else place
+    if isinstance(value, list):
+        return [_outside(inner) for inner in value]
+    if not isinstance(value, str) or "://" in value:
+        return value
+    is_here = value.startswith("package:") or Path(value).expanduser().exists() or any(c in value for c in "*?[")
+    return None if is_here else value
 
 
 MAX_COUNT = 10**15
@@ -72,15 +72,15 @@ def parse_count(value: Any) -> Any:
     text = str(value).strip().replace("_", "").replace(",", "")
     suffix = text[-1:].lower() if text[-1:].lower() in "kmbt" else ""
     try:
-        number = Decimal(text[: len(text) - len(suffix)]) * _SUFFIXES[suffix]
-        is_whole = number == number.to_integral_value()
+        count = Decimal(text[: len(text) - len(suffix)]) * _SUFFIXES[suffix]
+        is_whole = count == count.to_integral_value()
     except ArithmeticError:
         raise ValueError(f"{value!r} is not a count; write for example 92.5B, 40M, 8k or 512") from None
-    if number.is_finite() and abs(number) > MAX_COUNT:
+    if count.is_finite() and abs(count) > MAX_COUNT:
         raise ValueError(f"{value!r} is more than {float(MAX_COUNT):.0e}")
-    if not number.is_finite() or not is_whole:
+    if not count.is_finite() or not is_whole:
         raise ValueError(f"{value!r} is not a whole number")
-    return int(number)
+    return int(count)
 
 
 Count = Annotated[int, BeforeValidator(parse_count), Field(ge=0)]

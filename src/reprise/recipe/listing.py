@@ -41,8 +41,8 @@ def _section(prefix: str, model: type[BaseModel], parts: list[str]) -> None:
 def _model_of(kind: Any) -> type[BaseModel] | None:
     """The section that a field holds, itself or in a list or mapping."""
     if typing.get_origin(kind) in (list, dict, typing.Union, types.UnionType):
-        found = [_model_of(argument) for argument in typing.get_args(kind)]
-        return next((model for model in found if model is not None), None)
+        models = [_model_of(argument) for argument in typing.get_args(kind)]
+        return next((model for model in models if model is not None), None)
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 

@@ -91,10 +91,10 @@ def _check_synthesis(synthesis: Synthesis, topics: Collection[str]) -> Iterator[
 def mixture_pairs(recipe: Recipe) -> set[tuple[str, str]]:
     """(language, source) of the text that some stage trains on."""
     return {
-        (component.language, source)
+        (entry.language, source)
         for stage in recipe.stages
-        for name, component in stage.mixture.items()
-        for source in component.sources
+        for name, entry in stage.mixture.items()
+        for source in entry.sources
     }
 
 
@@ -119,7 +119,7 @@ def unknown_name(name: str, known: Collection[str], kind: str, setting: str, *, 
 
 def _check_stage(where: str, stage: Stage, recipe: Recipe) -> Iterator[Finding]:
     """The names in one training stage; its own mixture defines them."""
-    sources = {source for component in stage.mixture.values() for source in component.sources}
+    sources = {source for entry in stage.mixture.values() for source in entry.sources}
     for key in stage.curriculum:
         entry, _, source = key.partition("/")
         if entry not in stage.mixture:
@@ -135,11 +135,7 @@ def _check_stage(where: str, stage: Stage, recipe: Recipe) -> Iterator[Finding]:
 
 def _check_topics(where: str, stage: Stage, recipe: Recipe) -> Iterator[Finding]:
     """Topics that the policy names. Documents may bring topics of their own, so an unlike name is only a warning."""
-    split = [
-        component.language
-        for name, component in stage.mixture.items()
-        if set(component.sources) & set(stage.topics.sources)
-    ]
+    split = [entry.language for name, entry in stage.mixture.items() if set(entry.sources) & set(stage.topics.sources)]
     known = {topic for language in split for topic in recipe.documents.topics.list_of(language)}
     known |= {entry.constants["topic"] for entry in recipe.documents.inputs if "topic" in entry.constants}
     policy = stage.topics.policy

@@ -8,7 +8,7 @@ from reprise.recipe import Recipe
 from reprise.recipe.loading import open_recipe
 from reprise.report.facts import gather
 from reprise.report.page import render_comparison, render_report
-from reprise.report.records import ComparedRun, Report, RunComparison
+from reprise.report.records import ComparedRun, Report, ReportCounts, RunComparison
 from reprise.storage import write_json, write_text
 from reprise.workspace import Work, Workspace
 
@@ -21,8 +21,7 @@ def run(work: Work, *, recipe: Recipe) -> None:
     facts = write_report(Workspace(root), recipe, root / HTML)
     write_json(work.output / JSON, facts)
     work.outside += [root / HTML, root / JSON]
-    work.counts["verdicts"] = len(facts["verdict"]["verdicts"])
-    work.counts["verified"] = facts["integrity"]["when"]
+    work.counts.update(ReportCounts(verdicts=len(facts["verdict"]["verdicts"]), verified=facts["integrity"]["when"]))
 
 
 def write_report(workspace: Workspace, recipe: Recipe, output: Path) -> Report:
@@ -59,7 +58,7 @@ def compare_report(runs: Sequence[Path], output: Path) -> RunComparison:
     compared: list[ComparedRun] = [
         {"folder": str(root), "report": gather(Workspace(root), open_recipe(root, None))} for root in runs
     ]
-    comparison: RunComparison = {"format": 2, "runs": compared}
+    comparison: RunComparison = {"format": 3, "runs": compared}
     numbers = _json_beside(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_text(output, render_comparison(comparison))

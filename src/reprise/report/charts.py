@@ -1,40 +1,26 @@
-"""Facts -> charts. A chart is a plotly figure whose colours name variables of the page's style sheet, and a table.
+"""Facts -> charts: training, held-out text, the mixture, perplexity and the order of the documents."""
 
-    {"id", "title", "note", "describe", "traces", "layout", "legend": [{"name", "color", "dash"}],
-     "table": {"columns", "rows"}}
-
-The page's script puts in the colours of the light or the dark theme; `describe` is what a screen reader says.
-"""
-
-import math
-import re
 from collections.abc import Sequence
 from typing import Literal
 
+from reprise.report.chart import (
+    COLORS,
+    Cell,
+    Chart,
+    ChartTable,
+    Layout,
+    draw_line,
+    label,
+    log_ticks,
+    make_chart,
+    plot_text,
+    thin,
+)
+from reprise.report.corpus_records import PerplexityFacts
 from reprise.report.records import Report
-from reprise.storage import Json
-
-COLORS = 12
-"""Colours `--c0` ... of the style sheet."""
-
-DASHES = ("solid", "dash", "dot", "dashdot")
-"""Told apart without colour, too."""
-
-MAX_TABLE_ROWS = 60
-"""Rows of the table under a curve; report.json has every point."""
 
 
-def plot_text(text: str) -> str:
-    """Text for plotly, which reads a few HTML tags in titles and labels."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def label(language: str, source: str | None, topic: str | None) -> str:
-    """Name of a bucket, for people."""
-    return " / ".join(part for part in (language, source, topic) if part is not None)
-
-
-def course_charts(facts: Report) -> list[Json]:
+def course_charts(facts: Report) -> list[Chart]:
     """How training went: training loss, held-out loss, shares, learning rate, speed."""
     charts = [_loss(facts), *_held_out(facts), _benchmarks(facts), *_share_charts(facts), *_small_series(facts)]
     return [chart for chart in charts if chart]
@@ -49,7 +35,7 @@ def _offsets(facts: Report) -> list[int]:
     return offsets
 
 
-def _stage_marks(facts: Report) -> Json:
+def _stage_marks(facts: Report) -> Layout:
     """Vertical lines where a stage after the first begins, with its name."""
     shapes, notes = [], []
     for stage, offset in zip(facts["training"], _offsets(facts), strict=True):
@@ -72,46 +58,7 @@ def _stage_marks(facts: Report) -> Json:
     return {"shapes": shapes, "annotations": notes}
 
 
-def draw_line(name: str, xs: Sequence[float], ys: Sequence[float | None], index: int, *, markers: bool = False) -> Json:
-    """One curve."""
-    return {
-        "type": "scatter",
-        "mode": "lines+markers" if markers else "lines",
-        "name": plot_text(name),
-        "x": list(xs),
-        "y": list(ys),
-        "line": {"color": f"var(--c{index % COLORS})", "width": 2, "dash": dash(index)},
-        "marker": {"size": 5},
-    }
-
-
-def dash(index: int) -> str:
-    """Dash of the n-th curve of a chart: the first four are solid."""
-    return "solid" if index < 4 else DASHES[index % len(DASHES)]
-
-
-def _legend(traces: Sequence[Json], names: Sequence[str]) -> list[Json]:
-    """A legend only where there is something to tell apart; colours are numbers of the style sheet's `--cN`."""
-    entries = [
-        {
-            "name": name,
-            "color": int(trace["line"]["color"].removeprefix("var(--c").removesuffix(")")),
-            "dash": "mark" if trace["mode"] == "markers" else trace["line"]["dash"],
-        }
-        for trace, name in zip(traces, names, strict=True)
-    ]
-    return entries if len(entries) > 1 else []
-
-
-def thin(rows: list[list[Json]]) -> list[list[Json]]:
-    """At most MAX_TABLE_ROWS rows, evenly spaced, the first and the last among them."""
-    if len(rows) <= MAX_TABLE_ROWS:
-        return rows
-    last = len(rows) - 1
-    return [rows[round(i * last / (MAX_TABLE_ROWS - 1))] for i in range(MAX_TABLE_ROWS)]
-
-
-def _loss(facts: Report) -> Json | None:
+def _loss(facts: Report) -> Chart | None:
     """Training loss, with restarts and guards' events on it."""
     xs, ys = _joined(facts, "loss")
     if not xs:
@@ -124,12 +71,12 @@ def _loss(facts: Report) -> Json | None:
     traces = [draw_line("training loss", xs, ys, 0)]
     names = ["training loss"]
     for index, (kind, symbol) in enumerate((("resume", "triangle-up"), ("guard", "x")), start=1):
-        places = [tokens for tokens, found in events if found == kind]
-        if places:
+        tokens_of_kind = [tokens for tokens, event_kind in events if event_kind == kind]
+        if tokens_of_kind:
             names.append({"resume": "restart", "guard": "guard's event"}[kind])
-            near = [ys[min(range(len(xs)), key=lambda i: abs(xs[i] - place))] for place in places]
+            near = [ys[min(range(len(xs)), key=lambda i: abs(xs[i] - position))] for position in tokens_of_kind]
             traces.append(
-                draw_line(names[-1], places, near, index)
+                draw_line(names[-1], tokens_of_kind, near, index)
                 | {"mode": "markers", "marker": {"size": 11, "symbol": symbol, "color": f"var(--c{index})"}}
             )
     width = max(stage["series"]["steps_per_point"] for stage in facts["training"])
@@ -161,30 +108,13 @@ def _joined(facts: Report, name: Curve) -> tuple[list[int], list[float | None]]:
     return xs, ys
 
 
-def tokens_axis(facts: Report | None, y_title: str) -> Json:
+def tokens_axis(facts: Report | None, y_title: str) -> Layout:
     """Layout of a chart over the tokens of a run, or of several runs (facts None), which have no marks in common."""
     return {
         "xaxis": {"title": {"text": "tokens trained"}, "rangemode": "tozero"},
         "yaxis": {"title": {"text": plot_text(y_title)}},
         "hovermode": "x unified",
     } | (_stage_marks(facts) if facts else {})
-
-
-def make_chart(
-    name: str, title: str, note: str, traces: list[Json], layout: Json, names: Sequence[str], table: Json
-) -> Json:
-    """A chart (see the top) from its curves and their names."""
-    return {
-        "id": "chart-" + re.sub(r"\W+", "-", name),
-        "title": title,
-        "note": note,
-        "describe": f"Chart: {title}. The numbers are in the table after it.",
-        "traces": traces,
-        "layout": layout,
-        "legend": _legend(traces, names),
-        "table": table,
-        "small": False,
-    }
 
 
 def held_out_series(facts: Report) -> dict[tuple[str, str | None, str | None], list[tuple[int, float]]]:
@@ -198,27 +128,27 @@ def held_out_series(facts: Report) -> dict[tuple[str, str | None, str | None], l
     return dict(sorted(series.items(), key=lambda item: topic_rank(facts, item[0][0], item[0][2])))
 
 
-def topic_rank(facts: Report, language: str, topic: str | None) -> int:
-    """Place of a topic in the recipe's list; what is not in it comes last."""
-    topics = facts["topics"].get(language, [])
+def topic_rank(facts: Report, entry: str, topic: str | None) -> int:
+    """Index of a topic in the recipe's list; what is not in it comes last."""
+    topics = facts["topics"].get(entry, [])
     return topics.index(topic) if topic in topics else len(topics)
 
 
-def topic_colors(facts: Report, language: str, names: Sequence[str]) -> list[int]:
+def topic_colors(facts: Report, entry: str, names: Sequence[str]) -> list[int]:
     """A topic has the same colour in every chart: its place in the recipe's list. Other names follow."""
-    topics = facts["topics"].get(language, [])
+    topics = facts["topics"].get(entry, [])
     if not set(names) & set(topics):
         return list(range(len(names)))
     further = [name for name in names if name not in topics]
     return [topics.index(name) if name in topics else len(topics) + further.index(name) for name in names]
 
 
-def _held_out(facts: Report) -> list[Json | None]:
+def _held_out(facts: Report) -> list[Chart | None]:
     """Change of the held-out loss since the start: by entry, by source, and by topic of each split source."""
     series = held_out_series(facts)
     entries = list(dict.fromkeys(key[0] for key in series))
     chart = change_chart("entries", "Held-out text", facts, {k[0]: v for k, v in series.items() if not k[1]})
-    charts = [with_tolerances(chart, facts["tolerance"])] if chart else []
+    charts: list[Chart | None] = [with_tolerances(chart, facts["tolerance"])] if chart else []
     for entry in entries:
         sources = {k[1]: v for k, v in series.items() if k[0] == entry and k[1] and k[2] is None}
         if len(sources) > 1:
@@ -232,7 +162,7 @@ def _held_out(facts: Report) -> list[Json | None]:
     return charts
 
 
-def with_tolerances(chart: Json, tolerance: dict[str, float]) -> Json:
+def with_tolerances(chart: Chart, tolerance: dict[str, float]) -> Chart:
     """The chart of the entries with a line where the tolerance of each kept one ends."""
     names = [trace["name"] for trace in chart["traces"]]
     end = max(x for trace in chart["traces"] for x in trace["x"])
@@ -248,7 +178,7 @@ def with_tolerances(chart: Json, tolerance: dict[str, float]) -> Json:
 
 def change_chart(
     name: str, title: str, facts: Report | None, series: dict[str, list[tuple[int, float]]], colors: Sequence[int] = ()
-) -> Json | None:
+) -> Chart | None:
     """Curves of the change in per cent since the first measurement; colours are 0, 1, ... unless given."""
     if not series:
         return None
@@ -263,7 +193,7 @@ def change_chart(
     layout["yaxis"] |= {"zeroline": True, "ticksuffix": " %"}
     tokens = sorted({x for points in series.values() for x, _ in points})
     values = {key: dict(points) for key, points in series.items()}
-    rows = [[x, *(values[key].get(x) for key in series)] for x in tokens]
+    rows: list[list[Cell]] = [[x, *(values[key].get(x) for key in series)] for x in tokens]
     return make_chart(
         name,
         title,
@@ -277,12 +207,12 @@ def change_chart(
 
 def score_chart(
     name: str, title: str, note: str, facts: Report, points: Sequence[tuple[int, dict[str, float]]]
-) -> Json | None:
+) -> Chart | None:
     """Scores of benchmarks over tokens, of those that every point has; None where there is nothing to join."""
     names = [name for name in points[0][1] if all(name in scores for _, scores in points)] if points else []
     if not names or len(points) < 2:
         return None
-    tokens = [place for place, _ in points]
+    tokens = [position for position, _ in points]
     curves = [[100 * scores[name] for _, scores in points] for name in names]
     traces = [draw_line(one, tokens, curves[i], i, markers=True) for i, one in enumerate(names)]
     layout = tokens_axis(facts, "right answers, %")
@@ -293,7 +223,7 @@ def score_chart(
     )
 
 
-def _benchmarks(facts: Report) -> Json | None:
+def _benchmarks(facts: Report) -> Chart | None:
     """Benchmarks that were run while training."""
     points = [
         (offset + point["tokens"], point["scores"])
@@ -304,12 +234,12 @@ def _benchmarks(facts: Report) -> Json | None:
     return score_chart("benchmarks", "Benchmarks while training", note, facts, points)
 
 
-def _share_charts(facts: Report) -> list[Json]:
+def _share_charts(facts: Report) -> list[Chart]:
     """Shares over tokens, one chart for each part of the mixture that changed: such as the topics of `zh/web`."""
     series: dict[str, dict[str, list[tuple[int, float]]]] = {}
-    inherited: dict[str, Json] = {}
+    inherited: dict[str, dict[str, float]] = {}
     for stage, offset in zip(facts["training"], _offsets(facts), strict=True):
-        last: dict[str, Json] = {}
+        last: dict[str, dict[str, float]] = {}
         for change in stage["shares"]:
             curves = series.setdefault(change["path"], {})
             known = last.setdefault(change["path"], {})
@@ -329,20 +259,20 @@ def _add_points(curves: dict[str, list[tuple[int, float]]], tokens: int, shares:
         curves.setdefault(child, []).append((tokens, share))
 
 
-def _shares_chart(facts: Report, path: str, curves: dict[str, list[tuple[int, float]]]) -> Json:
-    language = path.partition("/")[0]
+def _shares_chart(facts: Report, path: str, curves: dict[str, list[tuple[int, float]]]) -> Chart:
+    entry = path.partition("/")[0]
     names = {child: child.removeprefix(f"{path}/") for child in curves}
-    children = sorted(curves, key=lambda child: topic_rank(facts, language, names[child]))
+    children = sorted(curves, key=lambda child: topic_rank(facts, entry, names[child]))
     whole = path.replace("/", " ") or "the stage"
     traces = []
-    for i, child in zip(topic_colors(facts, language, [names[child] for child in children]), children, strict=True):
+    for i, child in zip(topic_colors(facts, entry, [names[child] for child in children]), children, strict=True):
         points = curves[child]
         trace = draw_line(names[child], [x for x, _ in points], [100 * share for _, share in points], i)
         trace["line"]["shape"] = "hv"
         traces.append(trace | {"hovertemplate": "%{y:.2f} %"})
     layout = tokens_axis(facts, f"share of {whole}, %")
     layout["yaxis"] |= {"ticksuffix": " %"}
-    rows: list[list[Json]] = []
+    rows: list[list[Cell]] = []
     for child in children:
         first, last = 100 * curves[child][0][1], 100 * curves[child][-1][1]
         rows.append([names[child], first, last, last - first])
@@ -357,7 +287,7 @@ def _shares_chart(facts: Report, path: str, curves: dict[str, list[tuple[int, fl
     )
 
 
-def _small_series(facts: Report) -> list[Json]:
+def _small_series(facts: Report) -> list[Chart]:
     """Learning rate, gradient norm and speed."""
     charts = []
     series: tuple[tuple[Curve, str, str, str], ...] = (
@@ -368,24 +298,27 @@ def _small_series(facts: Report) -> list[Json]:
     for name, title, unit, note in series:
         xs, ys = _joined(facts, name)
         if any(y is not None for y in ys):
-            table = {"columns": ["Tokens", title], "rows": thin([list(pair) for pair in zip(xs, ys, strict=True)])}
+            table: ChartTable = {
+                "columns": ["Tokens", title],
+                "rows": thin([list(pair) for pair in zip(xs, ys, strict=True)]),
+            }
             layout = tokens_axis(facts, unit)
             layout["yaxis"] |= {"rangemode": "tozero", "exponentformat": "power" if name == "lr" else "SI"}
             charts.append(
-                make_chart(name, title, note, [draw_line(title, xs, ys, 0)], layout, [title], table) | {"small": True}
+                make_chart(name, title, note, [draw_line(title, xs, ys, 0)], layout, [title], table, small=True)
             )
     return charts
 
 
-def perplexity_charts(facts: Report) -> list[Json]:
+def perplexity_charts(facts: Report) -> list[Chart]:
     """Distribution of the perplexity of the training documents, one histogram per language and source."""
-    return [_histogram(index, found) for index, found in enumerate(facts["corpus"]["perplexity"])]
+    return [_histogram(index, row) for index, row in enumerate(facts["corpus"]["perplexity"])]
 
 
-def _histogram(index: int, found: Json) -> Json:
-    edges, counts = found["bin_edges"], found["bin_documents"]
-    name = label(found["language"], found["source"], None)
-    median = found["quantiles"]["0.5"]
+def _histogram(index: int, row: PerplexityFacts) -> Chart:
+    edges, counts = row["bin_edges"], row["bin_documents"]
+    name = label(row["language"], row["source"], None)
+    median = row["quantiles"]["0.5"]
     # Bars of a histogram over bins of equal ratio: drawn as a filled step, which a logarithmic axis takes as it is.
     xs = [edge for edge in edges for _ in range(2)]
     ys = [0, *(count for count in counts for _ in range(2)), 0]
@@ -395,32 +328,33 @@ def _histogram(index: int, found: Json) -> Json:
     line = {"color": "var(--text)", "width": 1.5, "dash": "dash"}
     whole = {"dtick": 1} if max(counts) < 5 else {}  # there is no half of a document
     layout = {
-        "xaxis": {"type": "log", "title": {"text": "perplexity"}} | _log_ticks(edges[0], edges[-1]),
+        "xaxis": {"type": "log", "title": {"text": "perplexity"}} | log_ticks(edges[0], edges[-1]),
         "yaxis": {"title": {"text": "documents"}, "rangemode": "tozero"} | whole,
         "shapes": [{"type": "line", "x0": median, "x1": median, "y0": 0, "y1": 1, "yref": "paper", "line": line}],
     }
-    rows = [[f"{edges[i]:.4g} to {edges[i + 1]:.4g}", count] for i, count in enumerate(counts)]
+    rows: list[list[Cell]] = [[f"{edges[i]:.4g} to {edges[i + 1]:.4g}", count] for i, count in enumerate(counts)]
     return make_chart(
         f"perplexity-{index}",
         f"Perplexity of {name}",
-        f"{found['documents']:,} training documents; the dashed line is the median, {median:.3g}.",
+        f"{row['documents']:,} training documents; the dashed line is the median, {median:.3g}.",
         [trace],
         layout,
         [name],
         {"columns": ["Perplexity", "Documents"], "rows": rows},
-    ) | {"small": True}
+        small=True,
+    )
 
 
-def curriculum_charts(facts: Report) -> list[Json]:
+def curriculum_charts(facts: Report) -> list[Chart]:
     """Perplexity along an epoch, one chart per stage and mixture entry; a stage with the orders of another has none."""
     groups: dict[tuple[int, str], dict[str, list[float | None]]] = {}
-    for found in facts["curriculum"]:
-        groups.setdefault((found["stage"], found["entry"]), {})[found["source"]] = found["median_ppl"]
+    for row in facts["curriculum"]:
+        groups.setdefault((row["stage"], row["entry"]), {})[row["source"]] = row["median_ppl"]
     kept = {key: curves for key, curves in groups.items() if groups.get((key[0] - 1, key[1])) != curves}
     return [_curriculum_chart(*key, curves) for key, curves in kept.items()]
 
 
-def _curriculum_chart(stage: int, language: str, curves: dict[str, list[float | None]]) -> Json:
+def _curriculum_chart(stage: int, entry: str, curves: dict[str, list[float | None]]) -> Chart:
     shares = [100 * (i + 0.5) / len(next(iter(curves.values()))) for i in range(len(next(iter(curves.values()))))]
     traces = [
         draw_line(source, shares, values, i, markers=True) | {"connectgaps": True, "hovertemplate": "%{y:.3~g}"}
@@ -429,12 +363,12 @@ def _curriculum_chart(stage: int, language: str, curves: dict[str, list[float | 
     known = [value for values in curves.values() for value in values if value is not None]
     layout = {
         "xaxis": {"title": {"text": "tokens of one epoch, %"}, "range": [0, 100]},
-        "yaxis": {"type": "log", "title": {"text": "perplexity"}} | _log_ticks(min(known), max(known)),
+        "yaxis": {"type": "log", "title": {"text": "perplexity"}} | log_ticks(min(known), max(known)),
         "hovermode": "x unified",
     }
     return make_chart(
-        f"curriculum-{stage}-{language}",
-        f"Order of {language} in stage {stage}",
+        f"curriculum-{stage}-{entry}",
+        f"Order of {entry} in stage {stage}",
         "Median perplexity of the documents along one epoch, in the order in which training reads them: "
         "a rising curve goes from easy to hard.",
         traces,
@@ -445,17 +379,3 @@ def _curriculum_chart(stage: int, language: str, curves: dict[str, list[float | 
             "rows": [[share, *(values[i] for values in curves.values())] for i, share in enumerate(shares)],
         },
     )
-
-
-def _log_ticks(low: float, high: float) -> Json:
-    """Ticks of a logarithmic axis: powers of ten over a wide range, then 1, 2, 5 times them, then equal steps."""
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    steps = (1,) if high > 1e4 * low else (1, 2, 5)
-    values = [step * 10.0**power for power in range(first, last + 1) for step in steps]
-    shown = [value for value in values if 0.8 * low <= value <= 1.25 * high]
-    if len([value for value in shown if low <= value <= high]) < 3:
-        power = 10.0 ** math.floor(math.log10(max(high - low, 1e-3 * high)))
-        steps_down = (k * power for k in (1.0, 0.5, 0.2, 0.1))
-        step = next((k for k in steps_down if math.floor(high / k) - math.ceil(low / k) >= 2), 0.1 * power)
-        shown = [k * step for k in range(math.floor(low / step), math.ceil(high / step) + 1)]
-    return {"tickvals": shown, "ticktext": [f"{value:,.10g}" for value in shown]}

@@ -1,11 +1,12 @@
 """Several runs -> what differs between them and what came of it."""
 
 from reprise.report import charts, retention
+from reprise.report.chart import Chart
 from reprise.report.records import ComparedRun
 from reprise.storage import Json
 
 
-def compare(runs: list[ComparedRun]) -> tuple[dict[str, list[Json]], Json]:
+def compare(runs: list[ComparedRun]) -> tuple[dict[str, list[Chart]], Json]:
     """Charts and rows of the comparison."""
     names = _names(runs)
     entries = list(dict.fromkeys(change["entry"] for run in runs for change in _changes(run)))
@@ -69,7 +70,7 @@ def _different_text(runs: list[ComparedRun]) -> list[str]:
     return [entry for entry, values in before.items() if len(values) > 1]
 
 
-def _held_out(names: list[str], runs: list[ComparedRun], entries: list[str]) -> list[Json]:
+def _held_out(names: list[str], runs: list[ComparedRun], entries: list[str]) -> list[Chart]:
     """One chart per entry: the change of its held-out bits per byte in each run."""
     drawn = []
     for entry in entries:
@@ -83,7 +84,7 @@ def _held_out(names: list[str], runs: list[ComparedRun], entries: list[str]) -> 
     return drawn
 
 
-def _plane(names: list[str], runs: list[ComparedRun]) -> list[Json]:
+def _plane(names: list[str], runs: list[ComparedRun]) -> list[Chart]:
     """Gain against retention of all runs, where they have the same kept and the same new entry."""
     kept = list(dict.fromkeys(path for run in runs for path in run["report"]["tolerance"]))
     chart = retention.plane_chart({name: run["report"] for name, run in zip(names, runs, strict=True)}, kept)

@@ -8,14 +8,14 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from reprise.documents.label.report import read_grades
 from reprise.documents.table import DOCUMENTS, DROPPED, count_rows, list_parts
-from reprise.report.records import (
+from reprise.report.corpus_records import (
     BucketDocuments,
     CorpusFacts,
     DropExample,
@@ -51,12 +51,11 @@ def corpus_facts(workspace: Workspace) -> CorpusFacts:
 
 def _grades(workspace: Workspace) -> list[GradeFacts]:
     """How right the grades of quality are, one entry for each language that was learned."""
-    path = stage_folder(workspace, "label") / "grades.json"
-    if not path.exists():
-        return []
-    figures = json.loads(path.read_text(encoding="utf-8"))
+    reports = read_grades(stage_folder(workspace, "label"))
     return [
-        cast(GradeFacts, {"language": language, **entry}) for language, entry in figures.items() if "held_out" in entry
+        {"language": language, "figures": report["figures"]}
+        for language, report in reports.items()
+        if "figures" in report
     ]
 
 

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from reprise.manifest import Manifest
+from reprise.mixture.state import BucketState
 from reprise.recipe import Recipe
 from reprise.recipe.groups import Groups
-from reprise.report.records import Series, ShareChange, SpentRow, TrainingEvent, TrainingFacts, ValidationFacts
-from reprise.workspace import Manifest, Workspace
+from reprise.report.training_records import Series, ShareChange, SpentRow, TrainingEvent, TrainingFacts, ValidationFacts
+from reprise.workspace import Workspace
 
 MAX_POINTS = 600
 """Most points of a curve; a longer series is averaged over neighbouring steps."""
@@ -111,13 +113,12 @@ def _spent_so_far(folder: Path) -> list[SpentRow]:
     """Tokens of each bucket up to the newest checkpoint of a stage that is not finished."""
     checkpoints = sorted(folder.glob("checkpoints/step-*[0-9]/checkpoint.json"))
     try:
-        buckets = json.loads(checkpoints[-1].read_text(encoding="utf-8"))["sampler"]["buckets"]
+        buckets: list[BucketState] = json.loads(checkpoints[-1].read_text(encoding="utf-8"))["sampler"]["buckets"]
     except (IndexError, FileNotFoundError):  # none yet, or one that has just been replaced
         return []
     return [
-        {"entry": entry, "source": source, "topic": topic, "spent": bucket["tokens"]}
+        {"entry": bucket["entry"], "source": bucket["source"], "topic": bucket["topic"], "spent": bucket["tokens"]}
         for bucket in buckets
-        for entry, source, topic in [bucket["bucket"]]
     ]
 
 

@@ -11,30 +11,29 @@ from reprise import __version__
 from reprise.errors import UserError
 from reprise.evaluation.results import Results
 from reprise.evaluation.verdicts import headline_parts
+from reprise.manifest import Manifest
 from reprise.mixture.budget import budgets
 from reprise.recipe import Recipe
 from reprise.recipe.model import Model
 from reprise.report.corpus import corpus_facts, excerpt, stage_folder
+from reprise.report.corpus_records import OrderCurve, OrderRow
 from reprise.report.curves import training_facts
 from reprise.report.integrity import integrity_facts
 from reprise.report.records import (
-    BudgetRow,
     ChangeSoFar,
     CostFacts,
     MachineFacts,
-    OrderCurve,
-    OrderRow,
     RepeatFacts,
     Report,
     StageFacts,
     SynthesisFacts,
-    TrainingFacts,
     VerdictFacts,
 )
+from reprise.report.training_records import BudgetRow, TrainingFacts
 from reprise.stage_names import stage_names
 from reprise.storage import InputRecord
 from reprise.synthesis.records import SyntheticSamples
-from reprise.workspace import Manifest, Workspace
+from reprise.workspace import Workspace
 
 SAMPLE_CHARS = 1500
 """Longest excerpt of a synthetic sample."""
@@ -47,7 +46,7 @@ def gather(workspace: Workspace, recipe: Recipe) -> Report:
     results: Results | None = _read_json(workspace.folder("evaluate") / "results.json")
     stages = _stages(workspace, recipe)
     facts: Report = {
-        "format": 2,
+        "format": 3,
         "run": {
             "name": recipe.name,
             "model": recipe.model.path,
@@ -58,7 +57,7 @@ def gather(workspace: Workspace, recipe: Recipe) -> Report:
         "stages": stages,
         "verdict": _verdict(results, training, recipe),
         "tolerance": _tolerances(recipe),
-        "topics": {language: recipe.documents.topics.list_of(language) for language in _languages(recipe)},
+        "topics": _topics(recipe),
         "bits_per_byte": results["bits_per_byte"] if results else [],
         "benchmarks": results["benchmarks"] if results else [],
         "groups": results["groups"] if results else {},
@@ -326,7 +325,8 @@ def _machine(training: list[TrainingFacts]) -> MachineFacts | None:
     return {**starts[-1]["machine"], "processes": starts[-1]["processes"]} if starts else None
 
 
-def _languages(recipe: Recipe) -> list[str]:
-    """Languages of the mixtures, each once, in order."""
-    parts = (item for stage in recipe.stages for item in stage.mixture.items())
-    return list(dict.fromkeys(part.language or name for name, part in parts))
+def _topics(recipe: Recipe) -> dict[str, list[str]]:
+    """Topics of each entry of the mixtures and of each language."""
+    entries = [item for stage in recipe.stages for item in stage.mixture.items()]
+    languages = {name: entry.language for name, entry in entries} | {e.language: e.language for _, e in entries}
+    return {name: recipe.documents.topics.list_of(language) for name, language in languages.items()}

@@ -5,9 +5,10 @@ from typing import Literal
 
 from typing_extensions import TypedDict
 
+from reprise.manifest import Manifest
 from reprise.records import record
 from reprise.verification import Verification, Verified, damage_of, read_verification
-from reprise.workspace import Manifest, Workspace
+from reprise.workspace import Workspace
 
 VerifiedState = Literal["as written", "damaged", "made since", "not verified"]
 

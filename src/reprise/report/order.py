@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from reprise.mixture.buckets import OpenBucket, open_buckets
 from reprise.recipe import Recipe
-from reprise.report.records import OrderCurve
+from reprise.report.corpus_records import OrderCurve
 from reprise.tokens.store import TokenStore
 from reprise.workspace import Workspace
 

@@ -1,6 +1,5 @@
 """The order of a stage for `reprise order`: tables on the terminal, and the planned mixture over tokens as a plot."""
 
-from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ from typing_extensions import TypedDict
 
 from reprise.mixture.forecast import Segment, forecast
 from reprise.mixture.preview import Packing, PreviewRow, packing, preview
+from reprise.mixture.state import SamplerState
 from reprise.model.loading import load_tokenizer
 from reprise.recipe import Recipe
-from reprise.storage import Json
 from reprise.tables import print_table
 from reprise.tokens.store import TokenStore
 
@@ -71,7 +70,7 @@ def plan_order(
     *,
     stage: int = 1,
     rows: int = 200,
-    previous: Mapping[str, Json] | None = None,
+    previous: SamplerState | None = None,
     picture: Path | None = None,
 ) -> Order:
     """The first rows of a stage, how its documents fit into rows, and what the forecast warns of.
@@ -97,7 +96,7 @@ def plan_order(
     }
 
 
-def order_json(order: Order) -> dict[str, Json]:
+def order_json(order: Order) -> dict[str, Any]:
     """The order with names in place of positions, for `reprise order --json`."""
     return {
         **order,
@@ -118,8 +117,8 @@ def show_order(order: Order) -> None:
     print_table(table)
     fit = Table("bucket", "rows", "padding", "documents", "cut", "cut though short", title="rows of the first epoch")
     for entry in order["packing"]:
-        numbers = [entry.rows, f"{entry.padding:.2%}", entry.documents, entry.cut, entry.cut_though_short]
-        fit.add_row(entry.bucket, *map(str, numbers))
+        figures = [entry.rows, f"{entry.padding:.2%}", entry.documents, entry.cut, entry.cut_though_short]
+        fit.add_row(entry.bucket, *map(str, figures))
     print_table(fit)
     for warning in order["warnings"]:
         Console().print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)

@@ -5,6 +5,7 @@ import hashlib
 import importlib.resources
 import json
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -12,8 +13,11 @@ from markupsafe import Markup, escape
 
 from reprise.recipe.languages.packs import english_name
 from reprise.report import charts, retention, tables
+from reprise.report.chart import Chart, label
 from reprise.report.compare import compare
-from reprise.report.records import MachineFacts, Report, RunComparison, TrainingEvent
+from reprise.report.records import MachineFacts, Report, RunComparison
+from reprise.report.study_records import StudyResult
+from reprise.report.training_records import TrainingEvent
 from reprise.storage import Json
 from reprise.yaml_text import format_yaml
 
@@ -36,7 +40,7 @@ def render_report(facts: Report, *, live: bool = False) -> str:
         "curve": retention.curve_charts(facts),
         "plane": [chart for chart in [retention.plane_chart({facts["run"]["name"]: facts}, kept)] if chart],
     }
-    return _render("report.html", facts, drawn, _report_views(facts), title=facts["run"]["name"], live=live)
+    return render_page("report.html", facts, drawn, _report_views(facts), title=facts["run"]["name"], live=live)
 
 
 def _report_views(facts: Report) -> dict[str, Any]:
@@ -93,22 +97,34 @@ def _event(stage: int, event: TrainingEvent) -> Json:
 def render_comparison(comparison: RunComparison) -> str:
     """Several runs side by side."""
     drawn, views = compare(comparison["runs"])
-    return _render("compare.html", comparison, drawn, views, title="Comparison of runs", live=False)
+    return render_page("compare.html", comparison, drawn, views, title="Comparison of runs", live=False)
 
 
-def _render(
+def render_page(
     template: str,
-    facts: Report | RunComparison,
-    drawn: dict[str, list[Json]],
+    facts: Report | RunComparison | StudyResult,
+    drawn: Mapping[str, Sequence[Chart]],
     views: dict[str, Any],
     *,
     title: str,
     live: bool,
 ) -> str:
+    """A page from a template.
+
+    Args:
+        template: its file.
+        facts: embedded for programs.
+        drawn: section -> its charts.
+        views: what the template needs besides.
+        title: its title.
+        live: see `render_report`.
+    """
     script = _asset("page.js")
     plotly = "" if live else plotly_source()
     figures = [
-        {name: chart[name] for name in ("id", "traces", "layout")} for group in drawn.values() for chart in group
+        {"id": chart["id"], "traces": chart["traces"], "layout": chart["layout"]}
+        for group in drawn.values()
+        for chart in group
     ]
     return (
         _environment()
@@ -167,7 +183,7 @@ def _environment() -> jinja2.Environment:
         "scientific": scientific,
         "duration": duration,
         "words": words,
-        "bucket": lambda row: charts.label(row.get("entry") or row["language"], row["source"], row["topic"]),
+        "bucket": lambda row: label(row.get("entry") or row["language"], row["source"], row["topic"]),
         "cell": cell,
         "change": change,
         "sense": sense,
@@ -193,9 +209,9 @@ def count(value: float | None) -> str:
     return f"{value:,.0f}"
 
 
-def of(number: int, one: str) -> str:
-    """A number with its noun: `1 file`, `2 files`."""
-    return f"{count(number)} {one}{'' if number == 1 else 's'}"
+def of(amount: int, noun: str) -> str:
+    """A count with its noun: `1 file`, `2 files`."""
+    return f"{count(amount)} {noun}{'' if amount == 1 else 's'}"
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -232,8 +248,8 @@ def tolerance(row: Json) -> str:
     """What a measure may lose, in the unit of its change."""
     if row["tolerance"] is None:
         return "–"
-    number = cell(100 * row["tolerance"])
-    return f"{number}\u202f{_unit(row).removesuffix('s') if number == '1' else _unit(row)}"
+    share = cell(100 * row["tolerance"])
+    return f"{share}\u202f{_unit(row).removesuffix('s') if share == '1' else _unit(row)}"
 
 
 def moment(when: str) -> str:
@@ -285,7 +301,7 @@ def words(name: str) -> str:
 
 
 def breakable(name: str) -> Markup:
-    """A long name that may go on in the next line after each of its parts, and nowhere else."""
+    """A long name that may break after each of its parts, and nowhere else."""
     return Markup(re.sub(r"([._])", r"\1<wbr>", str(escape(name))))
 
 

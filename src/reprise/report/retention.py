@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from reprise.evaluation.results import CurvePoint
 from reprise.report import charts
+from reprise.report.chart import Cell, Chart, Trace, draw_line, make_chart, thin
 from reprise.report.records import Report
-from reprise.storage import Json
 
 
-def curve_charts(facts: Report) -> list[Json]:
+def curve_charts(facts: Report) -> list[Chart]:
     """Forgetting over the checkpoints that the evaluation measured, and their scores; none for base and end alone."""
     rows = [row for row in facts["curve"] if row["kind"] != "merge"]
     if len(rows) < 3:
@@ -34,7 +34,7 @@ Point = tuple[str, float, float]
 """Name of a model, gain in the new entry and loss in the kept one, both in per cent."""
 
 
-def plane_chart(runs: dict[str, Report], kept: Sequence[str]) -> Json | None:
+def plane_chart(runs: dict[str, Report], kept: Sequence[str]) -> Chart | None:
     """Gain against retention, a curve for each run and pair of entries: one point per checkpoint, and another curve
     with one point per merge factor; until the evaluation is done, one point per validation.
 
@@ -42,9 +42,9 @@ def plane_chart(runs: dict[str, Report], kept: Sequence[str]) -> Json | None:
         runs: name -> facts of a run; the name of a single run is left out.
         kept: entries that must be kept; all others are new.
     """
-    traces: list[Json] = []
+    traces: list[Trace] = []
     names: list[str] = []
-    rows: list[list[Json]] = []
+    rows: list[list[Cell]] = []
     pairs = 0
     for run, facts in runs.items():
         for new, old, curves in _planes(facts, kept):
@@ -64,21 +64,19 @@ def plane_chart(runs: dict[str, Report], kept: Sequence[str]) -> Json | None:
     what = (
         "One point per checkpoint, and one per merge with the base weights" if measured else "One point per validation"
     )
-    return charts.make_chart(
+    return make_chart(
         "plane",
         "Gain against retention",
         f"{what}, joined from the base, which is at zero. Up is gained, right is lost.",
         traces,
         layout,
         names,
-        {"columns": ["Entries", "Model", "Gained, %", "Lost, %"], "rows": charts.thin(rows)},
+        {"columns": ["Entries", "Model", "Gained, %", "Lost, %"], "rows": thin(rows)},
     )
 
 
-def _plane_trace(name: str, points: Sequence[Point], color: int, *, merged: bool) -> Json:
-    trace = charts.draw_line(
-        name, [loss for _, _, loss in points], [gain for _, gain, _ in points], color, markers=True
-    )
+def _plane_trace(name: str, points: Sequence[Point], color: int, *, merged: bool) -> Trace:
+    trace = draw_line(name, [loss for _, _, loss in points], [gain for _, gain, _ in points], color, markers=True)
     trace |= {"customdata": [model for model, _, _ in points], "hovertemplate": _PLANE_HOVER}
     if merged:
         trace["line"] |= {"dash": "dot"}

@@ -1,125 +1,124 @@
-"""A study as one self-contained page."""
+"""A study as a page: what each measure shows, the paired differences with their intervals, seed by seed."""
 
-import html
-from typing import Literal, TypedDict
+from typing import Any
 
-import plotly.graph_objects as go
-
-
-class Numbers(TypedDict):
-    """A measure of one variant."""
-
-    values: list[float]
-    """One for each seed, in their order."""
-    mean: float
-    ci: tuple[float, float] | None
-    """95 % interval of the mean; null with one seed."""
+from reprise.report import tables
+from reprise.report.chart import Cell, Chart, draw_line, make_chart, plot_text
+from reprise.report.page import cell, fixed, percent, points, render_page
+from reprise.report.study_records import MeasureComparison, PairedDifference, StudyResult
+from reprise.storage import Json
 
 
-class Difference(Numbers):
-    """Against the baseline, paired by seed."""
-
-    unit: Literal["relative", "difference"]
-    """Relative for bits per byte, else of shares."""
-    detectable: float | None
-    """The smallest difference that would show in 4 of 5 such studies; null with one seed."""
-
-
-class Comparison(TypedDict):
-    """One measure of a study."""
-
-    higher_is_better: bool
-    variants: dict[str, Numbers]
-    differences: dict[str, Difference]
-    sentences: list[str]
-    """What the numbers do and do not show."""
-
-
-class StudyResult(TypedDict):
-    """`study.json`."""
-
-    name: str
-    question: str
-    baseline: str
-    seeds: list[int]
-    measures: dict[str, Comparison]
+def render_study(result: StudyResult) -> str:
+    """One self-contained page, on the templates of the report."""
+    drawn = {
+        measure: [_chart(index, measure, result, comparison)]
+        for index, (measure, comparison) in enumerate(result["measures"].items())
+    }
+    views = {
+        "measures": [
+            {
+                "id": f"measure-{index}",
+                "name": measure,
+                "better": "higher" if comparison["higher_is_better"] else "lower",
+                "sentences": comparison["sentences"],
+                "values": _value_rows(comparison),
+                "differences": _difference_rows(comparison),
+            }
+            for index, (measure, comparison) in enumerate(result["measures"].items())
+        ]
+    }
+    return render_page("study.html", result, drawn, views, title=result["name"], live=False)
 
 
-_STYLE = """
-:root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
-body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; display: block; overflow-x: auto; }
-td, th { padding: 0.2rem 0.8rem; text-align: right; border-bottom: 1px solid #8884; }
-td:first-child, th:first-child { text-align: left; }
-"""
+def _value_rows(comparison: MeasureComparison) -> list[Json]:
+    """Each variant: its mean, its interval, and its value for each seed."""
+    return [
+        {
+            "name": variant,
+            "mean": fixed(numbers["mean"], 4),
+            "interval": "one seed"
+            if numbers["ci"] is None
+            else f"{fixed(numbers['ci'][0], 4)} to {fixed(numbers['ci'][1], 4)}",
+            "values": [fixed(value, 4) for value in numbers["values"]],
+        }
+        for variant, numbers in comparison["variants"].items()
+    ]
 
 
-def study_page(result: StudyResult) -> str:
-    """HTML of a study's results; every text from the study is escaped."""
-    parts = [f"<h1>{html.escape(result['name'])}</h1><p>{html.escape(result['question'])}</p>"]
-    for number, (measure, comparison) in enumerate(result["measures"].items()):
-        parts.append(f"<h2>{html.escape(measure)}</h2>")
-        parts += [f"<p>{html.escape(sentence)}</p>" for sentence in comparison["sentences"]]
-        parts.append(_table(comparison))
-        parts.append(_differences(result["baseline"], comparison))
-        figure = _figure(result["baseline"], comparison)
-        options = {"displayModeBar": False, "responsive": True}
-        parts.append(figure.to_html(full_html=False, include_plotlyjs=number == 0, config=options))
-    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-    head += f"<title>{html.escape(result['name'])}</title><style>{_STYLE}</style>"
-    return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
+def _difference_rows(comparison: MeasureComparison) -> list[Json]:
+    """Each variant against the baseline, with a picture in which better is always left."""
+    rows: list[dict[str, Any]] = [
+        {
+            "name": variant,
+            "change": numbers["mean"],
+            "ci": numbers["ci"],
+            "unit": numbers["unit"],
+            "verdict": _verdict(numbers, comparison["higher_is_better"]),
+            "size": _amount(numbers["mean"], numbers["unit"]),
+            "interval": "one seed"
+            if numbers["ci"] is None
+            else f"{_amount(numbers['ci'][0], numbers['unit'])} to {_amount(numbers['ci'][1], numbers['unit'])}",
+            "values": [_amount(value, numbers["unit"]) for value in numbers["values"]],
+            "detectable": "not known"
+            if numbers["detectable"] is None
+            else _amount(numbers["detectable"], numbers["unit"]).lstrip("+"),
+        }
+        for variant, numbers in comparison["differences"].items()
+    ]
+    return [{**row, "picture": picture} for row, picture in zip(rows, tables.change_pictures(rows), strict=True)]
 
 
-def _table(comparison: Comparison) -> str:
-    rows = ["<tr><th>variant</th><th>mean</th><th>95 % interval</th><th>each seed</th></tr>"]
-    for variant, numbers in comparison["variants"].items():
-        interval = "one seed" if numbers["ci"] is None else f"{numbers['ci'][0]:.4f} to {numbers['ci'][1]:.4f}"
-        each = ", ".join(f"{value:.4f}" for value in numbers["values"])
-        cells = "".join(f"<td>{cell}</td>" for cell in (f"{numbers['mean']:.4f}", interval, each))
-        rows.append(f"<tr><td>{html.escape(variant)}</td>{cells}</tr>")
-    return f"<table>{''.join(rows)}</table>"
+def _verdict(numbers: PairedDifference, higher_is_better: bool) -> str:
+    """The style of a row: `gained` or `lost` where the interval does not hold 0."""
+    if numbers["ci"] is None or numbers["ci"][0] <= 0 <= numbers["ci"][1]:
+        return "undecided"
+    return "gained" if (numbers["mean"] > 0) == higher_is_better else "lost"
 
 
-def _differences(baseline: str, comparison: Comparison) -> str:
-    """Paired differences with their intervals, and what the design could have seen."""
-    titles = f"<th>against {html.escape(baseline)}</th><th>mean</th><th>95 % interval</th><th>each seed</th>"
-    rows = [f"<tr>{titles}<th>would show in 4 of 5 studies</th></tr>"]
-    for variant, numbers in comparison["differences"].items():
-        unit = " %" if numbers["unit"] == "relative" else ""
-        interval = (
-            "one seed" if numbers["ci"] is None else " to ".join(f"{100 * end:+.2f}{unit}" for end in numbers["ci"])
-        )
-        each = ", ".join(f"{100 * value:+.2f}" for value in numbers["values"])
-        seen = "not known" if numbers["detectable"] is None else f"{100 * numbers['detectable']:.2f}{unit}"
-        cells = (f"{100 * numbers['mean']:+.2f}{unit}", interval, each, seen)
-        rows.append(f"<tr><td>{html.escape(variant)}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
-    return f"<table>{''.join(rows)}</table>"
+def _amount(value: float, unit: str) -> str:
+    """A difference as `-1.20 %`, or in points of a share."""
+    return percent(value, 2) if unit == "relative" else f"{points(value, 2)}\u202fpoints"
 
 
-def _figure(baseline: str, comparison: Comparison) -> go.Figure:
-    """Differences to the baseline, seed by seed: each as a point, their mean with its interval beside."""
-    figure = go.Figure()
-    numbers = list(comparison["differences"].values())
-    names = [html.escape(variant) for variant in comparison["differences"]]
-    half = [100 * (entry["ci"][1] - entry["mean"]) if entry["ci"] else 0.0 for entry in numbers]
-    means = [100 * entry["mean"] for entry in numbers]
-    figure.add_scatter(x=names, y=means, error_y={"array": half}, mode="markers", name="mean, 95 % interval")
-    points = [(name, 100 * value) for name, entry in zip(names, numbers, strict=True) for value in entry["values"]]
-    figure.add_scatter(
-        x=[x for x, _ in points], y=[y for _, y in points], mode="markers", name="each seed", opacity=0.5
-    )
-    figure.add_hline(y=0, line_dash="dot", line_color="#888")
-    unit = "%" if numbers[0]["unit"] == "relative" else "points"
+def _chart(index: int, measure: str, result: StudyResult, comparison: MeasureComparison) -> Chart:
+    """Differences from the baseline: each seed as a point, their mean with its interval."""
+    differences = comparison["differences"]
+    names = [plot_text(variant) for variant in differences]
+    means = [100 * numbers["mean"] for numbers in differences.values()]
+    reach = [
+        100 * (numbers["ci"][1] - numbers["mean"]) if numbers["ci"] is not None else 0.0
+        for numbers in differences.values()
+    ]
+    each = [(name, 100 * value) for name, n in zip(names, differences.values(), strict=True) for value in n["values"]]
+    mean_trace = draw_line("mean, 95 % interval", [], means, 0) | {
+        "x": names,
+        "mode": "markers",
+        "marker": {"size": 10, "color": "var(--c0)"},
+        "error_y": {"type": "data", "array": reach, "color": "var(--c0)"},
+    }
+    seed_trace = draw_line("each seed", [], [y for _, y in each], 1) | {
+        "x": [x for x, _ in each],
+        "mode": "markers",
+        "marker": {"size": 7, "symbol": "x", "color": "var(--c1)"},
+    }
+    unit = "%" if all(numbers["unit"] == "relative" for numbers in differences.values()) else "points"
     better = "higher" if comparison["higher_is_better"] else "lower"
-    figure.update_layout(
-        yaxis_title=f"against {html.escape(baseline)}, {unit} ({better} is better)",
-        height=420,
-        margin={"l": 60, "r": 10, "t": 40, "b": 60},
-        legend={"orientation": "h", "y": 1.12},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font_color="#888",
+    layout = {
+        "xaxis": {"type": "category"},
+        "yaxis": {"title": {"text": plot_text(f"against {result['baseline']}, {unit}")}, "zeroline": True},
+    }
+    rows: list[list[Cell]] = [
+        [variant, 100 * numbers["mean"], *(100 * value for value in numbers["values"])]
+        for variant, numbers in differences.items()
+    ]
+    columns = ["Variant", f"Mean, {unit}", *(f"Seed {cell(seed)}" for seed in result["seeds"])]
+    return make_chart(
+        f"study-{index}",
+        f"{measure} against {result['baseline']}",
+        f"Each seed, and their mean with its interval; {better} is better, zero is the baseline.",
+        [mean_trace, seed_trace],
+        layout,
+        ["mean, 95 % interval", "each seed"],
+        {"columns": columns, "rows": rows},
     )
-    figure.update_xaxes(gridcolor="#8883")
-    figure.update_yaxes(gridcolor="#8883", zeroline=False)
-    return figure

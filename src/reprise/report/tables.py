@@ -91,7 +91,7 @@ def change_pictures(rows: list[Json]) -> list[Json]:
     """Places of the change, its interval and the tolerance of each row, on one axis with zero in the middle."""
     reach = max((abs(end) for row in rows for end in (row["change"], *(row.get("ci") or []))), default=0.0) or 0.01
 
-    def place(value: float) -> float:
+    def position(value: float) -> float:
         return round(50 + 50 * max(-1.0, min(1.0, value / (1.05 * reach))), 2)
 
     pictures = []
@@ -101,10 +101,10 @@ def change_pictures(rows: list[Json]) -> list[Json]:
         tolerance = row.get("tolerance")
         pictures.append(
             {
-                "dot": place(better * row["change"]),
-                "low": place(low),
-                "width": round(place(high) - place(low), 2),
-                "band": None if tolerance is None else [place(0.0), round(place(tolerance) - place(0.0), 2)],
+                "dot": position(better * row["change"]),
+                "low": position(low),
+                "width": round(position(high) - position(low), 2),
+                "band": None if tolerance is None else [position(0.0), round(position(tolerance) - position(0.0), 2)],
                 "verdict": row["verdict"] or "described",
             }
         )

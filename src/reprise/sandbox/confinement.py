@@ -141,13 +141,13 @@ def restrict_calls(libc: Any) -> None:
         (RETURN, 0, 0, RET_KILL_PROCESS),
         (LOAD_WORD, 0, 0, OFFSET_NUMBER),
     ]
-    for number in ALLOWED[machine]:
-        program += [(JUMP_EQUAL, 0, 1, number), (RETURN, 0, 0, RET_ALLOW)]
+    for call in ALLOWED[machine]:
+        program += [(JUMP_EQUAL, 0, 1, call), (RETURN, 0, 0, RET_ALLOW)]
     program += [(JUMP_EQUAL, 0, 1, clone3), (RETURN, 0, 0, RET_ERRNO | ENOSYS)]
     # Threads of this process, and nothing else that clone makes.
     program += [(JUMP_EQUAL, 0, 4, clone), (LOAD_WORD, 0, 0, OFFSET_ARGUMENTS), (JUMP_SET, 0, 1, CLONE_THREAD)]
     program += [(RETURN, 0, 0, RET_ALLOW), (RETURN, 0, 0, RET_ERRNO | EPERM)]
-    for number, argument, values in (
+    for call, argument, values in (
         (tgkill, 0, (os.getpid(),)),
         (prlimit, 0, (0,)),
         (ioctl, 1, TERMINAL_QUERIES),
@@ -157,7 +157,7 @@ def restrict_calls(libc: Any) -> None:
         for value in values:
             body += [(JUMP_EQUAL, 0, 1, value), (RETURN, 0, 0, RET_ALLOW)]
         body += [(RETURN, 0, 0, RET_ERRNO | EPERM)]
-        program += [(JUMP_EQUAL, 0, len(body), number), *body]
+        program += [(JUMP_EQUAL, 0, len(body), call), *body]
     program += [(RETURN, 0, 0, RET_ERRNO | EPERM)]
     code = ctypes.create_string_buffer(b"".join(struct.pack("<HBBI", *line) for line in program))
     filter_ = struct.pack("<HxxxxxxQ", len(program), ctypes.addressof(code))

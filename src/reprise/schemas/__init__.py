@@ -14,11 +14,25 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from reprise.evaluation.results import ModelResults, Results
+from reprise.documents.clean.stage import CleanCounts
+from reprise.documents.decontaminate.stage import DecontaminateCounts
+from reprise.documents.deduplicate.stage import DeduplicateCounts
+from reprise.documents.label.records import GradeReport, LabelCounts, TopicReport
+from reprise.documents.read.stage import ReadCounts
+from reprise.documents.score import ScoreCounts
+from reprise.evaluation.results import EvaluateCounts, ModelResults, Results
+from reprise.generators.journal import AnswerLine
+from reprise.manifest import Manifest
+from reprise.mixture.shares_file import AppliedShares
 from reprise.plan.records import Plan
-from reprise.report.records import Report, RunComparison
-from reprise.synthesis.records import Funnel, Provenance, SyntheticSamples
+from reprise.report.records import Report, ReportCounts, RunComparison
+from reprise.report.study_records import StudyResult
+from reprise.synthesis.records import Funnel, Provenance, SynthesisCounts, SyntheticSamples
+from reprise.tokens.stage import TokenizeCounts
+from reprise.tokens.store import StoreDescription
+from reprise.training.checkpoint_facts import CheckpointFacts
 from reprise.training.events import Event
+from reprise.training.stage import TrainCounts
 from reprise.verification import Verification
 
 Schema = dict[str, Any]
@@ -47,11 +61,26 @@ class Format:
         TypeAdapter(self.type).validate_json(json.dumps(value), strict=True)
 
 
+StageCounts = (
+    ReadCounts
+    | CleanCounts
+    | DeduplicateCounts
+    | DecontaminateCounts
+    | LabelCounts
+    | ScoreCounts
+    | SynthesisCounts
+    | TokenizeCounts
+    | TrainCounts
+    | EvaluateCounts
+    | ReportCounts
+)
+
 FORMATS: tuple[Format, ...] = (
     Format("results", "WORKSPACE/evaluate/results.json", Results, "What the stage `evaluate` measured and judged."),
     Format("model-results", "reprise evaluate MODEL --json", ModelResults, "What that command prints of one model."),
     Format("report", "WORKSPACE/report.json", Report, "The numbers of the report, at any moment of the run."),
     Format("comparison", "comparison.json", RunComparison, "The numbers of `reprise report --compare`."),
+    Format("study", "WORKSPACE of a study/study.json", StudyResult, "What `reprise study` compared."),
     Format("plan", "reprise plan RECIPE --json", Plan, "What that command prints."),
     Format(
         "metrics",
@@ -59,6 +88,40 @@ FORMATS: tuple[Format, ...] = (
         Event,
         "One line per event of a training stage. After a kill, lines behind the checkpoint that training resumed from "
         "are repeated; a reader keeps the last of each step.",
+    ),
+    Format("manifest", "WORKSPACE/STAGE/manifest.json", Manifest, "Written last: its presence means complete."),
+    Format("counts", "WORKSPACE/STAGE/manifest.json, key `counts`", StageCounts, "The numbers of each stage."),
+    Format("store", "WORKSPACE/tokenize/store.json", StoreDescription, "The token store; its arrays: ARCHITECTURE.md."),
+    Format(
+        "checkpoint",
+        "WORKSPACE/train-N/state/checkpoint.json",
+        CheckpointFacts,
+        "Everything that resumes besides the tensors, which torch.distributed.checkpoint writes beside it.",
+    ),
+    Format(
+        "shares",
+        "WORKSPACE/train-N.partial/shares.json",
+        dict[str, float],
+        "What the user may write while training: path, such as `zh/web/Others` -> share of its parent.",
+    ),
+    Format(
+        "shares-applied",
+        "WORKSPACE/train-N/shares-applied.json",
+        list[AppliedShares],
+        "Shares of that file that came into force, oldest first.",
+    ),
+    Format(
+        "topics",
+        "WORKSPACE/label/report.json",
+        dict[str, TopicReport],
+        "Language -> how its documents got their topics, and how good the classifier is.",
+    ),
+    Format("grades", "WORKSPACE/label/grades.json", dict[str, GradeReport], "Language -> the same of quality grades."),
+    Format(
+        "answers",
+        "WORKSPACE/cache/STAGE/answers.jsonl",
+        AnswerLine,
+        "One line per answer of a language model; it outlives changes of the recipe.",
     ),
     Format("funnel", "WORKSPACE/synthesize/funnel.json", Funnel, "Counts of the stage `synthesize`."),
     Format("samples", "WORKSPACE/synthesize/samples.json", SyntheticSamples, "A few documents and drops."),

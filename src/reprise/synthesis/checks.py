@@ -118,8 +118,8 @@ def _check_language(pair: Pair, language: str) -> Drop | None:
             if language == "en" and foreign > 0.1
             else None
         )
-    found = detect_languages([prose])[0]
-    return ("language", f"{found}, {language} wanted") if found != language else None
+    detected = detect_languages([prose])[0]
+    return ("language", f"{detected}, {language} wanted") if detected != language else None
 
 
 def _check_self_contained(pair: Pair, language: str) -> Drop | None:

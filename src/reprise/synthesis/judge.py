@@ -30,10 +30,10 @@ def check_agreement(tasks: Sequence[Task], synthesis: Synthesis, asker: Asker) -
                 max_tokens=generator.max_tokens,
                 temperature=generator.temperature,
                 top_p=generator.top_p,
-                sample=number,
+                sample=sample,
                 question=task.pair.question,
             )
-            for number in range(checks.self_consistency)
+            for sample in range(checks.self_consistency)
         ]
     outcomes = asker.ask(requests, "solve again")
     for index, task in enumerate(tasks):

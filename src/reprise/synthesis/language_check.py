@@ -89,9 +89,9 @@ def _without_topic(recipe: Recipe) -> set[str]:
     """Languages of documents without a topic, among the first of each input, in sources that are split by topic."""
     languages: set[str] = set()
     split = recipe.split_sources()
-    for number, entry in enumerate(recipe.documents.inputs):
+    for index, entry in enumerate(recipe.documents.inputs):
         try:
-            file = find_files(entry, f"documents.inputs.{number}.path")[0]
+            file = find_files(entry, f"documents.inputs.{index}.path")[0]
             for record in islice(read_records(file, entry), _LOOKED_AT):
                 if isinstance(record, Record) and record.fields["source"] in split and not record.fields["topic"]:
                     languages.add(record.fields["lang"] or detect_languages([str(record.fields["text"])])[0])

@@ -9,7 +9,7 @@ import functools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -54,13 +54,13 @@ def drop_by_documents(
         engine: runs the steps.
     """
     _drop_same_questions(tasks)
-    by_id = {str(number): task for number, task in enumerate(tasks) if task.drop is None}
+    by_id = {str(index): task for index, task in enumerate(tasks) if task.drop is None}
     with TableWriter(scratch / "read" / DOCUMENTS) as writer:
         writer.write(
             [
-                {"id": number, "text": task.text, "lang": task.language, "source": "synthetic", "split": "train",
-                 "origin": f"synthetic:{number}"}
-                for number, task in by_id.items()
+                {"id": key, "text": task.text, "lang": task.language, "source": "synthetic", "split": "train",
+                 "origin": f"synthetic:{key}"}
+                for key, task in by_id.items()
             ]
         )  # fmt: skip
     clean_stage.run(_work(scratch, "clean", "read"), clean=clean, engine=engine)
@@ -108,36 +108,46 @@ def _drop_known(tasks: Sequence[Task], corpus: Path, settings: Deduplicate, engi
     parts = list_parts(corpus.resolve())
     compare = functools.partial(_find_known, signatures, settings)
     num_bytes = 2 * sum(part.stat().st_size for part in parts)
-    for found in run_pieces(
+    for copies in run_pieces(
         compare, [str(part) for part in parts], engine=engine, what="compare with the corpus", num_bytes=num_bytes
     ):
-        for number, similarity, known in found:
-            if tasks[number].drop is None:
-                tasks[number].drop = ("near_copy_of_corpus", f"{similarity:.2f} like the document {known}")
+        for copy in copies:
+            if tasks[copy.task].drop is None:
+                detail = f"{copy.similarity:.2f} like the document {copy.document}"
+                tasks[copy.task].drop = ("near_copy_of_corpus", detail)
 
 
-def _find_known(signatures: Any, settings: Deduplicate, part: str) -> list[tuple[int, float, str]]:
-    """(number of the signature, similarity, id of the document) of the near copies in a part of the corpus."""
+class NearCopy(NamedTuple):
+    """A synthetic text that is almost a document of the corpus."""
+
+    task: int
+    """Index of the task that made it."""
+    similarity: float
+    """Estimated Jaccard similarity of their shingles."""
+    document: str
+    """Id of the document."""
+
+
+def _find_known(signatures: Any, settings: Deduplicate, part: str) -> list[NearCopy]:
+    """The near copies in a part of the corpus of the texts with these signatures."""
     bands, band_rows = choose_bands(settings)
     holders: dict[tuple[int, bytes], list[int]] = defaultdict(list)
-    for number, signature in enumerate(signatures):
+    for task, signature in enumerate(signatures):
         for band in range(bands):
-            holders[band, signature[band * band_rows : (band + 1) * band_rows].tobytes()].append(number)
-    found = []
+            holders[band, signature[band * band_rows : (band + 1) * band_rows].tobytes()].append(task)
+    copies = []
     with pq.ParquetFile(part) as file:
         for batch in file.iter_batches(_BATCH_ROWS, columns=["id", "text", "lang"]):
             rows: list[dict[str, Any]] = batch.to_pylist()
             known = sign_texts([row["text"] for row in rows], [row["lang"] for row in rows], settings)
             for row, signature in zip(rows, known, strict=True):
                 near = {
-                    number
+                    task
                     for band in range(bands)
-                    for number in holders.get(
-                        (band, signature[band * band_rows : (band + 1) * band_rows].tobytes()), ()
-                    )
+                    for task in holders.get((band, signature[band * band_rows : (band + 1) * band_rows].tobytes()), ())
                 }
-                for number in sorted(near):
-                    similarity = float(estimate_similarity(signatures[number][np.newaxis], signature[np.newaxis])[0])
+                for task in sorted(near):
+                    similarity = float(estimate_similarity(signatures[task][np.newaxis], signature[np.newaxis])[0])
                     if similarity >= settings.threshold:
-                        found.append((number, similarity, str(row["id"])))
-    return found
+                        copies.append(NearCopy(task, similarity, str(row["id"])))
+    return copies

@@ -40,14 +40,14 @@ def split_sections(text: str, marks: Mapping[str, str]) -> dict[str, str]:
     rest = text.strip()
     sections: dict[str, str] = {}
     names = list(marks)
-    for place, name in enumerate(names):
-        found = _find_mark(rest, marks[name])
-        if found != 0:
-            raise DoesNotParseError(f"{marks[name]!r} is missing" if found is None else f"text before {marks[name]!r}")
+    for index, name in enumerate(names):
+        start = _find_mark(rest, marks[name])
+        if start != 0:
+            raise DoesNotParseError(f"{marks[name]!r} is missing" if start is None else f"text before {marks[name]!r}")
         rest = rest[len(marks[name]) :]
-        end = _find_mark(rest, marks[names[place + 1]]) if place + 1 < len(names) else len(rest)
+        end = _find_mark(rest, marks[names[index + 1]]) if index + 1 < len(names) else len(rest)
         if end is None:
-            raise DoesNotParseError(f"{marks[names[place + 1]]!r} is missing")
+            raise DoesNotParseError(f"{marks[names[index + 1]]!r} is missing")
         sections[name], rest = rest[:end].strip(), rest[end:]
     for name, section in sections.items():
         if not section:
@@ -125,12 +125,12 @@ def _choice(sections: Mapping[str, str]) -> Pair:
 
 def _faq(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    wanted = (_QUESTION_LINE, _ANSWER_LINE)
+    patterns = (_QUESTION_LINE, _ANSWER_LINE)
     if len(lines) % 2 or not 6 <= len(lines) <= 12:
         raise DoesNotParseError("the FAQ does not hold three to six pairs of lines")
-    if not all(wanted[place % 2].match(line) for place, line in enumerate(lines)):
+    if not all(patterns[index % 2].match(line) for index, line in enumerate(lines)):
         raise DoesNotParseError("the lines of the FAQ are not questions and answers in turn")
-    return "\n\n".join(f"{lines[place]}\n{lines[place + 1]}" for place in range(0, len(lines), 2))
+    return "\n\n".join(f"{lines[index]}\n{lines[index + 1]}" for index in range(0, len(lines), 2))
 
 
 def _table(text: str) -> str:
@@ -179,17 +179,17 @@ def corrupt_final(answer: str, final: str, choice: float) -> tuple[str, str] | N
     if final in tuple("ABCD") and answer.startswith(final):
         wrong = [letter for letter in "ABCD" if letter != final][int(choice * 3) % 3]
         return wrong + answer[1:], wrong
-    number = _NUMBER.search(final)
+    match = _NUMBER.search(final)
     start = answer.rfind(_BOXED)
-    if number is None or start < 0:
+    if match is None or start < 0:
         return None
-    value = float(number[0].replace(",", ""))
-    decimals = len(number[0].partition(".")[2])
+    value = float(match[0].replace(",", ""))
+    decimals = len(match[0].partition(".")[2])
     step = 10.0**-decimals
     changed = value + max(step, abs(value) * 0.5) * (1 + 2 * choice) * (1 if choice < 0.5 else -1)
     shown = f"{changed:.{decimals}f}"
     if float(shown) == value:
         shown = f"{value + step:.{decimals}f}"
-    wrong = final[: number.start()] + shown + final[number.end() :]
+    wrong = final[: match.start()] + shown + final[match.end() :]
     at = answer.index(final, start)
     return answer[:at] + wrong + answer[at + len(final) :], wrong

@@ -135,8 +135,8 @@ def cut_passages(text: str, min_chars: int, max_chars: int) -> list[str]:
     held = ""
     for paragraph in text.split("\n\n"):
         pieces = [paragraph] if len(paragraph) <= max_chars else _SENTENCE_END.split(paragraph)
-        for place, piece in enumerate(pieces):
-            joint = "\n\n" if place == 0 else " " if piece[:1].isascii() else ""
+        for index, piece in enumerate(pieces):
+            joint = "\n\n" if index == 0 else " " if piece[:1].isascii() else ""
             if held and len(held) + len(joint) + len(piece) > max_chars:
                 passages.append(held)
                 held = piece
@@ -172,22 +172,24 @@ def find_passages(
         settings: settings of the passages.
     """
     for row in rows:
-        wanted = row["source"] in settings.sources if settings.sources else row["source"] not in ("code", "synthetic")
-        if not wanted or row["split"] != "train" or row["lang"] not in languages:
+        is_source = (
+            row["source"] in settings.sources if settings.sources else row["source"] not in ("code", "synthetic")
+        )
+        if not is_source or row["split"] != "train" or row["lang"] not in languages:
             continue
         whole = disciplines.of(row["text"][:_LOOKED_AT], row["lang"], row["topic"])
-        for place, passage in enumerate(cut_passages(row["text"], settings.min_chars, settings.max_chars)):
+        for index, passage in enumerate(cut_passages(row["text"], settings.min_chars, settings.max_chars)):
             discipline = disciplines.of(passage, row["lang"], row["topic"])
             if discipline is None or discipline == CATCH_ALL:
                 discipline = whole
             if discipline is not None:
                 yield Passage(
-                    row["id"], place, passage, row["lang"], discipline, row["origin"], row["topic"], quality_of(passage)
+                    row["id"], index, passage, row["lang"], discipline, row["origin"], row["topic"], quality_of(passage)
                 )
 
 
-def choose_passages(found: Iterable[Passage], wanted: int, max_per_origin: int) -> list[Passage]:
-    """At most `wanted` passages of one language and discipline, the same ones whatever the order in which they come.
+def choose_passages(found: Iterable[Passage], count: int, max_per_origin: int) -> list[Passage]:
+    """At most `count` passages of one language and discipline, the same ones whatever the order in which they come.
 
     Topics and origins (files) take turns, and within them documents do; each gives its best passages first.
     """
@@ -208,7 +210,7 @@ def choose_passages(found: Iterable[Passage], wanted: int, max_per_origin: int) 
     heapq.heapify(queue)
     chosen: list[Passage] = []
     taken: Counter[str] = Counter()
-    while queue and len(chosen) < wanted:
+    while queue and len(chosen) < count:
         turn, tie, group = heapq.heappop(queue)
         if max_per_origin and taken[group[1]] >= max_per_origin:
             continue
@@ -219,13 +221,13 @@ def choose_passages(found: Iterable[Passage], wanted: int, max_per_origin: int) 
     return chosen
 
 
-def share_out(wanted: int, parts: Sequence[str], available: Mapping[str, int]) -> dict[str, int]:
+def share_out(total: int, parts: Sequence[str], available: Mapping[str, int]) -> dict[str, int]:
     """Split a number evenly over parts, none over what it has; what one lacks goes to the others.
 
-    The sum is `wanted`, or all that is available where that is less.
+    The sum is `total`, or all that is available where that is less.
     """
     given = dict.fromkeys(parts, 0)
-    left = min(wanted, sum(available.get(part, 0) for part in parts))
+    left = min(total, sum(available.get(part, 0) for part in parts))
     while left:
         hungry = [part for part in parts if given[part] < available.get(part, 0)]
         each = max(1, math.floor(left / len(hungry)))

@@ -51,7 +51,7 @@ def read_bank(path: str | None) -> list[Problem]:
                 f"the bank of problems cannot be read: {error}", where=f"synthesis.code.problems={path}"
             ) from None
     bank = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for line_index, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         try:
@@ -60,10 +60,10 @@ def read_bank(path: str | None) -> list[Problem]:
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"not a problem ({type(error).__name__}: {error})",
-                where=f"{name}:{number}",
+                where=f"{name}:{line_index}",
                 remedy="write one JSON object a line with `problem`, `solution` and `tests`",
             ) from None
-        bank.append(Problem(str(entry.get("id", f"{Path(name).stem}:{number}")), **fields))
+        bank.append(Problem(str(entry.get("id", f"{Path(name).stem}:{line_index}")), **fields))
     if not bank:
         raise UserError("the bank of problems is empty", where=name)
     return bank
@@ -84,17 +84,17 @@ def code_tasks(synthesis: Synthesis, seed: int) -> list[Task]:
     prompts = [load_prompt("code", language, synthesis.prompts) for language in synthesis.languages]
     chance = np.random.default_rng([seed, 0xC0DE])
     tasks = []
-    for number in range(code.requests):
-        prompt = prompts[number % len(prompts)]
-        shown = [bank[place] for place in chance.permutation(len(bank))[: code.shots]]
+    for sample in range(code.requests):
+        prompt = prompts[sample % len(prompts)]
+        shown = [bank[index] for index in chance.permutation(len(bank))[: code.shots]]
         request = prompt.request(
             max_tokens=synthesis.generator.max_tokens,
             temperature=synthesis.generator.temperature,
             top_p=synthesis.generator.top_p,
-            sample=number,
+            sample=sample,
             examples="\n\n---\n\n".join(_show(problem, prompt.sections) for problem in shown),
         )
-        language = synthesis.languages[number % len(prompts)]
+        language = synthesis.languages[sample % len(prompts)]
         tasks.append(Task("code", language, DISCIPLINE, prompt, request, examples=tuple(entry.id for entry in shown)))
     return tasks
 

@@ -2,10 +2,9 @@
 
 import importlib.resources
 from functools import cache
-from pathlib import Path
 
 from reprise.errors import UserError
-from reprise.generators.prompts import Prompt, parse_prompt
+from reprise.generators.prompts import Prompt, find_prompt
 
 
 @cache
@@ -15,22 +14,15 @@ def load_prompt(kind: str, language: str, folder: str | None = None) -> Prompt:
     Raises:
         UserError: there is none, or it is not a prompt file.
     """
-    name = f"{kind}.{language}.yaml"
-    own = Path(folder).expanduser() / name if folder else None
-    if own is not None and not own.parent.is_dir():
-        raise UserError(
-            "the folder does not exist", where=f"synthesis.prompts={folder}", remedy="name a folder of prompts"
-        )
-    if own is not None and own.is_file():
-        return parse_prompt(own.read_text(encoding="utf-8"), f"{kind}.{language}", str(own))
-    ours = importlib.resources.files("reprise.synthesis") / "prompts" / name
-    if not ours.is_file():
+    prompt = find_prompt(kind, language, folder=folder, setting="synthesis.prompts", package="reprise.synthesis")
+    if prompt is None:
         raise UserError(
             f"there is no prompt for the kind {kind!r} in the language {language!r}",
             where="synthesis.kinds, synthesis.languages",
-            remedy=f"write {name} into a folder named in synthesis.prompts; there are: {', '.join(known())}",
+            remedy=f"write {kind}.{language}.yaml into a folder named in synthesis.prompts; "
+            f"there are: {', '.join(known())}",
         )
-    return parse_prompt(ours.read_text(encoding="utf-8"), f"{kind}.{language}", name)
+    return prompt
 
 
 def known() -> list[str]:

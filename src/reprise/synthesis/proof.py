@@ -221,5 +221,5 @@ def _literals(tree: ast.AST) -> set[object]:
 def _spelled(tree: ast.AST) -> set[object]:
     """Numbers from 10 on that stand in texts: a table of answers may have `str(numbers)` as its keys."""
     texts = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str))
-    numbers = {float(number) for text in texts for number in re.findall(r"\d{2,15}(?:\.\d+)?", text)}
-    return {number for number in numbers if number >= 10}
+    values = {float(value) for text in texts for value in re.findall(r"\d{2,15}(?:\.\d+)?", text)}
+    return {value for value in values if value >= 10}

@@ -8,13 +8,18 @@ from reprise.generators.cached import Expenses
 from reprise.records import record
 
 
+@record
 class SynthesisCounts(Expenses):
-    """Counts of the stage's manifest."""
+    """Counts of the stage `synthesize`, for its manifest."""
 
     documents_in: int
+    """Requests."""
     documents_out: int
+    """Documents that were written."""
     dropped: int
+    """Requests that gave none."""
     dropped_by_reason: dict[str, int]
+    """Reason -> requests, most frequent first."""
 
 
 @record

@@ -4,7 +4,7 @@ import functools
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -98,9 +98,9 @@ def merge_runs(
     runs = sorted(path for path in (root / RUNS).glob("*") if path.suffix != ".partial")
     buckets = sorted({bucket for run in map(Run, runs) for bucket in run.buckets}, key=lambda bucket: bucket.rank)
     counters = {"train": 0, "valid": 0}
-    pieces = []
+    pieces: list[BucketPiece] = []
     for bucket in buckets:
-        pieces.append((bucket, f"{bucket.split}/{counters[bucket.split]:04d}"))
+        pieces.append(BucketPiece(bucket, f"{bucket.split}/{counters[bucket.split]:04d}"))
         counters[bucket.split] += 1
     size = sum((run / "tokens.npy").stat().st_size for run in runs)
     entries = run_pieces(
@@ -128,9 +128,15 @@ def merge_runs(
     return TokenStore.open(root)
 
 
-def _merge_bucket(
-    root: Path, names: Sequence[str], held_bytes: int, piece: tuple[SplitBucket, str]
-) -> BucketDescription:
+class BucketPiece(NamedTuple):
+    """A bucket of the store whose files are written by one worker."""
+
+    bucket: SplitBucket
+    folder: str
+    """Where, below the folder of the store."""
+
+
+def _merge_bucket(root: Path, names: Sequence[str], held_bytes: int, piece: BucketPiece) -> BucketDescription:
     """Write the files of one bucket, range of ids by range of ids."""
     bucket, folder = piece
     runs = [run for run in map(Run, (root / RUNS / name for name in names)) if bucket in run.buckets]

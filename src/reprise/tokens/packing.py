@@ -64,14 +64,14 @@ def _with_less_padding(rows: list[PlannedRow], seq_len: int, max_padding: float,
 
 def _joined(rows: list[PlannedRow], seq_len: int) -> list[PlannedRow]:
     """The pieces of the rows one after the other, cut every `seq_len` tokens."""
-    found: list[PlannedRow] = []
+    joined: list[PlannedRow] = []
     room = 0
     for index, start, length in sorted(piece for row in rows for piece in row):
         while length:
             if not room:
-                found.append([])
+                joined.append([])
                 room = seq_len
             part = min(length, room)
-            found[-1].append((index, start, part))
+            joined[-1].append((index, start, part))
             start, length, room = start + part, length - part, room - part
-    return found
+    return joined

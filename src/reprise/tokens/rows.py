@@ -68,8 +68,8 @@ class DocumentSet:
         """The bucket of a document and its index there."""
         if len(self.buckets) == 1:
             return self.buckets[0], document
-        number = int(np.searchsorted(self._first, document, side="right")) - 1
-        return self.buckets[number], document - int(self._first[number])
+        bucket = int(np.searchsorted(self._first, document, side="right")) - 1
+        return self.buckets[bucket], document - int(self._first[bucket])
 
     def tokens(self, piece: Piece) -> npt.NDArray[Any]:
         """uint16 or uint32 [piece.length]: a view, not a copy."""

@@ -159,8 +159,8 @@ class RunWriter:
         self._parts, self._waiting = [], 0
         buckets = sorted(self._positions, key=lambda bucket: bucket.rank)
         rank = np.empty(len(buckets), dtype=np.int32)
-        for place, bucket in enumerate(buckets):
-            rank[self._positions[bucket]] = place
+        for position, bucket in enumerate(buckets):
+            rank[self._positions[bucket]] = position
         write_run(
             self._folder / f"{self._name}-{self._num_runs:05d}",
             columns._replace(buckets=rank[columns.buckets]),

@@ -12,12 +12,14 @@ from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from typing_extensions import TypedDict
 
 from reprise.documents.engine import Engine, run_pieces
 from reprise.documents.table import count_rows, list_parts
 from reprise.model.tokenizer import Library, Tokenizer, open_tokenizer
 from reprise.recipe.model import Model
 from reprise.recipe.tokens import Tokens
+from reprise.records import record
 from reprise.tokens.builder import RUNS, TEXT_COLUMNS, add_batch, merge_runs
 from reprise.tokens.runs import RunWriter
 from reprise.workspace import Work
@@ -33,10 +35,44 @@ _opened: dict[str, Tokenizer] = {}
 """Model and library -> the tokenizer of this process."""
 
 
-class Piece(NamedTuple):
+@record
+class BucketTokens(TypedDict):
+    """Documents and tokens of one bucket of the store."""
+
+    split: str
+    """`train` or `valid`."""
+    language: str
+    """Language."""
+    source: str
+    """Source."""
+    topic: str | None
+    """Topic; null where the source is not split."""
+    documents: int
+    """Documents."""
+    tokens: int
+    """Tokens, BOS and EOS included."""
+
+
+@record
+class TokenizeCounts(TypedDict):
+    """Counts of the stage `tokenize`, for its manifest."""
+
+    documents: int
+    """Documents in the store."""
+    tokens: int
+    """Tokens in the store."""
+    tokenizer: str
+    """Library that made the ids."""
+    tokenizer_reason: str
+    """Why it was this one."""
+    buckets: list[BucketTokens]
+    """The same for each bucket."""
+
+
+class EncodePiece(NamedTuple):
     """Parts of the table that are encoded together."""
 
-    number: int
+    position: int
     parts: tuple[str, ...]
 
 
@@ -83,23 +119,37 @@ def run(work: Work, *, model: Model, tokens: Tokens, split_sources: list[str], e
     store = merge_runs(work.output, tokenizer, highest_id, held_bytes, engine=engine)
     _opened.clear()
     buckets = [*store.train.values(), *store.valid.values()]
-    work.counts |= {
+    counts: TokenizeCounts = {
         "documents": sum(bucket.num_documents for bucket in buckets),
         "tokens": sum(bucket.num_tokens for bucket in buckets),
         "tokenizer": tokenizer.library,
         "tokenizer_reason": tokenizer.reason,
         "buckets": [
-            {name: value for name, value in entry.items() if name not in ("folder", "files")}
+            {
+                "split": entry["split"],
+                "language": entry["language"],
+                "source": entry["source"],
+                "topic": entry["topic"],
+                "documents": entry["documents"],
+                "tokens": entry["tokens"],
+            }
             for entry in store.description["buckets"]
         ],
     }
+    work.counts.update(counts)
     total = sum(map(count_rows, folders))
-    if work.counts["documents"] != total:
-        raise AssertionError(f"{total} documents came in, {work.counts['documents']} are in the store")
+    if counts["documents"] != total:
+        raise AssertionError(f"{total} documents came in, {counts['documents']} are in the store")
 
 
 def encode_piece(
-    root: str, model: str, library: Library, split_sources: Sequence[str], held_bytes: int, parent: int, piece: Piece
+    root: str,
+    model: str,
+    library: Library,
+    split_sources: Sequence[str],
+    held_bytes: int,
+    parent: int,
+    piece: EncodePiece,
 ) -> Encoded:
     """Encode parts of the table into sorted runs; done again, it writes the same runs.
 
@@ -113,7 +163,7 @@ def encode_piece(
         piece: what is encoded.
     """
     tokenizer = _open(model, library, parent)
-    writer = RunWriter(Path(root) / RUNS, f"{piece.number:06d}", held_bytes)
+    writer = RunWriter(Path(root) / RUNS, f"{piece.position:06d}", held_bytes)
     for part in piece.parts:
         with pq.ParquetFile(part) as file:
             for batch in file.iter_batches(batch_size=BATCH_DOCUMENTS, columns=TEXT_COLUMNS.names):
@@ -133,15 +183,15 @@ def _open(model: str, library: Library, parent: int) -> Tokenizer:
     return _opened[key]
 
 
-def _pieces(parts: Sequence[Path]) -> Iterator[Piece]:
+def _pieces(parts: Sequence[Path]) -> Iterator[EncodePiece]:
     """Parts of the table, in order, in pieces of about `PIECE_BYTES`."""
     waiting: list[str] = []
-    size = number = 0
+    size = index = 0
     for part in parts:
         waiting.append(str(part))
         size += part.stat().st_size
         if size >= PIECE_BYTES:
-            yield Piece(number, tuple(waiting))
-            waiting, size, number = [], 0, number + 1
+            yield EncodePiece(index, tuple(waiting))
+            waiting, size, index = [], 0, index + 1
     if waiting:
-        yield Piece(number, tuple(waiting))
+        yield EncodePiece(index, tuple(waiting))

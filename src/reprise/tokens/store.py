@@ -5,13 +5,15 @@ import resource
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import TypedDict
 
 from reprise.errors import UserError
 from reprise.progress import track
+from reprise.records import record
 from reprise.storage import FileChecksum, digest, file_checksum
 
 VERSION = 3
@@ -20,25 +22,34 @@ OTHER_FILES = 512
 """Open files that a process may need besides those of a store."""
 
 
+@record
 class BucketDescription(TypedDict):
     """One bucket in `store.json`."""
 
     split: str
+    """`train` or `valid`."""
     language: str
+    """Language."""
     source: str
+    """Source."""
     topic: str | None
-    """None where the source is not split by topic."""
+    """Topic; null where the source is not split by topic."""
     folder: str
+    """Folder of its files, below that of the store."""
     documents: int
+    """Documents."""
     tokens: int
+    """Tokens, BOS and EOS included."""
     files: dict[str, FileChecksum]
     """Name inside the folder -> size and hash."""
 
 
+@record
 class StoreDescription(TypedDict):
     """`store.json`, written last."""
 
     version: int
+    """Version of this record."""
     fingerprint: str
     """Hash of everything else but the name of the tokenizer library."""
     dtype: str
@@ -50,8 +61,11 @@ class StoreDescription(TypedDict):
     tokenizer: str
     """Name of the library."""
     eos_id: int
+    """Id that ends each document."""
     bos_id: int | None
+    """Id that begins each document; null: none."""
     buckets: list[BucketDescription]
+    """The buckets in their order."""
 
 
 class BucketKey(NamedTuple):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -29,7 +30,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from reprise.errors import UserError
 from reprise.storage import file_checksum
 from reprise.training.adapter import frozen_names
-from reprise.training.checkpoint_facts import VERSION, CheckpointFacts
+from reprise.training.checkpoint_facts import VERSION, CheckpointFacts, parse_facts
 from reprise.training.checkpoint_reader import CheckpointReader, PlainValuesPlanner
 from reprise.training.optimizer import AnyOptimizer, parts_of
 from reprise.training.parallel import Processes
@@ -97,7 +98,7 @@ def read_tensors(folder: Path, tensors: dict[str, Any], *, alone: bool = False) 
 
     Args:
         folder: the checkpoint.
-        tensors: what is wanted of it, as in `tensors_of`.
+        tensors: what to read, as in `tensors_of`.
         alone: this process reads for itself; else all processes call.
 
     Raises:
@@ -135,16 +136,21 @@ def read_facts(folder: Path) -> CheckpointFacts:
     """
     path = folder / DESCRIPTION
     try:
-        facts: CheckpointFacts = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"no checkpoint: it has no {DESCRIPTION}", where=str(folder), remedy=_ANOTHER) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"the description cannot be read ({error})", where=str(path), remedy=_ANOTHER) from None
-    if not isinstance(facts, dict) or facts.get("version") != VERSION:
-        version = facts.get("version") if isinstance(facts, dict) else None
+    version = value.get("version") if isinstance(value, dict) else None
+    if version != VERSION:
         raise UserError(f"the checkpoint has version {version}, not {VERSION}", where=str(path), remedy=_ANOTHER)
-    if missing := sorted(_KEYS - facts.keys()):
-        raise UserError(f"the description lacks {', '.join(missing)}", where=str(path), remedy=_ANOTHER)
+    try:
+        facts = parse_facts(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise UserError(f"the description is damaged ({what})", where=str(path), remedy=_ANOTHER) from None
     for name, known in facts["files"].items():
         file = folder / name
         actual = file.stat().st_size if file.exists() else None
@@ -185,7 +191,6 @@ def check_sums(folder: Path, facts: CheckpointFacts, names: Iterable[str]) -> No
             )
 
 
-_KEYS = {"files", "progress", "sampler", "settings", "averaged"}
 _ANOTHER = "use another one: train-N.partial/checkpoints/step-..., or train-N/state of a finished stage"
 REFUSED = ".refused"
 """Suffix of a checkpoint that was not whole, where a run resumed from an older one."""
@@ -195,9 +200,9 @@ def checkpoints_in(folder: Path) -> list[Path]:
     """The published checkpoints of a stage, newest first."""
     if not folder.is_dir():
         return []
-    numbers = {path: path.name.removeprefix("step-") for path in folder.glob("step-*")}
-    published = [path for path, number in numbers.items() if number.isdecimal()]
-    return sorted(published, key=lambda path: int(numbers[path]), reverse=True)
+    steps = {path: path.name.removeprefix("step-") for path in folder.glob("step-*")}
+    published = [path for path, step in steps.items() if step.isdecimal()]
+    return sorted(published, key=lambda path: int(steps[path]), reverse=True)
 
 
 def newest_whole(folder: Path, processes: Processes) -> tuple[Path | None, CheckpointFacts | None, list[str]]:

@@ -95,12 +95,26 @@ class ValidationEvent(Moment):
 
 
 @record
+class LiveScore(TypedDict):
+    """Score of one benchmark while training."""
+
+    benchmark: str
+    """Name of the benchmark."""
+    metric: str
+    """What is scored, such as `acc`."""
+    score: float
+    """0 to 1."""
+    questions: int
+    """Questions that were asked."""
+
+
+@record
 class BenchmarksEvent(Moment):
     """Benchmarks of the weights of this moment."""
 
     kind: Literal["benchmarks"]
     """Which event it is."""
-    benchmarks: list[Json]
+    benchmarks: list[LiveScore]
     """One entry per benchmark: benchmark, metric, score, questions."""
 
 

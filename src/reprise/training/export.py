@@ -222,10 +222,10 @@ def system_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except SafetensorError as error:
-        number = re.search(r"os error (\d+)", str(error))
-        if number is None:
+        match = re.search(r"os error (\d+)", str(error))
+        if match is None:
             raise
-        raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) from error
+        raise OSError(int(match[1]), os.strerror(int(match[1])), str(folder)) from error
 
 
 @contextlib.contextmanager

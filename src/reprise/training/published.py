@@ -153,8 +153,8 @@ def _ask(folder: Path, probe: Probe, settings: Model) -> dict[str, Any]:
             if done.returncode == -9:
                 said = "the system ended it, which it does when memory runs out"
             raise _refusal(folder, f"another process cannot load it: {said}")
-        found: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
-        return found
+        reply: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
+        return reply
 
 
 def _refusal(folder: Path, what: str) -> UserError:

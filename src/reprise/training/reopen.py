@@ -27,7 +27,7 @@ def lay_out_unfinished(finished: Path, partial: Path) -> None:
             shutil.copy2(finished / name, partial / name)
     if (finished / "checkpoints").is_dir():
         shutil.copytree(finished / "checkpoints", partial / "checkpoints", copy_function=_link)
-    step = read_facts(finished / "state")["progress"]["step"]
+    step = read_facts(finished / "state")["progress"].step
     last = partial / "checkpoints" / checkpoint_name(step)
     if not last.exists():
         shutil.copytree(finished / "state", last, copy_function=_link)

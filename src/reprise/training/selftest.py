@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM
 from typing_extensions import TypedDict
 
 from reprise.errors import UserError
-from reprise.mixture.sampler import Batch, Sampler
+from reprise.mixture.batch import Batch
+from reprise.mixture.sampler import Sampler
 from reprise.model.loading import locate_model
 from reprise.recipe import Recipe
 from reprise.recipe.groups import Groups

@@ -28,10 +28,10 @@ class StopSignal:
     def __init__(self) -> None:
         self.received = False
 
-    def _receive(self, number: int, _frame: FrameType | None) -> None:
-        if self.received and number == signal.SIGINT:
+    def _receive(self, signal_number: int, _frame: FrameType | None) -> None:
+        if self.received and signal_number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.received, StopSignal.last = True, number
+        self.received, StopSignal.last = True, signal_number
 
 
 @contextlib.contextmanager
@@ -43,9 +43,9 @@ def catch_stop() -> Iterator[StopSignal]:
     """
     stop = StopSignal()
     handlers = {signal.SIGTERM: stop._receive, signal.SIGINT: stop._receive, signal.SIGHUP: lambda *_: None}
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    before = {signal_number: signal.signal(signal_number, handler) for signal_number, handler in handlers.items()}
     try:
         yield stop
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for signal_number, handler in before.items():
+            signal.signal(signal_number, handler)

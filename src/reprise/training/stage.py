@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from typing_extensions import TypedDict
 
 from reprise.errors import UserError
+from reprise.manifest import differences
 from reprise.mixture.sampler import Sampler
 from reprise.model.likelihood import fit_batch, fit_window
 from reprise.model.machine import describe_machine
@@ -17,17 +19,17 @@ from reprise.recipe.mixture import Stage
 from reprise.recipe.model import Model
 from reprise.recipe.tokens import Rows
 from reprise.recipe.training import Training
-from reprise.storage import Json
+from reprise.records import record
 from reprise.tokens.store import TokenStore
 from reprise.training.averaging import Average
 from reprise.training.check_settings import check_processes
 from reprise.training.checkpoint import check_content, load_checkpoint, newest_whole, prune, read_facts
-from reprise.training.checkpoint_facts import CheckpointFacts, Progress, next_multiple
+from reprise.training.checkpoint_facts import CheckpointFacts, Progress, StageSettings, next_multiple
 from reprise.training.export import write_model
 from reprise.training.memory_plan import check_memory, explain_out_of_memory
 from reprise.training.metrics import Metrics
 from reprise.training.neighbours import read_core_times, say_threads
-from reprise.training.network import open_network
+from reprise.training.network import Network, open_network
 from reprise.training.optimizer import build_optimizer
 from reprise.training.parallel import Processes, compute_dtype, open_processes
 from reprise.training.signals import Interrupted, StopSignal, catch_stop
@@ -35,10 +37,44 @@ from reprise.training.status_line import StatusLine
 from reprise.training.trainer import Benchmarks, Trainer
 from reprise.training.validation import HeldOut
 from reprise.training.writer import CheckpointError, CheckpointWriter
-from reprise.workspace import Work, differences
+from reprise.workspace import Work
 
 SPEED_SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "PYTORCH_CUDA_ALLOC_CONF")
 """Environment variables that decide how fast training is, for the log."""
+
+
+@record
+class BucketSpent(TypedDict):
+    """Tokens that a stage took from one bucket of the mixture."""
+
+    entry: str
+    """Entry of the mixture."""
+    source: str
+    """Source."""
+    topic: str | None
+    """Topic; null where the stage does not split the source."""
+    spent: int
+    """Positions of its rows, padding among them."""
+    available: int
+    """Tokens of its documents."""
+    epochs: float
+    """Passes over them."""
+
+
+@record
+class TrainCounts(TypedDict):
+    """Counts of a training stage, for its manifest."""
+
+    steps: int
+    """Optimizer steps."""
+    tokens: int
+    """Positions trained on."""
+    bad_steps: int
+    """Steps that were skipped because a number was not finite."""
+    steps_left_out: int
+    """Batches that the spike guard skipped."""
+    spent: list[BucketSpent]
+    """Tokens of each bucket."""
 
 
 def run(work: Work, *, training: Training, **settings: Any) -> None:
@@ -113,7 +149,46 @@ def build(
     previous = work.inputs[f"train-{stage_index}"] / "state" if stage_index else None
     network = open_network(model, rows, training, store.highest_id, seed, processes)
     optimizer = build_optimizer(network.weights, training, seed)
-    settings = {
+    settings = _deciding(stage, stage_index, rows, training, model, seed, store, processes)
+    name = work.output.name.removesuffix(".partial")
+    metrics = processes.first(lambda: Metrics(work.output, training.trackers, f"{name}: {stage.name}", settings))
+    trainer = Trainer(
+        work=work,
+        stage=stage,
+        rows=rows,
+        training=training,
+        kept=kept,
+        processes=processes,
+        network=network,
+        optimizer=optimizer,
+        store=store,
+        sampler=Sampler(store, stage, rows, seed, None if previous is None else read_facts(previous)["sampler"]),
+        held_out=_held_out(store, training, rows, model, network, processes, window),
+        metrics=metrics,
+        average=Average(network.weights, training.averaging, stage.tokens),
+        writer=CheckpointWriter(processes),
+        status=StatusLine(name, network.weights.config, rows, training, stage.tokens, processes),
+        stop=stop,
+        benchmarks=benchmarks,
+        settings=settings,
+    )
+    _resume(trainer, previous)
+    network.refresh()
+    return trainer
+
+
+def _deciding(
+    stage: Stage,
+    stage_index: int,
+    rows: Rows,
+    training: Training,
+    model: Model,
+    seed: int,
+    store: TokenStore,
+    processes: Processes,
+) -> StageSettings:
+    """What decides the result of the stage: the arguments of `build`, without what only makes it faster."""
+    return {
         "stage": decisive(stage),
         "stage_index": stage_index,
         "rows": rows.model_dump(mode="json"),
@@ -128,38 +203,26 @@ def build(
         "seed": seed,
         "store": store.fingerprint,
     }
-    name = work.output.name.removesuffix(".partial")
-    metrics = processes.first(lambda: Metrics(work.output, training.trackers, f"{name}: {stage.name}", settings))
-    trainer = Trainer(
-        work=work,
-        stage=stage,
-        rows=rows,
-        training=training,
-        kept=kept,
-        processes=processes,
-        network=network,
-        optimizer=optimizer,
-        store=store,
-        sampler=Sampler(store, stage, rows, seed, None if previous is None else read_facts(previous)["sampler"]),
-        held_out=HeldOut(
-            store.valid,
-            training.validation,
-            start_id=open_tokenizer(model).start_id,
-            special_ids={store.eos_id} | ({store.bos_id} if store.bos_id is not None else set()),
-            window=fit_window(network.weights.config, *window),
-            batch_tokens=fit_batch(training.micro_batch_rows * rows.seq_len, processes.device),
-        ),
-        metrics=metrics,
-        average=Average(network.weights, training.averaging, stage.tokens),
-        writer=CheckpointWriter(processes),
-        status=StatusLine(name, network.weights.config, rows, training, stage.tokens, processes),
-        stop=stop,
-        benchmarks=benchmarks,
-        settings=settings,
+
+
+def _held_out(
+    store: TokenStore,
+    training: Training,
+    rows: Rows,
+    model: Model,
+    network: Network,
+    processes: Processes,
+    window: tuple[int, int],
+) -> HeldOut:
+    """The held-out documents, measured in windows that fit the model."""
+    return HeldOut(
+        store.valid,
+        training.validation,
+        start_id=open_tokenizer(model).start_id,
+        special_ids={store.eos_id} | ({store.bos_id} if store.bos_id is not None else set()),
+        window=fit_window(network.weights.config, *window),
+        batch_tokens=fit_batch(training.micro_batch_rows * rows.seq_len, processes.device),
     )
-    _resume(trainer, previous)
-    network.refresh()
-    return trainer
 
 
 def _resume(trainer: Trainer, previous: Path | None) -> None:
@@ -214,7 +277,7 @@ def _begin(trainer: Trainer, previous: Path | None) -> None:
         before = check_content(previous, trainer.processes)["progress"]
         carried = trainer.optimizer if trainer.stage.optimizer_state == "carry" else None
         load_checkpoint(previous, trainer.network.weights, carried)
-        trainer.progress.baseline, trainer.progress.rate_before = before["baseline"], before["last_rate"]
+        trainer.progress.baseline, trainer.progress.rate_before = before.baseline, before.last_rate
 
 
 def _plan_next(trainer: Trainer, progress: Progress) -> None:
@@ -268,13 +331,14 @@ def finish(trainer: Trainer, model: Model) -> None:
     trainer.log(
         {**trainer.moment(), "kind": "end", "bad_steps": progress.bad_steps_total, "left_out": len(progress.left_out)}
     )
-    trainer.work.counts |= {
+    counts: TrainCounts = {
         "steps": progress.step,
         "tokens": progress.tokens,
         "bad_steps": progress.bad_steps_total,
         "steps_left_out": len(progress.left_out),
         "spent": _spent(trainer),
     }
+    trainer.work.counts.update(counts)
     _leave_if_asked(trainer, final)  # else the next stage would begin
 
 
@@ -283,18 +347,25 @@ def _leave_if_asked(trainer: Trainer, final: Path) -> None:
         raise Interrupted(trainer.progress.step, trainer.progress.tokens, final)
 
 
-def _spent(trainer: Trainer) -> list[Json]:
+def _spent(trainer: Trainer) -> list[BucketSpent]:
     """Tokens that each bucket of the mixture gave, and how often it was read."""
-    entries = []
+    spent: list[BucketSpent] = []
     for saved in trainer.sampler.state()["buckets"]:
-        entry, source, topic = saved["bucket"]
+        entry, source, topic = saved["entry"], saved["source"], saved["topic"]
         language = trainer.stage.mixture[entry].language
         available = sum(
             bucket.num_tokens
             for key, bucket in trainer.store.train.items()
             if key.language == language and key.source == source and topic in (None, key.topic)
         )
-        spent = saved["tokens"]
-        bucket = {"entry": entry, "source": source, "topic": topic, "spent": spent}
-        entries.append({**bucket, "available": available, "epochs": round(spent / available, 4) if available else 0.0})
-    return entries
+        spent.append(
+            {
+                "entry": entry,
+                "source": source,
+                "topic": topic,
+                "spent": saved["tokens"],
+                "available": available,
+                "epochs": round(saved["tokens"] / available, 4) if available else 0.0,
+            }
+        )
+    return spent

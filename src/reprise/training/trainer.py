@@ -11,7 +11,8 @@ from typing import Any, Literal, NamedTuple, NoReturn
 import torch
 
 from reprise.errors import UserError
-from reprise.mixture.sampler import Batch, Sampler
+from reprise.mixture.batch import Batch
+from reprise.mixture.sampler import Sampler
 from reprise.mixture.shares import ShareChange
 from reprise.mixture.shares_file import CAUSE, SharesFile
 from reprise.progress import track
@@ -19,12 +20,12 @@ from reprise.recipe.groups import Groups
 from reprise.recipe.mixture import Stage
 from reprise.recipe.tokens import Rows
 from reprise.recipe.training import Training
-from reprise.storage import Json, digest
+from reprise.storage import digest
 from reprise.tokens.store import TokenStore
 from reprise.training.averaging import Average
 from reprise.training.checkpoint import checkpoint_name, load_checkpoint, newest_whole, prune, tensors_of
-from reprise.training.checkpoint_facts import CheckpointFacts, Progress, ResumeFacts, next_multiple
-from reprise.training.events import BatchRows, Event, Moment
+from reprise.training.checkpoint_facts import CheckpointFacts, Progress, ResumeFacts, StageSettings, next_multiple
+from reprise.training.events import BatchRows, Event, LiveScore, Moment
 from reprise.training.guards import Retention, StepGuard, bits_per_byte, check_retention, kept_groups, share_to_set
 from reprise.training.memory import peak_memory
 from reprise.training.metrics import Metrics
@@ -49,7 +50,7 @@ from reprise.workspace import Work
 
 log = logging.getLogger(__name__)
 
-Benchmarks = Callable[[Any, str], list[Json]]
+Benchmarks = Callable[[Any, str], list[LiveScore]]
 """Measures a model that is in memory; the text identifies its weights. Evaluation, a layer above, provides it."""
 
 GIVE_UP_S = 5.0
@@ -89,7 +90,7 @@ class Trainer:
     status: StatusLine
     stop: StopSignal
     benchmarks: Benchmarks | None
-    settings: dict[str, Json]
+    settings: StageSettings
     """What decides the result of the stage; a checkpoint of other settings is refused."""
     progress: Progress = field(default_factory=Progress)
     losses: list[BucketLoss] = field(default_factory=list)
@@ -409,7 +410,7 @@ class Trainer:
     def facts(self) -> ResumeFacts:
         """Everything that resumes besides weights and moments."""
         return {
-            "progress": vars(self.progress),
+            "progress": self.progress,
             "sampler": self.sampler.state(),
             "settings": self.settings,
             "processes": self.processes.world,
@@ -463,7 +464,7 @@ class Trainer:
         load_checkpoint(folder, self.network.weights, self.optimizer, mean)
         self.average.weights, self.average.count = mean, count
         self.network.refresh()
-        self.progress = Progress(**facts["progress"])
+        self.progress = facts["progress"]
         return self.sampler.load_state(facts["sampler"], adopt=adopt)
 
     def leave(self) -> NoReturn:

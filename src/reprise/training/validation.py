@@ -135,11 +135,11 @@ class HeldOut:
         was_training = model.training
         model.eval()
         rounds = -(-len(self._batches) // processes.world)
-        for number in range(rounds):
+        for round_index in range(rounds):
             if processes.any(stop.received):
                 model.train(was_training)
                 return None
-            index = number * processes.world + processes.rank
+            index = round_index * processes.world + processes.rank
             # FSDP needs as many forward passes of every process; one without a batch left repeats the last for nothing.
             batch = self._batches[min(index, len(self._batches) - 1)]
             nll, tokens = _run(model, batch, processes.device)

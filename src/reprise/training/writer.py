@@ -1,11 +1,11 @@
-"""Checkpoints that are written by a thread while training goes on.
+"""Checkpoints that are written by a thread while training continues.
 
 On an accelerator the tensors are copied to the host first. On a CPU there is nothing to copy: weights and moments
 change only when the optimizer steps, so the thread reads them while the next forward and backward pass runs, and the
 optimizer waits for it.
 """
 
-import json
+import copy
 import shutil
 import threading
 import time
@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_structure
 
 from reprise.storage import file_checksum, sync, write_json
 from reprise.training.checkpoint import DESCRIPTION, cause_of
-from reprise.training.checkpoint_facts import VERSION, ResumeFacts
+from reprise.training.checkpoint_facts import ResumeFacts, write_facts
 from reprise.training.parallel import Processes
 
 
@@ -78,7 +78,7 @@ class CheckpointWriter:
         """
         assert self._thread is None
         start = time.perf_counter()
-        description = json.dumps(facts)
+        kept = copy.deepcopy(facts)  # training changes them while the thread writes
         partial = folder.with_name(f"{folder.name}.partial")
         failure = ""
         if self._processes.is_first:
@@ -94,7 +94,7 @@ class CheckpointWriter:
         self._folder, self._failure = folder, None
         # Not one of the threads that the interpreter waits for: a second Ctrl-C means now.
         self._thread = threading.Thread(
-            target=self._write, args=(partial, folder, tensors, description, published), daemon=True
+            target=self._write, args=(partial, folder, tensors, kept, published), daemon=True
         )
         self._thread.start()
         self.stall_s = time.perf_counter() - start
@@ -141,7 +141,7 @@ class CheckpointWriter:
             self._thread.join()
 
     def _write(
-        self, partial: Path, folder: Path, tensors: dict[str, Any], description: str, published: Callable[[], None]
+        self, partial: Path, folder: Path, tensors: dict[str, Any], facts: ResumeFacts, published: Callable[[], None]
     ) -> None:
         processes = self._processes
         try:
@@ -154,7 +154,7 @@ class CheckpointWriter:
                 dist.all_gather_object(parts, parts[0], group=self._group)
             if processes.is_first:
                 files = {name: value for part in parts for name, value in sorted(part.items())}
-                write_json(partial / DESCRIPTION, {"version": VERSION, "files": files, **json.loads(description)})
+                write_json(partial / DESCRIPTION, write_facts(facts, files))
                 partial.rename(folder)
                 sync(folder.parent)
                 published()

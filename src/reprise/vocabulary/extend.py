@@ -168,8 +168,8 @@ def _write_weights(settings: Model, learned: Sequence[AddedToken], ids: Sequence
         larger[: len(value)] = value
         mean = value.double().mean(dim=0).to(value.dtype)
         larger[len(value) :] = mean  # rows that no token has
-        for number, token in zip(ids, learned, strict=True):
-            larger[number] = value[list(token.pieces)].double().mean(dim=0).to(value.dtype)
+        for token_id, token in zip(ids, learned, strict=True):
+            larger[token_id] = value[list(token.pieces)].double().mean(dim=0).to(value.dtype)
         return larger
 
     sizes = {}
@@ -214,10 +214,10 @@ def _check_control_tokens(before: Model, after: Model) -> None:
         UserError: with the token.
     """
     old, new = (load_tokenizer(settings) for settings in (before, after))
-    for number, token in old.added_tokens_decoder.items():
-        if (other := new.convert_tokens_to_ids(str(token))) != number:
+    for token_id, token in old.added_tokens_decoder.items():
+        if (other := new.convert_tokens_to_ids(str(token))) != token_id:
             raise UserError(
-                f"the token {str(token)!r} would get the id {other} in the place of {number}",
+                f"the token {str(token)!r} would get the id {other} in the place of {token_id}",
                 where=before.path,
                 remedy="report it with the model's name; train it with its own vocabulary",
             )

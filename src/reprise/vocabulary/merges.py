@@ -77,10 +77,10 @@ def learn_tokens(content: Mapping[str, Any], texts: Iterable[str], num_tokens: i
     counts = _count_words(tokenizer, texts)
     encoded = {word: [token.id for token in tokenizer.model.tokenize(word)] for word in counts}
     merges = _continue_merges(encoded, counts, num_tokens, min_count)
-    names = {number: token for token, number in content["model"]["vocab"].items()}
+    names = {token_id: token for token, token_id in content["model"]["vocab"].items()}
     taken, learned = set(content["model"]["vocab"]), []
     taken |= {token["content"] for token in content.get("added_tokens") or ()}
-    texts_of: dict[tuple[int, ...], str] = {(number,): name for number, name in names.items()}
+    texts_of: dict[tuple[int, ...], str] = {(token_id,): name for token_id, name in names.items()}
     for one, other in merges:
         # A part may itself have been left out below, or its text be that of an old token that other merges lead to.
         if one not in texts_of or other not in texts_of:
@@ -106,7 +106,7 @@ def _continue_merges(
     encoded: Mapping[str, Sequence[int]], counts: Counter[str], num_tokens: int, min_count: int
 ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Pairs to merge, each side as the old ids that it stands for, by the trainer of `tokenizers`."""
-    alphabet = {chr(_FIRST_CHAR + number) for ids in encoded.values() for number in ids}
+    alphabet = {chr(_FIRST_CHAR + token_id) for ids in encoded.values() for token_id in ids}
     trainer = trainers.BpeTrainer(
         vocab_size=len(alphabet) + num_tokens,
         min_frequency=max(1, min_count),
@@ -126,7 +126,7 @@ def _continue_merges(
 
 
 def _as_characters(ids: Sequence[int]) -> str:
-    return "".join(chr(_FIRST_CHAR + number) for number in ids)
+    return "".join(chr(_FIRST_CHAR + token_id) for token_id in ids)
 
 
 def _as_ids(text: str) -> tuple[int, ...]:
@@ -171,7 +171,7 @@ def extended(content: Mapping[str, Any], learned: Sequence[AddedToken]) -> tuple
         vocabulary.setdefault(token["content"], int(token["id"]))
     first = max(vocabulary.values()) + 1
     ids = list(range(first, first + len(learned)))
-    vocabulary |= {token.text: number for token, number in zip(learned, ids, strict=True)}
+    vocabulary |= {token.text: token_id for token, token_id in zip(learned, ids, strict=True)}
     old = content["model"]["merges"]
     as_text = isinstance(old[0], str)
     merges = [*old, *(" ".join(token.parts) if as_text else list(token.parts) for token in learned)]
@@ -182,5 +182,7 @@ def extended(content: Mapping[str, Any], learned: Sequence[AddedToken]) -> tuple
 def unreachable(content: Mapping[str, Any], ids: Sequence[int]) -> list[str]:
     """Tokens among these that their own text does not lead to."""
     model = tokenizers.Tokenizer.from_str(json.dumps(content)).model
-    names = {number: token for token, number in content["model"]["vocab"].items()}
-    return [names[number] for number in ids if [token.id for token in model.tokenize(names[number])] != [number]]
+    names = {token_id: token for token, token_id in content["model"]["vocab"].items()}
+    return [
+        names[token_id] for token_id in ids if [token.id for token in model.tokenize(names[token_id])] != [token_id]
+    ]

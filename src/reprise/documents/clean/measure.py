@@ -101,8 +101,8 @@ def measure_bucket(
         for start, batch in batch_texts(texts):
             for rule in measure_rules(batch, rules):
                 name = rule.name if rule.size is None else f"{rule.name}.{rule.size}"
-                for place in np.flatnonzero(rule.broken).tolist():
-                    breaks.setdefault(name, {})[start + place] = rule.explain(place)
+                for index in np.flatnonzero(rule.broken).tolist():
+                    breaks.setdefault(name, {})[start + index] = rule.explain(index)
     num_broken = np.zeros(len(texts), np.int64)
     for rows in breaks.values():
         num_broken[list(rows)] += 1

@@ -11,8 +11,9 @@ import pyarrow as pa
 from reprise.documents.clean.heuristics import find_broken
 from reprise.documents.clean.personal_data import mask_personal_data
 from reprise.documents.engine import Engine
-from reprise.documents.part_step import Drop, Outcome, Place, pass_through, run_step
+from reprise.documents.part_step import Drop, Outcome, RowsOrigin, StepCounts, Tally, pass_through, run_step
 from reprise.recipe.documents import Clean
+from reprise.records import record
 from reprise.workspace import Work
 
 _BATCH_CHARS = 400_000
@@ -23,19 +24,36 @@ _MAY_BE_MOJIBAKE = re.compile("[\x80-\u200f\u2020\u2021\u2030\u20a0-\u2dff\uf8ff
 _LINE_ENDS = re.compile("\r\n?|\u2028|\u2029|\x85")
 
 
+_REPAIRED, _MASKED = ("repaired",), "masked"
+
+
+@record
+class CleanCounts(StepCounts):
+    """Counts of the stage `clean`, for its manifest."""
+
+    repaired: int
+    """Documents whose text was changed by the repair of Unicode."""
+    masked: dict[str, int]
+    """Kind of personal data -> places that were masked."""
+
+
 def run(work: Work, *, clean: Clean, engine: Engine) -> None:
     """Write `documents/` and `dropped/` of the stage."""
     if not clean.enabled:
-        pass_through(work, "read")
+        passed: CleanCounts = {**pass_through(work, "read"), "repaired": 0, "masked": {}}
+        work.counts.update(passed)
         return
-    run_step(work, "read", functools.partial(clean_rows, clean), engine=engine, what="clean")
+    step, tally = run_step(work, "read", functools.partial(clean_rows, clean), engine=engine, what="clean")
+    masked = {key[1]: count for key, count in sorted(tally.items()) if key[0] == _MASKED}
+    counts: CleanCounts = {**step, "repaired": tally[_REPAIRED], "masked": masked}
+    work.counts.update(counts)
 
 
-def clean_rows(clean: Clean, rows: pa.Table, place: Place) -> Outcome:
+def clean_rows(clean: Clean, rows: pa.Table, origin: RowsOrigin) -> Outcome:
     """Repaired texts, and which rows are dropped."""
     before = rows["text"].to_pylist()
     texts = [repair(text) for text in before] if clean.fix_unicode else before
-    numbers = Counter({"repaired": sum(old != new for old, new in zip(before, texts, strict=True))})
+    tally: Tally = Counter({_REPAIRED: sum(old != new for old, new in zip(before, texts, strict=True))})
     if clean.mask_personal_data:
         patterns = {lang: clean.personal_data_of(lang) for lang in set(rows["lang"].to_pylist())}
         masked = [
@@ -43,11 +61,11 @@ def clean_rows(clean: Clean, rows: pa.Table, place: Place) -> Outcome:
         ]
         texts = [text for text, _ in masked]
         for _, kinds in masked:
-            numbers.update({f"masked_{kind}": count for kind, count in kinds.items()})
+            tally.update({(_MASKED, kind): count for kind, count in kinds.items()})
     drops: list[Drop] = []
     for row, text in enumerate(texts):
         if len(text) < clean.min_chars:
-            drops.append((row, "too_short", f"{len(text)} characters, at least {clean.min_chars} wanted"))
+            drops.append((row, "too_short", f"{len(text)} characters, at least {clean.min_chars} needed"))
     gone = {row for row, _, _ in drops}
     langs, sources = rows["lang"].to_pylist(), rows["source"].to_pylist()
     for lang in sorted(set(langs)):
@@ -57,26 +75,26 @@ def clean_rows(clean: Clean, rows: pa.Table, place: Place) -> Outcome:
             if langs[row] == lang and sources[row] in clean.heuristics_sources and row not in gone
         ]
         drops += _judge(clean, lang, judged, texts)
-    return Outcome(columns={"text": texts}, drops=drops, numbers=dict(numbers))
+    return Outcome(columns={"text": texts}, drops=drops, tally=tally)
 
 
 def _judge(clean: Clean, lang: str, rows: Sequence[int], texts: Sequence[str]) -> Iterator[Drop]:
     """Drops by the heuristics among rows of one language."""
     rules = clean.rules_of(lang)
     for start, batch in batch_texts([texts[row] for row in rows]):
-        for place, broken in enumerate(find_broken(batch, rules), start):
+        for index, broken in enumerate(find_broken(batch, rules), start):
             if broken:
-                yield (rows[place], *broken)
+                yield (rows[index], *broken)
 
 
 def batch_texts(texts: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
     """(first, texts): runs of texts of bounded length together."""
     first, num_chars = 0, 0
-    for place, text in enumerate(texts):
+    for index, text in enumerate(texts):
         num_chars += len(text)
-        if num_chars >= _BATCH_CHARS or place == len(texts) - 1:
-            yield first, list(texts[first : place + 1])
-            first, num_chars = place + 1, 0
+        if num_chars >= _BATCH_CHARS or index == len(texts) - 1:
+            yield first, list(texts[first : index + 1])
+            first, num_chars = index + 1, 0
 
 
 def repair(text: str) -> str:

@@ -22,9 +22,9 @@ class Letters:
     """starts[i]: offset of word i in `text`; one more at the end."""
 
     @classmethod
-    def build(cls, letters: str, words: Words, number: int) -> "Letters":
-        """Of text `number` of the words; `letters` is its `words.join_letters`."""
-        lengths = words.num_chars[words.offsets[number] : words.offsets[number + 1]]
+    def build(cls, letters: str, words: Words, index: int) -> "Letters":
+        """Of text `index` of the words; `letters` is its `words.join_letters`."""
+        lengths = words.num_chars[words.offsets[index] : words.offsets[index + 1]]
         return cls(letters, np.concatenate([[0], np.cumsum(lengths)]).tolist())
 
 

@@ -198,17 +198,17 @@ def build_index(questions: Sequence[Question], settings: Decontaminate) -> Index
 
 
 def _add_unit(
-    index: Index, questions: Sequence[Question], plain: Sequence[str], numbers: Sequence[int], unit: Unit, size: int
+    index: Index, questions: Sequence[Question], plain: Sequence[str], chosen: Sequence[int], unit: Unit, size: int
 ) -> None:
-    """Add the questions `numbers`, all of one unit, to the index."""
+    """Add the questions `chosen`, all of one unit, to the index."""
     by_char = unit is Unit.CHARS
-    base = split_words([plain[number] for number in numbers], by_char=by_char)
-    generic = dict(zip(numbers, _find_generic([questions[number] for number in numbers], base, unit), strict=True))
+    base = split_words([plain[question] for question in chosen], by_char=by_char)
+    generic = dict(zip(chosen, _find_generic([questions[question] for question in chosen], base, unit), strict=True))
     first = len(index.questions)
     is_short = np.diff(base.offsets) < (0 if by_char else size)
-    for i, number in enumerate(numbers):
-        for text in _forms(plain[number], bool(is_short[i])):
-            index.questions.append(number)
+    for i, question in enumerate(chosen):
+        for text in _forms(plain[question], bool(is_short[i])):
+            index.questions.append(question)
             index.texts.append(text)
     words = split_words(index.texts[first:], by_char=by_char)
     lengths = np.diff(words.offsets)
@@ -227,7 +227,7 @@ def _add_unit(
         lookup.seeds = _build_seeds(index, words, unit, first)
     index.lookups[unit] = lookup
     if unit is Unit.WORDS:
-        _add_letters(index, first, {number for number in numbers if not generic[number]})
+        _add_letters(index, first, {question for question in chosen if not generic[question]})
 
 
 def _forms(plain: str, is_short: bool) -> Iterator[str]:

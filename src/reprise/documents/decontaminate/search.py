@@ -42,7 +42,7 @@ class _View:
 
 def find_questions(index: Index, texts: Sequence[str], min_overlap: float) -> Found:
     """For each text, the questions that it holds -> the share that is there (1 where it was looked for as a whole)."""
-    found: Found = [{} for _ in texts]
+    matches: Found = [{} for _ in texts]
     plain = [strip_markup(text) for text in texts]
     words = split_words(plain)
     strewn = _find_strewn(words)
@@ -52,13 +52,13 @@ def find_questions(index: Index, texts: Sequence[str], min_overlap: float) -> Fo
     if len(changed):
         views.append(_make_view([revealed[i] for i in changed], changed, by_char=False))
     if Unit.WORDS in index.lookups:
-        _look_up(index, index.lookups[Unit.WORDS], views, min_overlap, found)
+        _look_up(index, index.lookups[Unit.WORDS], views, min_overlap, matches)
     if Unit.CHARS in index.lookups:
-        _look_up(index, index.lookups[Unit.CHARS], [_by_chars(view) for view in views], min_overlap, found)
+        _look_up(index, index.lookups[Unit.CHARS], [_by_chars(view) for view in views], min_overlap, matches)
     if Unit.LETTERS in index.lookups:
         unspaced = [_make_view([revealed[i] for i in some], some, by_char=True) for some in _find_unspaced(views)]
-        _look_up(index, index.lookups[Unit.LETTERS], unspaced, min_overlap, found)
-    return found
+        _look_up(index, index.lookups[Unit.LETTERS], unspaced, min_overlap, matches)
+    return matches
 
 
 def _make_view(texts: list[str], owners: NDArray[np.int64], *, by_char: bool) -> _View:
@@ -107,17 +107,17 @@ def _find_unspaced(views: Sequence[_View]) -> Iterator[NDArray[np.int64]]:
         yield np.array(sorted(chosen), np.int64)
 
 
-def _look_up(index: Index, lookup: Lookup, views: Sequence[_View], min_overlap: float, found: Found) -> None:
-    """Add to `found` what stands in the views."""
-    _look_up_grams(index, lookup, views, min_overlap, found)
+def _look_up(index: Index, lookup: Lookup, views: Sequence[_View], min_overlap: float, matches: Found) -> None:
+    """Add to `matches` what stands in the views."""
+    _look_up_grams(index, lookup, views, min_overlap, matches)
     for view in views:
         for length, anchors in lookup.anchors.items():
-            _look_up_anchors(index, anchors, length, view, found)
+            _look_up_anchors(index, anchors, length, view, matches)
         if lookup.seeds is not None:
-            _look_up_gapped(index, lookup.seeds, view, found)
+            _look_up_gapped(index, lookup.seeds, view, matches)
 
 
-def _look_up_grams(index: Index, lookup: Lookup, views: Sequence[_View], min_overlap: float, found: Found) -> None:
+def _look_up_grams(index: Index, lookup: Lookup, views: Sequence[_View], min_overlap: float, matches: Found) -> None:
     """An n-gram counts in whichever form of the text it is."""
     parts: list[tuple[Hashes, NDArray[np.int64]]] = []
     for view in views:
@@ -132,7 +132,7 @@ def _look_up_grams(index: Index, lookup: Lookup, views: Sequence[_View], min_ove
     for text, form, count in zip(texts.tolist(), forms.tolist(), counts.tolist(), strict=True):
         share = count / index.num_grams[form]
         if share >= (1.0 if form in index.all_grams else min_overlap):
-            _add(found, text, index.questions[form], share)
+            _add(matches, text, index.questions[form], share)
 
 
 def _find_runs(words: Words, grams: Grams, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -142,11 +142,11 @@ def _find_runs(words: Words, grams: Grams, size: int) -> tuple[NDArray[np.int64]
     return places[inside], keys[inside]
 
 
-def _add(found: Found, text: int, question: int, share: float) -> None:
-    found[text][question] = max(share, found[text].get(question, 0.0))
+def _add(matches: Found, text: int, question: int, share: float) -> None:
+    matches[text][question] = max(share, matches[text].get(question, 0.0))
 
 
-def _look_up_anchors(index: Index, anchors: Grams, length: int, view: _View, found: Found) -> None:
+def _look_up_anchors(index: Index, anchors: Grams, length: int, view: _View, matches: Found) -> None:
     words = view.words
     document = words.document_of()
     places, keys = _find_runs(words, anchors, length)
@@ -160,8 +160,8 @@ def _look_up_anchors(index: Index, anchors: Grams, length: int, view: _View, fou
         text = int(document[start])
         question = index.questions[form]
         owner = int(view.owners[text])
-        if question not in found[owner] and _stands_at(index, form, words, start, text):
-            found[owner][question] = 1.0
+        if question not in matches[owner] and _stands_at(index, form, words, start, text):
+            matches[owner][question] = 1.0
 
 
 def _stands_at(index: Index, form: int, words: Words, start: int, text: int) -> bool:
@@ -182,7 +182,7 @@ def _contains(words: Hashes, run: Hashes) -> bool:
     return any(np.array_equal(words[start : start + len(run)], run) for start in starts)
 
 
-def _look_up_gapped(index: Index, seeds: Seeds, view: _View, found: Found) -> None:
+def _look_up_gapped(index: Index, seeds: Seeds, view: _View, matches: Found) -> None:
     """Questions that have something inserted: seeds close together say which and where, their letters decide."""
     size, by_char = seeds.size, seeds.by_char
     places, keys = _find_runs(view.words, seeds.grams, size)
@@ -204,7 +204,7 @@ def _look_up_gapped(index: Index, seeds: Seeds, view: _View, found: Found) -> No
     for first in _best_starts(dense, group, places, reach):
         form, text = int(forms[first]), int(texts[first])
         question, owner = index.questions[form], int(view.owners[text])
-        if question in found[owner]:
+        if question in matches[owner]:
             continue
         end = first + int(np.searchsorted(places[first:], reach[first], "right"))
         end = first + int(np.searchsorted(group[first:end], group[first], "right"))
@@ -212,12 +212,12 @@ def _look_up_gapped(index: Index, seeds: Seeds, view: _View, found: Found) -> No
             letters[text] = Letters.build(view.words.letters_of(text), view.words, text)
         offset = int(view.words.offsets[text])
         pairs = [
-            (place - offset, position)
-            for place, position in zip(places[first:end].tolist(), positions[first:end].tolist(), strict=True)
+            (word - offset, position)
+            for word, position in zip(places[first:end].tolist(), positions[first:end].tolist(), strict=True)
         ]
         share = match_letters(_cached_letters(index.texts[form], by_char), letters[text], pairs, size, MIN_SEEDED)
         if share >= MIN_LETTERS:
-            _add(found, owner, question, share)
+            _add(matches, owner, question, share)
 
 
 def _best_starts(

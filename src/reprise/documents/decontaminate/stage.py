@@ -7,20 +7,47 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
+from typing_extensions import TypedDict
 
 from reprise.benchmark_files import Question, question_files, read_questions
 from reprise.documents.decontaminate.index import Index, build_index
 from reprise.documents.decontaminate.search import find_questions
 from reprise.documents.engine import Engine
-from reprise.documents.part_step import Drop, Outcome, Place, pass_through, run_step
+from reprise.documents.part_step import Drop, Outcome, RowsOrigin, StepCounts, Tally, pass_through, run_step
 from reprise.recipe.documents import Decontaminate
+from reprise.records import record
 from reprise.workspace import Work
 
 REASON = "benchmark_question"
 
 _BATCH_CHARS = 400_000
-_FOUND = "found "
 _LISTED = 3
+
+
+@record
+class BenchmarkMatches(TypedDict):
+    """Questions of one benchmark that stand in the text."""
+
+    benchmark: str
+    """Name of the benchmark."""
+    questions: int
+    """Questions that were looked for."""
+    questions_found: int
+    """Questions that at least one document contains."""
+    finds: int
+    """Pairs of a question and a document that contains it."""
+    questions_too_vague: int
+    """Questions that were not looked for, because too few of their words say anything."""
+
+
+@record
+class DecontaminateCounts(StepCounts):
+    """Counts of the stage `decontaminate`, for its manifest."""
+
+    decontaminated: bool
+    """Whether the documents were compared with the questions."""
+    benchmarks: list[BenchmarkMatches]
+    """What was found of each benchmark."""
 
 
 def run(
@@ -46,8 +73,12 @@ def run(
         UserError: the questions of a benchmark are missing or cannot be read.
     """
     if not decontaminate.enabled:
-        pass_through(work, "deduplicate")
-        work.counts.update(decontaminated=False)
+        passed: DecontaminateCounts = {
+            **pass_through(work, "deduplicate"),
+            "decontaminated": False,
+            "benchmarks": [],
+        }
+        work.counts.update(passed)
         return
     files = question_files(benchmarks, data, decontaminate.extra_benchmarks) | dict(questions or {})
     asked = read_questions(files)
@@ -55,27 +86,37 @@ def run(
     path = work.output.resolve() / "index.pickle"
     path.write_bytes(pickle.dumps(index))
     step = functools.partial(_drop_contaminated, str(path), decontaminate.min_overlap)
-    run_step(work, "deduplicate", step, engine=engine, what="decontaminate")
+    counted, tally = run_step(work, "deduplicate", step, engine=engine, what="decontaminate")
     path.unlink()
-    names = [name for name in work.counts if name.startswith(_FOUND)]
-    found = {int(name.removeprefix(_FOUND)): work.counts.pop(name) for name in names}
-    work.counts.update(decontaminated=True, benchmarks=_report(asked, index, found))
+    documents = {int(question): count for (question,), count in tally.items()}
+    counts: DecontaminateCounts = {
+        **counted,
+        "decontaminated": True,
+        "benchmarks": _report(asked, index, documents),
+    }
+    work.counts.update(counts)
 
 
-def _report(questions: Sequence[Question], index: Index, found: dict[int, int]) -> list[dict[str, object]]:
-    """Per benchmark: questions, those found, (question, document) pairs, and those too vague to be looked for."""
+def _report(questions: Sequence[Question], index: Index, documents: dict[int, int]) -> list[BenchmarkMatches]:
+    """What was found of each benchmark.
+
+    Args:
+        questions: all questions.
+        index: of them.
+        documents: index of a question -> documents that contain it.
+    """
     total = Counter(question.benchmark for question in questions)
-    vague = Counter(questions[number].benchmark for number in index.vague)
-    hit = Counter(questions[number].benchmark for number in found)
-    pairs: Counter[str] = Counter()
-    for number, count in found.items():
-        pairs[questions[number].benchmark] += count
+    vague = Counter(questions[question].benchmark for question in index.vague)
+    matched = Counter(questions[question].benchmark for question in documents)
+    matches: Counter[str] = Counter()
+    for question, count in documents.items():
+        matches[questions[question].benchmark] += count
     return [
         {
             "benchmark": name,
             "questions": count,
-            "questions_found": hit[name],
-            "finds": pairs[name],
+            "questions_found": matched[name],
+            "finds": matches[name],
             "questions_too_vague": vague[name],
         }
         for name, count in total.items()
@@ -89,21 +130,21 @@ def _load_index(path: str) -> Index:
     return index
 
 
-def _drop_contaminated(path: str, min_overlap: float, rows: pa.Table, place: Place) -> Outcome:
+def _drop_contaminated(path: str, min_overlap: float, rows: pa.Table, origin: RowsOrigin) -> Outcome:
     """Runs in a worker."""
     index = _load_index(path)
     drops: list[Drop] = []
-    numbers: Counter[str] = Counter()
+    tally: Tally = Counter()
     first = 0
     for texts in _text_batches(rows["text"].to_pylist()):
-        for row, found in enumerate(find_questions(index, texts, min_overlap), first):
-            if found:
-                numbers.update(f"{_FOUND}{question}" for question in found)
-                listing = [f"{index.ids[number]} ({share:.0%})" for number, share in sorted(found.items())]
-                more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+        for row, matches in enumerate(find_questions(index, texts, min_overlap), first):
+            if matches:
+                tally.update((str(question),) for question in matches)
+                listing = [f"{index.ids[question]} ({share:.0%})" for question, share in sorted(matches.items())]
+                more = f" and {len(matches) - _LISTED} more" if len(matches) > _LISTED else ""
                 drops.append((row, REASON, ", ".join(listing[:_LISTED]) + more))
         first += len(texts)
-    return Outcome(drops=drops, numbers=dict(numbers))
+    return Outcome(drops=drops, tally=tally)
 
 
 def _text_batches(texts: Sequence[str]) -> Iterator[list[str]]:

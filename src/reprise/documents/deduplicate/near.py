@@ -106,11 +106,11 @@ def compare_pairs(pairs: str, target: str, signatures: SignatureFiles, threshold
         block = once[start : start + _COMPARED_ROWS]
         similarity = estimate_similarity(signatures.load(block["kept_key"]), signatures.load(block["key"]))
         close = similarity >= threshold
-        found = np.zeros(int(close.sum()), EDGE)
+        found_edges = np.zeros(int(close.sum()), EDGE)
         for name in PAIR.names or ():
-            found[name] = block[name][close]
-        found["similarity"] = similarity[close]
-        edges.append(found)
+            found_edges[name] = block[name][close]
+        found_edges["similarity"] = similarity[close]
+        edges.append(found_edges)
     joined = np.concatenate(edges)
     save_sorted(Path(target, f"{chosen.index:06d}.npy"), joined, "priority", "key")
     return len(joined)

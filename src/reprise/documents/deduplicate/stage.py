@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -37,9 +36,10 @@ from reprise.documents.deduplicate.repeats import choose_repeats, save_repeats, 
 from reprise.documents.deduplicate.shingles import normalise_texts
 from reprise.documents.deduplicate.signatures import NO_WORDS, choose_bands, hash_bands, sign_normal
 from reprise.documents.engine import Engine, keep_workers, num_workers, run_pieces
-from reprise.documents.part_step import Outcome, Place, pass_through, run_step
+from reprise.documents.part_step import Outcome, RowsOrigin, StepCounts, pass_through, run_step
 from reprise.documents.table import DOCUMENTS, list_parts
 from reprise.recipe.documents import Deduplicate
+from reprise.records import record
 from reprise.workspace import Work
 
 _BATCH_ROWS = 1000
@@ -47,11 +47,14 @@ _HELD_OUT, _TRAIN = 0, 1
 _REPEATED = "repeated.npy"
 
 
-class DeduplicateCounts(TypedDict):
-    """Counts of the manifest, beside the counts of every document stage."""
+@record
+class DeduplicateCounts(StepCounts):
+    """Counts of the stage `deduplicate`, for its manifest."""
 
     bands: int
+    """Bands that a signature is cut into."""
     band_rows: int
+    """Hashes of a band."""
     candidate_pairs: int
     """Pairs of documents whose signatures were compared."""
     repeated: int
@@ -71,7 +74,14 @@ class SignPiece:
 def run(work: Work, *, deduplicate: Deduplicate, engine: Engine) -> None:
     """Write `documents/` and `dropped/` of the stage."""
     if not deduplicate.enabled:
-        pass_through(work, "clean")
+        passed: DeduplicateCounts = {
+            **pass_through(work, "clean"),
+            "bands": 0,
+            "band_rows": 0,
+            "candidate_pairs": 0,
+            "repeated": 0,
+        }
+        work.counts.update(passed)
         return
     scratch = work.output.resolve() / "scratch"
     parts = list_parts(work.inputs["clean"].resolve() / DOCUMENTS)
@@ -89,16 +99,16 @@ def run(work: Work, *, deduplicate: Deduplicate, engine: Engine) -> None:
             dict(zip([part.name for part in parts], first_keys, strict=False)),
             str(scratch / _REPEATED) if repeated is not None else None,
         )
-        run_step(work, "clean", step, engine=engine, what="deduplicate")
+        counted, _ = run_step(work, "clean", step, engine=engine, what="deduplicate")
     shutil.rmtree(scratch, ignore_errors=True)
-    work.counts.update(
-        DeduplicateCounts(
-            bands=bands,
-            band_rows=band_rows,
-            candidate_pairs=num_pairs,
-            repeated=0 if repeated is None else len(repeated),
-        )
-    )
+    counts: DeduplicateCounts = {
+        **counted,
+        "bands": bands,
+        "band_rows": band_rows,
+        "candidate_pairs": num_pairs,
+        "repeated": 0 if repeated is None else len(repeated),
+    }
+    work.counts.update(counts)
 
 
 def _decide(
@@ -219,10 +229,10 @@ def _write_copies(scratch: Path, num_documents: int) -> Path:
 
 
 def _drop_copies(
-    decisions: str, first_keys: dict[str, int], repeated: str | None, rows: pa.Table, place: Place
+    decisions: str, first_keys: dict[str, int], repeated: str | None, rows: pa.Table, origin: RowsOrigin
 ) -> Outcome:
     """Runs in a worker."""
-    first = first_keys[place.part] + place.first_row
+    first = first_keys[origin.part] + origin.first_row
     drops = _decisions_on(decisions, first, first + rows.num_rows)
     if repeated is not None:
         drops = without_repeats(drops, Path(repeated))

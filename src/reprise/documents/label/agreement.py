@@ -47,7 +47,7 @@ def measure_agreement(ours: Mapping[str, str], theirs: Mapping[str, str], *, see
     """
     shared = sorted(ours.keys() & theirs.keys())
     topics = sorted({ours[key] for key in shared} | {theirs[key] for key in shared})
-    index = {topic: place for place, topic in enumerate(topics)}
+    index = {topic: position for position, topic in enumerate(topics)}
     pairs = np.array([(index[ours[key]], index[theirs[key]]) for key in shared], np.int64).reshape(-1, 2)
     apart = Counter((ours[key], theirs[key]) for key in shared if ours[key] != theirs[key])
     kappa = _kappa(pairs, len(topics))

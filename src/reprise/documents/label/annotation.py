@@ -81,7 +81,7 @@ class AnnotationFile:
                 f"cannot be read: {error.strerror}", where=str(path), remedy="name a file of labels"
             ) from None
         lines = []
-        for number, line in enumerate(whole.split(b"\n") if newline else (), 1):
+        for line_index, line in enumerate(whole.split(b"\n") if newline else (), 1):
             try:
                 entry = json.loads(line)
                 annotation = Annotation(
@@ -97,7 +97,7 @@ class AnnotationFile:
             except (ValueError, TypeError, KeyError, AttributeError):
                 raise UserError(
                     "not a line of an annotation file (JSON with text, lang and topic)",
-                    where=f"{path}:{number}",
+                    where=f"{path}:{line_index}",
                     remedy="correct the line, or name another file with --file",
                 ) from None
             lines.append(annotation)

@@ -92,9 +92,9 @@ def annotate(
                 shown, pages = position, 1
                 _show(console, entry, topics, f"{len(known) + len(done) + 1} of {len(known) + len(todo)}", pages)
             key = next(answers, QUIT).lower()
-            place = TOPIC_KEYS.find(key)
-            if 0 <= place < len(topics):
-                labels.add(entry, topics[place])
+            index = TOPIC_KEYS.find(key)
+            if 0 <= index < len(topics):
+                labels.add(entry, topics[index])
                 done.append(position)
                 num_labelled += 1
                 position += 1

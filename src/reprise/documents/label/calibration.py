@@ -1,13 +1,13 @@
 """How good a topic classifier is on labels that it was not fitted on."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
 from reprise.documents.label.classifier import Classifier
+from reprise.documents.label.records import ConfidenceBin, TopicFigures
 
 Fit = Callable[[Sequence[str], Sequence[str]], Classifier]
 
@@ -18,25 +18,6 @@ _TEMPERATURES = np.geomspace(0.1, 10, 60)
 _BINS = 10
 _LEAST = -1e3
 """Log-probability of a topic that the classifier was not fitted on, so that sums stay finite."""
-
-
-@dataclass(frozen=True)
-class Quality:
-    """Figures on held-out labels."""
-
-    labels: int
-    """Labelled documents that were held out, each once."""
-    accuracy: float
-    macro_f1: float
-    """Mean F1 over the topics that have a label."""
-    f1: dict[str, float]
-    """Topic -> F1."""
-    confusion: list[list[int]]
-    """[label][answer], in the order of the topics."""
-    calibration_error: float
-    """Expected calibration error: mean distance of confidence and accuracy over ten bins of confidence."""
-    calibration: list[dict[str, float]]
-    """Per bin that has documents: mean confidence, accuracy, documents."""
 
 
 def hold_out(
@@ -54,9 +35,9 @@ def hold_out(
     for fold in range(1 if once or len(texts) >= _EVERY_FOLD_BELOW else _FOLDS):
         inside, outside = np.flatnonzero(folds != fold).tolist(), np.flatnonzero(folds == fold).tolist()
         if inside and outside:
-            classifier = fit([texts[place] for place in inside], [labels[place] for place in inside])
-            answers.append(classifier.log_probabilities([texts[place] for place in outside]))
-            gold += [list(topics).index(labels[place]) for place in outside]
+            classifier = fit([texts[i] for i in inside], [labels[i] for i in inside])
+            answers.append(classifier.log_probabilities([texts[i] for i in outside]))
+            gold += [list(topics).index(labels[i]) for i in outside]
     stacked = np.concatenate(answers) if answers else np.zeros((0, len(topics)))
     return np.maximum(stacked, _LEAST), np.array(gold, np.int64)
 
@@ -79,7 +60,9 @@ def _log_softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(scores - np.log(np.exp(scores).sum(axis=1, keepdims=True)))
 
 
-def measure(scores: NDArray[np.float64], gold: Sequence[int] | NDArray[np.int64], topics: Sequence[str]) -> Quality:
+def measure(
+    scores: NDArray[np.float64], gold: Sequence[int] | NDArray[np.int64], topics: Sequence[str]
+) -> TopicFigures:
     """Figures from log-probabilities float64[documents, topics] and labels int64[documents]."""
     gold = np.asarray(gold, np.int64)
     probabilities = np.exp(_log_softmax(scores)) if len(gold) else scores
@@ -89,21 +72,21 @@ def measure(scores: NDArray[np.float64], gold: Sequence[int] | NDArray[np.int64]
     np.add.at(confusion, (gold, answers), 1)
     hits, labelled, answered = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
     f1 = {
-        topic: float(2 * hits[place] / (labelled[place] + answered[place]))
-        for place, topic in enumerate(topics)
-        if labelled[place]
+        topic: float(2 * hits[index] / (labelled[index] + answered[index]))
+        for index, topic in enumerate(topics)
+        if labelled[index]
     }
     bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
-    calibration = [
+    calibration: list[ConfidenceBin] = [
         {
-            "confidence": float(confidence[bins == number].mean()),
-            "accuracy": float(right[bins == number].mean()),
-            "documents": int((bins == number).sum()),
+            "confidence": float(confidence[bins == value].mean()),
+            "accuracy": float(right[bins == value].mean()),
+            "documents": int((bins == value).sum()),
         }
-        for number in np.unique(bins)
+        for value in np.unique(bins)
     ]
     gaps = [abs(entry["confidence"] - entry["accuracy"]) * entry["documents"] for entry in calibration]
-    return Quality(
+    return TopicFigures(
         labels=len(gold),
         accuracy=float(right.mean()) if len(gold) else 0.0,
         macro_f1=float(np.mean(list(f1.values()))) if f1 else 0.0,

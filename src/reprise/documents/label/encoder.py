@@ -75,8 +75,8 @@ class EncoderClassifier:
         )
         self._model.train()
         for places in batches:
-            target = torch.tensor([labels[place] for place in places], device=self._device)
-            loss = F.cross_entropy(self._logits([encoded[place] for place in places]), target)
+            target = torch.tensor([labels[i] for i in places], device=self._device)
+            loss = F.cross_entropy(self._logits([encoded[i] for i in places]), target)
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
             optimizer.step()
@@ -90,7 +90,7 @@ class EncoderClassifier:
         scores = np.zeros((len(texts), len(self.topics)))
         with torch.inference_mode():
             for places in _batches_by_length(encoded):
-                logits = self._logits([encoded[place] for place in places])
+                logits = self._logits([encoded[i] for i in places])
                 scores[places] = logits.double().cpu().numpy()
         scores = np.where(self._seen, scores / self._temperature, -np.inf)
         scores -= scores.max(axis=1, keepdims=True)
@@ -144,14 +144,14 @@ def _random_batches(rows: Sequence[Sequence[int]], size: int) -> Iterator[list[i
     """Each row once, in random order, with rows of like length beside each other: 50 batches are sorted at a time."""
     order = torch.randperm(len(rows)).tolist()
     for start in range(0, len(order), 50 * size):
-        chunk = sorted(order[start : start + 50 * size], key=lambda place: len(rows[place]))
+        chunk = sorted(order[start : start + 50 * size], key=lambda i: len(rows[i]))
         batches = [chunk[begin : begin + size] for begin in range(0, len(chunk), size)]
-        yield from (batches[place] for place in torch.randperm(len(batches)).tolist())
+        yield from (batches[i] for i in torch.randperm(len(batches)).tolist())
 
 
 def _batches_by_length(rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
     """Each row once, the longest first, `_BATCH_TOKENS` with padding to a batch."""
-    order = sorted(range(len(rows)), key=lambda place: -len(rows[place]))
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
     while order:
         size = max(1, _BATCH_TOKENS // max(1, len(rows[order[0]])))
         yield order[:size]

@@ -16,13 +16,13 @@ def read_glossary(topics: Sequence[str]) -> Glossary:
     """The lines of the files that have terms for every one of the topics; none where no file has."""
     chosen: Glossary = []
     for path in sorted(FOLDER.glob("*.yaml")):
-        found = _read(path)
-        if set(topics) <= set(found):
-            chosen += [(line, topic) for topic in topics for line in found[topic]]
+        terms = _read(path)
+        if set(topics) <= set(terms):
+            chosen += [(line, topic) for topic in topics for line in terms[topic]]
     return chosen
 
 
 @functools.cache
 def _read(path: Path) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = read_yaml(path.read_text(encoding="utf-8"))
-    return found
+    terms: dict[str, list[str]] = read_yaml(path.read_text(encoding="utf-8"))
+    return terms

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,42 +9,10 @@ from numpy.typing import NDArray
 from reprise.documents.label.calibration import Fit, choose_temperature, hold_out
 from reprise.documents.label.classifier import Classifier
 from reprise.documents.label.llm_labels import GRADES
+from reprise.documents.label.records import GradeBin, GradeFigures
 from reprise.documents.label.training_set import Labelled
 
 _VALUES = np.arange(len(GRADES), dtype=np.float64)
-
-
-class GradeBin(TypedDict):
-    """Held-out documents whose given grade rounds to the same number."""
-
-    given: float
-    """Mean of the grades that the classifier gives."""
-    true: float
-    """Mean of the grades that they were labelled with; calibrated where it is near `given`."""
-    documents: int
-
-
-class GradeFigures(TypedDict):
-    """A classifier of grades on labels that it was not fitted on."""
-
-    classifier: str
-    labels: dict[str, int]
-    """Grade -> labelled documents."""
-    held_out: int
-    """Labelled documents that were held out, each once."""
-    mean_error: float
-    """Mean distance of given and true grade."""
-    error_of_mean: float
-    """The same where every document gets the mean grade: what a classifier that saw nothing would reach."""
-    rank_correlation: float | None
-    """Spearman's; null where all have one grade."""
-    calibration: list[GradeBin]
-    min_grade: float
-    """`documents.quality.min_grade`; the next two are of the rule to keep what is graded so or higher."""
-    precision: float | None
-    """Share of the kept documents whose true grade is so high too; null where it keeps none."""
-    recall: float | None
-    """Share of the documents whose true grade is so high that it keeps; null where there are none."""
 
 
 def fit_grades(

@@ -166,54 +166,54 @@ def _cut_passages(texts: Sequence[str]) -> tuple[list[str], NDArray[np.int64]]:
         text = text[:_MAX_CHARS]
         count = max(1, round(len(text.encode()) / _PASSAGE_BYTES))
         size = max(1, -(-len(text) // count))
-        found = [text[start : start + size] for start in range(0, len(text), size)] or [""]
-        passages += found
-        counts.append(len(found))
+        pieces = [text[start : start + size] for start in range(0, len(text), size)] or [""]
+        passages += pieces
+        counts.append(len(pieces))
     return passages, np.repeat(np.arange(len(counts)), counts)
 
 
-def _count_features(texts: Sequence[str], place: NDArray[np.int32] | None = None) -> Iterator[Any]:
+def _count_features(texts: Sequence[str], column_of: NDArray[np.int32] | None = None) -> Iterator[Any]:
     """Counts of n-grams: CSR matrices float64[some texts, 2^20], or [, columns] of the features that have a place."""
     batch, num_chars = [], 0
     for text in texts:
         batch.append(text)
         num_chars += len(text)
         if num_chars >= _BATCH_CHARS:
-            yield _count_batch(batch, place)
+            yield _count_batch(batch, column_of)
             batch, num_chars = [], 0
-    yield _count_batch(batch, place)
+    yield _count_batch(batch, column_of)
 
 
-def _count_batch(texts: Sequence[str], place: NDArray[np.int32] | None) -> Any:
+def _count_batch(texts: Sequence[str], column_of: NDArray[np.int32] | None) -> Any:
     import scipy.sparse as sp
 
-    width = 1 << _FEATURE_BITS if place is None else int(place.max(initial=-1)) + 1
+    width = 1 << _FEATURE_BITS if column_of is None else int(column_of.max(initial=-1)) + 1
     if not texts:
         return sp.csr_matrix((0, width))
     words, chars = split_words(texts), split_words(texts, by_char=True)
     keys: list[Hashes] = []
     for kind, source, sizes in ((0, words, _WORD_SIZES), (1, chars, _CHAR_SIZES), (2, words, _SINGLE_SIZES)):
-        keys += [_feature_keys(source, size, kind, place) for size in sizes]
+        keys += [_feature_keys(source, size, kind, column_of) for size in sizes]
     pairs, counts = np.unique(np.concatenate(keys), return_counts=True)
     starts = np.searchsorted(pairs, np.arange(len(texts) + 1, dtype=np.uint64) << np.uint64(32))
     columns = (pairs & np.uint64(0xFFFFFFFF)).astype(np.int32)
     return sp.csr_matrix((counts.astype(np.float64), columns, starts.astype(np.int32)), shape=(len(texts), width))
 
 
-def _at_places(counts: Any, place: NDArray[np.int32]) -> Any:
+def _at_places(counts: Any, column_of: NDArray[np.int32]) -> Any:
     """The columns of counts of all features that have a place, in its order."""
-    return counts[:, np.flatnonzero(place >= 0)]
+    return counts[:, np.flatnonzero(column_of >= 0)]
 
 
-def _feature_keys(words: Words, size: int, kind: int, place: NDArray[np.int32] | None) -> Hashes:
+def _feature_keys(words: Words, size: int, kind: int, column_of: NDArray[np.int32] | None) -> Hashes:
     """(document << 32) + feature, or its place, of each n-gram of that kind; those without a place are left out."""
     hashes, starts = hash_ngrams(words, size)
     if kind != 1:
         chosen = words.is_single[starts] == (kind == 2)
         hashes, starts = hashes[chosen], starts[chosen]
     features = (hashes + np.uint64(kind)) >> np.uint64(64 - _FEATURE_BITS)
-    if place is not None:
-        places = place[features]
+    if column_of is not None:
+        places = column_of[features]
         known = places >= 0
         features, starts = places[known].astype(np.uint64), starts[known]
     return (words.document_of()[starts].astype(np.uint64) << np.uint64(32)) + features

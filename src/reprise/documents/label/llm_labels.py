@@ -8,7 +8,6 @@ Answers are kept in the journal of `work.cache` under the content of the request
 
 import functools
 import heapq
-import importlib.resources
 import json
 import re
 from collections import Counter, defaultdict
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reprise.documents.label.records import AskedFigures
 from reprise.documents.label.training_set import Labelled, ListOf
 from reprise.documents.table import hash_text, read_table
 from reprise.errors import UserError
@@ -25,13 +25,11 @@ from reprise.generators.cached import Asker
 from reprise.generators.generator import Answer, Outcome, Request
 from reprise.generators.journal import Journal
 from reprise.generators.open import open_generator
-from reprise.generators.prompts import Prompt, parse_prompt
+from reprise.generators.prompts import Prompt, find_prompt
 from reprise.recipe.documents import Llm, Quality, Topics
 from reprise.recipe.languages.packs import load_pack
 from reprise.recipe.model import Model
-from reprise.storage import Json
 from reprise.workspace import Work
-from reprise.yaml_text import format_yaml
 
 FILE = "asked.jsonl"
 GRADED = "graded.jsonl"
@@ -57,7 +55,7 @@ class Asked:
 
 def ask_topics(
     work: Work, documents: Path, topics: Topics, split_sources: Sequence[str], model: Model, known: dict[str, Labelled]
-) -> dict[str, Json]:
+) -> dict[str, AskedFigures]:
     """Ask about the sample; write `asked.jsonl` and add the labels to those that are known.
 
     Args:
@@ -82,7 +80,7 @@ def ask_topics(
 
 def ask_grades(
     work: Work, documents: Path, quality: Quality, model: Model, known: dict[str, Labelled]
-) -> dict[str, Json]:
+) -> dict[str, AskedFigures]:
     """Ask for the grades of a sample; write `graded.jsonl` and add the grades to those that are known.
 
     Args, result and errors as of `ask_topics`; documents that carry a topic are asked about too.
@@ -121,10 +119,10 @@ def _section(settings: Topics | Quality) -> str:
 
 def _ask(
     work: Work, sample: Mapping[str, list[Asked]], question: _Question, model: Model, known: dict[str, Labelled]
-) -> dict[str, Json]:
+) -> dict[str, AskedFigures]:
     """Ask about a sample; write the file of answers, add the labels to the known ones and the totals to the counts."""
     llm, setting = question.llm, f"{question.setting}.generator"
-    report: dict[str, Json] = {}
+    report: dict[str, AskedFigures] = {}
     with (
         closing(Journal(work.cache)) as journal,
         closing(open_generator(llm.generator, model, setting)) as generator,
@@ -136,15 +134,24 @@ def _ask(
             requests = [label_request(prompt, entry.text, choices, llm) for entry in chosen]
             before = asker.spending.cost
             outcomes = asker.ask(requests, f"{question.task} {lang}")
-            report[lang] = _read_answers(chosen, outcomes, question, choices, known.setdefault(lang, Labelled()), file)
-            report[lang] |= {"prompt": prompt.name, "cost": asker.spending.cost - before}
+            unusable = _read_answers(chosen, outcomes, question, choices, known.setdefault(lang, Labelled()), file)
+            answers = [outcome for outcome in outcomes if isinstance(outcome, Answer)]
+            report[lang] = {
+                "documents": len(chosen),
+                "labelled": len(chosen) - unusable.total(),
+                "unusable": dict(unusable.most_common()),
+                "prompt_tokens": sum(answer.prompt_tokens for answer in answers),
+                "completion_tokens": sum(answer.completion_tokens for answer in answers),
+                "prompt": prompt.name,
+                "cost": asker.spending.cost - before,
+            }
             if not known[lang].texts:
                 raise UserError(
                     f"none of {len(chosen)} answers about documents of the language {lang!r} names a {question.task}",
                     where=question.setting,
                     remedy=f"look at {work.output / question.file}; take another model or write another prompt",
                 )
-    work.counts["asked" if question.task == "topic" else "asked_grades"] = vars(asker.spending)
+    work.counts["asked" if question.task == "topic" else "asked_grades"] = asker.spending.record()
     return report
 
 
@@ -152,17 +159,17 @@ def choose_sample(
     documents: Path, sources: set[str], per_source: int, *, any_topic: bool = False
 ) -> dict[str, list[Asked]]:
     """Language -> training documents without a topic, or with any, of each source those with the smallest hash."""
-    found: dict[tuple[str, str], list[tuple[str, Asked]]] = defaultdict(list)
+    buckets: dict[tuple[str, str], list[tuple[str, Asked]]] = defaultdict(list)
     for batch in read_table(documents, ["text", "lang", "source", "topic", "split", "origin"]):
         for row in batch.to_pylist():
             if row["source"] in sources and row["split"] == "train" and (any_topic or row["topic"] is None):
                 entry = Asked(hash_text(row["text"]), row["text"], row["lang"], row["source"], row["origin"])
-                bucket = found[entry.lang, entry.source]
+                bucket = buckets[entry.lang, entry.source]
                 bucket.append((entry.hash, entry))
                 if len(bucket) >= 2 * per_source + 1000:
                     bucket[:] = _smallest(per_source, bucket)
     sample: dict[str, list[Asked]] = defaultdict(list)
-    for (lang, _), bucket in sorted(found.items()):
+    for (lang, _), bucket in sorted(buckets.items()):
         sample[lang] += [entry for _, entry in _smallest(per_source, bucket)]
     return dict(sample)
 
@@ -182,7 +189,7 @@ def label_request(prompt: Prompt, text: str, choices: Sequence[str], llm: Llm) -
         temperature=llm.generator.temperature,
         top_p=llm.generator.top_p,
         text=text[: llm.max_chars].strip(),
-        topics="\n".join(f"{number}. {topic}" for number, topic in enumerate(choices, 1)),
+        topics="\n".join(f"{line}. {topic}" for line, topic in enumerate(choices, 1)),
     )
 
 
@@ -201,12 +208,12 @@ def parse_topic(outcome: Outcome, topics: Sequence[str]) -> tuple[str | None, st
     match = _NUMBER.match(text)
     if match is None:
         return None, "cut_off" if outcome.finish == "length" else "no_topic"
-    place, named = int(match[1]) - 1, text[match.end() :].strip(_AROUND)
-    if not 0 <= place < len(topics) or (named and named not in by_name):
+    index, named = int(match[1]) - 1, text[match.end() :].strip(_AROUND)
+    if not 0 <= index < len(topics) or (named and named not in by_name):
         return None, "cut_off" if outcome.finish == "length" else "no_topic"
-    if named and by_name[named] != topics[place]:
+    if named and by_name[named] != topics[index]:
         return None, "contradiction"
-    return topics[place], ""
+    return topics[index], ""
 
 
 _GRADE = re.compile(r"(?:\D{0,40}[:：]\s*)?([0-5])(?:\s*/\s*5)?", re.DOTALL)
@@ -232,39 +239,27 @@ def load_prompt(task: str, lang: str, settings: Topics | Quality) -> Prompt:
     Raises:
         UserError: the folder does not exist, or a prompt lacks one of the task's placeholders.
     """
-    folder = settings.llm.prompts if settings.llm is not None else None
-    own = Path(folder).expanduser() if folder else None
-    if own is not None and not own.is_dir():
-        raise UserError(
-            "the folder does not exist",
-            where=f"{_section(settings)}.llm.prompts={folder}",
-            remedy="name a folder of prompts",
-        )
-    ours = importlib.resources.files("reprise.documents.label") / "prompts"
+    section = _section(settings)
     for language in (lang, "en"):
-        name = f"{task}.{language}"
-        in_recipe = settings.prompts.get(language, {}).get(task)
-        in_pack = load_pack(language).prompts.get(task)
-        if own is not None and (file := own / f"{name}.yaml").is_file():
-            return _parse(file.read_text(encoding="utf-8"), name, str(file))
-        if in_recipe or in_pack:
-            where = f"{_section(settings)}.prompts.{language}.{task}" if in_recipe else f"the language pack {language}"
-            return _parse(format_yaml(in_recipe or in_pack), name, where)
-        if (ours / f"{name}.yaml").is_file():
-            return _parse((ours / f"{name}.yaml").read_text(encoding="utf-8"), name, f"{name}.yaml")
+        prompt = find_prompt(
+            task,
+            language,
+            folder=settings.llm.prompts if settings.llm is not None else None,
+            setting=f"{section}.llm.prompts",
+            given=[
+                (settings.prompts.get(language, {}).get(task), f"{section}.prompts.{language}.{task}"),
+                (load_pack(language).prompts.get(task), f"the language pack {language}"),
+            ],
+            package="reprise.documents.label",
+            placeholders=_PLACEHOLDERS[task],
+        )
+        if prompt is not None:
+            return prompt
     raise AssertionError(f"{task}.en is part of Reprise")
 
 
-_PLACEHOLDERS = {"topic": ("{text}", "{topics}"), "grade": ("{text}",)}
+_PLACEHOLDERS = {"topic": ("text", "topics"), "grade": ("text",)}
 """Task -> what its prompt must hold."""
-
-
-def _parse(text: str, name: str, where: str) -> Prompt:
-    prompt = parse_prompt(text, name, where)
-    whole = "".join(message for _, message in prompt.messages)
-    if missing := [word for word in _PLACEHOLDERS[name.partition(".")[0]] if word not in whole]:
-        raise UserError(f"the prompt has no {' and no '.join(missing)}", where=where, remedy="write it into the prompt")
-    return prompt
 
 
 @functools.lru_cache(maxsize=2)
@@ -283,7 +278,8 @@ def _read_answers(
     choices: Sequence[str],
     known: Labelled,
     file: Any,
-) -> dict[str, Json]:
+) -> Counter[str]:
+    """Write the answers and add their labels to the known ones; gives the reasons why others are unusable."""
     taken = set(known.texts)
     unusable: Counter[str] = Counter()
     for entry, outcome in zip(chosen, outcomes, strict=True):
@@ -298,11 +294,4 @@ def _read_answers(
         elif entry.text not in taken:
             known.texts.append(entry.text)
             known.labels.append(label)
-    answers = [outcome for outcome in outcomes if isinstance(outcome, Answer)]
-    return {
-        "documents": len(chosen),
-        "labelled": len(chosen) - unusable.total(),
-        "unusable": dict(unusable.most_common()),
-        "prompt_tokens": sum(answer.prompt_tokens for answer in answers),
-        "completion_tokens": sum(answer.completion_tokens for answer in answers),
-    }
+    return unusable

@@ -45,13 +45,13 @@ def collect_labels(
     Raises:
         UserError: a label is no topic of its language, or a labelled file cannot be read.
     """
-    found: dict[str, list[tuple[int, str, str]]] = defaultdict(list)
+    hashed: dict[str, list[tuple[int, str, str]]] = defaultdict(list)
     for lang, text, label in [*_of_inputs(inputs, list_of), *_of_documents(documents, list_of, set(split_sources))]:
-        found[lang].append((xxhash.xxh3_64_intdigest(text.encode()), text, label))
-        if len(found[lang]) > 2 * MAX_LABELS:
-            found[lang] = heapq.nsmallest(MAX_LABELS, found[lang])
+        hashed[lang].append((xxhash.xxh3_64_intdigest(text.encode()), text, label))
+        if len(hashed[lang]) > 2 * MAX_LABELS:
+            hashed[lang] = heapq.nsmallest(MAX_LABELS, hashed[lang])
     labelled = {}
-    for lang, entries in sorted(found.items()):
+    for lang, entries in sorted(hashed.items()):
         once = {text: label for _, text, label in reversed(heapq.nsmallest(MAX_LABELS, entries))}
         labelled[lang] = Labelled(list(once), list(once.values()))
     return labelled
@@ -83,8 +83,8 @@ def collect_grades(inputs: Sequence[Input], grades: Sequence[str]) -> dict[str, 
 def _of_inputs(
     inputs: Sequence[Input], list_of: ListOf, setting: str = "documents.topics.labelled"
 ) -> Iterator[tuple[str, str, str]]:
-    for number, entry in enumerate(inputs):
-        where = f"{setting}[{number}].path"
+    for index, entry in enumerate(inputs):
+        where = f"{setting}[{index}].path"
         constants = {"source": "labelled", **entry.constants}
         entry = entry.model_copy(update={"constants": constants})
         with PageParser() as parser:
@@ -94,13 +94,13 @@ def _of_inputs(
                     raise UserError(
                         f"cannot be read: {reason}", where=f"{record.file}:{record.line}", remedy="correct the line"
                     )
-                place = f"{record.file}:{record.line}"
+                line = f"{record.file}:{record.line}"
                 text, topic = str(record.fields["text"]), record.fields["topic"]
                 if topic is None:
-                    raise UserError("there is no topic", where=place, remedy="map it: `fields: {topic: NAME}`")
+                    raise UserError("there is no topic", where=line, remedy="map it: `fields: {topic: NAME}`")
                 lang = record.fields["lang"] or detect_languages([text], entry.language_identifier)[0]
                 if topic not in list_of(lang):
-                    raise _unknown(topic, lang, place, list_of(lang))
+                    raise _unknown(topic, lang, line, list_of(lang))
                 yield lang, text, topic
 
 

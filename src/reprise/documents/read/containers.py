@@ -45,7 +45,11 @@ def read_tar(stream: BinaryIO) -> Iterator[Member]:
 
 def read_zip(stream: BinaryIO) -> Iterator[Member]:
     """The files of a zip archive, in its order."""
-    with zipfile.ZipFile(stream) as archive:
+    try:
+        opened_archive = zipfile.ZipFile(stream)
+    except NotImplementedError as error:  # a version that does not exist yet
+        raise zipfile.BadZipFile(str(error)) from error
+    with opened_archive as archive:
         for info in archive.infolist():
             if info.is_dir():
                 continue

@@ -7,13 +7,15 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypedDict
+
+from typing_extensions import TypedDict
 
 from reprise.documents.read.formats import ARCHIVES, KNOWN, Format, extension_of, format_of
 from reprise.documents.read.remote import is_remote, list_files
 from reprise.documents.read.streams import first_line
 from reprise.errors import UserError
 from reprise.recipe.documents import Input
+from reprise.records import record
 from reprise.storage import printable
 
 _DATASET_FILES = frozenset({"dataset_info.json", "state.json", "dataset_dict.json"})
@@ -43,13 +45,18 @@ class SkippedFile:
     """What it is called in the place of its extension, such as `image/png`."""
 
 
+@record
 class SkippedKind(TypedDict):
     """Skipped files of one extension and reason, for the manifest."""
 
     extension: str
+    """Such as `.png`; empty: the names have none."""
     reason: str
+    """Why they were skipped."""
     files: int
+    """Files."""
     bytes: int
+    """Bytes of these files."""
     first: str
     """Path of the first of them."""
 

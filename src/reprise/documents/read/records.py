@@ -90,7 +90,10 @@ def read_records(
 
 def _failures(file: SourceFile) -> tuple[type[Exception], ...]:
     """What reading the file may raise; behind a URL that is whatever the store's library raises when it says no."""
-    return (Exception,) if is_remote(file.path) else (*DAMAGED, *containers.DAMAGED, OSError, pa.ArrowException)
+    if is_remote(file.path):
+        return (Exception,)
+    # UnicodeDecodeError: the names of columns and of files in an archive.
+    return (*DAMAGED, *containers.DAMAGED, OSError, pa.ArrowException, UnicodeDecodeError)
 
 
 def read_span(file: SourceFile, entry: Input, span: Span) -> Iterator[Item]:

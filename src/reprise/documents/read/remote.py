@@ -28,12 +28,12 @@ def list_files(url: str, *, is_folder: bool) -> list[tuple[str, int]]:
     Raises:
         Exception: what the library that was asked raises, where the store cannot be reached or says no.
     """
-    if (found := _file_system(url)) is None:
+    if (opened := _file_system(url)) is None:
         from daft.daft import io_glob  # a data frame would choose a runner for this process
 
         entries = io_glob(f"{url.rstrip('/')}/**" if is_folder else url)
         return [(str(entry["path"]), int(entry["size"] or 0)) for entry in entries if entry["type"] == "File"]
-    system, path = found
+    system, path = opened
     scheme = url.split("://")[0]
     if is_folder or glob.has_magic(path):
         # `find` and `glob` take a store that cannot be reached for an empty one.
@@ -55,11 +55,11 @@ def open_url(url: str) -> BinaryIO:
     Raises:
         Exception: what the library that was asked raises.
     """
-    if (found := _file_system(url)) is None:
+    if (opened := _file_system(url)) is None:
         import daft
 
         return cast(BinaryIO, daft.open_file(url, "rb"))
-    system, path = found
+    system, path = opened
     return cast(BinaryIO, io.BufferedReader(system.open(path, "rb"), _BUFFER))
 
 

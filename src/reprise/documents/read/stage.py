@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import xxhash
+from typing_extensions import TypedDict
 
 from reprise.documents.engine import Engine, run_pieces
 from reprise.documents.language import Identifier, detect_languages
@@ -27,6 +28,7 @@ from reprise.documents.table import DOCUMENTS, PART_BYTES, TableWriter, hash_tex
 from reprise.errors import UserError
 from reprise.progress import console
 from reprise.recipe.documents import Input
+from reprise.records import record
 from reprise.storage import printable
 from reprise.workspace import Work
 
@@ -38,30 +40,46 @@ _BATCH_ROWS, _BATCH_CHARS = 1000, 4 << 20
 _PIECE_FILES = 1000
 
 
+@record
 class BucketCount(TypedDict):
     """Documents of one language, source and split."""
 
     language: str
+    """Language."""
     source: str
+    """Source."""
     split: str
+    """`train` or `valid`."""
     documents: int
+    """Documents."""
 
 
+@record
 class ReadCounts(TypedDict):
     """Counts of the manifest."""
 
     documents_in: int
+    """Records of the inputs."""
     documents_out: int
+    """Documents that were written."""
     rejects: int
+    """Records that could not be read."""
     not_in_sample: int
+    """Records that `sample` of their input leaves out."""
     reject_reasons: dict[str, int]
+    """Reason -> rejects, most frequent first."""
     text_bytes: int
+    """UTF-8 bytes of the documents."""
     languages_detected: int
+    """Documents whose language was detected, as nothing named it."""
     fields_left_out: dict[str, int]
     """Field -> documents whose value was no text: the id is then the hash of the text, the topic is left to `label`."""
     buckets: list[BucketCount]
+    """Documents of each language, source and split."""
     files: int
+    """Files of the inputs."""
     file_bytes: int
+    """Bytes of these files."""
     skipped: list[SkippedKind]
     """Files of the inputs that were not read."""
 
@@ -173,8 +191,8 @@ def run(work: Work, *, inputs: list[Input], engine: Engine, valid_share: float, 
         raise _too_many(work.output / REJECTS, rejects, total.documents, max_reject_share, total.rejects)
 
 
-def _setting(number: int) -> str:
-    return f"documents.inputs.{number}.path"
+def _setting(index: int) -> str:
+    return f"documents.inputs.{index}.path"
 
 
 def _split_long_files(files: Sequence[SourceFile], entry: Input, engine: Engine) -> list[FilePart]:

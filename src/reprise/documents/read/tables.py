@@ -31,11 +31,13 @@ def read_arrow(stream: BinaryIO, name: str, entry: Input) -> Iterator[record.Ite
     stream.seek(0)
     if is_file:
         file = pa.ipc.open_file(stream)
+        columns = _Columns(name, entry, file.schema)
         batches = (file.get_batch(index) for index in range(file.num_record_batches))
-        yield from _Columns(name, entry, file.schema).read(batches)
+        yield from columns.read(columns.checked(batch) for batch in batches)
     else:
         reader = pa.ipc.open_stream(stream)
-        yield from _Columns(name, entry, reader.schema).read(reader)
+        columns = _Columns(name, entry, reader.schema)
+        yield from columns.read(map(columns.checked, reader))
 
 
 class _Columns:
@@ -80,6 +82,20 @@ class _Columns:
     def paths(self) -> list[str]:
         """Dotted names of the columns to read."""
         return list(dict.fromkeys(".".join(path) for path, _ in self._columns.values()))
+
+    def checked(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """A batch of a file whose offsets and sizes Arrow takes as they are: with wrong ones it reads any memory.
+
+        Raises:
+            pa.ArrowInvalid: they are wrong.
+        """
+        for name in dict.fromkeys(path[0] for path, _ in self._columns.values()):
+            column = batch.column(batch.schema.names.index(name))
+            if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+                # As bytes: text that is no UTF-8 is a reject of its row, not of the file.
+                column = column.view(pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary())
+            column.validate(full=True)
+        return batch
 
     def read(self, batches: Iterator[pa.RecordBatch]) -> Iterator[record.Item]:
         """The records of all rows."""
@@ -216,8 +232,8 @@ def _read_csv_row(
         if len(row) != num_columns:
             raise UnreadableError("wrong_number_of_columns")
         values: dict[str, Any] = {}
-        for field, place in places.items():
-            raw = row[place].encode("utf-8", "surrogateescape")
+        for field, column in places.items():
+            raw = row[column].encode("utf-8", "surrogateescape")
             values[field] = record.decode(raw, entry) or None
         return record.as_record(name, line, values, entry)
     except UnreadableError as reason:

@@ -34,8 +34,8 @@ def read_json(stream: BinaryIO, name: str, entry: Input) -> Iterator[record.Item
                 raise UnreadableError("not_utf8")
             if not isinstance(value, dict):
                 raise UnreadableError("not_an_object")
-            found = {field: find_value(value, key) for field, key in names.items()}
-            yield record.as_record(name, index, found, entry)
+            fields = {field: find_value(value, key) for field, key in names.items()}
+            yield record.as_record(name, index, fields, entry)
         except UnreadableError as reason:
             yield record.Reject(name, index, str(reason), record.excerpt_of(text))
 
@@ -76,7 +76,7 @@ def _top_values(stream: BinaryIO, name: str) -> Iterator[tuple[Any, str]]:
             continue
         try:
             value, end = decoder.raw_decode(buffer, start)
-            # A number may go on in the next block.
+            # A number may continue in the next block.
             complete = end < len(buffer) or at_end
         except (ValueError, RecursionError) as error:
             complete = False

@@ -38,8 +38,8 @@ def _normalise(text: str) -> str:
     return unicodedata.normalize("NFKC", text).replace("\u2212", "-").replace("{,}", ",")
 
 
-def _value(number: str) -> float | None:
-    plain = re.sub(r"[$,]", "", number)
+def _value(text: str) -> float | None:
+    plain = re.sub(r"[$,]", "", text)
     try:
         if power := re.search(r"\s*(?:\*|x|\u00d7|\\times)\s*10\s*(?:\^|\*\*)\s*\{?(-?\d+)\}?$", plain):
             return float(f"{plain[: power.start()]}e{power[1]}")

@@ -243,8 +243,8 @@ _NOT_SHARES = frozenset(
 def question_records(tasks: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The questions of tasks in the format of our files, to search documents for."""
     for name, task in tasks.items():
-        for number, doc in enumerate(task.eval_docs):
-            yield {"id": f"{name}/{number}", "question": _searched(task, doc), "choices": _choices(task, doc)}
+        for index, doc in enumerate(task.eval_docs):
+            yield {"id": f"{name}/{index}", "question": _searched(task, doc), "choices": _choices(task, doc)}
 
 
 def _searched(task: Any, doc: Any) -> str:

@@ -41,7 +41,7 @@ def sciq(item: Item) -> Columns:
     """`sciq`: three distractors, then the right answer; the paragraph where the file has it."""
     right = gold(item)
     wrong = [choice for index, choice in enumerate(item["choices"]) if index != right]
-    names = {f"distractor{number}": choice for number, choice in enumerate(wrong, 1)}
+    names = {f"distractor{nth}": choice for nth, choice in enumerate(wrong, 1)}
     columns = {
         "question": item["question"],
         "correct_answer": item["choices"][right],

@@ -32,8 +32,8 @@ def _humaneval() -> LocalSet:
 
 
 def _mbpp() -> LocalSet:
-    found = _load("google-research-datasets/mbpp", "full")
-    splits = (found["test"], found["prompt"])
+    dataset = _load("google-research-datasets/mbpp", "full")
+    splits = (dataset["test"], dataset["prompt"])
     test, dev = ([_mbpp_item(row) for row in rows] for rows in splits)
     return LocalSet(test, dev)
 
@@ -75,9 +75,9 @@ def _math() -> LocalSet:
     test: list[Item] = []
     dev: list[Item] = []
     for subject in _MATH:
-        found = _load("EleutherAI/hendrycks_math", subject)
-        test += [_math_item(row) for row in found["test"]]
-        dev.append(_math_item(found["train"][0]))
+        dataset = _load("EleutherAI/hendrycks_math", subject)
+        test += [_math_item(row) for row in dataset["test"]]
+        dev.append(_math_item(dataset["train"][0]))
     return LocalSet(test, dev)
 
 
@@ -87,8 +87,8 @@ def _math_item(row: dict[str, Any]) -> Item:
 
 def _scieval() -> LocalSet:
     files = {split: f"hf://datasets/OpenDFM/SciEval/scieval-{split}.json" for split in ("valid", "dev")}
-    found = _load("json", data_files=files)
-    return LocalSet(*([_scieval_item(row) for row in found[split]] for split in ("valid", "dev")))
+    dataset = _load("json", data_files=files)
+    return LocalSet(*([_scieval_item(row) for row in dataset[split]] for split in ("valid", "dev")))
 
 
 _OPTION = re.compile(r"^([A-D])[.:)]\s*(.*)$", re.MULTILINE)
@@ -101,10 +101,13 @@ def _scieval_item(row: dict[str, Any]) -> Item:
     options = list(_OPTION.finditer(question))
     if (
         row["type"] == "multiple-choice"
-        and [found[1] for found in options] == list(LETTERS[: len(options)])
+        and [option[1] for option in options] == list(LETTERS[: len(options)])
         and options
     ):
-        return item | {"question": question[: options[0].start()].rstrip(), "choices": [found[2] for found in options]}
+        return item | {
+            "question": question[: options[0].start()].rstrip(),
+            "choices": [option[2] for option in options],
+        }
     return item | {"question": question, "choices": []}
 
 

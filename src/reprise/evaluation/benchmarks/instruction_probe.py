@@ -97,7 +97,7 @@ def in_language(language: Language, answer: str) -> bool:
 def repeats(answer: str) -> bool:
     """Whether an answer goes round in circles."""
     lines = [line.strip() for line in answer.splitlines() if line.strip()]
-    doubled = sum(len(line) for number, line in enumerate(lines) if line in lines[:number])
+    doubled = sum(len(line) for index, line in enumerate(lines) if line in lines[:index])
     size = 10
     grams = [answer[at : at + size] for at in range(len(answer) - size + 1)]
     again = len(grams) - len(set(grams))

@@ -123,12 +123,15 @@ def _datasets(task: str) -> list[str]:
 def _in_cache(datasets: list[str]) -> str:
     """Whether all datasets are in the Hugging Face cache, as far as the names of its folders tell."""
     return (
-        "here" if datasets and all(any(place.is_dir() for place in _places(name)) for name in datasets) else "not here"
+        "here"
+        if datasets and all(any(folder.is_dir() for folder in _places(name)) for name in datasets)
+        else "not here"
     )
 
 
 def _places(dataset: str) -> Iterator[Path]:
-    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface").expanduser()
+    # Not pathlib's: without a home folder it raises.
+    home = Path(os.path.expanduser(os.environ.get("HF_HOME") or "~/.cache/huggingface"))  # noqa: PTH111
     yield Path(os.environ.get("HF_HUB_CACHE") or home / "hub") / f"datasets--{dataset.replace('/', '--')}"
     yield Path(os.environ.get("HF_DATASETS_CACHE") or home / "datasets") / dataset.replace("/", "___")
 
@@ -141,8 +144,8 @@ def benchmark_table(rows: list[ListedBenchmark], title: str) -> Table:
     told = {name: values for name, values in more.items() if len(set(values)) > 1}  # the rest would repeat itself
     for name in ("suites", *told, "questions"):
         table.add_column(name)
-    for number, row in enumerate(rows):
-        cells = [values[number] for values in told.values()]
+    for index, row in enumerate(rows):
+        cells = [values[index] for values in told.values()]
         table.add_row(row["name"], ", ".join(row["suites"]), *cells, row["data"])
     return table
 

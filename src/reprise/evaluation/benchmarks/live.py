@@ -7,6 +7,7 @@ from reprise.evaluation.benchmarks.runner import BenchmarkRunner
 from reprise.evaluation.model import EvaluatedModel
 from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.model import Model
+from reprise.training.events import LiveScore
 
 
 class LiveModel(EvaluatedModel):
@@ -20,7 +21,7 @@ class LiveModel(EvaluatedModel):
 
 def measure_live(
     model: Any, fingerprint: str, *, settings: Model, evaluation: Evaluation, cache: Path, seed: int
-) -> list[dict[str, Any]]:
+) -> list[LiveScore]:
     """Run the benchmarks of the recipe.
 
     Args:
@@ -32,7 +33,7 @@ def measure_live(
         seed: decides which questions are chosen.
 
     Returns:
-        {benchmark, metric, score, questions} of each that could run.
+        The score of each that could run.
     """
     runner = BenchmarkRunner(LiveModel(model, fingerprint, settings, evaluation), evaluation, cache=cache, seed=seed)
     return [

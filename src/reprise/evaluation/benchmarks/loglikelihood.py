@@ -112,17 +112,17 @@ class ContinuationScorer:
         pairs = [(tuple(context), tuple(continuation)) for context, continuation in requests]
         questions: dict[Ids, _Question] = {}
         alone: list[tuple[int, Ids, Ids]] = []
-        for number, (context, continuation) in enumerate(pairs):
+        for index, (context, continuation) in enumerate(pairs):
             if self._takes_branches and len(context) + len(continuation) <= self._max_length:
-                questions.setdefault(context, _Question(context)).branches.append((number, continuation))
+                questions.setdefault(context, _Question(context)).branches.append((index, continuation))
             else:
-                alone.append((number, context, continuation))
+                alone.append((index, context, continuation))
         for group, shared in _groups(list(questions.values())):
-            for number, score in self._score_group(group, shared):
-                results[number] = score
+            for index, score in self._score_group(group, shared):
+                results[index] = score
                 advance(1)
-        for number, score in self._score_alone(alone):
-            results[number] = score
+        for index, score in self._score_alone(alone):
+            results[index] = score
             advance(1)
         return results
 
@@ -141,7 +141,7 @@ class ContinuationScorer:
         question = _Question(context, [(0, other), (1, continuation)])
         expected = dict(self._score_alone([(0, context, other), (1, context, continuation)]))
         try:
-            found = dict(self._score_group([question], len(context) // 2))
+            alone = dict(self._score_group([question], len(context) // 2))
         except (TypeError, ValueError, RuntimeError, AttributeError):
             return False
         # In bfloat16 either way is off by about 0.05 nats a token (SmolLM2-135M, against float32): a sum of n tokens by
@@ -150,7 +150,7 @@ class ContinuationScorer:
         relative, per_token = (1e-3, 0.0) if exact else (3e-2, 0.1)
         noise = per_token * math.sqrt(len(continuation))
         return all(
-            abs(found[key][0] - expected[key][0]) <= relative * (1 + abs(expected[key][0])) + noise for key in expected
+            abs(alone[key][0] - expected[key][0]) <= relative * (1 + abs(expected[key][0])) + noise for key in expected
         )
 
     @torch.no_grad()
@@ -171,9 +171,9 @@ class ContinuationScorer:
             chosen = greedy.cpu().numpy()
             for row, question in enumerate(batch):
                 start = len(question.context) - 1 - shared
-                for number, continuation in question.branches:
+                for index, continuation in question.branches:
                     end = start + len(continuation)
-                    yield number, (-float(nll[row, start:end].sum()), bool(chosen[row, start:end].all()))
+                    yield index, (-float(nll[row, start:end].sum()), bool(chosen[row, start:end].all()))
                     start = end
 
     def _row_batches(self, group: list[_Question], shared: int) -> Iterator[list[_Question]]:
@@ -226,7 +226,7 @@ class ContinuationScorer:
 
     def _score_alone(self, requests: list[tuple[int, Ids, Ids]]) -> Iterator[tuple[int, tuple[float, bool]]]:
         """Each sequence by itself, cut on the left where it is longer than the model's context."""
-        cut = [(number, (*context, *ids)[-(self._max_length + 1) :], len(ids)) for number, context, ids in requests]
+        cut = [(index, (*context, *ids)[-(self._max_length + 1) :], len(ids)) for index, context, ids in requests]
         cut.sort(key=lambda entry: -len(entry[1]))
         while cut:
             rows = max(1, self._batch_tokens // len(cut[0][1]))
@@ -240,9 +240,9 @@ class ContinuationScorer:
             # The last token is only a target: the model needs not see it, and must not where it is one too many.
             inputs, targets = ids[:, :-1].to(self._device), labels.to(self._device)
             nll, greedy = _score_shifted(self._model, inputs, targets)
-            for row, (number, sequence, count) in enumerate(batch):
+            for row, (index, sequence, count) in enumerate(batch):
                 span = slice(len(sequence) - 1 - count, len(sequence) - 1)
-                yield number, (-float(nll[row, span].double().sum()), bool(greedy[row, span].all()))
+                yield index, (-float(nll[row, span].double().sum()), bool(greedy[row, span].all()))
 
 
 def _score_shifted(model: Any, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

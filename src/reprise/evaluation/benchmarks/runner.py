@@ -1,7 +1,7 @@
 """Benchmarks on a model: which questions, what was answered before, scores with their intervals.
 
 Every benchmark is kept in the cache when it is done, under what decides its scores (model, questions, task, settings),
-so a killed evaluation goes on and a second one reads.
+so a killed evaluation resumes and a second one reads.
 """
 
 import contextlib
@@ -88,8 +88,8 @@ class BenchmarkRunner:
 
     def run(self) -> list[Measured]:
         """Run the benchmarks of the settings; those that cannot run are in `absent` with the reason."""
-        found = (self._run_or_say(benchmark) for benchmark in resolve(self._settings.benchmarks))
-        return [measured for measured in found if measured is not None]
+        results = (self._run_or_say(benchmark) for benchmark in resolve(self._settings.benchmarks))
+        return [measured for measured in results if measured is not None]
 
     def _run_or_say(self, benchmark: Benchmark) -> Measured | None:
         measured: Measured | None = None
@@ -227,13 +227,13 @@ def choose(total: dict[str, int], limit: int, seed: int) -> dict[str, list[int]]
 
     The same seed draws the same questions for every model.
     """
-    every = [(name, number) for name, count in total.items() for number in range(count)]
+    every = [(name, index) for name, count in total.items() for index in range(count)]
     if 0 < limit < len(every):
         draw = np.random.default_rng(seed).choice(len(every), size=limit, replace=False)
         every = [every[position] for position in sorted(draw)]
     chosen: dict[str, list[int]] = {name: [] for name in total}
-    for name, number in every:
-        chosen[name].append(number)
+    for name, index in every:
+        chosen[name].append(index)
     return chosen
 
 

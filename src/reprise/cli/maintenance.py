@@ -7,16 +7,10 @@ from typing import Annotated
 
 import typer
 
+from reprise.cli.options import AsJson, Overrides, RecipePath
 from reprise.errors import UserError
 from reprise.recipe.loading import open_recipe
 from reprise.tables import print_table
-
-RunPath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe (YAML), or the folder of a run.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[NAME=VALUE]...", help="Settings to override, such as stages.0.tokens=2M."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
 
 
 def verify(
@@ -86,7 +80,7 @@ def benchmarks(
     )
 
 
-def doctor(recipe: RunPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def doctor(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Check a recipe and its machine, and try read and clean on 200 documents of each input; writes nothing."""
     from reprise import preflight
     from reprise.doctor import diagnose, diagnosis_tables
@@ -102,13 +96,15 @@ def doctor(recipe: RunPath, overrides: Overrides = None, as_json: AsJson = False
             if finding.severity == "warning":
                 print(f"warning: {finding}")
         if not any(finding.severity != "warning" for finding in findings):
-            print("nothing stands in the way of a run")
+            print("no problem found: the run can start")
     preflight.refuse(findings)
 
 
 def prune(
-    recipe: RunPath,
-    kept: Annotated[bool, typer.Option("--kept", help="Remove training stages of other settings.")] = False,
+    recipe: RecipePath,
+    kept: Annotated[
+        bool, typer.Option("--kept", help="Remove training stages that were made with other settings.")
+    ] = False,
     cache: Annotated[bool, typer.Option("--cache", help="Remove answers that were paid for.")] = False,
     unfinished: Annotated[bool, typer.Option("--unfinished", help="Remove half-made stages.")] = False,
     as_json: AsJson = False,

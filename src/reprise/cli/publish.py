@@ -1,20 +1,18 @@
 """Commands that make a model of another: a larger vocabulary, exports, merges, uploads."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from reprise.cli.options import AsJson, Overrides, RecipePath, print_json, say
 from reprise.errors import UserError
-from reprise.progress import console
-from reprise.recipe.loading import open_recipe
+from reprise.recipe.loading import check, open_recipe
 
 ModelOrRun = Annotated[
     Path, typer.Argument(metavar="RECIPE|MODEL", help="A recipe or run; or a folder with a model or its GGUF file.")
 ]
-RunPath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe (YAML), or the folder of a run.")]
 Output = Annotated[Path | None, typer.Option(help="Folder to write, which must not exist; default: RUN/exports/...")]
 
 
@@ -25,7 +23,7 @@ def export(
         typer.Argument(help="Such as RUN/train-1.partial/checkpoints/step-00000100; default: the trained model."),
     ] = None,
     averaged: Annotated[
-        bool, typer.Option("--averaged", help="The mean of the weights in place of the weights.")
+        bool, typer.Option("--averaged", help="Export the mean of the weights instead of the last weights.")
     ] = False,
     gguf: Annotated[
         str | None,
@@ -34,7 +32,9 @@ def export(
     check: Annotated[
         bool, typer.Option("--check/--no-check", help="Read the GGUF file back and compare logits on held-out text.")
     ] = True,
-    text: Annotated[Path | None, typer.Option(help="Text for that; default: what the run holds out.")] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="Text for that comparison; default: the run's held-out text.")
+    ] = None,
     output: Output = None,
 ) -> None:
     """Write a run's model, a checkpoint, or any model folder to hand on: with a model card, or as a GGUF file."""
@@ -47,25 +47,25 @@ def export(
         target = output or source.exports / checkpoint.name
         export_checkpoint(checkpoint, source.base_model(), target, averaged=averaged, verify=True)
         if gguf is None:
-            _say(f"wrote {target}")
+            say(f"wrote {target}")
             return
         source = source.at(target)
         output = None
     if gguf is None:
         target = export_folder(source, output or source.exports / "model")
-        _say(f"wrote {target}. To the Hub: reprise push {target} OWNER/NAME")
+        say(f"wrote {target}. To the Hub: reprise push {target} OWNER/NAME")
         return
     target = output or source.exports / f"{source.model_name}-{gguf}"
     result = export_gguf(source, target, gguf, check=check, text=text)
     for sentence in result.sentences:
-        _say(sentence)
-    _say(f"wrote {target}. To talk to it: cd {target} && ollama create {source.name} && ollama run {source.name}")
+        say(sentence)
+    say(f"wrote {target}. To talk to it: cd {target} && ollama create {source.name} && ollama run {source.name}")
 
 
 def push(
     recipe: ModelOrRun,
     name: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository on the Hub.")],
-    public: Annotated[bool, typer.Option("--public", help="Everybody may see it.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="Make the repository public.")] = False,
 ) -> None:
     """Upload a run's model with its card, or an exported folder, to the Hugging Face Hub; private unless --public."""
     from reprise.publish.export import Source, export_folder
@@ -75,11 +75,11 @@ def push(
     folder = source.upload_folder
     if not folder.is_dir():
         export_folder(source, folder)
-    _say(f"uploaded: {push_folder(folder, name, private=not public)}")
+    say(f"uploaded: {push_folder(folder, name, private=not public)}")
 
 
 def merge(
-    recipe: RunPath,
+    recipe: RecipePath,
     factor: Annotated[
         float | None,
         typer.Option(help="With --chat, of the added difference (default 1); else 0 is the base, 1 the trained model."),
@@ -112,9 +112,10 @@ def merge(
 
         target = output or exports / f"merge-{factor:g}"
         merge_with_base(trained, loaded.model, factor, target, verify=True)
-        _say(f"wrote {target}")
+        say(f"wrote {target}")
         return
-    source = loaded.model if base is None else Model(path=base)
+    source = loaded.model if base is None else check(Model, {"path": base}, "--base")
+    chat_model = check(Model, {"path": chat}, "--chat")
     share = 1.0 if factor is None else factor
     name = "chat" if method == "residual" else method
     target = output or exports / f"{name}-{share:g}"
@@ -122,40 +123,40 @@ def merge(
         from reprise.publish.mergekit import merge_with_mergekit
 
         merge_with_mergekit(
-            trained, source, Model(path=chat), target, method=method, factor=share, seed=loaded.seed, verify=True
+            trained, source, chat_model, target, method=method, factor=share, seed=loaded.seed, verify=True
         )
     else:
         from reprise.publish.chat_vector import add_chat_vector
 
-        result = add_chat_vector(trained, source, Model(path=chat), target, factor=share, verify=True)
-        _say(f"largest difference of a weight between the chat model and its base: {result.largest_difference:.3g}")
+        result = add_chat_vector(trained, source, chat_model, target, factor=share, verify=True)
+        say(f"largest difference of a weight between the chat model and its base: {result.largest_difference:.3g}")
         if result.rows_of_chat or result.rows_of_trained:
-            _say(
+            say(
                 f"rows of embeddings from one model alone: {result.rows_of_chat} chat, {result.rows_of_trained} trained"
             )
         if not result.has_template:
-            _say("warning: the chat model has no chat template")
-    _say(f"wrote {target}. Whether it still answers: reprise evaluate {target} --against {chat}")
+            say("warning: the chat model has no chat template")
+    say(f"wrote {target}. Whether it still answers: reprise evaluate {target} --against {chat}")
 
 
 def extend(
-    recipe: RunPath,
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Settings.")] = None,
+    recipe: RecipePath,
+    overrides: Overrides = None,
     tokens: Annotated[int, typer.Option(min=1, help="Most tokens to add.")] = 4096,
     language: Annotated[
-        list[str] | None, typer.Option(help="Learn from this language; again for more; default: those of the mixture.")
+        list[str] | None, typer.Option(help="Learn from this language; repeat for more; default: those of the mixture.")
     ] = None,
-    min_count: Annotated[int, typer.Option(min=1, help="Occurrences below which a token is not added.")] = 20,
+    min_count: Annotated[int, typer.Option(min=1, help="Do not add tokens that occur less often.")] = 20,
     megabytes: Annotated[float, typer.Option(min=0.001, help="Text to learn from.")] = 20.0,
     output: Output = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a program.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write the base model with a larger vocabulary, learned from the recipe's cleaned text, to train in its place."""
     from reprise.pipeline import run_stages
     from reprise.vocabulary.extend import extend_model, sample_texts
 
     loaded = open_recipe(recipe, overrides)
-    run_stages(loaded, until=["decontaminate"], say=_say)
+    run_stages(loaded, until=["decontaminate"], say=say)
     shares: dict[str, float] = {}
     for stage in loaded.stages:
         for name, entry in stage.mixture.items():
@@ -174,20 +175,16 @@ def extend(
     target = output or Path(loaded.workspace) / "exports" / f"vocabulary-{tokens}"
     result = extend_model(loaded.model, texts, held_out, target, num_tokens=tokens, min_count=min_count)
     if as_json:
-        print(json.dumps({"output": str(target), **asdict(result)}, ensure_ascii=False, indent=1))
+        print_json({"output": str(target), **asdict(result)})
         return
-    _say(f"added {result.tokens:,} tokens; {result.rows:,} rows of embeddings")
+    say(f"added {result.tokens:,} tokens; {result.rows:,} rows of embeddings")
     for one in result.compression:
         kind = "held-out text" if one.held_out else "the text that was learned from"
-        _say(f"{one.language}: {one.before:.2f} -> {one.after:.2f} bytes per token on {kind}")
-    _say(f"wrote {target}. To train it: reprise run {recipe} model.path={target} workspace=...")
+        say(f"{one.language}: {one.before:.2f} -> {one.after:.2f} bytes per token on {kind}")
+    say(f"wrote {target}. To train it: reprise run {recipe} model.path={target} workspace=...")
 
 
 def add_commands(app: typer.Typer) -> None:
     """Add these commands to the program."""
     for command in (export, merge, push, extend):
         app.command()(command)
-
-
-def _say(line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,155 @@
+"""The manifest of a stage: what it was made from, what it wrote, and why it must be made again."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from typing_extensions import TypedDict
+
+from reprise.errors import UserError
+from reprise.records import record
+from reprise.storage import FileChecksum, InputRecord, Json, digest, write_json
+
+MANIFEST = "manifest.json"
+
+
+@record
+class Comparison(TypedDict):
+    """The files of a stage were read again and had the checksums that they had when they were published."""
+
+    files: int
+    """Files that were read."""
+    bytes: int
+    """Bytes of them."""
+    seconds: float
+    """Time that it took."""
+
+
+@record
+@dataclass(frozen=True)
+class Manifest:
+    """What a published stage says of itself."""
+
+    stage: str
+    """Name of the stage."""
+    fingerprint: str
+    """Hash of all that it was made from: `Derivation.fingerprint`."""
+    content: str
+    """Hash of the files that later stages read; equal content leaves them fresh."""
+    settings: Json
+    """Settings that decide what it wrote."""
+    inputs: dict[str, str]
+    """Stage that it read -> its content."""
+    files: dict[str, InputRecord]
+    """File of the user, by a name that does not depend on its folder."""
+    outputs: dict[str, FileChecksum]
+    """File of the stage, relative to its folder."""
+    counts: dict[str, Json]
+    """Numbers of the stage: a record of its own, in docs/formats.md under `counts`."""
+    seconds: float
+    """Time that the work took."""
+    hashing_seconds: float
+    """Time that the checksums of the outputs took, after the work."""
+    compared: dict[str, Comparison]
+    """Stage that it read -> the comparison of its files before the work began; none where this process had just
+    written them."""
+    version: str
+    """Version of Reprise that wrote it."""
+    finished: str
+    """UTC time, ISO 8601."""
+    precious: bool = False
+    """Took so long that it is kept when its settings change."""
+    removed: dict[str, FileChecksum] = field(default_factory=dict)
+    """Outputs that were removed once they had been read, to save disk space."""
+    checksum: str = ""
+    """Hash of the other fields."""
+
+    @property
+    def everything(self) -> str:
+        """Hash of the whole manifest, for the report, which also shows counts and times."""
+        return digest(vars(self) | {"outputs": self.outputs | self.removed, "removed": {}, "checksum": ""})
+
+
+@dataclass(frozen=True)
+class Derivation:
+    """All that decides what a stage writes."""
+
+    stage: str
+    settings: Json
+    inputs: dict[str, str]
+    """Stage that it reads -> its content."""
+    files: dict[str, InputRecord]
+    """File of the user, by a name that does not depend on its folder."""
+    resumable: bool = False
+    """A killed run of the stage can be resumed."""
+    precious: bool = False
+    """Took so long that nothing of it is thrown away when a setting changes, unless the user says so."""
+    records: tuple[str, ...] = ()
+    """Patterns of outputs that no later stage but the report reads; they are no part of the content."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the settings, of the content of the stages and of the content of the files."""
+        contents = {name: entry["xxh128"] for name, entry in self.files.items()}
+        return digest({"stage": self.stage, "settings": self.settings, "inputs": self.inputs, "files": contents})
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest in a file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        UserError: it is damaged.
+    """
+    try:
+        entry = json.loads(path.read_bytes())
+        if _checksum(entry) != entry["checksum"]:
+            raise ValueError("its content is not what was written")
+        return Manifest(**entry)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise UserError(
+            f"the manifest is damaged ({reason})", where=str(path), remedy=f"delete {path.parent} and run again"
+        ) from None
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `manifest.json` with a checksum of itself."""
+    entry = vars(manifest)
+    write_json(folder / MANIFEST, entry | {"checksum": _checksum(entry)})
+
+
+def _checksum(entry: dict[str, Json]) -> str:
+    return digest({name: value for name, value in entry.items() if name != "checksum"})
+
+
+def differences(old: Json, new: Json, prefix: str = "") -> list[str]:
+    """`name: old -> new` for each setting that differs."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        changes = []
+        for key in [*old, *(key for key in new if key not in old)]:
+            name = f"{prefix}.{key}" if prefix else str(key)
+            changes += differences(old.get(key), new.get(key), name)
+        return changes
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = enumerate(zip(old, new, strict=True))
+        return [line for index, (a, b) in pairs for line in differences(a, b, f"{prefix}.{index}")]
+    return [] if old == new else [f"{prefix}: {_short(old)} -> {_short(new)}"]
+
+
+def _short(value: Json, limit: int = 60) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= limit else text[:limit] + "..."
+
+
+def stale_reasons(manifest: Manifest, derivation: Derivation) -> list[str]:
+    """Why a stage is stale: what differs between its manifest and today."""
+    reasons = differences(manifest.settings, derivation.settings)
+    reasons += [f"{name} changed" for name, print_ in derivation.inputs.items() if manifest.inputs.get(name) != print_]
+    for name in sorted(manifest.files.keys() | derivation.files.keys()):
+        old, new = manifest.files.get(name), derivation.files.get(name)
+        if old is None or new is None:
+            reasons.append(f"{name} is {'new' if old is None else 'gone'}")
+        elif old["xxh128"] != new["xxh128"]:
+            reasons.append(f"{name} changed")
+    return reasons

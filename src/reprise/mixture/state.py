@@ -1,0 +1,70 @@
+"""The record of where a sampler stands: the part `sampler` of `checkpoint.json`."""
+
+from typing_extensions import TypedDict
+
+from reprise.records import record
+from reprise.storage import Json
+
+VERSION = 4
+
+
+@record
+class OrderSettings(TypedDict):
+    """The settings that decide the order of the rows."""
+
+    stage: dict[str, Json]
+    """Mixture, topics, curriculum, documents and max_epochs of the training stage."""
+    rows: dict[str, Json]
+    """The section `rows` of the recipe without `document_mask`."""
+    seed: int
+    """Random seed of the run."""
+
+
+@record
+class BucketState(TypedDict):
+    """Where one bucket of the mixture stands."""
+
+    entry: str
+    """Entry of the mixture."""
+    source: str
+    """Source."""
+    topic: str | None
+    """Topic; null where the stage does not split the source."""
+    tokens: int
+    """Positions of the rows that the stage took from the bucket, padding among them."""
+    epoch: int
+    """Pass over the bucket's documents, from 0."""
+    cursor: list[int]
+    """Where the next row begins: `[epoch, token]` with `concat`, `[epoch, document, row of the window]` with
+    `best_fit`."""
+    credit: int
+    """What the bucket is owed when the next turn is dealt (`mixture/turns.py`)."""
+    identity: str
+    """Hash of the documents and of all that decides their order: equal means that the cursor still holds."""
+
+
+@record
+class SamplerState(TypedDict):
+    """All that decides which row comes next."""
+
+    version: int
+    """Version of this record."""
+    store: str
+    """Fingerprint of the token store."""
+    settings: OrderSettings
+    """Settings that decide the order."""
+    rows: int
+    """Rows that were handed out, over all processes."""
+    tokens: int
+    """Positions of these rows."""
+    buckets: list[BucketState]
+    """The buckets in the order of the mixture."""
+    shares: dict[str, float]
+    """Path, such as `zh/web` -> share of its parent."""
+    policies: dict[str, dict[str, Json]]
+    """Path of a source that is split by topic -> what its policy remembers (`mixture/rules.py`)."""
+
+
+def path_of(bucket: BucketState) -> str:
+    """Path of a bucket, such as `zh/web/Others`."""
+    return "/".join(part for part in (bucket["entry"], bucket["source"], bucket["topic"]) if part is not None)
