@@ -97,7 +97,9 @@ def check_memory(model: Model, training: Training, rows: Rows, processes: Proces
     """
     config = load_config(model)
     limit = _device_memory(processes.device)
-    bytes_each = 2 if training.adapter.kind != "none" or training.offload else 10
+    bytes_each = 2 if training.adapter.kind != "none" or training.offload else 16
+    if training.master_weights == "bf16" or training.step_in_backward:
+        bytes_each = min(bytes_each, 10)
     if limit is None or bytes_each * count_parameters(config).total / processes.world < WORTH_A_LOOK * limit:
         return
     setup = _setup_here(training, rows, processes)
