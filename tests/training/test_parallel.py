@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.forked_group import run_group
 from tests.training.conftest import SEQ_LEN, as_call, events, make_stage, make_training
 from transformers import AutoModelForCausalLM
 
@@ -28,18 +29,24 @@ PYTHONPATH = os.pathsep.join([str(ROOT), str(ROOT / "src")])
 SCRIPT = Path(__file__).with_name("train_script.py")
 
 
-def torchrun(processes, arguments, work, during=None, script=SCRIPT, extra=()):
-    """Run the stage under torchrun; the processes share the folder. `during` gets the process while it runs."""
+def run_together(processes, arguments, work, script=SCRIPT, extra=()):
+    """Run the stage in processes that share its folder; returns what they wrote to stderr."""
+    errors = work.output.with_suffix(".stderr")
+    codes = run_group(script, [as_call(arguments, work), *extra], processes, errors)
+    text = errors.read_text(encoding="utf-8")
+    assert codes == [0] * processes, text[-4000:]
+    return text
+
+
+def torchrun(processes, arguments, work, during, script=SCRIPT, extra=()):
+    """Run the stage under torchrun itself; `during` gets the process while it runs."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PYTHONPATH}
     with subprocess.Popen(
         [*command, str(script), as_call(arguments, work), *extra], env=environment, stderr=subprocess.PIPE, text=True
     ) as process:
-        if during is not None:
-            during(process)
-        errors = process.communicate(timeout=300)[1]
-    assert process.returncode == 0 or during is not None, errors[-4000:]
-    return errors
+        during(process)
+        return process.communicate(timeout=300)[1]
 
 
 def assert_close(first, second):
@@ -61,7 +68,7 @@ def test_processes_train_like_one(arguments, make_work, sharding, processes):
     arguments["training"] = make_training(sharding=sharding, micro_batch_rows=1)
     alone, together = make_work("alone"), make_work("together")
     run(alone, **arguments)
-    torchrun(processes, arguments, together, extra=["2"])  # four: two nodes of two, a mesh of 2 x 2
+    run_together(processes, arguments, together, extra=["2"])  # four: two nodes of two, a mesh of 2 x 2
     assert_close(alone, together)
 
 
@@ -79,7 +86,7 @@ def test_gradients_stay_sharded_between_micro_batches(arguments, make_work, sett
     arguments["training"] = make_training(batch_rows=8, micro_batch_rows=1, **settings)
     alone, together = make_work("alone"), make_work("together")
     run(alone, **arguments)
-    errors = torchrun(2, arguments, together, script=SCRIPT.with_name("sharding_script.py"))
+    errors = run_together(2, arguments, together, script=SCRIPT.with_name("sharding_script.py"))
     # Two processes write to one pipe, so their lines may meet.
     counts = [json.loads(line) for line in re.findall(r'\{"whole_gradients"[^}]*\}', errors)]
     assert [count["steps"] for count in counts] == [4, 4]
@@ -106,7 +113,7 @@ def test_experts_that_are_stacked_while_they_load_reach_all_processes(arguments,
     arguments["training"] = make_training(micro_batch_rows=1)
     alone, together = make_work("alone"), make_work("together")
     run(alone, **arguments)
-    torchrun(2, arguments, together)
+    run_together(2, arguments, together)
     assert_close(alone, together)
 
 
@@ -139,7 +146,7 @@ def test_a_checkpoint_of_one_process_goes_on_with_two(arguments, make_work, stop
     alone, moved = make_work("alone"), make_work("moved")
     run(alone, **arguments)
     stop_after(5, moved, arguments)
-    torchrun(2, arguments, moved)
+    run_together(2, arguments, moved)
     assert events(moved, "resume")[0]["step"] == 5
     assert_close(alone, moved)
 
@@ -182,8 +189,8 @@ def test_what_one_process_sees_all_of_them_leave_out(arguments, make_work):
         micro_batch_rows=1, guards={"spike": "skip", "spike_window": 10, "retention": "off"}
     )
     alone, together = make_work("alone"), make_work("together")
-    torchrun(1, arguments, alone, script=script, extra=["0"])
-    torchrun(2, arguments, together, script=script, extra=["1"])
+    run_together(1, arguments, alone, script=script, extra=["0"])
+    run_together(2, arguments, together, script=script, extra=["1"])
     for work in (alone, together):
         left_out = [step["step"] - 1 for step in events(work, "step") if step["loss"] is None]
         assert left_out == [3, 6]

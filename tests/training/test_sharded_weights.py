@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.forked_group import run_group
 from tests.model.broken_models import change_weights
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
@@ -19,7 +20,6 @@ from reprise.training import sharded_weights as streaming
 from reprise.training.sharded_weights import write_shards
 
 SCRIPT = Path(__file__).with_name("memory_script.py")
-ROOT = Path(__file__).parents[2]
 REFUSALS = Path(__file__).with_name("refusal_script.py")
 SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 
@@ -124,12 +124,8 @@ def test_damaged_weights_are_refused_the_same_in_one_process_and_in_two(tmp_path
             alone[path.parent.name] = str(error)
     assert [name for name, message in alone.items() if message is None] == ["a whole one"]
     assert UP in alone["nan in the last row"] and NORM in alone["missing twice"]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")])}
-    run = subprocess.run(
-        [*command, str(REFUSALS), str(tmp_path)], env=environment, capture_output=True, text=True, timeout=240
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
+    errors = tmp_path / "stderr.log"
+    assert run_group(REFUSALS, [tmp_path], 2, errors) == [0, 0], errors.read_text(encoding="utf-8")[-3000:]
     first, second = (json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in (0, 1))
     assert first == alone
     assert second == {name: None if message is None else 2 for name, message in alone.items()}

@@ -35,7 +35,7 @@ from reprise.training.parallel import Processes, compute_dtype, open_processes
 from reprise.training.signals import Interrupted, StopSignal, catch_stop
 from reprise.training.status_line import StatusLine
 from reprise.training.trainer import Benchmarks, Trainer
-from reprise.training.validation import HeldOut
+from reprise.training.validation import MIN_BATCH_TOKENS, HeldOut
 from reprise.training.writer import CheckpointError, CheckpointWriter
 from reprise.workspace import Work
 
@@ -221,7 +221,7 @@ def _held_out(
         start_id=open_tokenizer(model).start_id,
         special_ids={store.eos_id} | ({store.bos_id} if store.bos_id is not None else set()),
         window=fit_window(network.weights.config, *window),
-        batch_tokens=fit_batch(training.micro_batch_rows * rows.seq_len, processes.device),
+        batch_tokens=fit_batch(max(MIN_BATCH_TOKENS, training.micro_batch_rows * rows.seq_len), processes.device),
     )
 
 

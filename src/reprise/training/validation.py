@@ -22,6 +22,9 @@ Ids = np.ndarray[Any, Any]
 DRAWS = 32
 """Times that the held-out documents of a bucket are drawn anew: the standard error is then known to about an eighth."""
 
+MIN_BATCH_TOKENS = 512
+"""Fewer tokens in a forward pass cost as much as these: a micro-batch of one short row must not slow validations."""
+
 
 @dataclass(frozen=True)
 class BucketLoss:
