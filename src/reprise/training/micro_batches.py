@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from reprise.mixture.sampler import Batch
+from reprise.mixture.batch import Batch
 from reprise.model.attention import document_inputs
 
 
