@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 
 from reprise.benchmark_files import question_files
+from reprise.documents.read.conversations import is_told, may_be_recognised
 from reprise.documents.read.files import SourceFile, find_files
 from reprise.documents.read.parsing import PageParser
 from reprise.documents.read.records import Record, read_records
@@ -22,6 +23,7 @@ from reprise.errors import Finding, Severity, UserError, missing_extra
 from reprise.evaluation.benchmarks.external import check_entries
 from reprise.generators.reachable import check_server
 from reprise.mixture.idle_settings import check_idle_settings
+from reprise.model.chat import ChatTemplate
 from reprise.model.check import check_model
 from reprise.model.files import model_files
 from reprise.recipe import Recipe
@@ -150,16 +152,25 @@ def _tells_buckets(entry: Input) -> bool:
 
 
 def _sampled_pairs(entry: Input) -> Iterator[tuple[str, str]]:
+    for record in _sampled_records(entry):
+        if record.fields["lang"] and record.fields["source"]:
+            yield record.fields["lang"], record.fields["source"]
+
+
+def _sampled_records(entry: Input, formats: Collection[str] | None = None) -> Iterator[Record]:
+    """The first records of the first files of a local input; only of files of these formats, None: of any."""
     if is_remote(entry.path):
         return
     try:
-        files = find_files(entry, "documents.inputs")[:SAMPLED_FILES]
+        files = [file for file in find_files(entry, "documents.inputs") if formats is None or file.format in formats][
+            :SAMPLED_FILES
+        ]
         with PageParser() as parser:
             for record in (
                 one for file in files for one in islice(read_records(file, entry, None, parser), SAMPLED_RECORDS)
             ):
-                if isinstance(record, Record) and record.fields["lang"] and record.fields["source"]:
-                    yield record.fields["lang"], record.fields["source"]
+                if isinstance(record, Record):
+                    yield record
     except UserError:
         return  # `check_inputs` or the stage `read` says it
 
@@ -191,6 +202,38 @@ def check_text_for_mixture(recipe: Recipe) -> Iterator[Finding]:
                     f"add such text, or set the share to 0; there is {known}",
                     "missing" if corpus.complete else "warning",
                 )
+
+
+RECORDS_OF_CONVERSATIONS = frozenset({"jsonl", "json", "csv", "tsv", "parquet", "arrow"})
+"""Formats whose records may be conversations."""
+
+
+def has_conversations(recipe: Recipe) -> bool:
+    """Whether any document is a conversation: as the stage `read` counted, else among the first records of inputs."""
+    manifest = Workspace(recipe.workspace).manifest("read")
+    if manifest is not None:
+        return bool(manifest.counts.get("conversations"))
+    return any(
+        is_told(entry)
+        or (
+            may_be_recognised(entry)
+            and any(record.fields["messages"] for record in _sampled_records(entry, RECORDS_OF_CONVERSATIONS))
+        )
+        for entry in recipe.documents.inputs
+    )
+
+
+def check_chat_template(recipe: Recipe) -> Iterator[Finding]:
+    """Whether the model can write conversations, where there are some.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if has_conversations(recipe):
+        for model in (recipe.model, recipe.documents.perplexity.model):
+            if model is not None:
+                ChatTemplate(model)
+    return iter(())
 
 
 def check_model_files(recipe: Recipe) -> Iterator[Finding]:
@@ -354,6 +397,7 @@ CHECKS: tuple[Check, ...] = (
     Check(check_setting_names),
     Check(check_text_for_mixture, ("read", "clean")),
     Check(check_model_files, ("score", "synthesize", "tokenize", TRAIN, "evaluate"), "missing"),
+    Check(check_chat_template, ("read", "score", "tokenize", TRAIN, "evaluate")),
     Check(check_benchmark_files, ("decontaminate", "synthesize"), "missing"),
     Check(check_benchmark_names, ("decontaminate", "synthesize", "evaluate")),
     Check(check_packages, ("read", "clean", "label", "synthesize", TRAIN, "evaluate")),

@@ -83,7 +83,7 @@ def stages(recipe: Recipe) -> list[Stage]:
             before,
             settings={"model": recipe.model, "tokens": recipe.tokens, "split_sources": sorted(recipe.split_sources())},
             means={"engine": recipe.documents.engine},
-            version=3,
+            version=4,
             files=lambda: named_files("model", model_files(recipe.model)),
         ),
         *training,
@@ -137,7 +137,7 @@ def _read_stage(recipe: Recipe) -> Stage:
         files=lambda: input_files(documents.inputs, "documents.inputs"),
         records=("rejects.jsonl",),
         outdated=lambda counts: _too_many_rejects(counts, documents.max_reject_share),
-        version=4,
+        version=5,
         passes_text=True,
     )
 
@@ -179,7 +179,7 @@ def _decontaminate_stage(recipe: Recipe) -> Stage:
         means={"engine": recipe.documents.engine, "data": recipe.evaluation.data},
         records=DROPPED,
         files=lambda: decontamination_files(recipe),
-        version=4,
+        version=5,
         passes_text=True,
     )
 
@@ -251,7 +251,7 @@ def _synthesis_stage(recipe: Recipe) -> Stage:
         files=lambda: synthesis_files(recipe),
         resumable=True,
         records=(*DROPPED, "funnel.json", "samples.json", "provenance.jsonl"),
-        version=2,
+        version=3,
     )
 
 

@@ -7,12 +7,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from tests.chats import CHATML, END, reference, write_chat_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from reprise.documents import score as stage
 from reprise.documents.table import TableWriter, read_table
 from reprise.errors import UserError
+from reprise.model.conversation import dump_messages, text_of
 from reprise.recipe.documents import Perplexity
 from reprise.recipe.model import Model
 from reprise.workspace import Work
@@ -197,3 +199,52 @@ def test_a_smaller_model_that_scores_decides_the_stage_and_the_base_model_does_n
     small = {"documents": {"perplexity": {"model": {"path": "small"}}}}
     assert score_settings() == "base"
     assert score_settings(**small) == score_settings(**small, model={"path": "another base"}) == "small"
+
+
+def test_a_conversation_is_scored_in_its_answers(tmp_path_factory, make_score):
+    """Perplexity and bits per byte of what the assistant says, given all before it."""
+    texts = [row["text"] for row in DOCUMENTS if row["text"]]
+    folder = write_chat_model(tmp_path_factory.mktemp("chat") / "model", texts * 4, 400, CHATML)
+    messages = [
+        {"role": role, "content": content}
+        for role, content in (
+            ("user", "春天来了？"),
+            ("assistant", "春天来了。"),
+            ("user", "2?"),
+            ("assistant", "Two."),
+        )
+    ]
+    rows = [
+        {**document(0, text_of(messages), "zh", "web"), "messages": dump_messages(messages)},
+        document(1, "太阳从东边升起，照亮了整个山谷。", "zh", "web"),
+    ]
+    chat, page = make_score(rows, folder)
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids, mask = reference(tokenizer, CHATML, messages)
+    ids, mask = ids[:-1], mask[:-1] & (np.array(ids[:-1]) != tokenizer.convert_tokens_to_ids(END))
+    assert len(ids) < SETTINGS.max_length
+    with torch.no_grad():
+        logits = model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+    nats = -sum(float(logits[at - 1, ids[at]]) for at in np.flatnonzero(mask))
+    said = "春天来了。Two.".encode()
+    assert chat["num_tokens"] == mask.sum()
+    assert chat["nll"] == pytest.approx(nats, rel=1e-5)
+    assert chat["ppl"] == pytest.approx(math.exp(nats / mask.sum()), rel=1e-5)
+    assert chat["bits_per_byte"] == pytest.approx(nats / math.log(2) / len(said), rel=1e-5)
+    assert page["num_tokens"] == len(tokenizer(rows[1]["text"])["input_ids"]) - 1
+
+
+@pytest.fixture
+def make_score(tmp_path):
+    """Score rows by a model; returns the scored rows."""
+
+    def score(rows, folder):
+        with TableWriter(tmp_path / "label" / "documents") as writer:
+            writer.write(rows)
+        (tmp_path / "score").mkdir()
+        work = Work(tmp_path / "score", {"label": tmp_path / "label"}, tmp_path / "cache")
+        stage.run(work, model=Model(path=str(folder)), perplexity=SETTINGS, buckets=BUCKETS)
+        return [row for batch in read_table(tmp_path / "score" / "documents") for row in batch.to_pylist()]
+
+    return score

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast
 
 from reprise.errors import UserError
-from reprise.evaluation.bits_per_byte import encode
+from reprise.evaluation.bits_per_byte import Text, encode
 from reprise.evaluation.model import EvaluatedModel
 from reprise.model import tokenizer as module
 from reprise.model.tokenizer import open_tokenizer
@@ -167,14 +167,14 @@ def test_eos_of_the_recipe_is_eos_everywhere(tmp_path: Path) -> None:
     model = save_model(tmp_path).model_copy(update={"eos": "<|end|>"})
     opened, evaluated = open_tokenizer(model), EvaluatedModel(model, Evaluation())
     assert (opened.eos_id, opened.start_id) == (0, 0)
-    assert encode(evaluated.text_tokenizer, ["a"])[0][0] == 0
+    assert encode(evaluated, [Text("a", "en", "web")])[0][0][0] == 0
     assert evaluated.tokenizer.eos_token_id == 0  # what the harness and the samples stop at
 
 
 def test_special_tokens_in_text_are_text_in_evaluation(model: Model) -> None:
     text = "write <|end|> between two <|begin|> of them"
     evaluated = EvaluatedModel(model, Evaluation())
-    (ids,) = encode(evaluated.text_tokenizer, [text])
+    (ids,), _ = encode(evaluated, [Text(text, "en", "web")])
     assert ids[1:].tolist() == open_tokenizer(model, "auto").encode_batch([text])[0].tolist()
     assert not {0, 1} & set(ids[1:].tolist())
 

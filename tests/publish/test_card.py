@@ -38,6 +38,7 @@ def run(tmp_path_factory):
     recipe["stages"] = [recipe["stages"][0] | {"tokens": 1024, "topics": {}, "curriculum": {}}]
     recipe["evaluation"] |= {"samples_per_language": 0}
     recipe["hardware"] = {"watts": 65}
+    recipe["documents"]["inputs"][0]["constants"] = {"licence": "CC-BY-4.0 | mine"}
     (root / "base" / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Tiny\n")
     run_stages(Recipe.model_validate(recipe), until=["evaluate"], say=lambda line: None)
     return root / "run"
@@ -52,6 +53,10 @@ def test_the_card_says_the_facts_of_the_run_and_the_hub_can_read_it(run, tmp_pat
     expected = {row["language"]: row["after"] for row in results["bits_per_byte"] if row["source"] is None}
     assert measured == pytest.approx(expected, abs=1e-6)
     assert results["headline"] in card.text and "1,024 tokens" in card.text and "kWh (65 W" in card.text
+    read = json.loads((run / "read" / "manifest.json").read_text())["counts"]
+    for source, licences in read["licences"].items():
+        assert f"| {source} | CC-BY-4.0 \\| mine | {licences['CC-BY-4.0 | mine']:,} |" in card.text
+        assert f"| {source} | none named | " in card.text
     settings = yaml.safe_load(card.text.split("```yaml\n")[1].split("```")[0])
     assert settings["stages"][0]["tokens"] == 1024 and settings["model"]["path"] == "base"
     assert str(run.parent) not in card.text, "a path of this machine"

@@ -8,6 +8,7 @@ number of processes, and a process that is killed loses the shard that it was sc
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,12 @@ import torch
 from typing_extensions import TypedDict
 
 from reprise.documents.table import DOCUMENTS, count_rows, read_table, write_part
+<<<<<<< HEAD
 from reprise.model.devices import own_device
+=======
+from reprise.model.chat import ChatTemplate, encode_documents
+from reprise.model.conversation import answer_bytes, load_messages
+>>>>>>> main
 from reprise.model.likelihood import document_nll, fit_window, native_dtype
 from reprise.model.loading import load_config, load_model
 from reprise.model.tokenizer import open_tokenizer
@@ -90,7 +96,7 @@ class _Scorer:
     """The loaded model with its tokenizer."""
 
     def __init__(self, model: Model, perplexity: Perplexity) -> None:
-        self._perplexity = perplexity
+        self._settings, self._perplexity = model, perplexity
         self._window = fit_window(load_config(model), perplexity.max_length, perplexity.stride)
         self._device = own_device()
         dtype = native_dtype(self._device) if perplexity.dtype == "auto" else getattr(torch, perplexity.dtype)
@@ -101,7 +107,15 @@ class _Scorer:
     def score(self, shard: pa.RecordBatch, rows: list[int], advance: Advance) -> dict[str, list[Any]]:
         """The score columns of a shard, null outside `rows`; `advance` is told of documents by their tokens."""
         texts = shard.column("text").take(pa.array(rows)).to_pylist()
-        documents = [np.array([*self._prefix, *ids], dtype=np.int64) for ids in self._tokenizer.encode_batch(texts)]
+        messages = shard.column("messages").take(pa.array(rows)).to_pylist()
+        encoded, answers = encode_documents(texts, messages, self._tokenizer, lambda: self._template)
+        documents = [np.array([*self._prefix, *ids], dtype=np.int64) for ids in encoded]
+        # Of a conversation the answers are scored, whatever asks for them.
+        stretches = [None if one is None else one[:, :2] + len(self._prefix) for one in answers]
+        sizes = [
+            len(text.encode()) if one is None else answer_bytes(load_messages(one))
+            for text, one in zip(texts, messages, strict=True)
+        ]
         to_score, scored, shown = sum(max(0, len(ids) - 1) for ids in documents), 0.0, 0
 
         def scored_more(tokens: float) -> None:
@@ -118,17 +132,22 @@ class _Scorer:
             batch_tokens=self._perplexity.batch_tokens,
             device=self._device,
             advance=scored_more,
+            stretches=stretches,
         )
         advance(len(rows) - shown)
         columns: dict[str, list[Any]] = {
             name: [None] * shard.num_rows for name in ("nll", "num_tokens", "ppl", "bits_per_byte")
         }
-        for row, text, total, count in zip(rows, texts, nll.tolist(), num_tokens.tolist(), strict=True):
+        for row, size, total, count in zip(rows, sizes, nll.tolist(), num_tokens.tolist(), strict=True):
             columns["nll"][row], columns["num_tokens"][row] = total, count
-            if text and count >= max(1, self._perplexity.min_tokens):
+            if size and count >= max(1, self._perplexity.min_tokens):
                 columns["ppl"][row] = float(np.exp(min(total / count, 700.0)))  # exp(710) is infinite
-                columns["bits_per_byte"][row] = total / np.log(2) / len(text.encode())
+                columns["bits_per_byte"][row] = total / np.log(2) / size
         return columns
+
+    @cached_property
+    def _template(self) -> ChatTemplate:
+        return ChatTemplate(self._settings)
 
 
 def _selected_rows(shard: pa.RecordBatch, selected: set[tuple[str, str]]) -> list[int]:

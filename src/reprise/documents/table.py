@@ -31,9 +31,11 @@ SCHEMA = pa.schema(
         pa.field("num_tokens", pa.int64()),
         pa.field("ppl", pa.float64()),
         pa.field("bits_per_byte", pa.float64()),
+        pa.field("messages", pa.string()),
     ]
 )
-"""Columns of `documents/`; every stage writes all of them, null until the stage that fills them."""
+"""Columns of `documents/`; every stage writes all of them, null until the stage that fills them. `messages` is JSON,
+and null where the document is no conversation."""
 
 DROPPED_SCHEMA = pa.schema(
     [

@@ -22,7 +22,7 @@ from reprise.evaluation.choices import check_requests
 from reprise.evaluation.quiet import without_bars
 from reprise.generators.keys import read_key
 from reprise.generators.reachable import ask_models
-from reprise.model.likelihood import cut_windows
+from reprise.model.likelihood import Stretches, clip_stretches, cut_windows
 from reprise.model.loading import load_config, load_tokenizer, locate_model
 from reprise.model.tokenizer import begins_with_bos
 from reprise.recipe.evaluation import Backend
@@ -100,6 +100,7 @@ class _Server(LocalCompletionsAPI):  # type: ignore[misc]
 def document_bits(
     lm: Any,
     documents: Sequence[npt.NDArray[np.int64]],
+    stretches: Sequence[Stretches | None],
     *,
     max_length: int,
     stride: int,
@@ -110,19 +111,21 @@ def document_bits(
     Args:
         lm: a model of the harness.
         documents: token ids, int64[n] each, behind the token that begins a text.
+        stretches: the only tokens of each document that count; None: every token.
         max_length: tokens in one window; cut to what the backend takes.
         stride: tokens by which the window moves.
         advance: called with the number of tokens that were scored since the last call.
 
     Returns:
-        float64[len(documents)]; every token but a document's first is counted once.
+        float64[len(documents)]; every token that counts, but a document's first, is counted once.
     """
     if max_length > lm.max_length:
         max_length, stride = lm.max_length, min(stride, lm.max_length // 2)
     windows = [
-        (index, (None, ids[begin:first].tolist(), ids[first:end].tolist()))
+        (index, (None, ids[begin:start].tolist(), ids[start:stop].tolist()))
         for index, ids in enumerate(documents)
         for begin, end, first in cut_windows(len(ids), max_length, stride)
+        for start, stop in clip_stretches(stretches[index], first, end)
     ]
     bits = np.zeros(len(documents))
     for start in range(0, len(windows), _GROUP):

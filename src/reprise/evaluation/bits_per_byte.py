@@ -13,10 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from reprise.evaluation.model import EvaluatedModel
+<<<<<<< HEAD
 from reprise.evaluation.pieces import measure_pieces
 from reprise.model.likelihood import document_nll, fit_window
+=======
+from reprise.model.chat import encode_documents
+from reprise.model.conversation import answer_bytes, load_messages
+from reprise.model.likelihood import Stretches, document_nll, fit_window
+>>>>>>> main
 from reprise.model.loading import load_config
-from reprise.model.tokenizer import Tokenizer
 from reprise.progress import track
 from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.groups import Group, Groups
@@ -37,6 +42,13 @@ class Text:
     language: str
     source: str
     topic: str | None = None
+    messages: str | None = None
+    """The column `messages` of the document table, where it is a conversation: its answers are measured then."""
+
+    @property
+    def num_bytes(self) -> int:
+        """UTF-8 bytes over which it is measured: its own, or those of its answers."""
+        return len(self.text.encode()) if self.messages is None else answer_bytes(load_messages(self.messages))
 
 
 def measure_bits(
@@ -57,6 +69,7 @@ def measure_bits(
     if not texts:
         return np.zeros(0)
     max_length, stride = fit_window(load_config(evaluated.settings), settings.max_length, settings.stride)
+<<<<<<< HEAD
     measure = partial(_measure_texts, max_length, stride, settings.batch_tokens)
     shards = cut_shards([len(text.text.encode()) for text in texts])
     pieces = []
@@ -101,12 +114,24 @@ def _measure_texts(
     """Bits of each text; JSON keeps every bit of them."""
     documents = encode(evaluated.text_tokenizer, texts)
     bits: list[float] = _measure(evaluated, documents, max_length, stride, batch_tokens).tolist()
+=======
+    content = [text.text if text.messages is None else [text.messages] for text in texts]
+    key = [_FORMAT, evaluated.fingerprint, max_length, stride, content]
+    path = cache / f"bits-{digest(key)}.json"
+    if (known := read_checked(path)) is not None:
+        return np.asarray(known, dtype=np.float64)
+    documents, stretches = encode(evaluated, texts)
+    with track(what, sum(len(ids) - 1 for ids in documents), "tokens") as advance:
+        bits = _measure(evaluated, documents, stretches, max_length, stride, settings.batch_tokens, advance)
+    write_checked(path, bits.tolist())  # JSON keeps every bit of a float64
+>>>>>>> main
     return bits
 
 
 def _measure(
     evaluated: EvaluatedModel,
     documents: Sequence[npt.NDArray[np.int64]],
+    stretches: Sequence[Stretches | None],
     max_length: int,
     stride: int,
     batch_tokens: int,
@@ -114,7 +139,13 @@ def _measure(
     if not evaluated.in_process:
         from reprise.evaluation.backends import document_bits
 
+<<<<<<< HEAD
         return document_bits(evaluated.remote, documents, max_length=max_length, stride=stride)
+=======
+        return document_bits(
+            evaluated.remote, documents, stretches, max_length=max_length, stride=stride, advance=advance
+        )
+>>>>>>> main
     nll, _ = document_nll(
         evaluated.model,
         documents,
@@ -122,15 +153,29 @@ def _measure(
         stride=stride,
         batch_tokens=batch_tokens,
         device=evaluated.device,
+<<<<<<< HEAD
+=======
+        advance=advance,
+        stretches=stretches,
+>>>>>>> main
     )
     bits: npt.NDArray[np.float64] = nll / np.log(2)
     return bits
 
 
-def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[npt.NDArray[np.int64]]:
-    """Token ids of each text behind the token that begins a text."""
-    start = tokenizer.start_id
-    return [np.array([start, *ids], dtype=np.int64) for ids in tokenizer.encode_batch(list(texts))]
+def encode(
+    evaluated: EvaluatedModel, texts: Sequence[Text]
+) -> tuple[list[npt.NDArray[np.int64]], list[Stretches | None]]:
+    """Token ids of each document behind the token that begins a text, and which of them are measured (None: all)."""
+    start = evaluated.text_tokenizer.start_id
+    encoded, answers = encode_documents(
+        [text.text for text in texts],
+        [text.messages for text in texts],
+        evaluated.text_tokenizer,
+        lambda: evaluated.template,
+    )
+    documents = [np.array([start, *ids], dtype=np.int64) for ids in encoded]
+    return documents, [None if one is None else one[:, :2] + 1 for one in answers]
 
 
 def group_totals(texts: Sequence[Text], bits: npt.NDArray[np.float64], groups: Groups) -> dict[str, float]:
@@ -150,8 +195,8 @@ def group_totals(texts: Sequence[Text], bits: npt.NDArray[np.float64], groups: G
 
 
 def byte_counts(texts: Sequence[Text]) -> npt.NDArray[np.float64]:
-    """UTF-8 bytes of each text, float64[len(texts)]."""
-    return np.array([len(text.text.encode()) for text in texts], dtype=np.float64)
+    """UTF-8 bytes of each text, float64[len(texts)]; of a conversation, those of its answers."""
+    return np.array([text.num_bytes for text in texts], dtype=np.float64)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ def choose_prompts(texts: Sequence[Text], settings: Evaluation) -> list[tuple[st
     prompts = []
     for language in sorted({text.language for text in texts} | set(settings.sample_prompts)):
         own = settings.sample_prompts.get(language)
-        members = [text.text for text in texts if text.language == language]
+        members = [text.text for text in texts if text.language == language and text.messages is None]
         chosen = own or [beginning(text) for text in _spread(members, settings.samples_per_language)]
         prompts += [(language, prompt) for prompt in chosen]
     return prompts

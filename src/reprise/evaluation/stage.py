@@ -64,7 +64,7 @@ def run(work: Work, *, evaluation: Evaluation, model: Model, groups: Groups, las
     write_json(work.output / RESULTS, results)
     counts: EvaluateCounts = {
         "documents": len(texts),
-        "bytes": sum(len(text.text.encode()) for text in texts),
+        "bytes": sum(text.num_bytes for text in texts),
         "headline": results["headline"],
     }
     work.counts.update(counts)
@@ -142,8 +142,8 @@ def read_held_out(folder: Path) -> list[Text]:
         UserError: there are none.
     """
     texts = [
-        Text(row["text"], row["lang"], row["source"], row["topic"])
-        for batch in read_table(folder, ["text", "lang", "source", "topic", "split"])
+        Text(row["text"], row["lang"], row["source"], row["topic"], row["messages"])
+        for batch in read_table(folder, ["text", "lang", "source", "topic", "split", "messages"])
         for row in batch.to_pylist()
         if row["split"] == "valid" and row["text"]
     ]

@@ -1,5 +1,6 @@
 """A batch: the rows of one process, with the labels and positions that training needs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -24,6 +25,8 @@ class Batch:
     buckets: list[MixtureBucket]
     """`buckets[i]` is the bucket of row i."""
     document_mask: bool
+    no_loss: npt.NDArray[np.bool_] | None = None
+    """[rows, seq_len]: what is not trained on in conversations; None where that is nothing."""
     changes: list[ShareChange] = field(default_factory=list)
     """Shares that changed while the batch was dealt, because a bucket ran out."""
 
@@ -55,13 +58,16 @@ class Batch:
 
     @cached_property
     def labels(self) -> npt.NDArray[np.int64]:
-        """[rows, seq_len]: the ids, NO_LOSS at padding and, under a document mask, where a document begins.
+        """[rows, seq_len]: the ids, NO_LOSS at padding, where a conversation has no answer and, under a document mask,
+        where a document begins.
 
         Not shifted: transformers' models compare position i with the prediction from position i - 1, which under a mask
         belongs to another document.
         """
         labels = self.ids.copy()
         labels[self.documents < 0] = NO_LOSS
+        if self.no_loss is not None:
+            labels[self.no_loss] = NO_LOSS
         if self.document_mask:
             for row, starts in enumerate(self.starts):
                 labels[row, starts] = NO_LOSS
@@ -74,3 +80,19 @@ def gather_row(documents: DocumentSet, pieces: Row, out: npt.NDArray[np.int64]) 
     for piece in pieces:
         out[start : start + piece.length] = documents.tokens(piece)
         start += piece.length
+
+
+def mask_conversations(
+    documents: Sequence[DocumentSet], pieces: Sequence[Row], seq_len: int
+) -> npt.NDArray[np.bool_] | None:
+    """bool[rows, seq_len]: where rows have no loss as they hold conversations and no answer; None where none does."""
+    if not any(one.has_conversations for one in documents):
+        return None
+    masked = np.zeros((len(pieces), seq_len), dtype=bool)
+    for row, (one, row_pieces) in enumerate(zip(documents, pieces, strict=True)):
+        start = 0
+        for piece in row_pieces:
+            for first, stop in one.stretches_without_loss(piece):
+                masked[row, start + first : start + stop] = True
+            start += piece.length
+    return masked

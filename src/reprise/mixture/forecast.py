@@ -27,6 +27,8 @@ class Supply(NamedTuple):
     """Passes over them at the end of the stage, those of earlier stages counted where it went on from there."""
     runs_out_after: int | None
     """Tokens of the stage after which it has been read `max_epochs` times; None where it lasts."""
+    answer_tokens: int | None
+    """Tokens of answers among those taken, on average; None where there are no conversations."""
 
 
 class Segment(NamedTuple):
@@ -71,7 +73,9 @@ def forecast(recipe: Recipe, store: TokenStore) -> Forecast:
         for one, old, tokens in zip(opened, before, exact_tokens, strict=True):
             epochs = (old + tokens) / one.epoch_tokens
             path = one.bucket.path
-            supply = Supply(index + 1, *one.bucket, tokens, one.epoch_tokens, epochs, ran_out.get(path))
+            share = one.documents.answer_share
+            answers = None if share is None else round(tokens * share)
+            supply = Supply(index + 1, *one.bucket, tokens, one.epoch_tokens, epochs, ran_out.get(path), answers)
             result.supplies.append(supply)
         _warn(index, recipe, opened, sum(exact_tokens), ran_out, result.warnings)
         inherited = shares.shares

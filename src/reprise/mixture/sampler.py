@@ -9,7 +9,7 @@ import numpy as np
 from reprise.errors import UserError
 from reprise.manifest import differences
 from reprise.mixture import policy as policies
-from reprise.mixture.batch import Batch, gather_row
+from reprise.mixture.batch import Batch, gather_row, mask_conversations
 from reprise.mixture.buckets import OpenBucket, first_shares, open_buckets
 from reprise.mixture.rules import State
 from reprise.mixture.shares import MixtureBucket, ShareChange, Shares
@@ -135,7 +135,10 @@ class Sampler:
             gather_row(one.documents, row_pieces, ids[row])
         changes, self._pending = self._pending, []
         buckets = [one.bucket for one in chosen]
-        return Batch(ids, pieces, buckets, self._rows_settings.document_mask, changes)
+        no_loss = None
+        if self._rows_settings.conversation_loss == "answers":
+            no_loss = mask_conversations([one.documents for one in chosen], pieces, self._rows_settings.seq_len)
+        return Batch(ids, pieces, buckets, self._rows_settings.document_mask, no_loss, changes)
 
     def skip(self, rows: int) -> None:
         """Deal rows without reading them, as if they had been trained on."""
@@ -378,7 +381,7 @@ class Sampler:
         decides = {"mixture", "topics", "curriculum", "documents", "max_epochs"}
         return {
             "stage": self._stage.model_dump(mode="json", include=decides),
-            "rows": self._rows_settings.model_dump(mode="json", exclude={"document_mask"}),
+            "rows": self._rows_settings.model_dump(mode="json", exclude={"document_mask", "conversation_loss"}),
             "seed": self._seed,
         }
 

@@ -27,6 +27,9 @@ _CHUNK_LOGITS = 2**24
 _CPU_BATCH_TOKENS = 512
 """More tokens at a time do not fit a processor's caches: SmolLM2-135M took 1.8 times as long with 4,096."""
 
+Stretches = npt.NDArray[np.int32]
+"""int32[n, 2]: first token and end of the parts of a document that are scored, such as answers of a conversation."""
+
 _head_is_known: "weakref.WeakKeyDictionary[Any, bool]" = weakref.WeakKeyDictionary()
 
 
@@ -124,6 +127,7 @@ def document_nll(
     batch_tokens: int,
     device: str | torch.device = "cpu",
     advance: Callable[[float], None] | None = None,
+    stretches: Sequence[Stretches | None] | None = None,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """Negative log-likelihood of whole documents, in windows where they are longer than `max_length`.
 
@@ -137,14 +141,22 @@ def document_nll(
         stride: tokens by which the window moves, below `max_length`.
         batch_tokens: most tokens in one batch, padding counted; less on a CPU; one window is never cut.
         device: where the model is.
-        advance: called with the number of tokens that were scored since the last call.
+        advance: called with the number of tokens that were passed over since the last call.
+        stretches: the only tokens of each document that are scored; None, for one or for all: every token.
 
     Returns:
         nll: float64[len(documents)], nats, summed over the scored tokens.
         scored_tokens: int64[len(documents)].
     """
     nll = np.zeros(len(documents), dtype=np.float64)
-    scored = np.array([max(len(ids) - 1, 0) for ids in documents], dtype=np.int64)
+    chosen = [None] * len(documents) if stretches is None else stretches
+    scored = np.array(
+        [
+            sum(stop - start for start, stop in clip_stretches(one, 1, max(len(ids), 1)))
+            for ids, one in zip(documents, chosen, strict=True)
+        ],
+        dtype=np.int64,
+    )
     windows = [
         (document, *window)
         for document, ids in enumerate(documents)
@@ -156,13 +168,24 @@ def document_nll(
         labels = np.full((len(batch), longest), IGNORE, dtype=np.int64)
         for row, (document, begin, end, first) in enumerate(batch):
             ids[row, : end - begin] = documents[document][begin:end]
-            labels[row, first - begin : end - begin] = documents[document][first:end]
+            for start, stop in clip_stretches(chosen[document], first, end):
+                labels[row, start - begin : stop - begin] = documents[document][start:stop]
         scores = token_nll(model, torch.from_numpy(ids).to(device), labels=torch.from_numpy(labels).to(device))
         sums = scores.double().sum(dim=1).cpu().numpy()
         np.add.at(nll, [window[0] for window in batch], sums)
         if advance is not None:
             advance(sum(end - first for _, _, end, first in batch))
     return nll, scored
+
+
+def clip_stretches(stretches: Stretches | None, first: int, end: int) -> Iterator[tuple[int, int]]:
+    """The parts (start, stop) of a document's stretches inside [first, end); None: all of it."""
+    if stretches is None:
+        yield first, end
+        return
+    for start, stop in stretches.tolist():
+        if max(start, first) < min(stop, end):
+            yield max(start, first), min(stop, end)
 
 
 def cut_windows(length: int, max_length: int, stride: int) -> Iterator[tuple[int, int, int]]:

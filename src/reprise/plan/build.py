@@ -34,6 +34,10 @@ WARN_EPOCHS = 4.0
 """More passes than this over a text teach little (arXiv 2305.16264)."""
 
 
+_UNKNOWN = ("available_tokens", "epochs", "runs_out_after", "answer_tokens")
+"""What a plan does not know of a bucket before the text is tokenized."""
+
+
 def make_plan(recipe: Recipe, findings: Sequence[Finding] = ()) -> Plan:
     """Budgets, epochs, steps and cost of a run.
 
@@ -52,10 +56,7 @@ def make_plan(recipe: Recipe, findings: Sequence[Finding] = ()) -> Plan:
     warnings: list[str] = []
     store = _store(recipe)
     if store is None:
-        buckets = [
-            cast(PlannedBucket, budget._asdict() | dict.fromkeys(("available_tokens", "epochs", "runs_out_after")))
-            for budget in budgets(recipe)
-        ]
+        buckets = [cast(PlannedBucket, budget._asdict() | dict.fromkeys(_UNKNOWN)) for budget in budgets(recipe)]
         warnings.append(
             "epochs are not known before the text is tokenized: run `reprise tokenize RECIPE`, then plan again"
         )

@@ -78,6 +78,9 @@ class PlannedBucket(TypedDict):
     """Passes over them at the end of the stage; null before the stage `tokenize`."""
     runs_out_after: int | None
     """Tokens of the stage after which it has been read `max_epochs` times; null where it lasts or is not known."""
+    answer_tokens: int | None
+    """Tokens of answers among those that the stage trains on, on average; null without conversations, and before the
+    stage `tokenize`."""
 
 
 @record

@@ -51,6 +51,8 @@ def without_topics(buckets: Sequence[PlannedBucket]) -> list[PlannedBucket]:
             row["tokens"] += bucket["tokens"]
             if row["available_tokens"] is not None and bucket["available_tokens"] is not None:
                 row["available_tokens"] += bucket["available_tokens"]
+            if bucket["answer_tokens"] is not None:
+                row["answer_tokens"] = (row["answer_tokens"] or 0) + bucket["answer_tokens"]
     for row in rows.values():
         if (available := row["available_tokens"]) is not None:
             row["epochs"] = row["tokens"] / available if available else 0.0
@@ -69,7 +71,7 @@ def show_plan(plan: Plan, *, topics: bool = False) -> None:
     console.print(f"{plan['name']}: {summary_line(plan['summary'])}", markup=False, highlight=False)
     for table in (_stage_table(plan), _bucket_table(plan["buckets"], topics)):
         for column in table.columns:
-            if column.header in ("tokens", "steps", "available", "epochs", "training FLOPs", "GPU-hours"):
+            if column.header in ("tokens", "steps", "of answers", "available", "epochs", "training FLOPs", "GPU-hours"):
                 column.justify = "right"
         print_table(table)
     for line in _cost_lines(plan):
@@ -104,11 +106,14 @@ def _cost_cells(cost: PlannedStage | Totals) -> list[str]:
 def _bucket_table(buckets: Sequence[PlannedBucket], topics: bool) -> Table:
     known = any(bucket["available_tokens"] is not None for bucket in buckets)
     columns = ["stage", "entry", "source", *(["topic"] if topics else []), "tokens"]
+    talks = any(bucket["answer_tokens"] is not None for bucket in buckets)
+    columns += ["of answers"] if talks else []
     table = Table(*columns, *(["available", "epochs"] if known else []), title="mixture")
     for bucket in buckets if topics else without_topics(buckets):
         cells = [str(bucket["stage"]), bucket["entry"], bucket["source"] or "all"]
         cells += [bucket["topic"] or ""] if topics else []
         cells.append(f"{bucket['tokens']:,}")
+        cells += ["" if bucket["answer_tokens"] is None else f"{bucket['answer_tokens']:,}"] if talks else []
         if known:
             cells += [f"{bucket['available_tokens']:,}", f"{bucket['epochs']:.2f}"]
         table.add_row(*cells)

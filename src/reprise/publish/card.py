@@ -12,6 +12,8 @@ from reprise.recipe import Recipe
 from reprise.report.facts import gather
 from reprise.workspace import Workspace
 
+_LICENCES = 20
+"""Licences of a source that are named."""
 _VERDICTS = ("gained", "kept", "lost", "undecided")
 
 
@@ -180,7 +182,30 @@ def _data_lines(facts: Any, recipe: Recipe) -> list[str]:
     shown = [path if "://" in path else Path(path).name for path in _input_paths(recipe)]
     names = ", ".join(f"`{path}`" for path in shown)
     lines += ["", f"Read from: {names}. The licences of the documents are those of their sources."]
-    return [*lines, ""]
+    return [*lines, *_licence_lines(facts), ""]
+
+
+def _licence_lines(facts: Any) -> list[str]:
+    """Licences that documents carry, by source; the documents are those that were read, before cleaning."""
+    counts: Any = next((stage["counts"] for stage in facts["stages"] if stage["stage"] == "read"), {})
+    licences = counts.get("licences") or {}
+    if not licences:
+        return []
+    lines = ["", "| source | licence that documents carry | documents read |", "|---|---|---|"]
+    for source, by_licence in licences.items():
+        total = sum(bucket["documents"] for bucket in counts["buckets"] if bucket["source"] == source)
+        rows = [*by_licence.items(), ("none named", total - sum(by_licence.values()))]
+        lines += [f"| {source} | {_cell(licence)} | {count:,} |" for licence, count in rows[:_LICENCES] if count]
+        if len(rows) > _LICENCES:
+            lines.append(
+                f"| {source} | {len(rows) - _LICENCES} others | {sum(count for _, count in rows[_LICENCES:]):,} |"
+            )
+    return lines
+
+
+def _cell(text: str) -> str:
+    """A text of a document as one cell of a table."""
+    return " ".join(text.split())[:80].replace("|", "\\|")
 
 
 def _tokens(facts: Any) -> int:

@@ -17,6 +17,9 @@ ANY_LANGUAGE = "any"
 """The key of `clean.heuristics` that holds for every language."""
 
 
+CONVERSATION_FIELDS = ("messages", "prompt", "response")
+"""Fields of `documents.inputs.N.fields` that say that the documents are conversations."""
+
 Name = TypeVar("Name", str, str | None)
 
 
@@ -36,9 +39,11 @@ class Input(Settings):
     """Encoding of text files, such as gb18030 or cp1252; `auto`: UTF-8, or UTF-16 and UTF-32 where the bytes say so."""
     fields: dict[str, str | None] = {}
     """Which field holds what: `text: content`, `text: doc.text` inside another field, `id: null` for none. Known: text,
-    id, lang, source, topic, origin, split."""
+    id, lang, source, topic, origin, split, licence (else `license`); of conversations messages, or prompt, response,
+    input, history and system, whose usual names are known (docs/documents.md)."""
     constants: dict[str, str] = {}
-    """Values for the whole input, over those of the files: `lang: zh`, `source: web`, `topic: Law`, `split: valid`."""
+    """Values for the whole input, over those of the files: `lang: zh`, `source: web`, `topic: Law`, `split: valid`,
+    `licence: CC-BY-4.0`."""
 
     sample: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Share of the documents that is taken, chosen by a hash of the text; the others are counted and left out."""
@@ -73,7 +78,9 @@ class Input(Settings):
     def _fields_known(cls, fields: dict[str, str | None]) -> dict[str, str | None]:
         if fields.get("text", "text") is None:
             raise ValueError("the field text cannot be left out")
-        return _check_names(fields, ("text", "id", "lang", "source", "topic", "origin", "split"))
+        conversation = (*CONVERSATION_FIELDS, "input", "history", "system")
+        known = ("text", "id", "lang", "source", "topic", "origin", "split", "licence", *conversation)
+        return _check_names(fields, known)
 
     @field_validator("constants")
     @classmethod
@@ -82,7 +89,7 @@ class Input(Settings):
             constants = {**constants, "lang": normalise_language(constants["lang"])}
         if constants.get("split", "train") not in ("train", "valid"):
             raise ValueError(f"split is train or valid, not {constants['split']!r}")
-        return _check_names(constants, ("lang", "source", "topic", "split"))
+        return _check_names(constants, ("lang", "source", "topic", "split", "licence"))
 
 
 def _check_names(names: dict[str, Name], known: tuple[str, ...]) -> dict[str, Name]:

@@ -30,3 +30,5 @@ class Rows(Settings):
     cut; 1: documents that fit into a row are never cut."""
     document_mask: bool = False
     """Attention stays inside a document and positions restart; the paper does neither."""
+    conversation_loss: Literal["answers", "all"] = "answers"
+    """Where a conversation is trained on: in its answers and the tokens that end them, or in `all` of its tokens."""

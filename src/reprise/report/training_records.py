@@ -130,6 +130,8 @@ class SpentRow(TypedDict):
     """Tokens of its documents; only of a finished stage."""
     epochs: NotRequired[float]
     """Passes over them; only of a finished stage."""
+    answer_tokens: NotRequired[int]
+    """Tokens of answers among those trained on, on average; only of a finished stage, and with conversations."""
 
 
 @record

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from reprise.documents.engine import Engine, run_pieces
+from reprise.model.chat import Answers, ChatTemplate, encode_documents
 from reprise.model.tokenizer import Ids, Tokenizer
 from reprise.storage import digest, file_checksum, write_json
 from reprise.tokens.gather import gather_slices
@@ -24,7 +25,8 @@ RUNS = "runs"
 
 TEXT_COLUMNS = pa.schema(
     [("id", pa.string()), ("text", pa.string()), ("lang", pa.string()), ("source", pa.string()),
-     ("topic", pa.string()), ("split", pa.string()), ("ppl", pa.float64()), ("grade", pa.float32())]
+     ("topic", pa.string()), ("split", pa.string()), ("ppl", pa.float64()), ("grade", pa.float32()),
+     ("messages", pa.string())]
 )  # fmt: skip
 """What the store takes of the document table."""
 
@@ -35,7 +37,12 @@ def token_dtype(vocab_size: int) -> np.dtype[Any]:
 
 
 def add_batch(
-    writer: RunWriter, batch: pa.Table, ids: Sequence[Ids], tokenizer: Tokenizer, split_sources: frozenset[str]
+    writer: RunWriter,
+    batch: pa.Table,
+    ids: Sequence[Ids],
+    tokenizer: Tokenizer,
+    split_sources: frozenset[str],
+    answers: Sequence[Answers | None],
 ) -> None:
     """Give documents with their ids to a writer.
 
@@ -45,6 +52,7 @@ def add_batch(
         ids: one array per text.
         tokenizer: gives BOS and EOS.
         split_sources: sources whose buckets are split by topic.
+        answers: where the answers of conversations stand in the ids; None for other documents.
     """
     columns = (batch[name].to_pylist() for name in ("split", "lang", "source", "topic"))
     buckets = [
@@ -52,30 +60,43 @@ def add_batch(
         for split, language, source, topic in zip(*columns, strict=True)
     ]
     dtype = token_dtype(tokenizer.vocab_size)
-    writer.add(make_columns(batch, ids, tokenizer, dtype, np.array(buckets, dtype=np.int32)))
+    writer.add(make_columns(batch, ids, tokenizer, dtype, np.array(buckets, dtype=np.int32), answers))
 
 
 class StoreBuilder:
     """Collects documents in this process; `finish` merges them into the store."""
 
-    def __init__(self, root: Path, tokenizer: Tokenizer, split_sources: Sequence[str]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        tokenizer: Tokenizer,
+        split_sources: Sequence[str],
+        template: ChatTemplate | None = None,
+    ) -> None:
         self._root, self._tokenizer, self._split_sources = root, tokenizer, frozenset(split_sources)
+        self._template = None if template is None else lambda: template
         root.mkdir(parents=True, exist_ok=True)
         self._writer = RunWriter(root / RUNS, "run", HELD_BYTES)
 
     def add(self, documents: Sequence[Mapping[str, Any]], ids: Sequence[Ids] | None = None) -> None:
-        """Take documents (id, text, lang, source, topic, split, ppl, and grade where there is one).
+        """Take documents (id, text, lang, source, topic, split, ppl, and grade and messages where there are any).
 
         Args:
             documents: rows of the document table.
             ids: token ids per text; None: they are encoded here.
         """
+        optional = ("grade", "messages")
+        names = [name for name in TEXT_COLUMNS.names if name not in optional]
+        rows = [
+            {name: document[name] for name in names} | {name: document.get(name) for name in optional}
+            for document in documents
+        ]
+        answers: list[Answers | None] = [None] * len(rows)
         if ids is None:
-            ids = self._tokenizer.encode_batch([document["text"] for document in documents])
-        names = [name for name in TEXT_COLUMNS.names if name != "grade"]
-        rows = [{name: document[name] for name in names} | {"grade": document.get("grade")} for document in documents]
+            texts, messages = [row["text"] for row in rows], [row["messages"] for row in rows]
+            ids, answers = encode_documents(texts, messages, self._tokenizer, self._template)
         batch = pa.Table.from_pylist(rows, schema=TEXT_COLUMNS)
-        add_batch(self._writer, batch, ids, self._tokenizer, self._split_sources)
+        add_batch(self._writer, batch, ids, self._tokenizer, self._split_sources, answers)
 
     def finish(self) -> TokenStore:
         """Write the files of all buckets and the description."""
@@ -150,14 +171,20 @@ def _merge_bucket(root: Path, names: Sequence[str], held_bytes: int, piece: Buck
     shutil.rmtree(target, ignore_errors=True)  # of a worker that was killed
     target.mkdir(parents=True)
     dtype = runs[0].read(0, 0).tokens.dtype
+    answers = sum(
+        int(run.answer_offsets[stop] - run.answer_offsets[start])
+        for run, (start, stop) in zip(runs, spans, strict=True)
+    )
     counts = {"tokens": (tokens, dtype), "ppl": (documents, np.float32), "grade": (documents, np.float32),
               "num_bytes": (documents, np.int64),
               "offsets": (documents + 1, np.int64), "id_bytes": (id_bytes, np.uint8),
               "id_offsets": (documents + 1, np.int64)}  # fmt: skip
+    if answers:
+        counts |= {"answers": (answers, np.int32), "answer_offsets": (documents + 1, np.int64)}
     files = {name: _ArrayFile(target / f"{name}.npy", dtype, count) for name, (count, dtype) in counts.items()}
-    for name in ("offsets", "id_offsets"):
+    for name in ("offsets", "id_offsets", *(["answer_offsets"] if answers else [])):
         files[name].write(np.zeros(1, dtype=np.int64))
-    tokens_done = bytes_done = 0
+    tokens_done = bytes_done = answers_done = conversations = answer_tokens = 0
     for columns in _in_ranges(runs, spans, max(1, tokens * dtype.itemsize // max(1, held_bytes))):
         order = sort_documents(columns.id_bytes, offsets_of(columns.id_lengths), columns.hashes)
         lengths, id_lengths = columns.lengths[order], columns.id_lengths[order]
@@ -168,10 +195,20 @@ def _merge_bucket(root: Path, names: Sequence[str], held_bytes: int, piece: Buck
         files["ppl"].write(columns.ppl[order])
         files["grade"].write(columns.grade[order])
         files["num_bytes"].write(columns.num_bytes[order])
+        if answers:
+            answer_lengths = columns.answer_lengths[order]
+            sorted_answers = gather_slices(
+                columns.answers, offsets_of(columns.answer_lengths)[:-1][order], answer_lengths
+            )
+            files["answers"].write(sorted_answers)
+            files["answer_offsets"].write(answers_done + np.cumsum(answer_lengths))
+            answers_done += int(answer_lengths.sum())
+            conversations += int((answer_lengths > 0).sum())
+            answer_tokens += int((sorted_answers[2::3] - sorted_answers[::3]).sum())
         tokens_done, bytes_done = tokens_done + int(lengths.sum()), bytes_done + int(id_lengths.sum())
     for file in files.values():
         file.close()
-    return {
+    description: BucketDescription = {
         "split": bucket.split,
         "language": bucket.key.language,
         "source": bucket.key.source,
@@ -181,6 +218,9 @@ def _merge_bucket(root: Path, names: Sequence[str], held_bytes: int, piece: Buck
         "tokens": tokens,
         "files": {path.name: file_checksum(path) for path in sorted(target.iterdir())},
     }
+    if answers:
+        description |= {"conversations": conversations, "answer_tokens": answer_tokens}
+    return description
 
 
 def _in_ranges(runs: Sequence[Run], spans: Sequence[tuple[int, int]], num_ranges: int) -> Iterator[Columns]:

@@ -77,6 +77,28 @@ class DocumentSet:
         start = int(bucket.offsets[index]) + piece.start
         return bucket.tokens[start : start + piece.length]
 
+    @cached_property
+    def has_conversations(self) -> bool:
+        """Whether any document is a conversation."""
+        return any(bucket.num_conversations for bucket in self.buckets)
+
+    @property
+    def answer_share(self) -> float | None:
+        """Tokens of answers among all tokens; None where no document is a conversation."""
+        if not self.has_conversations:
+            return None
+        return sum(bucket.answer_tokens for bucket in self.buckets) / max(1, self.num_tokens)
+
+    def stretches_without_loss(self, piece: Piece) -> list[tuple[int, int]]:
+        """Where no loss is taken in a piece of a conversation, (start, stop) within it; none in other documents."""
+        bucket, index = self.locate(piece.document)
+        answers = bucket.answers(index)
+        if not len(answers):
+            return []
+        bounds = [0, *answers[:, [0, 2]].ravel().tolist(), piece.start + piece.length]
+        clipped = [min(max(bound - piece.start, 0), piece.length) for bound in bounds]
+        return [(start, stop) for start, stop in zip(clipped[::2], clipped[1::2], strict=True) if start < stop]
+
 
 class RowStream(Protocol):
     """Hands out the rows of a bucket."""

@@ -18,6 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
+from reprise.model.chat import Answers
+from reprise.model.conversation import answer_bytes, load_messages
 from reprise.model.tokenizer import Ids, Tokenizer
 from reprise.storage import write_json
 from reprise.tokens.gather import gather_slices
@@ -54,19 +56,29 @@ class Columns(NamedTuple):
     id_bytes: npt.NDArray[np.uint8]
     """Flat."""
     id_lengths: npt.NDArray[np.int64]
+    answers: npt.NDArray[np.int32]
+    """Flat, three entries to an answer (see `Bucket.answers`)."""
+    answer_lengths: npt.NDArray[np.int64]
+    """Entries of `answers` of each document: 0 where it is no conversation."""
 
 
 def make_columns(
-    batch: pa.Table, ids: Sequence[Ids], tokenizer: Tokenizer, dtype: np.dtype[Any], buckets: npt.NDArray[np.int32]
+    batch: pa.Table,
+    ids: Sequence[Ids],
+    tokenizer: Tokenizer,
+    dtype: np.dtype[Any],
+    buckets: npt.NDArray[np.int32],
+    answers: Sequence[Answers | None],
 ) -> Columns:
     """Columns of some documents.
 
     Args:
-        batch: with the columns id, text, ppl and grade.
+        batch: with the columns id, text, messages, ppl and grade.
         ids: one array per text.
         tokenizer: gives BOS and EOS.
         dtype: type of the store's tokens.
         buckets: one entry per document.
+        answers: one entry per document, None where it is no conversation.
     """
     extra = 1 if tokenizer.bos_id is None else 2
     own = np.array([len(one) for one in ids], dtype=np.int64)
@@ -85,6 +97,14 @@ def make_columns(
     bounds = (ends * size).tolist()
     hashes = [xxhash.xxh3_64_intdigest(data[a:b]) for a, b in zip([0, *bounds], bounds, strict=False)]
     names = pc.cast(_joined(batch, "id", pa.large_string()), pa.large_binary())
+    num_bytes = _byte_lengths(_joined(batch, "text", pa.large_string()))
+    is_conversation = [row for row, one in enumerate(answers) if one is not None]
+    if is_conversation:
+        messages = batch["messages"].to_pylist()
+        num_bytes = num_bytes.copy()
+        num_bytes[is_conversation] = [answer_bytes(load_messages(messages[row])) for row in is_conversation]
+    # Behind the BOS that stands before the text.
+    flat = [one.ravel() + (extra - 1) for one in answers if one is not None]
     return Columns(
         buckets,
         tokens,
@@ -92,9 +112,11 @@ def make_columns(
         np.array(hashes, dtype=np.uint64),
         _scores(batch, "ppl"),
         _scores(batch, "grade"),
-        _byte_lengths(_joined(batch, "text", pa.large_string())),
+        num_bytes,
         _flat_bytes(names),
         _byte_lengths(names),
+        np.concatenate([np.empty(0, dtype=np.int32), *flat]).astype(np.int32),
+        np.array([0 if one is None else one.size for one in answers], dtype=np.int64),
     )
 
 
@@ -181,6 +203,8 @@ def write_run(folder: Path, columns: Columns, buckets: Sequence[SplitBucket]) ->
     np.save(partial / "offsets.npy", offsets_of(columns.lengths[order]))
     np.save(partial / "id_bytes.npy", _sorted_slices(columns.id_bytes, columns.id_lengths, order))
     np.save(partial / "id_offsets.npy", offsets_of(columns.id_lengths[order]))
+    np.save(partial / "answers.npy", _sorted_slices(columns.answers, columns.answer_lengths, order))
+    np.save(partial / "answer_offsets.npy", offsets_of(columns.answer_lengths[order]))
     for name in ("hashes", "ppl", "grade", "num_bytes"):
         np.save(partial / f"{name}.npy", getattr(columns, name)[order])
     described = [[bucket.split, *bucket.key, int(count)] for bucket, count in zip(buckets, counts, strict=True)]
@@ -248,6 +272,11 @@ class Run:
         return self._map("id_offsets")
 
     @cached_property
+    def answer_offsets(self) -> npt.NDArray[np.int64]:
+        """Where the entries of each document begin in the answers."""
+        return self._map("answer_offsets")
+
+    @cached_property
     def id_bytes(self) -> npt.NDArray[np.uint8]:
         """Of all ids."""
         return self._map("id_bytes")
@@ -272,4 +301,6 @@ class Run:
             self._map("num_bytes")[start:stop],
             self.id_bytes[self.id_offsets[start] : self.id_offsets[stop]],
             np.diff(self.id_offsets[start : stop + 1]),
+            self._map("answers")[self.answer_offsets[start] : self.answer_offsets[stop]],
+            np.diff(self.answer_offsets[start : stop + 1]),
         )

@@ -8,7 +8,7 @@ import functools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NotRequired
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,6 +16,7 @@ from typing_extensions import TypedDict
 
 from reprise.documents.engine import Engine, run_pieces
 from reprise.documents.table import count_rows, list_parts
+from reprise.model.chat import ChatTemplate, encode_documents
 from reprise.model.tokenizer import Library, Tokenizer, open_tokenizer
 from reprise.recipe.model import Model
 from reprise.recipe.tokens import Tokens
@@ -34,6 +35,9 @@ START_BYTES = 128 << 20
 _opened: dict[str, Tokenizer] = {}
 """Model and library -> the tokenizer of this process."""
 
+_templates: dict[str, ChatTemplate] = {}
+"""Model -> its chat template, where a conversation needed it."""
+
 
 @record
 class BucketTokens(TypedDict):
@@ -51,6 +55,10 @@ class BucketTokens(TypedDict):
     """Documents."""
     tokens: int
     """Tokens, BOS and EOS included."""
+    conversations: NotRequired[int]
+    """Documents that are conversations; absent where there are none."""
+    answer_tokens: NotRequired[int]
+    """Tokens of their answers; absent where there are no conversations."""
 
 
 @record
@@ -59,6 +67,10 @@ class TokenizeCounts(TypedDict):
 
     documents: int
     """Documents in the store."""
+    conversations: int
+    """Documents that are conversations."""
+    answer_tokens: int
+    """Tokens of their answers, with those that end a turn."""
     tokens: int
     """Tokens in the store."""
     tokenizer: str
@@ -118,9 +130,12 @@ def run(work: Work, *, model: Model, tokens: Tokens, split_sources: list[str], e
     highest_id = max((result.highest_id for result in results), default=-1)
     store = merge_runs(work.output, tokenizer, highest_id, held_bytes, engine=engine)
     _opened.clear()
+    _templates.clear()
     buckets = [*store.train.values(), *store.valid.values()]
     counts: TokenizeCounts = {
         "documents": sum(bucket.num_documents for bucket in buckets),
+        "conversations": sum(bucket.num_conversations for bucket in buckets),
+        "answer_tokens": sum(bucket.answer_tokens for bucket in buckets),
         "tokens": sum(bucket.num_tokens for bucket in buckets),
         "tokenizer": tokenizer.library,
         "tokenizer_reason": tokenizer.reason,
@@ -167,8 +182,10 @@ def encode_piece(
     for part in piece.parts:
         with pq.ParquetFile(part) as file:
             for batch in file.iter_batches(batch_size=BATCH_DOCUMENTS, columns=TEXT_COLUMNS.names):
-                ids = tokenizer.encode_batch(batch.column("text").to_pylist())
-                add_batch(writer, pa.Table.from_batches([batch]), ids, tokenizer, frozenset(split_sources))
+                texts, messages = batch.column("text").to_pylist(), batch.column("messages").to_pylist()
+                ids, answers = encode_documents(texts, messages, tokenizer, functools.partial(_open_template, model))
+                table = pa.Table.from_batches([batch])
+                add_batch(writer, table, ids, tokenizer, frozenset(split_sources), answers)
     writer.flush()
     return Encoded(writer.num_documents, writer.highest_id)
 
@@ -181,6 +198,13 @@ def _open(model: str, library: Library, parent: int) -> Tokenizer:
             os.environ.setdefault("RAYON_NUM_THREADS", "1")  # of the tokenizer libraries
         _opened[key] = open_tokenizer(Model.model_validate_json(model), library)
     return _opened[key]
+
+
+def _open_template(model: str) -> ChatTemplate:
+    """The chat template of this process."""
+    if model not in _templates:
+        _templates[model] = ChatTemplate(Model.model_validate_json(model))
+    return _templates[model]
 
 
 def _pieces(parts: Sequence[Path]) -> Iterator[EncodePiece]:

@@ -5,7 +5,7 @@ import resource
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple, NotRequired, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from reprise.progress import track
 from reprise.records import record
 from reprise.storage import FileChecksum, digest, file_checksum
 
-VERSION = 3
+VERSION = 4
 STORE = "store.json"
 OTHER_FILES = 512
 """Open files that a process may need besides those of a store."""
@@ -42,6 +42,10 @@ class BucketDescription(TypedDict):
     """Tokens, BOS and EOS included."""
     files: dict[str, FileChecksum]
     """Name inside the folder -> size and hash."""
+    conversations: NotRequired[int]
+    """Documents that are conversations; absent where there are none."""
+    answer_tokens: NotRequired[int]
+    """Tokens of their answers, with the tokens that end a turn; absent where there are no conversations."""
 
 
 @record
@@ -103,11 +107,15 @@ class DocIds(Sequence[str]):
 class Bucket:
     """The documents of one language, source and topic, memory-mapped, in the order of their ids."""
 
-    def __init__(self, key: BucketKey, folder: Path, num_documents: int, num_tokens: int, content: str) -> None:
-        self.key, self.folder = key, folder
-        self.num_documents, self.num_tokens = num_documents, num_tokens
-        self.content = content
+    def __init__(self, root: Path, description: BucketDescription) -> None:
+        self.key = BucketKey(description["language"], description["source"], description["topic"])
+        self.folder = root / description["folder"]
+        self.num_documents, self.num_tokens = description["documents"], description["tokens"]
+        self.content = digest(description["files"])
         """Hash of the checksums of its files: the same wherever the documents and their ids are the same."""
+        self.num_conversations = description.get("conversations", 0)
+        self.answer_tokens = description.get("answer_tokens", 0)
+        """Tokens of the answers of conversations, with those that end a turn."""
 
     def _map(self, name: str) -> npt.NDArray[Any]:
         # A plain view: slices of np.memmap cost a microsecond more each.
@@ -136,8 +144,25 @@ class Bucket:
 
     @cached_property
     def num_bytes(self) -> npt.NDArray[np.int64]:
-        """int64 [num_documents]: UTF-8 bytes of the text."""
+        """int64 [num_documents]: UTF-8 bytes of the text; of a conversation, of its answers."""
         return self._map("num_bytes")
+
+    def answers(self, document: int) -> npt.NDArray[np.int32]:
+        """int32 [answers, 3]: first token of each answer in the document, the end of its text, and its end with the
+        tokens that end the turn. Empty where the document is no conversation: then all of it counts."""
+        if not self.num_conversations:
+            return np.empty((0, 3), dtype=np.int32)
+        start, stop = self._answer_offsets[document : document + 2].tolist()
+        found: npt.NDArray[np.int32] = self._answers[start:stop].reshape(-1, 3)
+        return found
+
+    @cached_property
+    def _answers(self) -> npt.NDArray[np.int32]:
+        return self._map("answers")
+
+    @cached_property
+    def _answer_offsets(self) -> npt.NDArray[np.int64]:
+        return self._map("answer_offsets")
 
     @cached_property
     def doc_ids(self) -> DocIds:
@@ -158,10 +183,8 @@ class TokenStore:
         self.bos_id: int | None = description["bos_id"]
         splits: dict[str, dict[BucketKey, Bucket]] = {"train": {}, "valid": {}}
         for entry in description["buckets"]:
-            key = BucketKey(entry["language"], entry["source"], entry["topic"])
-            splits[entry["split"]][key] = Bucket(
-                key, root / entry["folder"], entry["documents"], entry["tokens"], digest(entry["files"])
-            )
+            bucket = Bucket(root, entry)
+            splits[entry["split"]][bucket.key] = bucket
         self.train: Mapping[BucketKey, Bucket] = splits["train"]
         self.valid: Mapping[BucketKey, Bucket] = splits["valid"]
 

@@ -13,6 +13,8 @@ def check_processes(training: Training, processes: Processes) -> None:
     Raises:
         UserError: one of the settings needs another number of processes, another type, or a GPU.
     """
+    _check_weights(training, processes)
+    _check_memory(training, processes)
     if training.batch_rows % (training.micro_batch_rows * processes.world):
         raise UserError(
             f"batch_rows must be a multiple of micro_batch_rows ({training.micro_batch_rows}) times the number of "
@@ -26,8 +28,6 @@ def check_processes(training: Training, processes: Processes) -> None:
             where=f"training.benchmarks_every_tokens = {training.benchmarks_every_tokens}",
             remedy="set it to 0 and run `reprise evaluate` afterwards",
         )
-    _check_weights(training, processes)
-    _check_memory(training, processes)
 
 
 def _check_weights(training: Training, processes: Processes) -> None:

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import torch
 from typing_extensions import TypedDict
@@ -59,6 +59,8 @@ class BucketSpent(TypedDict):
     """Tokens of its documents."""
     epochs: float
     """Passes over them."""
+    answer_tokens: NotRequired[int]
+    """Tokens of answers among those trained on, on average; absent where there are no conversations."""
 
 
 @record
@@ -350,7 +352,7 @@ def _leave_if_asked(trainer: Trainer, final: Path) -> None:
 def _spent(trainer: Trainer) -> list[BucketSpent]:
     """Tokens that each bucket of the mixture gave, and how often it was read."""
     spent: list[BucketSpent] = []
-    for saved in trainer.sampler.state()["buckets"]:
+    for saved, opened in zip(trainer.sampler.state()["buckets"], trainer.sampler.opened, strict=True):
         entry, source, topic = saved["entry"], saved["source"], saved["topic"]
         language = trainer.stage.mixture[entry].language
         available = sum(
@@ -358,14 +360,15 @@ def _spent(trainer: Trainer) -> list[BucketSpent]:
             for key, bucket in trainer.store.train.items()
             if key.language == language and key.source == source and topic in (None, key.topic)
         )
-        spent.append(
-            {
-                "entry": entry,
-                "source": source,
-                "topic": topic,
-                "spent": saved["tokens"],
-                "available": available,
-                "epochs": round(saved["tokens"] / available, 4) if available else 0.0,
-            }
-        )
+        bucket: BucketSpent = {
+            "entry": entry,
+            "source": source,
+            "topic": topic,
+            "spent": saved["tokens"],
+            "available": available,
+            "epochs": round(saved["tokens"] / available, 4) if available else 0.0,
+        }
+        if (share := opened.documents.answer_share) is not None:
+            bucket["answer_tokens"] = round(saved["tokens"] * share)
+        spent.append(bucket)
     return spent

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from reprise.model.likelihood import cut_windows, token_nll
+from reprise.model.likelihood import clip_stretches, cut_windows, token_nll
 from reprise.model.loss import IGNORE
 from reprise.recipe.training import Validation
 from reprise.stable_random import permutation, resamples
@@ -74,8 +74,8 @@ class _Window:
     document: int
     """Index among all documents that are measured."""
     ids: Ids
-    first: int
-    """Position of the first scored token."""
+    scored: list[tuple[int, int]]
+    """(start, stop) of the tokens that are scored, in `ids`."""
 
 
 class HeldOut:
@@ -83,7 +83,8 @@ class HeldOut:
 
     Bits per byte are those of the evaluation (`reprise.evaluation.bits_per_byte`): every token of the text is scored
     once, the first one behind the token that begins a text, in the same overlapping windows; EOS, which is no text, is
-    not scored. So a guard sees the quantity that the verdict is about.
+    not scored. So a guard sees the quantity that the verdict is about. Of a conversation the text of the answers is
+    scored, over their bytes.
     """
 
     def __init__(
@@ -117,10 +118,17 @@ class HeldOut:
                 continue
             documents = _choose(bucket, settings.max_tokens)
             for index, document in enumerate(documents, start=self._ends[-1] if self._ends else 0):
-                text = _text_of(bucket.tokens[bucket.offsets[document] : bucket.offsets[document + 1]], special_ids)
+                stored = bucket.tokens[bucket.offsets[document] : bucket.offsets[document + 1]]
+                text, skipped = _text_of(stored, special_ids)
                 ids = np.concatenate([[start_id], text])
+                answers = bucket.answers(document)
+                stretches = answers[:, :2] - skipped + 1 if len(answers) else None
                 windows += [
-                    _Window(index, ids[begin:end], first - begin)
+                    _Window(
+                        index,
+                        ids[begin:end],
+                        [(start - begin, stop - begin) for start, stop in clip_stretches(stretches, first, end)],
+                    )
                     for begin, end, first in cut_windows(len(ids), *window)
                 ]
             self._keys.append(key)
@@ -193,11 +201,11 @@ def _choose(bucket: Bucket, max_tokens: int) -> np.ndarray[Any, Any]:
     return np.sort(order[:count])
 
 
-def _text_of(ids: Ids, special_ids: Collection[int]) -> Ids:
-    """The tokens of a document without the BOS and EOS around it."""
+def _text_of(ids: Ids, special_ids: Collection[int]) -> tuple[Ids, int]:
+    """The tokens of a document without the BOS and EOS around it, and how many of them were before it."""
     start = int(len(ids) > 0 and int(ids[0]) in special_ids)
     end = len(ids) - int(len(ids) > start and int(ids[-1]) in special_ids)
-    return ids[start:end]
+    return ids[start:end], start
 
 
 def _run(model: Any, batch: list[_Window], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -207,7 +215,9 @@ def _run(model: Any, batch: list[_Window], device: torch.device) -> tuple[torch.
     labels = np.full(shape, IGNORE, dtype=np.int64)
     for row, window in enumerate(batch):
         ids[row, : len(window.ids)] = window.ids
-        labels[row, window.first : len(window.ids)] = window.ids[window.first :]
+        for start, stop in window.scored:
+            labels[row, start:stop] = window.ids[start:stop]
     nll = token_nll(model, torch.from_numpy(ids).to(device), labels=torch.from_numpy(labels).to(device))
-    tokens = torch.tensor([len(window.ids) - window.first for window in batch], dtype=torch.float64, device=device)
+    counts = [sum(stop - start for start, stop in window.scored) for window in batch]
+    tokens = torch.tensor(counts, dtype=torch.float64, device=device)
     return nll.double().sum(dim=1), tokens

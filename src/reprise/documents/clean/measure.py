@@ -70,8 +70,10 @@ def measure_stage(read: Path, clean: Clean, *, sample: int = 500, examples: int 
         examples: documents shown for each rule.
     """
     buckets: dict[tuple[str, str], list[tuple[str, Measured]]] = defaultdict(list)
-    for batch in read_table(read / DOCUMENTS, ["text", "lang", "source", "origin"]):
+    for batch in read_table(read / DOCUMENTS, ["text", "lang", "source", "origin", "messages"]):
         for row in batch.to_pylist():
+            if row["messages"] is not None:
+                continue  # the rules do not hold for conversations
             bucket = buckets[row["lang"], row["source"]]
             bucket.append((hash_text(row["text"]), {"text": row["text"], "origin": row["origin"]}))
             if len(bucket) > 2 * sample + 1000:

@@ -12,6 +12,7 @@ from reprise.documents.clean.heuristics import find_broken
 from reprise.documents.clean.personal_data import mask_personal_data
 from reprise.documents.engine import Engine
 from reprise.documents.part_step import Drop, Outcome, RowsOrigin, StepCounts, Tally, pass_through, run_step
+from reprise.model.conversation import Message, dump_messages, load_messages, text_of
 from reprise.recipe.documents import Clean
 from reprise.records import record
 from reprise.workspace import Work
@@ -50,21 +51,30 @@ def run(work: Work, *, clean: Clean, engine: Engine) -> None:
 
 
 def clean_rows(clean: Clean, rows: pa.Table, origin: RowsOrigin) -> Outcome:
-    """Repaired texts, and which rows are dropped."""
-    before = rows["text"].to_pylist()
-    texts = [repair(text) for text in before] if clean.fix_unicode else before
-    tally: Tally = Counter({_REPAIRED: sum(old != new for old, new in zip(before, texts, strict=True))})
+    """Repaired texts, and which rows are dropped.
+
+    The messages of a conversation are repaired one by one. Short ones and odd ones stay: the rules are made for pages.
+    """
+    conversations = [None if one is None else load_messages(one) for one in rows["messages"].to_pylist()]
+    before = [
+        [text] if messages is None else [message["content"] for message in messages]
+        for text, messages in zip(rows["text"].to_pylist(), conversations, strict=True)
+    ]
+    parts = [[repair(part) for part in one] for one in before] if clean.fix_unicode else before
+    tally: Tally = Counter({_REPAIRED: sum(old != new for old, new in zip(before, parts, strict=True))})
     if clean.mask_personal_data:
         patterns = {lang: clean.personal_data_of(lang) for lang in set(rows["lang"].to_pylist())}
         masked = [
-            mask_personal_data(text, patterns[lang]) for text, lang in zip(texts, rows["lang"].to_pylist(), strict=True)
+            [mask_personal_data(part, patterns[lang]) for part in one]
+            for one, lang in zip(parts, rows["lang"].to_pylist(), strict=True)
         ]
-        texts = [text for text, _ in masked]
-        for _, kinds in masked:
+        parts = [[text for text, _ in one] for one in masked]
+        for _, kinds in (part for one in masked for part in one):
             tally.update({(_MASKED, kind): count for kind, count in kinds.items()})
-    drops: list[Drop] = []
+    changed, drops = _put_back(conversations, parts)
+    texts = [one[0] if messages is None else text_of(messages) for one, messages in zip(parts, changed, strict=True)]
     for row, text in enumerate(texts):
-        if len(text) < clean.min_chars:
+        if changed[row] is None and len(text) < clean.min_chars:
             drops.append((row, "too_short", f"{len(text)} characters, at least {clean.min_chars} needed"))
     gone = {row for row, _, _ in drops}
     langs, sources = rows["lang"].to_pylist(), rows["source"].to_pylist()
@@ -73,9 +83,31 @@ def clean_rows(clean: Clean, rows: pa.Table, origin: RowsOrigin) -> Outcome:
             row
             for row in range(rows.num_rows)
             if langs[row] == lang and sources[row] in clean.heuristics_sources and row not in gone
+            if changed[row] is None
         ]
         drops += _judge(clean, lang, judged, texts)
-    return Outcome(columns={"text": texts}, drops=drops, tally=tally)
+    columns: dict[str, list[str | None]] = {"text": list(texts)}
+    if any(messages is not None for messages in changed):
+        columns["messages"] = [None if messages is None else dump_messages(messages) for messages in changed]
+    return Outcome(columns=columns, drops=drops, tally=tally)
+
+
+def _put_back(
+    conversations: Sequence[list[Message] | None], parts: Sequence[Sequence[str]]
+) -> tuple[list[list[Message] | None], list[Drop]]:
+    """Conversations with repaired contents; those of which a message is empty now are dropped."""
+    changed: list[list[Message] | None] = []
+    drops: list[Drop] = []
+    for row, (messages, contents) in enumerate(zip(conversations, parts, strict=True)):
+        if messages is None:
+            changed.append(None)
+            continue
+        changed.append(
+            [{"role": old["role"], "content": content} for old, content in zip(messages, contents, strict=True)]
+        )
+        if not all(contents):
+            drops.append((row, "empty_message", "nothing is left of a message once control characters are out"))
+    return changed, drops
 
 
 def _judge(clean: Clean, lang: str, rows: Sequence[int], texts: Sequence[str]) -> Iterator[Drop]:

@@ -10,8 +10,10 @@ from typing import Any
 from reprise.recipe.documents import Input
 from reprise.recipe.languages.codes import find_language, is_undetermined
 
-FIELDS = ("text", "id", "lang", "source", "topic", "origin", "split")
-_OPTIONAL = ("id", "topic")
+FIELDS = ("text", "id", "lang", "source", "topic", "origin", "split", "licence")
+_USUAL_NAMES = {"licence": "license", "origin": None, "split": None}
+"""Names that are read where the recipe maps none; `origin` and `split` often mean something else in files."""
+_OPTIONAL = ("id", "topic", "licence")
 """Fields that nothing needs: a value that cannot be text is left out and counted."""
 _UUID_BYTES = 16
 
@@ -25,10 +27,10 @@ class _NoTextError(Exception):
 
 
 def names_to_read(entry: Input) -> dict[str, str]:
-    """Field -> name in the file. `origin` and `split` often mean something else in files: they count where mapped."""
+    """Field -> name in the file."""
     names = {}
     for field in FIELDS:
-        name = entry.fields.get(field, None if field in ("origin", "split") else field)
+        name = entry.fields.get(field, _USUAL_NAMES.get(field, field))
         if name is not None and not (field in entry.fields and entry.fields[field] is None):
             names[field] = name
     return names
@@ -88,7 +90,7 @@ def check_fields(values: dict[str, Any], entry: Input) -> tuple[dict[str, str | 
         raise UnreadableError("split_is_not_train_or_valid")
     if entry.fields.get("split") and fields.get("split") is None:
         raise UnreadableError("no_split")
-    return {name: fields.get(name) or None for name in FIELDS}, tuple(left_out)
+    return {name: fields.get(name) or None for name in (*FIELDS, "messages")}, tuple(left_out)
 
 
 def as_text(value: Any) -> str | None:

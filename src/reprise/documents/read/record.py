@@ -1,14 +1,23 @@
 """A record: a document as its file gives it, or the reason why it is none."""
 
 import contextlib
+import functools
 import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from reprise.documents.read.conversations import (
+    UNANSWERED,
+    Lookup,
+    find_conversation,
+    is_told,
+    may_be_recognised,
+)
 from reprise.documents.read.fields import UnreadableError, check_fields, find_value
 from reprise.documents.read.formats import NO_TEXT_FILES
+from reprise.model.conversation import dump_messages, text_of
 from reprise.recipe.documents import Input
 
 MAX_DOCUMENT_BYTES = 64 << 20
@@ -99,7 +108,8 @@ def read_one(file: str, line: int, raw: bytes | None, format: str, entry: Input,
             raise UnreadableError("not_json") from None
         if not isinstance(value, dict):
             raise UnreadableError("not_an_object")
-        return as_record(file, line, {field: find_value(value, name) for field, name in names.items()}, entry)
+        values = {field: find_value(value, name) for field, name in names.items()}
+        return as_record(file, line, values, entry, functools.partial(find_value, value))
     except UnreadableError as reason:
         return Reject(file, line, str(reason), excerpt_of(raw))
 
@@ -119,14 +129,27 @@ def decode(raw: bytes, entry: Input) -> str:
         raise UnreadableError("not_utf8" if entry.encoding == "auto" else "wrong_encoding") from None
 
 
-def as_record(file: str, line: int, values: dict[str, Any], entry: Input) -> Record:
+def as_record(file: str, line: int, values: dict[str, Any], entry: Input, lookup: Lookup | None = None) -> Record:
     """The record of a document's values.
+
+    Args:
+        file: path as it is shown.
+        line: line or row.
+        values: field -> value as the file gives it.
+        entry: the input.
+        lookup: the value of any other name in the record, for conversations; None where there are no others.
 
     Raises:
         UnreadableError: they make no document.
     """
+    unanswered = False
+    if lookup is not None and (is_told(entry) or (values.get("text") is None and may_be_recognised(entry))):
+        conversation = find_conversation(lookup, entry)
+        if conversation is not None:
+            messages, unanswered = conversation
+            values = {**values, "text": text_of(messages), "messages": dump_messages(messages)}
     fields, left_out = check_fields(values, entry)
-    return Record(file, line, fields, left_out)
+    return Record(file, line, fields, (*left_out, UNANSWERED) if unanswered else left_out)
 
 
 def excerpt_of(raw: bytes | str | None) -> str:

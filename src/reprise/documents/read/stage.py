@@ -72,6 +72,10 @@ class ReadCounts(TypedDict):
     """UTF-8 bytes of the documents."""
     languages_detected: int
     """Documents whose language was detected, as nothing named it."""
+    conversations: int
+    """Documents that are conversations."""
+    licences: dict[str, dict[str, int]]
+    """Source -> licence that documents carry -> documents, for the model card."""
     fields_left_out: dict[str, int]
     """Field -> documents whose value was no text: the id is then the hash of the text, the topic is left to `label`."""
     buckets: list[BucketCount]
@@ -117,6 +121,9 @@ class PieceCounts:
     """(language, source, split) -> documents."""
     text_bytes: int = 0
     languages_detected: int = 0
+    conversations: int = 0
+    licences: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """(source, licence) -> documents."""
     not_in_sample: int = 0
     fields_left_out: Counter[str] = field(default_factory=Counter)
     skipped: list[SkippedFile] = field(default_factory=list)
@@ -128,6 +135,8 @@ class PieceCounts:
         self.buckets.update(other.buckets)
         self.text_bytes += other.text_bytes
         self.languages_detected += other.languages_detected
+        self.conversations += other.conversations
+        self.licences.update(other.licences)
         self.not_in_sample += other.not_in_sample
         self.fields_left_out.update(other.fields_left_out)
         self.skipped += other.skipped
@@ -160,6 +169,10 @@ def run(work: Work, *, inputs: list[Input], engine: Engine, valid_share: float, 
     skipped = summarise_skipped(total.skipped)
     if skipped:
         console.print(f"read: skipped {describe_skipped(skipped)}", markup=False, highlight=False, soft_wrap=True)
+    if total.conversations:
+        console.print(
+            f"read: {total.conversations:,} of {total.documents:,} documents are conversations", highlight=False
+        )
     for index, entry in enumerate(inputs):
         if not per_input[index]:
             raise UserError(
@@ -177,6 +190,8 @@ def run(work: Work, *, inputs: list[Input], engine: Engine, valid_share: float, 
             reject_reasons=dict(total.rejects.most_common()),
             text_bytes=total.text_bytes,
             languages_detected=total.languages_detected,
+            conversations=total.conversations,
+            licences=_by_source(total.licences),
             fields_left_out=dict(total.fields_left_out),
             buckets=[
                 BucketCount(language=lang, source=source, split=split, documents=count)
@@ -247,6 +262,9 @@ def _read_piece(output: str, valid_share: float, piece: ReadPiece) -> PieceCount
             rows = [_as_row(record) for record in records if _sampled(str(record.fields["text"]), entry.sample)]
             counts.not_in_sample += len(records) - len(rows)
             counts.fields_left_out.update(name for record in records for name in record.left_out)
+            counts.conversations += sum(row["messages"] is not None for row in rows)
+            licences = [(row["source"], row.pop("licence")) for row in rows]
+            counts.licences.update((source, licence) for source, licence in licences if licence is not None)
             counts.languages_detected += _fill(rows, valid_share, piece.entry.language_identifier)
             counts.buckets.update((row["lang"], row["source"], row["split"]) for row in rows)
             counts.text_bytes += sum(len(row["text"].encode()) for row in rows)
@@ -313,6 +331,14 @@ def _fill(rows: list[Row], valid_share: float, identifier: Identifier) -> int:
     return len(unknown)
 
 
+def _by_source(licences: Counter[tuple[str, str]]) -> dict[str, dict[str, int]]:
+    """Source -> licence -> documents, the most frequent first."""
+    table: dict[str, dict[str, int]] = {}
+    for (source, licence), count in sorted(licences.items(), key=lambda item: (item[0][0], -item[1], item[0][1])):
+        table.setdefault(source, {})[licence] = count
+    return table
+
+
 def _join_rejects(output: Path) -> int:
     """Put the pieces' rejects into one file, in order; returns how many there are."""
     count = 0
@@ -328,7 +354,24 @@ def _join_rejects(output: Path) -> int:
     return count
 
 
+_BROKEN = "an optional system message, then user and assistant in turn, is a conversation (docs/documents.md)"
 _REMEDIES = {
+    "no_conversation": "name the field that holds the conversation: `fields: {messages: NAME}`",
+    "tool_message": "conversations with tools cannot be read; take them out",
+    **dict.fromkeys(
+        (
+            "messages_are_not_a_list",
+            "message_is_not_an_object",
+            "message_is_not_text",
+            "unknown_role",
+            "no_messages",
+            "system_message_is_not_the_first",
+            "roles_do_not_alternate",
+            "empty_message",
+            "no_answer",
+        ),
+        _BROKEN,
+    ),
     "no_text": "name the field that holds the text: `fields: {text: NAME}`",
     "text_is_not_a_string": "name the field that holds the text: `fields: {text: NAME}`",
     "unknown_language_code": "write a code of ISO 639 or BCP 47, or set it for the input: `constants: {lang: tr}`",

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from reprise.documents.read import record
+from reprise.documents.read.conversations import is_told, names_of_conversations
 from reprise.documents.read.fields import UnreadableError, find_value, names_to_read
 from reprise.errors import UserError
 from reprise.recipe.documents import Input
@@ -47,24 +48,27 @@ class _Columns:
         self._name, self._entry = name, entry
         self._columns: dict[str, tuple[list[str], str]] = {}
         """Field -> (column and fields of structs on the way, what is left of the dotted name)."""
+        self._others = _conversation_columns(schema, entry)
+        """The same of the columns that conversations are made of."""
         for field, column in names_to_read(entry).items():
             located = _locate(schema, column)
             if located is not None:
                 self._columns[field] = located
-            elif field == "text" or field in entry.fields:
+            elif (field == "text" and not self._others) or field in entry.fields:
                 raise UserError(
                     f"there is no column {column!r} for the field {field}; the columns are {', '.join(schema.names)}",
                     where=name,
                     remedy=f"map it in documents.inputs: `fields: {{{field}: COLUMN}}`",
                 )
-        for path, _ in self._columns.values():
+        for path, _ in [*self._columns.values(), *self._others.values()]:
             if schema.names.count(path[0]) > 1:
                 raise UserError(
                     f"there are {schema.names.count(path[0])} columns {path[0]!r}",
                     where=name,
                     remedy="rename all but one of them",
                 )
-        self._check_text(schema)
+        if "text" in self._columns:
+            self._check_text(schema)
 
     def _check_text(self, schema: pa.Schema) -> None:
         path, rest = self._columns["text"]
@@ -81,7 +85,8 @@ class _Columns:
 
     def paths(self) -> list[str]:
         """Dotted names of the columns to read."""
-        return list(dict.fromkeys(".".join(path) for path, _ in self._columns.values()))
+        paths = [*self._columns.values(), *self._others.values()]
+        return list(dict.fromkeys(".".join(path) for path, _ in paths))
 
     def checked(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """A batch of a file whose offsets and sizes Arrow takes as they are: with wrong ones it reads any memory.
@@ -89,7 +94,7 @@ class _Columns:
         Raises:
             pa.ArrowInvalid: they are wrong.
         """
-        for name in dict.fromkeys(path[0] for path, _ in self._columns.values()):
+        for name in dict.fromkeys(path[0] for path, _ in [*self._columns.values(), *self._others.values()]):
             column = batch.column(batch.schema.names.index(name))
             if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
                 # As bytes: text that is no UTF-8 is a reject of its row, not of the file.
@@ -104,24 +109,43 @@ class _Columns:
             for start in range(0, batch.num_rows, _BATCH_ROWS):
                 rows = batch.slice(start, _BATCH_ROWS)
                 values = {field: _values(rows, path) for field, (path, _) in self._columns.items()}
+                others = {name: _values(rows, path) for name, (path, _) in self._others.items()}
                 for index in range(rows.num_rows):
                     row += 1
-                    yield self._read_row(row, {field: column[index] for field, column in values.items()})
+                    yield self._read_row(
+                        row,
+                        {field: column[index] for field, column in values.items()},
+                        {name: column[index] for name, column in others.items()},
+                    )
 
-    def _read_row(self, row: int, values: dict[str, Any]) -> record.Item:
-        text = values["text"]
+    def _read_row(self, row: int, values: dict[str, Any], others: dict[str, Any]) -> record.Item:
+        text = values.get("text") or next(iter(others.values()), None)
         try:
-            for field, value in values.items():
-                if value is _UNDECODABLE:
-                    raise UnreadableError("not_utf8")
-                if isinstance(value, _Utf8) or (field == "text" and isinstance(value, bytes)):
-                    values[field] = record.decode(bytes(value), self._entry)
-                if rest := self._columns[field][1]:
-                    values[field] = find_value(values[field], rest)
-            return record.as_record(self._name, row, values, self._entry)
+            self._decode(values, self._columns)
+            self._decode(others, self._others)
+            return record.as_record(self._name, row, values, self._entry, others.get if others else None)
         except UnreadableError as reason:
             excerpt = text if isinstance(text, bytes) else str("" if text in (None, _UNDECODABLE) else text)
             return record.Reject(self._name, row, str(reason), record.excerpt_of(excerpt))
+
+    def _decode(self, values: dict[str, Any], columns: dict[str, tuple[list[str], str]]) -> None:
+        """Bytes of text columns to text, and what is inside of other columns by the rest of its name."""
+        for field, value in values.items():
+            if value is _UNDECODABLE:
+                raise UnreadableError("not_utf8")
+            if isinstance(value, _Utf8) or (field == "text" and isinstance(value, bytes)):
+                values[field] = record.decode(bytes(value), self._entry)
+            if rest := columns[field][1]:
+                values[field] = find_value(values[field], rest)
+
+
+def _conversation_columns(schema: pa.Schema, entry: Input) -> dict[str, tuple[list[str], str]]:
+    """The columns that conversations are made of, where the recipe says so or there is no column of text."""
+    if not is_told(entry) and ("text" in entry.fields or "text" in schema.names):
+        return {}
+    names = [name for field_names in names_of_conversations(entry).values() for name in field_names]
+    located = {name: _locate(schema, name) for name in names}
+    return {name: where for name, where in located.items() if where is not None}
 
 
 class _Utf8(bytes):
@@ -199,25 +223,36 @@ def read_csv(stream: BinaryIO, name: str, format: str, entry: Input) -> Iterator
     names = names_to_read(entry)
     try:
         header = next(reader, [])
-        _check_header(header, names, name, entry)
+        others = _conversation_header(header, entry)
+        _check_header(header, names, name, entry, needs_text=not others)
         places = {field: header.index(column) for field, column in names.items() if column in header}
         for row in reader:
             if not row:
                 continue
-            yield _read_csv_row(name, reader.line_num, row, len(header), places, entry)
+            yield _read_csv_row(name, reader.line_num, row, len(header), places, entry, others)
     except csv.Error as error:
         raise UserError(
             f"the table is damaged: {error}", where=f"{name}:{reader.line_num}", remedy="correct its quotation marks"
         ) from None
 
 
-def _check_header(header: list[str], names: dict[str, str], name: str, entry: Input) -> None:
+def _conversation_header(header: list[str], entry: Input) -> dict[str, int]:
+    """Name -> column of what conversations are made of, where the recipe says so or there is no column of text."""
+    if not is_told(entry) and ("text" in entry.fields or "text" in header):
+        return {}
+    names = [name for field_names in names_of_conversations(entry).values() for name in field_names]
+    return {name: header.index(name) for name in names if name in header}
+
+
+def _check_header(
+    header: list[str], names: dict[str, str], name: str, entry: Input, *, needs_text: bool = True
+) -> None:
     for field, column in names.items():
         if header.count(column) > 1:
             raise UserError(
                 f"there are {header.count(column)} columns {column!r}", where=f"{name}:1", remedy="rename all but one"
             )
-        if column not in header and (field == "text" or field in entry.fields):
+        if column not in header and ((field == "text" and needs_text) or field in entry.fields):
             raise UserError(
                 f"there is no column {column!r} for the field {field}; the columns are {', '.join(header)[:300]}",
                 where=f"{name}:1",
@@ -226,15 +261,22 @@ def _check_header(header: list[str], names: dict[str, str], name: str, entry: In
 
 
 def _read_csv_row(
-    name: str, line: int, row: list[str], num_columns: int, places: dict[str, int], entry: Input
+    name: str,
+    line: int,
+    row: list[str],
+    num_columns: int,
+    places: dict[str, int],
+    entry: Input,
+    others: dict[str, int],
 ) -> record.Item:
     try:
         if len(row) != num_columns:
             raise UnreadableError("wrong_number_of_columns")
-        values: dict[str, Any] = {}
-        for field, column in places.items():
-            raw = row[column].encode("utf-8", "surrogateescape")
-            values[field] = record.decode(raw, entry) or None
-        return record.as_record(name, line, values, entry)
+        values, more = (
+            {field: record.decode(row[column].encode("utf-8", "surrogateescape"), entry) or None
+             for field, column in fields.items()}
+            for fields in (places, others)
+        )  # fmt: skip
+        return record.as_record(name, line, dict(values), entry, more.get if more else None)
     except UnreadableError as reason:
         return record.Reject(name, line, str(reason), record.excerpt_of(",".join(row)))

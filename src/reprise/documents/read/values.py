@@ -1,5 +1,6 @@
 """JSON files: JSON Lines under the name .json, an array of objects, or objects one after another on any lines."""
 
+import functools
 import io
 import json
 from collections.abc import Iterator
@@ -35,7 +36,7 @@ def read_json(stream: BinaryIO, name: str, entry: Input) -> Iterator[record.Item
             if not isinstance(value, dict):
                 raise UnreadableError("not_an_object")
             fields = {field: find_value(value, key) for field, key in names.items()}
-            yield record.as_record(name, index, fields, entry)
+            yield record.as_record(name, index, fields, entry, functools.partial(find_value, value))
         except UnreadableError as reason:
             yield record.Reject(name, index, str(reason), record.excerpt_of(text))
 
