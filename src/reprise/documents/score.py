@@ -18,12 +18,9 @@ import torch
 from typing_extensions import TypedDict
 
 from reprise.documents.table import DOCUMENTS, count_rows, read_table, write_part
-<<<<<<< HEAD
-from reprise.model.devices import own_device
-=======
 from reprise.model.chat import ChatTemplate, encode_documents
 from reprise.model.conversation import answer_bytes, load_messages
->>>>>>> main
+from reprise.model.devices import own_device
 from reprise.model.likelihood import document_nll, fit_window, native_dtype
 from reprise.model.loading import load_config, load_model
 from reprise.model.tokenizer import open_tokenizer

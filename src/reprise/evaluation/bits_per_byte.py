@@ -13,14 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from reprise.evaluation.model import EvaluatedModel
-<<<<<<< HEAD
 from reprise.evaluation.pieces import measure_pieces
-from reprise.model.likelihood import document_nll, fit_window
-=======
 from reprise.model.chat import encode_documents
 from reprise.model.conversation import answer_bytes, load_messages
 from reprise.model.likelihood import Stretches, document_nll, fit_window
->>>>>>> main
 from reprise.model.loading import load_config
 from reprise.progress import track
 from reprise.recipe.evaluation import Evaluation
@@ -69,17 +65,17 @@ def measure_bits(
     if not texts:
         return np.zeros(0)
     max_length, stride = fit_window(load_config(evaluated.settings), settings.max_length, settings.stride)
-<<<<<<< HEAD
     measure = partial(_measure_texts, max_length, stride, settings.batch_tokens)
     shards = cut_shards([len(text.text.encode()) for text in texts])
     pieces = []
     for shard in shards:
-        members = [texts[position].text for position in shard]
-        key = [_FORMAT, evaluated.fingerprint, max_length, stride, members]
+        members = [texts[position] for position in shard]
+        content = [text.text if text.messages is None else [text.messages] for text in members]
+        key = [_FORMAT, evaluated.fingerprint, max_length, stride, content]
         pieces.append((cache / f"bits-{digest(key)}.json", members))
     with track(what, len(evaluated.processes.own_pieces(pieces)), "shards") as advance:
 
-        def own(members: Sequence[str]) -> list[float]:
+        def own(members: Sequence[Text]) -> list[float]:
             result = measure(evaluated, members)
             advance(1)
             return result
@@ -109,22 +105,11 @@ def cut_shards(sizes: Sequence[int]) -> list[list[int]]:
 
 
 def _measure_texts(
-    max_length: int, stride: int, batch_tokens: int, evaluated: EvaluatedModel, texts: Sequence[str]
+    max_length: int, stride: int, batch_tokens: int, evaluated: EvaluatedModel, texts: Sequence[Text]
 ) -> list[float]:
     """Bits of each text; JSON keeps every bit of them."""
-    documents = encode(evaluated.text_tokenizer, texts)
-    bits: list[float] = _measure(evaluated, documents, max_length, stride, batch_tokens).tolist()
-=======
-    content = [text.text if text.messages is None else [text.messages] for text in texts]
-    key = [_FORMAT, evaluated.fingerprint, max_length, stride, content]
-    path = cache / f"bits-{digest(key)}.json"
-    if (known := read_checked(path)) is not None:
-        return np.asarray(known, dtype=np.float64)
     documents, stretches = encode(evaluated, texts)
-    with track(what, sum(len(ids) - 1 for ids in documents), "tokens") as advance:
-        bits = _measure(evaluated, documents, stretches, max_length, stride, settings.batch_tokens, advance)
-    write_checked(path, bits.tolist())  # JSON keeps every bit of a float64
->>>>>>> main
+    bits: list[float] = _measure(evaluated, documents, stretches, max_length, stride, batch_tokens).tolist()
     return bits
 
 
@@ -139,13 +124,7 @@ def _measure(
     if not evaluated.in_process:
         from reprise.evaluation.backends import document_bits
 
-<<<<<<< HEAD
-        return document_bits(evaluated.remote, documents, max_length=max_length, stride=stride)
-=======
-        return document_bits(
-            evaluated.remote, documents, stretches, max_length=max_length, stride=stride, advance=advance
-        )
->>>>>>> main
+        return document_bits(evaluated.remote, documents, stretches, max_length=max_length, stride=stride)
     nll, _ = document_nll(
         evaluated.model,
         documents,
@@ -153,11 +132,7 @@ def _measure(
         stride=stride,
         batch_tokens=batch_tokens,
         device=evaluated.device,
-<<<<<<< HEAD
-=======
-        advance=advance,
         stretches=stretches,
->>>>>>> main
     )
     bits: npt.NDArray[np.float64] = nll / np.log(2)
     return bits

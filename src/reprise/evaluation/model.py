@@ -8,13 +8,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-<<<<<<< HEAD
 from reprise.errors import UserError, missing_extra
-from reprise.model.devices import own_device
-=======
-from reprise.errors import missing_extra
 from reprise.model.chat import ChatTemplate
->>>>>>> main
+from reprise.model.devices import own_device
 from reprise.model.files import model_files
 from reprise.model.likelihood import native_dtype
 from reprise.model.loading import hub_commit, load_model, load_tokenizer
@@ -24,7 +20,7 @@ from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.model import Model
 from reprise.storage import digest, file_checksum
 
-_LOADED = frozenset({"model", "remote", "tokenizer", "text_tokenizer", "opened", "processes", "device"})
+_LOADED = frozenset({"model", "remote", "tokenizer", "text_tokenizer", "template", "opened", "processes", "device"})
 """What a process that helps gets for itself."""
 
 
@@ -101,15 +97,14 @@ class EvaluatedModel:
         return open_tokenizer(self.settings)
 
     @cached_property
-<<<<<<< HEAD
     def opened(self) -> dict[str, Any]:
         """What a measure has put around the weights, by its name."""
         return {}
-=======
+
+    @cached_property
     def template(self) -> ChatTemplate:
         """The model's chat template."""
         return ChatTemplate(self.settings)
->>>>>>> main
 
     def release(self) -> None:
         """Let go of the weights; the next measure loads them again."""
