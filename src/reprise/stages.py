@@ -99,7 +99,7 @@ def stages(recipe: Recipe) -> list[Stage]:
             },
             files=lambda: named_files("model", model_files(recipe.model)) | evaluation_files(recipe),
             resumable=True,
-            version=6,
+            version=7,
         ),
     ]
     report = Stage(
@@ -178,7 +178,7 @@ def _decontaminate_stage(recipe: Recipe) -> Stage:
         means={"engine": recipe.documents.engine, "data": recipe.evaluation.data},
         records=DROPPED,
         files=lambda: decontamination_files(recipe),
-        version=4,
+        version=5,
         passes_text=True,
     )
 

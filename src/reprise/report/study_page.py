@@ -8,6 +8,9 @@ from reprise.report.page import cell, fixed, percent, points, render_page
 from reprise.report.study_records import MeasureComparison, PairedDifference, StudyResult
 from reprise.storage import Json
 
+MAX_TICK_CHARS = 16
+"""Longest name of a variant on an axis, so that the names of neighbours do not meet; the table has it whole."""
+
 
 def render_study(result: StudyResult) -> str:
     """One self-contained page, on the templates of the report."""
@@ -81,31 +84,41 @@ def _amount(value: float, unit: str) -> str:
     return percent(value, 2) if unit == "relative" else f"{points(value, 2)}\u202fpoints"
 
 
+def _short(name: str) -> str:
+    """A name for an axis; the table has it whole."""
+    return name if len(name) <= MAX_TICK_CHARS else f"{name[: MAX_TICK_CHARS - 1]}…"
+
+
 def _chart(index: int, measure: str, result: StudyResult, comparison: MeasureComparison) -> Chart:
     """Differences from the baseline: each seed as a point, their mean with its interval."""
     differences = comparison["differences"]
-    names = [plot_text(variant) for variant in differences]
+    names = list(differences)
+    xs = list(range(len(names)))
     means = [100 * numbers["mean"] for numbers in differences.values()]
     reach = [
         100 * (numbers["ci"][1] - numbers["mean"]) if numbers["ci"] is not None else 0.0
         for numbers in differences.values()
     ]
-    each = [(name, 100 * value) for name, n in zip(names, differences.values(), strict=True) for value in n["values"]]
-    mean_trace = draw_line("mean, 95 % interval", [], means, 0) | {
-        "x": names,
+    each = [(x, 100 * value) for x, n in zip(xs, differences.values(), strict=True) for value in n["values"]]
+    mean_trace = draw_line("mean, 95 % interval", xs, means, 0) | {
+        "customdata": [plot_text(name) for name in names],
+        "hovertemplate": "%{customdata}: %{y:+.2f}",
         "mode": "markers",
         "marker": {"size": 10, "color": "var(--c0)"},
         "error_y": {"type": "data", "array": reach, "color": "var(--c0)"},
     }
-    seed_trace = draw_line("each seed", [], [y for _, y in each], 1) | {
-        "x": [x for x, _ in each],
+    seed_trace = draw_line("each seed", [x for x, _ in each], [y for _, y in each], 1) | {
         "mode": "markers",
         "marker": {"size": 7, "symbol": "x", "color": "var(--c1)"},
     }
     unit = "%" if all(numbers["unit"] == "relative" for numbers in differences.values()) else "points"
     better = "higher" if comparison["higher_is_better"] else "lower"
     layout = {
-        "xaxis": {"type": "category"},
+        "xaxis": {
+            "tickvals": xs,
+            "ticktext": [plot_text(_short(name)) for name in names],
+            "range": [-0.5, len(names) - 0.5],
+        },
         "yaxis": {"title": {"text": plot_text(f"against {result['baseline']}, {unit}")}, "zeroline": True},
     }
     rows: list[list[Cell]] = [
