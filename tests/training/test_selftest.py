@@ -45,7 +45,7 @@ def test_thirty_steps_are_those_of_a_plain_loop(recipe: Recipe) -> None:
 
 
 def test_rounding_alone_is_of_the_same_size(recipe: Recipe) -> None:
-    """The plain loop with its sums in another order differs from itself about as much as the trainer differs from it."""
+    """The plain loop with its sums in another order differs from itself about as much as from the trainer."""
     result = selftest(recipe, measure_rounding=True)
     alone = result["rounding"]
     assert alone is not None
