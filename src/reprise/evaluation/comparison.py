@@ -38,7 +38,7 @@ def compare_bits(
         _, document = np.unique(first_copy[members], return_inverse=True)
         # Copies of a text say once how it changed, so they are one document, of the size of all of them.
         own_before, own_after, own_bytes = (
-            np.bincount(document, column[members]) for column in (before, after, num_bytes)
+            np.bincount(document, column[members]).astype(np.float64) for column in (before, after, num_bytes)
         )
         estimate = estimate_rate(own_before, own_after, own_bytes)
         bootstrap = bootstrap_interval(own_before, own_after, bootstrap_samples)
