@@ -70,6 +70,8 @@ def described_checkpoint(tokens):
         "settings": {
             **{name: {} for name in ("stage", "rows", "optimizer", "adapter", "averaging", "model")},
             "stage_index": 0,
+            "master_weights": "float32",
+            "step_in_backward": False,
             "batch_rows": 1,
             "precision": "torch.float32",
             "seed": 0,

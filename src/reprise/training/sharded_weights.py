@@ -69,7 +69,7 @@ def allocate(objective: Objective, device: torch.device, *, offload: bool = Fals
     objective.model.tie_weights()  # to_empty made two of what was one
     for name, value in buffers.items():
         prefix, _, own = name.rpartition(".")
-        objective.get_submodule(prefix)._buffers[own] = value.to(device)
+        setattr(objective.get_submodule(prefix), own, value.to(device))
 
 
 def write_shards(weights: Mapping[str, Any], dtype: torch.dtype, folder: Path, *, writes: bool) -> None:
