@@ -31,8 +31,12 @@ SHAPES = {
         "vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
         "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": True,
     },
+    "tiny": {
+        "vocab_size": 1024, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True,
+    },
 }  # fmt: skip
-"""Of SmolLM2-135M and Llama-3.2-1B."""
+"""Of SmolLM2-135M and Llama-3.2-1B; the last to try a benchmark."""
 
 
 def main() -> None:

@@ -15,11 +15,11 @@ from reprise.documents.table import DOCUMENTS
 from reprise.errors import UserError, out_of_memory
 from reprise.freshness import walk_stages, with_needs
 from reprise.manifest import Comparison, Derivation, Manifest, differences
+from reprise.processes import Processes
 from reprise.recipe import Recipe
 from reprise.recipe.loading import format_kept
 from reprise.stages import Stage, stages
-from reprise.training.first_process import first_does
-from reprise.workspace import Status, Work, Workspace
+from reprise.workspace import Work, Workspace
 
 T = TypeVar("T")
 
@@ -53,16 +53,16 @@ def run_stages(
         UserError: a stage refused its settings or its input; what was published before stays.
     """
     workspace = Workspace(recipe.workspace)
-    ranks = _Ranks(recipe.training.collective_timeout_s)
-    run = _Run(recipe, workspace, ranks, restart=restart, adopt=adopt, others=others, say=say)
+    processes = open_processes(recipe.training.collective_timeout_s)
+    run = _Run(recipe, workspace, processes, restart=restart, adopt=adopt, others=others, say=say)
     with contextlib.ExitStack() as held, _explain_full_disk(workspace.root):
-        ranks.lead(lambda: held.enter_context(workspace.locked()))
-        ranks.lead(workspace.adopt_finished)
+        processes.first(lambda: held.enter_context(workspace.locked()))
+        processes.first(workspace.adopt_finished)
         kept = format_kept(recipe)
-        ranks.lead(lambda: workspace.keep_recipe(kept))
-        ranks.lead(lambda: _preflight(recipe, workspace, until, say))
+        processes.first(lambda: workspace.keep_recipe(kept))
+        processes.first(lambda: _preflight(recipe, workspace, until, say))
         while (damaged := run.bring_up(until)) is not None:
-            ranks.lead(partial(workspace.discard, damaged))
+            processes.first(partial(workspace.discard, damaged))
             run.up_to_date.clear()
     return run.count
 
@@ -108,7 +108,7 @@ class _Run:
 
     recipe: Recipe
     workspace: Workspace
-    ranks: "_Ranks"
+    processes: Processes
     restart: bool
     adopt: bool
     others: Sequence[Path]
@@ -122,40 +122,43 @@ class _Run:
 
     def bring_up(self, until: Sequence[str] | None) -> str | None:
         """Make the stages that are not fresh; None when all are, else the name of a damaged stage that was met."""
-        ranks = self.ranks
+        processes = self.processes
         by_name = {stage.name: stage for stage in stages(self.recipe)}
         walk = walk_stages(self.recipe, self.workspace, until)
         steps = ((stage.name, derivation, status) for stage, derivation, status in walk)
-        while (step := ranks.share(lambda: next(steps, None))) is not None:
+        while (step := self._share(lambda: next(steps, None))) is not None:
             stage, derivation, status = by_name[step[0]], step[1], step[2]
             if "read" in stage.needs:  # now the languages and sources of the text are counted
-                ranks.lead(lambda: preflight.refuse(preflight.check_text_for_mixture(self.recipe)))
+                processes.first(lambda: preflight.refuse(preflight.check_text_for_mixture(self.recipe)))
             if status.state == "fresh":
                 self.up_to_date.add(stage.name)
-                ranks.lead(self._remove_text)
+                processes.first(self._remove_text)
                 continue
             assert derivation is not None, "the stages before it were made"
             if stage.name == "score" or stage.precious:
-                ranks.lead(lambda: _check_decontaminated(self.recipe, self.workspace.manifest("decontaminate")))
+                processes.first(lambda: _check_decontaminated(self.recipe, self.workspace.manifest("decontaminate")))
             if self._found_elsewhere(stage, derivation):
                 self.up_to_date.add(stage.name)
                 continue
-            if ranks.world > 1 and not stage.parallel:
-                ranks.lead(partial(_refuse_processes, stage.name, status))
             if self.adopt and stage.precious:
-                ranks.lead(partial(_reopen_finished, stage, derivation, self.workspace, self.say))
+                processes.first(partial(_reopen_finished, stage, derivation, self.workspace, self.say))
             compared: dict[str, Comparison] = {}
             for name in stage.needs:
-                if ranks.share(partial(self._is_damaged, name, compared)):
+                if self._share(partial(self._is_damaged, name, compared)):
                     return name
-            if ranks.leads:
+            if processes.is_first:
                 self.say(f"{stage.name}: {status.reason}")
             self._make(stage, derivation, compared)
             self.known_whole.add(stage.name)
             self.up_to_date.add(stage.name)
-            ranks.lead(self._remove_text)
+            processes.first(self._remove_text)
             self.count += 1
         return None
+
+    def _share(self, action: Callable[[], T]) -> T:
+        """Let the first process do something, and give all processes what came out of it."""
+        result: T = self.processes.same(self.processes.first(action))
+        return result
 
     def _remove_text(self) -> None:
         """Where the recipe says so, remove the text of the document stages that all readers of it have read."""
@@ -172,10 +175,10 @@ class _Run:
 
     def _found_elsewhere(self, stage: Stage, derivation: Derivation) -> bool:
         """Take the stage from what was kept of it or from a run alike; whether there was one, whole."""
-        if stage.precious and self.ranks.share(lambda: self.workspace.restore(derivation)):
+        if stage.precious and self._share(lambda: self.workspace.restore(derivation)):
             self.say(f"{stage.name}: was made from these settings before and was kept")
             return True
-        if lender := self.ranks.share(lambda: self.workspace.borrow(derivation, self.others)):
+        if lender := self._share(lambda: self.workspace.borrow(derivation, self.others)):
             self.say(f"{stage.name}: the same as in {lender}")
             return True
         return False
@@ -215,28 +218,24 @@ class _Run:
     def _make(self, stage: Stage, derivation: Derivation, compared: dict[str, Comparison]) -> None:
         """Run a stage and publish it."""
         start = time.monotonic()
-        workspace, ranks = self.workspace, self.ranks
-        begun = ranks.lead(lambda: workspace.begin(derivation, restart=self.restart, adopt=self.adopt))
+        workspace, processes = self.workspace, self.processes
+        begun = processes.first(lambda: workspace.begin(derivation, restart=self.restart, adopt=self.adopt))
         work = begun or workspace.join(derivation)
         work.compared = compared
+        work.processes = processes
         with _explain_full_disk(work.output):
-            _run_with_memory(stage, work)
-        ranks.wait()
+            if stage.parallel:
+                _run_with_memory(stage, work)
+            else:
+                processes.first(lambda: _run_with_memory(stage, work))
+        processes.wait()
         seconds = time.monotonic() - start
-        ranks.lead(lambda: workspace.publish(derivation, work, seconds))
-        if ranks.leads:
+        processes.first(lambda: workspace.publish(derivation, work, seconds))
+        if processes.is_first:
             self.say(f"{stage.name}: done in {seconds:,.1f} s{_summary(work)}")
             hashing = time.monotonic() - start - seconds
             if hashing >= SAY_HASHING_S:
                 self.say(f"{stage.name}: checksums took {hashing:,.1f} s")
-
-
-def _refuse_processes(name: str, status: Status) -> None:
-    """Raise: a stage that runs in one process was asked for under torchrun."""
-    raise UserError(
-        f"{name} runs in one process and must run first ({status.state}: {status.reason})",
-        remedy=f"run `reprise {name} RECIPE` without torchrun",
-    )
 
 
 def _reopen_finished(stage: Stage, derivation: Derivation, workspace: Workspace, say: Callable[[str], None]) -> None:
@@ -328,34 +327,14 @@ def _summary(work: Work) -> str:
     return f" ({', '.join(counts[:6])})" if counts else ""
 
 
-class _Ranks:
-    """The processes that torchrun started; one process where it did not."""
+def open_processes(timeout_s: int) -> Processes:
+    """The processes that torchrun or Slurm started for this command; one where they did not.
 
-    def __init__(self, timeout_s: int) -> None:
-        self.world = int(os.environ.get("WORLD_SIZE", "1"))
-        self.leads = int(os.environ.get("RANK", "0")) == 0
-        if self.world > 1:
-            from reprise.training.parallel import start_processes
+    Args:
+        timeout_s: seconds that a process waits for the others in a collective of training.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Processes()
+    from reprise.training.parallel import join_processes  # imports torch
 
-            start_processes(timeout_s)
-
-    def lead(self, action: Callable[[], T]) -> T | None:
-        """See `first_does`."""
-        return first_does(action, is_first=self.leads, world=self.world)
-
-    def share(self, action: Callable[[], T]) -> T:
-        """Let the first process do something, and give all processes what came out of it."""
-        results = [self.lead(action)]
-        if self.world > 1:
-            import torch.distributed
-
-            torch.distributed.broadcast_object_list(results, src=0)
-        result: T = results[0]  # type: ignore[assignment]
-        return result
-
-    def wait(self) -> None:
-        """Wait until all processes are here."""
-        if self.world > 1:
-            import torch.distributed
-
-            torch.distributed.barrier()
+    return join_processes(timeout_s)

@@ -60,7 +60,8 @@ class Stage:
     """Given the counts of the published stage, why it would not pass now; empty where it would. For a setting that only
     refuses, such as `max_reject_share`, so that a change of it does not make the stage again."""
     parallel: bool = False
-    """Whether the processes that `torchrun` starts share its work; all other stages run in one process."""
+    """Whether every process that `torchrun` starts runs it; other stages run in the first one, and the others help it
+    where it has a model."""
     passes_text: bool = False
     """Whether it writes the text of its input again, so that its own may be removed once it was read."""
     version: int = 1
@@ -99,7 +100,7 @@ def stages(recipe: Recipe) -> list[Stage]:
             },
             files=lambda: named_files("model", model_files(recipe.model)) | evaluation_files(recipe),
             resumable=True,
-            version=6,
+            version=7,
         ),
     ]
     report = Stage(
@@ -178,7 +179,7 @@ def _decontaminate_stage(recipe: Recipe) -> Stage:
         means={"engine": recipe.documents.engine, "data": recipe.evaluation.data},
         records=DROPPED,
         files=lambda: decontamination_files(recipe),
-        version=4,
+        version=5,
         passes_text=True,
     )
 

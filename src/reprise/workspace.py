@@ -39,6 +39,7 @@ from reprise.manifest import (
     stale_reasons,
     write_manifest,
 )
+from reprise.processes import Processes
 from reprise.recipe.loading import KEPT, KEPT_MARK
 from reprise.storage import Json, digest, file_checksum, find_damage, sync, write_json, write_text
 
@@ -63,6 +64,8 @@ class Work:
     """The user wants to resume from what is in the folder, whatever settings it was begun under."""
     compared: dict[str, Comparison] = field(default_factory=dict)
     """Stage that it reads -> how its files were compared with their checksums."""
+    processes: Processes = field(default_factory=Processes)
+    """Those of the command: some stages run in each, the others in the first, which may spread pieces of its work."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from reprise.benchmark_files import Question, question_files, read_questions
 from reprise.documents.decontaminate import stage as decontaminate
 from reprise.documents.decontaminate.index import build_index
-from reprise.documents.decontaminate.reveal import reveal
+from reprise.documents.decontaminate.reveal import changed_parts, reveal
 from reprise.documents.decontaminate.search import find_questions
 from reprise.documents.table import DOCUMENTS, DROPPED, read_table, write_part
 from reprise.errors import UserError
@@ -53,6 +53,25 @@ def test_a_planted_question_is_found_in_every_disguise(index, disguise, number):
     for around in (ENGLISH, CHINESE):
         text = f"{around * 5}\n{hidden}\n{around * 5}"
         assert list(find_questions(index, [around * 10, text, ""], 0.5)[1]) == [number]
+    # Of a long text only what `reveal` changed is searched again; other things are changed before and behind it.
+    pages = "\n".join([ENGLISH * 2, "12", "caf\\u00e9 and a bro-\nken word", CHINESE * 2] * 30)
+    assert list(find_questions(index, [f"{pages}\n{hidden}\n{pages}"], 0.5)[0]) == [number]
+
+
+def test_parts_of_a_revealed_text_hold_every_change():
+    lines = [f"line {number} of a text that nobody changed anywhere" for number in range(2000)]
+    plain = "\n".join(lines)
+    for number in (0, 3, 999, 1000, 1999):
+        lines[number] = f"changed {number}"
+    del lines[500:503]  # dropped lines
+    lines[700:702] = ["".join(lines[700:702])]  # joined ones
+    revealed = "\n".join(lines)
+    parts = changed_parts(plain, revealed)
+    assert sum(map(len, parts)) < len(revealed) / 2 and all(part in revealed for part in parts)
+    for changed in ["changed 0\n", "changed 3\n", "changed 999\nchanged 1000\n", "changed 1999", lines[697],
+                    f"{lines[499]}\n{lines[500]}"]:  # fmt: skip
+        assert any(changed in part for part in parts), changed
+    assert changed_parts(plain, plain[:3000]) == [plain[:3000]]
 
 
 def test_clean_text_is_not_taken_for_a_question(index):

@@ -49,6 +49,12 @@ EVERY = {"validation": {"every_tokens": 10_000}}
         ({"schedule": {"kind": "wsd"}}, {}, "never decays", "error"),
         ({"schedule": {"kind": "wsd", "decay_tokens": 10_000}}, {}, None, None),
         ({"schedule": {"kind": "wsd", "decay_tokens": 60_000, "warmup_tokens": 50_000}}, {}, "its peak", "warning"),
+        ({"schedule": {"decay_tokens": 10_000}}, {}, "`constant` does not use decay_tokens", "error"),
+        ({"schedule": {"kind": "cosine", "decay_tokens": 10_000}}, {}, "`cosine` does not use decay_tokens", "error"),
+        ({"schedule": {"final_lr": 1e-7}}, {}, "`constant` does not use final_lr", "error"),
+        ({"schedule": {"kind": "cosine", "final_lr": 1e-7}}, {}, None, None),
+        ({"schedule": {"kind": "cosine", "final_lr": 1e-3}}, {}, "rises to final_lr", "warning"),
+        ({"schedule": {"initial_lr": 1e-3, "warmup_tokens": 10_000}}, {}, "the warm-up falls", "warning"),
         ({"schedule": {"warmup_tokens": 100_000}}, {}, "its peak", "warning"),
         ({"schedule": {"kind": "cosine", "warmup_tokens": 200_000}}, {}, "its peak", "warning"),
         ({"schedule": {"warmup_tokens": 99_999}}, {}, None, None),
@@ -68,6 +74,26 @@ def test_each_kind_is_told(stage: dict, training: dict, what: str | None, severi
     assert [finding.severity for finding in found] == ([] if severity is None else [severity]), found
     if what is not None:
         assert what in found[0].what and found[0].where and found[0].remedy
+
+
+KEPT = {"mixture": {"law": {"share": 1.0, "language": "en", "sources": SOURCES, "keep": True}}}
+
+
+@pytest.mark.parametrize(
+    ("stage", "evaluation", "what"),
+    [
+        (KEPT, {}, "acts after the last row"),
+        ({}, {}, "acts after the last row"),  # English is kept where nothing is named
+        ({}, {"tolerance": {}}, "nothing to keep"),
+    ],
+)
+@pytest.mark.parametrize("action", ["stop", "raise_share"])
+def test_a_guard_without_anything_to_see_is_told(stage: dict, evaluation: dict, what: str, action: str) -> None:
+    (found,) = findings(stage, {"guards": {"retention": action}}, evaluation=evaluation)
+    assert what in found.what and found.severity == "warning"
+    validated = findings(stage, {"guards": {"retention": action}, **EVERY}, evaluation=evaluation)
+    assert len(validated) == (what == "nothing to keep")
+    assert not findings(stage, {"guards": {"retention": "warn"}}, evaluation=evaluation)
 
 
 @settings(max_examples=150, deadline=None)

@@ -27,7 +27,7 @@ def study(tmp_path_factory):
     rows = [{"text": f"Some words of the document {number}.", "lang": "en", "source": "web"} for number in range(8)]
     (root / "text" / "a [1].jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     (root / "questions").mkdir()
-    (root / "questions" / "own.jsonl").write_text('{"question": "What?", "choices": ["a", "b"], "answer": 0}\n')
+    (root / "questions" / "own.jsonl").write_text('{"question": "What?", "choices": ["a", "b"], "answer": "A"}\n')
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         for seed in (1, 2):
@@ -70,6 +70,23 @@ def test_the_folder_of_a_study_shows_its_runs(study, tmp_path, monkeypatch):
         with pytest.raises(UserError, match=r"holds 2 runs") as refused:
             reprise(command, study / "runs")
         assert "base-seed-1, base-seed-2" in refused.value.remedy
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_no_number_and_no_name_is_cut_on_a_narrow_terminal(study, monkeypatch, width):
+    """The words of each table are those of a wide terminal."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    run = study / "runs" / "base-seed-1"
+    for line in (("status", run), ("status", study / "runs"), ("plan", run, "--topics"), ("clean", run, "--measure")):
+        monkeypatch.setenv("COLUMNS", "1000")
+        wide = [row.replace("┃", "│") for row in reprise(*line).splitlines() if row.startswith(("│", "┃"))]
+        monkeypatch.setenv("COLUMNS", str(width))
+        narrow = reprise(*line)
+        assert wide and "…" not in narrow, line
+        assert all(len(row) <= width for row in narrow.splitlines() if row.startswith(("│", "┃"))), line
+        shown = set(narrow.replace("┃", " ").replace("│", " ").replace(":", " ").split())
+        words = {word.rstrip(":") for row in wide for word in row.replace("│", " ").split() if len(word) <= 24}
+        assert words <= shown, (line, words - shown)
 
 
 def test_a_folder_without_runs_is_refused(tmp_path):

@@ -5,8 +5,10 @@ import pytest
 
 from reprise.errors import UserError
 from reprise.recipe.synthesis import Code
-from reprise.sandbox.run import require_sandbox
+from reprise.sandbox.run import require_sandbox, run_program
 from reprise.synthesis.mutants import mutants, stand_ins
+from reprise.synthesis.nearby import nearby_test
+from reprise.synthesis.programs import read_bank
 from reprise.synthesis.proof import prove
 
 TESTS = "assert triple([1, 20]) == [3, 60]\nassert triple([]) == []\nassert triple([-7, 11]) == [-21, 33]"
@@ -162,3 +164,51 @@ def test_wrong_versions_keep_imports_and_constants_and_differ():
         assert "import math" in source and "LIMIT = 3" in source and "b=2" in source
         compile(source, "mutant", "exec")
     assert len(mutants(program, 3)) == 3
+
+
+AREA = (
+    "assert area(13, 14) == 182\nassert area(15, 16) == 240\nassert area(12, 19) == 228\n"
+    "assert area(17, 17) == 289\nassert area(18, 11) == 198"
+)
+DAY_TESTS = (
+    "assert day(0) == 'Monday'\nassert day(8) == 'Tuesday'\nassert day(16) == 'Wednesday'\n"
+    "assert day(31) == 'Thursday'\nassert day(25) == 'Friday'"
+)
+DAYS = "['Monday', 'Tuesday', 'Wednesday', 'Thursday', 'Friday', 'Saturday', 'Sunday']"
+GRADE_TESTS = (
+    "assert grade(95) == 'very good'\nassert grade(81) == 'good'\nassert grade(70) == 'fair'\n"
+    "assert grade(52) == 'poor'\nassert grade(20) == 'failed'"
+)
+TABLES = {
+    "by a hash": "def area(a, b):\n    return {417: 182, 481: 240, 391: 228, 544: 289, 569: 198}.get((a * 31 + b) % 1009, 0)",
+    "by a square": "def area(a, b):\n    return {155: 182, 209: 240, 125: 228, 272: 289, 313: 198}[a * a - b]",
+    "by its text": "def area(a, b):\n    table = {'1314': 182, '1516': 240, '1219': 228, '1717': 289, '1811': 198}\n"
+                   "    return table.get(str(a) + str(b))",
+    "a chain": "def area(a, b):\n    key = a * 100 + b\n    for known, answer in ((1314, 182), (1516, 240), (1219, 228), "
+               "(1717, 289), (1811, 198)):\n        if key == known:\n            return answer\n    return 240",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_by_a_computed_key_is_refused(name):
+    assert prove(TABLES[name], AREA, LIMITS).drop[0] == "hard_coded"
+
+
+@pytest.mark.parametrize(
+    ("program", "tests"),
+    [
+        ("def area(a, b):\n    return a * b", AREA),
+        (f"def day(n):\n    return {DAYS}[n % 7]", DAY_TESTS),
+        ("def grade(n):\n    for least, word in ((90, 'very good'), (80, 'good'), (65, 'fair'), (50, 'poor')):\n"
+         "        if n >= least:\n            return word\n    return 'failed'", GRADE_TESTS),
+    ],
+)  # fmt: skip
+def test_few_answers_that_stand_in_an_honest_program_are_no_table(program, tests):
+    near = nearby_test(program, tests)
+    assert near is None or run_program(program, near).passed
+
+
+def test_no_problem_of_the_bank_looks_like_a_table():
+    for problem in read_bank(None):
+        near = nearby_test(problem.solution, problem.tests)
+        assert near is None or run_program(problem.solution, near).passed, problem.id

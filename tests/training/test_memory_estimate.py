@@ -13,7 +13,8 @@ from reprise.recipe import Recipe
 from reprise.recipe.training import Adapter
 from reprise.training import memory_plan, stage
 from reprise.training.adapter import add_adapter
-from reprise.training.memory_estimate import Setup, changes_that_fit, estimate_memory, measure_shape
+from reprise.training.memory_advice import changes_that_fit
+from reprise.training.memory_estimate import Setup, estimate_memory, measure_shape
 from reprise.training.trainer import Trainer
 
 CONFIG = LlamaConfig(

@@ -38,6 +38,8 @@ def test_the_log_says_what_was_chosen_and_the_setting(monkeypatch):
     (line,) = describe_threads(Training(), 4, 4, 1, 1.9)
     assert "1.9 of 4 cores" in line and "4 threads" in line and "GOMP_SPINCOUNT=1000" in line
     assert "training.threads=2" in line
+    (line,) = describe_threads(Training(), 1, 4, 1, 1.9)
+    assert "1 thread (" in line and "training.threads" not in line
     (line,) = describe_threads(Training(), 1, 8, 2, None)
     assert "2 processes uses 1 of 8 cores (OMP_NUM_THREADS=1" in line and "training.threads=4" in line
     assert describe_threads(Training(threads=1), 1, 8, 2, None) == []

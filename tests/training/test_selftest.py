@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from reprise import cli
+from reprise.cli import measure
 from reprise.errors import UserError
 from reprise.recipe import Recipe
 from reprise.recipe.model import Model
@@ -83,7 +84,7 @@ def test_a_wrong_trainer_fails(recipe: Recipe, monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_the_command(recipe: Recipe, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "open_recipe", lambda *_: recipe)
+    monkeypatch.setattr(measure, "open_recipe", lambda *_: recipe)
     result = CliRunner().invoke(cli.app, ["selftest", "recipe.yaml", "--steps", "2", "--json"])
     assert result.exit_code == 0
     assert json.loads(result.stdout)["passed"]

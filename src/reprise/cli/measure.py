@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from reprise.cli.options import AsJson, Overrides, RecipePath, bring_up, say
+from reprise.cli.options import AsJson, Overrides, RecipePath, bring_up, leads, say
 from reprise.errors import UserError
 from reprise.recipe.loading import open_recipe
 from reprise.tables import print_table
@@ -46,11 +46,15 @@ def evaluate(
             )
         recipe = open_recipe(model, overrides)
         bring_up(recipe, ["evaluate"])
+        if not leads():
+            return
         results = json.loads((Path(recipe.workspace) / "evaluate" / "results.json").read_text(encoding="utf-8"))
     elif fail_on_loss and against is None:
         raise UserError("--fail-on-loss compares two models", remedy="name the other one with --against")
     else:
         results = _evaluate_model(model, overrides or [], options)
+        if results is None:
+            return  # this process has helped
     if as_json:
         print(json.dumps(results, ensure_ascii=False, indent=1))
     else:
@@ -66,15 +70,21 @@ def evaluate(
 
 def _evaluate_model(model: Path, overrides: list[str], options: dict[str, Any]) -> Any:
     from reprise.evaluation.command import evaluate_model, read_settings
+    from reprise.pipeline import open_processes
+    from reprise.recipe.training import Training
     from reprise.storage import cache_folder
 
     settings = read_settings(str(model), overrides, **options)
-    return evaluate_model(
-        settings.model,
-        evaluation=settings.evaluation,
-        against=settings.against,
-        text=options["text"],
-        cache=cache_folder() / "evaluation",
+    processes = open_processes(Training().collective_timeout_s)
+    return processes.first(
+        lambda: evaluate_model(
+            settings.model,
+            evaluation=settings.evaluation,
+            against=settings.against,
+            text=options["text"],
+            cache=cache_folder() / "evaluation",
+            processes=processes,
+        )
     )
 
 

@@ -7,7 +7,6 @@ each process scores every n-th shard on its own device and the first one publish
 number of processes, and a process that is killed loses the shard that it was scoring.
 """
 
-import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing_extensions import TypedDict
 from reprise.documents.table import DOCUMENTS, count_rows, read_table, write_part
 from reprise.model.chat import ChatTemplate, encode_documents
 from reprise.model.conversation import answer_bytes, load_messages
+from reprise.model.devices import own_device
 from reprise.model.likelihood import document_nll, fit_window, native_dtype
 from reprise.model.loading import load_config, load_model
 from reprise.model.tokenizer import open_tokenizer
@@ -71,7 +71,7 @@ def run(work: Work, *, model: Model, perplexity: Perplexity, buckets: Sequence[S
     """
     source, target = work.inputs["label"] / DOCUMENTS, work.output / DOCUMENTS
     selected = {(language, name) for language, name in buckets}
-    rank, world = _rank_and_world()
+    rank, world = work.processes.rank, work.processes.world
     scorer: _Scorer | None = None
     with track("score", count_rows(source), "documents") as advance:
         for index, shard in enumerate(read_table(source, batch_rows=perplexity.shard_documents)):
@@ -85,8 +85,7 @@ def run(work: Work, *, model: Model, perplexity: Perplexity, buckets: Sequence[S
                 advance(shard.num_rows - len(rows))
             else:
                 advance(shard.num_rows)
-    if world > 1:
-        torch.distributed.barrier()
+    work.processes.wait()
     work.counts.update(_counts(target, selected))
 
 
@@ -96,7 +95,7 @@ class _Scorer:
     def __init__(self, model: Model, perplexity: Perplexity) -> None:
         self._settings, self._perplexity = model, perplexity
         self._window = fit_window(load_config(model), perplexity.max_length, perplexity.stride)
-        self._device = _device()
+        self._device = own_device()
         dtype = native_dtype(self._device) if perplexity.dtype == "auto" else getattr(torch, perplexity.dtype)
         self._model = load_model(model, dtype, self._device)
         self._tokenizer = open_tokenizer(model)
@@ -146,20 +145,6 @@ class _Scorer:
     @cached_property
     def _template(self) -> ChatTemplate:
         return ChatTemplate(self._settings)
-
-
-def _rank_and_world() -> tuple[int, int]:
-    """Rank of this process, number of processes."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
-
-
-def _device() -> torch.device:
-    """The GPU of this process: `LOCAL_RANK`, or the only one where the launcher shows each process its own."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
 def _selected_rows(shard: pa.RecordBatch, selected: set[tuple[str, str]]) -> list[int]:

@@ -4,14 +4,16 @@ A document stands behind the token that begins a text (BOS, else EOS), so that i
 byte = nll / ln 2 / UTF-8 bytes then counts every byte, whatever the vocabulary.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from reprise.evaluation.model import EvaluatedModel
+from reprise.evaluation.pieces import measure_pieces
 from reprise.model.chat import encode_documents
 from reprise.model.conversation import answer_bytes, load_messages
 from reprise.model.likelihood import Stretches, document_nll, fit_window
@@ -19,10 +21,13 @@ from reprise.model.loading import load_config
 from reprise.progress import track
 from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.groups import Group, Groups
-from reprise.storage import digest, read_checked, write_checked
+from reprise.storage import digest
 
-_FORMAT = 2
+_FORMAT = 3
 """Raised when the same text and model would give another number."""
+
+SHARD_BYTES = 2**18
+"""Text that is measured, and kept, together."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +65,51 @@ def measure_bits(
     if not texts:
         return np.zeros(0)
     max_length, stride = fit_window(load_config(evaluated.settings), settings.max_length, settings.stride)
-    content = [text.text if text.messages is None else [text.messages] for text in texts]
-    key = [_FORMAT, evaluated.fingerprint, max_length, stride, content]
-    path = cache / f"bits-{digest(key)}.json"
-    if (known := read_checked(path)) is not None:
-        return np.asarray(known, dtype=np.float64)
+    measure = partial(_measure_texts, max_length, stride, settings.batch_tokens)
+    shards = cut_shards([len(text.text.encode()) for text in texts])
+    pieces = []
+    for shard in shards:
+        members = [texts[position] for position in shard]
+        content = [text.text if text.messages is None else [text.messages] for text in members]
+        key = [_FORMAT, evaluated.fingerprint, max_length, stride, content]
+        pieces.append((cache / f"bits-{digest(key)}.json", members))
+    with track(what, len(evaluated.processes.own_pieces(pieces)), "shards") as advance:
+
+        def own(members: Sequence[Text]) -> list[float]:
+            result = measure(evaluated, members)
+            advance(1)
+            return result
+
+        measured = measure_pieces(evaluated, pieces, measure, own)
+    bits = np.zeros(len(texts))
+    for shard, values in zip(shards, measured, strict=True):
+        bits[shard] = values
+    return bits
+
+
+def cut_shards(sizes: Sequence[int]) -> list[list[int]]:
+    """Positions of the documents of each shard: neighbours in length, so that their windows share batches well.
+
+    Args:
+        sizes: bytes of each document.
+    """
+    shards: list[list[int]] = []
+    room = 0
+    for position in sorted(range(len(sizes)), key=lambda position: -sizes[position]):
+        if not shards or sizes[position] > room:
+            shards.append([])
+            room = SHARD_BYTES
+        shards[-1].append(position)
+        room -= sizes[position]
+    return shards
+
+
+def _measure_texts(
+    max_length: int, stride: int, batch_tokens: int, evaluated: EvaluatedModel, texts: Sequence[Text]
+) -> list[float]:
+    """Bits of each text; JSON keeps every bit of them."""
     documents, stretches = encode(evaluated, texts)
-    with track(what, sum(len(ids) - 1 for ids in documents), "tokens") as advance:
-        bits = _measure(evaluated, documents, stretches, max_length, stride, settings.batch_tokens, advance)
-    write_checked(path, bits.tolist())  # JSON keeps every bit of a float64
+    bits: list[float] = _measure(evaluated, documents, stretches, max_length, stride, batch_tokens).tolist()
     return bits
 
 
@@ -79,14 +120,11 @@ def _measure(
     max_length: int,
     stride: int,
     batch_tokens: int,
-    advance: Callable[[float], None],
 ) -> npt.NDArray[np.float64]:
     if not evaluated.in_process:
         from reprise.evaluation.backends import document_bits
 
-        return document_bits(
-            evaluated.remote, documents, stretches, max_length=max_length, stride=stride, advance=advance
-        )
+        return document_bits(evaluated.remote, documents, stretches, max_length=max_length, stride=stride)
     nll, _ = document_nll(
         evaluated.model,
         documents,
@@ -94,7 +132,6 @@ def _measure(
         stride=stride,
         batch_tokens=batch_tokens,
         device=evaluated.device,
-        advance=advance,
         stretches=stretches,
     )
     bits: npt.NDArray[np.float64] = nll / np.log(2)

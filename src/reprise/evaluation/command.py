@@ -22,6 +22,7 @@ from reprise.evaluation.results import (
     Results,
 )
 from reprise.evaluation.stage import compare_models
+from reprise.processes import Processes
 from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.fields import Settings
 from reprise.recipe.groups import Groups, find_groups
@@ -77,6 +78,7 @@ def evaluate_model(
     text: Path | None = None,
     cache: Path,
     seed: int = 17,
+    processes: Processes | None = None,
 ) -> Results | ModelResults:
     """Measure one model, or compare it with the model it came from.
 
@@ -87,6 +89,7 @@ def evaluate_model(
         text: a file whose bits per byte are measured.
         cache: folder of answers that were computed before.
         seed: random seed of the choice of questions.
+        processes: those that divide the work.
 
     Raises:
         UserError: there is nothing to measure, nothing could be measured, or a file cannot be read.
@@ -97,9 +100,12 @@ def evaluate_model(
     groups = find_groups([], evaluation.tolerance)
     results: Results | ModelResults
     if against is not None:
-        results = compare_models(against, model, texts, evaluation, groups=groups, cache=cache, seed=seed)
+        results = compare_models(
+            against, model, texts, evaluation, groups=groups, cache=cache, seed=seed, processes=processes
+        )
     else:
-        results = _measure_alone(model, texts, evaluation, groups=groups, cache=cache, seed=seed)
+        evaluated = EvaluatedModel(model, evaluation, processes)
+        results = _measure_alone(evaluated, texts, evaluation, groups=groups, cache=cache, seed=seed)
     if not results["bits_per_byte"] and not results["benchmarks"]:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in results["absent"].items())
         raise UserError(f"nothing could be measured ({reasons})", remedy="see docs/evaluation.md for the files")
@@ -107,9 +113,8 @@ def evaluate_model(
 
 
 def _measure_alone(
-    model: Model, texts: Sequence[Text], evaluation: Evaluation, *, groups: Groups, cache: Path, seed: int
+    evaluated: EvaluatedModel, texts: Sequence[Text], evaluation: Evaluation, *, groups: Groups, cache: Path, seed: int
 ) -> ModelResults:
-    evaluated = EvaluatedModel(model, evaluation)
     bits = measure_bits(evaluated, texts, evaluation, cache=cache / "bits", what="bits per byte")
     num_bytes = byte_counts(texts)
     rows: list[ModelBitsRow] = [

@@ -6,9 +6,9 @@ model. Merging back often keeps most of the gain at a fraction of the forgetting
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from transformers import PreTrainedModel
 
@@ -17,6 +17,7 @@ from reprise.evaluation.bits_per_byte import Text, group_totals, measure_bits
 from reprise.evaluation.model import EvaluatedModel
 from reprise.evaluation.results import CurvePoint, PointName
 from reprise.model.loading import load_model
+from reprise.processes import Processes
 from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.groups import Groups
 from reprise.recipe.model import Model
@@ -29,7 +30,13 @@ class Snapshot(EvaluatedModel):
     """Weights on the way of a run; they are written out, and loaded, only when a measure needs them."""
 
     def __init__(
-        self, base: Model, evaluation: Evaluation, identity: Json, write: Callable[[Path], None], scratch: Path
+        self,
+        base: Model,
+        evaluation: Evaluation,
+        identity: Json,
+        write: Callable[[Path], None],
+        scratch: Path,
+        processes: Processes | None = None,
     ) -> None:
         """Name a model that has no directory yet.
 
@@ -38,9 +45,10 @@ class Snapshot(EvaluatedModel):
             evaluation: number format.
             identity: what decides the weights.
             write: writes the model's directory, which does not exist.
-            scratch: folder for it; removed once the model is in memory.
+            scratch: folder for it, which processes that help read too; removed when the model is released.
+            processes: those that divide its work.
         """
-        super().__init__(base, evaluation)
+        super().__init__(base, evaluation, processes)
         self._identity, self._write, self._scratch = identity, write, scratch
 
     @cached_property
@@ -48,15 +56,27 @@ class Snapshot(EvaluatedModel):
         """Hash of what decides its answers."""
         return digest([self._identity, str(self.dtype), self.device.type])
 
+    def __getstate__(self) -> dict[str, Any]:
+        """As of every model; it is written, as other processes must load it."""
+        assert self.written
+        return {name: value for name, value in super().__getstate__().items() if name != "_write"}
+
+    @cached_property
+    def written(self) -> Model:
+        """The model in the scratch folder."""
+        shutil.rmtree(self._scratch, ignore_errors=True)  # of a killed evaluation
+        self._write(self._scratch)
+        return self.settings.model_copy(update={"path": str(self._scratch), "gguf_file": None, "revision": None})
+
     @cached_property
     def model(self) -> PreTrainedModel:
         """The weights, on the device, in evaluation mode."""
-        shutil.rmtree(self._scratch, ignore_errors=True)  # of a killed evaluation
-        self._write(self._scratch)
-        written = self.settings.model_copy(update={"path": str(self._scratch), "gguf_file": None, "revision": None})
-        try:
-            return load_model(written, self.dtype, self.device)
-        finally:
+        return load_model(self.written, self.dtype, self.device)
+
+    def release(self) -> None:
+        """Let go of the weights, and of the scratch folder."""
+        super().release()
+        if self.__dict__.pop("written", None) is not None:
             shutil.rmtree(self._scratch)
 
 
@@ -70,6 +90,7 @@ def measure_curve(
     cache: Path,
     scratch: Path,
     seed: int,
+    processes: Processes | None = None,
 ) -> list[CurvePoint]:
     """Measure the base, every kept checkpoint, the end of every stage, and merges of the last one with the base.
 
@@ -82,10 +103,11 @@ def measure_curve(
         cache: folder of answers that were computed before; one that is there is not computed again.
         scratch: a folder that does not exist, for one written model at a time.
         seed: decides which questions are chosen.
+        processes: those that divide the work.
     """
     rows: list[CurvePoint] = []
     few = evaluation.model_copy(update={"benchmarks": evaluation.curve_benchmarks})
-    for facts, evaluated in _models(base, stages, evaluation, scratch):
+    for facts, evaluated in _models(base, stages, evaluation, scratch, processes):
         bits = measure_bits(evaluated, texts, evaluation, cache=cache / "bits", what=_words(facts))
         measured = BenchmarkRunner(evaluated, few, cache=cache / "benchmarks", seed=seed).run()
         evaluated.release()
@@ -98,10 +120,10 @@ def measure_curve(
 
 
 def _models(
-    base: Model, stages: Sequence[Path], evaluation: Evaluation, scratch: Path
+    base: Model, stages: Sequence[Path], evaluation: Evaluation, scratch: Path, processes: Processes | None
 ) -> Iterator[tuple[PointName, EvaluatedModel]]:
     """Each point's facts and its model, in the order of the run."""
-    start = EvaluatedModel(base, evaluation)
+    start = EvaluatedModel(base, evaluation, processes)
     yield _facts("base", tokens=0), start
     before, end = 0, start
     for index, stage in enumerate(stages, 1):
@@ -109,29 +131,21 @@ def _models(
         for checkpoint in reversed(checkpoints_in(stage / "checkpoints")):
             facts = read_facts(checkpoint)
             if facts["progress"].tokens < done:  # the last one is the end of the stage
-                snapshot = Snapshot(base, evaluation, facts["files"], _export(checkpoint, base), scratch)
+                export = partial(export_checkpoint, checkpoint, base)
+                snapshot = Snapshot(base, evaluation, facts["files"], export, scratch, processes)
                 yield _facts("checkpoint", stage=index, tokens=before + facts["progress"].tokens), snapshot
         before += done
-        end = EvaluatedModel(trained_model(base, stage), evaluation)
+        end = EvaluatedModel(trained_model(base, stage), evaluation, processes)
         yield _facts("checkpoint", stage=index, tokens=before), end
     for factor in evaluation.merge_factors:
-        merged = Snapshot(
-            base, evaluation, [start.fingerprint, end.fingerprint, factor], _merge(stages[-1], base, factor), scratch
-        )
-        yield _facts("merge", factor=factor), merged
+        merge = partial(merge_with_base, stages[-1] / "model", base, factor)
+        identity = [start.fingerprint, end.fingerprint, factor]
+        yield _facts("merge", factor=factor), Snapshot(base, evaluation, identity, merge, scratch, processes)
 
 
 def trained_model(base: Model, stage: Path) -> Model:
     """The model that a finished training stage wrote."""
     return base.model_copy(update={"path": str(stage / "model"), "gguf_file": None, "revision": None})
-
-
-def _export(checkpoint: Path, base: Model) -> Callable[[Path], None]:
-    return lambda folder: export_checkpoint(checkpoint, base, folder)
-
-
-def _merge(stage: Path, base: Model, factor: float) -> Callable[[Path], None]:
-    return lambda folder: merge_with_base(stage / "model", base, factor, folder)
 
 
 def _facts(

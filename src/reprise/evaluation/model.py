@@ -8,27 +8,48 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from reprise.errors import missing_extra
+from reprise.errors import UserError, missing_extra
 from reprise.model.chat import ChatTemplate
+from reprise.model.devices import own_device
 from reprise.model.files import model_files
 from reprise.model.likelihood import native_dtype
 from reprise.model.loading import hub_commit, load_model, load_tokenizer
 from reprise.model.tokenizer import Tokenizer, open_tokenizer
+from reprise.processes import Processes
 from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.model import Model
 from reprise.storage import digest, file_checksum
+
+_LOADED = frozenset({"model", "remote", "tokenizer", "text_tokenizer", "template", "opened", "processes", "device"})
+"""What a process that helps gets for itself."""
 
 
 class EvaluatedModel:
     """A model with the number format and device that its measures use."""
 
-    def __init__(self, settings: Model, evaluation: Evaluation) -> None:
+    def __init__(self, settings: Model, evaluation: Evaluation, processes: Processes | None = None) -> None:
         self.settings, self.backend = settings, evaluation.backend
+        self.processes = processes or Processes()
+        """Those that divide its work, of which this is the first."""
         self.in_process = evaluation.backend.kind == "transformers"
         """Whether transformers computes it in this process."""
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = own_device()
         named = evaluation.dtype
         self.dtype: torch.dtype = native_dtype(self.device) if named == "auto" else getattr(torch, named)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a process that helps: what identifies the model, and nothing that is loaded."""
+        assert self.fingerprint
+        return {name: value for name, value in self.__dict__.items() if name not in _LOADED}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what another process knows of the model."""
+        self.__dict__ |= {**state, "processes": Processes(), "device": own_device()}
+
+    @property
+    def key(self) -> str:
+        """As `fingerprint`."""
+        return self.fingerprint
 
     @cached_property
     def fingerprint(self) -> str:
@@ -43,7 +64,17 @@ class EvaluatedModel:
 
     @cached_property
     def remote(self) -> Any:
-        """The harness's client for a backend that is not in this process."""
+        """The harness's client for a backend that is not in this process.
+
+        Raises:
+            UserError: a package is missing, the server does not answer, or vLLM is asked for on several processes.
+        """
+        if self.backend.kind == "vllm" and self.processes.world > 1:
+            raise UserError(
+                "vLLM divides its work over GPUs by itself",
+                where="evaluation.backend.kind = vllm",
+                remedy="run the same command without torchrun; evaluation.backend.engine_options has its settings",
+            )
         try:
             from reprise.evaluation.backends import open_backend
         except ImportError as error:
@@ -66,14 +97,23 @@ class EvaluatedModel:
         return open_tokenizer(self.settings)
 
     @cached_property
+    def opened(self) -> dict[str, Any]:
+        """What a measure has put around the weights, by its name."""
+        return {}
+
+    @cached_property
     def template(self) -> ChatTemplate:
         """The model's chat template."""
         return ChatTemplate(self.settings)
 
     def release(self) -> None:
         """Let go of the weights; the next measure loads them again."""
-        self.__dict__.pop("model", None)
-        self.__dict__.pop("remote", None)
+        self.close()
+
+    def close(self) -> None:
+        """Free the memory of the weights."""
+        for name in ("model", "remote", "opened"):
+            self.__dict__.pop(name, None)
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -1,6 +1,7 @@
 """What a model makes of the same beginnings: for a reader of the report, not a measure."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -8,6 +9,7 @@ import torch
 from reprise.evaluation.bits_per_byte import Text
 from reprise.evaluation.model import EvaluatedModel
 from reprise.model.tokenizer import begins_with_bos, end_ids
+from reprise.processes import Remote
 from reprise.recipe.evaluation import Evaluation
 from reprise.storage import digest, read_checked, write_checked
 
@@ -54,7 +56,9 @@ def continue_prompts(
     if (known := read_checked(path)) is not None:
         return [str(text) for text in known]
     if evaluated.in_process:
-        answers = [_continue(evaluated, prompt, settings.sample_tokens) for _, prompt in prompts]
+        measure = partial(_continue, settings.sample_tokens)
+        remote = Remote(evaluated, measure)
+        answers = evaluated.processes.spread([text for _, text in prompts], partial(measure, evaluated), remote)
     else:
         from reprise.evaluation.backends import generate
 
@@ -63,7 +67,7 @@ def continue_prompts(
     return answers
 
 
-def _continue(evaluated: EvaluatedModel, prompt: str, max_tokens: int) -> str:
+def _continue(max_tokens: int, evaluated: EvaluatedModel, prompt: str) -> str:
     tokenizer, model = evaluated.tokenizer, evaluated.model
     text_ids = evaluated.text_tokenizer.encode_batch([prompt])[0].tolist()
     if not text_ids:

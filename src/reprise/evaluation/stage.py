@@ -3,8 +3,10 @@
 It writes `results.json`; `results.py` says what that contains.
 """
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypedDict
 
 from reprise.documents.table import DOCUMENTS, read_table
 from reprise.errors import UserError
@@ -17,6 +19,7 @@ from reprise.evaluation.model import EvaluatedModel
 from reprise.evaluation.results import EvaluateCounts, Results
 from reprise.evaluation.samples import choose_prompts, continue_prompts
 from reprise.evaluation.verdicts import headline
+from reprise.processes import Processes
 from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.groups import Groups
 from reprise.recipe.model import Model
@@ -24,6 +27,15 @@ from reprise.storage import write_json
 from reprise.workspace import Work
 
 RESULTS = "results.json"
+
+
+class _Means(TypedDict):
+    """What both kinds of measuring take."""
+
+    groups: Groups
+    cache: Path
+    seed: int
+    processes: Processes
 
 
 def run(work: Work, *, evaluation: Evaluation, model: Model, groups: Groups, last_stage: str, seed: int) -> None:
@@ -41,14 +53,14 @@ def run(work: Work, *, evaluation: Evaluation, model: Model, groups: Groups, las
         UserError: there is no held-out document.
     """
     texts = read_held_out(work.inputs["score"] / DOCUMENTS)
+    scratch = work.output / "model"
+    shutil.rmtree(scratch, ignore_errors=True)  # of a killed evaluation
     trained = trained_model(model, work.inputs[last_stage])
-    results = compare_models(model, trained, texts, evaluation, groups=groups, cache=work.cache, seed=seed)
+    how: _Means = {"groups": groups, "cache": work.cache, "seed": seed, "processes": work.processes}
+    results = compare_models(model, trained, texts, evaluation, **how)
     if evaluation.backend.kind == "transformers":
         stages = [folder for name, folder in work.inputs.items() if name.startswith("train-")]
-        scratch = work.output / "model"
-        results["curve"] = measure_curve(
-            model, stages, texts, evaluation, groups=groups, cache=work.cache, scratch=scratch, seed=seed
-        )
+        results["curve"] = measure_curve(model, stages, texts, evaluation, scratch=scratch, **how)
     write_json(work.output / RESULTS, results)
     counts: EvaluateCounts = {
         "documents": len(texts),
@@ -67,6 +79,7 @@ def compare_models(
     groups: Groups,
     cache: Path,
     seed: int,
+    processes: Processes | None = None,
 ) -> Results:
     """Everything that is measured on two models, as written to `results.json`.
 
@@ -78,8 +91,12 @@ def compare_models(
         groups: which documents get a verdict together.
         cache: folder of answers that were computed before.
         seed: random seed of the choice of questions.
+        processes: those that divide the work.
     """
-    sides = {"before": EvaluatedModel(before, evaluation), "after": EvaluatedModel(after, evaluation)}
+    sides = {
+        "before": EvaluatedModel(before, evaluation, processes),
+        "after": EvaluatedModel(after, evaluation, processes),
+    }
     prompts = choose_prompts(texts, evaluation)
     bits, scores, said, absent = {}, {}, {}, {}
     for side, evaluated in sides.items():

@@ -2,19 +2,29 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Annotated
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 from typing_extensions import TypedDict
 
 from reprise.errors import UserError
 from reprise.generators.generator import Answer, Failure, Generator, Outcome, Request, price
-from reprise.generators.journal import Journal
+from reprise.generators.journal import Journal, helper_folder
+from reprise.processes import Processes, Remote
 from reprise.progress import console, track
 from reprise.recipe.generator import Generator as GeneratorSettings
 from reprise.records import record
+
+if TYPE_CHECKING:
+    from reprise.generators.transformers_engine import InProcess
+
+ROUND_PIECES = 4
+"""Pieces of each process between two looks at what came of them."""
 
 STOP_AFTER = 20
 """So many requests, more than half of them without an answer, stop the stage early."""
@@ -75,7 +85,28 @@ class Asker:
         journal: Journal,
         spending: Spending | None = None,
         setting: str = "generator",
+        processes: Processes | None = None,
     ) -> None:
+        """Put a journal before a generator.
+
+        Args:
+            generator: answers what the journal does not know.
+            settings: of the generator.
+            journal: of the stage.
+            spending: what was spent before; it is added to.
+            setting: where the settings stand in the recipe, for errors.
+            processes: those that divide the requests to a model in this process.
+
+        Raises:
+            UserError: vLLM is asked for on several processes.
+        """
+        self._processes = processes or Processes()
+        if settings.kind == "vllm" and self._processes.world > 1:
+            raise UserError(
+                "vLLM divides its work over GPUs by itself",
+                where=f"{setting}.kind = vllm",
+                remedy=f"run the same command without torchrun; {setting}.engine_options has its settings",
+            )
         self._generator, self._settings, self._journal = generator, settings, journal
         self._setting = setting
         self.spending = spending or Spending()
@@ -107,9 +138,10 @@ class Asker:
         done = 0
         meter = _Meter(self.spending)
         with track(what, len(keys), "requests") as advance:
-            for group in self._generator.answer(list(unanswered.values()), keys, self._budget()):
+            for group in self._answers(list(unanswered.values()), keys):
                 group = [(index, _writable(outcome)) for index, outcome in group]
-                self._journal.record({keys[index]: got for index, got in group if isinstance(got, Answer)})
+                answered = {keys[index]: got for index, got in group if isinstance(got, Answer)}
+                self._journal.record({key: got for key, got in answered.items() if key not in self._journal})
                 for index, outcome in group:
                     outcomes[keys[index]] = outcome
                     if isinstance(outcome, Answer):
@@ -122,6 +154,27 @@ class Asker:
         self.spending.failed += len(failed)
         if len(failed) > self._settings.max_failed_share * len(keys):
             self._stop(failed, len(keys))
+
+    def _answers(self, requests: Sequence[Request], keys: Sequence[str]) -> Iterator[list[tuple[int, Outcome]]]:
+        """(index of the request, outcome) in groups, as they come."""
+        generator, processes = self._generator, self._processes
+        if processes.world == 1 or self._settings.kind != "transformers":
+            yield from generator.answer(requests, keys, self._budget())
+            return
+        from reprise.generators.transformers_engine import InProcess  # imports torch
+
+        assert isinstance(generator, InProcess)
+        own = partial(_answer_piece, generator, self._journal)
+        remote = Remote(generator, partial(_answer_in_helper, self._journal.path.parent))
+        pieces = generator.pieces(requests)
+        size = ROUND_PIECES * processes.world
+        for start in range(0, len(pieces), size):
+            asked = pieces[start : start + size]
+            work = [([requests[index] for index in piece], [keys[index] for index in piece]) for piece in asked]
+            for piece, answers in zip(asked, processes.spread(work, own, remote), strict=True):
+                yield list(zip(piece, answers, strict=True))
+            for rank in range(1, processes.world):
+                self._journal.take_over(helper_folder(self._journal.path.parent, rank))
 
     def _budget(self) -> float:
         return self._settings.max_cost - self.spending.cost if self._settings.max_cost else math.inf
@@ -136,6 +189,30 @@ class Asker:
             where=f"{self._setting}.max_failed_share={self._settings.max_failed_share}",
             remedy="see to the server and run again: what was answered is kept and not asked again",
         )
+
+
+def _answer_piece(
+    generator: "InProcess", journal: Journal, piece: tuple[Sequence[Request], Sequence[str]]
+) -> list[Outcome]:
+    """Outcomes of a piece, in order; the journal holds each answer as soon as it is there."""
+    requests, keys = piece
+    outcomes: list[Outcome] = [Failure("not asked")] * len(requests)
+    for group in generator.answer_piece(requests, keys):
+        written = [(index, _writable(answer)) for index, answer in group]
+        journal.record({keys[index]: got for index, got in written if isinstance(got, Answer)})
+        for index, outcome in written:
+            outcomes[index] = outcome
+    return outcomes
+
+
+def _answer_in_helper(
+    folder: Path, generator: "InProcess", piece: tuple[Sequence[Request], Sequence[str]]
+) -> list[Outcome]:
+    """As `_answer_piece`, with a journal of this process, which the first one takes over."""
+    import torch.distributed
+
+    with closing(Journal(helper_folder(folder, torch.distributed.get_rank()))) as journal:
+        return _answer_piece(generator, journal, piece)
 
 
 def _writable(outcome: Outcome) -> Outcome:

@@ -7,6 +7,7 @@ of the recipe: what is still asked the same way is not asked again.
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,9 @@ from reprise.records import record
 from reprise.storage import digest
 
 FILE = "answers.jsonl"
+
+_HELPER = "process-"
+"""Begin of the names of the folders of other processes."""
 
 
 @record
@@ -60,6 +64,8 @@ class Journal:
             ) from None
         self._offsets: dict[str, int] = {}
         self._read_index()
+        for helper in sorted(folder.glob(f"{_HELPER}*")):  # of a run whose processes were killed
+            self.take_over(helper)
 
     def __contains__(self, key: str) -> bool:
         return key in self._offsets
@@ -75,7 +81,7 @@ class Journal:
     def record(self, answers: Mapping[str, Answer]) -> None:
         """Write answers and return when they are on the disk."""
         offset = self._file.seek(0, os.SEEK_END)
-        lines = []
+        lines: list[bytes] = []
         for key, answer in answers.items():
             line = json.dumps(_line_of(key, answer), ensure_ascii=False).encode() + b"\n"
             self._offsets[key] = offset
@@ -84,6 +90,19 @@ class Journal:
         self._file.write(b"".join(lines))
         self._file.flush()
         os.fsync(self._file.fileno())
+
+    def take_over(self, folder: Path) -> None:
+        """Record what another process has kept, and remove it there.
+
+        Raises:
+            UserError: that process still writes to it.
+        """
+        if not folder.exists():
+            return
+        other = Journal(folder)
+        self.record({key: other[key] for key in other._offsets if key not in self})
+        other.close()
+        shutil.rmtree(folder)
 
     def close(self) -> None:
         """Close the file and let others have it."""
@@ -101,6 +120,11 @@ class Journal:
             if key is not None:
                 self._offsets.setdefault(key, offset)
             offset += len(line)
+
+
+def helper_folder(folder: Path, rank: int) -> Path:
+    """Where another process keeps its answers until the journal of a folder takes them over."""
+    return folder / f"{_HELPER}{rank}"
 
 
 def _line_of(key: str, answer: Answer) -> AnswerLine:

@@ -18,13 +18,17 @@ import torch
 from reprise.generators.generator import Answer, Outcome, Request, random_seed
 from reprise.generators.local import identify, load_chat_tokenizer, prompt_ids
 from reprise.generators.slots import Places, new_cache
+from reprise.model.devices import own_device
 from reprise.model.likelihood import native_dtype
 from reprise.model.loading import load_model
 from reprise.model.tokenizer import end_ids
 from reprise.recipe.generator import Generator as GeneratorSettings
 from reprise.recipe.model import Model
-from reprise.storage import Json
+from reprise.storage import Json, digest
 
+PIECE_BATCHES = 16
+"""Batches of requests that are worked on together: what stands beside a request does not depend on how many processes
+there are. At the end of a piece, rows that have ended leave their places empty."""
 _STOP_WINDOW = 24
 """Last tokens of an answer that are searched for a stop text."""
 _SAME_KIND = 24
@@ -40,6 +44,7 @@ class InProcess:
         Raises:
             UserError: there is no such model, or it has no chat template.
         """
+        self._opened_with = (settings, model, setting)
         self._batch_size = settings.batch_size
         self._device = _device(settings.device)
         self._dtype = native_dtype(self._device)
@@ -61,13 +66,32 @@ class InProcess:
         """Content of the model and the type it computes in: the same model in another folder is the same."""
         return self._identity
 
-    @torch.inference_mode()
+    @property
+    def key(self) -> str:
+        """Tells it from generators of other models and settings, in a process that helps."""
+        return digest([self._identity, self._opened_with[0].model_dump(mode="json")])
+
+    def __reduce__(self) -> Any:
+        """For a process that helps, which loads the weights by itself."""
+        return InProcess, self._opened_with
+
+    def pieces(self, requests: Sequence[Request]) -> list[list[int]]:
+        """Indices of the requests that are worked on together: those that begin alike are neighbours."""
+        order = sorted(range(len(requests)), key=lambda index: (requests[index].messages, index))
+        size = PIECE_BATCHES * self._batch_size
+        return [order[start : start + size] for start in range(0, len(order), size)]
+
     def answer(
         self, requests: Sequence[Request], keys: Sequence[str], budget: float = math.inf
     ) -> Iterator[list[tuple[int, Outcome]]]:
+        """Answers, piece by piece."""
+        for piece in self.pieces(requests):
+            for group in self.answer_piece([requests[index] for index in piece], [keys[index] for index in piece]):
+                yield [(piece[index], outcome) for index, outcome in group]
+
+    @torch.inference_mode()
+    def answer_piece(self, requests: Sequence[Request], keys: Sequence[str]) -> Iterator[list[tuple[int, Answer]]]:
         """Answers, kind by kind, the longest prompts first, so that neighbours are about as long as each other."""
-        if not requests:
-            return
         if self._model is None:
             self._load()
         rows = [self._row(index, request, keys[index]) for index, request in enumerate(requests)]
@@ -213,6 +237,4 @@ def _shared_prefix(prompts: Sequence[list[int]]) -> int:
 
 
 def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    return own_device() if name in ("auto", "cuda") else torch.device(name)

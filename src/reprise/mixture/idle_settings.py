@@ -7,7 +7,7 @@ from reprise.errors import Finding
 from reprise.mixture.rules import FIRST_UPDATE
 from reprise.recipe.mixture import Policy, Stage
 from reprise.recipe.recipe import Recipe
-from reprise.recipe.training import Averaging, Training
+from reprise.recipe.training import Averaging, Schedule, Training
 
 MANY = 100_000
 """Validations that are not counted one by one."""
@@ -32,6 +32,7 @@ def _check_schedule(where: str, stage: Stage) -> Iterator[Finding]:
             f"{where}.schedule.decay_tokens = 0",
             f"write how many of the last tokens decay, such as {max(1, tokens // 10):,}, or kind: constant",
         )
+    yield from _check_rates(where, schedule)
     decay = schedule.decay_tokens if schedule.kind == "wsd" else 0
     if schedule.warmup_tokens + decay > tokens or (schedule.warmup_tokens and schedule.warmup_tokens >= tokens):
         parts = f"warm-up ({schedule.warmup_tokens:,} tokens)" + (f" and decay ({decay:,})" if decay else "")
@@ -40,6 +41,36 @@ def _check_schedule(where: str, stage: Stage) -> Iterator[Finding]:
             f"({tokens:,} tokens)",
             f"{where}.schedule.warmup_tokens = {schedule.warmup_tokens:,}",
             "shorten them, or train more tokens",
+            "warning",
+        )
+
+
+def _check_rates(where: str, schedule: Schedule) -> Iterator[Finding]:
+    """Rates and lengths that the kind of schedule does not use, or that turn it upside down."""
+    if schedule.decay_tokens and schedule.kind != "wsd":
+        yield Finding(
+            f"a schedule `{schedule.kind}` does not use decay_tokens",
+            f"{where}.schedule.decay_tokens = {schedule.decay_tokens:,}",
+            "write kind: wsd, which decays at the end of the stage, or leave it out",
+        )
+    if schedule.final_lr and schedule.kind == "constant":
+        yield Finding(
+            "a schedule `constant` does not use final_lr",
+            f"{where}.schedule.final_lr = {schedule.final_lr:g}",
+            "write kind: wsd or cosine, or leave it out",
+        )
+    elif schedule.final_lr > schedule.peak_lr:
+        yield Finding(
+            f"the learning rate rises to final_lr where it should fall from the peak ({schedule.peak_lr:g})",
+            f"{where}.schedule.final_lr = {schedule.final_lr:g}",
+            "set it below peak_lr",
+            "warning",
+        )
+    if schedule.warmup_tokens and schedule.initial_lr != "last" and schedule.initial_lr > schedule.peak_lr:
+        yield Finding(
+            f"the warm-up falls: it starts above peak_lr ({schedule.peak_lr:g})",
+            f"{where}.schedule.initial_lr = {schedule.initial_lr:g}",
+            "set it below peak_lr",
             "warning",
         )
 
@@ -130,11 +161,26 @@ def _check_measurements(recipe: Recipe) -> Iterator[Finding]:
             "set training.checkpoints.every_tokens too",
             "warning",
         )
-    validated = 0 < training.validation.every_tokens < longest
-    if training.guards.retention in ("stop", "raise_share") and recipe.evaluation.tolerance and not validated:
+    yield from _check_retention(recipe, longest)
+
+
+def _check_retention(recipe: Recipe, longest: int) -> Iterator[Finding]:
+    """A guard that has nothing to keep, or sees it too late; entries with `keep: true` count as languages do."""
+    where = f"training.guards.retention = {recipe.training.guards.retention}"
+    if recipe.training.guards.retention not in ("stop", "raise_share"):
+        return
+    kept = recipe.held_out_groups().kept()
+    if not (kept.named or kept.other_languages):
+        yield Finding(
+            "nothing has a tolerance, so the guard has nothing to keep",
+            where,
+            "set `keep: true` on an entry of the mixture, or evaluation.tolerance",
+            "warning",
+        )
+    elif not 0 < recipe.training.validation.every_tokens < longest:
         yield Finding(
             "held-out text is measured at the start and the end only, so the guard acts after the last row",
-            f"training.guards.retention = {training.guards.retention}",
+            where,
             "set training.validation.every_tokens",
             "warning",
         )

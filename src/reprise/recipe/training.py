@@ -11,16 +11,18 @@ Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class Optimizer(Settings):
-    """AdamW."""
+    """How gradients change the weights."""
 
+    kind: Literal["adamw", "muon"] = "adamw"
+    """`muon` (arXiv 2502.16982): its updates for the matrices of the blocks, AdamW for all other weights."""
     betas: tuple[Decay, Decay] = (0.9, 0.95)
-    """Decay rates of the two moments."""
+    """Decay rates of the two moments; Muon's momentum is the second."""
     eps: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-8
     """Added to the root of the second moment."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.1
     """On matrices only: not on norms, biases and embeddings."""
-    clip_norm: Annotated[float, Field(gt=0.0)] = 1.0
-    """Gradients are scaled down to this global norm."""
+    clip_norm: Annotated[float, Field(ge=0.0)] = 1.0
+    """Gradients are scaled down to this global norm; 0: never."""
 
 
 class Schedule(Settings):
@@ -154,7 +156,9 @@ class Training(Settings):
     micro_batch_rows: Annotated[int, Field(ge=1, le=10**8)] = 1
     """Rows in one forward and backward pass of a process."""
     precision: Literal["auto", "bf16", "float32"] = "auto"
-    """Compute type; master weights are float32. `auto`: bf16 where the processor computes it fast."""
+    """Compute type of matrix products. `auto`: bf16 where the processor computes it fast."""
+    master_weights: Literal["float32", "bf16"] = "float32"
+    """Type that the optimizer changes weights in. `bf16`: no float32 copy; changes are rounded at random."""
     verify_model: bool = True
     """Load the trained model in another process, by transformers alone, and compare ids and logits before it is
     published; takes host memory for one copy of the model."""
@@ -168,6 +172,10 @@ class Training(Settings):
     """Shard on one process too: slower, and the same code as on many, to try a machine with one GPU."""
     gradient_accumulation: Literal["sharded", "whole"] = "sharded"
     """Between micro-batches: reduced to shards, or whole on each process: one reduction a step, 6 B per parameter."""
+    offload: bool = False
+    """Keep the shards of weights and moments in host memory and step there; for GPUs, much slower."""
+    step_in_backward: bool = False
+    """Change each weight as soon as its gradient is there, on one process: no whole gradients, no clipping."""
     optimizer: Optimizer = Optimizer()
     adapter: Adapter = Adapter()
     guards: Guards = Guards()
@@ -192,5 +200,32 @@ class Training(Settings):
         if self.batch_rows % self.micro_batch_rows:
             raise ValueError(
                 f"batch_rows ({self.batch_rows}) must be a multiple of micro_batch_rows ({self.micro_batch_rows})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _low_memory_settings_fit(self) -> "Training":
+        adapted, muon = self.adapter.kind != "none", self.optimizer.kind == "muon"
+        if self.master_weights == "bf16":
+            if self.precision == "float32":
+                raise ValueError("master_weights: bf16 computes in bf16: set precision to bf16 or auto")
+            if adapted or muon:
+                other = "an adapter, whose few weights are float32" if adapted else "Muon, which does not round"
+                raise ValueError(f"master_weights: bf16 cannot be had with {other}: set it to float32")
+        if self.step_in_backward:
+            if self.optimizer.clip_norm:
+                raise ValueError(
+                    "step_in_backward cannot clip, as the norm of all gradients is known when all weights are changed: "
+                    "set optimizer.clip_norm to 0"
+                )
+            if self.batch_rows != self.micro_batch_rows:
+                raise ValueError("step_in_backward needs the batch in one pass: set micro_batch_rows to batch_rows")
+            if adapted or muon:
+                raise ValueError(
+                    "step_in_backward works with AdamW on all weights: leave it out with an adapter or Muon"
+                )
+        if muon and adapted:
+            raise ValueError(
+                "Muon is for whole matrices, not for the factors of an adapter: set optimizer.kind to adamw"
             )
         return self

@@ -293,7 +293,7 @@ def _cost(recipe: Recipe, training: list[TrainingFacts]) -> CostFacts:
     """What training has taken until now; price null where the recipe names none, flops where they are not known."""
     hours = sum(stage["seconds"] * stage["start"]["processes"] for stage in training if stage["start"]) / 3600
     tokens = sum(stage["tokens"] for stage in training)
-    per_token = _flops_per_token(recipe.model.model_dump_json(), recipe.rows.seq_len) if tokens else 0.0
+    per_token = _flops_per_token(recipe) if tokens else 0.0
     return {
         "tokens": tokens,
         "training_flops": None if per_token is None else per_token * tokens,
@@ -302,14 +302,19 @@ def _cost(recipe: Recipe, training: list[TrainingFacts]) -> CostFacts:
     }
 
 
-@functools.lru_cache(maxsize=8)
-def _flops_per_token(model_json: str, seq_len: int) -> float | None:
+def _flops_per_token(recipe: Recipe) -> float | None:
     """FLOPs of forward and backward pass; None where the model's configuration is no longer there."""
+    frozen = recipe.training.adapter.kind != "none"
+    return _flops_of_model(recipe.model.model_dump_json(), recipe.rows.seq_len, frozen)
+
+
+@functools.lru_cache(maxsize=8)
+def _flops_of_model(model_json: str, seq_len: int, frozen: bool) -> float | None:
     from reprise.model.flops import training_flops_per_token
     from reprise.model.loading import load_config
 
     try:
-        return training_flops_per_token(load_config(Model.model_validate_json(model_json)), seq_len)
+        return training_flops_per_token(load_config(Model.model_validate_json(model_json)), seq_len, frozen=frozen)
     except UserError:
         return None
 

@@ -26,6 +26,7 @@ from reprise.generators.generator import Answer, Failure
 from reprise.generators.journal import Journal
 from reprise.generators.open import open_generator
 from reprise.model.loading import load_tokenizer
+from reprise.processes import Processes
 from reprise.progress import console
 from reprise.recipe.documents import Clean, Decontaminate, Deduplicate
 from reprise.recipe.model import Model
@@ -97,7 +98,7 @@ def run(
     journal = Journal(work.cache)
     generator = open_generator(synthesis.generator, model, _GENERATOR)
     try:
-        asker = Asker(generator, synthesis.generator, journal, setting=_GENERATOR)
+        asker = Asker(generator, synthesis.generator, journal, setting=_GENERATOR, processes=work.processes)
         for task in tasks:
             task.key = task.request.key(generator.identity)
         for task, outcome in zip(tasks, asker.ask([task.request for task in tasks], "synthesize"), strict=True):
@@ -107,7 +108,7 @@ def run(
         check_agreement(tasks, synthesis, asker)
         generator.close()
         if synthesis.checks.judge is not None:
-            _judge(tasks, synthesis, model, journal, asker.spending)
+            _judge(tasks, synthesis, model, journal, asker.spending, work.processes)
         identity = {"name": synthesis.generator.model or model.path, **generator.identity}
     finally:
         generator.close()
@@ -124,11 +125,19 @@ def run(
     _write(work, tasks, identity, asker.spending)
 
 
-def _judge(tasks: Sequence[Task], synthesis: Synthesis, model: Model, journal: Journal, spending: Spending) -> None:
+def _judge(
+    tasks: Sequence[Task],
+    synthesis: Synthesis,
+    model: Model,
+    journal: Journal,
+    spending: Spending,
+    processes: Processes,
+) -> None:
     assert synthesis.checks.judge is not None
     generator = open_generator(synthesis.checks.judge, model, _JUDGE)
     try:
-        judge(tasks, synthesis, Asker(generator, synthesis.checks.judge, journal, spending, _JUDGE))
+        asker = Asker(generator, synthesis.checks.judge, journal, spending, _JUDGE, processes)
+        judge(tasks, synthesis, asker)
     finally:
         generator.close()
 

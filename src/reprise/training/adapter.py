@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from reprise.errors import UserError, missing_extra
 from reprise.recipe.training import Adapter
-from reprise.training.optimizer import local_part
+from reprise.training.local_parts import local_part
 
 log = logging.getLogger(__name__)
 

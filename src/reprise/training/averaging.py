@@ -8,7 +8,7 @@ from torch.distributed.checkpoint.state_dict import get_model_state_dict
 from reprise.model.objective import Objective
 from reprise.recipe.training import Averaging
 from reprise.training.adapter import frozen_names
-from reprise.training.optimizer import local_part
+from reprise.training.local_parts import local_part
 
 
 class Average:
@@ -41,7 +41,8 @@ class Average:
             return
         share = 1 / self.count if self._settings.kind == "mean" else 1 - self._settings.decay
         for name, value in distinct_weights(self._objective).items():
-            local_part(self.weights[name]).lerp_(local_part(value), share)
+            mean = local_part(self.weights[name])
+            mean.lerp_(local_part(value).to(mean.dtype), share)
 
     def restart(self) -> None:
         """Forget the samples."""
@@ -49,7 +50,10 @@ class Average:
 
     def template(self) -> dict[str, torch.Tensor]:
         """A copy of the weights: the first sample, or tensors to load a saved mean into."""
-        return {name: value.detach().clone() for name, value in distinct_weights(self._objective).items()}
+        return {
+            name: value.detach().to(torch.float32, copy=True)
+            for name, value in distinct_weights(self._objective).items()
+        }
 
 
 def distinct_weights(objective: Objective, *, frozen: bool = False) -> dict[str, Any]:

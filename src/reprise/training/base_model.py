@@ -13,7 +13,7 @@ from reprise.model.weight_files import StoredWeights
 from reprise.model.weights import compare
 from reprise.recipe.model import Model
 from reprise.training.adapter import is_adapter, stored_name
-from reprise.training.optimizer import local_part
+from reprise.training.local_parts import local_part
 from reprise.training.parallel import Processes
 from reprise.training.sharded_weights import allocate, read_shards
 
@@ -78,8 +78,9 @@ def read_trained(base: Any, model: Model) -> None:
             weight.copy_(stored.read(stored_name(name))[...])
 
 
-def load_weights(objective: Objective, source: WeightSource, processes: Processes) -> None:
-    """Give a sharded model on the meta device its weights; every process calls."""
+def load_weights(objective: Objective, source: WeightSource, processes: Processes, *, offload: bool = False) -> None:
+    """Give a sharded model on the meta device its weights, on the host for `offload`; every process calls."""
+    allocate(objective, processes.device, offload=offload)
     if source.stored is not None:
         read_shards(objective, source.stored, processes)
     else:
@@ -91,11 +92,10 @@ def scatter_weights(objective: Objective, whole: nn.Module | None, processes: Pr
     """Send each process its rows of every weight, one weight after the other.
 
     Args:
-        objective: after `fully_shard`, on the meta device; its buffers are real.
+        objective: after `allocate`.
         whole: the model with its weights, in the first process; None in the others.
         processes: all of them call.
     """
-    allocate(objective, processes.device)
     buffers = processes.same(None if whole is None else {f"model.{name}": one for name, one in whole.named_buffers()})
     for name, buffer in objective.named_buffers():
         buffer.copy_(buffers[name])

@@ -32,6 +32,7 @@ from reprise.storage import file_checksum
 from reprise.training.adapter import frozen_names
 from reprise.training.checkpoint_facts import VERSION, CheckpointFacts, parse_facts
 from reprise.training.checkpoint_reader import CheckpointReader, PlainValuesPlanner
+from reprise.training.optimizer import AnyOptimizer, parts_of
 from reprise.training.parallel import Processes
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ DESCRIPTION = "checkpoint.json"
 
 
 def tensors_of(
-    model: torch.nn.Module, optimizer: torch.optim.Optimizer | None, average: dict[str, torch.Tensor]
+    model: torch.nn.Module, optimizer: AnyOptimizer | None, average: dict[str, torch.Tensor]
 ) -> dict[str, Any]:
     """The tensors that resume, by name, sharded as they are: weights, moments, mean of the weights.
 
@@ -48,7 +49,7 @@ def tensors_of(
     """
     if optimizer is None:
         return {"model": _trained(model, get_model_state_dict(model))}
-    weights, moments = get_state_dict(model, optimizer)
+    weights, moments = get_state_dict(model, parts_of(optimizer))
     return {"model": _trained(model, weights), "optimizer": moments, **({"average": average} if average else {})}
 
 
@@ -60,7 +61,7 @@ def _trained(model: torch.nn.Module, weights: Mapping[str, Any]) -> dict[str, An
 def load_checkpoint(
     folder: Path,
     model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer | None = None,
+    optimizer: AnyOptimizer | None = None,
     average: dict[str, torch.Tensor] | None = None,
 ) -> CheckpointFacts:
     """Load a checkpoint's tensors; gives its facts. Checksums are not compared.
@@ -84,7 +85,7 @@ def load_checkpoint(
     else:
         set_state_dict(
             model,
-            optimizer,
+            parts_of(optimizer),
             model_state_dict=tensors["model"],
             optim_state_dict=tensors["optimizer"],
             options=options,

@@ -65,6 +65,10 @@ class StageSettings(TypedDict):
     """`training.optimizer`."""
     adapter: dict[str, Json]
     """`training.adapter`."""
+    master_weights: str
+    """`training.master_weights`."""
+    step_in_backward: bool
+    """`training.step_in_backward`."""
     averaging: dict[str, Json]
     """`training.averaging`."""
     batch_rows: int

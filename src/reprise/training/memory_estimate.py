@@ -1,12 +1,11 @@
-"""How much memory a training process takes, before it takes it; and what to change where that is too much.
+"""How much memory a training process takes, before it takes it.
 
 Weights, moments and gradients are counted. Activations are measured on fake tensors, which have shapes and no content:
 one forward pass of the whole model, in which everything is seen that autograd keeps for the backward pass.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch._subclasses.fake_tensor import (
@@ -50,6 +49,10 @@ class Setup:
     averaging: bool
     adapter: Adapter = field(default_factory=Adapter)
     shard_one_process: bool = False
+    master_weights: Literal["float32", "bf16"] = "float32"
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    offload: bool = False
+    step_in_backward: bool = False
 
     @property
     def is_sharded(self) -> bool:
@@ -75,6 +78,10 @@ class Setup:
             averaging=training.averaging.kind != "none",
             adapter=training.adapter,
             shard_one_process=training.shard_one_process,
+            master_weights=training.master_weights,
+            optimizer=training.optimizer.kind,
+            offload=training.offload,
+            step_in_backward=training.step_in_backward,
         )
 
 
@@ -105,6 +112,10 @@ class Shape:
     layer_input: int
     """Bytes of a layer's input."""
     layers: int
+    matrices: int
+    """Parameters of the matrices of the layers."""
+    largest_weight: int
+    """Parameters of the largest weight."""
     largest_result: int
     """Bytes of the largest result of one operation."""
 
@@ -175,6 +186,8 @@ def measure_shape(config: Any, setup: Setup) -> Shape:
         products_of_layer=products // measured + products_beside,
         layer_input=tokens * config.get_text_config().hidden_size * setup.compute_bytes,
         layers=len(layers),
+        matrices=sum(one.numel() for layer in layers for one in layer.parameters() if one.dim() == 2),
+        largest_weight=max(one.numel() for one in model.parameters()),
         largest_result=max(largest, largest_outside),
     )
 
@@ -270,17 +283,9 @@ def estimate_memory(shape: Shape, setup: Setup) -> MemoryEstimate:
         shape: sizes of the model under this setup's type, length and rows.
         setup: how it is trained.
     """
-    total, c = shape.trained, setup.compute_bytes
-    shards = 1 if setup.world == 1 else setup.local_world if setup.sharding == "hybrid" else setup.world
-    frozen = 0
-    if setup.adapter.kind != "none":
-        ends = shape.embeddings + shape.head if setup.adapter.train_embeddings else 0
-        frozen = int((c * (shape.parameters - ends - shape.four_bit) + NF4_BYTES * shape.four_bit) // shards)
-    master = 4 * total // shards
-    working = 2 * total if not setup.is_sharded and c == 2 else 0
-    gradients = 4 * total // shards
-    if setup.is_sharded and setup.gradient_accumulation == "whole":
-        gradients = 4 * total + 4 * total // shards
+    c = setup.compute_bytes
+    lasting = _lasting(shape, setup)
+    gradients = _gradients(shape, setup)
     activations, layer_work = _activations(shape, setup)
     rows = chunk_rows(setup.micro_batch_rows * setup.seq_len, shape.vocabulary, torch.device(setup.device))
     tokens = setup.micro_batch_rows * setup.seq_len
@@ -291,29 +296,80 @@ def estimate_memory(shape: Shape, setup: Setup) -> MemoryEstimate:
         head_gradient = 0
     head_and_loss = logits + head_gradient + 2 * tokens * shape.hidden_size * c
     gathered = _gathered(shape, setup)
-    moments, average = 2 * master, master if setup.averaging else 0
-    lasting = FIXED_BYTES[setup.device] + frozen + master + working + moments + average
-    between = gradients if setup.micro_batches > 1 else 0
-    peak = lasting + max(
-        between + activations + head_and_loss + gathered,  # the end of the forward pass
-        between + activations + min(head_gradient, head * c) + layer_work + gathered,  # its turn to the backward pass
-        gradients + layer_work + gathered,  # the end of the backward pass
+    kept = lasting.master + lasting.moments + lasting.average
+    on_host = kept + gradients if setup.offload else 0
+    between = gradients if setup.micro_batches > 1 and not setup.offload else 0
+    if setup.offload:
+        lasting, gradients = lasting._replace(master=0, moments=0, average=0), 0
+    peak = (
+        FIXED_BYTES[setup.device]
+        + sum(lasting)
+        + max(
+            between + activations + head_and_loss + gathered,  # the end of the forward pass
+            between
+            + activations
+            + min(head_gradient, head * c)
+            + layer_work
+            + gathered,  # its turn to the backward pass
+            gradients + layer_work + gathered,  # the end of the backward pass
+        )
     )
     return {
         "fixed": FIXED_BYTES[setup.device],
-        "frozen": frozen,
-        "master": master,
-        "working": working,
-        "moments": moments,
-        "average": average,
+        "frozen": lasting.frozen,
+        "master": lasting.master,
+        "working": lasting.working,
+        "moments": lasting.moments,
+        "average": lasting.average,
         "gradients": gradients,
         "gathered": gathered,
         "activations": activations,
         "layer_work": layer_work,
         "head_and_loss": head_and_loss,
         "total": peak,
-        "host_while_saving": 0 if setup.device == "cpu" else master + moments + average,
+        "host_while_saving": 0 if setup.device == "cpu" else kept + on_host,
     }
+
+
+class _Lasting(NamedTuple):
+    """Bytes that are there throughout."""
+
+    frozen: int
+    master: int
+    working: int
+    moments: int
+    average: int
+
+
+def _shards(setup: Setup) -> int:
+    """In how many parts the weights are cut."""
+    return 1 if setup.world == 1 else setup.local_world if setup.sharding == "hybrid" else setup.world
+
+
+def _lasting(shape: Shape, setup: Setup) -> _Lasting:
+    """Weights, moments and mean."""
+    total, c, shards = shape.trained, setup.compute_bytes, _shards(setup)
+    frozen = 0
+    if setup.adapter.kind != "none":
+        ends = shape.embeddings + shape.head if setup.adapter.train_embeddings else 0
+        frozen = int((c * (shape.parameters - ends - shape.four_bit) + NF4_BYTES * shape.four_bit) // shards)
+    narrow = setup.master_weights == "bf16"
+    return _Lasting(
+        frozen=frozen,
+        master=(2 if narrow else 4) * total // shards,
+        working=2 * total if not setup.is_sharded and c == 2 and not narrow else 0,
+        moments=(8 * total - (4 * shape.matrices if setup.optimizer == "muon" else 0)) // shards,
+        average=4 * total // shards if setup.averaging else 0,
+    )
+
+
+def _gradients(shape: Shape, setup: Setup) -> int:
+    """Bytes of the gradients of a step. FSDP keeps them in the type of the weights."""
+    if setup.step_in_backward:
+        return (4 + setup.compute_bytes) * shape.largest_weight
+    each = 2 if setup.is_sharded and setup.master_weights == "bf16" else 4
+    whole = 4 * shape.trained if setup.is_sharded and setup.gradient_accumulation == "whole" else 0
+    return whole + each * shape.trained // _shards(setup)
 
 
 def _activations(shape: Shape, setup: Setup) -> tuple[int, int]:
@@ -343,60 +399,3 @@ def _gathered(shape: Shape, setup: Setup) -> int:
     if setup.sharding == "gradients":
         return shape.parameters * c + trained_layer * (c + 4)
     return layers + (root + ends) * c
-
-
-@dataclass(frozen=True)
-class Change:
-    """Settings that make training fit."""
-
-    settings: dict[str, Any]
-    """Setting of the recipe -> value."""
-    total: int
-    """Bytes per process with them."""
-
-    def __str__(self) -> str:
-        settings = ", ".join(f"{name}={value}" for name, value in self.settings.items())
-        return f"{settings}: {self.total / 1e9:.1f} GB"
-
-
-def changes_that_fit(config: Any, setup: Setup, limit: float) -> list[Change]:
-    """The smallest changes, each sufficient by itself, that bring the peak under a limit in bytes; cheapest first."""
-    shapes: dict[int, Shape] = {}
-    fitting: list[Change] = []
-    for settings, changed in _alternatives(setup):
-        rows = changed.micro_batch_rows
-        if rows not in shapes:
-            shapes[rows] = measure_shape(config, changed)
-        total = estimate_memory(shapes[rows], changed)["total"]
-        smaller = any(change.settings.items() <= settings.items() for change in fitting)
-        if total <= limit and not smaller:
-            fitting.append(Change(settings, total))
-    return fitting
-
-
-def _alternatives(setup: Setup) -> Iterator[tuple[dict[str, Any], Setup]]:
-    """Setups by what they cost: first one change, then several."""
-    options: list[tuple[dict[str, Any], dict[str, Any]]] = [({}, {})]
-    if setup.gradient_accumulation == "whole":
-        options.append(({"training.gradient_accumulation": "sharded"}, {"gradient_accumulation": "sharded"}))
-    if setup.micro_batch_rows > 1:
-        rows = {"micro_batch_rows": 1, "micro_batches": setup.micro_batches * setup.micro_batch_rows}
-        options.append(({"training.micro_batch_rows": 1}, rows))
-    if setup.world > 1 and setup.sharding != "full":
-        options.append(({"training.sharding": "full"}, {"sharding": "full"}))
-    recomputing: list[tuple[dict[str, Any], dict[str, Any]]] = [({}, {})]
-    modes = ("none", "selective", "full")
-    recomputing += [
-        ({"training.activation_checkpointing": mode}, {"activation_checkpointing": mode})
-        for mode in modes[modes.index(setup.activation_checkpointing) + 1 :]
-    ]
-    combined: list[tuple[dict[str, Any], dict[str, Any]]] = []
-    for mask in range(1 << (len(options) - 1)):
-        chosen = [option for index, option in enumerate(options[1:]) if mask >> index & 1]
-        for named, values in recomputing:
-            settings = {key: value for option in (*chosen, (named, values)) for key, value in option[0].items()}
-            fields = {key: value for option in (*chosen, (named, values)) for key, value in option[1].items()}
-            if settings:
-                combined.append((settings, fields))
-    for settings, fields in sorted(combined, key=lambda pair: len(pair[0])):
-        yield settings, replace(setup, **fields)

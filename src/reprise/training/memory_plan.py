@@ -15,13 +15,8 @@ from reprise.recipe.hardware import MEMORY_GB
 from reprise.recipe.model import Model
 from reprise.recipe.tokens import Rows
 from reprise.recipe.training import Training
-from reprise.training.memory_estimate import (
-    Setup,
-    UnknownShapeError,
-    changes_that_fit,
-    estimate_memory,
-    measure_shape,
-)
+from reprise.training.memory_advice import changes_that_fit
+from reprise.training.memory_estimate import Setup, UnknownShapeError, estimate_memory, measure_shape
 from reprise.training.memory_records import MemoryPlan
 from reprise.training.parallel import Processes, compute_dtype
 
@@ -102,7 +97,9 @@ def check_memory(model: Model, training: Training, rows: Rows, processes: Proces
     """
     config = load_config(model)
     limit = _device_memory(processes.device)
-    bytes_each = 16 if training.adapter.kind == "none" else 2
+    bytes_each = 2 if training.adapter.kind != "none" or training.offload else 16
+    if training.master_weights == "bf16" or training.step_in_backward:
+        bytes_each = min(bytes_each, 10)
     if limit is None or bytes_each * count_parameters(config).total / processes.world < WORTH_A_LOOK * limit:
         return
     setup = _setup_here(training, rows, processes)

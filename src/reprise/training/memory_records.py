@@ -14,11 +14,11 @@ class MemoryEstimate(TypedDict):
     frozen: int
     """Weights that are not trained, beside an adapter."""
     master: int
-    """Float32 weights that are trained, or the shards of them that this process holds."""
+    """Weights that are trained, or the shards of them that this process holds, as the optimizer changes them."""
     working: int
     """Copy of the weights in the compute type; 0 where they are gathered, or computed with as they are."""
     moments: int
-    """Both moments of AdamW."""
+    """Both moments of AdamW; of a matrix that Muon trains, its momentum."""
     average: int
     """Mean of the weights."""
     gradients: int
@@ -34,7 +34,8 @@ class MemoryEstimate(TypedDict):
     total: int
     """The peak: the sum, less what is not there at the same time."""
     host_while_saving: int
-    """Host memory for the copy of weights and moments while a checkpoint is written; 0 on a CPU."""
+    """Host memory for the copy of weights and moments while a checkpoint is written, and for what is offloaded; 0 on a
+    CPU."""
 
 
 @record

@@ -71,10 +71,12 @@ def describe_threads(training: Training, threads: int, cores: int, processes: in
         waiting = (
             f"OMP_WAIT_POLICY={policy}" if policy else f"GOMP_SPINCOUNT={spin}" if spin else "the defaults of OpenMP"
         )
-        lines.append(
-            f"other programs keep {others:.1f} of {cores} cores busy, so training is slower; it uses {threads} threads"
-            f", which wait by {waiting}; training.threads={max(1, cores - round(others))} leaves the others their cores"
+        fewer = max(1, cores - round(others))
+        line = (
+            f"other programs keep {others:.1f} of {cores} cores busy, so training is slower; it uses {threads} "
+            f"thread{'s' if threads > 1 else ''} ({waiting})"
         )
+        lines.append(f"{line}; training.threads={fewer} leaves the others their cores" if fewer < threads else line)
     if processes > 1 and not training.threads and threads * processes < cores and "OMP_NUM_THREADS" in os.environ:
         lines.append(
             f"each of {processes} processes uses {threads} of {cores} cores (OMP_NUM_THREADS="

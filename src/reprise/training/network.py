@@ -3,14 +3,16 @@
 import contextlib
 import copy
 import logging
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from types import MethodType
 from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from reprise.errors import UserError
@@ -23,6 +25,7 @@ from reprise.recipe.training import Training
 from reprise.training.adapter import add_adapter, check_adapter, initialise
 from reprise.training.base_model import load_base, load_weights, read_trained
 from reprise.training.parallel import Processes, compute_dtype, is_sharded
+from reprise.training.single_adamw import SingleAdamW
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +48,8 @@ def open_network(
     """
     dtype = compute_dtype(training, processes.device)
     processes.first(lambda: check_adapter(training.adapter, processes.device, processes.world))
-    loaded_as = torch.float32 if training.adapter.kind == "none" else dtype
+    narrow = training.adapter.kind != "none" or training.master_weights == "bf16"
+    loaded_as = dtype if narrow else torch.float32
     four_bit = training.adapter.kind != "none" and training.adapter.base == "nf4"
     base, source = load_base(
         model, processes, loaded_as, sharded=is_sharded(training, processes.world), on_host=four_bit
@@ -65,11 +69,14 @@ def open_network(
         read_trained(base, model)
     if four_bit:
         base.to(processes.device)
+    if training.master_weights == "bf16":
+        for weight in base.parameters():  # a model that is to be sharded was made in float32, on the meta device
+            weight.data = weight.data.to(torch.bfloat16)
     recompute_activations(base, training)
     network = Network(Objective(base), training, processes)
     network.attention_as_loaded = as_loaded
     if source is not None:
-        load_weights(network.weights, source, processes)
+        load_weights(network.weights, source, processes, offload=training.offload)
         initialise(network.weights, training.adapter, seed)
         network.weights.find_head()
         network.reshard()  # the optimizer must get the shards, not what that pass gathered
@@ -95,12 +102,24 @@ def check_positions(config: Any, seq_len: int) -> None:
         log.warning("%s", finding.what)
 
 
+@dataclass
+class _Stepping:
+    """A backward pass that changes the weights."""
+
+    optimizer: SingleAdamW
+    squared: float = 0.0
+    """Sum of the squares of the gradients so far."""
+    refused: Any = None
+    """The weight whose gradient is not finite; no weight is changed after it."""
+
+
 class Network:
-    """The model of a run: `weights` are the float32 master weights, `objective` is what runs.
+    """The model of a run: `weights` are the master weights, float32 if not asked otherwise; `objective` is what runs.
 
     With several processes both are one FSDP2 module, which gathers the weights in the compute type layer by layer. One
     process has nothing to gather, and FSDP's copies in and out of its buffers cost a tenth of a step on a CPU; so there
     `objective` is a copy of the model in the compute type, made once a step, whose gradients go to the master weights.
+    bfloat16 master weights are computed with as they are.
     """
 
     def __init__(self, objective: Objective, training: Training, processes: Processes) -> None:
@@ -112,8 +131,13 @@ class Network:
         self.attention_as_loaded: str | None = None
         """Attention that takes any mask; None: the present one."""
         self._pairs: list[tuple[nn.Parameter, nn.Parameter]] = []
+        self._stepping: _Stepping | None = None
+        """While a backward pass changes the weights."""
         if self._sharded:
             shard(objective, dtype, training, processes)
+        elif training.master_weights == "bf16":
+            for weight in objective.parameters():
+                weight.grad_dtype = torch.float32  # in which micro-batches are summed
         elif dtype != torch.float32:
             frozen: dict[int, Any] = {id(one): one for one in objective.parameters() if not one.requires_grad}
             self.objective = copy.deepcopy(objective, frozen)  # which holds the frozen weights themselves
@@ -122,6 +146,9 @@ class Network:
             for master, working in self._pairs:
                 working.data = working.data.to(dtype)
                 working.register_post_accumulate_grad_hook(partial(self._hand_over, master))  # type: ignore[no-untyped-call]
+        if training.step_in_backward and not self._pairs:
+            for weight in self.weights.parameters():
+                weight.register_post_accumulate_grad_hook(self._step_weight)  # type: ignore[no-untyped-call]
         self.objective.train()
 
     def compile(self) -> None:
@@ -179,6 +206,52 @@ class Network:
             master.grad = gradient.to(master.dtype)
         else:
             master.grad.add_(gradient)
+        if self._stepping is not None:
+            self._step_weight(master)
+            with torch.no_grad():
+                working.copy_(master)
+
+    def step_in_backward(self, loss: torch.Tensor, optimizer: SingleAdamW) -> float:
+        """Run the backward pass, in which each weight is changed as soon as its gradient is there, which is then freed.
+
+        Args:
+            loss: scalar.
+            optimizer: of the weights.
+
+        Returns:
+            Squared norm of all gradients.
+
+        Raises:
+            UserError: a gradient is not finite; weights were changed already.
+        """
+        self._stepping = stepping = _Stepping(optimizer)
+        try:
+            loss.backward()  # type: ignore[no-untyped-call]
+        finally:
+            self._stepping = None
+        if stepping.refused is not None:
+            names = {id(weight): name for name, weight in self.weights.named_parameters()}
+            self.drop_gradients()
+            raise UserError(
+                f"the gradient of {names[id(stepping.refused)]} is not finite, and other weights were changed already",
+                where="training.step_in_backward = true",
+                remedy="the same command resumes from the last checkpoint: lower the learning rate, or set it to "
+                "false, which leaves such a step out",
+            )
+        return stepping.squared
+
+    def _step_weight(self, weight: Any) -> None:
+        """Change a weight whose gradient is there; without a step under way nothing happens."""
+        stepping = self._stepping
+        if stepping is None or stepping.refused is not None:
+            return
+        squared = float(torch.linalg.vector_norm(weight.grad.float())) ** 2
+        if not math.isfinite(squared):
+            stepping.refused = weight
+            return
+        stepping.squared += squared
+        stepping.optimizer.step_weight(weight)
+        weight.grad = None
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -204,15 +277,22 @@ def shard(objective: Objective, dtype: torch.dtype, training: Training, processe
     Each layer is a group. So are the embeddings and the output layer, unless they share their weight: it then belongs
     to the outermost group, which is gathered throughout.
     """
-    policy = MixedPrecisionPolicy(param_dtype=dtype if dtype != torch.float32 else None, reduce_dtype=torch.float32)
-    mesh, frees = processes.mesh, training.sharding != "gradients"
+    frees = training.sharding != "gradients"
+    wrap = partial(
+        fully_shard,
+        mesh=processes.mesh,
+        mp_policy=MixedPrecisionPolicy(
+            param_dtype=dtype if dtype != torch.float32 else None, reduce_dtype=torch.float32
+        ),
+        offload_policy=CPUOffloadPolicy() if training.offload else OffloadPolicy(),
+    )
     embeddings, head = objective.model.get_input_embeddings(), objective.get_output_embeddings()
     for layer in decoder_layers(objective.model):
-        fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=frees)
+        wrap(layer, reshard_after_forward=frees)
     if head is not None and head.weight is not embeddings.weight:
-        fully_shard(embeddings, mesh=mesh, mp_policy=policy, reshard_after_forward=frees)
-        fully_shard(head, mesh=mesh, mp_policy=policy, reshard_after_forward=False)  # its backward pass is next
-    fully_shard(objective, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+        wrap(embeddings, reshard_after_forward=frees)
+        wrap(head, reshard_after_forward=False)  # its backward pass is next
+    wrap(objective, reshard_after_forward=False)
 
 
 def decoder_layers(model: Any) -> list[Any]:

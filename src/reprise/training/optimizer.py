@@ -1,4 +1,4 @@
-"""AdamW, the learning rate over tokens, and the norm of the gradients."""
+"""The optimizers, the learning rate over tokens, and the norm of the gradients."""
 
 import math
 from collections.abc import Sequence
@@ -9,12 +9,50 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from reprise.recipe.training import Schedule, Training
+from reprise.training.local_parts import local_part
+from reprise.training.single_adamw import SingleAdamW
 
 
-def build_optimizer(model: Any, training: Training) -> torch.optim.AdamW:
+class Combined:
+    """Two optimizers that share the parameters of a model, and are stepped and saved together."""
+
+    def __init__(self, *parts: torch.optim.Optimizer) -> None:
+        self.parts = parts
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The groups of all parts."""
+        return [group for part in self.parts for group in part.param_groups]
+
+    @property
+    def state(self) -> dict[Any, Any]:
+        """Parameter -> its state, whichever part trains it."""
+        return {parameter: state for part in self.parts for parameter, state in part.state.items()}
+
+    def step(self) -> None:
+        """Change all weights."""
+        for part in self.parts:
+            part.step()
+
+
+AnyOptimizer = torch.optim.Optimizer | Combined
+
+
+def parts_of(optimizer: AnyOptimizer) -> list[torch.optim.Optimizer]:
+    """The optimizers of torch that it consists of."""
+    return list(optimizer.parts) if isinstance(optimizer, Combined) else [optimizer]
+
+
+def build_optimizer(model: Any, training: Training, seed: int = 0) -> AnyOptimizer:
     """AdamW with weight decay on matrices only: not on norms, biases and embeddings, tied output layer included.
 
-    Beside an adapter the embeddings and the output layer have a learning rate of their own.
+    Beside an adapter the embeddings and the output layer have a learning rate of their own. Muon trains the matrices
+    of the blocks, AdamW the rest.
+
+    Args:
+        model: whose parameters are trained.
+        training: settings.
+        seed: random seed of the run, for bfloat16 weights.
     """
     settings, adapter = training.optimizer, training.adapter
     embeddings = {
@@ -38,9 +76,32 @@ def build_optimizer(model: Any, training: Training) -> torch.optim.AdamW:
             whole = [one for one in group["params"] if id(one) in ends]
             group["params"] = [one for one in group["params"] if id(one) not in ends]
             groups.append({**group, "params": whole, "lr_scale": adapter.embeddings_lr_scale})
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=0.0, betas=settings.betas, eps=settings.eps, fused=True
+    groups = [group for group in groups if group["params"]]
+    if training.master_weights == "bf16" or training.step_in_backward:
+        return SingleAdamW(groups, betas=settings.betas, eps=settings.eps, seed=seed)
+    if settings.kind == "muon":
+        return _muon_and_adamw(model, groups, training)
+    return torch.optim.AdamW(groups, lr=0.0, betas=settings.betas, eps=settings.eps, fused=True)
+
+
+def _muon_and_adamw(model: Any, groups: list[dict[str, Any]], training: Training) -> Combined:
+    """Muon for the matrices of the blocks; AdamW for embeddings, output layer, norms and biases.
+
+    Muon's updates are scaled to the size of AdamW's (arXiv 2502.16982), so that one schedule fits both.
+    """
+    settings = training.optimizer
+    head = getattr(model.get_output_embeddings(), "weight", None)
+    matrices = [one for one in groups[0]["params"] if one.ndim == 2 and one is not head]
+    chosen = set(map(id, matrices))
+    rest = [{**group, "params": [one for one in group["params"] if id(one) not in chosen]} for group in groups]
+    muon = torch.optim.Muon(
+        [{"params": matrices, "lr_scale": 1.0}], lr=0.0, weight_decay=settings.weight_decay,
+        momentum=settings.betas[1], adjust_lr_fn="match_rms_adamw",
+    )  # fmt: skip
+    adamw = torch.optim.AdamW(
+        [group for group in rest if group["params"]], lr=0.0, betas=settings.betas, eps=settings.eps, fused=True
     )
+    return Combined(muon, adamw)
 
 
 def learning_rate(schedule: Schedule, tokens_done: int, total_tokens: int, last_rate: float = 0.0) -> float:
@@ -67,7 +128,7 @@ def learning_rate(schedule: Schedule, tokens_done: int, total_tokens: int, last_
     return schedule.peak_lr
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+def set_learning_rate(optimizer: AnyOptimizer, rate: float) -> None:
     """Use a rate for the next step."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]
@@ -106,12 +167,6 @@ def scale_gradients(gradients: Sequence[Tensor], factor: float) -> None:
         torch._foreach_mul_([local_part(gradient) for gradient in gradients], factor)
 
 
-def local_part(tensor: Any) -> Tensor:
-    """The part of a tensor that this process holds."""
-    local: Tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
-    return local
-
-
-def optimizer_steps(optimizer: torch.optim.Optimizer) -> int:
+def optimizer_steps(optimizer: AnyOptimizer) -> int:
     """Steps that the moments have seen, those of stages before included."""
     return max((int(state["step"]) for state in optimizer.state.values() if "step" in state), default=0)

@@ -2,38 +2,30 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from reprise.errors import UserError
+from reprise import processes
+from reprise.model.devices import own_device
 from reprise.model.likelihood import native_dtype
 from reprise.recipe.training import Training
-from reprise.training.first_process import first_does
 from reprise.training.memory import keep_freed_memory
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Processes:
-    """This process among those of the run."""
+class Processes(processes.Processes):
+    """This process among those that train."""
 
-    rank: int
-    world: int
-    device: torch.device
-    mesh: DeviceMesh
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this process writes the files that exist once."""
-        return self.rank == 0
+    device: torch.device = field(default_factory=own_device)
+    mesh: Any = None
+    """Mesh of the devices: (shard,), or (replicate, shard) for hybrid sharding."""
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Sum over the processes."""
@@ -49,30 +41,6 @@ class Processes:
         dist.all_reduce(flags)
         return bool(flags.item())
 
-    def wait(self) -> None:
-        """Go on when every process is here."""
-        if self.world > 1:
-            dist.barrier()
-
-    def gather(self, value: Any) -> list[Any]:
-        """What each process says, in the order of their ranks."""
-        values = [value] * self.world
-        if self.world > 1:
-            dist.all_gather_object(values, value)
-        return values
-
-    def same(self, value: Any) -> Any:
-        """What the first process says."""
-        if self.world == 1:
-            return value
-        box = [value]
-        dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
-        return box[0]
-
-    def first(self, action: Callable[[], T]) -> T | None:
-        """See `first_does`."""
-        return first_does(action, is_first=self.is_first, world=self.world)
-
 
 def start_processes(timeout_s: int) -> bool:
     """Join the processes that `torchrun` started, or be the only one; gives False where that was done before.
@@ -83,7 +51,7 @@ def start_processes(timeout_s: int) -> bool:
     if dist.is_initialized():
         return False
     if torch.cuda.is_available():
-        torch.cuda.set_device(_device())
+        torch.cuda.set_device(own_device())
     # Checkpoints are written by CPU collectives while the GPU computes.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     if "RANK" in os.environ:
@@ -93,6 +61,14 @@ def start_processes(timeout_s: int) -> bool:
     return True
 
 
+def join_processes(timeout_s: int) -> processes.Processes:
+    """The processes of the launcher as `start_processes` makes them, which wait for each other as long as it takes:
+    while the first one cleans a corpus the others have nothing to do for hours. What a launcher kills it notices."""
+    start_processes(timeout_s)
+    group = dist.new_group(backend="gloo", timeout=timedelta(weeks=52))
+    return processes.Processes(dist.get_rank(), dist.get_world_size(), group=group)
+
+
 @contextlib.contextmanager
 def open_processes(training: Training) -> Iterator[Processes]:
     """The processes of the run while the block runs; those that were started before stay afterwards."""
@@ -100,26 +76,11 @@ def open_processes(training: Training) -> Iterator[Processes]:
     if training.threads:
         torch.set_num_threads(training.threads)
     try:
-        with keep_freed_memory(_device()):
-            yield Processes(dist.get_rank(), dist.get_world_size(), _device(), _mesh(training, _device()))
+        with keep_freed_memory(own_device()):
+            yield Processes(dist.get_rank(), dist.get_world_size(), own_device(), _mesh(training, own_device()))
     finally:
         if begun:
             dist.destroy_process_group()
-
-
-def _device() -> torch.device:
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    local_rank, visible = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
-    if visible == 1:  # Slurm may show each task its own GPU only
-        return torch.device("cuda", 0)
-    if local_rank >= visible:
-        raise UserError(
-            f"this machine has {visible} GPUs and at least {local_rank + 1} processes",
-            where=f"LOCAL_RANK = {local_rank}",
-            remedy="start one process per GPU (torchrun --nproc-per-node, Slurm --ntasks-per-node)",
-        )
-    return torch.device("cuda", local_rank)
 
 
 def _mesh(training: Training, device: torch.device) -> DeviceMesh:

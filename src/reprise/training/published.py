@@ -25,7 +25,7 @@ from reprise.model.objective import Objective, one_type
 from reprise.model.tokenizer import PLAIN_TEXT, compared_texts, open_tokenizer
 from reprise.recipe.model import Model
 from reprise.training.averaging import distinct_weights
-from reprise.training.optimizer import local_part
+from reprise.training.local_parts import local_part
 
 PROBE_TOKENS = 32
 """Tokens whose logits are compared."""

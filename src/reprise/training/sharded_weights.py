@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor
 
 from reprise.model.objective import Objective
 from reprise.model.weight_files import StoredWeights
 from reprise.model.weights import refuse_not_finite
 from reprise.training.adapter import MergedWeight, is_adapter, stored_name
+from reprise.training.local_parts import first_row
 from reprise.training.parallel import Processes
 
 FILE_BYTES = 5 * 10**9
@@ -21,17 +22,16 @@ FILE_BYTES = 5 * 10**9
 
 @torch.no_grad()
 def read_shards(objective: Objective, stored: StoredWeights, processes: Processes) -> None:
-    """Give a sharded model on the meta device the weights of its files: each process reads its own rows.
+    """Give a sharded model the weights of its files: each process reads its own rows.
 
     Args:
-        objective: after `fully_shard`; its buffers are real.
+        objective: after `allocate`.
         stored: the files, whose names and shapes are the model's.
         processes: all of them call.
 
     Raises:
         UserError: a weight is infinite or not a number, in any process.
     """
-    allocate(objective, processes.device)
     refused = []
     for name, buffer in objective.named_buffers():
         if _plain(name) in stored.files:
@@ -42,7 +42,7 @@ def read_shards(objective: Objective, stored: StoredWeights, processes: Processe
         if is_adapter(name):
             continue
         local: Any = weight.to_local() if isinstance(weight, DTensor) else weight
-        start = _first_row(weight)
+        start = first_row(weight)
         stored_weight = stored.read(_plain(name))  # one at a time: pages of a file that stays mapped count as memory
         local.copy_(stored_weight[start : start + len(local)] if local.dim() else stored_weight[...])
         if not bool(local.isfinite().all()):
@@ -56,26 +56,20 @@ def _plain(name: str) -> str:
     return stored_name(name).removeprefix("model.")
 
 
-def allocate(objective: Objective, device: torch.device) -> None:
-    """Give a model on the meta device memory for its weights; its buffers keep their values."""
-    buffers = {name: buffer.clone() for name, buffer in objective.named_buffers()}
-    objective.to_empty(device=device)
+def allocate(objective: Objective, device: torch.device, *, offload: bool = False) -> None:
+    """Give a sharded model on the meta device memory for its weights; its buffers keep their values.
+
+    Args:
+        objective: after `fully_shard`; its buffers are real.
+        device: where it computes.
+        offload: the weights are on the host; the buffers are on the device all the same.
+    """
+    buffers = {name: buffer.clone() for name, buffer in objective.named_buffers(remove_duplicate=False)}
+    objective.to_empty(device="cpu" if offload else device)
     objective.model.tie_weights()  # to_empty made two of what was one
-    for name, buffer in objective.named_buffers():
-        buffer.copy_(buffers[name])
-
-
-def _first_row(weight: torch.Tensor) -> int:
-    """Number of the first row that this process has of a weight."""
-    if not isinstance(weight, DTensor):
-        return 0
-    for dimension, placement in enumerate(weight.placements):
-        if isinstance(placement, Shard):
-            assert placement.dim == 0
-            # As torch.chunk cuts, and FSDP2 with it.
-            rows = -(-weight.shape[0] // weight.device_mesh.size(dimension))
-            return min(rows * weight.device_mesh.get_local_rank(dimension), weight.shape[0])
-    return 0
+    for name, value in buffers.items():
+        prefix, _, own = name.rpartition(".")
+        objective.get_submodule(prefix)._buffers[own] = value.to(device)
 
 
 def write_shards(weights: Mapping[str, Any], dtype: torch.dtype, folder: Path, *, writes: bool) -> None:

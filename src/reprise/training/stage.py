@@ -22,6 +22,7 @@ from reprise.recipe.training import Training
 from reprise.records import record
 from reprise.tokens.store import TokenStore
 from reprise.training.averaging import Average
+from reprise.training.check_settings import check_processes
 from reprise.training.checkpoint import check_content, load_checkpoint, newest_whole, prune, read_facts
 from reprise.training.checkpoint_facts import CheckpointFacts, Progress, StageSettings, next_multiple
 from reprise.training.export import write_model
@@ -145,11 +146,11 @@ def build(
         window: `max_length` and `stride` of the evaluation, for the validations.
         benchmarks: what `training.benchmarks_every_tokens` runs.
     """
-    processes.first(lambda: _check(training, processes))
+    processes.first(lambda: check_processes(training, processes))
     store = TokenStore.open(work.inputs["tokenize"])
     previous = work.inputs[f"train-{stage_index}"] / "state" if stage_index else None
     network = open_network(model, rows, training, store.highest_id, seed, processes)
-    optimizer = build_optimizer(network.weights, training)
+    optimizer = build_optimizer(network.weights, training, seed)
     settings = _deciding(stage, stage_index, rows, training, model, seed, store, processes)
     name = work.output.name.removesuffix(".partial")
     metrics = processes.first(lambda: Metrics(work.output, training.trackers, f"{name}: {stage.name}", settings))
@@ -195,6 +196,8 @@ def _deciding(
         "rows": rows.model_dump(mode="json"),
         "optimizer": training.optimizer.model_dump(mode="json"),
         "adapter": decisive(training.adapter),
+        "master_weights": training.master_weights,
+        "step_in_backward": training.step_in_backward,
         "averaging": training.averaging.model_dump(mode="json"),
         "batch_rows": training.batch_rows,
         "precision": str(compute_dtype(training, processes.device)),
@@ -222,22 +225,6 @@ def _held_out(
         window=fit_window(network.weights.config, *window),
         batch_tokens=fit_batch(max(MIN_BATCH_TOKENS, training.micro_batch_rows * rows.seq_len), processes.device),
     )
-
-
-def _check(training: Training, processes: Processes) -> None:
-    if training.batch_rows % (training.micro_batch_rows * processes.world):
-        raise UserError(
-            f"batch_rows must be a multiple of micro_batch_rows ({training.micro_batch_rows}) times the number of "
-            f"processes ({processes.world})",
-            where=f"training.batch_rows = {training.batch_rows}",
-            remedy="change one of the three",
-        )
-    if training.benchmarks_every_tokens and processes.world > 1:
-        raise UserError(
-            "benchmarks can run during training on one process only",
-            where=f"training.benchmarks_every_tokens = {training.benchmarks_every_tokens}",
-            remedy="set it to 0 and run `reprise evaluate` afterwards",
-        )
 
 
 def _resume(trainer: Trainer, previous: Path | None) -> None:

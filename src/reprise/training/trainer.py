@@ -15,7 +15,6 @@ from reprise.mixture.batch import Batch
 from reprise.mixture.sampler import Sampler
 from reprise.mixture.shares import ShareChange
 from reprise.mixture.shares_file import CAUSE, SharesFile
-from reprise.model.attention import document_inputs
 from reprise.progress import track
 from reprise.recipe.groups import Groups
 from reprise.recipe.mixture import Stage
@@ -30,8 +29,10 @@ from reprise.training.events import BatchRows, Event, LiveScore, Moment
 from reprise.training.guards import Retention, StepGuard, bits_per_byte, check_retention, kept_groups, share_to_set
 from reprise.training.memory import peak_memory
 from reprise.training.metrics import Metrics
+from reprise.training.micro_batches import micro_batches, num_targets
 from reprise.training.network import Network
 from reprise.training.optimizer import (
+    AnyOptimizer,
     gradients_of,
     learning_rate,
     optimizer_steps,
@@ -41,6 +42,7 @@ from reprise.training.optimizer import (
 )
 from reprise.training.parallel import Processes
 from reprise.training.signals import Interrupted, StopSignal
+from reprise.training.single_adamw import SingleAdamW
 from reprise.training.status_line import StatusLine
 from reprise.training.validation import BucketLoss, HeldOut
 from reprise.training.writer import CheckpointError, CheckpointWriter
@@ -77,7 +79,7 @@ class Trainer:
     """Groups of held-out documents that must be kept."""
     processes: Processes
     network: Network
-    optimizer: torch.optim.Optimizer
+    optimizer: AnyOptimizer
     store: TokenStore
     sampler: Sampler
     held_out: HeldOut
@@ -175,8 +177,9 @@ class Trainer:
             first_row: index of the first row of the global batch in the stage.
         """
         training, processes = self.training, self.processes
-        # Dropout, where a model has any, depends on the step and not on what ran before: nothing to save or to lose.
-        torch.manual_seed((self.settings["seed"] * 1_000_003 + self.progress.step) * 4_096 + processes.rank)
+        if training.step_in_backward:
+            return self.update_in_backward(batch, rate, first_row)
+        self._seed_step()
         expected_targets = training.batch_rows * (self.rows.seq_len - 1)
         # FSDP averages over the processes; the mean is over all targets of the global batch.
         loss_sum = self.accumulate(batch, processes.world / expected_targets)
@@ -184,18 +187,16 @@ class Trainer:
             self.network.drop_gradients()
             return Update("given up")
         gradients = gradients_of(self.network.weights)
-        targets = torch.full_like(loss_sum, _num_targets(batch))
-        sums = processes.sum(torch.stack([loss_sum, targets, squared_norm(gradients)]))
-        total_loss, num_targets, squared = sums.tolist()
-        loss = total_loss / max(num_targets, 1)
-        to_mean = expected_targets / max(num_targets, 1)  # not 1 where padding or the start of a document has no loss
+        targets = torch.full_like(loss_sum, num_targets(batch))
+        sums = processes.sum(torch.stack([loss_sum, targets, squared_norm(gradients).to(loss_sum.device)]))
+        total_loss, total_targets, squared = sums.tolist()
+        loss = total_loss / max(total_targets, 1)
+        to_mean = expected_targets / max(total_targets, 1)  # not 1 where padding or the start of a document has no loss
         grad_norm = squared**0.5 * to_mean
-        decision = self.step_guard.decide(loss, grad_norm, self.progress, self._rows_of(batch, first_row))
-        if decision != "keep":
-            self.network.drop_gradients()
-            rolled_back = decision == "rollback" and self._roll_back(first_row)
-            return Update("rolled back" if rolled_back else "left out")
-        scale_gradients(gradients, to_mean * min(1.0, training.optimizer.clip_norm / (grad_norm + 1e-6)))
+        if refused := self._refuse(loss, grad_norm, batch, first_row):
+            return refused
+        clip_norm = training.optimizer.clip_norm
+        scale_gradients(gradients, to_mean * (min(1.0, clip_norm / (grad_norm + 1e-6)) if clip_norm else 1.0))
         set_learning_rate(self.optimizer, rate)
         self.progress.last_rate = rate
         self.writer.release()
@@ -203,6 +204,39 @@ class Trainer:
         self.network.refresh()
         self.network.drop_gradients()
         return Update("done", loss, grad_norm)
+
+    def _seed_step(self) -> None:
+        """Dropout, where there is any, depends on the step and not on what ran before: nothing to save or to lose."""
+        torch.manual_seed((self.settings["seed"] * 1_000_003 + self.progress.step) * 4_096 + self.processes.rank)
+
+    def _refuse(self, loss: float, grad_norm: float, batch: Batch, first_row: int) -> Update | None:
+        """What becomes of a batch that must not change the weights; None where it may."""
+        decision = self.step_guard.decide(loss, grad_norm, self.progress, self._rows_of(batch, first_row))
+        if decision == "keep":
+            return None
+        self.network.drop_gradients()
+        rolled_back = decision == "rollback" and self._roll_back(first_row)
+        return Update("rolled back" if rolled_back else "left out")
+
+    def update_in_backward(self, batch: Batch, rate: float, first_row: int) -> Update:
+        """As `update`, but each weight changes as soon as its gradient is there, which is then freed.
+
+        The guards judge the loss alone, before the backward pass.
+
+        Raises:
+            UserError: a gradient is not finite, and weights were changed already.
+        """
+        self._seed_step()
+        (inputs,) = self._micro_batches(batch)
+        loss = self.network.objective(**inputs) / max(num_targets(batch), 1)
+        if refused := self._refuse(loss.item(), 0.0, batch, first_row):
+            return refused
+        set_learning_rate(self.optimizer, rate)
+        self.progress.last_rate = rate
+        self.writer.release()
+        assert isinstance(self.optimizer, SingleAdamW)
+        squared = self.network.step_in_backward(loss, self.optimizer)
+        return Update("done", loss.item(), squared**0.5)
 
     def accumulate(self, batch: Batch, scale: float) -> torch.Tensor | None:
         """Run the micro-batches forward and backward.
@@ -230,19 +264,8 @@ class Trainer:
         return loss_sum
 
     def _micro_batches(self, batch: Batch) -> Iterator[dict[str, Any]]:
-        """The arguments of each forward pass."""
-        device = self.processes.device
-        for start in range(0, len(batch.ids), self.training.micro_batch_rows):
-            part = slice(start, start + self.training.micro_batch_rows)
-            arrays = {"input_ids": batch.ids[part], "labels": batch.labels[part]}
-            inputs: dict[str, Any] = {name: torch.from_numpy(values.copy()) for name, values in arrays.items()}
-            if batch.document_mask:  # positions that restart keep attention inside a document
-                positions = torch.from_numpy(batch.position_ids[part].copy())
-                inputs |= document_inputs(self.network.objective.config, positions)
-            yield {
-                name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-                for name, value in inputs.items()
-            }
+        config, rows = self.network.objective.config, self.training.micro_batch_rows
+        return micro_batches(batch, rows, config, self.processes.device)
 
     def _rows_of(self, batch: Batch, first_row: int) -> BatchRows:
         """Which rows a step trained on."""
@@ -460,8 +483,3 @@ class Trainer:
             where=str(self.checkpoints),
             remedy="free some space; the same command resumes from the checkpoint before",
         )
-
-
-def _num_targets(batch: Batch) -> int:
-    """Positions of the rows that are predicted: all with a label but the first of a row."""
-    return int((batch.labels[:, 1:] >= 0).sum())

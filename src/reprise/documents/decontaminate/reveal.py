@@ -48,15 +48,10 @@ def reveal(text: str, *, strewn_letters: bool = False) -> str:
     revealed = strip_markup(text)
     for _ in range(_DECODING_ROUNDS):
         before = revealed
-        for decode in (
-            _decode_code_points,
-            _decode_bytes,
-            _decode_backslashes,
-            _decode_percent,
-            _decode_quoted_printable,
-            strip_markup,
-        ):
+        for decode in _DECODERS if any(sign in revealed for sign in "\\%=+") else ():
             revealed = decode(revealed)
+        if revealed != before or revealed != text:
+            revealed = strip_markup(revealed)
         if revealed == before:
             break
     if not revealed.isascii():
@@ -66,6 +61,35 @@ def reveal(text: str, *, strewn_letters: bool = False) -> str:
     revealed = _join_lines(_drop_insertions(revealed))
     return _STREWN_LETTER.sub("", revealed) if strewn_letters else revealed
 
+
+def changed_parts(plain: str, revealed: str) -> list[str]:
+    """The lines of a revealed text that differ from the plain one, each with _CONTEXT characters on either side.
+
+    The rest was searched in the plain text, so nothing new can be in it. Lines are compared in order: a line that is
+    not the next one of the plain text is looked for in the following ones, and was changed where it is none of them.
+    """
+    if len(revealed) <= 2 * _CONTEXT:
+        return [revealed]
+    before, i, offset = plain.split("\n"), 0, 0
+    parts: list[tuple[int, int]] = []
+    for line in revealed.split("\n"):
+        if i >= len(before) or line != before[i]:
+            ahead = before[i + 1 : i + _RESYNC]
+            i += 1 + ahead.index(line) if line in ahead else 0
+            begin, end = max(0, offset - _CONTEXT), offset + len(line) + _CONTEXT
+            if parts and begin <= parts[-1][1]:
+                parts[-1] = (parts[-1][0], end)
+            else:
+                parts.append((begin, end))
+        i += 1
+        offset += len(line) + 1
+    return [revealed[begin:end] for begin, end in parts] or [revealed]
+
+
+_CONTEXT = 2000
+"""A question with its options, and what may be inserted into it, on either side of a change."""
+_RESYNC = 40
+"""Lines among which the next one that is the same in both texts is looked for."""
 
 _CODE_POINT = re.compile(r"(?:U\+|%u|\\x\{|\\(?=[0-9a-fA-F]{4}))([0-9a-fA-F]{4,6})(?:\}|\b\s?)")
 
@@ -102,7 +126,8 @@ def _decode_utf8(match: re.Match[str]) -> str:
 
 
 _UNICODE_ESCAPE = re.compile(r"\\+(?:u\{([0-9a-fA-F]{1,6})\}|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|x([0-9a-fA-F]{2}))")
-_LINE_ESCAPE = re.compile(r"\\+[nrt]")
+_LINE_ESCAPE = re.compile(r"\\+(?:[nr]|t(?!ext[a-z]{0,6}\{))")
+"""Not the beginning of `\\text{...}` of LaTeX."""
 _JSON_SIGN = re.compile(r"\\+(?:u\{?[0-9a-fA-F]{2}|U000|x[0-9a-fA-F]{2}|[nrt](?![a-z])|\")")
 
 
@@ -142,6 +167,9 @@ def _decode_quoted_printable(text: str) -> str:
     return _QUOTED_PRINTABLE.sub(
         lambda match: quopri.decodestring(match[0].encode("ascii")).decode("utf-8", "replace"), text
     )
+
+
+_DECODERS = (_decode_code_points, _decode_bytes, _decode_backslashes, _decode_percent, _decode_quoted_printable)
 
 
 @functools.cache
@@ -265,6 +293,8 @@ _TIME = re.compile(
     r"(?:[^\S\n]*-->[^\S\n]*\d{1,2}:\d{2}[\d:.,]*[^\n]*)?[^\S\n]*\n?"
 )
 """At the beginning of a line: of a subtitle, with the number before it, or of a line of a transcript."""
+_HEADER = re.compile(r"\n(?<=[^\s.!?:;|>。！？：；]\n)[^\n]{2,60}?\s[0-9]{1,4}[^\S\n]*\n\s*(?=[^\W\d_A-Z])")
+"""A short line that ends with a number, in the middle of a sentence: the header of a page."""
 _LATEX_STYLE = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt|sc|up|normal)?|emph|math(?:rm|bf|it|sf|tt)|underline|[mh]box)\s*\{"
 )
@@ -280,13 +310,15 @@ _STREWN_LETTER = re.compile(
 
 
 def _drop_insertions(text: str) -> str:
-    """Page numbers on a line of their own, times of subtitles, numbers of notes, targets of links, readings, styles."""
-    text = _LONE_NUMBER.sub("", text)
+    """Page numbers on a line of their own, headers, times of subtitles, numbers of notes, targets of links, readings,
+    styles."""
+    text = _HEADER.sub("\n", _LONE_NUMBER.sub("", text))
     if ":" in text:
         text = _TIME.sub("\n", text)
     if "\\" in text:
         text = _LATEX_STYLE.sub("{", text)
-    if len(list(itertools.islice(_BRACKETED_READING.finditer(text), _MIN_READINGS))) == _MIN_READINGS:
+    is_han = not text.isascii()
+    if is_han and len(list(itertools.islice(_BRACKETED_READING.finditer(text), _MIN_READINGS))) == _MIN_READINGS:
         text = _BRACKETED_READING.sub("", text)
     if "[" in text:
         text = _LINK_TARGET.sub("]", _NOTE_NUMBER.sub("", text))
@@ -299,4 +331,5 @@ _CUT_WORD_SIGNS = [re.compile(hyphen + r"[^\S\n]*\n") for hyphen in ("-", "\u201
 
 def _join_lines(text: str) -> str:
     """Join words that were hyphenated at the end of a line."""
-    return _CUT_WORD.sub("", text) if any(sign.search(text) for sign in _CUT_WORD_SIGNS) else text
+    signs = _CUT_WORD_SIGNS[:1] if text.isascii() else _CUT_WORD_SIGNS
+    return _CUT_WORD.sub("", text) if any(sign.search(text) for sign in signs) else text

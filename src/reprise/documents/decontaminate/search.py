@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from reprise.documents.decontaminate.gaps import Letters, match_letters
 from reprise.documents.decontaminate.index import Grams, Index, Lookup, Seeds, Unit, distinct_pairs
-from reprise.documents.decontaminate.reveal import reveal, strip_markup
+from reprise.documents.decontaminate.reveal import changed_parts, reveal, strip_markup
 from reprise.documents.words import Hashes, Words, hash_runs, join_letters, split_words
 
 MIN_LETTERS = 0.95
@@ -33,7 +33,7 @@ Found = list[dict[int, float]]
 
 @dataclass(frozen=True)
 class _View:
-    """The texts in one form: `owners[i]` is the text that view i is of."""
+    """The texts in one form, or parts of them: `owners[i]` is the text that view i is of."""
 
     texts: list[str]
     owners: NDArray[np.int64]
@@ -50,7 +50,9 @@ def find_questions(index: Index, texts: Sequence[str], min_overlap: float) -> Fo
     changed = np.array([i for i in range(len(texts)) if revealed[i] != plain[i]], np.int64)
     views = [_View(plain, np.arange(len(texts)), words)]
     if len(changed):
-        views.append(_make_view([revealed[i] for i in changed], changed, by_char=False))
+        parts = [(i, part) for i in changed.tolist() for part in changed_parts(plain[i], revealed[i])]
+        owners = np.array([i for i, _ in parts], np.int64)
+        views.append(_make_view([part for _, part in parts], owners, by_char=False))
     if Unit.WORDS in index.lookups:
         _look_up(index, index.lookups[Unit.WORDS], views, min_overlap, matches)
     if Unit.CHARS in index.lookups:

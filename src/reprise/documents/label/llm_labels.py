@@ -128,7 +128,7 @@ def _ask(
         closing(open_generator(llm.generator, model, setting)) as generator,
         (work.output / question.file).open("w", encoding="utf-8") as file,
     ):
-        asker = Asker(generator, llm.generator, journal, setting=setting)
+        asker = Asker(generator, llm.generator, journal, setting=setting, processes=work.processes)
         for lang, chosen in sorted(sample.items()):
             prompt, choices = load_prompt(question.task, lang, question.settings), question.choices(lang)
             requests = [label_request(prompt, entry.text, choices, llm) for entry in chosen]

@@ -5,13 +5,15 @@ Imported only where a benchmark runs.
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lm_eval
 import numpy as np
 from datasets import Dataset, DatasetDict
+from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
@@ -20,12 +22,18 @@ from lm_eval.tasks import TaskManager
 from reprise.benchmark_files import LocalSet
 from reprise.errors import UserError
 from reprise.evaluation.benchmarks.catalogue import Benchmark, Part
-from reprise.evaluation.benchmarks.loglikelihood import ContinuationScorer
+from reprise.evaluation.benchmarks.loglikelihood import ContinuationScorer, cut_pieces
+from reprise.evaluation.model import EvaluatedModel
+from reprise.evaluation.pieces import measure_pieces
 from reprise.evaluation.quiet import without_bars
 from reprise.progress import track
+from reprise.storage import digest
 
 FEWSHOT_SEED = 1234
 """The harness's own default, so that its command line draws the same examples."""
+
+GENERATION_BATCHES = 8
+"""Batches of prompts that one process continues, and whose texts are kept, together."""
 
 VERSION = str(getattr(lm_eval, "__version__", "unknown"))
 
@@ -38,7 +46,16 @@ class BatchedLM(HFLM):  # type: ignore[misc]
     Tokens, truncation and everything around it are the harness's. Generation is the harness's too, in batches.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, batch_tokens: int, generation_batch: int = 8) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        batch_tokens: int,
+        generation_batch: int = 8,
+        evaluated: EvaluatedModel | None = None,
+        folder: Path | None = None,
+    ) -> None:
         """Wrap a loaded model.
 
         Args:
@@ -46,11 +63,15 @@ class BatchedLM(HFLM):  # type: ignore[misc]
             tokenizer: the model's tokenizer.
             batch_tokens: tokens in one batch of log-likelihoods.
             generation_batch: prompts that are continued together.
+            evaluated: the same model, whose processes divide the requests; with `folder`.
+            folder: where the answers to each piece of the requests are kept.
         """
         super().__init__(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=generation_batch)
         self._scorer = ContinuationScorer(
             model, max_length=self.max_length, batch_tokens=batch_tokens, device=model.device
         )
+        self._batch_tokens, self._generation_batch = batch_tokens, generation_batch
+        self._evaluated, self._folder = evaluated, folder
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """(log-likelihood in nats, whether it is greedy) of each choice behind its question.
@@ -81,9 +102,81 @@ class BatchedLM(HFLM):  # type: ignore[misc]
     def _loglikelihood_tokens(
         self, requests: list[Any], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
-        pairs = [(context, continuation) for _, context, continuation in requests]
-        with track("benchmarks", len(pairs), "choices") as advance:
-            return self._scorer.score(pairs, advance)
+        pairs = [(list(context), list(continuation)) for _, context, continuation in requests]
+        if self._evaluated is None:
+            return self._scorer.score(pairs)
+        scores: list[tuple[float, bool]] = [(0.0, True)] * len(pairs)
+        branches = self._scorer.takes_branches(pairs)
+        measure = partial(_score_piece, self.max_length, self._batch_tokens, branches)
+        parts = cut_pieces(pairs)
+        answers = self._measure("choices", [[pairs[position] for position in part] for part in parts], measure)
+        for part, answer in zip(parts, answers, strict=True):
+            for position, (logprob, is_greedy) in zip(part, answer, strict=True):
+                scores[position] = (logprob, is_greedy)
+        return scores
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        """What the model writes behind each prompt."""
+        if self._evaluated is None:
+            return self.generate_here([request.args for request in requests])
+        arguments = [request.args for request in requests]
+        order = sorted(
+            range(len(requests)),
+            key=lambda position: (repr(arguments[position][1]), -len(arguments[position][0]), arguments[position][0]),
+        )
+        size = GENERATION_BATCHES * self._generation_batch
+        parts = [order[start : start + size] for start in range(0, len(order), size)]
+        measure = partial(_generate_piece, self._batch_tokens, self._generation_batch)
+        answers = self._measure("prompts", [[arguments[position] for position in part] for part in parts], measure)
+        texts = [""] * len(requests)
+        for part, answer in zip(parts, answers, strict=True):
+            for position, text in zip(part, answer, strict=True):
+                texts[position] = text
+        return texts
+
+    def generate_here(self, arguments: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
+        """What the model writes behind each prompt, given the harness's settings of the generation; in this process."""
+        requests = [
+            Instance(request_type="generate_until", doc={}, arguments=(prompt, dict(settings)), idx=number)
+            for number, (prompt, settings) in enumerate(arguments)
+        ]
+        return [str(text) for text in super().generate_until(requests, disable_tqdm=True)]
+
+    def _measure(self, unit: str, parts: list[Any], measure: Callable[[EvaluatedModel, Any], Any]) -> list[Any]:
+        """Answers to pieces of the requests, by all processes; each piece is kept under what it asks."""
+        evaluated, folder = self._evaluated, self._folder
+        assert evaluated is not None and folder is not None
+        paths = [folder / f"{digest([evaluated.fingerprint, VERSION, unit, repr(part)])}.json" for part in parts]
+        pieces = list(zip(paths, parts, strict=True))
+        with track("benchmarks", sum(map(len, evaluated.processes.own_pieces(parts))), unit) as advance:
+
+            def own(part: Any) -> Any:
+                answer = measure(evaluated, part)
+                advance(len(part))
+                return answer
+
+            return measure_pieces(evaluated, pieces, measure, own)
+
+
+def _score_piece(
+    max_length: int, batch_tokens: int, takes_branches: bool, evaluated: EvaluatedModel, requests: Any
+) -> list[tuple[float, bool]]:
+    """(log-likelihood, whether it is greedy) of each request of a piece."""
+    scorer = ContinuationScorer(
+        evaluated.model, max_length=max_length, batch_tokens=batch_tokens, device=evaluated.device,
+        takes_branches=takes_branches,
+    )  # fmt: skip
+    return scorer.score(requests)
+
+
+def _generate_piece(batch_tokens: int, generation_batch: int, evaluated: EvaluatedModel, requests: Any) -> list[str]:
+    """The text behind each prompt of a piece."""
+    if "harness" not in evaluated.opened:
+        evaluated.opened["harness"] = BatchedLM(
+            evaluated.model, evaluated.tokenizer, batch_tokens=batch_tokens, generation_batch=generation_batch
+        )
+    texts: list[str] = evaluated.opened["harness"].generate_here(requests)
+    return texts
 
 
 def local_tasks(benchmark: Benchmark, items: LocalSet) -> dict[str, Any]:

@@ -25,6 +25,9 @@ Ids = tuple[int, ...]
 MIN_SHARED = 48
 """Contexts that share fewer tokens than this are not worth a cache of their own."""
 
+PIECE_TOKENS = 2**16
+"""Tokens of requests that one process scores, and that are kept, together."""
+
 _CACHED_TOKENS = 16384
 """Tokens, prefix and rows together, whose keys and values exist at one time."""
 
@@ -42,10 +45,34 @@ class _Question:
         return len(self.context) - 1 - shared + sum(len(ids) for _, ids in self.branches) + 1
 
 
+def cut_pieces(requests: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[int]]:
+    """Positions of the requests of each piece: those of one context together, beside contexts that begin alike."""
+    order = sorted(range(len(requests)), key=lambda position: tuple(requests[position][0]))
+    pieces: list[list[int]] = []
+    room = 0
+    for context, group in itertools.groupby(order, key=lambda position: requests[position][0]):
+        members = list(group)
+        size = len(context) + sum(len(requests[position][1]) for position in members)
+        if not pieces or size > room:
+            pieces.append([])
+            room = PIECE_TOKENS
+        pieces[-1] += members
+        room -= size
+    return pieces
+
+
 class ContinuationScorer:
     """Scores continuations under a model; finds out once whether the model takes rows with branches."""
 
-    def __init__(self, model: Any, *, max_length: int, batch_tokens: int, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        model: Any,
+        *,
+        max_length: int,
+        batch_tokens: int,
+        device: torch.device | str = "cpu",
+        takes_branches: bool | None = None,
+    ) -> None:
         """Make a scorer.
 
         Args:
@@ -53,10 +80,22 @@ class ContinuationScorer:
             max_length: tokens that the model may see; what is longer is cut on the left.
             batch_tokens: tokens in one batch.
             device: where the model is.
+            takes_branches: whether the model takes rows with branches; None: to be found out.
         """
         self._model, self._device = model, torch.device(device)
         self._max_length, self._batch_tokens = max_length, fit_batch(batch_tokens, device)
-        self._takes_branches: bool | None = None
+        self._takes_branches = takes_branches
+
+    def takes_branches(self, requests: Sequence[tuple[Sequence[int], Sequence[int]]]) -> bool:
+        """Whether the model takes rows with branches: found out once, on the first requests.
+
+        Raises:
+            UserError: see `check_requests`.
+        """
+        check_requests(requests, self._max_length)
+        if self._takes_branches is None and requests:
+            self._takes_branches = self._check([(tuple(context), tuple(ids)) for context, ids in requests])
+        return bool(self._takes_branches)
 
     def score(
         self,
@@ -68,11 +107,9 @@ class ContinuationScorer:
         Raises:
             UserError: see `check_requests`.
         """
-        check_requests(requests, self._max_length)
+        self.takes_branches(requests)
         results: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
         pairs = [(tuple(context), tuple(continuation)) for context, continuation in requests]
-        if self._takes_branches is None and pairs:
-            self._takes_branches = self._check(pairs)
         questions: dict[Ids, _Question] = {}
         alone: list[tuple[int, Ids, Ids]] = []
         for index, (context, continuation) in enumerate(pairs):

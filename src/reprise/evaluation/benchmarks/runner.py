@@ -7,6 +7,7 @@ so a killed evaluation resumes and a second one reads.
 import contextlib
 import importlib.util
 import math
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -80,6 +81,8 @@ class BenchmarkRunner:
         self._evaluated, self._settings = evaluated, settings
         self._cache, self._seed = cache, seed
         self._lm: Any = None
+        self._pieces = cache / "pieces"
+        """Answers of a benchmark that is not done yet."""
         self.absent: dict[str, str] = {}
         """Benchmark -> why it was not run."""
 
@@ -181,6 +184,7 @@ class BenchmarkRunner:
             gold=gold,
         )
         write_checked(path, {"key": key, "measured": asdict(measured)})
+        shutil.rmtree(self._pieces, ignore_errors=True)  # they are all in it
         return measured
 
     def _ask(self, harness: Any, tasks: dict[str, Any], chosen: dict[str, list[int]], *, as_chat: bool) -> Any:
@@ -195,7 +199,13 @@ class BenchmarkRunner:
     def _loaded(self, harness: Any) -> Any:
         if self._lm is None:
             model, tokenizer = self._evaluated.model, self._evaluated.tokenizer
-            self._lm = harness.BatchedLM(model, tokenizer, batch_tokens=self._settings.batch_tokens)
+            self._lm = harness.BatchedLM(
+                model,
+                tokenizer,
+                batch_tokens=self._settings.batch_tokens,
+                evaluated=self._evaluated,
+                folder=self._pieces,
+            )
         return self._lm
 
 

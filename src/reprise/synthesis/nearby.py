@@ -1,0 +1,137 @@
+"""Calls near those of the tests: a table of answers gives one fallback for nearly all of them, a program does not."""
+
+import ast
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+MIN_ANSWERS = 3
+"""Different answers that the tests must expect; with fewer, honest programs give one outcome for most calls too."""
+MAX_CALLS = 80
+SPELLED = 0.6
+"""From this share on of the answers whose values stand in the program, it may be a table of them."""
+FALLBACK = 0.6
+"""A table gives the same outcome for this share of the calls near those of its tests."""
+SPREAD = 0.4
+"""Most that one answer may take of the tests' own calls: else an honest program gives it often, too."""
+
+MARK = "SAME OUTCOME"
+
+_SCRIPT = """
+def _nearby():
+    import collections
+    outcomes = []
+    for function, arguments in {calls}:
+        try:
+            value = function(*arguments)
+            outcomes.append(repr(list(value) if hasattr(value, "__next__") else value))
+        except Exception:
+            outcomes.append("an error")
+    outcome, count = collections.Counter(outcomes).most_common(1)[0]
+    if count >= {fallback} * len(outcomes) and len(set(outcomes) - {answers}) <= 1:
+        raise AssertionError("{mark}: " + outcome[:60])
+_nearby()
+"""
+
+
+class _Call(NamedTuple):
+    name: str
+    arguments: tuple[Any, ...]
+    answer: Any
+
+
+def nearby_test(program: str, tests: str) -> str | None:
+    """Source of a test that fails, with MARK, on a program which looks like a table of its tests' answers.
+
+    It does so where the answers stand in the program, and the calls near those of the tests give one outcome (or an
+    error) for most of them and at most one that the tests do not expect. None where that cannot be told: few answers
+    that differ, arguments that are not written out, or answers that are not spelled in the program.
+    """
+    calls = list(_calls(ast.parse(tests)))
+    answers = Counter(repr(call.answer) for call in calls)
+    if len(answers) < MIN_ANSWERS or max(answers.values()) > SPREAD * len(calls):
+        return None
+    inside = _leaves_of(ast.parse(program))
+    spelled = [_leaves(call.answer) <= inside for call in calls if _leaves(call.answer)]
+    if not spelled or sum(spelled) < SPELLED * len(calls):
+        return None
+    known = {(call.name, repr(call.arguments)) for call in calls}
+    near = dict.fromkeys(
+        (call.name, repr(arguments))
+        for call in calls
+        for arguments in _neighbours(call.arguments)
+        if (call.name, repr(arguments)) not in known
+    )
+    if len(near) < len(calls):
+        return None
+    listed = ", ".join(f"({name}, {arguments})" for name, arguments in list(near)[:MAX_CALLS])
+    return _SCRIPT.format(calls=f"[{listed}]", fallback=FALLBACK, answers=repr(set(answers)), mark=MARK)
+
+
+def _calls(tests: ast.Module) -> Iterator[_Call]:
+    """Asserts of the form `name(values) == value`."""
+    for node in ast.walk(tests):
+        match node:
+            case ast.Assert(
+                test=ast.Compare(
+                    left=ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]),
+                    ops=[ast.Eq()],
+                    comparators=[answer],
+                )
+            ):
+                try:
+                    values = tuple(ast.literal_eval(argument) for argument in arguments)
+                    yield _Call(name, values, ast.literal_eval(answer))
+                except ValueError:
+                    continue
+
+
+def _neighbours(arguments: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    """Arguments of which one is a little different and of the same type."""
+    for i, value in enumerate(arguments):
+        for other in _variants(value):
+            yield (*arguments[:i], other, *arguments[i + 1 :])
+
+
+def _variants(value: Any) -> Iterator[Any]:
+    match value:
+        case bool():
+            yield not value
+        case int():
+            yield value + 1
+            yield value + 2
+        case float():
+            yield value + 0.5
+        case str():
+            yield from _variants_of_text(value)
+        case list() | tuple():
+            kind = type(value)
+            if value:
+                yield value[:-1]
+                yield kind([*value, value[0]])
+                yield from (kind([other, *value[1:]]) for other in _variants(value[0]))
+        case dict():
+            for key in list(value)[:2]:
+                yield from ({**value, key: other} for other in _variants(value[key]))
+        case _:
+            return
+
+
+def _variants_of_text(text: str) -> Iterator[str]:
+    digit = next((i for i, char in enumerate(text) if char in "0123456789"), None)
+    if digit is not None:
+        yield f"{text[:digit]}{(int(text[digit]) + 1) % 10}{text[digit + 1 :]}"
+    if len(text) > 1:
+        yield text[:-1]
+        yield text[1:]
+        yield text + text[0]
+
+
+def _leaves(value: Any) -> set[object]:
+    """Numbers and texts of a value; signs, and values that stand in any program, do not count."""
+    return _leaves_of(ast.parse(repr(value), mode="eval"))
+
+
+def _leaves_of(tree: ast.AST) -> set[object]:
+    values = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    return {value for value in values if isinstance(value, int | float | str) and value not in ("", 0, 1)}

@@ -1,0 +1,55 @@
+"""Settings of training that do not work on these processes and devices: refused before anything is loaded."""
+
+import torch
+
+from reprise.errors import UserError
+from reprise.recipe.training import Training
+from reprise.training.parallel import Processes, compute_dtype, is_sharded
+
+
+def check_processes(training: Training, processes: Processes) -> None:
+    """Refuse what cannot be trained here.
+
+    Raises:
+        UserError: one of the settings needs another number of processes, another type, or a GPU.
+    """
+    _check_weights(training, processes)
+    _check_memory(training, processes)
+    if training.batch_rows % (training.micro_batch_rows * processes.world):
+        raise UserError(
+            f"batch_rows must be a multiple of micro_batch_rows ({training.micro_batch_rows}) times the number of "
+            f"processes ({processes.world})",
+            where=f"training.batch_rows = {training.batch_rows}",
+            remedy="change one of the three",
+        )
+    if training.benchmarks_every_tokens and processes.world > 1:
+        raise UserError(
+            "benchmarks can run during training on one process only",
+            where=f"training.benchmarks_every_tokens = {training.benchmarks_every_tokens}",
+            remedy="set it to 0 and run `reprise evaluate` afterwards",
+        )
+
+
+def _check_weights(training: Training, processes: Processes) -> None:
+    if training.master_weights == "bf16" and compute_dtype(training, processes.device) != torch.bfloat16:
+        raise UserError(
+            "bfloat16 weights are computed with in bfloat16, which this processor does not do fast",
+            where="training.master_weights = bf16",
+            remedy="set training.precision=bf16 to do it all the same, or training.master_weights=float32",
+        )
+
+
+def _check_memory(training: Training, processes: Processes) -> None:
+    sharded = is_sharded(training, processes.world)
+    if training.step_in_backward and sharded:
+        raise UserError(
+            "a step inside the backward pass is for one process that does not shard",
+            where="training.step_in_backward = true",
+            remedy="set it to false: on several processes each has its part of the gradients only",
+        )
+    if training.offload and (processes.device.type != "cuda" or not sharded):
+        raise UserError(
+            "weights and moments are offloaded from GPUs, by the code that shards them",
+            where="training.offload = true",
+            remedy="start it on GPUs (on one of them with training.shard_one_process=true), or set it to false",
+        )

@@ -1,0 +1,110 @@
+"""Settings that make training fit a device, for `reprise plan` and for the message when memory runs out."""
+
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+from reprise.recipe.training import Adapter
+from reprise.training.memory_estimate import Setup, Shape, estimate_memory, measure_shape
+
+
+@dataclass(frozen=True)
+class Change:
+    """Settings that make training fit."""
+
+    settings: dict[str, Any]
+    """Setting of the recipe -> value."""
+    total: int
+    """Bytes per process with them."""
+
+    def __str__(self) -> str:
+        settings = ", ".join(f"{name}={value}" for name, value in self.settings.items())
+        return f"{settings}: {self.total / 1e9:.1f} GB"
+
+
+@dataclass(frozen=True)
+class _Option:
+    """One setting that takes less memory."""
+
+    settings: dict[str, Any]
+    fields: dict[str, Any]
+    """Of `Setup`."""
+    group: str
+    """Of one group only one can be chosen."""
+
+
+def changes_that_fit(config: Any, setup: Setup, limit: float) -> list[Change]:
+    """The smallest changes, each sufficient by itself, that bring the peak under a limit in bytes; cheapest first.
+
+    Changes that leave the result as it is come first, then bfloat16 weights, an adapter, and one on 4-bit weights.
+    """
+    shapes: dict[Any, Shape] = {}
+    fitting: list[Change] = []
+    for settings, changed in _alternatives(setup):
+        if any(change.settings.items() <= settings.items() for change in fitting):
+            continue
+        measured = (changed.micro_batch_rows, changed.adapter.model_dump_json())
+        if measured not in shapes:
+            shapes[measured] = measure_shape(config, changed)
+        total = estimate_memory(shapes[measured], changed)["total"]
+        if total <= limit:
+            fitting.append(Change(settings, total))
+    return fitting
+
+
+def _alternatives(setup: Setup) -> Iterator[tuple[dict[str, Any], Setup]]:
+    """Setups by what they cost: exact ones first, each time one change, then several."""
+    exact = _exact_options(setup)
+    for other in ([], *([option] for option in _other_options(setup))):
+        options = [*exact, *other]
+        for size in range(1, len(options) + 1):
+            for chosen in combinations(options, size):
+                if (other and other[0] not in chosen) or len({option.group for option in chosen}) < size:
+                    continue
+                settings = {key: value for option in chosen for key, value in option.settings.items()}
+                fields = {key: value for option in chosen for key, value in option.fields.items()}
+                yield settings, replace(setup, **fields)
+
+
+def _exact_options(setup: Setup) -> list[_Option]:
+    """Options that change the result by rounding alone."""
+    options = []
+    if setup.gradient_accumulation == "whole":
+        options.append(
+            _Option({"training.gradient_accumulation": "sharded"}, {"gradient_accumulation": "sharded"}, "gradients")
+        )
+    if setup.micro_batch_rows > 1 and not setup.step_in_backward:
+        fields = {"micro_batch_rows": 1, "micro_batches": setup.micro_batches * setup.micro_batch_rows}
+        options.append(_Option({"training.micro_batch_rows": 1}, fields, "rows"))
+    if setup.world > 1 and setup.sharding != "full":
+        options.append(_Option({"training.sharding": "full"}, {"sharding": "full"}, "sharding"))
+    modes = ("none", "selective", "full")
+    options += [
+        _Option({"training.activation_checkpointing": mode}, {"activation_checkpointing": mode}, "checkpointing")
+        for mode in modes[modes.index(setup.activation_checkpointing) + 1 :]
+    ]
+    return options
+
+
+def _other_options(setup: Setup) -> list[_Option]:
+    """Options that train something else, or much slower, the smallest change first."""
+    options = []
+    if setup.adapter.kind == "none":
+        if setup.master_weights == "float32" and setup.compute_bytes == 2 and setup.optimizer == "adamw":
+            options.append(_Option({"training.master_weights": "bf16"}, {"master_weights": "bf16"}, "weights"))
+        if setup.device == "cuda" and setup.is_sharded and not setup.offload:
+            options.append(_Option({"training.offload": True}, {"offload": True}, "weights"))
+        can_adapt = importlib.util.find_spec("peft") is not None and not setup.step_in_backward
+        if can_adapt and setup.optimizer == "adamw" and setup.master_weights == "float32":
+            lora = Adapter(kind="lora")
+            options.append(_Option({"training.adapter.kind": "lora"}, {"adapter": lora}, "weights"))
+            if setup.device == "cuda" and setup.world == 1:
+                four_bit = Adapter(kind="lora", base="nf4")
+                named = {"training.adapter.kind": "lora", "training.adapter.base": "nf4"}
+                options.append(_Option(named, {"adapter": four_bit}, "weights"))
+    elif setup.adapter.base == "compute" and setup.device == "cuda" and setup.world == 1:
+        four_bit = setup.adapter.model_copy(update={"base": "nf4"})
+        options.append(_Option({"training.adapter.base": "nf4"}, {"adapter": four_bit}, "weights"))
+    return options
