@@ -15,7 +15,7 @@ def micro_batches(batch: Batch, rows: int, config: Any, device: torch.device) ->
     Args:
         batch: the rows of this process.
         rows: rows of one pass.
-        config: of the model, for the bounds of documents.
+        config: the configuration of the model, for the bounds of documents.
         device: where it computes.
     """
     for start in range(0, len(batch.ids), rows):
