@@ -216,7 +216,7 @@ class Network:
 
         Args:
             loss: scalar.
-            optimizer: of the weights.
+            optimizer: changes the weights.
 
         Returns:
             Squared norm of all gradients.
