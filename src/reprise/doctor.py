@@ -115,7 +115,8 @@ def _clean_sample(recipe: Recipe, index: int, records: list[Record]) -> Iterator
         detected = detect_languages(texts, recipe.documents.inputs[index].language_identifier)
         languages = [known or guess for known, guess in zip(languages, detected, strict=True)]
     sources = [record.fields["source"] for record in records]
-    table = pa.table({"text": texts, "lang": languages, "source": sources})
+    messages = pa.array([record.fields.get("messages") for record in records], pa.string())
+    table = pa.table({"text": texts, "lang": languages, "source": sources, "messages": messages})
     pairs = [(str(language), str(source)) for language, source in zip(languages, sources, strict=True)]
     dropped: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     if recipe.documents.clean.enabled:

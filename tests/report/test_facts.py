@@ -107,7 +107,7 @@ def test_the_machine_and_its_hours_are_those_of_training(unchanged: Run) -> None
 
 def test_cost_has_flops_and_price_where_they_are_known(unchanged: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     workspace, recipe = unchanged
-    monkeypatch.setattr(facts_module, "_flops_per_token", lambda model, seq_len: 6e8)
+    monkeypatch.setattr(facts_module, "_flops_per_token", lambda *arguments: 6e8)
     priced = recipe.model_copy(update={"hardware": recipe.hardware.model_copy(update={"price_per_hour": 2.5})})
     cost = gather(workspace, priced)["repeat"]["cost"]
     assert cost["training_flops"] == 6e8 * cost["tokens"] > 0

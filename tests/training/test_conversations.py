@@ -5,7 +5,7 @@ import pytest
 import torch
 from tests.chats import CHATML, reference, write_chat_model
 from tests.training.conftest import SEQ_LEN, assert_same_weights, events, make_stage, make_training, weights_of
-from tests.training.test_parallel import assert_close, torchrun
+from tests.training.test_parallel import assert_close, run_together
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reprise.evaluation.bits_per_byte import Text, group_totals, measure_bits
@@ -173,7 +173,7 @@ def test_two_processes_train_like_one(with_chats, make_chat_work):
     with_chats["training"] = make_training(micro_batch_rows=1)
     alone, together = make_chat_work("alone"), make_chat_work("together")
     run(alone, **with_chats)
-    torchrun(2, with_chats, together, extra=["2"])
+    run_together(2, with_chats, together, extra=["2"])
     assert_close(alone, together)
 
 

@@ -7,7 +7,8 @@ import torch
 from tests.training.conftest import assert_same_weights, events, make_training
 
 from reprise.errors import UserError
-from reprise.training import parallel, trainer
+from reprise.model.devices import own_device
+from reprise.training import trainer
 from reprise.training.signals import Interrupted, StopSignal
 from reprise.training.stage import run
 
@@ -23,7 +24,7 @@ def test_each_process_takes_the_gpu_of_its_local_rank(monkeypatch, visible, loca
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     if local_rank is not None:
         monkeypatch.setenv("LOCAL_RANK", local_rank)
-    assert parallel._device() == torch.device("cuda", index)
+    assert own_device() == torch.device("cuda", index)
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):
@@ -31,7 +32,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(UserError, match=r"LOCAL_RANK = 2: this machine has 2 GPUs and at least 3 processes"):
-        parallel._device()
+        own_device()
 
 
 def test_a_long_step_is_given_up_when_a_stop_comes_and_is_done_again_later(arguments, make_work, monkeypatch):
