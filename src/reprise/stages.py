@@ -100,7 +100,7 @@ def stages(recipe: Recipe) -> list[Stage]:
             },
             files=lambda: named_files("model", model_files(recipe.model)) | evaluation_files(recipe),
             resumable=True,
-            version=7,
+            version=8,
         ),
     ]
     report = Stage(
@@ -150,7 +150,7 @@ def _clean_stage(recipe: Recipe) -> Stage:
         settings={"clean": recipe.documents.clean},
         means={"engine": recipe.documents.engine},
         records=DROPPED,
-        version=3,
+        version=4,
         passes_text=True,
     )
 
@@ -179,7 +179,7 @@ def _decontaminate_stage(recipe: Recipe) -> Stage:
         means={"engine": recipe.documents.engine, "data": recipe.evaluation.data},
         records=DROPPED,
         files=lambda: decontamination_files(recipe),
-        version=5,
+        version=6,
         passes_text=True,
     )
 
@@ -209,7 +209,7 @@ def _label_stage(recipe: Recipe) -> Stage:
             "grades.json",
             *DROPPED,
         ),
-        version=4,
+        version=5,
         passes_text=True,
     )
 
@@ -251,7 +251,7 @@ def _synthesis_stage(recipe: Recipe) -> Stage:
         files=lambda: synthesis_files(recipe),
         resumable=True,
         records=(*DROPPED, "funnel.json", "samples.json", "provenance.jsonl"),
-        version=3,
+        version=4,
     )
 
 
