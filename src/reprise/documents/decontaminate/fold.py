@@ -110,7 +110,7 @@ def _fold_kana(text: str, chars: frozenset[str]) -> str:
     """Ideographs for the kana that look like them, in text that is not Japanese."""
     if chars.isdisjoint(_KANA) or _HIRAGANA.search(text) or not _KANA_IN_HAN.search(text):
         return text
-    return text.translate(str.maketrans(_KANA))
+    return text.translate({ord(kana): char for kana, char in _KANA.items()})
 
 
 @functools.cache

@@ -106,9 +106,9 @@ _LINE_NUMBER = re.compile(r"(?m)^[^\S\n]*[\[(]?(\d{1,5})(?:[\])]?[.:|)]?[^\S\n]+
 _SENTENCE_ENDS = frozenset(".!?;。！？；")
 _LATEX_STYLE = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt|sc|up|normal|color\{\w{1,20}\})?|emph|math(?:rm|bf|it|sf|tt)|underline|[mh]box)\s*\{"
-    r"|\{\\(?:bf|em|it|rm|sc|sf|sl|tt)(?![a-zA-Z])\s*"
 )
-_LATEX_HYPHEN = re.compile(r"(?<=[^\W\d_])\\-\s*(?=[^\W\d_])")
+_OLD_LATEX_STYLE = re.compile(r"\{\\(?:bf|em|it|rm|sc|sf|sl|tt)(?![a-zA-Z])\s*")
+_LATEX_HYPHEN = re.compile(r"\\-(?<=[^\W\d_]..)\s*(?=[^\W\d_])")
 _EMPHASIS = re.compile(r"(\*{1,3}|~~|`)([^\W\d_]{2,30})\1")
 _FORUM_STYLE = re.compile(r"\[/?(?:b|i|u|s|color(?:=#?\w{1,20})?|size(?:=\w{1,9})?)\]")
 _TERMINAL_STYLE = re.compile(r"\[[0-9;]{1,8}m")
@@ -133,6 +133,8 @@ def _drop_insertions(text: str) -> str:
         text = _TIME.sub("\n", text)
     if "\\" in text:
         text = _LATEX_HYPHEN.sub("", _LATEX_STYLE.sub("{", text))
+    if "{\\" in text:
+        text = _OLD_LATEX_STYLE.sub("{", text)
     if any(mark in text for mark in "*~`"):
         text = _EMPHASIS.sub(_join_emphasis, text)
     if not text.isascii():
