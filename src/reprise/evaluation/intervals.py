@@ -1,10 +1,11 @@
-"""Estimates of a change, with intervals that hold their level on few documents.
+"""Confidence intervals: of a change of bits per byte or of a score, also on few documents, and of a single score.
 
 Every measure is paired: the same documents, or questions, are measured before and after. The interval is Student's; for
 bits per byte it is moved and lengthened where the changes of the documents are skewed. `benchmarks/verdicts.py`
 measures the coverage of these intervals and of the usual alternatives; docs/evaluation.md has the table.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -223,6 +224,13 @@ def estimate_score(before: Floats, after: Floats) -> Estimate:
         float(count - 1),
         spread=float(np.sqrt(((after - before) ** 2).mean())),
     )
+
+
+def wilson(score: float, count: int, z: float = 1.959964) -> tuple[float, float]:
+    """95 % interval of a share (Wilson 1927), which stays within 0 and 1 even for small counts."""
+    centre = (score + z * z / (2 * count)) / (1 + z * z / count)
+    width = z / (1 + z * z / count) * math.sqrt(score * (1 - score) / count + z * z / (4 * count * count))
+    return min(score, max(0.0, centre - width)), max(score, min(1.0, centre + width))
 
 
 def bootstrap_interval(before: Floats, after: Floats, samples: int) -> tuple[float, float] | None:

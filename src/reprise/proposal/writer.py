@@ -1,4 +1,4 @@
-"""The proposed recipe as commented YAML."""
+"""Write the proposed recipe as commented YAML: token budget, learning rate, batch, validation and held-out share."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""Stage `read`: the user's files -> the document table; what cannot be read goes to `rejects.jsonl` with its reason."""
+"""Stage `read`: files -> the document table with ids, languages and splits; unreadable documents -> `rejects.jsonl`.
 
 import functools
 import json

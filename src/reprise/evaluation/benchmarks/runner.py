@@ -6,7 +6,6 @@ so a killed evaluation resumes and a second one reads.
 
 import contextlib
 import importlib.util
-import math
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,7 +19,7 @@ from reprise.errors import missing_extra
 from reprise.evaluation.benchmarks.catalogue import BENCHMARKS, GROUPS, Benchmark
 from reprise.evaluation.benchmarks.external import read_question_file, resolve, task_identity
 from reprise.evaluation.benchmarks.hub import SOURCES, read_hub
-from reprise.evaluation.intervals import Estimate, estimate_rate, estimate_score
+from reprise.evaluation.intervals import Estimate, estimate_rate, estimate_score, wilson
 from reprise.evaluation.model import EvaluatedModel
 from reprise.evaluation.results import BenchmarkRow, BenchmarkScore, GoldBits, TaskScore
 from reprise.progress import console
@@ -235,13 +234,6 @@ def choose(total: dict[str, int], limit: int, seed: int) -> dict[str, list[int]]
     for name, index in every:
         chosen[name].append(index)
     return chosen
-
-
-def wilson(score: float, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927), which keeps inside 0 and 1 for small counts."""
-    centre = (score + z * z / (2 * count)) / (1 + z * z / count)
-    width = z / (1 + z * z / count) * math.sqrt(score * (1 - score) / count + z * z / (4 * count * count))
-    return min(score, max(0.0, centre - width)), max(score, min(1.0, centre + width))
 
 
 def compare_benchmarks(
