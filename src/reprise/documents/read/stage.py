@@ -1,4 +1,4 @@
-"""Stage `read`: files -> the document table with ids, languages and splits; unreadable documents -> `rejects.jsonl`.
+"""Stage `read`: files -> the document table with ids, languages and splits; unreadable documents -> `rejects.jsonl`."""
 
 import functools
 import json
