@@ -14,7 +14,7 @@ from reprise.storage import InputRecord, printable, record_input
 from reprise.workspace import Status, Workspace
 
 UNREAD = "not read yet"
-"""In place of the checksum of a file that is new or changed, where files must not be read."""
+"""Stands for the checksum of a new or changed file when files must not be read."""
 
 
 def walk_stages(

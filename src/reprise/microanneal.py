@@ -92,7 +92,7 @@ def _candidate(settings: Microanneal, recipe: Recipe) -> tuple[str, str]:
         )
     if len(mixture[entry].sources) < 2:
         raise UserError(
-            f"{settings.source} is the only source of its entry, so nothing can take its place in the control",
+            f"{settings.source} is the only source of its entry, so the control has nothing to replace it with",
             where=f"{settings.recipe}: stages.{settings.stage}.mixture.{entry}.sources",
             remedy="add another source beside it",
         )

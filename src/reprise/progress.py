@@ -25,7 +25,7 @@ class _Stderr:
 
     @property
     def _file(self) -> Any:
-        # While a bar is shown rich puts an object of its own in place of stderr, which prints to the console.
+        # While a bar is shown rich replaces stderr with an object that prints to the console.
         return getattr(sys.stderr, "rich_proxied_file", sys.stderr)
 
     def __getattr__(self, name: str) -> Any:

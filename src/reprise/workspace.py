@@ -5,7 +5,7 @@
       STAGE/                 a published stage; present means complete
         manifest.json        written last, before the folder is published
       STAGE/documents/       of a document stage: gone once it was read, where documents.keep_text is false
-      STAGE.kept-HASH/       a precious stage (training) made under other settings; back in its place when they return
+      STAGE.kept-HASH/       a precious stage (training) made under other settings; restored when they return
       STAGE.partial/         an unfinished stage, running or killed; never read by another stage
         begun.json           the fingerprint and settings it was begun under
       cache/STAGE/           answers that were paid for, keyed by content; outlives changes of the settings
@@ -355,7 +355,7 @@ class Workspace:
         sync(old.parent)
 
     def _retirement(self, folder: Path) -> Path:
-        """Where a published stage goes when another takes its place: a precious and whole one is kept for good."""
+        """Where a published stage goes when it is replaced: a precious and whole one is kept permanently."""
         manifest = self.manifest(folder.name)
         if manifest is None or not manifest.precious or self.damage(manifest):
             return folder.with_name(f"{folder.name}.retired")

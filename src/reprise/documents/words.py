@@ -185,7 +185,7 @@ def join_letters(text: str) -> str:
 
 
 class NgramHashes:
-    """Hashes of runs of words, of any size, at some places; `hash_ngrams` mixes the same ones for all places.
+    """Hashes of runs of words, of any size, at some positions; `hash_ngrams` mixes the same ones for all positions.
 
     They are polynomial modulo 2^64 over mixed word hashes, so that a run of any length costs one subtraction.
     """

@@ -125,7 +125,7 @@ def estimate_rate(before: Floats, after: Floats, weights: Floats) -> Estimate:
     with a document's variance proportional to its bits. For documents of equal size both are Student's: the standard
     deviation over the square root of n, and n - 1. A few long documents among many short ones leave fewer degrees.
 
-    Where the changes are skewed, Student's interval is in the wrong place and too short. The skewness of the documents'
+    Where the changes are skewed, Student's interval is off centre and too short. The skewness of the documents'
     relative changes says where it belongs (Hall's transformation); what the estimate's own skewness exceeds that by, as
     a few large documents make it, lengthens the interval on both sides.
 

@@ -247,7 +247,7 @@ def _batches(windows: list[Any], batch_tokens: int) -> Iterator[list[Any]]:
 def _score_in_chunks(
     model: Any, input_ids: Tensor, targets: Tensor, with_greedy: bool, inputs: dict[str, Any]
 ) -> TokenScores:
-    """Run the model with an output layer that gives scores in place of logits.
+    """Run the model with an output layer that gives scores instead of logits.
 
     The layer is met inside the model's own forward, because there FSDP has its weights together.
     """

@@ -62,7 +62,7 @@ class Source:
     @property
     def upload_folder(self) -> Path:
         """Folder that is uploaded. That of a run is named by the model's content, so that a model of before, exported
-        and then trained again, is not uploaded in place of today's; an upload that broke finds its folder again."""
+        and then trained again, is not uploaded instead of today's; an upload that broke finds its folder again."""
         if not self.is_run:
             return self.model
         assert self.recipe is not None, "a run has a recipe"

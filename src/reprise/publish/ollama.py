@@ -42,7 +42,7 @@ class ChatFormat:
     """Before everything, such as BOS."""
     system: tuple[str, str]
     without_system: str
-    """What stands in the place of a system message where there is none, such as the model's own one."""
+    """The system message that the template writes if a conversation has none."""
     user: tuple[str, str]
     assistant: tuple[str, str]
     answer: str

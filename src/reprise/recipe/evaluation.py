@@ -72,7 +72,7 @@ class Backend(Settings):
 class Evaluation(Settings):
     """Held-out bits per byte, benchmarks, and the retention verdict."""
 
-    places: ClassVar[frozenset[str]] = frozenset({"data"})
+    path_fields: ClassVar[frozenset[str]] = frozenset({"data"})
 
     benchmarks: list[AnyPath] = []
     """Benchmarks and suites (`quick`, `guards`, `assistant`, `paper`, `language:tr`), tasks of lm-evaluation-harness,
@@ -107,7 +107,7 @@ class Evaluation(Settings):
     samples_per_language: Count = 2
     """Held-out documents of each language whose beginnings both models continue, for the report."""
     sample_prompts: dict[str, list[str]] = {}
-    """Language -> beginnings of your own, in the place of those."""
+    """Language -> beginnings of your own, instead of those."""
     sample_tokens: Count = 64
     """Most tokens of such a continuation; 0: none is written."""
 

@@ -162,16 +162,16 @@ def _anchor(data: Any, base: Path) -> None:
                 _anchor(value, base)
 
 
-def _anchored(place: str, base: Path) -> str:
-    if "://" in place or place.startswith(("package:", "language:", "~", "/")):
-        return place
-    return str(base / place) if _leads_somewhere(place, base) and not _leads_somewhere(place, Path()) else place
+def _anchored(path: str, base: Path) -> str:
+    if "://" in path or path.startswith(("package:", "language:", "~", "/")):
+        return path
+    return str(base / path) if _leads_somewhere(path, base) and not _leads_somewhere(path, Path()) else path
 
 
-def _leads_somewhere(place: str, base: Path) -> bool:
-    if os.path.exists(base / place):  # noqa: PTH110  pathlib raises on a name that is too long
+def _leads_somewhere(path: str, base: Path) -> bool:
+    if os.path.exists(base / path):  # noqa: PTH110  pathlib raises on a name that is too long
         return True
-    return glob.has_magic(place) and any(glob.iglob(place, root_dir=base))  # noqa: PTH207
+    return glob.has_magic(path) and any(glob.iglob(path, root_dir=base))  # noqa: PTH207
 
 
 MAX_VALUES = 100_000

@@ -135,7 +135,7 @@ def topic_rank(facts: Report, entry: str, topic: str | None) -> int:
 
 
 def topic_colors(facts: Report, entry: str, names: Sequence[str]) -> list[int]:
-    """A topic has the same colour in every chart: its place in the recipe's list. Other names follow."""
+    """A topic has the same colour in every chart: its index in the recipe's list. Other names follow."""
     topics = facts["topics"].get(entry, [])
     if not set(names) & set(topics):
         return list(range(len(names)))

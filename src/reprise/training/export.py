@@ -50,7 +50,7 @@ def write_model(
 
     Args:
         objective: maybe sharded.
-        average: mean of the weights, which is written in their place; empty: the weights.
+        average: mean of the weights, which is written instead; empty: the weights.
         settings: the base model.
         folder: to write.
         processes: all of them call; the first writes.
@@ -76,7 +76,7 @@ def export_checkpoint(
         checkpoint: folder `checkpoints/step-...` or `state` of a stage.
         settings: the base model.
         folder: to write; must not exist.
-        averaged: the mean of the weights in place of the weights.
+        averaged: the mean of the weights instead of the weights.
         verify: load the folder in another process and compare ids and logits.
 
     Raises:

@@ -324,7 +324,7 @@ MATRIX_PRODUCTS = frozenset(
 def recompute_activations(model: Any, training: Training) -> None:
     """Keep less for the backward pass: only the layers' inputs (`full`), or also results of products (`selective`).
 
-    In place of a layer's own forward, so that it is part of what `compile` compiles: around a compiled layer the choice
+    Replaces a layer's own forward, so that it is part of what `compile` compiles: around a compiled layer the choice
     of what is kept would see no operation.
     """
     if training.activation_checkpointing == "none":

@@ -51,7 +51,7 @@ def make_probe(objective: Objective, average: Mapping[str, Any], settings: Model
 
     Args:
         objective: the weights.
-        average: mean of the weights, which is asked in their place; empty: the weights.
+        average: mean of the weights, which is compared instead; empty: the weights.
         settings: the base model, whose tokenizer is the published one.
     """
     tokenizer = open_tokenizer(settings)

@@ -35,7 +35,7 @@ class CleanCounts(StepCounts):
     repaired: int
     """Documents whose text was changed by the repair of Unicode."""
     masked: dict[str, int]
-    """Kind of personal data -> places that were masked."""
+    """Kind of personal data -> occurrences that were masked."""
 
 
 def run(work: Work, *, clean: Clean, engine: Engine) -> None:

@@ -74,9 +74,9 @@ class EncoderClassifier:
             optimizer, lambda step: min((step + 1) / warmup, (len(batches) - step) / max(1, len(batches) - warmup))
         )
         self._model.train()
-        for places in batches:
-            target = torch.tensor([labels[i] for i in places], device=self._device)
-            loss = F.cross_entropy(self._logits([encoded[i] for i in places]), target)
+        for batch in batches:
+            target = torch.tensor([labels[i] for i in batch], device=self._device)
+            loss = F.cross_entropy(self._logits([encoded[i] for i in batch]), target)
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
             optimizer.step()
@@ -89,9 +89,9 @@ class EncoderClassifier:
         encoded = self._encode(texts)
         scores = np.zeros((len(texts), len(self.topics)))
         with torch.inference_mode():
-            for places in _batches_by_length(encoded):
-                logits = self._logits([encoded[i] for i in places])
-                scores[places] = logits.double().cpu().numpy()
+            for batch in _batches_by_length(encoded):
+                logits = self._logits([encoded[i] for i in batch])
+                scores[batch] = logits.double().cpu().numpy()
         scores = np.where(self._seen, scores / self._temperature, -np.inf)
         scores -= scores.max(axis=1, keepdims=True)
         return np.asarray(scores - np.log(np.exp(scores).sum(axis=1, keepdims=True)))

@@ -1,7 +1,7 @@
 """Labels by a language model: a sample of the documents of each source, one topic or one grade to each.
 
     asked.jsonl    one object per document: hash (of the text), lang, source, origin, topic (null: none), reason, answer
-    graded.jsonl   the same with `grade`, 0 (worst) to 5, in the place of the topic
+    graded.jsonl   the same with `grade`, 0 (worst) to 5, instead of the topic
 
 Answers are kept in the journal of `work.cache` under the content of the request, so that nothing is paid for twice.
 """

@@ -42,7 +42,7 @@ class SkippedFile:
     """Such as `unknown extension`."""
     size: int
     kind: str = ""
-    """What it is called in the place of its extension, such as `image/png`."""
+    """Its kind, if it has no extension that says it, such as `image/png`."""
 
 
 @record

@@ -1,6 +1,6 @@
 """The benchmarks: which task of lm-evaluation-harness each is, with how many examples, and where our setting differs.
 
-Where the harness has the task, its own configuration is used, with our files in place of its dataset when there are
+Where the harness has the task, its own configuration is used, with our files instead of its dataset if there are
 files; so a score can be repeated with the harness alone. MAWPS and SciEval are written here.
 """
 

@@ -310,9 +310,9 @@ def _local_data(path: Path) -> list[Path]:
         elif isinstance(value, list):
             queue += value
         elif isinstance(value, str):
-            place = Path(value).expanduser()
-            files += [place] if place.is_file() else []
-            files += [file for file in place.rglob("*") if file.is_file()] if place.is_dir() else []
+            path = Path(value).expanduser()
+            files += [path] if path.is_file() else []
+            files += [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else []
     return sorted(set(files))
 
 

@@ -331,7 +331,7 @@ def _manager(benchmark: Benchmark) -> Any:
 
 
 def _from_harness(manager: Any, part: Part) -> Any:
-    """The harness's task with our questions in place of its dataset."""
+    """The harness's task with our questions instead of its dataset."""
     split = "val" if part.name.startswith("ceval-valid") else "test"
     override = {**_data(part, split), **part.config, "task": part.name}
     loaded = manager.load([{"group": f"reprise-{part.name}", "task": [override]}])
@@ -339,7 +339,7 @@ def _from_harness(manager: Any, part: Part) -> Any:
 
 
 def _data(part: Part, split: str) -> dict[str, Any]:
-    """The settings that put local questions in place of a dataset."""
+    """The settings that replace a dataset with local questions."""
     columns = {split: part.items.test} | ({"dev": part.items.dev} if part.items.dev else {})
     dataset = DatasetDict(
         {name: Dataset.from_list([part.columns(item) for item in items]) for name, items in columns.items()}

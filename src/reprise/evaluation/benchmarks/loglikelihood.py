@@ -41,7 +41,7 @@ class _Question:
     """(number of the request, continuation)."""
 
     def row_length(self, shared: int) -> int:
-        """Tokens of its row behind a shared beginning; one more so that the last target has a place."""
+        """Tokens of its row after a shared prefix, plus one for the last target."""
         return len(self.context) - 1 - shared + sum(len(ids) for _, ids in self.branches) + 1
 
 
@@ -266,7 +266,7 @@ def _context(model: Any) -> int:
 
 
 def _window(model: Any) -> int:
-    """Tokens that every layer attends to; layers with a sliding window would take our mask in the place of theirs."""
+    """Tokens that every layer attends to; layers with a sliding window would use our mask instead of theirs."""
     config = model.config.get_text_config()
     kinds = getattr(config, "layer_types", None)
     window = getattr(config, "sliding_window", None)

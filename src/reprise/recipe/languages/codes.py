@@ -42,7 +42,7 @@ _NAMES = {
     "urdu": "ur", "uyghur": "ug", "uzbek": "uz", "vietnamese": "vi", "welsh": "cy", "xhosa": "xh", "yoruba": "yo",
     "zulu": "zu",
 }  # fmt: skip
-"""English names that collections use in the place of a code."""
+"""English names that collections use instead of a code."""
 
 WITHOUT_SPACES = frozenset({"zh", "ja", "th", "lo", "km", "my", "bo", "dz", "shn", "mnw", "nod", "kht"})
 """Languages that do not put spaces between words: characters stand for words in shingles and rules."""
