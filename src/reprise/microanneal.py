@@ -2,7 +2,7 @@
 
 A grid like any other (`study.py`, which makes stages that the runs have in common once and resumes): the learning rate
 of the varied stage falls to 0, so that a few tokens tell what the text teaches (the microanneals of OLMo 2,
-arXiv 2501.00656). Both runs see the same number of tokens; the other sources of the entry make room for the candidate.
+arXiv 2501.00656). Both runs are trained on as many tokens; the other sources of the entry make room for the candidate.
 """
 
 import json

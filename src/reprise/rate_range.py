@@ -35,7 +35,7 @@ class RateStudy(Settings):
     lowest: Annotated[float, Field(gt=0.0)] = 1e-6
     """First rate."""
     highest: Annotated[float, Field(gt=0.0)] = 1e-2
-    """Last rate; the run ends earlier where the loss is no number any more, or the new text got worse than at first."""
+    """Last rate; the run ends earlier if the loss is not finite, or the loss on the new text exceeds its initial value."""
     rates: Annotated[int, Field(ge=3)] = 9
     """Rates, evenly spread on a logarithmic scale."""
     tokens: Annotated[Count, Field(gt=0)] = 8192

@@ -106,7 +106,7 @@ class Worker:
 
 
 class Pool:
-    """A fixed number of workers, started when they get their first piece. A context manager: its end kills them."""
+    """A fixed set of workers, started when they get their first piece. A context manager: its end kills them."""
 
     def __init__(self, num_workers: int) -> None:
         self._num_workers = num_workers

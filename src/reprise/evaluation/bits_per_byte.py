@@ -24,7 +24,7 @@ from reprise.recipe.groups import Group, Groups
 from reprise.storage import digest
 
 _FORMAT = 3
-"""Raised when the same text and model would give another number."""
+"""Raised when the same text and model would give another result."""
 
 SHARD_BYTES = 2**18
 """Text that is measured, and kept, together."""

@@ -84,7 +84,7 @@ def evaluate_model(
 
     Args:
         model: the model.
-        evaluation: benchmarks, limit, window, number format.
+        evaluation: benchmarks, limit, window, dtype.
         against: the base model; None measures `model` alone.
         text: a file whose bits per byte are measured.
         cache: folder of answers that were computed before.

@@ -195,7 +195,7 @@ class _Row:
     request: Request
     prompt: list[int]
     uniforms: torch.Tensor
-    """A random number, 0 to 1, for each token."""
+    """Uniform random values in [0, 1), one per token."""
     generated: list[int] = field(default_factory=list)
     finish: str = ""
 

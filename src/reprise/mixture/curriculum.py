@@ -62,7 +62,7 @@ class DocumentOrder:
         self.num_unscored, self.num_cut = len(unscored), below + above
 
     def of_epoch(self, epoch: int) -> Order:
-        """int64 [documents that are kept]: indices of documents as epoch number `epoch` (from 0) reads them."""
+        """int64 [documents that are kept]: indices of documents as the epoch `epoch` (from 0) reads them."""
         order, ranked = self._curriculum.order, self.kept
         if order == "random":
             # Shuffled in the order of the ids, so that the scores do not matter.

@@ -4,10 +4,10 @@ A rule gets the settings, its own state ({} at first), the shares in force of th
 and these losses. It gives back its next state and what it wants, which need not sum to 1: None leaves all shares as
 they are, and a topic that is not in it keeps its share.
 
-Noise. Each rule compares one number of its topics: the change of the perplexity, the way still to go, the reward, the
+Noise. Each rule compares one statistic of its topics: the change of the perplexity, the distance to the target, the reward, the
 fall of the loss. How much of it is due to the choice of the held-out documents is measured by drawing these documents
 anew (`Observation.resampled`): the same draw at every validation, so that what all validations share cancels out. A
-topic whose number differs from the mean of its source by less than `noise` standard errors counts as the mean.
+topic whose statistic differs from the mean of its source by less than `noise` standard errors counts as the mean.
 """
 
 import math
@@ -58,13 +58,13 @@ Rule = Callable[[Policy, State, TopicShares, Observation], tuple[State, TopicSha
 
 @dataclass
 class Compared:
-    """The number that a rule compares, of each topic, and its variance; None: not known."""
+    """The statistic that a rule compares, per topic, and its variance; None if unknown."""
 
     values: dict[str, float] = field(default_factory=dict)
     variances: dict[str, float | None] = field(default_factory=dict)
 
     def add(self, topic: str, value: float, draws: Floats | None = None) -> None:
-        """A topic with the same number worked out from documents drawn anew."""
+        """A topic with the same statistic from resampled documents."""
         self.values[topic] = value
         self.variances[topic] = None if draws is None or len(draws) < 2 else float(np.mean((draws - value) ** 2))
 
@@ -173,7 +173,7 @@ def _remaining(policy: Policy, topic: str, loss: float, first: float) -> float:
 def _bandit(policy: Policy, state: State, shares: TopicShares, seen: Observation) -> tuple[State, TopicShares | None]:
     """Exp3 where every arm is seen: Hedge (Auer et al., SIAM J. Comput. 32, 2002), with the loss as reward.
 
-    g_i <- g_i exp(eta x_i) and p_i = (1 - gamma) g_i / sum_j g_j + gamma / K, where K is the number of topics and x_i
+    g_i <- g_i exp(eta x_i) and p_i = (1 - gamma) g_i / sum_j g_j + gamma / K, where K counts the topics and x_i
     the loss over the largest loss of any topic. Exp3 draws one arm a round and divides its reward by the probability of
     the draw, so that the mean of what it adds to each arm is x_i; here every topic is trained on in every interval, so
     each has its own x_i, undivided. That the reward is the loss is from Online Data Mixing (arXiv 2312.02406). gamma

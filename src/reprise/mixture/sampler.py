@@ -110,7 +110,7 @@ class Sampler:
         Args:
             batch_rows: rows of the global batch.
             rank: of this process; it gets a stretch of neighbouring rows.
-            world: number of processes.
+            world: how many processes there are.
 
         Raises:
             UserError: the batch does not divide among the processes, or all documents were read `max_epochs` times.

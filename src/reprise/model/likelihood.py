@@ -142,7 +142,7 @@ def document_nll(
         stride: tokens by which the window moves, below `max_length`.
         batch_tokens: most tokens in one batch, padding counted; less on a CPU; one window is never cut.
         device: where the model is.
-        advance: called with the number of tokens that were passed over since the last call.
+        advance: called with the tokens processed since the last call.
         stretches: the only tokens of each document that are scored; None, for one or for all: every token.
 
     Returns:
@@ -184,7 +184,7 @@ def document_nll(
 
 
 def require_finite(values: npt.ArrayLike, where: str, of_what: str) -> None:
-    """Refuse likelihoods that are infinite or not a number: a verdict or an order made of them would mean nothing.
+    """Refuse likelihoods that are infinite or NaN: a verdict or an order from them would mean nothing.
 
     Args:
         values: float64[n].
@@ -199,7 +199,7 @@ def require_finite(values: npt.ArrayLike, where: str, of_what: str) -> None:
         raise UserError(
             f"the model gives no finite likelihood of {finite.size - int(finite.sum())} of {finite.size} {of_what}",
             where=where,
-            remedy="set evaluation.dtype or documents.perplexity.dtype to float32, in case its number format is too "
+            remedy="set evaluation.dtype or documents.perplexity.dtype to float32, in case its dtype is too "
             "small for the model; else its training broke: take an earlier checkpoint",
         )
 

@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 from reprise.records import record
 
 PACKAGES = ("reprise", "torch", "transformers", "safetensors", "numpy", "pyarrow", "tokenizers")
-"""Packages whose versions can change a number."""
+"""Packages whose versions can change a result."""
 
 
 @record
@@ -25,7 +25,7 @@ class Machine(TypedDict):
     accelerators: Annotated[list[str], Field(description="Names of the GPUs.")]
     system: Annotated[str, Field(description="Operating system.")]
     python: Annotated[str, Field(description="Version of Python.")]
-    versions: Annotated[dict[str, str], Field(description="Package that can change a number -> its version.")]
+    versions: Annotated[dict[str, str], Field(description="Package that can change a result -> its version.")]
 
 
 def describe_machine() -> Machine:

@@ -53,7 +53,7 @@ class Tokenizer:
     Args:
         library: which library `encode` calls.
         encode: texts to ids.
-        vocab_size: number of tokens.
+        vocab_size: how many ids there are.
         eos_id: ends a document.
         bos_id: begins a document; None: nothing does.
         reason: why this library.

@@ -56,7 +56,7 @@ class Input(Settings):
     """Text of web pages: `prose`: all but menus, for manuals and books; `trafilatura`: the article of a page of the
     web; `resiliparse`: the same, faster and less exact."""
     pdf: Literal["file", "pages"] = "file"
-    """`pages`: each page of a PDF is a document, with its number in the origin; else the file is one."""
+    """`pages`: each page of a PDF is a document, with its page in the origin; else the file is one."""
     parse_seconds: Annotated[float, Field(gt=0.0, le=1e6)] = 60.0
     """Time for one web page, PDF, DOCX or EPUB; one that takes longer is rejected."""
     parse_memory_gb: Annotated[float, Field(gt=0.0, le=1e6)] = 2.0
@@ -280,7 +280,7 @@ class Quality(Settings):
     sources: list[str] = ["web"]
     """Sources whose documents are graded."""
     labelled: list[Input] = []
-    """Graded documents to learn from; the grade is a whole number in the field `topic`: `fields: {topic: grade}`."""
+    """Graded documents to learn from; the grade is an integer in the field `topic`: `fields: {topic: grade}`."""
     min_grade: Annotated[float, Field(ge=0.0, le=5.0)] = 0.0
     """Documents with a lower grade are dropped (`low_grade`); 0: none."""
     as_topic: bool = False

@@ -79,12 +79,12 @@ def parse_count(value: Any) -> Any:
     if count.is_finite() and abs(count) > MAX_COUNT:
         raise ValueError(f"{value!r} is more than {float(MAX_COUNT):.0e}")
     if not count.is_finite() or not is_whole:
-        raise ValueError(f"{value!r} is not a whole number")
+        raise ValueError(f"{value!r} is not an integer")
     return int(count)
 
 
 Count = Annotated[int, BeforeValidator(parse_count), Field(ge=0)]
-"""A number of things (tokens, documents, rows): an integer, or text with the suffix k, M, B or T."""
+"""A count of tokens, documents or rows: an integer, or text with the suffix k, M, B or T."""
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 """A part of a whole, 0 to 1."""

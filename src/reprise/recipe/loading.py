@@ -125,7 +125,7 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
         _check_size(data, where)
     except RecursionError:
         raise UserError("the recipe is nested too deeply", where=where, remedy="see `reprise init`") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a number that Python does not take
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a value that Python does not accept
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).partition(";")[0]

@@ -76,7 +76,7 @@ class Checks(Settings):
     max_repetition: Share = 0.2
     """Most words that belong to a sequence of four which came before in the same text."""
     min_new_words: Count = 4
-    """Least number of different content words of the answer that the question does not hold."""
+    """How many different content words the answer must add to those of the question."""
     max_copied_words: Count = 30
     """Longest run of words that may be copied from the passage (two characters count as a word in Chinese)."""
     min_support: Share = 0.0

@@ -80,7 +80,7 @@ def gather(workspace: Workspace, recipe: Recipe) -> Report:
 
 
 def finite(value: Any) -> Any:
-    """The value with null instead of each number that is not finite, which JSON cannot write."""
+    """The value with null for each float that is not finite, which JSON cannot write."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

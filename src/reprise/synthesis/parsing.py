@@ -174,7 +174,7 @@ def corrupt_final(answer: str, final: str, choice: float) -> tuple[str, str] | N
     Args:
         answer: holds the result in a box, or begins with its letter.
         final: the result.
-        choice: a random number from 0 to 1 that says which wrong result is taken.
+        choice: uniform in [0, 1); selects the wrong result.
     """
     if final in tuple("ABCD") and answer.startswith(final):
         wrong = [letter for letter in "ABCD" if letter != final][int(choice * 3) % 3]

@@ -222,7 +222,7 @@ def choose_passages(found: Iterable[Passage], count: int, max_per_origin: int) -
 
 
 def share_out(total: int, parts: Sequence[str], available: Mapping[str, int]) -> dict[str, int]:
-    """Split a number evenly over parts, none over what it has; what one lacks goes to the others.
+    """Split a total evenly over parts, none beyond what it has; the rest goes to the others.
 
     The sum is `total`, or all that is available where that is less.
     """

@@ -1,7 +1,7 @@
 """Stage `tokenize`: scored and synthetic documents to the token store, on all cores or the cluster.
 
 Workers encode parts of the table into sorted runs (`runs`), and merge the runs of a bucket each (`builder`). The store
-is the same whatever the number of workers, and a worker that is killed repeats its piece.
+does not depend on how many workers there are, and the piece of a killed worker is repeated.
 """
 
 import functools

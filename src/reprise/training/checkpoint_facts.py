@@ -38,7 +38,7 @@ class Progress:
     rate_before: float = 0.0
     """Learning rate at the end of the stage before."""
     bad_steps: int = 0
-    """Consecutive steps that were skipped because a number was not finite."""
+    """Consecutive steps that were skipped because a loss or gradient was not finite."""
     bad_steps_total: int = 0
     """All such steps."""
     recent_losses: list[float] = field(default_factory=list)

@@ -174,7 +174,7 @@ class BatchRows(TypedDict):
 
 @record
 class NonFiniteEvent(Moment, BatchRows):
-    """A step was left out because its loss or gradient was not finite."""
+    """A step was skipped because its loss or gradient was not finite."""
 
     kind: Literal["guard"]
     """Which event it is."""
@@ -247,7 +247,7 @@ class EndEvent(Moment):
     kind: Literal["end"]
     """Which event it is."""
     bad_steps: int
-    """Steps that were left out because a number was not finite."""
+    """Steps that were skipped because a loss or gradient was not finite."""
     left_out: int
     """Batches that the spike guard left out for good."""
 
@@ -267,7 +267,7 @@ Event = (
 
 
 def numbers_of(event: Event) -> dict[str, float]:
-    """Name -> number, for trackers; names are paths such as `train/loss` and `validation/zh/web/nll`."""
+    """Name -> value, for trackers; names are paths such as `train/loss` and `validation/zh/web/nll`."""
     if event["kind"] == "validation":
         return {
             "/".join(

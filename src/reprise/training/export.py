@@ -70,7 +70,7 @@ def write_model(
 def export_checkpoint(
     checkpoint: Path, settings: Model, folder: Path, *, averaged: bool = False, verify: bool = False
 ) -> None:
-    """Write the Hugging Face directory of a checkpoint, of any number of processes.
+    """Write the Hugging Face directory of a checkpoint, written by any process count.
 
     Args:
         checkpoint: folder `checkpoints/step-...` or `state` of a stage.

@@ -32,7 +32,7 @@ def read_core_times() -> CoreTimes | None:
         lines = Path("/proc/stat").read_text(encoding="ascii").splitlines()
     except OSError:
         return None
-    names = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+    names = {f"cpu{index}" for index in os.sched_getaffinity(0)}
     ticks = 0
     for fields in (line.split() for line in lines):
         if fields[0] in names:
@@ -55,7 +55,7 @@ def busy_cores(before: CoreTimes | None, now: CoreTimes | None) -> float | None:
 def describe_threads(training: Training, threads: int, cores: int, processes: int, others: float | None) -> list[str]:
     """What a reader of the log should know of the threads of a training on the CPU.
 
-    The number of threads is never changed on its own account: sums in another order would end in other weights.
+    Threads are never changed automatically: sums in another order would give other weights.
 
     Args:
         training: settings of the loop.

@@ -72,7 +72,7 @@ class TrainCounts(TypedDict):
     tokens: int
     """Positions trained on."""
     bad_steps: int
-    """Steps that were skipped because a number was not finite."""
+    """Steps that were skipped because a loss or gradient was not finite."""
     steps_left_out: int
     """Batches that the spike guard skipped."""
     spent: list[BucketSpent]

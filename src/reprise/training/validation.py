@@ -209,7 +209,7 @@ def _text_of(ids: Ids, special_ids: Collection[int]) -> tuple[Ids, int]:
 
 
 def _run(model: Any, batch: list[_Window], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sum of the losses and number of scored tokens of each window, float64[windows]."""
+    """Sum of the losses and count of scored tokens of each window, float64[windows]."""
     shape = (len(batch), max(len(window.ids) for window in batch))
     ids = np.zeros(shape, dtype=np.int64)
     labels = np.full(shape, IGNORE, dtype=np.int64)

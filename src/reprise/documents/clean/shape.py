@@ -97,11 +97,11 @@ class _Pieces:
     first: Ints
     last: Ints
     document: Ints
-    number: Ints
-    """Number of the line in the batch, empty lines counted."""
+    index: Ints
+    """Index of the line in the batch, counting empty lines."""
 
     def select(self, chosen: NDArray[np.bool_]) -> "_Pieces":
-        return _Pieces(self.first[chosen], self.last[chosen], self.document[chosen], self.number[chosen])
+        return _Pieces(self.first[chosen], self.last[chosen], self.document[chosen], self.index[chosen])
 
 
 @functools.lru_cache(maxsize=32)
@@ -147,10 +147,10 @@ def _join_paragraphs(lines: _Pieces) -> _Pieces:
     if not len(lines.first):
         return lines
     begins = np.ones(len(lines.first), bool)
-    begins[1:] = (np.diff(lines.number) > 1) | (np.diff(lines.document) > 0)
+    begins[1:] = (np.diff(lines.index) > 1) | (np.diff(lines.document) > 0)
     starts = np.flatnonzero(begins)
     ends = np.append(starts[1:], len(begins)) - 1
-    return _Pieces(lines.first[starts], lines.last[ends], lines.document[starts], lines.number[starts])
+    return _Pieces(lines.first[starts], lines.last[ends], lines.document[starts], lines.index[starts])
 
 
 def _sentence_ends(kinds: NDArray[np.uint8]) -> Ints:

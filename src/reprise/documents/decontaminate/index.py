@@ -144,7 +144,7 @@ class Lookup:
 
 @dataclass
 class Index:
-    """Questions, ready to be looked up by number."""
+    """Questions, ready to be looked up by index."""
 
     ids: list[str]
     """ids[i]: benchmark and id of question i, for a person."""
@@ -248,10 +248,10 @@ def _add_short(index: Index, question: Question, form: int, whole: Hashes, unit:
     if is_generic or len(whole) < enough[unit]:
         options = [option for option in _split_each(question.choices, unit) if len(option)]
         if len(options) < 2 or not len(whole) or len(whole) + sum(map(len, options)) < TELLING_WITH_OPTIONS:
-            number = index.questions[form]
-            is_first = form == 0 or index.questions[form - 1] != number
+            question = index.questions[form]
+            is_first = form == 0 or index.questions[form - 1] != question
             if is_first:
-                index.vague.append(number)
+                index.vague.append(question)
             return False
         index.options[form] = options
     index.whole[form] = whole

@@ -80,7 +80,7 @@ class SignatureFiles:
 
     folder: str
     first_keys: tuple[int, ...]
-    """Key of the first document of each part, and the number of documents."""
+    """Key of the first document of each part, and the count of documents."""
     permutations: int
 
     def load(self, keys: NDArray[np.int64]) -> Signatures:

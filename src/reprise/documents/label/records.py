@@ -95,7 +95,7 @@ class TopicReport(TypedDict):
 
 @record
 class GradeBin(TypedDict):
-    """Held-out documents whose given grade rounds to the same number."""
+    """Held-out documents whose given grade rounds to the expected one."""
 
     given: float
     """Mean of the grades that the classifier gives."""

@@ -61,7 +61,7 @@ def split_documents(
     Args:
         stream: UTF-8.
         format: `text`, which is one document, or `jsonl`.
-        first_line: number of the first line; where it is above 1, the stream begins inside the line before it.
+        first_line: line at which the stream begins, from 1; above 1, the stream begins inside the line before it.
         size: bytes after which no line may begin.
     """
     if format == "text":

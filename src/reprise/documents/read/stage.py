@@ -286,7 +286,7 @@ Row = dict[str, Any]
 
 
 def _batches(items: Iterator[Item]) -> Iterator[tuple[list[Record], list[Reject]]]:
-    """Records and rejects, a bounded number of characters at a time."""
+    """Records and rejects, a bounded amount of text at a time."""
     records: list[Record] = []
     bad: list[Reject] = []
     num_chars = 0

@@ -12,7 +12,7 @@ _NUMBER = re.compile(
     r"(?:[eE][-+]?\d{1,3}(?!\w|\.\d)|\s*(?:\*|x|\u00d7|\\times)\s*10\s*(?:\^|\*\*)\s*\{?-?\d{1,3}\}?|(?:\s+\d+)?\s*/\s*\d+)?"
 )
 _REMARK = re.compile(r"(?<=[\w%.])\s*\([^()]*\)")
-"""`8 (5+3)`: what stands in parentheses behind a number explains it."""
+"""`8 (5+3)`: parentheses after a number explain it."""
 _GROUPS = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d])")
 _MARK = re.compile(r"answer\s+is:?", re.IGNORECASE)
 

@@ -137,8 +137,8 @@ class BatchedLM(HFLM):  # type: ignore[misc]
     def generate_here(self, arguments: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
         """What the model writes behind each prompt, given the harness's settings of the generation; in this process."""
         requests = [
-            Instance(request_type="generate_until", doc={}, arguments=(prompt, dict(settings)), idx=number)
-            for number, (prompt, settings) in enumerate(arguments)
+            Instance(request_type="generate_until", doc={}, arguments=(prompt, dict(settings)), idx=index)
+            for index, (prompt, settings) in enumerate(arguments)
         ]
         return [str(text) for text in super().generate_until(requests, disable_tqdm=True)]
 
@@ -356,10 +356,10 @@ def _data(part: Part, split: str) -> dict[str, Any]:
 
 
 def ordered(samples: Sequence[dict[str, Any]], metric: str, filter_name: str) -> list[tuple[int, float]]:
-    """(number of the question, score) in order, from the harness's log; an empty filter is the first of the task.
+    """(index of the question, score) in order, from the harness's log; an empty filter is the first of the task.
 
     Raises:
-        UserError: a score is no number from 0 to 1.
+        UserError: a score is not between 0 and 1.
     """
     filter_name = filter_name or str(samples[0]["filter"])
     chosen = [sample for sample in samples if sample["filter"] == filter_name]

@@ -38,7 +38,7 @@ class _Question:
 
     context: Ids
     branches: list[tuple[int, Ids]] = field(default_factory=list)
-    """(number of the request, continuation)."""
+    """(index of the request, continuation)."""
 
     def row_length(self, shared: int) -> int:
         """Tokens of its row after a shared prefix, plus one for the last target."""
@@ -219,7 +219,7 @@ class ContinuationScorer:
                 sees[row, start:end, shared + start : shared + end] = np.tri(end - start, dtype=bool)
                 start = end
             padding = np.arange(start, length)
-            sees[row, padding, shared + padding] = True  # a row that sees nothing would be not a number
+            sees[row, padding, shared + padding] = True  # a row that sees nothing would be NaN
         mask = torch.zeros(sees.shape, dtype=self._model.dtype)
         mask.masked_fill_(torch.from_numpy(~sees), torch.finfo(self._model.dtype).min)
         tensors = [torch.from_numpy(array).to(self._device) for array in (ids, labels, positions)]
@@ -274,7 +274,7 @@ def _window(model: Any) -> int:
 
 
 def _groups(questions: list[_Question]) -> Iterator[tuple[list[_Question], int]]:
-    """Questions whose contexts begin alike with the number of shared tokens; all others together with 0."""
+    """Questions whose contexts begin alike with the length of the shared prefix; all others together with 0."""
     ungrouped: list[_Question] = []
     group: list[_Question] = []
     shared = 0

@@ -41,7 +41,7 @@ class Measured:
     total: int
     """Questions that the benchmark has; more than were asked where a sample was."""
     scores: dict[str, float]
-    """`task/number of the question` -> its score, 0 to 1."""
+    """`task/index of the question` -> its score, 0 to 1."""
     other_metrics: dict[str, float] = field(default_factory=dict)
     """Other metric -> mean score."""
     language: str = "und"
@@ -157,9 +157,9 @@ class BenchmarkRunner:
         main, others = _metrics(harness, benchmark, {name: tasks[name] for name in logs})
         filter_name = benchmark.filter if benchmark.metric else ""
         scores = {
-            f"{name}/{number}": score
+            f"{name}/{index}": score
             for name, log in logs.items()
-            for number, score in harness.ordered(log, main[name], filter_name)
+            for index, score in harness.ordered(log, main[name], filter_name)
         }
         gold = {
             f"{name}/{sample['doc_id']}": bits
