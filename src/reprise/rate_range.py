@@ -35,7 +35,7 @@ class RateStudy(Settings):
     lowest: Annotated[float, Field(gt=0.0)] = 1e-6
     """First rate."""
     highest: Annotated[float, Field(gt=0.0)] = 1e-2
-    """Last rate; the run ends earlier if the loss is not finite, or the loss on the new text exceeds its initial value."""
+    """Last rate; the run ends earlier if the loss is not finite or the new text becomes worse than at the start."""
     rates: Annotated[int, Field(ge=3)] = 9
     """Rates, evenly spread on a logarithmic scale."""
     tokens: Annotated[Count, Field(gt=0)] = 8192

@@ -4,10 +4,11 @@ A rule gets the settings, its own state ({} at first), the shares in force of th
 and these losses. It gives back its next state and what it wants, which need not sum to 1: None leaves all shares as
 they are, and a topic that is not in it keeps its share.
 
-Noise. Each rule compares one statistic of its topics: the change of the perplexity, the distance to the target, the reward, the
-fall of the loss. How much of it is due to the choice of the held-out documents is measured by drawing these documents
-anew (`Observation.resampled`): the same draw at every validation, so that what all validations share cancels out. A
-topic whose statistic differs from the mean of its source by less than `noise` standard errors counts as the mean.
+Noise. Each rule compares one statistic of its topics: the change of the perplexity, the distance to the target, the
+reward, or the slope of the loss. Its standard error, from the choice of held-out documents, is estimated by resampling
+them (`Observation.resampled`): the same samples at every validation, so that what all validations have in common
+cancels out. A topic that differs from the mean of its source by less than `noise` standard errors is treated as the
+mean.
 """
 
 import math
