@@ -72,7 +72,7 @@ def _derive(
         stage: the stage.
         workspace: folder of the run.
         manifest: manifest of the published stage.
-        records: of files of the user that were looked at before, by path; added to.
+        records: of files of the user that were examined before, by path; added to.
         read_files: as in `walk_stages`.
     """
     files = {}

@@ -53,7 +53,7 @@ def track(what: str, total: float | None, unit: str, *, logs: bool = True) -> It
 
     Args:
         what: the work, such as `score`.
-        total: amount of work, or None where it is not known.
+        total: amount of work, or None if it is not known.
         unit: what the amount counts, such as `documents`.
         logs: whether a log gets lines; not where the block writes better ones.
     """

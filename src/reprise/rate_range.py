@@ -69,7 +69,7 @@ class RateAnswer(TypedDict):
     fastest: float | None
     """Rate at which the bits per byte of the entries that are not kept fell most; null: at none."""
     highest_kept: float | None
-    """Highest rate up to which every kept entry stayed within its tolerance; null where nothing is kept."""
+    """Highest rate up to which every kept entry stayed within its tolerance; null if nothing is kept."""
     sentence: str
 
 

@@ -35,7 +35,7 @@ SCHEMA = pa.schema(
     ]
 )
 """Columns of `documents/`; every stage writes all of them, null until the stage that fills them. `messages` is JSON,
-and null where the document is no conversation."""
+and null if the document is no conversation."""
 
 DROPPED_SCHEMA = pa.schema(
     [

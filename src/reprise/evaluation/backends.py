@@ -182,7 +182,7 @@ def explained() -> Iterator[None]:
 
 
 def _ask_limit(backend: Backend, name: str) -> int:
-    """Tokens that the server takes, where it says so; 2^31 where it does not.
+    """Tokens that the server takes, if it says so; 2^31 if it does not.
 
     Raises:
         UserError: the server does not answer, or serves other models.

@@ -258,7 +258,7 @@ def _interval(ci: Interval | None, unit: str = "") -> str:
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[Table]:
-    """A table; none where it has no rows."""
+    """A table; none if it has no rows."""
     table = Table(title=title, title_justify="left")
     for name in columns:
         table.add_column(name)

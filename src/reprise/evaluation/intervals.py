@@ -47,7 +47,7 @@ class Estimate:
     """Documents or questions."""
     better: Literal["lower", "higher"]
     middle: float
-    """Middle of the interval where nothing is skewed: `change`, or for scores a value closer to 0."""
+    """Middle of the interval if nothing is skewed: `change`, or for scores a value closer to 0."""
     standard_error: float
     degrees: float
     """Degrees of freedom of Student's t."""
@@ -62,7 +62,7 @@ class Estimate:
 
     @property
     def problem(self) -> str | None:
-        """Why no interval can be given; None where one can."""
+        """Why no interval can be given; None if one can."""
         what = "document" if self.better == "lower" else "question"
         if self.items < MIN_DOCUMENTS:
             return f"{self.items} {what}{'' if self.items == 1 else 's'}, and {MIN_DOCUMENTS} are needed at least"
@@ -71,7 +71,7 @@ class Estimate:
         return None
 
     def interval(self, error: float = 0.05) -> tuple[float, float] | None:
-        """The interval of `change` that misses with probability `error`; None where there is a `problem`."""
+        """The interval of `change` that misses with probability `error`; None if there is a `problem`."""
         if self.problem is not None:
             return None
         quantile = self.stretch * float(stdtrit(self.degrees, 1 - error / 2))
@@ -79,7 +79,7 @@ class Estimate:
         return self.middle - low, self.middle - high
 
     def error_at(self, bound: float) -> float:
-        """The smallest `error` whose interval ends at a bound: 1 where the bound is `center`."""
+        """The smallest `error` whose interval ends at a bound: 1 if the bound is `center`."""
         distance = self.middle - bound
         if self.standard_error == 0.0:
             return 0.0 if distance != 0.0 else 1.0
@@ -191,7 +191,7 @@ def _shown_skewness(changes: Floats) -> float:
 
 
 def _adjusted_skewness(count: int, second: Floats, third: Floats) -> Floats:
-    """Adjusted Fisher-Pearson coefficients from central moments; 0 where nothing differs."""
+    """Adjusted Fisher-Pearson coefficients from central moments; 0 if nothing differs."""
     differs = second > 1e-12 * second.max()
     skewness = third / np.where(differs, second, 1.0) ** 1.5 * np.sqrt(count * (count - 1)) / (count - 2)
     return np.where(differs, skewness, 0.0)
@@ -236,7 +236,7 @@ def wilson(score: float, count: int, z: float = 1.959964) -> tuple[float, float]
 def bootstrap_interval(before: Floats, after: Floats, samples: int) -> tuple[float, float] | None:
     """The percentile bootstrap's 95 % interval of the relative change, over resampled documents; None without samples.
 
-    It is too narrow on few documents (benchmarks/verdicts.py), so it is told beside the interval that decides.
+    It is too narrow on few documents (benchmarks/verdicts.py), so it is only reported beside the deciding interval.
 
     Args:
         before: float64[n], bits of each document.

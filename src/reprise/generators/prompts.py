@@ -24,7 +24,7 @@ class Prompt:
     name: str
     """KIND.LANGUAGE@VERSION, for the provenance."""
     sections: dict[str, str]
-    """Section -> the mark that begins it, in order; empty where the answer is free."""
+    """Section -> the mark that begins it, in order; empty if the answer is free."""
     messages: tuple[tuple[str, str], ...]
     """(role, text with placeholders such as {text})."""
     begin: str = ""
@@ -52,7 +52,7 @@ def find_prompt(
     given: Sequence[tuple[Any, str]] = (),
     placeholders: Sequence[str] = (),
 ) -> Prompt | None:
-    """The prompt of a task in a language; None where nobody has one.
+    """The prompt of a task in a language; None if nobody has one.
 
     The first that there is of TASK.LANGUAGE.yaml in the user's folder, of what is `given`, and of the package's own
     folder `prompts`.

@@ -66,7 +66,7 @@ class Slots(Generic[Row]):
         self.logits = torch.empty(0)
         self._cache: Any = new_cache(model)
         self._mask = torch.empty(0)
-        """[rows, positions]: 1 where the row has a token."""
+        """[rows, positions]: 1 if the row has a token."""
         layers = self._cache.layers
         self.can_be_refilled = bool(layers) and all(type(layer) is RoomyLayer for layer in layers)
         """Rows can join others only where every layer keeps all positions; else all end before others begin."""
@@ -78,7 +78,7 @@ class Slots(Generic[Row]):
         Args:
             rows: the new ones.
             cache: what they have read.
-            mask: [rows, positions], 1 where a row has a token.
+            mask: [rows, positions], 1 if a row has a token.
             logits: [rows, vocabulary].
         """
         if not self.rows:

@@ -1,7 +1,7 @@
 """The rules by which policies move the shares of topics; `policy.update` calls them and keeps the bounds.
 
-A rule gets the settings, its own state ({} at first), the shares in force of the topics whose held-out loss is known,
-and these losses. It gives back its next state and what it wants, which need not sum to 1: None leaves all shares as
+A rule gets the settings, its own state ({} at first), the current shares of the topics whose held-out loss is known,
+and these losses. It returns its next state and what it wants, which need not sum to 1: None leaves all shares as
 they are, and a topic that is not in it keeps its share.
 
 Noise. Each rule compares one statistic of its topics: the change of the perplexity, the distance to the target, the
@@ -46,11 +46,11 @@ class Observation:
     losses: Mapping[str, float]
     """Topic -> nats per token."""
     resampled: Mapping[str, Sequence[float]] | None = None
-    """Topic -> its losses on held-out documents that were drawn anew, the same draws each time; empty where its noise
+    """Topic -> its losses on resampled held-out documents, the same draws each time; empty if its noise
     is not known, as of one document. None: the losses are taken as exact."""
 
     def draws(self, topic: str) -> Floats:
-        """float64 [draws]; empty where the noise is not known."""
+        """float64 [draws]; empty if the noise is not known."""
         return np.array([] if self.resampled is None else self.resampled.get(topic, ()), dtype=np.float64)
 
 
@@ -70,7 +70,7 @@ class Compared:
         self.variances[topic] = None if draws is None or len(draws) < 2 else float(np.mean((draws - value) ** 2))
 
     def beyond_noise(self, shares: TopicShares, limit: float) -> dict[str, float] | None:
-        """The numbers, where those within noise are the mean; None where all are.
+        """The numbers, where those within noise are the mean; None if all are.
 
         The variance of a difference from the mean weighs the topics by their shares and takes them as independent.
 
@@ -96,7 +96,7 @@ class Compared:
 
 
 def _limit(policy: Policy, seen: Observation) -> float:
-    """Standard errors that count as noise; 0 where losses are exact."""
+    """Standard errors that count as noise; 0 if losses are exact."""
     return 0.0 if seen.resampled is None else policy.noise
 
 
@@ -211,7 +211,7 @@ def _ado(policy: Policy, state: State, shares: TopicShares, seen: Observation) -
 
     - The losses are those of validations, not of every batch: shares then follow held-out text, and no batch lacks a
       topic. The authors' code has this too, as an option.
-    - h smooths the shares in force, one sample for each validation, not the drawn counts of each batch: the sampler
+    - h smooths the current shares, one sample for each validation, not the drawn counts of each batch: the sampler
       deals exactly these shares.
     - The mean of the rho counts updates from 2 on. The code counts optimizer steps from 1,000 on, so that mu weighs as
       much as 1,000 updates; with tens of validations the shares would never leave it.
@@ -272,7 +272,7 @@ def _falls(
     """-n dL/dn at the last observation by the fitted law, of the topics that were observed often enough.
 
     The variance has two parts: that of the fit, from what the law leaves unexplained in all topics together, and that
-    of the held-out documents: the whole fall so far, worked out on documents drawn anew.
+    of the held-out documents: the whole fall so far, computed on resampled documents.
     """
     fits: dict[str, PowerLaw] = {}
     whole: dict[str, tuple[float, float]] = {}

@@ -15,7 +15,7 @@ class MixtureBucket(NamedTuple):
     """Entry of the mixture: a language, or `synthetic`."""
     source: str
     topic: str | None
-    """None where the stage does not split the source by topic."""
+    """None if the stage does not split the source by topic."""
 
     @property
     def path(self) -> str:
@@ -33,7 +33,7 @@ class ShareChange:
     """A change of the mixture, for the log and the report."""
 
     rows: int
-    """Rows that were handed out before it came into force."""
+    """Rows that were handed out before it took effect."""
     cause: str
     """Policy's name, `shares.json`, `recipe`, or what ended."""
     path: str

@@ -285,7 +285,7 @@ def hub_commit(settings: Model) -> str:
 
 
 def tokenizer_file(settings: Model) -> Path | None:
-    """The model's `tokenizer.json`; None where it has none."""
+    """The model's `tokenizer.json`; None if it has none."""
     with explain_loading(settings.path):
         path = cached_file(
             locate_model(settings),

@@ -54,7 +54,7 @@ def _processor() -> str:
 
 
 def _memory_gib() -> float | None:
-    """Memory of the machine in GiB, None where the system does not tell."""
+    """Memory of the machine in GiB, None if the system does not tell."""
     try:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     except (AttributeError, ValueError, OSError):

@@ -47,7 +47,7 @@ class Misfits:
     """With their type."""
 
     def refuse(self, folder: Path) -> None:
-        """Raise where there are any.
+        """Raise if there are any.
 
         Raises:
             UserError: with the names.

@@ -1,4 +1,4 @@
-"""What is handed on: the model folder of a run with its card, or a GGUF file with an Ollama Modelfile."""
+"""What is published: the model folder of a run with its card, or a GGUF file with an Ollama Modelfile."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ from reprise.workspace import Workspace
 
 @dataclass(frozen=True)
 class Source:
-    """A model that is handed on, and the run that it came from, if that is known."""
+    """A model that is published, and the run that it came from, if that is known."""
 
     model: Path
     """Folder of the model."""

@@ -1,4 +1,4 @@
-"""An Ollama Modelfile for a GGUF file: where it is, the chat template in Ollama's own language, where answers end.
+"""An Ollama Modelfile for a GGUF file: its path, the chat template in Ollama's language, and the stop tokens.
 
 Ollama has Go templates, not the model's Jinja. Ours is made of the texts that the model's template puts around a
 system, a user and an assistant message, and is kept only if it gives what the template gives for several conversations.

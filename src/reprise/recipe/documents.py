@@ -159,7 +159,7 @@ class Deduplicate(Settings):
     permutations: Annotated[int, Field(ge=16, le=4096)] = 128
     """Hash functions of MinHash."""
     bands: Annotated[int, Field(ge=0, le=100_000)] = 0
-    """Bands of the hashing; 0: so many that two documents at the threshold are compared with probability 0.99."""
+    """Bands of the hashing; 0: as many as make two documents at the threshold candidates with probability 0.99."""
     repeats: dict[Annotated[int, Field(ge=2)], Annotated[int, Field(ge=1)]] = {}
     """Size of a cluster of copies, from which on -> how many of them stay, such as {3: 2, 10: 3, 1000: 1}; else one.
     What the web repeats a little is often good (FineWeb-2: rehydration). Copies of held-out documents never stay."""
@@ -178,7 +178,7 @@ class Deduplicate(Settings):
 
 
 class Decontaminate(Settings):
-    """Drop documents that hold benchmark questions."""
+    """Drop documents that contain benchmark questions."""
 
     path_fields: ClassVar[frozenset[str]] = frozenset({"extra_benchmarks"})
 
@@ -225,7 +225,7 @@ class Encoder(Settings):
     model: AnyPath | None = None
     """Model directory or name, such as huawei-noah/TinyBERT_General_4L_312D."""
     max_length: Annotated[int, Field(ge=8)] = 512
-    """Tokens of a document that are looked at, from its beginning; never more than the model's positions."""
+    """Tokens of a document that are examined, from its beginning; never more than the model's positions."""
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 3
     """Passes over the labels."""
     batch_size: Annotated[int, Field(ge=1, le=100_000)] = 32
@@ -247,7 +247,7 @@ class Topics(Settings):
     min_confidence: Share = 0.0
     """Documents whose best topic is less probable than this go to the last topic of the list."""
     glossary: Annotated[float, Field(ge=0.0)] = 0.2
-    """Weight of our terms for the default topics beside the labels, in the linear classifier. 0 where the labels are of
+    """Weight of our terms for the default topics beside the labels, in the linear classifier. 0 if the labels are of
     documents like those to be labelled, and many."""
     prompts: dict[str, dict[str, dict[str, Any]]] = {}
     """Language -> task (`topic`, `grade`) -> what a prompt file holds, instead of the pack's."""
@@ -337,7 +337,7 @@ class Documents(Settings):
     inputs: list[Input] = []
     """The files."""
     language_packs: AnyPath | None = None
-    """Folder of your own language packs, CODE.yaml; what they say is laid over ours. docs/languages.md shows one."""
+    """Folder of your own language packs, CODE.yaml; they override ours. docs/languages.md shows one."""
     engine: Literal["native", "ray"] = "native"
     """Where the document steps run: in this process, or on a Ray cluster."""
     valid_share: Share = 0.02
@@ -376,7 +376,7 @@ class Documents(Settings):
 
 
 def _lay_under(data: Any, path: tuple[str, ...], value: Any) -> Any:
-    """Settings with a value at a path, where they do not give another; mappings are merged key by key."""
+    """Settings with a value at a path, if they do not give another; mappings are merged key by key."""
     if not path:
         return {**value, **data} if isinstance(data, dict) and isinstance(value, dict) else data or value
     if isinstance(data, Settings):

@@ -27,7 +27,7 @@ FOLDERS: dict[str, str | None] = {
     "cmmlu-0shot": "cmmlu",
     **dict.fromkeys(["math", "sat-math", "aqua-rat", "gaokao-mathqa", "gaokao-chemistry", "gaokao-biology"], "agieval"),
 }
-"""Benchmark -> its folder under `data`, where that is not its name; None: it is generated, there is nothing to leak."""
+"""Benchmark -> its folder under `data`, if that is not its name; None: it is generated, there is nothing to leak."""
 
 
 OWN_BENCHMARKS = frozenset(name for suite in SUITES.values() for name in suite)
@@ -129,7 +129,7 @@ class Evaluation(Settings):
     def question_folders(self) -> list[str]:
         """Folders under `data` whose questions no document may hold.
 
-        A folder that is missing is left out: its benchmark cannot run either, and the results name it.
+        A folder that is missing is skipped: its benchmark cannot run either, and the results name it.
         """
         folders = benchmark_folders(self.benchmarks)
         if self.data is None:

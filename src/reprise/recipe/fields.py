@@ -91,7 +91,7 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 def check_server_url(url: str) -> str:
-    """The address without a slash at its end; ValueError where it is none, or carries a key."""
+    """The address without a slash at its end; ValueError if it is none, or carries a key."""
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or not url.isprintable() or " " in url:
         raise ValueError("write an address with http:// or https://, such as http://127.0.0.1:8000/v1")
@@ -146,7 +146,7 @@ AnyPath = Annotated[str, AfterValidator(check_path)]
 
 
 def check_input_path(path: str) -> str:
-    """The path; ValueError, without repeating it, where it is an address with a password or a signature."""
+    """The path; ValueError, without repeating it, if it is an address with a password or a signature."""
     check_path(path)
     if holds_credentials(path):
         raise ValueError(

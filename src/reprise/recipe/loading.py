@@ -88,7 +88,7 @@ def open_recipe(path: Path, overrides: Sequence[str] | None) -> Recipe:
 
 
 def runs_in(folder: Path) -> list[Path]:
-    """Folders of the runs in the folder of a study, by name; none where it is a run itself, or no folder."""
+    """Folders of the runs in the folder of a study, by name; none if it is a run itself, or no folder."""
     if not folder.is_dir() or (folder / KEPT).exists():
         return []
     return sorted(path.parent for path in folder.glob(f"*/{KEPT}"))

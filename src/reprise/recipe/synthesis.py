@@ -84,7 +84,7 @@ class Checks(Settings):
     final_answer: list[str] = ["mathematics"]
     """Disciplines whose solutions must end in a boxed result; only for the kind `problem`."""
     self_consistency: Count = 0
-    """Solve each problem and multiple choice so many more times; the final answers must agree."""
+    """How many more times to solve each problem and multiple choice; the final answers must agree."""
     min_agreement: Share = 0.5
     """Least share of those solutions that must give the same final answer."""
     judge: Generator | None = None

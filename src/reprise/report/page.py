@@ -85,7 +85,7 @@ def _machine_name(machine: MachineFacts | None) -> str:
 
 
 def _event(stage: int, event: TrainingEvent) -> Json:
-    """A restart or a guard's event as a line of a table; what is empty is left out."""
+    """A restart or a guard's event as a line of a table; what is empty is skipped."""
     parts = []
     for name, value in event["detail"].items():
         text = ", ".join(map(str, value)) if isinstance(value, list) else cell(value)
@@ -273,7 +273,7 @@ def amount(row: Json, side: str) -> str:
 
 
 def fixed(value: float | None, digits: int = 3) -> str:
-    """A float with so many decimals."""
+    """A float with a given count of decimals."""
     return "–" if value is None else f"{value:,.{digits}f}".replace("-", "\u2212")
 
 

@@ -81,7 +81,7 @@ def execute(program: str, tests: str) -> dict[str, Any]:
 
 
 def confine(task: dict[str, Any]) -> None:
-    """Give up rights for good; raises OSError where the kernel cannot enforce it."""
+    """Give up rights permanently; raises OSError if the kernel cannot enforce it."""
     libc = ctypes.CDLL(None, use_errno=True)
     os.chdir(task["scratch"])
     for name, limit in (

@@ -66,7 +66,7 @@ def check_pair(
     Args:
         pair: what was parsed.
         language: in which it was asked for.
-        passage: text that it was made from; empty where there is none.
+        passage: text that it was made from; empty if there is none.
         answer_tokens: length of the answer in tokens of the base model.
         minimum: tokens that an answer must have.
         checks: settings.

@@ -166,7 +166,7 @@ def normalize_final(final: str) -> str:
 
 
 def corrupt_final(answer: str, final: str, choice: float) -> tuple[str, str] | None:
-    """The answer with another final result, and that result; None where there is nothing that can be changed surely.
+    """The answer with another final result, and that result; None if there is nothing that can be changed surely.
 
     The last occurrence of the first number of the result is changed, by -50 % to +150 % but never by nothing, or the
     letter of a multiple choice. What leads to the result stays, as in the study of wrong answers.

@@ -50,15 +50,15 @@ class BucketTokens(TypedDict):
     source: str
     """Source."""
     topic: str | None
-    """Topic; null where the source is not split."""
+    """Topic; null if the source is not split."""
     documents: int
     """Documents."""
     tokens: int
     """Tokens, BOS and EOS included."""
     conversations: NotRequired[int]
-    """Documents that are conversations; absent where there are none."""
+    """Documents that are conversations; absent if there are none."""
     answer_tokens: NotRequired[int]
-    """Tokens of their answers; absent where there are no conversations."""
+    """Tokens of their answers; absent if there are no conversations."""
 
 
 @record
@@ -96,7 +96,7 @@ class Encoded(NamedTuple):
 
 
 def run(work: Work, *, model: Model, tokens: Tokens, split_sources: list[str], engine: Engine = "native") -> None:
-    """Documents of `score` and, where there is one, of `synthesize`, to the store.
+    """Documents of `score` and, if there is one, of `synthesize`, to the store.
 
     Args:
         work: `inputs` has `score` and maybe `synthesize`.

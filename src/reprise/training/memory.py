@@ -38,7 +38,7 @@ def keep_freed_memory(device: torch.device) -> Iterator[None]:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Largest memory of this process so far, in bytes: reserved on the GPU, or resident where there is none.
+    """Largest memory of this process so far, in bytes: reserved on the GPU, or resident if there is none.
 
     Resident memory is that of the whole process, libraries included.
     """

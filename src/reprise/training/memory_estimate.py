@@ -100,11 +100,11 @@ class Shape:
     embeddings: int
     """Parameters of the input embeddings."""
     head: int
-    """Parameters of the output layer; 0 where it shares those of the embeddings."""
+    """Parameters of the output layer; 0 if it shares those of the embeddings."""
     vocabulary: int
     hidden_size: int
     kept: int
-    """Bytes that autograd keeps of one micro-batch where nothing is recomputed."""
+    """Bytes that autograd keeps of one micro-batch if nothing is recomputed."""
     kept_of_layer: int
     """The same of one decoder layer."""
     products_of_layer: int

@@ -46,7 +46,7 @@ def read_core_times() -> CoreTimes | None:
 
 
 def busy_cores(before: CoreTimes | None, now: CoreTimes | None) -> float | None:
-    """Cores that other programs kept busy between two moments; None where that cannot be told."""
+    """Cores that other programs kept busy between two moments; None if that cannot be told."""
     if before is None or now is None or now.moment - before.moment < _LEAST_SECONDS:
         return None
     return max(0.0, (now.busy - before.busy) - (now.own - before.own)) / (now.moment - before.moment)
@@ -62,7 +62,7 @@ def describe_threads(training: Training, threads: int, cores: int, processes: in
         threads: threads of each process.
         cores: cores that the process may use.
         processes: processes of the run on this machine.
-        others: cores that other programs keep busy; None where that is not known.
+        others: cores that other programs keep busy; None if that is not known.
     """
     lines = []
     if others is not None and others >= _LEAST_CORES:

@@ -159,7 +159,7 @@ class Network:
 
     @contextlib.contextmanager
     def eager(self) -> Iterator[None]:
-        """While the block runs, compute without the compiled layers, which would be compiled anew for each shape."""
+        """While the block runs, compute without the compiled layers, which would be compiled again for each shape."""
         if not self._is_compiled:
             yield
             return

@@ -47,7 +47,7 @@ class Probe(NamedTuple):
 
 
 def make_probe(objective: Objective, average: Mapping[str, Any], settings: Model) -> Probe:
-    """Ask the model that was trained; where it is sharded every process calls.
+    """Ask the model that was trained; if it is sharded, every process must call.
 
     Args:
         objective: the weights.

@@ -110,7 +110,7 @@ def write_files(
 
 
 def whole(value: Any, dtype: torch.dtype, *, wanted: bool = True) -> torch.Tensor:
-    """A tensor gathered, on the CPU, in a type if it is floating-point; empty where it is not wanted here."""
+    """A tensor gathered, on the CPU, in a type if it is floating-point; empty if it is not wanted here."""
     if isinstance(value, MergedWeight):
         full = value.full()
     else:

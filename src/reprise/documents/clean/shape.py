@@ -15,7 +15,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _CLOSING = "\"'”’»›」』》）)]…"
-"""May stand behind the end of a sentence, and between it and the space."""
+"""May follow the end of a sentence, and between it and the space."""
 _LINE_END_MARKS = "\"'”’»›」』》）)…：；"
 _BULLETS = "•-*·●▪◦■"
 _SPACE, _SENTENCE, _FULL_STOP, _CLOSE, _LINE_END, _BULLET, _WORD, _IDEOGRAPH = (1 << bit for bit in range(8))

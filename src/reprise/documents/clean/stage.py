@@ -141,7 +141,7 @@ def repair(text: str) -> str:
 
 
 def _repair_mojibake(text: str) -> str:
-    """Undo wrong decodings line by line. Lines without a suspect sequence, nearly all, are not looked at again."""
+    """Undo wrong decodings line by line. Lines without a suspect sequence, nearly all, are not examined again."""
     import ftfy
     from ftfy.badness import is_bad
 

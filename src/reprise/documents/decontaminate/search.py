@@ -25,7 +25,7 @@ _STREWN = (3, 16)
 _SPACED_RUN = 8
 """So many single letters in a row are taken for words with spaces inside them."""
 _LONG_WORD = 30
-"""A word of so many letters is taken for several that lost the spaces between them."""
+"""A word of at least this many letters is taken for several words without spaces."""
 
 Found = list[dict[int, float]]
 """found[i]: the questions that text i holds -> the share of them that is there."""
@@ -41,7 +41,7 @@ class _View:
 
 
 def find_questions(index: Index, texts: Sequence[str], min_overlap: float) -> Found:
-    """For each text, the questions that it holds -> the share that is there (1 where it was looked for as a whole)."""
+    """For each text, the questions that it holds -> the share that is there (1 if it was looked for as a whole)."""
     matches: Found = [{} for _ in texts]
     plain = [strip_markup(text) for text in texts]
     words = split_words(plain)
@@ -167,7 +167,7 @@ def _look_up_anchors(index: Index, anchors: Grams, length: int, view: _View, mat
 
 
 def _stands_at(index: Index, form: int, words: Words, start: int, text: int) -> bool:
-    """Whether the question begins there and, where it needs them, its options stand behind it, in any order."""
+    """Whether the question begins there and, if it needs them, its options follow it, in any order."""
     options = index.options.get(form, [])
     rest = words.hashes[start : words.offsets[text + 1]]
     whole = index.whole[form]

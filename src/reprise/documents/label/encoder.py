@@ -24,7 +24,7 @@ _CHARS_PER_TOKEN = 10
 
 
 class EncoderClassifier:
-    """One forward pass to a batch of texts of like length; the loss is cross-entropy over the topics."""
+    """One forward pass to a batch of texts of similar length; the loss is cross-entropy over the topics."""
 
     def __init__(self, topics: list[str], seen: list[bool], temperature: float, model: Any, tokenizer: Any) -> None:
         """`seen`: whether a topic was fitted on; one that was not gets probability 0."""
@@ -141,7 +141,7 @@ class EncoderClassifier:
 
 
 def _random_batches(rows: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
-    """Each row once, in random order, with rows of like length beside each other: 50 batches are sorted at a time."""
+    """Each row once, in random order; rows of similar length are put together by sorting 50 batches at a time."""
     order = torch.randperm(len(rows)).tolist()
     for start in range(0, len(order), 50 * size):
         chunk = sorted(order[start : start + 50 * size], key=lambda i: len(rows[i]))

@@ -17,7 +17,7 @@ _WORD_SIZES, _CHAR_SIZES, _SINGLE_SIZES = (1, 2), (4,), (1, 2, 3)
 _STRENGTH = 1.0
 """Inverse of the penalty on the weights: the best of 0.3, 1 and 3 on MMLU and CMMLU subjects."""
 _MAX_CHARS = 6_000
-"""Characters of a document that are looked at: a topic shows in its beginning."""
+"""Characters of a document that are examined: a topic shows in its beginning."""
 _PASSAGE_BYTES = 500
 """UTF-8 bytes of a passage, about those of a benchmark question with its options."""
 _BATCH_CHARS = 100_000

@@ -50,7 +50,7 @@ class Reading:
     entry: Input
     parser: PageParser
     skip: Callable[[SkippedFile], None] = lambda skipped: None
-    """Told of members of archives that are left out."""
+    """Told of members of archives that are skipped."""
 
 
 def read_records(
@@ -64,7 +64,7 @@ def read_records(
     Args:
         file: the file.
         entry: its input in the recipe.
-        skip: told of members of archives that are left out.
+        skip: told of members of archives that are skipped.
         parser: reads web pages, PDF and the like; None: one of its own.
 
     Raises:

@@ -64,7 +64,7 @@ def open_url(url: str) -> BinaryIO:
 
 
 def _file_system(url: str) -> tuple[Any, str] | None:
-    """The file system of fsspec that has the URL, and its path there; None where Daft has to do it."""
+    """The file system of fsspec that has the URL, and its path there; None if Daft has to do it."""
     scheme, _, path = url.partition("://")
     if scheme == "hf":
         from huggingface_hub import HfFileSystem

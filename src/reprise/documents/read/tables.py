@@ -157,7 +157,7 @@ _UNDECODABLE = object()
 
 
 def _locate(schema: pa.Schema, name: str) -> tuple[list[str], str] | None:
-    """The column of a dotted name, the fields of structs inside it, and the rest; None where there is none."""
+    """The column of a dotted name, the fields of structs inside it, and the rest; None if there is none."""
     if name in schema.names:
         return [name], ""
     for cut in (index for index, char in enumerate(name) if char == "."):

@@ -38,7 +38,7 @@ class Benchmark:
 
     name: str
     language: str
-    """Language of the questions; `und` where it is not known."""
+    """Language of the questions; `und` if it is not known."""
     shots: int | None
     """Examples in the prompt; fewer where the files have fewer. None: what the harness's task says."""
     parts: Callable[[LocalSet], list[Part]]
@@ -67,7 +67,7 @@ class Benchmark:
 
     @property
     def folder(self) -> str | None:
-        """Folder of its files under `data`; None where the questions are generated."""
+        """Folder of its files under `data`; None if the questions are generated."""
         return FOLDERS.get(self.name, self.name)
 
 

@@ -225,7 +225,7 @@ def metrics(task: Any) -> list[str]:
 def share_metrics(task: Any) -> list[str]:
     """Metrics that give each question a score whose mean is reported, more being better, in the task's order.
 
-    The scores themselves are checked where they are made.
+    The scores themselves are checked where they are computed.
     """
     better, aggregated = task.higher_is_better(), task.aggregation()
     return [
@@ -277,7 +277,7 @@ def _choices(task: Any, doc: Any) -> list[str]:
 
 
 def gold_bits(sample: dict[str, Any], output_type: str) -> tuple[float, int] | None:
-    """(bits, UTF-8 bytes) of the right answer as it was scored; None where nothing was scored or it cannot be told.
+    """(bits, UTF-8 bytes) of the right answer as it was scored; None if nothing was scored or it cannot be told.
 
     Where several answers are right, the likeliest one counts.
     """

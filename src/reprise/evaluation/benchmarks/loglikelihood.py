@@ -1,8 +1,8 @@
-"""Log-likelihood of many continuations of few contexts: what multiple-choice benchmarks ask for.
+"""Log-likelihood of many continuations of few contexts: the core of multiple-choice benchmarks.
 
 The same tokens are met once. Contexts that begin alike (the examples of a few-shot prompt) share the keys and values of
 that beginning; the choices of a question stand side by side behind one copy of it, in one row, and an attention mask
-keeps them apart. Rows of like length share a batch. The numbers are those of scoring each sequence by itself.
+keeps them apart. Rows of similar length share a batch. The numbers are those of scoring each sequence by itself.
 """
 
 import itertools
@@ -226,7 +226,7 @@ class ContinuationScorer:
         return tensors[0], tensors[1], tensors[2], mask[:, None].to(self._device)
 
     def _score_alone(self, requests: list[tuple[int, Ids, Ids]]) -> Iterator[tuple[int, tuple[float, bool]]]:
-        """Each sequence by itself, cut on the left where it is longer than the model's context."""
+        """Each sequence by itself, cut on the left if it is longer than the model's context."""
         cut = [(index, (*context, *ids)[-(self._max_length + 1) :], len(ids)) for index, context, ids in requests]
         cut.sort(key=lambda entry: -len(entry[1]))
         while cut:
@@ -238,7 +238,7 @@ class ContinuationScorer:
             for row, (_, sequence, count) in enumerate(batch):
                 ids[row, : len(sequence)] = torch.tensor(sequence)
                 labels[row, len(sequence) - count : len(sequence)] = torch.tensor(sequence[-count:])
-            # The last token is only a target: the model needs not see it, and must not where it is one too many.
+            # The last token is only a target: the model needs not see it, and must not if it is one too many.
             inputs, targets = ids[:, :-1].to(self._device), labels.to(self._device)
             nll, greedy = _score_shifted(self._model, inputs, targets)
             for row, (index, sequence, count) in enumerate(batch):

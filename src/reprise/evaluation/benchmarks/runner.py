@@ -53,7 +53,7 @@ class Measured:
 
     @property
     def gold_bits_per_byte(self) -> float | None:
-        """Bits per byte of the right answers; None where they were not scored."""
+        """Bits per byte of the right answers; None if they were not scored."""
         return (
             sum(bits for bits, _ in self.gold.values()) / sum(size for _, size in self.gold.values())
             if self.gold
@@ -116,7 +116,7 @@ class BenchmarkRunner:
         return measured
 
     def _items(self, benchmark: Benchmark) -> LocalSet | str | None:
-        """Local questions, None where they come from the Hub, or why there are none."""
+        """Local questions, None if they come from the Hub, or why there are none."""
         if benchmark.name not in BENCHMARKS:
             return None if benchmark.hub or benchmark.file is None else read_question_file(benchmark.file)
         if missing := [package for package in benchmark.needs if importlib.util.find_spec(package) is None]:
@@ -282,7 +282,7 @@ def compare_benchmarks(
 
 
 def _compare_gold(before: Measured, after: Measured) -> GoldBits | None:
-    """Bits per byte of the right answers of both models; None where they were not scored."""
+    """Bits per byte of the right answers of both models; None if they were not scored."""
     names = [name for name in before.gold if name in after.gold]
     if not names:
         return None
@@ -330,7 +330,7 @@ class _AbsentError(Exception):
 
 
 def _read_hub(benchmark: Benchmark) -> LocalSet | None:
-    """Questions of the Hub for a task of our own; None where the harness's task loads them."""
+    """Questions of the Hub for a task of our own; None if the harness's task loads them."""
     if benchmark.name not in SOURCES:
         return None
     with _explained():

@@ -50,7 +50,7 @@ WITHOUT_SPACES = frozenset({"zh", "ja", "th", "lo", "km", "my", "bo", "dz", "shn
 
 @functools.lru_cache(maxsize=10_000)
 def find_language(code: str) -> str | None:
-    """The ISO 639-1 code of a language, else its ISO 639-3 code; None where `code` names no language.
+    """The ISO 639-1 code of a language, else its ISO 639-3 code; None if `code` names no language.
 
     Args:
         code: BCP 47 (`zh-CN`), ISO 639 in two or three letters, with a script (`zho_Hans`), or an English name. Region
