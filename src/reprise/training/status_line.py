@@ -22,7 +22,7 @@ LARGEST_SHARES = 6
 
 
 class StatusLine:
-    """Least seconds between two lines; the first process only."""
+    """Prints the status line, in the first process only and at most once per interval."""
 
     def __init__(
         self, name: str, config: Any, rows: Rows, training: Training, total: int, processes: Processes
