@@ -48,7 +48,7 @@ TELLING_SENTENCE = {Unit.WORDS: 4, Unit.CHARS: 5}
 TELLING_WITH_OPTIONS = 12
 """Length that a generic or tiny question needs together with its options."""
 GENERIC_USES = 5
-    """An n-gram that occurs in this many questions identifies none of them."""
+"""An n-gram that occurs in this many questions identifies none of them."""
 SEED_SIZE = {Unit.WORDS: 4, Unit.CHARS: 5}
 """Length of the n-grams by which a question with insertions is recognised."""
 MIN_GAPPED = {Unit.WORDS: 7, Unit.CHARS: 10}
@@ -58,7 +58,7 @@ _LETTER_STRIDE = 8
 """Every eighth n-gram of letters is kept, so that they take about as much memory as those of words."""
 _GENERIC_SIZE = {Unit.WORDS: 3, Unit.CHARS: 4}
 _ANCHORS = (6, 4, 2, 1)
-    """Short questions are looked up by this many of their first words."""
+"""Short questions are looked up by this many of their first words."""
 _BITS = (16, 26)
 """Leading bits of a hash by which a table of few and of many keys turns hashes away: 8 KiB to 8 MiB."""
 _BITS_PER_KEY = 64
