@@ -30,7 +30,7 @@ MAX_CHARS = 1_000
 def boxed(text: str) -> str | None:
     r"""Content of the last `\boxed{...}` or `\fbox{...}`, braces balanced, or what follows `\boxed ` up to its end.
 
-    None where there is none, or it is empty or never closed.
+    None if there is none, or it is empty or never closed.
     """
     start = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
     if start < 0:
@@ -209,7 +209,7 @@ def _compare(first: str, second: str) -> bool:
 
 class _Answer:
     """An answer in parts: `words` if it is only letters (`is_text`: and surely no product of them); its value, and
-    where it has them unit, base of its digits, name of the variable that equals it, and kind of bracket around it.
+    if it has them unit, base of its digits, name of the variable that equals it, and kind of bracket around it.
     """
 
     def __init__(self, text: str) -> None:

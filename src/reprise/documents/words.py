@@ -66,10 +66,10 @@ _NEEDS_NEIGHBOURS = 0xFFFFFFFF
 
 @functools.cache
 def _normal_forms() -> NDArray[np.uint32]:
-    """The normalised form of each code point where that is one code point, whatever stands beside it.
+    """The normalised form of each code point if that is one code point, whatever stands beside it.
 
     _NEEDS_NEIGHBOURS for those that become several, that are reordered (a combining class), or that may be composed
-    with the one before: a text that holds one of these is normalised by `normalise`.
+    with the one before: a text that contains one of these is normalised by `normalise`.
     """
     chars = [chr(code) for code in range(0x30000) if chr(code) != "\n"]
     composed = {chr(0x1161 + n) for n in range(21)} | {chr(0x11A8 + n) for n in range(27)}
@@ -126,7 +126,7 @@ class Words:
     offsets: NDArray[np.int64]
     """Document -> its first word: int64[documents + 1]."""
     letters: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
-    """Code points of all words, without anything between them: uint32[sum of num_chars]; empty where nobody asks."""
+    """Code points of all words, without anything between them: uint32[sum of num_chars]; empty if nobody asks."""
     run_hashes: dict[int, Hashes] = field(default_factory=dict)
     """What `hash_runs` gave, by size: several tables are asked for runs of one size."""
 
@@ -196,7 +196,7 @@ def join_letters(text: str) -> str:
 
 
 class NgramHashes:
-    """Hashes of runs of words, of any size, at some places; `hash_ngrams` mixes the same ones for all places.
+    """Hashes of runs of words, of any size, at some positions; `hash_ngrams` mixes the same ones for all positions.
 
     They are polynomial modulo 2^64 over mixed word hashes, so that a run of any length costs one subtraction.
     """

@@ -1,6 +1,6 @@
 """Which verdicts the held-out documents and the questions can reach, before anyone trains.
 
-A verdict needs an interval that is short enough. How long it will be is known beforehand but for one number: how much
+A verdict needs an interval that is short enough. How long it will be depends on one unknown: how much
 the documents of one group differ in their change, or how many answers of a benchmark change. An evaluation measures
 it; where there was none yet, it is assumed, and the plan says which.
 """

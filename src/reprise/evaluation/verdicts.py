@@ -26,7 +26,7 @@ class Judgement:
 
     verdict: VerdictWord
     error: float | None
-    """Share of the family's error that Holm's rule leaves to this verdict; None where no interval can be given."""
+    """Share of the family's error that Holm's rule leaves to this verdict; None if no interval can be given."""
     ci: tuple[float, float] | None
     """The interval at that error, which decides."""
     reason: str | None

@@ -2,7 +2,7 @@
 
 `strip_markup` runs on every text. `reveal` does the rest; it changes only texts that show signs of a disguise, because
 each step can also damage plain text (LaTeX's `\\nabla` holds the escape of a line end). So a text is searched as it
-stands and, where they differ, as `reveal` returns it.
+stands and, if they differ, as `reveal` returns it.
 """
 
 import html
@@ -61,7 +61,7 @@ def changed_parts(plain: str, revealed: str) -> list[str]:
     """The lines of a revealed text that differ from the plain one, each with _CONTEXT characters on either side.
 
     The rest was searched in the plain text, so nothing new can be in it. Lines are compared in order: a line that is
-    not the next one of the plain text is looked for in the following ones, and was changed where it is none of them.
+    not the next one of the plain text is looked for in the following ones, and was changed if it is none of them.
     """
     if len(revealed) <= 2 * _CONTEXT:
         return [revealed]
