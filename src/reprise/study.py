@@ -31,6 +31,7 @@ from pydantic import Field, field_validator, model_validator
 
 from reprise.errors import UserError
 from reprise.evaluation.verdicts import holm_levels
+from reprise.manifest import read_output
 from reprise.pipeline import run_stages
 from reprise.progress import console
 from reprise.recipe import Recipe, load_recipe
@@ -301,7 +302,7 @@ def read_results(workspace: Path) -> dict[str, Any]:
     """
     path = workspace / "evaluate" / "results.json"
     try:
-        results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        results: dict[str, Any] = read_output(path)
     except FileNotFoundError:
         raise UserError("a run of the study has no evaluation", where=str(path)) from None
     return results
