@@ -26,7 +26,7 @@ from reprise.training.averaging import Average
 from reprise.training.checkpoint import checkpoint_name, load_checkpoint, newest_whole, prune, tensors_of
 from reprise.training.checkpoint_facts import CheckpointFacts, Progress, ResumeFacts, StageSettings, next_multiple
 from reprise.training.events import BatchRows, Event, LiveScore, Moment
-from reprise.training.guards import Retention, StepGuard, bits_per_byte, check_retention, kept_groups, share_to_set
+from reprise.training.guards import StepGuard
 from reprise.training.memory import peak_memory
 from reprise.training.metrics import Metrics
 from reprise.training.micro_batches import micro_batches, num_targets
@@ -41,6 +41,7 @@ from reprise.training.optimizer import (
     squared_norm,
 )
 from reprise.training.parallel import Processes
+from reprise.training.retention_guard import RetentionGuard
 from reprise.training.signals import Interrupted, StopSignal
 from reprise.training.single_adamw import SingleAdamW
 from reprise.training.status_line import StatusLine
@@ -99,6 +100,9 @@ class Trainer:
     def __post_init__(self) -> None:
         self.shares_file = SharesFile(self.work.output)
         self.step_guard = StepGuard(self.training.guards, self.log, self.moment)
+        self.retention_guard = RetentionGuard(
+            self.training.guards, self.stage, self.kept, self.sampler, self.log, self.log_changes, self.moment
+        )
         self._start = time.monotonic()
 
     @property
@@ -287,9 +291,12 @@ class Trainer:
         return True
 
     def validate(self) -> None:
-        """Measure the held-out losses; tell the sampler's policy and the retention guard.
+        """Measure the held-out losses, and pass them to the sampler's policy and the retention guard.
 
-        Asked to stop, it returns early and changes nothing: the measurement stays due.
+        After a stop signal it returns early and changes nothing: the measurement stays due.
+
+        Raises:
+            UserError: `guards.retention: stop`, and a kept group was lost; a checkpoint was saved.
         """
         progress = self.progress
         with self.network.eager():  # documents are of any length: no reason to compile for each
@@ -307,11 +314,10 @@ class Trainer:
                 resampled={loss.key: [round(nll, 4) for nll in loss.resampled] for loss in losses},
             )
         )
-        if not progress.baseline:
-            measured = {group.path: bits_per_byte(losses, group) for group in kept_groups(self.kept, losses)}
-            progress.baseline = {path: value for path, value in measured.items() if value is not None}
-        if self.training.guards.retention != "off":
-            self.guard_retention(losses)
+        if failure := self.retention_guard.check(losses, progress):
+            self.save()
+            self.finish_checkpoint()
+            raise failure
 
     def measure_benchmarks(self) -> None:
         """Run the benchmarks on the present weights."""
@@ -322,50 +328,6 @@ class Trainer:
             identity = digest([self.settings, progress.step, sorted(progress.left_out)])
             scores = self.benchmarks(self.network.objective.model, identity)
         self.log({**self.moment(), "kind": "benchmarks", "benchmarks": scores})
-
-    def guard_retention(self, losses: Sequence[BucketLoss]) -> None:
-        """Act on kept groups whose bits per byte rose by more than allowed, as the recipe says.
-
-        Raises:
-            UserError: `retention: stop`; a checkpoint was saved.
-        """
-        action = self.training.guards.retention
-        assert action != "off"
-        measured = check_retention(losses, self.progress.baseline, kept_groups(self.kept, losses))
-        if action == "raise_share":
-            self._balance(measured)
-        for kept in measured:
-            if not kept.is_lost:
-                continue
-            message = f"{kept.path}: {kept.before:.4f} -> {kept.now:.4f} bits per byte ({kept.rise:+.1%})"
-            self.log({**self.moment(), "kind": "guard", "guard": "retention", "action": action, "path": kept.path,
-                      "before": kept.before, "now": kept.now, "tolerance": kept.tolerance})  # fmt: skip
-            log.warning("%s, more than the %.1f %% that is allowed", message, 100 * kept.tolerance)
-            if action == "stop":
-                self.save()
-                self.finish_checkpoint()
-                raise UserError(
-                    f"{message} is more than the tolerance of {kept.tolerance:g}",
-                    where=f"evaluation.tolerance, or `keep` in the mixture, for {kept.path}",
-                    remedy="give it a larger share, lower the learning rate, or set training.guards.retention=warn",
-                )
-
-    def _balance(self, measured: Sequence[Retention]) -> None:
-        """Raise the share of an entry while a kept group of its text is lost; restore its own share when none is."""
-        for name, entry in self.stage.mixture.items():
-            own = [
-                kept
-                for kept in measured
-                if any(kept.group.contains(entry.language, source) for source in entry.sources)
-            ]
-            if not own:
-                continue
-            lost = [kept for kept in own if kept.is_lost]
-            share = sum(part for bucket, part in self.sampler.shares().items() if bucket.entry == name)
-            new_share = share_to_set(name, share, self.progress.raised, self.training.guards, is_lost=bool(lost))
-            if new_share is not None:
-                cause = f"retention of {(lost or own)[0].path}"
-                self.log_changes(self.sampler.set_shares({name: new_share}, cause=cause))
 
     def apply_share_changes(self) -> None:
         """Put into force what the user wrote into the file of shares since the last step."""
