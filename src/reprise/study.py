@@ -275,7 +275,7 @@ def _batches(study: Study) -> list[list[tuple[str, int]]]:
 
 
 def run_one(recipes: Mapping[tuple[str, int], Recipe], run: tuple[str, int], take: TakeThrough) -> None:
-    """One run of a grid, with the answers that other runs paid for.
+    """One run of a grid, with the cached answers of other runs.
 
     Args:
         recipes: (variant, seed) -> its recipe, of all runs so far.

@@ -1,7 +1,7 @@
 """Conversations to token ids by the model's own chat template, and which of the tokens are answers.
 
-The rendered text is tokenized as a whole, as transformers does it, and the tokens are told apart by their characters.
-An answer is what the template writes between its generation prompt and the token that ends the turn. Control tokens
+The rendered text is tokenized as a whole, as transformers does it; the characters of a token say which message it
+belongs to. An answer is what the template writes between its generation prompt and the token that ends the turn. Control tokens
 count as such only where the template writes them: in a message `<|im_end|>` is text.
 """
 
@@ -187,8 +187,8 @@ class ChatTemplate:
         )
         parts = []
         for mark in marks:
-            before, found, frame = frame.partition(mark)
-            if not found or mark in frame:
+            before, separator, frame = frame.partition(mark)
+            if not separator or mark in frame:
                 raise self._refuse(messages, "it does not write every message once and in order")
             parts.append(before)
         return [*parts, frame]
@@ -264,7 +264,7 @@ def encode_documents(
     """Ids of documents, and where the answers of conversations stand in them; None for other documents.
 
     Args:
-        texts: one to a document.
+        texts: one per document.
         messages: the column `messages`: None if a document is no conversation.
         tokenizer: encodes texts.
         template: opens the model's chat template; called where there is a conversation.

@@ -44,7 +44,7 @@ def nearby_test(program: str, tests: str) -> str | None:
     """Source of a test that fails, with MARK, on a program which looks like a table of its tests' answers.
 
     It does so where the answers stand in the program, and the calls near those of the tests give one outcome (or an
-    error) for most of them and at most one that the tests do not expect. None if that cannot be told: few answers
+    error) for most of them and at most one that the tests do not expect. None if that is not clear: few answers
     that differ, arguments that are not written out, or answers that are not spelled in the program.
     """
     calls = list(_calls(ast.parse(tests)))

@@ -97,7 +97,7 @@ class Reply(TypedDict):
     """What the process that runs `read_alone.py` writes."""
 
     ids: list[list[int]]
-    """Of the texts."""
+    """The token ids of each text."""
     eos_id: int | None
     logits: list[list[float]]
     """[tokens, vocabulary]."""

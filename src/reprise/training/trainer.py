@@ -330,7 +330,7 @@ class Trainer:
         self.log({**self.moment(), "kind": "benchmarks", "benchmarks": scores})
 
     def apply_share_changes(self) -> None:
-        """Put into force what the user wrote into the file of shares since the last step."""
+        """Apply the shares that the user wrote into `shares.json` since the last step."""
         wishes = self.shares_file.poll(self.sampler) if self.processes.is_first else []
         if self.processes.any(bool(wishes)):
             for shares in self.processes.same(wishes):

@@ -66,7 +66,7 @@ def changed_parts(plain: str, revealed: str) -> list[str]:
     """The lines of a revealed text that differ from the plain one, each with _CONTEXT characters on either side.
 
     The rest was searched in the plain text, so nothing new can be in it. Lines are compared in order: a line that is
-    not the next one of the plain text is looked for in the following ones, and was changed if it is none of them.
+    not the next one of the plain text is searched for in the following ones, and was changed if it is none of them.
     """
     if len(revealed) <= 2 * _CONTEXT:
         return [revealed]
@@ -89,7 +89,7 @@ def changed_parts(plain: str, revealed: str) -> list[str]:
 _CONTEXT = 2000
 """A question with its options, and what may be inserted into it, on either side of a change."""
 _RESYNC = 40
-"""Lines among which the next one that is the same in both texts is looked for."""
+"""Lines among which to search for the next one that is the same in both texts."""
 
 _CODE_POINT = re.compile(r"(?:U\+|%u|\\x\{|\\(?=[0-9a-fA-F]{4}))([0-9a-fA-F]{4,6})(?:\}|\b\s?)")
 
