@@ -33,7 +33,7 @@ PRIVATE_WORDS = {
     "paid for": r"\bpaid for\b",
     "one to a": r"\b(?:one|words|hashes) to an? (?:document|part|row|text|file|task|language|n-gram|band|batch)\b",
 }
-"""What only we would say instead of: resume, fix, published, again, return, follow, similar, reported, instead of, if, result,
+"""What only we would say for: resume, fix, published, again, return, follow, similar, reported, instead of, if, result,
 compute, current, permanently, override, cached, per; and a description that begins with "of"."""
 
 

@@ -1,8 +1,8 @@
 """Conversations to token ids by the model's own chat template, and which of the tokens are answers.
 
 The rendered text is tokenized as a whole, as transformers does it; the characters of a token say which message it
-belongs to. An answer is what the template writes between its generation prompt and the token that ends the turn. Control tokens
-count as such only where the template writes them: in a message `<|im_end|>` is text.
+belongs to. An answer is what the template writes between its generation prompt and the token that ends the turn.
+Control tokens count as such only where the template writes them: in a message `<|im_end|>` is text.
 """
 
 import json

@@ -1,7 +1,8 @@
 """Text to token ids: the one way in which scoring, the token store, validation, evaluation and samples get them.
 
 The ids are those of the model's `tokenizer.json`, else those that transformers gives with `tokenizer.model` or with
-the code of the model. Document text is text: the characters `<|endoftext|>` in a document are split like any others and never become the control token. A faster library is used if it gives the same ids.
+the code of the model. Document text is text: the characters `<|endoftext|>` in a document are split like any others
+and never become the control token. A faster library is used if it gives the same ids.
 """
 
 import itertools

@@ -172,8 +172,8 @@ class Trainer:
     def update(self, batch: Batch, rate: float, first_row: int) -> Update:
         """Change the weights by one batch.
 
-        The loss, the number of targets and the norm of the gradients meet in one reduction over the processes, after
-        which all of them read the same numbers: the only time in a step that they wait for the device.
+        Loss, target count and gradient norm are summed over the processes in one reduction, so all processes decide
+        alike; it is the only time in a step that they wait for the device.
 
         Args:
             batch: the rows of this process.
@@ -307,7 +307,7 @@ class Trainer:
         progress.last_validation = progress.tokens
         progress.next_validation = next_multiple(progress.tokens, self.training.validation.every_tokens)
         self.log({**self.moment(), "kind": "validation", "validation": [loss.to_json() for loss in losses]})
-        # Rounded far below noise: the last digits depend on the number of processes, and the shares decide the rows.
+        # Rounded far below noise: the last digits depend on how many processes there are, and shares decide the rows.
         self.log_changes(
             self.sampler.observe(
                 {loss.key: round(loss.nll, 4) for loss in losses},
