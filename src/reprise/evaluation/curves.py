@@ -82,6 +82,7 @@ class Snapshot(EvaluatedModel):
 
 def measure_curve(
     base: Model,
+    start: Model,
     stages: Sequence[Path],
     texts: Sequence[Text],
     evaluation: Evaluation,
@@ -95,7 +96,9 @@ def measure_curve(
     """Measure the base, every kept checkpoint, the end of every stage, and merges of the last one with the base.
 
     Args:
-        base: the base model.
+        base: the base model, which every point is compared with.
+        start: the model that training began with, which merges are made with: the base, or the base with a larger
+            vocabulary.
         stages: folders of the finished training stages, in order.
         texts: held-out documents.
         evaluation: what is measured; benchmarks are those of `curve_benchmarks`.
@@ -107,7 +110,7 @@ def measure_curve(
     """
     rows: list[CurvePoint] = []
     few = evaluation.model_copy(update={"benchmarks": evaluation.curve_benchmarks})
-    for facts, evaluated in _models(base, stages, evaluation, scratch, processes):
+    for facts, evaluated in _models(base, start, stages, evaluation, scratch, processes):
         bits = measure_bits(evaluated, texts, evaluation, cache=cache / "bits", what=_words(facts))
         measured = BenchmarkRunner(evaluated, few, cache=cache / "benchmarks", seed=seed).run()
         evaluated.release()
@@ -120,27 +123,33 @@ def measure_curve(
 
 
 def _models(
-    base: Model, stages: Sequence[Path], evaluation: Evaluation, scratch: Path, processes: Processes | None
+    base: Model,
+    start: Model,
+    stages: Sequence[Path],
+    evaluation: Evaluation,
+    scratch: Path,
+    processes: Processes | None,
 ) -> Iterator[tuple[PointName, EvaluatedModel]]:
     """Each point's facts and its model, in the order of the run."""
-    start = EvaluatedModel(base, evaluation, processes)
-    yield _facts("base", tokens=0), start
-    before, end = 0, start
+    untrained = EvaluatedModel(base, evaluation, processes)
+    yield _facts("base", tokens=0), untrained
+    before, end = 0, untrained
     for index, stage in enumerate(stages, 1):
         done = read_facts(stage / "state")["progress"].tokens
         for checkpoint in reversed(checkpoints_in(stage / "checkpoints")):
             facts = read_facts(checkpoint)
             if facts["progress"].tokens < done:  # the last one is the end of the stage
-                export = partial(export_checkpoint, checkpoint, base)
-                snapshot = Snapshot(base, evaluation, facts["files"], export, scratch, processes)
+                export = partial(export_checkpoint, checkpoint, start)
+                snapshot = Snapshot(start, evaluation, facts["files"], export, scratch, processes)
                 yield _facts("checkpoint", stage=index, tokens=before + facts["progress"].tokens), snapshot
         before += done
-        end = EvaluatedModel(trained_model(base, stage), evaluation, processes)
+        end = EvaluatedModel(trained_model(start, stage), evaluation, processes)
         yield _facts("checkpoint", stage=index, tokens=before), end
+    other = untrained if start == base else EvaluatedModel(start, evaluation, processes)
     for factor in evaluation.merge_factors:
-        merge = partial(merge_with_base, stages[-1] / "model", base, factor)
-        identity = [start.fingerprint, end.fingerprint, factor]
-        yield _facts("merge", factor=factor), Snapshot(base, evaluation, identity, merge, scratch, processes)
+        merge = partial(merge_with_base, stages[-1] / "model", start, factor)
+        identity = [other.fingerprint, end.fingerprint, factor]
+        yield _facts("merge", factor=factor), Snapshot(start, evaluation, identity, merge, scratch, processes)
 
 
 def trained_model(base: Model, stage: Path) -> Model:

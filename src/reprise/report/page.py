@@ -192,6 +192,7 @@ def _environment() -> jinja2.Environment:
         "unbroken": unbroken,
         "moment": moment,
         "points": points,
+        "megabytes": megabytes,
         "breakable": breakable,
         "of": of,
         "setting": lambda value: "–" if value is None else json.dumps(value, ensure_ascii=False),
@@ -207,6 +208,11 @@ def count(value: float | None) -> str:
         if abs(value) >= size and abs(value) >= 1e7:
             return f"{value / size:.4g}\u202f{unit}"
     return f"{value:,.0f}"
+
+
+def megabytes(size: int | None) -> str:
+    """A size in 10^6 bytes: `3.65 MB`."""
+    return "–" if size is None else f"{size / 1e6:,.3g}\u202fMB"
 
 
 def of(amount: int, noun: str) -> str:
