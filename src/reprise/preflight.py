@@ -288,6 +288,20 @@ def check_model_files(recipe: Recipe) -> Iterator[Finding]:
         yield from check_model(recipe.model, recipe.rows.seq_len)
 
 
+def check_chat_merge(recipe: Recipe) -> Iterator[Finding]:
+    """Whether the chat model of `evaluation.chat_merge` can be merged with what is trained.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if (merge := recipe.evaluation.chat_merge) is not None:
+        from reprise.publish.chat_vector import check_mergeable  # imports torch
+
+        base = merge.base or recipe.model
+        check_mergeable(recipe.model, base, merge.model, grows=recipe.vocabulary is not None)
+    return iter(())
+
+
 def check_benchmark_files(recipe: Recipe) -> Iterator[Finding]:
     """Whether the questions that documents are checked against are there."""
     settings, evaluation = recipe.documents.decontaminate, recipe.evaluation
@@ -443,6 +457,7 @@ CHECKS: tuple[Check, ...] = (
     Check(check_model_files, ("score", "synthesize", "tokenize", TRAIN, "evaluate"), "missing"),
     Check(check_vocabulary, ("read", "vocabulary", "score", "tokenize", TRAIN)),
     Check(check_chat_template, ("read", "score", "tokenize", TRAIN, "evaluate")),
+    Check(check_chat_merge, ("read", "tokenize", TRAIN, "evaluate")),
     Check(check_benchmark_files, ("decontaminate", "synthesize"), "missing"),
     Check(check_benchmark_names, ("decontaminate", "synthesize", "evaluate")),
     Check(check_packages, ("read", "clean", "label", "synthesize", TRAIN, "evaluate")),

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tests.pipeline.conftest import small_recipe
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
@@ -15,10 +15,12 @@ from typer.testing import CliRunner
 from reprise import preflight
 from reprise.cli import app
 from reprise.errors import UserError
-from reprise.pipeline import run_stages, statuses
+from reprise.freshness import statuses
+from reprise.pipeline import run_stages
 from reprise.plan.build import make_plan
 from reprise.publish.card import write_card
 from reprise.recipe.loading import parse_recipe
+from reprise.recipe.model import Model
 from reprise.schemas import FORMATS
 from reprise.tokens.store import TokenStore
 from reprise.vocabulary import extend
@@ -37,10 +39,28 @@ def with_vocabulary(workspace, model):
     return data | {"vocabulary": dict(LARGER)}
 
 
+def write_chat_model_of(base, folder):
+    """A copy with a chat template and other weights."""
+    shutil.copytree(base, folder)
+    weights = load_file(folder / "model.safetensors")
+    generator = torch.Generator().manual_seed(2)
+    for name, value in weights.items():
+        weights[name] = value + 0.02 * torch.randn(value.shape, generator=generator)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}<eos>{% endfor %}", encoding="utf-8"
+    )
+    return folder
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, tiny_model):
     """A whole run, as plain data and as a recipe."""
-    data = with_vocabulary(tmp_path_factory.mktemp("larger") / "run", tiny_model)
+    root = tmp_path_factory.mktemp("larger")
+    data = with_vocabulary(root / "run", tiny_model)
+    probe = {"benchmarks": ["instructions-en"], "curve_benchmarks": ["instructions-en"], "limit": 2}
+    chat = {"model": {"path": str(write_chat_model_of(tiny_model, root / "chat"))}, "factors": [1.0]}
+    data["evaluation"] |= {**probe, "chat_merge": chat, "dtype": "float32"}
     recipe = parse_recipe(json.dumps(data))
     assert [one for one in preflight.inspect(recipe) if one.severity != "warning"] == []
     run_stages(recipe, say=lambda line: None)
@@ -102,8 +122,47 @@ def test_the_verdict_is_against_the_base_model_with_its_own_vocabulary(workspace
     (row,) = [one for one in results["bits_per_byte"] if one["path"] == "zh"]
     assert row["before"] == pytest.approx(of_model["base"])
     kinds = [(point["kind"], point["stage"]) for point in results["curve"]]
-    assert kinds == [("base", None), ("checkpoint", 1), ("checkpoint", 2), ("merge", None)]
+    assert kinds == [("base", None), ("checkpoint", 1), ("checkpoint", 2), ("merge", None), ("chat", None)]
     assert results["curve"][0]["bits_per_byte"]["zh"] == pytest.approx(of_model["base"])
+
+
+def test_a_merge_with_a_chat_model_is_measured_as_reprise_merge_writes_it(workspace, finished, tmp_path):
+    from reprise.evaluation.bits_per_byte import group_totals, measure_bits
+    from reprise.evaluation.model import EvaluatedModel
+    from reprise.evaluation.stage import read_held_out
+
+    recipe = finished[1]
+    curve = json.loads((workspace.folder("evaluate") / "results.json").read_text(encoding="utf-8"))["curve"]
+    chat = recipe.evaluation.chat_merge.model.path
+    result = CliRunner().invoke(
+        app, ["merge", str(workspace.root), "--chat", chat, "--output", str(tmp_path / "merged")]
+    )
+    assert result.exit_code == 0, result.output
+    merged = EvaluatedModel(Model(path=str(tmp_path / "merged")), recipe.evaluation)
+    texts = read_held_out(workspace.folder("score") / "documents")
+    bits = measure_bits(merged, texts, recipe.evaluation, cache=tmp_path / "cache", what="")
+    assert curve[-1]["bits_per_byte"] == pytest.approx(group_totals(texts, bits, recipe.held_out_groups()), rel=1e-6)
+    # Only a model with a template can be asked.
+    assert ["instructions-en" in row["scores"] for row in curve] == [False] * 4 + [True]
+    assert not (workspace.folder("evaluate") / "model").exists()
+    page = (workspace.root / "report.html").read_text(encoding="utf-8")
+    assert "Merge with a chat model: benchmarks" in page
+
+
+def test_a_chat_model_that_does_not_fit_is_refused_before_the_work(tmp_path, tiny_model, finished):
+    data = with_vocabulary(tmp_path / "run", tiny_model)
+    chat = write_chat_model_of(tiny_model, tmp_path / "chat")
+    data["evaluation"]["chat_merge"] = {"model": {"path": str(chat)}}
+    assert [one for one in preflight.inspect(parse_recipe(json.dumps(data))) if one.severity == "error"] == []
+    tokenizer = AutoTokenizer.from_pretrained(chat)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
+    tokenizer.save_pretrained(chat)
+    (finding,) = [one for one in preflight.inspect(parse_recipe(json.dumps(data))) if one.severity == "error"]
+    assert "'<|im_start|>' has the id" in finding.what and "vocabulary" in finding.remedy
+    config = json.loads((chat / "config.json").read_text(encoding="utf-8"))
+    (chat / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}), encoding="utf-8")
+    (finding,) = [one for one in preflight.inspect(parse_recipe(json.dumps(data))) if one.severity == "error"]
+    assert "num_hidden_layers = 1" in finding.what
 
 
 def test_plan_report_and_card_count_the_budget_in_bytes(workspace, finished):

@@ -72,8 +72,8 @@ def make_plan(recipe: Recipe, findings: Sequence[Finding] = ()) -> Plan:
         buckets = [cast(PlannedBucket, budget._asdict() | dict.fromkeys(_UNKNOWN)) for budget in budgets(recipe)]
         if recipe.vocabulary is not None and recipe.start_model() != trained.model:
             warnings.append(
-                f"FLOPs and memory are those of the base model, without up to {recipe.vocabulary.tokens:,} more tokens, "
-                "and bytes per token are not known: run `reprise extend RECIPE`, then plan again"
+                f"FLOPs and memory are those of the base model, without up to {recipe.vocabulary.tokens:,} more "
+                "tokens, and bytes per token are not known: run `reprise extend RECIPE`, then plan again"
             )
         warnings.append(
             "epochs are not known before the text is tokenized: run `reprise tokenize RECIPE`, then plan again"

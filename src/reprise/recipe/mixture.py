@@ -158,7 +158,7 @@ class Stage(Settings):
     """Most passes over a bucket; then its share goes to its siblings, with a warning."""
     trains: Literal["all", "new_tokens"] = "all"
     """`new_tokens`: only the rows of embeddings and output layer that `vocabulary` added, as a first phase. A step
-    costs as much as one that trains all, and a stage that trains other weights than the one before has fresh moments."""
+    costs as much as one that trains all, and a stage that trains other weights than the one before has new moments."""
 
     def idle(self) -> frozenset[str]:
         """What every stage does if nothing else is asked for."""

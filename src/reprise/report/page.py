@@ -38,6 +38,7 @@ def render_report(facts: Report, *, live: bool = False) -> str:
         "perplexity": charts.perplexity_charts(facts),
         "curriculum": charts.curriculum_charts(facts),
         "curve": retention.curve_charts(facts),
+        "chat": retention.chat_charts(facts),
         "plane": [chart for chart in [retention.plane_chart({facts["run"]["name"]: facts}, kept)] if chart],
     }
     return render_page("report.html", facts, drawn, _report_views(facts), title=facts["run"]["name"], live=live)
