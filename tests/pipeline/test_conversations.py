@@ -97,7 +97,7 @@ def test_conversations_that_the_template_refuses_are_dropped_counted_and_shown(w
     run_stages(recipe, until=["tokenize"], say=lambda line: None)
     workspace = Workspace(recipe.workspace)
     counts = workspace.manifest("tokenize").counts
-    next(one for one in FORMATS if one.name == "counts").validate(counts)
+    next(one for one in FORMATS if one.name == "counts").check(counts)
     assert (counts["conversations"], counts["dropped"]) == (50, 10)
     assert sum(flow["dropped"]["chat_template"] for flow in counts["drops"]) == 10
     assert sum(flow["documents_in"] for flow in counts["drops"]) == 60

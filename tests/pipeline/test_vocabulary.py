@@ -74,7 +74,7 @@ def workspace(finished):
 
 def test_later_stages_take_the_larger_vocabulary(workspace, tiny_model):
     counts = workspace.manifest("vocabulary").counts
-    next(one for one in FORMATS if one.name == "counts").validate(counts)
+    next(one for one in FORMATS if one.name == "counts").check(counts)
     assert 20 < counts["tokens_added"] <= 60
     (chinese,) = counts["compression"]
     assert chinese["language"] == "zh" and chinese["held_out"] and chinese["after"] > chinese["before"]
@@ -83,7 +83,7 @@ def test_later_stages_take_the_larger_vocabulary(workspace, tiny_model):
     assert store.vocab_size == len(before) + counts["tokens_added"]
     assert store.highest_id >= counts["first_id"] == len(before)
     tokens = json.loads((workspace.folder("vocabulary") / "new_tokens.json").read_text(encoding="utf-8"))
-    next(one for one in FORMATS if one.name == "new-tokens").validate(tokens)
+    next(one for one in FORMATS if one.name == "new-tokens").check(tokens)
     assert len(tokens["tokens"]) == counts["tokens_added"]
     trained = AutoTokenizer.from_pretrained(workspace.folder("train-2") / "model")
     assert trained.get_vocab().items() >= before.get_vocab().items()
@@ -170,7 +170,7 @@ def test_plan_report_and_card_count_the_budget_in_bytes(workspace, finished):
     counts = workspace.manifest("vocabulary").counts
     (chinese,) = counts["compression"]
     plan = make_plan(recipe)
-    next(one for one in FORMATS if one.name == "plan").validate(plan)
+    next(one for one in FORMATS if one.name == "plan").check(plan)
     (planned,) = plan["vocabulary"]["languages"]
     assert planned["tokens"] == round(0.6 * 2048)
     assert planned["bytes_after"] == round(planned["tokens"] * chinese["after"]) > planned["bytes_before"]
@@ -180,7 +180,7 @@ def test_plan_report_and_card_count_the_budget_in_bytes(workspace, finished):
     rows = [one for one in plan["buckets"] if (one["entry"], one["source"]) == ("zh", "book")]
     assert [one["text_bytes"] for one in rows] == [round(one["tokens"] * rate) for one in rows]
     report = json.loads((workspace.root / "report.json").read_text(encoding="utf-8"))
-    next(one for one in FORMATS if one.name == "report").validate(report)
+    next(one for one in FORMATS if one.name == "report").check(report)
     assert report["vocabulary"] == counts
     spent = [one for one in report["budget"] if (one["entry"], one["source"]) == ("zh", "book")]
     assert [one["text_bytes"] for one in spent] == [round(one["spent"] * rate) for one in spent]

@@ -124,22 +124,29 @@ def sample_texts(
         held_out_sizes[language] += size if split == "valid" else 0
     texts: dict[str, list[str]] = {language: [] for language in shares}
     held_out: dict[str, list[str]] = {language: [] for language in shares}
-    begun: set[tuple[str, str, str]] = set()
+    first: dict[_Key, tuple[int, str]] = {}
     for batch in read_table(folder, ["id", *_KEYS, "text"]):
-        keys = list(zip(*(batch.column(name).to_pylist() for name in _KEYS), strict=True))
+        keys = zip(*(batch.column(name).to_pylist() for name in _KEYS), strict=True)
         for row, (document, key) in enumerate(zip(batch.column("id").to_pylist(), keys, strict=True)):
             language, source, split = key
             if language not in shares or (split == "train" and source not in shares[language]):
                 continue
-            kept = texts if split == "train" else held_out
             if split == "train":
-                part = num_bytes * shares[language][source] / max(1, sizes[key])
+                kept, part = texts[language], num_bytes * shares[language][source] / max(1, sizes[key])
             else:
-                part = HELD_OUT_BYTES / max(1, held_out_sizes[language])
-            # At least one document of a bucket, so that a small share of large documents is not nothing.
-            if key not in begun or xxhash.xxh3_64_intdigest(document) < part * 2.0**64:
-                begun.add(key)
-                kept[language].append(batch.column("text")[row].as_py()[:LONGEST_CHARS])
+                kept, part = held_out[language], HELD_OUT_BYTES / max(1, held_out_sizes[language])
+            rank = xxhash.xxh3_64_intdigest(document.encode())
+            is_first = rank < first.get(key, (2**64, ""))[0]
+            if rank < part * 2.0**64 or is_first:
+                text = batch.column("text")[row].as_py()[:LONGEST_CHARS]
+                if rank < part * 2.0**64:
+                    kept.append(text)
+                if is_first:
+                    first[key] = (rank, text)
+    for (language, source, split), (rank, text) in first.items():
+        # A small share of large documents is not nothing.
+        if split == "train" and rank >= num_bytes * shares[language][source] / sizes[language, source, split] * 2.0**64:
+            texts[language].append(text)
     if missing := [language for language, part in texts.items() if not part]:
         raise UserError(
             f"there is no text in {', '.join(missing)} to learn tokens from",
@@ -150,11 +157,12 @@ def sample_texts(
 
 
 _KEYS = ("lang", "source", "split")
+_Key = tuple[str, str, str]
 
 
-def _count_bytes(folder: Path) -> Counter[tuple[str, str, str]]:
+def _count_bytes(folder: Path) -> Counter[_Key]:
     """(language, source, split) -> UTF-8 bytes of its text."""
-    sizes: Counter[tuple[str, str, str]] = Counter()
+    sizes: Counter[_Key] = Counter()
     for batch in read_table(folder, [*_KEYS, "text"]):
         lengths = pc.binary_length(batch.column("text"))
         totals = pa.table([*(batch.column(name) for name in _KEYS), lengths], names=[*_KEYS, "bytes"])
