@@ -46,7 +46,7 @@ class Run:
     """Its settings, as the last command resolved them."""
 
     def stages(self) -> dict[str, dict[str, Json] | None]:
-        """Stage -> what it counted (`documents_out`, `dropped`, ...), in order; None where it is not done."""
+        """Stage -> what it counted (`documents_out`, `dropped`, ...), in order; None if it is not done."""
         from reprise.stages import stages
 
         manifests = {stage.name: self._workspace.manifest(stage.name) for stage in stages(self.recipe)}
@@ -142,8 +142,8 @@ class Run:
             stage: such as `train-1`.
             batch_rows: rows of a global batch; None: `training.batch_rows`.
             rank: process whose rows are gathered.
-            world: number of processes that share a global batch.
-            skip: global batches that are passed over; costs almost nothing.
+            world: processes that share a global batch.
+            skip: global batches to skip; costs almost nothing.
 
         Yields:
             Arrays [batch_rows / world, seq_len]: `ids`, `labels`, `position_ids`, `documents`; `buckets` of the rows.

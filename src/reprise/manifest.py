@@ -83,7 +83,7 @@ class Derivation:
     resumable: bool = False
     """A killed run of the stage can be resumed."""
     precious: bool = False
-    """Took so long that nothing of it is thrown away when a setting changes, unless the user says so."""
+    """Took so long that nothing of it is discarded when a setting changes, unless the user says so."""
     records: tuple[str, ...] = ()
     """Patterns of outputs that no later stage but the report reads; they are no part of the content."""
 

@@ -41,7 +41,7 @@ def run_stages(
     Args:
         recipe: the run.
         until: names of stages; None: all.
-        restart: throw away the progress of a half-trained stage whose settings changed.
+        restart: discard the progress of a half-trained stage whose settings changed.
         adopt: resume from it with the new settings.
         others: workspaces of runs alike; a stage that one of them made in the same way is taken over from there.
         say: told what happens, a line each.
@@ -328,7 +328,7 @@ def _summary(work: Work) -> str:
 
 
 def open_processes(timeout_s: int) -> Processes:
-    """The processes that torchrun or Slurm started for this command; one where they did not.
+    """The processes that torchrun or Slurm started for this command; one if they did not.
 
     Args:
         timeout_s: seconds that a process waits for the others in a collective of training.

@@ -1,6 +1,6 @@
-"""Preflight: what can be known to go wrong, in seconds, before the first stage runs. All findings are told at once.
+"""Preflight: problems that can be found in seconds, before the first stage runs. All findings are reported together.
 
-To add a check: write `check_...(recipe) -> Iterator[Finding]` in the room that knows the subject, and name it in
+To add a check: write `check_...(recipe) -> Iterator[Finding]` in the module that knows the subject, and name it in
 `CHECKS` below with the stages that it matters to. A check may also raise `UserError`, which becomes one finding. It
 must not load weights, read whole files, or wait for long.
 """
@@ -183,7 +183,7 @@ def check_setting_names(recipe: Recipe) -> Iterator[Finding]:
 
 
 def check_text_for_mixture(recipe: Recipe) -> Iterator[Finding]:
-    """A share above 0 of text that no input has, or none of the records that were looked at."""
+    """A share above 0 of text that no input has, or none of the records that were examined."""
     corpus = sample_corpus(recipe, "train")
     if not corpus.complete and not all(_tells_buckets(entry) for entry in recipe.documents.inputs):
         return
@@ -467,4 +467,4 @@ CHECKS: tuple[Check, ...] = (
     Check(check_evaluation_server, ("evaluate",)),
     Check(check_disk),
 )
-"""All checks, in the order in which their findings are told."""
+"""All checks, in the order in which their findings are reported."""

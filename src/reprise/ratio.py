@@ -6,7 +6,7 @@
       proposed.yaml         the recipe with the share that was found
 
 Five runs spread over all shares, then rounds around the best one so far; killed, it resumes with the run that was at
-work. What the runs say is worked out in `mixture/share_laws.py`.
+work. What the runs say is computed in `mixture/share_laws.py`.
 """
 
 import itertools

@@ -59,11 +59,11 @@ class Stage:
     reads_records: bool = False
     """Whether it reads the records, counts and times of the stages that it needs: the report."""
     outdated: Callable[[Mapping[str, Json]], str] = lambda counts: ""
-    """Given the counts of the published stage, why it would not pass now; empty where it would. For a setting that only
+    """Given the counts of the published stage, why it would not pass now; empty if it would. For a setting that only
     refuses, such as `max_reject_share`, so that a change of it does not make the stage again."""
     parallel: bool = False
     """Whether every process that `torchrun` starts runs it; other stages run in the first one, and the others help it
-    where it has a model."""
+    if it has a model."""
     passes_text: bool = False
     """Whether it writes the text of its input again, so that its own may be removed once it was read."""
     version: int = 1
@@ -109,7 +109,7 @@ def stages(recipe: Recipe) -> list[Stage]:
             means={"merge_chat": _merge_chat},
             files=lambda: named_files("model", model_files(recipe.model)) | evaluation_files(recipe),
             resumable=True,
-            version=7,
+            version=8,
         ),
     ]
     report = Stage(
@@ -160,7 +160,7 @@ def _clean_stage(recipe: Recipe) -> Stage:
         settings={"clean": recipe.documents.clean},
         means={"engine": recipe.documents.engine},
         records=DROPPED,
-        version=3,
+        version=4,
         passes_text=True,
     )
 
@@ -189,7 +189,7 @@ def _decontaminate_stage(recipe: Recipe) -> Stage:
         means={"engine": recipe.documents.engine, "data": recipe.evaluation.data},
         records=DROPPED,
         files=lambda: decontamination_files(recipe),
-        version=5,
+        version=6,
         passes_text=True,
     )
 
@@ -204,7 +204,7 @@ def _label_stage(recipe: Recipe) -> Stage:
             "topics": documents.topics,
             "quality": documents.quality,
             "split_sources": split,
-            # Runs with other seeds have their scores in common where nothing is learned.
+            # Runs with other seeds have their scores in common if nothing is learned.
             "seed": recipe.seed if split or documents.quality is not None else 0,
             **_if(any(labels.llm is not None for labels in learned_labels(recipe)), {"model": recipe.model}),
         },
@@ -219,7 +219,7 @@ def _label_stage(recipe: Recipe) -> Stage:
             "grades.json",
             *DROPPED,
         ),
-        version=4,
+        version=5,
         passes_text=True,
     )
 
@@ -289,7 +289,7 @@ def _synthesis_stage(recipe: Recipe) -> Stage:
         files=lambda: synthesis_files(recipe),
         resumable=True,
         records=(*DROPPED, "funnel.json", "samples.json", "provenance.jsonl"),
-        version=3,
+        version=4,
     )
 
 

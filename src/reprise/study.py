@@ -41,7 +41,7 @@ from reprise.report.study_records import MeasureComparison, PairedDifference, St
 from reprise.storage import write_json
 
 TakeThrough = Callable[[Recipe, Sequence[Path]], None]
-"""Takes a recipe to its evaluation, with the workspaces of the other runs; does nothing where it is done."""
+"""Takes a recipe to its evaluation, with the workspaces of the other runs; does nothing if it is done."""
 
 
 class Study(Settings):
@@ -182,7 +182,7 @@ def take_through(recipe: Recipe, others: Sequence[Path]) -> None:
 
 
 def run_apart(arguments: Sequence[str], parallel: int) -> TakeThrough:
-    """Each run in a process of its own, with an accelerator of its own where there are several.
+    """Each run in a process of its own, with an accelerator of its own if there are several.
 
     Args:
         arguments: of `reprise study`, for this study.
@@ -308,7 +308,7 @@ def read_results(workspace: Path) -> dict[str, Any]:
 
 
 def held_out_bits(results: Mapping[str, Any], name: str) -> tuple[float, float] | None:
-    """Bits per byte before and after; None where no such text is held out.
+    """Bits per byte before and after; None if no such text is held out.
 
     Args:
         results: the evaluation of a run.

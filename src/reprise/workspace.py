@@ -5,7 +5,7 @@
       STAGE/                 a published stage; present means complete
         manifest.json        written last, before the folder is published
       STAGE/documents/       of a document stage: gone once it was read, where documents.keep_text is false
-      STAGE.kept-HASH/       a precious stage (training) made under other settings; back in its place when they return
+      STAGE.kept-HASH/       a precious stage (training) made under other settings; restored when they return
       STAGE.partial/         an unfinished stage, running or killed; never read by another stage
         begun.json           the fingerprint and settings it was begun under
       cache/STAGE/           answers that were paid for, keyed by content; outlives changes of the settings
@@ -119,7 +119,7 @@ class Workspace:
             write_text(path, text)
 
     def manifest(self, stage: str) -> Manifest | None:
-        """Manifest of a published stage, None where there is none.
+        """Manifest of a published stage, None if there is none.
 
         Raises:
             UserError: the manifest is there but cannot be read.
@@ -131,7 +131,7 @@ class Workspace:
             return None
 
     def damage(self, manifest: Manifest) -> str | None:
-        """The first output file that is missing or has another size than the manifest says, None where all is well."""
+        """The first output file that is missing or has another size than the manifest says, None if all is well."""
         damage = find_damage(self.folder(manifest.stage), manifest.outputs, content=False)
         return damage[0] if damage else None
 
@@ -188,11 +188,11 @@ class Workspace:
     def begin(self, derivation: Derivation, *, restart: bool = False, adopt: bool = False) -> Work:
         """Make or take over the unpublished folder of a stage.
 
-        What a killed stage left is thrown away, unless the stage is resumable and was begun under the same fingerprint.
+        What a killed stage left is discarded, unless the stage is resumable and was begun under the same fingerprint.
 
         Args:
             derivation: what the stage is made from.
-            restart: throw away what a precious stage left, whatever its settings were.
+            restart: discard what a precious stage left, whatever its settings were.
             adopt: resume from it with the settings of today.
 
         Raises:
@@ -355,7 +355,7 @@ class Workspace:
         sync(old.parent)
 
     def _retirement(self, folder: Path) -> Path:
-        """Where a published stage goes when another takes its place: a precious and whole one is kept for good."""
+        """Where a published stage goes when it is replaced: a precious and whole one is kept permanently."""
         manifest = self.manifest(folder.name)
         if manifest is None or not manifest.precious or self.damage(manifest):
             return folder.with_name(f"{folder.name}.retired")
@@ -394,7 +394,7 @@ def _is_record(name: str, patterns: Sequence[str]) -> bool:
 
 
 def _read_json(path: Path) -> Json:
-    """Content of a JSON file, None where it is missing or cut."""
+    """Content of a JSON file, None if it is missing or cut."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError, RecursionError):

@@ -49,7 +49,7 @@ def main() -> NoReturn:
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        # Typer catches its own Exit and gives back the code.
+        # Typer catches its own Exit and returns the code.
         code = app(arguments, prog_name="reprise", standalone_mode=False)
     except BaseException as error:
         signal_number = interrupts.settle() or (signal.SIGINT if isinstance(error, KeyboardInterrupt) else None)

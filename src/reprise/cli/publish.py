@@ -38,7 +38,7 @@ def export(
     ] = None,
     output: Output = None,
 ) -> None:
-    """Write a run's model, a checkpoint, or any model folder to hand on: with a model card, or as a GGUF file."""
+    """Export a run's model, a checkpoint, or any model folder: with a model card, or as a GGUF file."""
     from reprise.publish.export import Source, export_folder, export_gguf
 
     source = Source.open(recipe)

@@ -114,7 +114,7 @@ def document_bits(
         stretches: the only tokens of each document that count; None: every token.
         max_length: tokens in one window; cut to what the backend takes.
         stride: tokens by which the window moves.
-        advance: called with the number of tokens that were scored since the last call.
+        advance: called with the tokens scored since the last call.
 
     Returns:
         float64[len(documents)]; every token that counts, but a document's first, is counted once.
@@ -182,7 +182,7 @@ def explained() -> Iterator[None]:
 
 
 def _ask_limit(backend: Backend, name: str) -> int:
-    """Tokens that the server takes, where it says so; 2^31 where it does not.
+    """Tokens that the server takes, if it says so; 2^31 if it does not.
 
     Raises:
         UserError: the server does not answer, or serves other models.

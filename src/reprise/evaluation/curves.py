@@ -52,7 +52,7 @@ class Snapshot(EvaluatedModel):
 
         Args:
             base: the base model, which has the same configuration and tokenizer.
-            evaluation: number format.
+            evaluation: dtype.
             identity: what decides the weights.
             write: writes the model's directory, which does not exist.
             scratch: folder for it, which processes that help read too; removed when the model is released.

@@ -156,7 +156,7 @@ class BenchmarkRow(TypedDict):
     benchmark: str
     """Name in `evaluation.benchmarks`."""
     language: str
-    """Language of the questions; `und` where it is not known."""
+    """Language of the questions; `und` if it is not known."""
     shots: int
     """Examples in the prompt."""
     metric: str
@@ -320,7 +320,7 @@ class BenchmarkScore(TypedDict):
     other_metrics: dict[str, float]
     """Other metric -> its mean score."""
     gold_bits_per_byte: float | None
-    """Bits per byte of the right answers; null where they were generated."""
+    """Bits per byte of the right answers; null if they were generated."""
 
 
 @final

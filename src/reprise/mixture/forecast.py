@@ -18,7 +18,7 @@ class Supply(NamedTuple):
     """Entry of the stage's mixture: a language, or `synthetic`."""
     source: str
     topic: str | None
-    """None where the stage does not split the source."""
+    """None if the stage does not split the source."""
     tokens: int
     """Taken in this stage, with what it gets from siblings that ran out; those of a stage sum to its tokens."""
     available_tokens: int
@@ -26,11 +26,11 @@ class Supply(NamedTuple):
     epochs: float
     """Passes over them at the end of the stage, those of earlier stages counted where it went on from there."""
     runs_out_after: int | None
-    """Tokens of the stage after which it has been read `max_epochs` times; None where it lasts."""
+    """Tokens of the stage after which it has been read `max_epochs` times; None if it lasts."""
     answer_tokens: int | None
-    """Tokens of answers among those taken, on average; None where there are no conversations."""
+    """Tokens of answers among those taken, on average; None if there are no conversations."""
     text_bytes: int | None
-    """UTF-8 bytes of text in the tokens taken, on average; None where there are conversations."""
+    """UTF-8 bytes of text in the tokens taken, on average; None if there are conversations."""
 
 
 class Segment(NamedTuple):

@@ -110,7 +110,7 @@ class Sampler:
         Args:
             batch_rows: rows of the global batch.
             rank: of this process; it gets a stretch of neighbouring rows.
-            world: number of processes.
+            world: how many processes there are.
 
         Raises:
             UserError: the batch does not divide among the processes, or all documents were read `max_epochs` times.
@@ -212,7 +212,7 @@ class Sampler:
         Args:
             losses: (entry or language, source, topic) -> nats per token.
             tokens: trained on in this stage; None: `tokens_done`.
-            resampled: the same keys -> losses of held-out documents drawn anew: how far noise reaches. None: the losses
+            resampled: the same keys -> losses of resampled held-out documents: how far noise reaches. None: the losses
                 are exact.
 
         Returns:
@@ -276,7 +276,7 @@ class Sampler:
                 for one, credit in zip(self.opened, self._turns.credit, strict=True)
             ],
             "shares": dict(self._shares.shares),
-            "policies": dict(self._policies),  # rules give back new states and never change one in place
+            "policies": dict(self._policies),  # rules return new states and never change one in place
         }
 
     def load_state(self, state: SamplerState, *, adopt: bool = False) -> list[ShareChange]:
@@ -285,7 +285,7 @@ class Sampler:
         Args:
             state: a state of the same stage.
             adopt: resume with the settings and store of today, where these differ: buckets whose documents and order
-                are the same continue where they were, others begin anew, and shares that the recipe changed come into
+                are the same continue where they were, others start again, and shares that the recipe changed come into
                 force.
 
         Returns:
@@ -362,7 +362,7 @@ class Sampler:
             )
 
     def _adopt_shares(self, fresh: Shares, state: SamplerState) -> list[ShareChange]:
-        """Shares that the recipe changed come into force, and those of buckets that are new."""
+        """Shares that the recipe changed take effect, and those of buckets that are new."""
         stage, before = self._settings()["stage"], state["settings"]["stage"]
         changes = []
         for parent in ["", *dict.fromkeys(path for bucket in self.buckets for path in bucket.parents)]:

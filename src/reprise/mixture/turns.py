@@ -186,7 +186,7 @@ def _slack(owed: npt.NDArray[np.int64], due: npt.NDArray[np.int64], rows: int) -
 def _sums(
     of: npt.NDArray[np.int64], owed: npt.NDArray[np.int64], due: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Sums of a group's buckets, by the number of the group."""
+    """Sums over a group's buckets, by index of the group."""
     sums = np.zeros((int(of.max(initial=-1)) + 1, 2), dtype=np.int64)
     np.add.at(sums, of, np.stack([owed, due], axis=1))
     return sums[:, 0], sums[:, 1]

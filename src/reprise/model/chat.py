@@ -41,7 +41,7 @@ class Rendered(NamedTuple):
     ids: Ids
     """uint32[n], without the BOS and EOS of the token store around it."""
     answers: Answers
-    """Positions in `ids`; the last end may be n + 1: the EOS behind the document then ends the turn."""
+    """Positions in `ids`; the last end may be n + 1: the EOS after the document then ends the turn."""
 
 
 class _Span(NamedTuple):
@@ -97,7 +97,7 @@ class ChatTemplate:
     def render(self, messages: Sequence[Message]) -> Rendered:
         """The ids of a conversation whose last message is an answer.
 
-        What the template writes behind the end of the last answer is left out: nothing follows that needs it.
+        What the template writes behind the end of the last answer is skipped: nothing follows that needs it.
 
         Args:
             messages: an optional system message, then user and assistant in turn.
@@ -126,7 +126,7 @@ class ChatTemplate:
         ]
         answers = np.array(rows, dtype=np.int32)
         if not end_of_turn:
-            answers[-1, 2] += 1  # the EOS that the store puts behind the document
+            answers[-1, 2] += 1  # the EOS that the store puts after the document
         elif len(ids) and ids[-1] == self.eos_id:
             ids = ids[:-1]  # the store puts it back
         if self.bos_id is not None and len(ids) and ids[0] == self.bos_id:
@@ -164,7 +164,7 @@ class ChatTemplate:
 
     def _locate(self, messages: list[Message], text: str) -> tuple[list[_Span], str]:
         """Where the messages stand in the rendered text, and the control token, with what is before it, that ends an
-        answer; empty where none does."""
+        answer; empty if none does."""
         between = self._between(messages)
         if not text.startswith(between[0]):
             raise self._refuse(messages, "what it writes depends on the messages in a way that cannot be followed")
@@ -201,7 +201,7 @@ class ChatTemplate:
         return [*parts, frame]
 
     def _prompt(self, messages: list[Message]) -> str:
-        """What the template writes behind the last of the messages, to ask for an answer."""
+        """What the template writes after the last of the messages, to ask for an answer."""
         marked: list[Message] = [{"role": one["role"], "content": f"\ue000{i}\ue001"} for i, one in enumerate(messages)]
         return self._apply(marked, prompt=True).rpartition(marked[-1]["content"])[2]
 
@@ -275,7 +275,7 @@ def encode_documents(
 
     Args:
         texts: one to a document.
-        messages: the column `messages`: None where a document is no conversation.
+        messages: the column `messages`: None if a document is no conversation.
         tokenizer: encodes texts.
         template: opens the model's chat template; called where there is a conversation.
         refused: takes the row of each conversation that the template refuses, which gets no ids, and why; None: a

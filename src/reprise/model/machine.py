@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 from reprise.records import record
 
 PACKAGES = ("reprise", "torch", "transformers", "safetensors", "numpy", "pyarrow", "tokenizers")
-"""Packages whose versions can change a number."""
+"""Packages whose versions can change a result."""
 
 
 @record
@@ -25,7 +25,7 @@ class Machine(TypedDict):
     accelerators: Annotated[list[str], Field(description="Names of the GPUs.")]
     system: Annotated[str, Field(description="Operating system.")]
     python: Annotated[str, Field(description="Version of Python.")]
-    versions: Annotated[dict[str, str], Field(description="Package that can change a number -> its version.")]
+    versions: Annotated[dict[str, str], Field(description="Package that can change a result -> its version.")]
 
 
 def describe_machine() -> Machine:
@@ -54,7 +54,7 @@ def _processor() -> str:
 
 
 def _memory_gib() -> float | None:
-    """Memory of the machine in GiB, None where the system does not tell."""
+    """Memory of the machine in GiB, None if the system does not tell."""
     try:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     except (AttributeError, ValueError, OSError):

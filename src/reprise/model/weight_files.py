@@ -1,6 +1,6 @@
 """Which files of a model folder hold its weights, and which tensors they hold; imports torch only for `.bin` files.
 
-An index decides where there is one: `model.safetensors.index.json`, else `model.safetensors`, else the same of
+An index decides if there is one: `model.safetensors.index.json`, else `model.safetensors`, else the same of
 `pytorch_model.bin`. Whatever else lies in the folder, such as shards of an older save, is left alone.
 """
 
@@ -56,7 +56,7 @@ class StoredWeights:
 
 
 def open_weights(folder: Path) -> StoredWeights:
-    """The tensors that a model folder holds, by its index where it has one.
+    """The tensors that a model folder holds, by its index if it has one.
 
     Raises:
         UserError: there are no weights; a file of the index is missing, cut off, a pointer of Git LFS or lacks a

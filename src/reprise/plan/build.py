@@ -196,7 +196,7 @@ def _summarise(recipe: Recipe, stages: list[PlannedStage]) -> Summary:
 
 
 def _memory(recipe: Recipe) -> MemoryPlan | None:
-    """Whether training fits the memory of a GPU; None where the model is not on this machine."""
+    """Whether training fits the memory of a GPU; None if the model is not on this machine."""
     if model_folder(recipe.model) is None:
         return None
     from reprise.training.memory_plan import plan_memory
@@ -286,13 +286,13 @@ def _synthesis(recipe: Recipe, store: TokenStore | None, buckets: list[PlannedBu
 
 
 def _total(values: Iterable[float | None]) -> float | None:
-    """The sum; None where a value is not known."""
+    """The sum; None if a value is not known."""
     known = list(values)
     return None if None in known else sum(value for value in known if value is not None)
 
 
 def _flops_per_token(recipe: Recipe) -> tuple[float | None, str]:
-    """FLOPs per token and the formula; None where neither the model nor its size is available."""
+    """FLOPs per token and the formula; None if neither the model nor its size is available."""
     if model_folder(recipe.model) is not None:
         from reprise.model.flops import training_flops_per_token
         from reprise.model.loading import load_config

@@ -23,7 +23,7 @@ class Summary(TypedDict):
     gpus: int
     """GPUs that train together."""
     gpu_hours: float | None
-    """GPU-hours of training alone; null where the model's size is not known."""
+    """GPU-hours of training alone; null if the model's size is not known."""
     hours: float | None
     """Hours on all GPUs together."""
     days: float | None
@@ -31,11 +31,11 @@ class Summary(TypedDict):
     cost: float | None
     """Price of the GPU-hours at `hardware.price_per_hour`; null without a price."""
     tokens_per_s: float | None
-    """Tokens per second of training, on all GPUs together; null where the model's size is not known."""
+    """Tokens per second of training, on all GPUs together; null if the model's size is not known."""
     utilisation: float
     """Share of the peak that this assumes (MFU)."""
     utilisation_source: str
-    """The recipe's setting, or whose published figure is taken where it has none."""
+    """The recipe's setting, or whose published figure is taken if it has none."""
     disk_gb: float
     """Estimated size of the workspace, in 10^9 bytes."""
 
@@ -53,9 +53,9 @@ class PlannedStage(TypedDict):
     steps: int
     """Optimizer steps."""
     training_flops: float | None
-    """FLOPs of forward and backward passes; null where the model's size is not known."""
+    """FLOPs of forward and backward passes; null if the model's size is not known."""
     gpu_hours: float | None
-    """GPU-hours at the assumed utilisation; null where the model's size is not known."""
+    """GPU-hours at the assumed utilisation; null if the model's size is not known."""
 
 
 @record
@@ -69,7 +69,7 @@ class PlannedBucket(TypedDict):
     source: str | None
     """Source; null only in tables: all sources of the entry."""
     topic: str | None
-    """Topic; null where the stage does not split the source."""
+    """Topic; null if the stage does not split the source."""
     tokens: int
     """Tokens that the stage trains on."""
     available_tokens: int | None
@@ -77,7 +77,7 @@ class PlannedBucket(TypedDict):
     epochs: float | None
     """Passes over them at the end of the stage; null before the stage `tokenize`."""
     runs_out_after: int | None
-    """Tokens of the stage after which it has been read `max_epochs` times; null where it lasts or is not known."""
+    """Tokens of the stage after which it has been read `max_epochs` times; null if it lasts or is not known."""
     answer_tokens: int | None
     """Tokens of answers among those that the stage trains on, on average; null without conversations, and before the
     stage `tokenize`."""
@@ -106,9 +106,9 @@ class Totals(TypedDict):
     steps: int
     """Optimizer steps."""
     training_flops: float | None
-    """FLOPs; null where the model's size is not known."""
+    """FLOPs; null if the model's size is not known."""
     gpu_hours: float | None
-    """GPU-hours; null where the model's size is not known."""
+    """GPU-hours; null if the model's size is not known."""
     by_entry_and_source: list[SourceTokens]
     """Tokens of each source."""
 
@@ -124,7 +124,7 @@ class Assumptions(TypedDict):
     utilisation: float
     """`hardware.utilisation`: assumed share of the peak."""
     flops_per_token: float | None
-    """Forward and backward pass; null where the model's size is not known."""
+    """Forward and backward pass; null if the model's size is not known."""
     formula: str
     """How `flops_per_token` was computed."""
     tokens_per_step: int
@@ -140,7 +140,7 @@ class ScoringCost(TypedDict):
     measured: bool
     """Whether the stage `score` counted them; otherwise they are those that training takes from ordered buckets."""
     flops: float | None
-    """FLOPs of the forward passes; null where the scoring model's size is not known."""
+    """FLOPs of the forward passes; null if the scoring model's size is not known."""
     gpu_hours: float | None
     """GPU-hours at the assumed utilisation."""
 
@@ -207,9 +207,9 @@ class Plan(TypedDict):
     vocabulary: PlannedVocabulary | None
     """What the stage `vocabulary` added; null where the recipe asks for none, and before that stage."""
     memory: MemoryPlan | None
-    """Whether training fits the GPU's memory; null where the model is not on this machine."""
+    """Whether training fits the GPU's memory; null if the model is not on this machine."""
     scoring: ScoringCost | None
-    """Cost of the stage `score`; null where no bucket is ordered by perplexity."""
+    """Cost of the stage `score`; null if no bucket is ordered by perplexity."""
     synthesis: Need | None
     """What synthesis needs; null without it."""
     reach: list[Reach]

@@ -40,7 +40,7 @@ def _in_words(hours: float) -> str:
 
 
 def without_topics(buckets: Sequence[PlannedBucket]) -> list[PlannedBucket]:
-    """The buckets of a plan added up over topics, with a line for each entry (source None) where it has several."""
+    """The buckets of a plan added up over topics, with a line for each entry (source None) if it has several."""
     rows: dict[tuple[int, str, str | None], PlannedBucket] = {}
     for bucket in buckets:
         for source in (None, bucket["source"]):

@@ -54,7 +54,7 @@ def write_card(workspace: Workspace, recipe: Recipe, *, name: str, change: str =
 
 
 def metadata(facts: Any, recipe: Recipe, name: str) -> dict[str, Any]:
-    """The card's metadata: base model and data sets where they are on the Hub, languages, and what was measured."""
+    """The card's metadata: base model and data sets if they are on the Hub, languages, and what was measured."""
     hub_base = recipe.model.path if is_hub_name(recipe) else None
     datasets = sorted({one for one in map(_hub_dataset, _input_paths(recipe)) if one is not None})
     licence = base_licence(recipe)
@@ -81,7 +81,7 @@ def is_hub_name(recipe: Recipe) -> bool:
 
 
 def base_licence(recipe: Recipe) -> str | None:
-    """Licence that the base model's own card names; None where the folder has none."""
+    """Licence that the base model's own card names; None if the folder has none."""
     folder = model_folder(recipe.model)
     path = None if folder is None else folder / "README.md"
     if path is None or not path.is_file():

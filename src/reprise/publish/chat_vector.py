@@ -266,7 +266,7 @@ def check_tokens(sides: list[Side]) -> Side:
 
 
 def _clashes(own: Side, side: Side) -> Iterator[tuple[int, str, str]]:
-    """(id, our token, its token) where they differ; a reserved token that got a name is none."""
+    """(id, our token, its token) if they differ; a reserved token that got a name is none."""
     added = [set(one.tokenizer.added_tokens_decoder) for one in (own, side)]
     for token_id in sorted(own.tokens.keys() & side.tokens.keys()):
         renamed = token_id in added[0] and token_id in added[1]
@@ -284,7 +284,7 @@ def _embedded(side: Side) -> int:
 
 
 def _rows(own: Side, chat: Side) -> int:
-    """Rows of the result's embeddings: the trained model's, or the chat model's where it has tokens beyond them."""
+    """Rows of the result's embeddings: the trained model's, or the chat model's if it has tokens beyond them."""
     rows = _embedded(own)
     return rows if max(chat.tokens, default=0) < rows else max(rows, _embedded(chat))
 

@@ -1,4 +1,4 @@
-"""What is handed on: the model folder of a run with its card, or a GGUF file with an Ollama Modelfile."""
+"""What is published: the model folder of a run with its card, or a GGUF file with an Ollama Modelfile."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ from reprise.workspace import Workspace
 
 @dataclass(frozen=True)
 class Source:
-    """A model that is handed on, and the run that it came from, if that is known."""
+    """A model that is published, and the run that it came from, if that is known."""
 
     model: Path
     """Folder of the model."""
@@ -62,7 +62,7 @@ class Source:
     @property
     def upload_folder(self) -> Path:
         """Folder that is uploaded. That of a run is named by the model's content, so that a model of before, exported
-        and then trained again, is not uploaded in place of today's; an upload that broke finds its folder again."""
+        and then trained again, is not uploaded instead of today's; an upload that broke finds its folder again."""
         if not self.is_run:
             return self.model
         assert self.recipe is not None, "a run has a recipe"

@@ -130,7 +130,7 @@ def gguf_names(stored: StoredWeights, architecture: str, layers: int) -> dict[st
     names: dict[str, str] = {}
     for own in sorted(stored.files):
         if own.endswith("rotary_emb.inv_freq"):
-            continue  # worked out from the settings
+            continue  # computed from the settings
         name = table.get_name(own, try_suffixes=(".weight", ".bias"))
         if name is None:
             raise UserError(

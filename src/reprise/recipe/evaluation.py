@@ -28,7 +28,7 @@ FOLDERS: dict[str, str | None] = {
     "cmmlu-0shot": "cmmlu",
     **dict.fromkeys(["math", "sat-math", "aqua-rat", "gaokao-mathqa", "gaokao-chemistry", "gaokao-biology"], "agieval"),
 }
-"""Benchmark -> its folder under `data`, where that is not its name; None: it is generated, there is nothing to leak."""
+"""Benchmark -> its folder under `data`, if that is not its name; None: it is generated, there is nothing to leak."""
 
 
 OWN_BENCHMARKS = frozenset(name for suite in SUITES.values() for name in suite)
@@ -84,7 +84,7 @@ class ChatMerge(Settings):
 class Evaluation(Settings):
     """Held-out bits per byte, benchmarks, and the retention verdict."""
 
-    places: ClassVar[frozenset[str]] = frozenset({"data"})
+    path_fields: ClassVar[frozenset[str]] = frozenset({"data"})
 
     benchmarks: list[AnyPath] = []
     """Benchmarks and suites (`quick`, `guards`, `assistant`, `paper`, `language:tr`), tasks of lm-evaluation-harness,
@@ -121,7 +121,7 @@ class Evaluation(Settings):
     samples_per_language: Count = 2
     """Held-out documents of each language whose beginnings both models continue, for the report."""
     sample_prompts: dict[str, list[str]] = {}
-    """Language -> beginnings of your own, in the place of those."""
+    """Language -> beginnings of your own, instead of those."""
     sample_tokens: Count = 64
     """Most tokens of such a continuation; 0: none is written."""
 
@@ -144,7 +144,7 @@ class Evaluation(Settings):
     def question_folders(self) -> list[str]:
         """Folders under `data` whose questions no document may hold.
 
-        A folder that is missing is left out: its benchmark cannot run either, and the results name it.
+        A folder that is missing is skipped: its benchmark cannot run either, and the results name it.
         """
         folders = benchmark_folders(self.benchmarks)
         if self.data is None:

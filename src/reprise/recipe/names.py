@@ -154,6 +154,6 @@ def _check_topics(where: str, stage: Stage, recipe: Recipe) -> Iterator[Finding]
 
 
 def _given(section: object, setting: str) -> Iterable[str]:
-    """The names in a setting that the recipe gives; none where it is the default."""
+    """The names in a setting that the recipe gives; none if it is the default."""
     given: set[str] = getattr(section, "model_fields_set", set())
     return tuple(getattr(section, setting) or ()) if setting in given else ()

@@ -63,7 +63,7 @@ class Recipe(Settings):
         if self.stages[0].topics.initial == "inherit":
             raise ValueError("the first stage has no stage before it to inherit topic shares from")
         if self.stages[0].schedule.initial_lr == "last":
-            raise ValueError("the first stage has no stage before it whose rate it could start from: give a number")
+            raise ValueError("the first stage has no stage before it to take a learning rate from: give a value")
         return self
 
     @model_validator(mode="after")

@@ -25,7 +25,7 @@ def run(work: Work, *, recipe: Recipe) -> None:
 
 
 def write_report(workspace: Workspace, recipe: Recipe, output: Path) -> Report:
-    """Write the report of a run, at any moment of it.
+    """Write the report of a run, at any time of it.
 
     Args:
         workspace: the run.

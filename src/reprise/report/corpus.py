@@ -129,7 +129,7 @@ def _dropped_part(part: Path, _changed_ns: int) -> tuple[dict[tuple[str, str], i
 
 
 def excerpt(text: str, limit: int = EXCERPT_CHARS) -> str:
-    """The beginning of a text, with a mark where it was cut."""
+    """The beginning of a text, with a mark if it was cut."""
     return text if len(text) <= limit else text[:limit].rstrip() + " ..."
 
 
@@ -150,7 +150,7 @@ def _rejects(path: Path) -> list[RejectFacts]:
 
 
 def _read_lines(path: Path) -> Iterator[Json]:
-    """Objects of a JSON Lines file that may still be written: a last line without its end is left out."""
+    """Objects of a JSON Lines file that may still be written: a last line without its end is skipped."""
     if not path.exists():
         return
     with path.open(encoding="utf-8", errors="replace") as handle:

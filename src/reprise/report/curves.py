@@ -21,7 +21,7 @@ EVENTS = ("guard", "resume")
 """What happened, and stays true when the tokens after it are trained again."""
 
 MEASUREMENTS = ("step", "validation", "benchmarks")
-"""Of these, the newest at each number of tokens counts."""
+"""Of these, the latest at each token count is used."""
 
 Key = tuple[str, str | None, str | None]
 """Entry of the mixture or language, source, topic; None: all of them together."""
@@ -110,7 +110,7 @@ def training_facts(workspace: Workspace, recipe: Recipe, index: int) -> Training
 
 
 def _spent_so_far(folder: Path) -> list[SpentRow]:
-    """Tokens of each bucket up to the newest checkpoint of a stage that is not finished."""
+    """Tokens of each bucket up to the latest checkpoint of a stage that is not finished."""
     checkpoints = sorted(folder.glob("checkpoints/step-*[0-9]/checkpoint.json"))
     try:
         buckets: list[BucketState] = json.loads(checkpoints[-1].read_text(encoding="utf-8"))["sampler"]["buckets"]
@@ -157,7 +157,7 @@ def _series(steps: Sequence[dict[str, Any]]) -> Series:
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    """Mean of what is a finite number; None where nothing is, because JSON has no other word for it."""
+    """Mean of the finite values; None without any, because JSON cannot write NaN."""
     finite = [value for value in values if value is not None and math.isfinite(value)]
     return sum(finite) / len(finite) if finite else None
 

@@ -1,4 +1,4 @@
-"""A run, at any moment -> its report. The page is drawn from this record and nothing else, so both say the same."""
+"""A run, at any time -> its report. The page is drawn from this record and nothing else, so both say the same."""
 
 import functools
 import json
@@ -82,7 +82,7 @@ def gather(workspace: Workspace, recipe: Recipe) -> Report:
 
 
 def finite(value: Any) -> Any:
-    """The value with null in the place of each number that is not finite, for which JSON has no word."""
+    """The value with null for each float that is not finite, which JSON cannot write."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -299,7 +299,7 @@ def _repeat(
 
 
 def _cost(recipe: Recipe, training: list[TrainingFacts]) -> CostFacts:
-    """What training has taken until now; price null where the recipe names none, flops where they are not known."""
+    """What training has taken until now; price null if the recipe names none, flops if they are not known."""
     hours = sum(stage["seconds"] * stage["start"]["processes"] for stage in training if stage["start"]) / 3600
     tokens = sum(stage["tokens"] for stage in training)
     per_token = _flops_per_token(recipe) if tokens else 0.0
@@ -312,7 +312,7 @@ def _cost(recipe: Recipe, training: list[TrainingFacts]) -> CostFacts:
 
 
 def _flops_per_token(recipe: Recipe) -> float | None:
-    """FLOPs of forward and backward pass; None where the model's configuration is no longer there."""
+    """FLOPs of forward and backward pass; None if the model's configuration is no longer there."""
     frozen = recipe.training.adapter.kind != "none"
     return _flops_of_model(recipe.start_model().model_dump_json(), recipe.rows.seq_len, frozen)
 

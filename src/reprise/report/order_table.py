@@ -97,7 +97,7 @@ def plan_order(
 
 
 def order_json(order: Order) -> dict[str, Any]:
-    """The order with names in place of positions, for `reprise order --json`."""
+    """The order with names instead of indices, for `reprise order --json`."""
     return {
         **order,
         "rows": [row._asdict() for row in order["rows"]],

@@ -86,7 +86,7 @@ def _machine_name(machine: MachineFacts | None) -> str:
 
 
 def _event(stage: int, event: TrainingEvent) -> Json:
-    """A restart or a guard's event as a line of a table; what is empty is left out."""
+    """A restart or a guard's event as a line of a table; what is empty is skipped."""
     parts = []
     for name, value in event["detail"].items():
         text = ", ".join(map(str, value)) if isinstance(value, list) else cell(value)
@@ -202,7 +202,7 @@ def _environment() -> jinja2.Environment:
 
 
 def count(value: float | None) -> str:
-    """A whole number, exact below ten million; above it `92.5 B`."""
+    """An integer, exact below ten million; above it `92.5 B`."""
     if value is None:
         return "–"
     for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6)):
@@ -265,7 +265,7 @@ def moment(when: str) -> str:
 
 
 def unbroken(headline: str) -> str:
-    """The evaluation's line with true minus signs, and units that stay on the line of their number."""
+    """The evaluation's line with true minus signs, and units that stay on the line of their figure."""
     return re.sub(r" (%|points?\b)", "\u202f\\1", headline).replace("(-", "(\u2212")
 
 
@@ -280,12 +280,12 @@ def amount(row: Json, side: str) -> str:
 
 
 def fixed(value: float | None, digits: int = 3) -> str:
-    """A number with so many decimals."""
+    """A float with a given count of decimals."""
     return "–" if value is None else f"{value:,.{digits}f}".replace("-", "\u2212")
 
 
 def scientific(value: float) -> str:
-    """A large number as `2.31 x 10^18`, with a true sign of multiplication."""
+    """A large value as `2.31 x 10^18`, with a true sign of multiplication."""
     digits, exponent = f"{value:.2e}".split("e")
     return f"{digits}\u202f\u00d7\u202f10^{int(exponent)}"
 

@@ -141,7 +141,7 @@ class CostFacts(TypedDict):
     tokens: int
     """Tokens of all stages."""
     training_flops: float | None
-    """FLOPs of forward and backward passes; null where the model's configuration is missing."""
+    """FLOPs of forward and backward passes; null if the model's configuration is missing."""
     process_hours: float
     """Hours of all processes."""
     price: float | None
@@ -169,7 +169,7 @@ class RepeatFacts(TypedDict):
 @final
 @record
 class Report(TypedDict):
-    """A run, at any moment of it."""
+    """A run, at any time of it."""
 
     format: Literal[4]
     """Version of this format."""
@@ -208,7 +208,7 @@ class Report(TypedDict):
     curriculum: list[OrderCurve]
     """Perplexity along that order; empty before the stage `tokenize`."""
     problems: list[str]
-    """What the report could not work out, and why."""
+    """What the report could not compute, and why."""
     training: list[TrainingFacts]
     """One entry per training stage."""
     synthesis: SynthesisFacts

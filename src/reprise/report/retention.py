@@ -86,7 +86,7 @@ def plane_chart(runs: dict[str, Report], kept: Sequence[str]) -> Chart | None:
     with one point per merge factor; until the evaluation is done, one point per validation.
 
     Args:
-        runs: name -> facts of a run; the name of a single run is left out.
+        runs: name -> facts of a run; the name of a single run is skipped.
         kept: entries that must be kept; all others are new.
     """
     traces: list[Trace] = []

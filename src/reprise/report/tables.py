@@ -1,4 +1,4 @@
-"""Facts -> rows of the page's tables, with the places of the pictures in their cells in per cent of the width."""
+"""Facts -> rows of the page's tables, with bars and intervals in their cells, positioned in per cent of the width."""
 
 from collections.abc import Iterable
 
@@ -88,7 +88,7 @@ def other_metric_rows(benchmarks: list[BenchmarkRow]) -> list[Json]:
 
 
 def change_pictures(rows: list[Json]) -> list[Json]:
-    """Places of the change, its interval and the tolerance of each row, on one axis with zero in the middle."""
+    """Positions of the change, its interval and the tolerance of each row, on one axis with zero in the middle."""
     reach = max((abs(end) for row in rows for end in (row["change"], *(row.get("ci") or []))), default=0.0) or 0.01
 
     def position(value: float) -> float:

@@ -19,7 +19,7 @@ class BudgetRow(TypedDict):
     source: str
     """Source."""
     topic: str | None
-    """Topic; null where the stage does not split the source."""
+    """Topic; null if the stage does not split the source."""
     planned: int | None
     """Tokens that the recipe plans; null for a bucket that it does not name."""
     spent: int | None
@@ -126,7 +126,7 @@ class SpentRow(TypedDict):
     source: str
     """Source."""
     topic: str | None
-    """Topic; null where the stage does not split the source."""
+    """Topic; null if the stage does not split the source."""
     spent: int
     """Tokens trained on."""
     available: NotRequired[int]

@@ -13,7 +13,7 @@ from reprise.recipe.recipe import Recipe
 from reprise.synthesis.prompts import load_prompt
 
 _LOOKED_AT = 20
-"""Documents of each input that are looked at."""
+"""Documents of each input that are examined."""
 
 
 def check_languages(recipe: Recipe) -> Iterator[Finding]:

@@ -1,7 +1,7 @@
 """Stage `tokenize`: scored and synthetic documents to the token store, on all cores or the cluster.
 
 Workers encode parts of the table into sorted runs (`runs`), and merge the runs of a bucket each (`builder`). The store
-is the same whatever the number of workers, and a worker that is killed repeats its piece. Conversations that the
+does not depend on how many workers there are, and the piece of a killed worker is repeated. Conversations that the
 model's chat template refuses go to `dropped/`.
 """
 
@@ -56,15 +56,15 @@ class BucketTokens(TypedDict):
     source: str
     """Source."""
     topic: str | None
-    """Topic; null where the source is not split."""
+    """Topic; null if the source is not split."""
     documents: int
     """Documents."""
     tokens: int
     """Tokens, BOS and EOS included."""
     conversations: NotRequired[int]
-    """Documents that are conversations; absent where there are none."""
+    """Documents that are conversations; absent if there are none."""
     answer_tokens: NotRequired[int]
-    """Tokens of their answers; absent where there are no conversations."""
+    """Tokens of their answers; absent if there are no conversations."""
 
 
 @record
@@ -108,7 +108,7 @@ class Encoded(NamedTuple):
 
 
 def run(work: Work, *, model: Model, tokens: Tokens, split_sources: list[str], engine: Engine = "native") -> None:
-    """Documents of `score` and, where there is one, of `synthesize`, to the store.
+    """Documents of `score` and, if there is one, of `synthesize`, to the store.
 
     Args:
         work: `inputs` has `score` and maybe `synthesize`.

@@ -11,7 +11,7 @@ def check_processes(training: Training, processes: Processes) -> None:
     """Refuse what cannot be trained here.
 
     Raises:
-        UserError: one of the settings needs another number of processes, another type, or a GPU.
+        UserError: a setting needs more or fewer processes, another dtype, or a GPU.
     """
     _check_weights(training, processes)
     _check_memory(training, processes)

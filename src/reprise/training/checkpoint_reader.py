@@ -33,7 +33,7 @@ _CLASSES = {
     "pathlib._local": {"PosixPath", "PurePosixPath", "Path"},
     "collections": {"OrderedDict"},
 }
-"""Module -> what `.metadata` may name of it, besides torch's number formats."""
+"""Module -> what `.metadata` may name of it, besides torch's dtypes."""
 
 
 class _MetadataUnpickler(pickle.Unpickler):

@@ -129,7 +129,7 @@ def kept_groups(groups: Groups, losses: Sequence[BucketLoss]) -> list[Group]:
 
 
 def bits_per_byte(losses: Sequence[BucketLoss], group: Group) -> float | None:
-    """Loss of a group, over its buckets; None where none was measured."""
+    """Loss of a group, over its buckets; None if none was measured."""
     chosen = [loss for loss in losses if group.contains(loss.key.language, loss.key.source) and loss.tokens]
     bits = sum(loss.nll * loss.tokens / math.log(2) for loss in chosen)
     num_bytes = sum(loss.num_bytes for loss in chosen)
@@ -149,7 +149,7 @@ def check_retention(
 
 
 def share_to_set(name: str, share: float, raised: dict[str, float], settings: Guards, *, is_lost: bool) -> float | None:
-    """The share that `retention: raise_share` gives an entry of the mixture; None where it stays.
+    """The share that `retention: raise_share` gives an entry of the mixture; None if it stays.
 
     Args:
         name: name of the entry.

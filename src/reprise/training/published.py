@@ -47,11 +47,11 @@ class Probe(NamedTuple):
 
 
 def make_probe(objective: Objective, average: Mapping[str, Any], settings: Model) -> Probe:
-    """Ask the model that was trained; where it is sharded every process calls.
+    """Ask the model that was trained; if it is sharded, every process must call.
 
     Args:
         objective: the weights.
-        average: mean of the weights, which is asked in their place; empty: the weights.
+        average: mean of the weights, which is compared instead; empty: the weights.
         settings: the base model, whose tokenizer is the published one.
     """
     tokenizer = open_tokenizer(settings)

@@ -65,7 +65,7 @@ class SelftestResult(TypedDict):
     weights: float
     """After the last step, worst over the weights: norm of the difference by the norm of the weight."""
     weight: str
-    """The weight where it is worst."""
+    """The weight with the largest difference."""
     movement: float
     """Norm of all differences by the norm of how far the weights moved."""
     first_loss: float
@@ -73,7 +73,7 @@ class SelftestResult(TypedDict):
     limits: dict[str, float]
     passed: bool
     rounding: Rounding | None
-    """Null where it was not asked for."""
+    """Null if it was not asked for."""
 
 
 class _Trace(NamedTuple):

@@ -53,7 +53,7 @@ class BucketSpent(TypedDict):
     source: str
     """Source."""
     topic: str | None
-    """Topic; null where the stage does not split the source."""
+    """Topic; null if the stage does not split the source."""
     spent: int
     """Positions of its rows, padding among them."""
     available: int
@@ -61,9 +61,9 @@ class BucketSpent(TypedDict):
     epochs: float
     """Passes over them."""
     answer_tokens: NotRequired[int]
-    """Tokens of answers among those trained on, on average; absent where there are no conversations."""
+    """Tokens of answers among those trained on, on average; absent if there are no conversations."""
     text_bytes: NotRequired[int]
-    """UTF-8 bytes of text in those trained on, on average; absent where there are conversations."""
+    """UTF-8 bytes of text in those trained on, on average; absent if there are conversations."""
 
 
 @record
@@ -75,7 +75,7 @@ class TrainCounts(TypedDict):
     tokens: int
     """Positions trained on."""
     bad_steps: int
-    """Steps that were skipped because a number was not finite."""
+    """Steps that were skipped because a loss or gradient was not finite."""
     steps_left_out: int
     """Batches that the spike guard skipped."""
     spent: list[BucketSpent]
@@ -133,7 +133,7 @@ def build(
     window: tuple[int, int],
     benchmarks: Benchmarks | None = None,
 ) -> Trainer:
-    """Open the store, load the model and resume from the newest checkpoint.
+    """Open the store, load the model and resume from the latest checkpoint.
 
     Args:
         work: as in `run`.
@@ -238,10 +238,10 @@ def _held_out(
 
 
 def _resume(trainer: Trainer, previous: Path | None) -> None:
-    """Load the newest whole checkpoint of this stage, or else the state at the end of the stage before.
+    """Load the latest whole checkpoint of this stage, or else the state at the end of the stage before.
 
     Raises:
-        UserError: there are checkpoints and none is whole, or the newest is of other settings.
+        UserError: there are checkpoints and none is whole, or the latest is of other settings.
     """
     folder, facts, refused = _newest(trainer)
     trainer.log(
@@ -302,7 +302,7 @@ def _plan_next(trainer: Trainer, progress: Progress) -> None:
 
 
 def _newest(trainer: Trainer) -> tuple[Path | None, CheckpointFacts | None, list[str]]:
-    """The state at the end where the stage got that far, else the newest whole checkpoint; with its facts."""
+    """The state at the end where the stage got that far, else the latest whole checkpoint; with its facts."""
     final = trainer.work.output / "state"
     if trainer.processes.same(final.exists()):
         try:

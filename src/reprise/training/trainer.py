@@ -97,7 +97,7 @@ class Trainer:
     """What decides the result of the stage; a checkpoint of other settings is refused."""
     progress: Progress = field(default_factory=Progress)
     losses: list[BucketLoss] = field(default_factory=list)
-    """Results of the newest validation."""
+    """Results of the latest validation."""
 
     def __post_init__(self) -> None:
         self.shares_file = SharesFile(self.work.output)
@@ -196,7 +196,7 @@ class Trainer:
         sums = processes.sum(torch.stack([loss_sum, targets, squared_norm(gradients).to(loss_sum.device)]))
         total_loss, total_targets, squared = sums.tolist()
         loss = total_loss / max(total_targets, 1)
-        to_mean = expected_targets / max(total_targets, 1)  # not 1 where padding or the start of a document has no loss
+        to_mean = expected_targets / max(total_targets, 1)  # not 1 if padding or the start of a document has no loss
         grad_norm = squared**0.5 * to_mean
         if refused := self._refuse(loss, grad_norm, batch, first_row):
             return refused
@@ -211,11 +211,11 @@ class Trainer:
         return Update("done", loss, grad_norm)
 
     def _seed_step(self) -> None:
-        """Dropout, where there is any, depends on the step and not on what ran before: nothing to save or to lose."""
+        """Dropout, if there is any, depends on the step and not on what ran before: nothing to save or to lose."""
         torch.manual_seed((self.settings["seed"] * 1_000_003 + self.progress.step) * 4_096 + self.processes.rank)
 
     def _refuse(self, loss: float, grad_norm: float, batch: Batch, first_row: int) -> Update | None:
-        """What becomes of a batch that must not change the weights; None where it may."""
+        """What becomes of a batch that must not change the weights; None if it may."""
         decision = self.step_guard.decide(loss, grad_norm, self.progress, self._rows_of(batch, first_row))
         if decision == "keep":
             return None
@@ -251,7 +251,7 @@ class Trainer:
             scale: factor of the loss of which the gradient is taken.
 
         Returns:
-            Sum of the losses of this process, float64 scalar on the device; None where a signal asked to stop and the
+            Sum of the losses of this process, float64 scalar on the device; None if a signal asked to stop and the
             rest of the step would take long.
         """
         start = time.perf_counter()
@@ -278,7 +278,7 @@ class Trainer:
         return {"first_row": first_row, "num_rows": self.training.batch_rows, "buckets": buckets}
 
     def _roll_back(self, first_row: int) -> bool:
-        """Load the newest checkpoint and leave out the batch that begins at a row; False where there is none."""
+        """Load the latest checkpoint and skip the batch that begins at a row; False if there is none."""
         self.finish_checkpoint()
         folder, facts, refused = newest_whole(self.checkpoints, self.processes)
         left_out = [*self.progress.left_out, first_row]

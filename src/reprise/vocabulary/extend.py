@@ -249,7 +249,7 @@ def _check_control_tokens(before: Model, after: Model) -> None:
     for token_id, token in old.added_tokens_decoder.items():
         if (other := new.convert_tokens_to_ids(str(token))) != token_id:
             raise UserError(
-                f"the token {str(token)!r} would get the id {other} in the place of {token_id}",
+                f"the token {str(token)!r} would get the id {other} instead of {token_id}",
                 where=before.path,
                 remedy="report it with the model's name; train it with its own vocabulary",
             )

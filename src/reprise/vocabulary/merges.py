@@ -95,7 +95,7 @@ def check_bpe(content: Mapping[str, Any], where: str) -> None:
 
 
 def learn_tokens(content: Mapping[str, Any], texts: Iterable[str], num_tokens: int, min_count: int) -> list[AddedToken]:
-    """Learn tokens, most frequent first, and leave out those that are rare once all are known.
+    """Learn tokens, most frequent first, and skip those that are rare once all are known.
 
     Args:
         content: tokenizer.json, of which `check_bpe` holds.
@@ -169,9 +169,9 @@ def _as_ids(text: str) -> tuple[int, ...]:
 def _without_rare(
     content: Mapping[str, Any], learned: Sequence[AddedToken], counts: Counter[str], min_count: int
 ) -> list[AddedToken]:
-    """Tokens without those that few words end up with and no other token is made of; the last ones are looked at first.
+    """Tokens without those that few words end up with and no other token is made of; the last ones are examined first.
 
-    An occurrence of a token that is left out counts for its two parts.
+    An occurrence of a token that is skipped counts for its two parts.
     """
     whole, ids = extended(content, learned)
     model = tokenizers.Tokenizer.from_str(json.dumps(whole)).model
@@ -196,7 +196,7 @@ def _without_rare(
 def extended(content: Mapping[str, Any], learned: Sequence[AddedToken]) -> tuple[dict[str, Any], list[int]]:
     """tokenizer.json with the tokens and their merges, and their ids; every old token keeps its own.
 
-    Added tokens, such as control tokens, are written into the vocabulary too where they are not: `tokenizers` would
+    Added tokens, such as control tokens, are written into the vocabulary too if they are not there: `tokenizers` would
     give them other ids behind a longer vocabulary.
     """
     vocabulary: dict[str, int] = dict(content["model"]["vocab"])

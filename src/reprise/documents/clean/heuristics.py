@@ -50,7 +50,7 @@ class Rule:
 
 
 def find_broken(texts: Sequence[str], rules: Heuristics) -> list[Broken | None]:
-    """The first rule that each text breaks, None where it breaks none.
+    """The first rule that each text breaks, None if it breaks none.
 
     Args:
         texts: documents of one language; the arrays of the whole batch are held at once.

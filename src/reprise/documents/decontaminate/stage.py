@@ -1,4 +1,4 @@
-"""Stage `decontaminate`: drop documents that hold questions of a benchmark (what that means: search.py)."""
+"""Stage `decontaminate`: drop documents that contain questions of a benchmark (what that means: search.py)."""
 
 import functools
 import pickle

@@ -69,7 +69,7 @@ class AnnotationFile:
 
     @classmethod
     def read(cls, path: Path) -> "AnnotationFile":
-        """Read a file; a last line that is cut off is left out.
+        """Read a file; a last line that is cut off is skipped.
 
         Raises:
             UserError: it cannot be read, or another line is not of such a file.
@@ -143,7 +143,7 @@ def draw_sample(
 
     Args:
         documents: table of the stage before `label`.
-        split_sources: sources whose documents get a topic; documents that carry one are left out.
+        split_sources: sources whose documents get a topic; documents that carry one are skipped.
         list_of: gives the topics of a language.
         count: documents to draw.
         seed: seed of the clusters.
@@ -200,11 +200,11 @@ def classifier_answers(
     """What a classifier that was not fitted on a document makes of it: hash of the text -> topic.
 
     Fitted on the other labels and four fifths of these, for each fifth in turn. A language with fewer than 20
-    annotations is left out.
+    annotations is skipped.
 
     Args:
         annotations: the labels to compare with.
-        other: labels per language from elsewhere; texts that are annotated are left out of them.
+        other: labels per language from elsewhere; texts that are annotated are ignored.
         fits: language -> fits a classifier.
         once: only one fifth is answered, where fitting is slow.
     """

@@ -1,4 +1,4 @@
-"""Find the files of an input, here or in an object store, and name those that are left out. Imports without Daft."""
+"""Find the files of an input, here or in an object store, and name those that are skipped. Imports without Daft."""
 
 import glob
 import importlib.util
@@ -42,7 +42,7 @@ class SkippedFile:
     """Such as `unknown extension`."""
     size: int
     kind: str = ""
-    """What it is called in the place of its extension, such as `image/png`."""
+    """Its kind, if it has no extension that says it, such as `image/png`."""
 
 
 @record
@@ -76,7 +76,7 @@ def find_files(entry: Input, where: str) -> list[SourceFile]:
 
 
 def list_input(entry: Input, where: str) -> Listing:
-    """The files of an input, and those that are left out.
+    """The files of an input, and those that are skipped.
 
     A folder stands for the files in it, at any depth, whose names tell a format; links are followed. With a format in
     the recipe, it stands for the files whose names tell that format or none.
@@ -177,7 +177,7 @@ class _DatasetFolders:
         return "no data file of the saved data set" if name.endswith(".arrow") else None
 
     def _of(self, folder: Path) -> frozenset[str] | None:
-        """Names of the data files; None where the folder is no saved data set.
+        """Names of the data files; None if the folder is no saved data set.
 
         Raises:
             UserError: the saved data set is a selection of rows, which is not read.

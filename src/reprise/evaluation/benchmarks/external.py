@@ -27,7 +27,7 @@ from reprise.storage import cache_folder, digest, write_text
 _FORMAT = 1
 """Raised when the same task would be written as other questions."""
 _SHOTS = 5
-"""Examples of a question file, where it has a file of examples beside it."""
+"""Examples of a question file, if it has a file of examples beside it."""
 _WHERE = "evaluation.benchmarks"
 
 
@@ -242,7 +242,7 @@ def _no_parts(items: LocalSet) -> list[Part]:
 
 
 def searched_files(benchmarks: Sequence[Benchmark]) -> dict[Path, str]:
-    """File of questions -> name of its benchmark, for those that are not ours; written where they are missing.
+    """File of questions -> name of its benchmark, for those that are not ours; written if they are missing.
 
     Raises:
         UserError: a task's data cannot be had, or it cannot be judged question by question.
@@ -310,9 +310,9 @@ def _local_data(path: Path) -> list[Path]:
         elif isinstance(value, list):
             queue += value
         elif isinstance(value, str):
-            place = Path(value).expanduser()
-            files += [place] if place.is_file() else []
-            files += [file for file in place.rglob("*") if file.is_file()] if place.is_dir() else []
+            path = Path(value).expanduser()
+            files += [path] if path.is_file() else []
+            files += [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else []
     return sorted(set(files))
 
 

@@ -2,7 +2,7 @@
 
 Each question asks for something easy in a form that can be checked: so many lines, at most so many words, a word that
 must or must not occur, JSON, the first or last words, one sentence, the language. The questions come from a fixed seed.
-Beside the rule every answer is looked at for repetition and for its language.
+Beside the rule every answer is examined for repetition and for its language.
 """
 
 import json
