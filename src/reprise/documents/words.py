@@ -19,6 +19,14 @@ _SINGLES = (
     (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x323AF),
 )  # fmt: skip
 """Thai, Lao, Tibetan; Burmese; Khmer; iteration marks; kana; ideographs and their extensions."""
+_UNSEEN = (
+    (0x0000, 0x0008), (0x000E, 0x001B), (0x007F, 0x0084), (0x0086, 0x009F), (0x034F, 0x034F), (0x17B4, 0x17B5),
+    (0x180B, 0x180F), (0xFE00, 0xFE0F), (0xE0000, 0xE0FFF),
+)  # fmt: skip
+"""Characters without a form of their own that Unicode does not call format characters: control characters but white
+space, the grapheme joiner, Khmer's inherent vowels, variation selectors, tags."""
+_BLANKS = (0x115F, 0x1160, 0x3164, 0xFFA0)
+"""Fillers of Hangul: letters to Unicode, and blank."""
 
 _CHAR_FACTOR, _WORD_FACTOR = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F
 
@@ -94,6 +102,9 @@ def _kinds() -> NDArray[np.uint8]:
             kinds[code] = _DIGIT
         elif category == "Cf":
             kinds[code] = _INVISIBLE
+    for first, last in _UNSEEN:
+        kinds[first : last + 1] = _INVISIBLE
+    kinds[list(_BLANKS)] = _SEPARATOR
     for first, last in _SINGLES:
         block = kinds[first : last + 1]
         block[(block == _LETTER) | (block == _DIGIT) | (first >= 0x20000)] = _SINGLE

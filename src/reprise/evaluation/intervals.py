@@ -59,6 +59,8 @@ class Estimate:
     """Skewness of `change` as far as the documents show it; the interval is Student's after Hall's transformation."""
     stretch: float = 1.0
     """How much longer the interval is for skewness that only the largest documents show."""
+    without_one: tuple[float, float] | None = None
+    """The lowest and the highest change that is left where one document is left out; None for scores."""
 
     @property
     def problem(self) -> str | None:
@@ -150,6 +152,8 @@ def estimate_rate(before: Floats, after: Floats, weights: Floats) -> Estimate:
         unexplained = max(0.0, own**2 - skewness**2)
         stretch = 1 + SKEWNESS_FACTOR * degrees / (degrees + SKEWNESS_DEGREES) * unexplained
     change = float(ratio - 1)
+    rest = total - before
+    others = ((after.sum() - after) / np.where(rest > 0, rest, 1.0) - 1)[rest > 0]
     return Estimate(
         float(total / num_bytes),
         float(after.sum() / num_bytes),
@@ -163,6 +167,7 @@ def estimate_rate(before: Floats, after: Floats, weights: Floats) -> Estimate:
         error / float(np.sqrt(squares)),
         skewness,
         stretch,
+        (float(others.min()), float(others.max())) if len(others) else None,
     )
 
 

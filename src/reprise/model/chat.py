@@ -29,6 +29,12 @@ _PROBE: list[Message] = [
 ]  # fmt: skip
 
 
+class RefusedConversationError(UserError):
+    """The chat template cannot be followed for one conversation; `why` says it without the conversation."""
+
+    why: str
+
+
 class Rendered(NamedTuple):
     """A conversation as a document."""
 
@@ -97,7 +103,8 @@ class ChatTemplate:
             messages: an optional system message, then user and assistant in turn.
 
         Raises:
-            UserError: the template refuses the conversation, or does not write its messages once and in order.
+            RefusedConversationError: the template refuses the conversation, or does not write its messages once and in
+            order.
         """
         messages = self._fold_system(messages)
         text = self._apply(messages)
@@ -246,13 +253,15 @@ class ChatTemplate:
             at = span.stop
         yield self._whole, at, length
 
-    def _refuse(self, messages: Sequence[Message], why: str) -> UserError:
-        return UserError(
+    def _refuse(self, messages: Sequence[Message], why: str) -> RefusedConversationError:
+        error = RefusedConversationError(
             f"the chat template cannot be followed for the conversation that begins "
             f"{messages[0]['content'][:60]!r}: {why}",
             where=self._where,
             remedy="take this conversation out, or use a model with another chat template",
         )
+        error.why = why
+        return error
 
 
 def encode_documents(
@@ -260,6 +269,7 @@ def encode_documents(
     messages: Sequence[str | None],
     tokenizer: Tokenizer,
     template: Callable[[], ChatTemplate] | None,
+    refused: dict[int, str] | None = None,
 ) -> tuple[list[Ids], list[Answers | None]]:
     """Ids of documents, and where the answers of conversations stand in them; None for other documents.
 
@@ -268,6 +278,8 @@ def encode_documents(
         messages: the column `messages`: None if a document is no conversation.
         tokenizer: encodes texts.
         template: opens the model's chat template; called where there is a conversation.
+        refused: takes the row of each conversation that the template refuses, which gets no ids, and why; None: a
+            refusal is an error.
 
     Raises:
         UserError: see `Tokenizer.encode_batch` and `ChatTemplate.render`.
@@ -282,7 +294,12 @@ def encode_documents(
         ids[row] = one
     for row, column in enumerate(messages):
         if column is not None:
-            ids[row], answers[row] = template().render(load_messages(column))
+            try:
+                ids[row], answers[row] = template().render(load_messages(column))
+            except RefusedConversationError as error:
+                if refused is None:
+                    raise
+                refused[row] = error.why
     return ids, answers
 
 

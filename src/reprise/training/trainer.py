@@ -34,6 +34,7 @@ from reprise.training.network import Network
 from reprise.training.optimizer import (
     AnyOptimizer,
     gradients_of,
+    keep_new_rows,
     learning_rate,
     optimizer_steps,
     scale_gradients,
@@ -91,6 +92,8 @@ class Trainer:
     status: StatusLine
     stop: StopSignal
     benchmarks: Benchmarks | None
+    first_trained_id: int | None
+    """Only rows of tokens from this id on are trained; None: all weights."""
     settings: StageSettings
     """What decides the result of the stage; a checkpoint of other settings is refused."""
     progress: Progress = field(default_factory=Progress)
@@ -190,6 +193,8 @@ class Trainer:
         if loss_sum is None:
             self.network.drop_gradients()
             return Update("given up")
+        if self.first_trained_id is not None:
+            keep_new_rows(self.network.weights.model, self.first_trained_id)
         gradients = gradients_of(self.network.weights)
         targets = torch.full_like(loss_sum, num_targets(batch))
         sums = processes.sum(torch.stack([loss_sum, targets, squared_norm(gradients).to(loss_sum.device)]))

@@ -25,7 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reprise.benchmark_files import Question
-from reprise.documents.decontaminate.reveal import fold_lookalikes, reveal, strip_markup
+from reprise.documents.decontaminate.fold import fold_lookalikes
+from reprise.documents.decontaminate.reveal import reveal, strip_markup
 from reprise.documents.words import Hashes, Words, hash_ngrams, join_letters, split_words
 from reprise.recipe.documents import Decontaminate
 

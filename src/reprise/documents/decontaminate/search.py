@@ -46,7 +46,7 @@ def find_questions(index: Index, texts: Sequence[str], min_overlap: float) -> Fo
     plain = [strip_markup(text) for text in texts]
     words = split_words(plain)
     strewn = _find_strewn(words)
-    revealed = [reveal(text, strewn_letters=i in strewn) for i, text in enumerate(plain)]
+    revealed = [reveal(text, strewn_letters=i in strewn) for i, text in enumerate(texts)]
     changed = np.array([i for i in range(len(texts)) if revealed[i] != plain[i]], np.int64)
     views = [_View(plain, np.arange(len(texts)), words)]
     if len(changed):
