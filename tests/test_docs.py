@@ -24,7 +24,7 @@ PRIVATE_WORDS = {
     "of like length": r"\bof\s+like\s+(?:length|size)\b",
     "be told": r"\b(?:be|is|are) told (?:at once|together|beside|from|apart|that|of)\b",
     "in the place of": r"\bin\s+the\s+places?\s+of\b",
-    "where there is none": r"\b(?:where there (?:is|are) (?:none|one)|(?:None|null|empty|NaN) where)\b",
+    "where there is none": r"\bwhere there (?:is|are) (?:none|one)\b",
     "came of": r"\b(?:came|comes) of (?:it|them)\b",
     "work out": r"\bwork(?:s|ed)?\s+out\b",
     "in force": r"\bin(?:to)?\s+force\b",

@@ -118,13 +118,13 @@ def make_plan(recipe: Recipe, findings: Sequence[Finding] = ()) -> Plan:
 
 
 def _as_trained(recipe: Recipe) -> Recipe:
-    """The recipe with the model that training begins with as its model, where that is there already."""
+    """The recipe with the model that training begins with as its model, if that is there already."""
     start = recipe.start_model()
     return recipe.model_copy(update={"model": start}) if Path(start.path, "config.json").is_file() else recipe
 
 
 def _vocabulary(recipe: Recipe) -> PlannedVocabulary | None:
-    """What the stage `vocabulary` added; None where the recipe asks for none, and before that stage."""
+    """What the stage `vocabulary` added; None if the recipe asks for none, and before that stage."""
     manifest = None if recipe.vocabulary is None else Workspace(recipe.workspace).manifest(VOCABULARY)
     if manifest is None:
         return None

@@ -205,7 +205,7 @@ class Plan(TypedDict):
     assumptions: Assumptions
     """Peak, utilisation and formula."""
     vocabulary: PlannedVocabulary | None
-    """What the stage `vocabulary` added; null where the recipe asks for none, and before that stage."""
+    """What the stage `vocabulary` added; null if the recipe asks for none, and before that stage."""
     memory: MemoryPlan | None
     """Whether training fits the GPU's memory; null if the model is not on this machine."""
     scoring: ScoringCost | None

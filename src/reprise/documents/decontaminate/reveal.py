@@ -158,7 +158,7 @@ def _join_emphasis(match: re.Match[str]) -> str:
 def _drop_line_numbers(text: str) -> str:
     """Drop numbers at the beginnings of lines that count up by one, as listings have them.
 
-    In lists they stand behind the end of a sentence: where most of those of a run do, they stay.
+    In lists they follow the end of a sentence: where most of those of a run do, they stay.
     """
     runs: list[list[re.Match[str]]] = []
     expected = -1
