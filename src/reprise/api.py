@@ -113,8 +113,8 @@ class Run:
 
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
-        """The base model's tokenizer, as transformers builds it."""
-        return load_tokenizer(self.recipe.model)
+        """The tokenizer of the run, as transformers builds it: the base model's, or the larger one of `vocabulary`."""
+        return load_tokenizer(self.recipe.start_model())
 
     def order(self, stage: str = "train-1") -> Iterator[PreviewRow]:
         """What is trained on when: step, bucket, epoch, documents, perplexity and first words of each row.

@@ -8,7 +8,7 @@
       STAGE.kept-HASH/       a precious stage (training) made under other settings; restored when they return
       STAGE.partial/         an unfinished stage, running or killed; never read by another stage
         begun.json           the fingerprint and settings it was begun under
-      cache/STAGE/           answers that were paid for, keyed by content; outlives changes of the settings
+      cache/STAGE/           cached answers and results, keyed by content; survives changes of the settings
 
 A stage depends on the settings, stages and files that it declares and gets nothing else, so its fingerprint is exact.
 It depends on the content of these stages and files, not on where they are: a stage that is made again with the same
@@ -55,7 +55,7 @@ class Work:
     inputs: Mapping[str, Path]
     """Folders of the stages that it needs."""
     cache: Path
-    """Folder that outlives changes of the settings, for answers keyed by content that were paid for; made when used."""
+    """Folder that outlives changes of the settings, for cached answers keyed by content; made when used."""
     counts: dict[str, Json] = field(default_factory=dict)
     """Numbers for the manifest and the report."""
     outside: list[Path] = field(default_factory=list)

@@ -13,8 +13,8 @@ class DocumentOrder:
     """Which documents of a bucket are read, and in which order in each epoch.
 
     The order depends on the perplexities or grades, on the ids (the store is sorted by them, and equal ones go by them)
-    and, if it is shuffled, on the seed: not on files, workers or the machine. `random` and `segments` are shuffled
-    anew in every epoch; the other orders are the same in each.
+    and, if it is shuffled, on the seed: not on files, workers or the machine. `random` and `segments` are
+    reshuffled in every epoch; the other orders are the same in each.
     """
 
     def __init__(self, documents: DocumentSet, curriculum: Curriculum, seed: int, name: str) -> None:

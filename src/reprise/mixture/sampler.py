@@ -30,7 +30,7 @@ class Sampler:
     """Deals the rows of a stage.
 
     Every process holds one and calls it alike; each gathers only its own rows. What comes next depends on the store,
-    the settings, the seed and the shares that were in force, and on nothing else.
+    the settings, the seed and the shares so far, and on nothing else.
     """
 
     def __init__(
@@ -216,7 +216,7 @@ class Sampler:
                 are exact.
 
         Returns:
-            The changes that the policy made, in force from the next row on.
+            The changes that the policy made, used from the next row.
         """
         settings = self._stage.topics.policy
         changes: list[ShareChange] = []
@@ -285,8 +285,8 @@ class Sampler:
         Args:
             state: a state of the same stage.
             adopt: resume with the settings and store of today, where these differ: buckets whose documents and order
-                are the same continue where they were, others start again, and shares that the recipe changed come into
-                force.
+                are the same continue where they were, others start again, and shares that the recipe changed
+                take effect.
 
         Returns:
             The changes of shares that the new settings made.

@@ -63,7 +63,7 @@ class Turns:
         self._credit, self._plan, self._dealt = credit, [], 0
 
     def set_shares(self, shares: list[float]) -> None:
-        """Put shares into force for the rows to come."""
+        """Use shares for the next rows."""
         self.credit = self.credit
         self.closed = not any(shares)
         if not self.closed:

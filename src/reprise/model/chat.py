@@ -1,8 +1,8 @@
 """Conversations to token ids by the model's own chat template, and which of the tokens are answers.
 
-The rendered text is tokenized as a whole, as transformers does it, and the tokens are told apart by their characters.
-An answer is what the template writes between its generation prompt and the token that ends the turn. Control tokens
-count as such only where the template writes them: in a message `<|im_end|>` is text.
+The rendered text is tokenized as a whole, as transformers does it; the characters of a token say which message it
+belongs to. An answer is what the template writes between its generation prompt and the token that ends the turn.
+Control tokens count as such only where the template writes them: in a message `<|im_end|>` is text.
 """
 
 import json
@@ -27,6 +27,12 @@ _PROBE: list[Message] = [
     {"role": "user", "content": "One?"}, {"role": "assistant", "content": "Two."},
     {"role": "user", "content": "Three?"}, {"role": "assistant", "content": "Four."},
 ]  # fmt: skip
+
+
+class RefusedConversationError(UserError):
+    """The chat template cannot be followed for one conversation; `why` says it without the conversation."""
+
+    why: str
 
 
 class Rendered(NamedTuple):
@@ -97,7 +103,8 @@ class ChatTemplate:
             messages: an optional system message, then user and assistant in turn.
 
         Raises:
-            UserError: the template refuses the conversation, or does not write its messages once and in order.
+            RefusedConversationError: the template refuses the conversation, or does not write its messages once and in
+            order.
         """
         messages = self._fold_system(messages)
         text = self._apply(messages)
@@ -187,8 +194,8 @@ class ChatTemplate:
         )
         parts = []
         for mark in marks:
-            before, found, frame = frame.partition(mark)
-            if not found or mark in frame:
+            before, separator, frame = frame.partition(mark)
+            if not separator or mark in frame:
                 raise self._refuse(messages, "it does not write every message once and in order")
             parts.append(before)
         return [*parts, frame]
@@ -246,13 +253,15 @@ class ChatTemplate:
             at = span.stop
         yield self._whole, at, length
 
-    def _refuse(self, messages: Sequence[Message], why: str) -> UserError:
-        return UserError(
+    def _refuse(self, messages: Sequence[Message], why: str) -> RefusedConversationError:
+        error = RefusedConversationError(
             f"the chat template cannot be followed for the conversation that begins "
             f"{messages[0]['content'][:60]!r}: {why}",
             where=self._where,
             remedy="take this conversation out, or use a model with another chat template",
         )
+        error.why = why
+        return error
 
 
 def encode_documents(
@@ -260,14 +269,17 @@ def encode_documents(
     messages: Sequence[str | None],
     tokenizer: Tokenizer,
     template: Callable[[], ChatTemplate] | None,
+    refused: dict[int, str] | None = None,
 ) -> tuple[list[Ids], list[Answers | None]]:
     """Ids of documents, and where the answers of conversations stand in them; None for other documents.
 
     Args:
-        texts: one to a document.
+        texts: one per document.
         messages: the column `messages`: None if a document is no conversation.
         tokenizer: encodes texts.
         template: opens the model's chat template; called where there is a conversation.
+        refused: takes the row of each conversation that the template refuses, which gets no ids, and why; None: a
+            refusal is an error.
 
     Raises:
         UserError: see `Tokenizer.encode_batch` and `ChatTemplate.render`.
@@ -282,7 +294,12 @@ def encode_documents(
         ids[row] = one
     for row, column in enumerate(messages):
         if column is not None:
-            ids[row], answers[row] = template().render(load_messages(column))
+            try:
+                ids[row], answers[row] = template().render(load_messages(column))
+            except RefusedConversationError as error:
+                if refused is None:
+                    raise
+                refused[row] = error.why
     return ids, answers
 
 

@@ -73,7 +73,7 @@ def _content_hash(source: Path, _size: int, _mtime_ns: int) -> str:
 
 
 def read_gguf(source: Path) -> tuple[Any, Any]:
-    """The model that transformers makes of a GGUF file, in float32, and what it says of the tensors."""
+    """A GGUF file as a transformers model, in float32, and what it says of the tensors."""
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         str(source.parent),
         gguf_file=source.name,

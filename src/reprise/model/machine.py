@@ -20,7 +20,7 @@ class Machine(TypedDict):
     """What a process ran on."""
 
     processor: Annotated[str, Field(description="Name of the processor.")]
-    cores: Annotated[int | None, Field(description="Cores that the process may use; null where they are not known.")]
+    cores: Annotated[int | None, Field(description="Cores that the process may use; null if not known.")]
     memory_gib: Annotated[float | None, Field(description="Memory of the machine in 2^30 bytes; null if not known.")]
     accelerators: Annotated[list[str], Field(description="Names of the GPUs.")]
     system: Annotated[str, Field(description="Operating system.")]

@@ -1,8 +1,8 @@
 """Text to token ids: the one way in which scoring, the token store, validation, evaluation and samples get them.
 
-The ids are those that the tokenizer file of the model gives (`tokenizer.json`, else what transformers makes of
-`tokenizer.model` or of the model's own code). Document text is text: the characters `<|endoftext|>` in a document are
-split like any others and never become the control token. A faster library is used if it gives the same ids.
+The ids are those of the model's `tokenizer.json`, else those that transformers gives with `tokenizer.model` or with
+the code of the model. Document text is text: the characters `<|endoftext|>` in a document are split like any others
+and never become the control token. A faster library is used if it gives the same ids.
 """
 
 import itertools
@@ -200,7 +200,7 @@ def end_ids(model: Any, tokenizer: Any) -> list[int]:
 def _reference(tokenizer: Any, file: Path | None, sentencepiece_file: Path | None) -> EncodeBatch:
     """Encoding by the model's own tokenizer file, once transformers is known to give the same ids.
 
-    Without a `tokenizer.json` it is sentencepiece with `tokenizer.model`, else what transformers makes of the files.
+    Without a `tokenizer.json` it is sentencepiece with `tokenizer.model`, else by transformers.
 
     Raises:
         UserError: transformers gives other ids than the file.

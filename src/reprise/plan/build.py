@@ -20,21 +20,33 @@ from reprise.evaluation.previous import known_spreads
 from reprise.mixture.budget import budgets
 from reprise.mixture.forecast import Supply, forecast
 from reprise.model.files import model_folder
-from reprise.plan.records import Plan, PlanFinding, PlannedBucket, PlannedStage, ScoringCost, SourceTokens, Summary
+from reprise.plan.records import (
+    Plan,
+    PlanFinding,
+    PlannedBucket,
+    PlannedStage,
+    PlannedText,
+    PlannedVocabulary,
+    ScoringCost,
+    SourceTokens,
+    Summary,
+)
 from reprise.recipe import Recipe
 from reprise.recipe.evaluation import benchmark_folders, expand_benchmarks
 from reprise.recipe.groups import Groups
 from reprise.recipe.hardware import PEAK_BF16_TFLOPS, PUBLISHED_UTILISATION
+from reprise.stage_names import VOCABULARY
 from reprise.synthesis.estimate import Need, estimate_need
 from reprise.tokens.store import TokenStore
 from reprise.training.memory_records import MemoryPlan
+from reprise.vocabulary.records import VocabularyCounts
 from reprise.workspace import Workspace
 
 WARN_EPOCHS = 4.0
 """More passes than this over a text teach little (arXiv 2305.16264)."""
 
 
-_UNKNOWN = ("available_tokens", "epochs", "runs_out_after", "answer_tokens")
+_UNKNOWN = ("available_tokens", "epochs", "runs_out_after", "answer_tokens", "text_bytes")
 """What a plan does not know of a bucket before the text is tokenized."""
 
 
@@ -48,7 +60,8 @@ def make_plan(recipe: Recipe, findings: Sequence[Finding] = ()) -> Plan:
     Raises:
         UserError: the peak of `hardware.gpu` is not known, or the token store cannot supply a stage.
     """
-    per_token, formula = _flops_per_token(recipe)
+    trained = _as_trained(recipe)
+    per_token, formula = _flops_per_token(trained)
     peak = _peak_tflops(recipe)
     rate = peak * 1e12 * recipe.hardware.utilisation
     step_tokens = recipe.training.batch_rows * recipe.rows.seq_len
@@ -57,6 +70,11 @@ def make_plan(recipe: Recipe, findings: Sequence[Finding] = ()) -> Plan:
     store = _store(recipe)
     if store is None:
         buckets = [cast(PlannedBucket, budget._asdict() | dict.fromkeys(_UNKNOWN)) for budget in budgets(recipe)]
+        if recipe.vocabulary is not None and recipe.start_model() != trained.model:
+            warnings.append(
+                f"FLOPs and memory are those of the base model, without up to {recipe.vocabulary.tokens:,} more "
+                "tokens, and bytes per token are not known: run `reprise extend RECIPE`, then plan again"
+            )
         warnings.append(
             "epochs are not known before the text is tokenized: run `reprise tokenize RECIPE`, then plan again"
         )
@@ -89,13 +107,42 @@ def make_plan(recipe: Recipe, findings: Sequence[Finding] = ()) -> Plan:
             "formula": formula,
             "tokens_per_step": step_tokens,
         },
-        "memory": _memory(recipe),
+        "vocabulary": _vocabulary(recipe),
+        "memory": _memory(trained),
         "scoring": _scoring(recipe, rate),
         "synthesis": _synthesis(recipe, store, buckets),
         "reach": _reach(recipe, store),
         "warnings": warnings,
         "findings": [cast(PlanFinding, asdict(finding)) for finding in findings],
     }
+
+
+def _as_trained(recipe: Recipe) -> Recipe:
+    """The recipe with the model that training begins with as its model, if that is there already."""
+    start = recipe.start_model()
+    return recipe.model_copy(update={"model": start}) if Path(start.path, "config.json").is_file() else recipe
+
+
+def _vocabulary(recipe: Recipe) -> PlannedVocabulary | None:
+    """What the stage `vocabulary` added; None if the recipe asks for none, and before that stage."""
+    manifest = None if recipe.vocabulary is None else Workspace(recipe.workspace).manifest(VOCABULARY)
+    if manifest is None:
+        return None
+    counts = cast(VocabularyCounts, manifest.counts)
+    entries = [(stage.tokens, entry) for stage in recipe.stages for entry in stage.mixture.values()]
+    languages: list[PlannedText] = []
+    for row in counts["compression"]:
+        tokens = round(sum(total * entry.share for total, entry in entries if entry.language == row["language"]))
+        languages.append(
+            {
+                "language": row["language"],
+                "held_out": row["held_out"],
+                "tokens": tokens,
+                "bytes_before": round(tokens * row["before"]),
+                "bytes_after": round(tokens * row["after"]),
+            }
+        )
+    return {"tokens_added": counts["tokens_added"], "rows": counts["rows"], "languages": languages}
 
 
 def _reach(recipe: Recipe, store: TokenStore | None) -> list[Reach]:

@@ -81,6 +81,8 @@ class PlannedBucket(TypedDict):
     answer_tokens: int | None
     """Tokens of answers among those that the stage trains on, on average; null without conversations, and before the
     stage `tokenize`."""
+    text_bytes: int | None
+    """UTF-8 bytes of text in those tokens, on average; null with conversations, and before the stage `tokenize`."""
 
 
 @record
@@ -144,6 +146,34 @@ class ScoringCost(TypedDict):
 
 
 @record
+class PlannedText(TypedDict):
+    """The budget of one language in bytes of text, with both vocabularies."""
+
+    language: str
+    """Language."""
+    held_out: bool
+    """Whether it was measured on held-out text; else on what tokens were learned from."""
+    tokens: int
+    """Tokens that all stages train on."""
+    bytes_before: int
+    """UTF-8 bytes of text in so many tokens of the base model."""
+    bytes_after: int
+    """UTF-8 bytes of text in so many tokens of the larger vocabulary."""
+
+
+@record
+class PlannedVocabulary(TypedDict):
+    """What the stage `vocabulary` added, and what that makes of the budget."""
+
+    tokens_added: int
+    """Tokens that were added."""
+    rows: int
+    """Rows of the embeddings now."""
+    languages: list[PlannedText]
+    """Languages that tokens were learned from."""
+
+
+@record
 class PlanFinding(TypedDict):
     """A result of the checks before a run."""
 
@@ -174,6 +204,8 @@ class Plan(TypedDict):
     """All stages together."""
     assumptions: Assumptions
     """Peak, utilisation and formula."""
+    vocabulary: PlannedVocabulary | None
+    """What the stage `vocabulary` added; null if the recipe asks for none, and before that stage."""
     memory: MemoryPlan | None
     """Whether training fits the GPU's memory; null if the model is not on this machine."""
     scoring: ScoringCost | None

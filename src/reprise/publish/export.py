@@ -83,15 +83,15 @@ class Source:
         """Short name, for Ollama."""
         return self.model.name if self.recipe is None else self.recipe.name
 
-    def base_model(self) -> Model:
-        """The base model of the run.
+    def start_model(self) -> Model:
+        """The model that the run's training began with.
 
         Raises:
             UserError: no run is known.
         """
         if self.recipe is None:
             raise UserError("a checkpoint needs its run", where=str(self.model), remedy="name the recipe or the run")
-        return self.recipe.model
+        return self.recipe.start_model()
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Whether a GGUF file computes what it should: read back by transformers, and compared on held-out text.
 
 The file is compared with the model whose weights were quantized and put back in place here, without a file between:
-any difference beyond rounding is a wrong name, order, setting or constant. What quantization costs is told beside it.
+any difference beyond rounding is a wrong name, order, setting or constant. The loss by quantization is reported too.
 """
 
 import math

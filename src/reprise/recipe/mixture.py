@@ -156,6 +156,13 @@ class Stage(Settings):
     same documents and curriculum in both stages; epochs then count from the first."""
     max_epochs: Annotated[float, Field(gt=0.0)] = 4.0
     """Most passes over a bucket; then its share goes to its siblings, with a warning."""
+    trains: Literal["all", "new_tokens"] = "all"
+    """`new_tokens`: only the rows of embeddings and output layer that `vocabulary` added, as a first phase. A step
+    costs as much as one that trains all, and a stage that trains other weights than the one before has new moments."""
+
+    def idle(self) -> frozenset[str]:
+        """What every stage does if nothing else is asked for."""
+        return frozenset({"trains"}) if self.trains == "all" else frozenset()
 
     def curriculum_of(self, name: str, source: str) -> Curriculum:
         """Curriculum of a bucket of the mixture entry `name`."""

@@ -58,7 +58,7 @@ def compare_report(runs: Sequence[Path], output: Path) -> RunComparison:
     compared: list[ComparedRun] = [
         {"folder": str(root), "report": gather(Workspace(root), open_recipe(root, None))} for root in runs
     ]
-    comparison: RunComparison = {"format": 3, "runs": compared}
+    comparison: RunComparison = {"format": 4, "runs": compared}
     numbers = _json_beside(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_text(output, render_comparison(comparison))

@@ -26,7 +26,7 @@ from reprise.report.corpus_records import (
     RejectExample,
     RejectFacts,
 )
-from reprise.stage_names import DOCUMENT_STAGES, SYNTHESIZE
+from reprise.stage_names import DOCUMENT_STAGES, SYNTHESIZE, TOKENIZE
 from reprise.storage import Json
 from reprise.workspace import Workspace
 
@@ -41,7 +41,7 @@ def corpus_facts(workspace: Workspace) -> CorpusFacts:
     """Flow through the stages, drops per reason with examples, rejects, documents per bucket, perplexity."""
     return {
         "flow": _flow(workspace),
-        "drops": [drop for stage in (*DOCUMENT_STAGES, SYNTHESIZE) for drop in _drops(workspace, stage)],
+        "drops": [drop for stage in (*DOCUMENT_STAGES, SYNTHESIZE, TOKENIZE) for drop in _drops(workspace, stage)],
         "rejects": _rejects(stage_folder(workspace, "read") / "rejects.jsonl"),
         "buckets": _buckets(workspace),
         "perplexity": _perplexity(workspace),

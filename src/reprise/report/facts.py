@@ -4,7 +4,7 @@ import functools
 import math
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from reprise import __version__
 from reprise.errors import UserError
@@ -29,9 +29,10 @@ from reprise.report.records import (
     VerdictFacts,
 )
 from reprise.report.training_records import BudgetRow, TrainingFacts
-from reprise.stage_names import stage_names
+from reprise.stage_names import VOCABULARY, stage_names
 from reprise.storage import InputRecord
 from reprise.synthesis.records import SyntheticSamples
+from reprise.vocabulary.records import VocabularyCounts
 from reprise.workspace import Workspace
 
 SAMPLE_CHARS = 1500
@@ -45,7 +46,7 @@ def gather(workspace: Workspace, recipe: Recipe) -> Report:
     results: Results | None = _read_json(workspace.folder("evaluate") / "results.json")
     stages = _stages(workspace, recipe)
     facts: Report = {
-        "format": 3,
+        "format": 4,
         "run": {
             "name": recipe.name,
             "model": recipe.model.path,
@@ -64,6 +65,7 @@ def gather(workspace: Workspace, recipe: Recipe) -> Report:
         "harness": results["settings"].get("harness") if results else None,
         "curve": results.get("curve", []) if results else [],
         "samples": results["samples"] if results else [],
+        "vocabulary": _vocabulary(workspace, recipe),
         "corpus": corpus_facts(workspace),
         "budget": _budget(recipe, training),
         "order": _order(recipe),
@@ -217,6 +219,7 @@ def _budget(recipe: Recipe, training: list[TrainingFacts]) -> list[BudgetRow]:
                 "spent": row["spent"] if row else None,
                 "available": row.get("available") if row else None,
                 "epochs": row.get("epochs") if row else None,
+                "text_bytes": row.get("text_bytes") if row else None,
             }
         )
     return rows
@@ -256,6 +259,12 @@ def _curriculum(workspace: Workspace, recipe: Recipe, problems: list[str]) -> li
     except UserError as error:
         problems.append(str(error))
         return []
+
+
+def _vocabulary(workspace: Workspace, recipe: Recipe) -> VocabularyCounts | None:
+    """What the stage `vocabulary` added."""
+    manifest = None if recipe.vocabulary is None else workspace.manifest(VOCABULARY)
+    return None if manifest is None else cast(VocabularyCounts, manifest.counts)
 
 
 def _synthesis(workspace: Workspace, recipe: Recipe) -> SynthesisFacts:
@@ -304,7 +313,7 @@ def _cost(recipe: Recipe, training: list[TrainingFacts]) -> CostFacts:
 def _flops_per_token(recipe: Recipe) -> float | None:
     """FLOPs of forward and backward pass; None if the model's configuration is no longer there."""
     frozen = recipe.training.adapter.kind != "none"
-    return _flops_of_model(recipe.model.model_dump_json(), recipe.rows.seq_len, frozen)
+    return _flops_of_model(recipe.start_model().model_dump_json(), recipe.rows.seq_len, frozen)
 
 
 @functools.lru_cache(maxsize=8)

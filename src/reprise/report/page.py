@@ -38,6 +38,7 @@ def render_report(facts: Report, *, live: bool = False) -> str:
         "perplexity": charts.perplexity_charts(facts),
         "curriculum": charts.curriculum_charts(facts),
         "curve": retention.curve_charts(facts),
+        "chat": retention.chat_charts(facts),
         "plane": [chart for chart in [retention.plane_chart({facts["run"]["name"]: facts}, kept)] if chart],
     }
     return render_page("report.html", facts, drawn, _report_views(facts), title=facts["run"]["name"], live=live)
@@ -192,6 +193,7 @@ def _environment() -> jinja2.Environment:
         "unbroken": unbroken,
         "moment": moment,
         "points": points,
+        "megabytes": megabytes,
         "breakable": breakable,
         "of": of,
         "setting": lambda value: "–" if value is None else json.dumps(value, ensure_ascii=False),
@@ -207,6 +209,11 @@ def count(value: float | None) -> str:
         if abs(value) >= size and abs(value) >= 1e7:
             return f"{value / size:.4g}\u202f{unit}"
     return f"{value:,.0f}"
+
+
+def megabytes(size: int | None) -> str:
+    """A size in 10^6 bytes: `3.65 MB`."""
+    return "–" if size is None else f"{size / 1e6:,.3g}\u202fMB"
 
 
 def of(amount: int, noun: str) -> str:

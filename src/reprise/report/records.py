@@ -12,6 +12,7 @@ from reprise.report.corpus_records import CorpusFacts, OrderCurve, OrderRow
 from reprise.report.integrity import IntegrityFacts
 from reprise.report.training_records import BudgetRow, TrainingFacts
 from reprise.synthesis.records import Funnel, SyntheticSamples
+from reprise.vocabulary.records import VocabularyCounts
 
 
 @record
@@ -170,7 +171,7 @@ class RepeatFacts(TypedDict):
 class Report(TypedDict):
     """A run, at any time of it."""
 
-    format: Literal[3]
+    format: Literal[4]
     """Version of this format."""
     run: RunFacts
     """Name, model, state."""
@@ -196,6 +197,8 @@ class Report(TypedDict):
     """Forgetting over checkpoints and merges."""
     samples: list[Sample]
     """Continuations of both models."""
+    vocabulary: VocabularyCounts | None
+    """What the stage `vocabulary` added; null if the recipe asks for none, and before that stage."""
     corpus: CorpusFacts
     """Flow, drops, rejects, buckets and perplexity of the text."""
     budget: list[BudgetRow]
@@ -231,7 +234,7 @@ class ComparedRun(TypedDict):
 class RunComparison(TypedDict):
     """Several runs side by side."""
 
-    format: Literal[3]
+    format: Literal[4]
     """Version of this format."""
     runs: list[ComparedRun]
     """The runs, as named."""

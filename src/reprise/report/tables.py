@@ -160,7 +160,7 @@ def _unique(values: Iterable[str]) -> list[str]:
 
 def _sum(rows: list[Json], entry: str, source: str | None, topic: str | None) -> Json:
     total: Json = {"entry": entry, "source": source, "topic": topic}
-    for key in ("planned", "spent", "available"):
+    for key in ("planned", "spent", "available", "text_bytes"):
         known = [row[key] for row in rows if row[key] is not None]
         total[key] = sum(known) if known else None
     total["epochs"] = round(total["spent"] / total["available"], 4) if total["spent"] and total["available"] else None

@@ -28,6 +28,9 @@ class BudgetRow(TypedDict):
     """Tokens of its documents; null until the stage is finished."""
     epochs: float | None
     """Passes over them; null until the stage is finished."""
+    text_bytes: int | None
+    """UTF-8 bytes of text in the tokens trained on, on average; null until the stage is finished, and where there are
+    conversations."""
 
 
 @record
@@ -132,6 +135,8 @@ class SpentRow(TypedDict):
     """Passes over them; only of a finished stage."""
     answer_tokens: NotRequired[int]
     """Tokens of answers among those trained on, on average; only of a finished stage, and with conversations."""
+    text_bytes: NotRequired[int]
+    """UTF-8 bytes of text in those trained on, on average; only of a finished stage, and without conversations."""
 
 
 @record

@@ -46,8 +46,8 @@ def nearby_test(program: str, tests: str) -> str | None:
     """Source of a test that fails, with MARK, on a program which looks like a table of its tests' answers.
 
     It does so where the calls near those of the tests give one outcome (or an error) for most of them and at most one
-    that the tests do not expect; for more of them where the answers do not stand in the program. None if that cannot
-    be told: few answers that differ, or arguments that are not written out.
+    that the tests do not expect; for more of them if the program does not contain the answers. None if that is not
+    clear: few answers that differ, or arguments that are not literals.
     """
     calls = list(_calls(ast.parse(tests)))
     answers = Counter(repr(call.answer) for call in calls)

@@ -89,6 +89,14 @@ class DocumentSet:
             return None
         return sum(bucket.answer_tokens for bucket in self.buckets) / max(1, self.num_tokens)
 
+    @cached_property
+    def bytes_per_token(self) -> float | None:
+        """UTF-8 bytes of text that a token stands for; None without tokens, and where a document is a conversation,
+        of which only the answers' bytes are known."""
+        if self.has_conversations or not self.num_tokens:
+            return None
+        return float(sum(int(bucket.num_bytes.sum()) for bucket in self.buckets) / self.num_tokens)
+
     def stretches_without_loss(self, piece: Piece) -> list[tuple[int, int]]:
         """Where no loss is taken in a piece of a conversation, (start, stop) within it; none in other documents."""
         bucket, index = self.locate(piece.document)

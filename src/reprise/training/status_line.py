@@ -12,9 +12,9 @@ from reprise.recipe.groups import Group
 from reprise.recipe.hardware import peak_bf16_tflops
 from reprise.recipe.tokens import Rows
 from reprise.recipe.training import Training
-from reprise.training.guards import bits_per_byte
 from reprise.training.memory import peak_memory
 from reprise.training.parallel import Processes
+from reprise.training.retention_guard import bits_per_byte
 from reprise.training.validation import BucketLoss
 
 LARGEST_SHARES = 6

@@ -14,12 +14,15 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 
 from reprise.errors import UserError
+from reprise.recipe.model import Model
 
 _FIRST_CHAR = 0x10000
 """Old tokens stand as characters from here on while merges are learned: the trainer merges characters."""
 _MAX_PARTS = 24
 """Most old tokens that one new token joins."""
-_REMEDY = "extend a model with a byte-level BPE (GPT-2, Llama 3, Qwen, SmolLM2 and their kin), or train without"
+_REMEDY = (
+    "extend a model with a byte-level BPE (GPT-2, Llama 3, Qwen, SmolLM2 and their kin), or leave `vocabulary` out"
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,34 @@ class AddedToken:
     """The two tokens that are merged into it."""
     pieces: tuple[int, ...]
     """Ids of the old tokens that it stands for."""
+
+
+def read_bpe(settings: Model) -> dict[str, Any]:
+    """The content of a model's tokenizer.json, if its merges can be continued.
+
+    Raises:
+        UserError: it has none that can be read, or one of another kind.
+    """
+    from reprise.model.loading import tokenizer_file  # imports torch
+
+    file = tokenizer_file(settings)
+    if file is None:
+        raise UserError(
+            "the vocabulary cannot be extended: the model has no tokenizer.json",
+            where=f"model.path = {settings.path}",
+            remedy=f"{_REMEDY}; sentencepiece models are not handled",
+        )
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        tokenizers.Tokenizer.from_str(json.dumps(content))
+    except Exception as error:  # `tokenizers` raises nothing more exact
+        raise UserError(
+            f"the tokenizer cannot be read ({str(error)[:200]})",
+            where=str(file),
+            remedy="take a whole copy of the model",
+        ) from error
+    check_bpe(content, str(file))
+    return content
 
 
 def check_bpe(content: Mapping[str, Any], where: str) -> None:
@@ -49,6 +80,8 @@ def check_bpe(content: Mapping[str, Any], where: str) -> None:
         problem = f"it is a {kind} model, which has no merges to continue"
     elif not model.get("merges"):
         problem = "it is a BPE without merges"
+    elif not model.get("vocab"):
+        problem = "it has no vocabulary"
     elif model.get("byte_fallback"):
         problem = "it is a BPE with byte fallback, as sentencepiece makes it"
     elif not any(step.get("type") == "ByteLevel" for step in steps):

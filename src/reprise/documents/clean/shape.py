@@ -15,7 +15,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _CLOSING = "\"'”’»›」』》）)]…"
-"""May follow the end of a sentence, and between it and the space."""
+"""Characters that may stand between the end of a sentence and the space."""
 _LINE_END_MARKS = "\"'”’»›」』》）)…：；"
 _BULLETS = "•-*·●▪◦■"
 _SPACE, _SENTENCE, _FULL_STOP, _CLOSE, _LINE_END, _BULLET, _WORD, _IDEOGRAPH = (1 << bit for bit in range(8))
@@ -23,7 +23,7 @@ _SPACE, _SENTENCE, _FULL_STOP, _CLOSE, _LINE_END, _BULLET, _WORD, _IDEOGRAPH = (
 
 @dataclass(frozen=True)
 class Shape:
-    """Counts, one to each document."""
+    """Counts, one per document."""
 
     chars: Ints
     lines: Ints

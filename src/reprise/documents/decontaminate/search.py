@@ -28,7 +28,7 @@ _LONG_WORD = 30
 """A word of at least this many letters is taken for several words without spaces."""
 
 Found = list[dict[int, float]]
-"""found[i]: the questions that text i holds -> the share of them that is there."""
+"""Element i: the questions that text i contains -> the share of them that is there."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class _View:
 
 
 def find_questions(index: Index, texts: Sequence[str], min_overlap: float) -> Found:
-    """For each text, the questions that it holds -> the share that is there (1 if it was looked for as a whole)."""
+    """For each text, the questions that it holds -> the share that is there (1 if it was searched for as a whole)."""
     matches: Found = [{} for _ in texts]
     plain = [strip_markup(text) for text in texts]
     words = split_words(plain)

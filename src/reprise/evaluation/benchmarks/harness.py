@@ -277,7 +277,7 @@ def _choices(task: Any, doc: Any) -> list[str]:
 
 
 def gold_bits(sample: dict[str, Any], output_type: str) -> tuple[float, int] | None:
-    """(bits, UTF-8 bytes) of the right answer as it was scored; None if nothing was scored or it cannot be told.
+    """(bits, UTF-8 bytes) of the right answer as it was scored; None if nothing was scored or it is not known.
 
     Where several answers are right, the likeliest one counts.
     """
