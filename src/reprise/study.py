@@ -78,7 +78,7 @@ class Study(Settings):
     @classmethod
     def _each_seed_once(cls, seeds: list[int]) -> list[int]:
         if len(set(seeds)) < len(seeds):
-            raise ValueError("a seed stands twice: both are the same run, which says nothing of chance")
+            raise ValueError("a seed is given twice: both are the same run, which says nothing about chance")
         return seeds
 
     @model_validator(mode="after")

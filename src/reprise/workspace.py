@@ -209,9 +209,9 @@ class Workspace:
         elif begun is not None and not same and not adopt:
             changes = "; ".join(differences(begun["settings"], derivation.settings)) or "its inputs changed"
             raise UserError(
-                f"{derivation.stage} is half-way under other settings ({changes})",
+                f"{derivation.stage} is unfinished with other settings ({changes})",
                 where=str(partial),
-                remedy="undo the change, or add --restart to throw its progress away, "
+                remedy="undo the change, or add --restart to discard its progress, "
                 "or --adopt to resume from its checkpoint with the new settings",
             )
         partial.mkdir(parents=True, exist_ok=True)

@@ -102,7 +102,7 @@ def read_tensors(folder: Path, tensors: dict[str, Any], *, alone: bool = False) 
         alone: this process reads for itself; else all processes call.
 
     Raises:
-        UserError: it has no such tensors, or of other shapes; or it holds something else than tensors and numbers.
+        UserError: it has no such tensors, or of other shapes; or it contains something other than tensors and numbers.
     """
     try:
         with warnings.catch_warnings():
@@ -269,7 +269,7 @@ def _tokens(folder: Path) -> int:
 
 
 def _delete(path: Path) -> None:
-    """Take the name away first: a kill half-way must not leave a cut checkpoint under a good name."""
+    """Take the name away first: a kill in between must not leave a cut checkpoint under a good name."""
     doomed = path.with_name(f"{path.name.removesuffix('.partial')}.deleted.partial")
     shutil.rmtree(doomed, ignore_errors=True)
     path.rename(doomed)
