@@ -32,6 +32,7 @@ from pydantic import Field, field_validator, model_validator
 from reprise.errors import UserError
 from reprise.evaluation.results import Results
 from reprise.evaluation.verdicts import holm_levels
+from reprise.manifest import read_output
 from reprise.pipeline import run_stages
 from reprise.progress import console
 from reprise.recipe import Recipe, load_recipe
@@ -302,7 +303,7 @@ def read_results(workspace: Path) -> Results:
     """
     path = workspace / "evaluate" / "results.json"
     try:
-        results: Results = json.loads(path.read_text(encoding="utf-8"))
+        results: Results = read_output(path)
     except FileNotFoundError:
         raise UserError("a run of the study has no evaluation", where=str(path)) from None
     return results

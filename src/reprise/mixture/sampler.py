@@ -13,7 +13,7 @@ from reprise.mixture.batch import Batch, gather_row, mask_conversations
 from reprise.mixture.buckets import OpenBucket, first_shares, open_buckets
 from reprise.mixture.rules import State
 from reprise.mixture.shares import MixtureBucket, ShareChange, Shares
-from reprise.mixture.state import VERSION, OrderSettings, SamplerState, path_of
+from reprise.mixture.state import VERSION, BucketState, OrderSettings, SamplerState, path_of
 from reprise.mixture.turns import Turns
 from reprise.recipe.mixture import Stage
 from reprise.recipe.tokens import Rows
@@ -313,21 +313,19 @@ class Sampler:
         old_rows = Rows.model_validate(state["settings"]["rows"])
         self._refuse_repacking(old_rows)
         credit = np.zeros(len(self.opened), dtype=np.int64)
+        paths = {one.bucket.path for one in self.opened}
+        gone = [saved for path, saved in saved_buckets.items() if path not in paths]
         for index, one in enumerate(self.opened):
             saved = saved_buckets.get(one.bucket.path)
             if saved is None:
+                _warn_of_another_split(one.bucket, self._stage, gone, state["settings"]["stage"])
                 continue
             one.tokens = saved["tokens"]
             credit[index] = saved["credit"] * old_rows.seq_len // self._rows_settings.seq_len  # in rows of today
             if saved["identity"] == one.identity:
                 one.stream.cursor = saved["cursor"]
             elif saved["tokens"]:
-                log.warning(
-                    "%s begins again from its first document, as its documents or their order changed: text that was "
-                    "read (%s tokens of rows in this stage) can come a second time",
-                    one.bucket.path,
-                    f"{saved['tokens']:,}",
-                )
+                _warn_of_repeated_text(one.bucket.path, "its documents or their order changed", saved["tokens"])
         self._turns.credit = credit
         self._turns.balance()
         self._policies = dict(state["policies"])
@@ -409,6 +407,36 @@ class Sampler:
                 where=f"stage {self._stage.name!r}: tokens = {self._stage.tokens:,}",
                 remedy="add text, raise max_epochs or lower the tokens",
             )
+
+
+def _warn_of_another_split(bucket: MixtureBucket, stage: Stage, gone: Sequence[BucketState], before: Json) -> None:
+    """Of a bucket that is new, if its source was read in other buckets: split by topic in another way, or renamed.
+
+    Args:
+        bucket: the new one.
+        stage: its stage.
+        gone: buckets of the state that the stage no longer has.
+        before: the stage's settings in the state.
+    """
+    language = stage.mixture[bucket.entry].language or bucket.entry
+    num_tokens = sum(
+        saved["tokens"]
+        for saved in gone
+        if saved["source"] == bucket.source
+        and (before["mixture"].get(saved["entry"], {}).get("language") or saved["entry"]) == language
+    )
+    if num_tokens:
+        _warn_of_repeated_text(bucket.path, "its source is divided or named in another way", num_tokens)
+
+
+def _warn_of_repeated_text(path: str, reason: str, num_tokens: int) -> None:
+    log.warning(
+        "%s begins again from its first document, as %s: text that was read (%s tokens of rows in this stage) can come "
+        "a second time",
+        path,
+        reason,
+        f"{num_tokens:,}",
+    )
 
 
 def _divided_by(stage: dict[str, Json], parent: str) -> Json:

@@ -98,7 +98,7 @@ _TIME = re.compile(
 )
 """At the beginning of a line: of a subtitle, with the number before it, or of a line of a transcript."""
 _HEADER = re.compile(
-    r"\n(?<=[^\s.!?:;|>。！？：；]\n)\s*(?:[^\n]{2,60}?\s[0-9]{1,4}|[0-9]{1,4}[^\S\n]+[^\n]{2,60})[^\S\n]*\n"
+    r"\n(?<=[^\s.!?:;|>。！？：；]\n)\s*(?:[^\n]{2,60}?[^\S\n][0-9]{1,4}|[0-9]{1,4}[^\S\n]+[^\n]{2,60})[^\S\n]*\n"
     r"\s*(?=[^\W\d_A-Z])"
 )
 """A short line with a number at its end or beginning, in the middle of a sentence: the header of a page."""
