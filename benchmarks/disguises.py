@@ -123,6 +123,56 @@ def subtitles(text: str) -> str:
     return "\n\n".join(f"{i}\n00:00:{i % 60:02},000 --> 00:00:{i % 60:02},900\n{line}" for i, line in lines)
 
 
+def running_heads(text: str) -> str:
+    """The foot of one page and the head of the next, with the number first."""
+    first, second = _cut(text)
+    foot, head = ("——————", "113 第三章 习题与解答") if HAN.search(text) else ("* * *", "113 Exercises and answers")
+    return f"{first}\n\n{foot}\n\f{head}\n\n{second.lstrip()}"
+
+
+def listing(mark: str) -> Callable[[str], str]:
+    """Lines with their numbers, as in listings of code."""
+
+    def number(text: str) -> str:
+        lines = rewrap(text).split("\n")
+        return "\n".join(mark.format(i, line) for i, line in enumerate(lines, 98))
+
+    return number
+
+
+def space_in_words(text: str) -> str:
+    """A space inside every tenth word."""
+    words = text.split(" ")
+    for i in range(4, len(words), 10):
+        middle = len(words[i]) // 2
+        words[i] = f"{words[i][:middle]} {words[i][middle:]}"
+    return " ".join(words)
+
+
+def in_each_word(begin: str, end: str) -> Callable[[str], str]:
+    """Marks around the first half of each word of four letters or more; around each second character of Chinese."""
+
+    def mark(text: str) -> str:
+        if HAN.search(text):
+            return re.sub(f"({HAN.pattern})({HAN.pattern})", rf"{begin}\1{end}\2", text)
+        return re.sub(r"([^\W\d_]{2,})([^\W\d_]{2})(?![^\W\d_])", rf"{begin}\1{end}\2", text)
+
+    return mark
+
+
+def quoted_and_cut(text: str) -> str:
+    return "\n".join(f"> > {line}" for line in hyphenate(text).split("\n"))
+
+
+def mojibake(text: str) -> str:
+    """UTF-8 that was read as Windows-1252, where that has a character, else as Latin-1."""
+    return "".join(bytes([byte]).decode("cp1252", "replace").replace("\ufffd", chr(byte)) for byte in text.encode())
+
+
+GREEK = dict(zip("oOvpxyiaAEBHIKMNPTXZ", "οΟνρхγіαΑΕΒΗΙΚΜΝΡΤΧΖ", strict=True))
+KANA = dict(zip("二八力口夕工一", "ニハカロタエー", strict=True))
+MATHEMATICAL = {chr(97 + i): chr(0x1D41A + i) for i in range(26)} | {chr(65 + i): chr(0x1D400 + i) for i in range(26)}
+
 SMALL_CAPITALS = dict(zip("abcdefghijklmnopqrtuvwyz", "ᴀʙᴄᴅᴇꜰɢʜɪᴊᴋʟᴍɴᴏᴘꞯʀᴛᴜᴠᴡʏᴢ", strict=True))
 
 DISGUISES: dict[str, Callable[[str], str]] = {
@@ -168,13 +218,62 @@ DISGUISES: dict[str, Callable[[str], str]] = {
     "look-alike letters": lookalikes,
     "small capitals": lambda text: "".join(SMALL_CAPITALS.get(char, char) for char in text.lower()),
     "strokes over letters": lambda text: re.sub(r"(\w)", "\\1\u0336", text),
+    "accents on every letter": lambda text: re.sub(r"([^\W\d_])", "\\1\u0301", text),
+    "circles around letters": lambda text: re.sub(r"([^\W\d_])", "\\1\u20dd", text),
+    "variation selectors": lambda text: re.sub(r"([^\W\d_])", "\\1\ufe0f", text),
+    "tag characters": lambda text: re.sub(r"(\w\w)(?=\w)", "\\1\U000e0041", text),
+    "control characters": lambda text: re.sub(r"(\w\w)(?=\w)", "\\1\x08", text),
+    "Hangul fillers for spaces": lambda text: text.replace(" ", "\u3164"),
+    "emoji between words": lambda text: re.sub(r"(?:(?<=[\u4e00-\u9fff])|\s)", " \u2764\ufe0f ", text),
+    "Greek letters": lambda text: "".join(GREEK.get(char, char) for char in text),
+    "mathematical letters": lambda text: "".join(MATHEMATICAL.get(char, char) for char in text),
+    "kana for ideographs": lambda text: "".join(KANA.get(char, char) for char in text),
+    "emphasis inside words": in_each_word("**", "**"),
+    "tags inside words": in_each_word("<b>", "</b>"),
+    "BBCode": in_each_word("[b]", "[/b]"),
+    "comment inside words": in_each_word("<!-- x -->", "<!-- y -->"),
+    "terminal colours": lambda text: " ".join(f"\x1b[1;31m{word}\x1b[0m" for word in text.split(" ")),
+    "a cell for each word": lambda text: "| " + " | ".join(text.split(" ") if " " in text else text) + " |",
+    "a line for each word, numbered": lambda text: "\n".join(
+        f"{i}\t{word}" for i, word in enumerate(re.findall("[\u4e00-\u9fff]|[^\\s\u4e00-\u9fff]+", text), 1)
+    ),
+    "listing, number and bar": listing("{:>5} | {}"),
+    "listing, number and colon": listing("{}:{}"),
+    "code comments": lambda text: "\n".join(f"    # {line}" for line in rewrap(text).split("\n")),
+    "cut words in a mail": quoted_and_cut,
+    "soft hyphens of LaTeX": lambda text: re.sub(r"([^\W\d_]{3})(?=[^\W\d_]{2})", r"\1\-", text),
+    "old LaTeX styles": lambda text: " ".join(f"{{\\bf {word}}}" for word in text.split(" ")),
+    "raised note number": lambda text: re.sub(
+        r"(?<=[^\W\d_]{3})(?= )|(?<=[\u4e00-\u9fff]{3})", "\u00b2", text, count=1
+    ),
+    "JSON twice": lambda text: json.dumps(json.dumps({"text": text})),
+    "wrong encoding": mojibake,
+    "head and foot of a page inside": running_heads,
+    "space in each tenth word": space_in_words,
     "Traditional": traditional("s2t"),
     "Traditional (Taiwan)": traditional("s2tw"),
     "Traditional (Hong Kong)": traditional("s2hk"),
 }
 
 
+HAN_ONLY = ("Traditional", "ruby", "readings in", "kana for")
+SPACES_ONLY = (
+    "words cut",
+    "no spaces",
+    "cut words",
+    "space in",
+    "Hangul fillers",
+    "code comments",
+    "mathematical",
+    "Greek",
+)
+
+
 def apart(name: str, language: str) -> bool:
     """Whether the disguise changes nothing of the language, so that its recall would say nothing."""
-    han_only, spaces_only = ("Traditional", "ruby", "readings in"), ("words cut", "no spaces")
-    return (name.startswith(han_only) and language != "zh") or (name.startswith(spaces_only) and language == "zh")
+    return (
+        (name.startswith(HAN_ONLY) and language != "zh")
+        or (name.startswith(SPACES_ONLY) and language == "zh")
+        or (name.startswith(("mathematical", "Greek")) and language == "ru")
+        or (name == "wrong encoding" and language == "en")
+    )

@@ -27,13 +27,13 @@ CLASSIFIER, LANGUAGE_MODEL = "classifier (not fitted on these documents)", "lang
 
 
 class Annotated(TypedDict):
-    """What came of it."""
+    """The result of a labelling session."""
 
     file: str
     labelled: int
     """Labels in the file."""
     new: int
-    """Of them, labels of this session."""
+    """Of these, labels of this session."""
     in_recipe: bool
     """Whether `documents.topics.labelled` takes the file."""
     topics: dict[str, list[str]]
@@ -56,7 +56,7 @@ def annotate_run(
 
     Args:
         recipe: the run's.
-        path: the file of labels; made where there is none.
+        path: the file of labels; made if there is none.
         bring_up_to_date: runs the stages up to `decontaminate`.
         documents: documents to label, those that are labelled already counted.
         language: only documents in it; None: in all.

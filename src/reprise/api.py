@@ -1,6 +1,5 @@
 """`reprise.open(RUN)`: what a run holds, for a script or a notebook."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,7 @@ from reprise.documents.table import DOCUMENTS, read_table
 from reprise.errors import UserError
 from reprise.evaluation.results import Results
 from reprise.evaluation.stage import RESULTS
+from reprise.manifest import read_output
 from reprise.mixture.batch import Batch
 from reprise.mixture.preview import PreviewRow, preview
 from reprise.mixture.sampler import Sampler
@@ -46,7 +46,7 @@ class Run:
     """Its settings, as the last command resolved them."""
 
     def stages(self) -> dict[str, dict[str, Json] | None]:
-        """Stage -> what it counted (`documents_out`, `dropped`, ...), in order; None where it is not done."""
+        """Stage -> what it counted (`documents_out`, `dropped`, ...), in order; None if it is not done."""
         from reprise.stages import stages
 
         manifests = {stage.name: self._workspace.manifest(stage.name) for stage in stages(self.recipe)}
@@ -77,7 +77,7 @@ class Run:
         path = self.folder / "evaluate" / RESULTS
         if not path.is_file():
             raise _not_yet("evaluate", self.folder)
-        return cast(Results, json.loads(path.read_text(encoding="utf-8")))
+        return cast(Results, read_output(path))
 
     def plan(self) -> "Plan":
         """What `reprise plan --json` prints: budgets, epochs, steps, cost, and which verdicts can be reached."""
@@ -113,8 +113,8 @@ class Run:
 
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
-        """The base model's tokenizer, as transformers builds it."""
-        return load_tokenizer(self.recipe.model)
+        """The tokenizer of the run, as transformers builds it: the base model's, or the larger one of `vocabulary`."""
+        return load_tokenizer(self.recipe.start_model())
 
     def order(self, stage: str = "train-1") -> Iterator[PreviewRow]:
         """What is trained on when: step, bucket, epoch, documents, perplexity and first words of each row.
@@ -142,8 +142,8 @@ class Run:
             stage: such as `train-1`.
             batch_rows: rows of a global batch; None: `training.batch_rows`.
             rank: process whose rows are gathered.
-            world: number of processes that share a global batch.
-            skip: global batches that are passed over; costs almost nothing.
+            world: processes that share a global batch.
+            skip: global batches to skip; costs almost nothing.
 
         Yields:
             Arrays [batch_rows / world, seq_len]: `ids`, `labels`, `position_ids`, `documents`; `buckets` of the rows.

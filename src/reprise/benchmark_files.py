@@ -86,7 +86,7 @@ def set_files(data: Path, folder: str) -> tuple[Path, Path]:
 
 
 def read_set(data: Path, folder: str, subjects: Sequence[str] | None = None) -> LocalSet | None:
-    """Read a benchmark to evaluate on; None where there is no file of it.
+    """Read a benchmark to evaluate on; None if there is no file of it.
 
     Args:
         data: the folder of all benchmarks.

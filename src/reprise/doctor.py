@@ -23,7 +23,7 @@ from reprise.recipe.documents import Input
 from reprise.records import record
 
 SAMPLE_DOCUMENTS = 200
-"""Documents of each input that are looked at."""
+"""Documents of each input that are examined."""
 
 
 @record

@@ -1,4 +1,4 @@
-"""What a user can fix: one error, or a list of findings that are told together."""
+"""Errors that a user can fix: a single one, or a list of findings that are reported together."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -14,7 +14,7 @@ from reprise.storage import InputRecord, printable, record_input
 from reprise.workspace import Status, Workspace
 
 UNREAD = "not read yet"
-"""In place of the checksum of a file that is new or changed, where files must not be read."""
+"""Stands for the checksum of a new or changed file when files must not be read."""
 
 
 def walk_stages(
@@ -72,7 +72,7 @@ def _derive(
         stage: the stage.
         workspace: folder of the run.
         manifest: manifest of the published stage.
-        records: of files of the user that were looked at before, by path; added to.
+        records: of files of the user that were examined before, by path; added to.
         read_files: as in `walk_stages`.
     """
     files = {}

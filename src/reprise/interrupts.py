@@ -48,7 +48,7 @@ def _receive(signal_number: int, frame: FrameType | None) -> NoReturn:
 
 
 def settle() -> int | None:
-    """The signal that ended the command, None where none came; further ones are ignored from now on.
+    """The signal that ended the command, None if none came; further ones are ignored from now on.
 
     Nothing happens in a process that did not call `raise_at_signals`.
     """

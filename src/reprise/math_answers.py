@@ -13,12 +13,14 @@ import resource
 import subprocess
 import sys
 import threading
+import time
 from typing import IO
 
 from reprise.errors import missing_extra
+from reprise.run_delay import run_delay
 
 TIMEOUT_SECONDS = 5.0
-"""A comparison that takes longer is given up: the answers count as different."""
+"""A comparison that takes longer, without what it waited for the processor, is given up: the answers are different."""
 _STARTUP_SECONDS = 120.0
 _MEMORY_BYTES = 4 << 30
 MAX_CHARS = 1_000
@@ -28,7 +30,7 @@ MAX_CHARS = 1_000
 def boxed(text: str) -> str | None:
     r"""Content of the last `\boxed{...}` or `\fbox{...}`, braces balanced, or what follows `\boxed ` up to its end.
 
-    None where there is none, or it is empty or never closed.
+    None if there is none, or it is empty or never closed.
     """
     start = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
     if start < 0:
@@ -73,13 +75,28 @@ class Judge:
             try:
                 process.stdin.write(json.dumps([first, second]) + "\n")
                 process.stdin.flush()
-                reply = self._replies.get(timeout=self._timeout)
+                reply = self._wait(process)
             except (queue.Empty, OSError):
                 reply = ""
             if not reply:
                 self.given_up += 1
                 self._stop()
             return reply == "equal\n"
+
+    def _wait(self, process: subprocess.Popen[str]) -> str:
+        """The next line of the process.
+
+        Raises:
+            queue.Empty: it took too long, without the time for which other programs had the processor.
+        """
+        start, delayed = time.monotonic(), run_delay(process.pid)
+        limit = self._timeout
+        while (left := start + limit - time.monotonic()) > 0:
+            try:
+                return self._replies.get(timeout=left)
+            except queue.Empty:
+                limit = self._timeout + run_delay(process.pid) - delayed
+        raise queue.Empty
 
     def _start(self) -> subprocess.Popen[str]:
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
@@ -142,7 +159,7 @@ def serve() -> None:
         print("equal" if equal else "different", flush=True)
 
 
-_THIN = re.compile(r"(?<!\\)\\[,;:! ]|~|\\(?:left|right|displaystyle|big|Big)(?![a-zA-Z])|\\(?:tfrac|dfrac)")
+_THIN = re.compile(r"(?<!\\)\\[,;: ]|~|\\(?:left|right|displaystyle|big|Big)(?![a-zA-Z])|\\(?:tfrac|dfrac)")
 _TEXT = re.compile(r"\\(?:text|textbf|textrm|mathrm|mbox|operatorname)\s*\{([^{}]*)\}")
 _WORDS = re.compile(r"[^\W\d_]{2,}(?:[\s-]+[^\W\d_]+)*")
 _UNIT = re.compile(
@@ -151,6 +168,19 @@ _UNIT = re.compile(
 )
 _SUBSCRIPT = re.compile(r"_\{?(\d+)\}?$")
 _DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|°|\\degree(?:s)?")
+_UNIT_NAMES = {
+    name: names[0]
+    for names in (
+        ("mm", "millimeter", "millimetre"), ("cm", "centimeter", "centimetre"), ("m", "meter", "metre"),
+        ("km", "kilometer", "kilometre"), ("in", "inch", "inches"), ("ft", "foot", "feet"), ("yd", "yard"),
+        ("mi", "mile"), ("g", "gram"), ("kg", "kilogram"), ("lb", "pound"), ("oz", "ounce"), ("s", "sec", "second"),
+        ("min", "minute"), ("h", "hr", "hour"), ("rad", "radian"), ("degree",), ("dollar",), ("cent",), ("percent",),
+    )
+    for name in names
+}  # fmt: skip
+"""Name of a unit -> its first name."""
+_POINTS = re.compile(r"(?<![\\A-Za-z])[A-Z]{2,}(?![a-z])")
+"""Names of lines, angles and polygons, whose letters are no product."""
 _VARIABLE = re.compile(r"\s*([a-zA-Z]\w?)\s*=\s*([^=,]+)$")
 _SCIENTIFIC = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)[eE]([+-]?\d{1,3})(?![\w.])")
 _REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{(\d{1,20})\}")
@@ -167,6 +197,8 @@ def _compare(first: str, second: str) -> bool:
     if a.is_text or b.is_text:
         # math-verify reads a word as the product of its letters, so that `even` equals `neve`.
         return a.words == b.words
+    if a.points != b.points:
+        return False
     for one, other in ((a.base, b.base), (a.unit, b.unit), (a.variable, b.variable), (a.bracket, b.bracket)):
         if one and other and one != other:
             return False
@@ -177,18 +209,21 @@ def _compare(first: str, second: str) -> bool:
 
 class _Answer:
     """An answer in parts: `words` if it is only letters (`is_text`: and surely no product of them); its value, and
-    where it has them unit, base of its digits, name of the variable that equals it, and kind of bracket around it.
+    if it has them unit, base of its digits, name of the variable that equals it, and kind of bracket around it.
     """
 
     def __init__(self, text: str) -> None:
         text = text.strip().strip("$").strip().rstrip(".").strip()
+        text = text.replace("\\!", "").replace("\\varnothing", "\\emptyset")
         text = _THIN.sub(lambda match: "\\frac" if "frac" in match[0] else " ", text)
         text = text.replace("\u2212", "-").replace("{,}", ",").replace("\\%", "%").replace("\\$", "")
         plain = _TEXT.sub(lambda match: f" {match[1]} ", text).strip()
         self.words: str | None = None
         if (match := _WORDS.fullmatch(re.sub(r"[()\s]+", " ", plain).strip())) and match[0] not in _FUNCTIONS:
             self.words = " ".join(match[0].casefold().split())
-        self.is_text = self.words is not None and (len(self.words) > 3 or _TEXT.search(text) is not None)
+        # Two letters may be a product; three are rather a word, or the corners of a triangle.
+        self.is_text = self.words is not None and (len(self.words) > 2 or _TEXT.search(text) is not None)
+        self.points = sorted(_POINTS.findall(plain))
         self.unit = self.base = self.variable = ""
         self.value = plain
         if match := _VARIABLE.match(plain):
@@ -197,11 +232,13 @@ class _Answer:
         if match := _SUBSCRIPT.search(self.value):
             self.base, self.value = match[1], self.value[: match.start()].rstrip("{} ")
         in_function = re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", self.value)
+        if not in_function and _DEGREES.search(self.value):
+            self.unit = "degree"
         self.value = _DEGREES.sub(r" \\cdot \\frac{\\pi}{180}" if in_function else "", self.value)
         self.value = _SCIENTIFIC.sub(r"\1 \\times 10^{\2}", self.value)
         self.value = _REPEATING.sub(_repeating_fraction, self.value)
         if (match := _UNIT.match(self.value)) and self._is_unit(match["unit"]):
-            self.unit, self.value = match["unit"].strip().rstrip(".").casefold(), match["value"]
+            self.unit, self.value = _unit_name(match["unit"]), match["value"]
         # A group separator is a comma or a space before three digits.
         if re.fullmatch(r"[-+]?\d{1,3}(?:[, ]\d{3})+(?:\.\d+)?", self.value.strip()):
             self.value = re.sub(r"[, ]", "", self.value)
@@ -213,6 +250,12 @@ class _Answer:
             return False
         spaced = re.search(r"\s" + re.escape(unit) + r"\s*$", self.value) is not None
         return spaced if len(letters) == 1 else spaced or letters in ("cm", "mm", "km", "kg", "mg", "ml", "dollars")
+
+
+def _unit_name(text: str) -> str:
+    """One name for the names of a unit, singular or plural."""
+    name = text.strip().rstrip(".").casefold()
+    return _UNIT_NAMES.get(name) or _UNIT_NAMES.get(name.removesuffix("s")) or name
 
 
 def _repeating_fraction(match: re.Match[str]) -> str:

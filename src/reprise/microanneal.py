@@ -2,7 +2,7 @@
 
 A grid like any other (`study.py`, which makes stages that the runs have in common once and resumes): the learning rate
 of the varied stage falls to 0, so that a few tokens tell what the text teaches (the microanneals of OLMo 2,
-arXiv 2501.00656). Both runs see the same number of tokens; the other sources of the entry make room for the candidate.
+arXiv 2501.00656). Both runs are trained on as many tokens; the other sources of the entry make room for the candidate.
 """
 
 import json
@@ -92,7 +92,7 @@ def _candidate(settings: Microanneal, recipe: Recipe) -> tuple[str, str]:
         )
     if len(mixture[entry].sources) < 2:
         raise UserError(
-            f"{settings.source} is the only source of its entry, so nothing can take its place in the control",
+            f"{settings.source} is the only source of its entry, so the control has nothing to replace it with",
             where=f"{settings.recipe}: stages.{settings.stage}.mixture.{entry}.sources",
             remedy="add another source beside it",
         )

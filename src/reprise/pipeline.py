@@ -41,7 +41,7 @@ def run_stages(
     Args:
         recipe: the run.
         until: names of stages; None: all.
-        restart: throw away the progress of a half-trained stage whose settings changed.
+        restart: discard the progress of a half-trained stage whose settings changed.
         adopt: resume from it with the new settings.
         others: workspaces of runs alike; a stage that one of them made in the same way is taken over from there.
         say: told what happens, a line each.
@@ -79,7 +79,7 @@ def _explain_full_disk(root: Path) -> Iterator[None]:
         raise UserError(
             what,
             where=str(error.filename or root),
-            remedy="free some space and run the same command again; what was published is whole",
+            remedy="free some space and run the same command again; published stages are intact",
         ) from error
 
 
@@ -210,7 +210,7 @@ class _Run:
             raise UserError(
                 "; ".join(damage),
                 where=str(self.workspace.folder(name)),
-                remedy=f"put the files back from a copy, or delete the folder to make {name} again",
+                remedy=f"put the files back from a copy, or delete the folder to run {name} again",
             )
         self.say(f"{name}: {'; '.join(damage)}; it is made again")
         return True
@@ -261,7 +261,7 @@ def _reopen_finished(stage: Stage, derivation: Derivation, workspace: Workspace,
     if tokens <= done:
         changed = "; ".join(differences(manifest.settings, derivation.settings)) or "its inputs changed"
         raise UserError(
-            f"{stage.name} is finished ({done:,} tokens), so with --adopt nothing of it is left to train ({changed})",
+            f"{stage.name} is finished ({done:,} tokens), so --adopt leaves nothing to train ({changed})",
             where=str(workspace.folder(stage.name)),
             remedy="leave --adopt out: it is then trained from its beginning, and the finished one is kept; "
             "or ask for more tokens than it has",
@@ -328,7 +328,7 @@ def _summary(work: Work) -> str:
 
 
 def open_processes(timeout_s: int) -> Processes:
-    """The processes that torchrun or Slurm started for this command; one where they did not.
+    """The processes that torchrun or Slurm started for this command; one if they did not.
 
     Args:
         timeout_s: seconds that a process waits for the others in a collective of training.

@@ -1,6 +1,6 @@
-"""Preflight: what can be known to go wrong, in seconds, before the first stage runs. All findings are told at once.
+"""Preflight: problems that can be found in seconds, before the first stage runs. All findings are reported together.
 
-To add a check: write `check_...(recipe) -> Iterator[Finding]` in the room that knows the subject, and name it in
+To add a check: write `check_...(recipe) -> Iterator[Finding]` in the module that knows the subject, and name it in
 `CHECKS` below with the stages that it matters to. A check may also raise `UserError`, which becomes one finding. It
 must not load weights, read whole files, or wait for long.
 """
@@ -23,8 +23,9 @@ from reprise.errors import Finding, Severity, UserError, missing_extra
 from reprise.evaluation.benchmarks.external import check_entries
 from reprise.generators.reachable import check_server
 from reprise.mixture.idle_settings import check_idle_settings
-from reprise.model.chat import ChatTemplate
+from reprise.model.chat import ChatTemplate, RefusedConversationError
 from reprise.model.check import check_model
+from reprise.model.conversation import load_messages
 from reprise.model.files import model_files
 from reprise.recipe import Recipe
 from reprise.recipe.documents import Input
@@ -33,6 +34,7 @@ from reprise.recipe.names import Corpus, check_names
 from reprise.stage_names import DOCUMENT_STAGES
 from reprise.storage import printable
 from reprise.synthesis.language_check import check_languages
+from reprise.vocabulary.merges import read_bpe
 from reprise.workspace import Workspace
 
 TRAIN = "train"
@@ -99,7 +101,7 @@ def check_inputs(recipe: Recipe) -> Iterator[Finding]:
                 yield Finding.of(error, "missing")
             if _holds(entry.path, Path(recipe.workspace)):
                 yield Finding(
-                    "the workspace lies in this folder, so the run would read what it writes",
+                    "the workspace is in this folder, so the run would read its own output",
                     f"{setting}.{index}.path={printable(entry.path)}",
                     f"name a workspace elsewhere (workspace={recipe.workspace}), or the folders of the text alone",
                 )
@@ -181,7 +183,7 @@ def check_setting_names(recipe: Recipe) -> Iterator[Finding]:
 
 
 def check_text_for_mixture(recipe: Recipe) -> Iterator[Finding]:
-    """A share above 0 of text that no input has, or none of the records that were looked at."""
+    """A share above 0 of text that no input has, or none of the records that were examined."""
     corpus = sample_corpus(recipe, "train")
     if not corpus.complete and not all(_tells_buckets(entry) for entry in recipe.documents.inputs):
         return
@@ -204,6 +206,8 @@ def check_text_for_mixture(recipe: Recipe) -> Iterator[Finding]:
                 )
 
 
+SAMPLED_CONVERSATIONS = 50
+"""Conversations of each input of which the chat template has to take one."""
 RECORDS_OF_CONVERSATIONS = frozenset({"jsonl", "json", "csv", "tsv", "parquet", "arrow"})
 """Formats whose records may be conversations."""
 
@@ -227,12 +231,50 @@ def check_chat_template(recipe: Recipe) -> Iterator[Finding]:
     """Whether the model can write conversations, where there are some.
 
     Raises:
-        UserError: it cannot.
+        UserError: it has no template, or one that cannot be followed.
     """
     if has_conversations(recipe):
         for model in (recipe.model, recipe.documents.perplexity.model):
             if model is not None:
-                ChatTemplate(model)
+                template = ChatTemplate(model)
+                if model is recipe.model:
+                    yield from _check_conversations(recipe, template)
+
+
+def _check_conversations(recipe: Recipe, template: ChatTemplate) -> Iterator[Finding]:
+    """Whether the template can write any of the first conversations of each input; those it refuses are dropped."""
+    for index, entry in enumerate(recipe.documents.inputs):
+        if not (is_told(entry) or may_be_recognised(entry)):
+            continue
+        refused: list[str] = []
+        accepted = False
+        for record in _sampled_records(entry, RECORDS_OF_CONVERSATIONS):
+            if record.fields["messages"] is None:
+                continue
+            try:
+                template.render(load_messages(record.fields["messages"]))
+            except RefusedConversationError as error:
+                refused.append(error.why)
+            else:
+                accepted = True
+            if accepted or len(refused) == SAMPLED_CONVERSATIONS:
+                break
+        if refused and not accepted:
+            yield Finding(
+                f"the model's chat template refuses each of the first {len(refused)} conversations: {refused[0]}",
+                f"documents.inputs.{index}.path={printable(str(entry.path))}",
+                "bring them into the form that the template writes, or use a model with another chat template",
+            )
+
+
+def check_vocabulary(recipe: Recipe) -> Iterator[Finding]:
+    """Whether the model's vocabulary can be continued, where the recipe asks for that.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if recipe.vocabulary is not None:
+        read_bpe(recipe.model)
     return iter(())
 
 
@@ -244,6 +286,20 @@ def check_model_files(recipe: Recipe) -> Iterator[Finding]:
         yield Finding.of(error, "missing")
     else:
         yield from check_model(recipe.model, recipe.rows.seq_len)
+
+
+def check_chat_merge(recipe: Recipe) -> Iterator[Finding]:
+    """Whether the chat model of `evaluation.chat_merge` can be merged with what is trained.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if (merge := recipe.evaluation.chat_merge) is not None:
+        from reprise.publish.chat_vector import check_mergeable  # imports torch
+
+        base = merge.base or recipe.model
+        check_mergeable(recipe.model, base, merge.model, grows=recipe.vocabulary is not None)
+    return iter(())
 
 
 def check_benchmark_files(recipe: Recipe) -> Iterator[Finding]:
@@ -364,6 +420,8 @@ def workspace_bytes(recipe: Recipe) -> int:
     # A checkpoint holds float32 weights and two moments; the published weights are as large as the base model's.
     parameters = weights / 2
     checkpoints = len(recipe.stages) * (weights + 12 * parameters) + kept * 12 * parameters
+    if recipe.vocabulary is not None:
+        checkpoints += weights  # the model with a larger vocabulary
     copies = (
         len(DOCUMENT_STAGES) if recipe.documents.keep_text else 2
     )  # the one that is read, and the one that is written
@@ -397,7 +455,9 @@ CHECKS: tuple[Check, ...] = (
     Check(check_setting_names),
     Check(check_text_for_mixture, ("read", "clean")),
     Check(check_model_files, ("score", "synthesize", "tokenize", TRAIN, "evaluate"), "missing"),
+    Check(check_vocabulary, ("read", "vocabulary", "score", "tokenize", TRAIN)),
     Check(check_chat_template, ("read", "score", "tokenize", TRAIN, "evaluate")),
+    Check(check_chat_merge, ("read", "tokenize", TRAIN, "evaluate")),
     Check(check_benchmark_files, ("decontaminate", "synthesize"), "missing"),
     Check(check_benchmark_names, ("decontaminate", "synthesize", "evaluate")),
     Check(check_packages, ("read", "clean", "label", "synthesize", TRAIN, "evaluate")),
@@ -407,4 +467,4 @@ CHECKS: tuple[Check, ...] = (
     Check(check_evaluation_server, ("evaluate",)),
     Check(check_disk),
 )
-"""All checks, in the order in which their findings are told."""
+"""All checks, in the order in which their findings are reported."""

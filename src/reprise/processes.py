@@ -1,6 +1,6 @@
 """The processes that torchrun or Slurm started for one command: what one does for all, and what they divide.
 
-Imports torch only where there are several.
+Imports torch only if there are several.
 """
 
 import pickle
@@ -110,7 +110,7 @@ class Processes:
         was working on, where the functions keep what they return.
 
         Args:
-            pieces: of like size; they are pickled.
+            pieces: of similar size; they are pickled.
             own: works on a piece in this process.
             remote: how the others do; None leaves all pieces to this process.
         """

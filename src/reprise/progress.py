@@ -29,7 +29,7 @@ class _Stderr:
 
     @property
     def _file(self) -> Any:
-        # While a bar is shown rich puts an object of its own in place of stderr, which prints to the console.
+        # While a bar is shown rich replaces stderr with an object that prints to the console.
         return getattr(sys.stderr, "rich_proxied_file", sys.stderr)
 
     def __getattr__(self, name: str) -> Any:
@@ -60,7 +60,7 @@ def track(what: str, total: float | None, unit: str, *, logs: bool = True) -> It
 
     Args:
         what: the work, such as `score`.
-        total: amount of work, or None where it is not known.
+        total: amount of work, or None if it is not known.
         unit: what the amount counts, such as `documents`.
         logs: whether a log gets lines; not where the block writes better ones.
     """

@@ -17,7 +17,7 @@ class Prunable(TypedDict):
     """Something in a workspace that can be removed."""
 
     kind: Kind
-    """`kept`: a training stage of other settings. `cache`: answers that were paid for. `unfinished`: a
+    """`kept`: a training stage of other settings. `cache`: cached answers and results. `unfinished`: a
     stage that was begun."""
     path: str
     bytes: int
@@ -35,13 +35,13 @@ _COSTS: dict[Kind, str] = {
 def list_prunable(workspace: Workspace) -> list[Prunable]:
     """All that can be removed while every published stage stays fresh, the largest first."""
     root = workspace.root
-    places: list[tuple[Kind, Path]] = [
+    folders: list[tuple[Kind, Path]] = [
         *(("kept", path) for path in root.glob("*.kept-*")),
         *(("cache", path) for path in root.glob("cache/*")),
         *(("unfinished", path) for path in root.glob("*.partial")),
     ]
     entries: list[Prunable] = [
-        {"kind": kind, "path": str(path), "bytes": folder_bytes(path), "costs": _COSTS[kind]} for kind, path in places
+        {"kind": kind, "path": str(path), "bytes": folder_bytes(path), "costs": _COSTS[kind]} for kind, path in folders
     ]
     return sorted(entries, key=lambda entry: -entry["bytes"])
 

@@ -35,7 +35,7 @@ class RateStudy(Settings):
     lowest: Annotated[float, Field(gt=0.0)] = 1e-6
     """First rate."""
     highest: Annotated[float, Field(gt=0.0)] = 1e-2
-    """Last rate; the run ends earlier where the loss is no number any more, or the new text got worse than at first."""
+    """Last rate; the run ends earlier if the loss is not finite or the new text becomes worse than at the start."""
     rates: Annotated[int, Field(ge=3)] = 9
     """Rates, evenly spread on a logarithmic scale."""
     tokens: Annotated[Count, Field(gt=0)] = 8192
@@ -69,7 +69,7 @@ class RateAnswer(TypedDict):
     fastest: float | None
     """Rate at which the bits per byte of the entries that are not kept fell most; null: at none."""
     highest_kept: float | None
-    """Highest rate up to which every kept entry stayed within its tolerance; null where nothing is kept."""
+    """Highest rate up to which every kept entry stayed within its tolerance; null if nothing is kept."""
     sentence: str
 
 

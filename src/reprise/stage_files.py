@@ -105,11 +105,15 @@ def _external_questions(recipe: Recipe) -> dict[str, Path | SourceFile]:
 
 
 def evaluation_files(recipe: Recipe) -> dict[str, Path | SourceFile]:
-    """The files of benchmark questions that the models are asked; none where our benchmarks come from the Hub."""
+    """The files of benchmark questions that the models are asked (none where our benchmarks come from the Hub), and of
+    the chat model that is merged."""
     evaluation = recipe.evaluation
     others = _external_questions(recipe) | {
         f"tasks/{name}": path for name, path in task_files(external(evaluation.benchmarks)).items()
     }
+    if (chat := evaluation.chat_merge) is not None:
+        others |= named_files("chat model", model_files(chat.model))
+        others |= named_files("base of the chat model", model_files(chat.base or recipe.model))
     if evaluation.data is None:
         return others
     data = Path(evaluation.data).expanduser()

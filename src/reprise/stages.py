@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reprise.documents.drop_limit import check_drop_share
+from reprise.documents.drop_limit import check_drop_share, check_flows
 from reprise.documents.read.files import SourceFile
 from reprise.evaluation.benchmarks.external import external, searched_files
 from reprise.model.files import model_files
 from reprise.recipe import Recipe
 from reprise.recipe.mixture import Stage as TrainingStage
+from reprise.recipe.model import Model
 from reprise.stage_files import (
     decontamination_files,
     evaluation_files,
@@ -24,6 +25,7 @@ from reprise.stage_files import (
     named_files,
     synthesis_files,
 )
+from reprise.stage_names import TOKENIZE, VOCABULARY
 from reprise.storage import Json
 from reprise.training.events import LiveScore
 from reprise.verification import read_verification
@@ -57,11 +59,11 @@ class Stage:
     reads_records: bool = False
     """Whether it reads the records, counts and times of the stages that it needs: the report."""
     outdated: Callable[[Mapping[str, Json]], str] = lambda counts: ""
-    """Given the counts of the published stage, why it would not pass now; empty where it would. For a setting that only
+    """Given the counts of the published stage, why it would not pass now; empty if it would. For a setting that only
     refuses, such as `max_reject_share`, so that a change of it does not make the stage again."""
     parallel: bool = False
     """Whether every process that `torchrun` starts runs it; other stages run in the first one, and the others help it
-    where it has a model."""
+    if it has a model."""
     passes_text: bool = False
     """Whether it writes the text of its input again, so that its own may be removed once it was read."""
     version: int = 1
@@ -79,28 +81,35 @@ def stages(recipe: Recipe) -> list[Stage]:
         *synthesis,
         Stage(
             "tokenize",
-            lambda: _import("reprise.tokens.stage"),
-            before,
-            settings={"model": recipe.model, "tokens": recipe.tokens, "split_sources": sorted(recipe.split_sources())},
+            lambda: _tokenize_limited(recipe),
+            (*before, *_larger(recipe)),
+            settings={
+                "model": recipe.start_model(),
+                "tokens": recipe.tokens,
+                "split_sources": sorted(recipe.split_sources()),
+            },
             means={"engine": recipe.documents.engine},
-            version=4,
-            files=lambda: named_files("model", model_files(recipe.model)),
+            records=DROPPED,
+            version=5,
+            files=lambda: _start_files(recipe),
         ),
         *training,
         Stage(
             "evaluate",
             lambda: _import("reprise.evaluation.stage"),
-            ("score", *trained),
+            ("score", "tokenize", *trained, *_larger(recipe)),
             settings={
                 "evaluation": recipe.evaluation,
                 "model": recipe.model,
                 "groups": recipe.held_out_groups(),
                 "last_stage": trained[-1],
                 "seed": recipe.seed,
+                **_if(recipe.vocabulary is not None, {"start": recipe.start_model()}),
             },
+            means={"merge_chat": _merge_chat},
             files=lambda: named_files("model", model_files(recipe.model)) | evaluation_files(recipe),
             resumable=True,
-            version=7,
+            version=8,
         ),
     ]
     report = Stage(
@@ -116,13 +125,14 @@ def stages(recipe: Recipe) -> list[Stage]:
 
 
 def _document_stages(recipe: Recipe) -> list[Stage]:
-    """From the user's files to scored documents."""
+    """From the user's files to scored documents, and the vocabulary that these are written with."""
     return [
         _read_stage(recipe),
         _clean_stage(recipe),
         _deduplicate_stage(recipe),
         _decontaminate_stage(recipe),
         _label_stage(recipe),
+        *_vocabulary_stages(recipe),
         _score_stage(recipe),
     ]
 
@@ -150,7 +160,7 @@ def _clean_stage(recipe: Recipe) -> Stage:
         settings={"clean": recipe.documents.clean},
         means={"engine": recipe.documents.engine},
         records=DROPPED,
-        version=3,
+        version=4,
         passes_text=True,
     )
 
@@ -179,7 +189,7 @@ def _decontaminate_stage(recipe: Recipe) -> Stage:
         means={"engine": recipe.documents.engine, "data": recipe.evaluation.data},
         records=DROPPED,
         files=lambda: decontamination_files(recipe),
-        version=5,
+        version=6,
         passes_text=True,
     )
 
@@ -194,7 +204,7 @@ def _label_stage(recipe: Recipe) -> Stage:
             "topics": documents.topics,
             "quality": documents.quality,
             "split_sources": split,
-            # Runs with other seeds have their scores in common where nothing is learned.
+            # Runs with other seeds have their scores in common if nothing is learned.
             "seed": recipe.seed if split or documents.quality is not None else 0,
             **_if(any(labels.llm is not None for labels in learned_labels(recipe)), {"model": recipe.model}),
         },
@@ -209,9 +219,35 @@ def _label_stage(recipe: Recipe) -> Stage:
             "grades.json",
             *DROPPED,
         ),
-        version=4,
+        version=5,
         passes_text=True,
     )
+
+
+def _vocabulary_stages(recipe: Recipe) -> list[Stage]:
+    """The stage `vocabulary`, where the recipe asks for one."""
+    if recipe.vocabulary is None:
+        return []
+    return [
+        Stage(
+            VOCABULARY,
+            lambda: _import("reprise.vocabulary.stage"),
+            ("label",),
+            settings={"vocabulary": recipe.vocabulary, "model": recipe.model, "shares": recipe.vocabulary_shares()},
+            means={"verify": recipe.training.verify_model},
+            files=lambda: named_files("model", model_files(recipe.model)),
+        )
+    ]
+
+
+def _larger(recipe: Recipe) -> tuple[str, ...]:
+    """What a stage needs that takes the model that training begins with, if that is not the user's own."""
+    return () if recipe.vocabulary is None else (VOCABULARY,)
+
+
+def _start_files(recipe: Recipe) -> dict[str, Path | SourceFile]:
+    """The user's files of the model that training begins with; none where a stage writes that model."""
+    return named_files("model", model_files(recipe.model)) if recipe.vocabulary is None else {}
 
 
 def _score_stage(recipe: Recipe) -> Stage:
@@ -219,13 +255,15 @@ def _score_stage(recipe: Recipe) -> Stage:
     return Stage(
         "score",
         lambda: _import("reprise.documents.score"),
-        ("label",),
+        ("label", *(() if perplexity.model else _larger(recipe))),
         settings={
-            "model": perplexity.model or recipe.model,
+            "model": perplexity.model or recipe.start_model(),
             "perplexity": perplexity,
             "buckets": _scored_buckets(recipe),
         },
-        files=lambda: named_files("model", model_files(perplexity.model or recipe.model)),
+        files=lambda: (
+            _start_files(recipe) if perplexity.model is None else named_files("model", model_files(perplexity.model))
+        ),
         resumable=True,
         parallel=True,
         version=2,
@@ -251,7 +289,7 @@ def _synthesis_stage(recipe: Recipe) -> Stage:
         files=lambda: synthesis_files(recipe),
         resumable=True,
         records=(*DROPPED, "funnel.json", "samples.json", "provenance.jsonl"),
-        version=3,
+        version=4,
     )
 
 
@@ -262,13 +300,13 @@ def _training_stages(recipe: Recipe) -> list[Stage]:
         Stage(
             f"train-{index + 1}",
             lambda: _import("reprise.training.stage"),
-            ("tokenize", f"train-{index}") if index else ("tokenize",),
+            ("tokenize", *((f"train-{index}",) if index else ()), *_larger(recipe)),
             settings={
                 "stage": stage,
                 "stage_index": index,
                 "rows": recipe.rows,
                 "training": recipe.training,
-                "model": recipe.model,
+                "model": recipe.start_model(),
                 "seed": recipe.seed,
                 **_if(recipe.training.guards.acts_on_retention, guarded),
                 **_if(_validations_decide(recipe, stage), window),
@@ -278,7 +316,7 @@ def _training_stages(recipe: Recipe) -> list[Stage]:
                 **_if(not recipe.training.guards.acts_on_retention, guarded),
                 **_if(not _validations_decide(recipe, stage), window),
             },
-            files=lambda: named_files("model", model_files(recipe.model)),
+            files=lambda: _start_files(recipe),
             resumable=True,
             precious=True,
             records=("metrics.jsonl", "shares-applied.json"),
@@ -333,7 +371,28 @@ def _with_questions(run: Run, recipe: Recipe) -> Run:
 def _limited(name: str, recipe: Recipe) -> Run:
     """A document stage, refused where it drops too much; the limit is no setting of it, as it changes no output."""
     run = _import(f"reprise.documents.{name}.stage")
-    needed = {
+
+    def run_and_check(work: Work, **settings: Any) -> None:
+        run(work, **settings)
+        check_drop_share(name, work, recipe.documents.max_drop_share, _trained_pairs(recipe))
+
+    return run_and_check
+
+
+def _tokenize_limited(recipe: Recipe) -> Run:
+    """The stage `tokenize`, refused where the chat template refuses too many conversations."""
+    run = _import("reprise.tokens.stage")
+
+    def run_and_check(work: Work, **settings: Any) -> None:
+        run(work, **settings)
+        check_flows(TOKENIZE, work.counts["drops"], recipe.documents.max_drop_share, _trained_pairs(recipe))
+
+    return run_and_check
+
+
+def _trained_pairs(recipe: Recipe) -> set[tuple[str, str]]:
+    """(language, source) of the text that is trained on."""
+    return {
         (entry.language, source)
         for stage in recipe.stages
         for entry in stage.mixture.values()
@@ -341,16 +400,17 @@ def _limited(name: str, recipe: Recipe) -> Run:
         if share and entry.share
     }
 
-    def run_and_check(work: Work, **settings: Any) -> None:
-        run(work, **settings)
-        check_drop_share(name, work, recipe.documents.max_drop_share, needed)
-
-    return run_and_check
-
 
 def _import(module: str) -> Run:
     run: Run = importlib.import_module(module).run
     return run
+
+
+def _merge_chat(trained: Path, base: Model, chat: Model, factor: float, folder: Path) -> None:
+    """What the evaluation calls to write a merge with a chat model."""
+    from reprise.publish.chat_vector import add_chat_vector  # imports torch
+
+    add_chat_vector(trained, base, chat, folder, factor=factor)
 
 
 def _benchmarks_during(recipe: Recipe) -> Callable[[Any, str], list[LiveScore]]:
@@ -360,8 +420,9 @@ def _benchmarks_during(recipe: Recipe) -> Callable[[Any, str], list[LiveScore]]:
         from reprise.evaluation.benchmarks.live import measure_live
 
         cache = Path(recipe.workspace) / "cache" / "evaluate" / "benchmarks"
+        start = recipe.start_model()
         return measure_live(
-            model, fingerprint, settings=recipe.model, evaluation=recipe.evaluation, cache=cache, seed=recipe.seed
+            model, fingerprint, settings=start, evaluation=recipe.evaluation, cache=cache, seed=recipe.seed
         )
 
     return measure

@@ -34,7 +34,7 @@ class RunStatus(TypedDict):
     """Stages that are fresh."""
     stages: int
     next: str
-    """The first stage that is not fresh; empty where all are."""
+    """The first stage that is not fresh; empty if all are."""
     reason: str
     """Why that is so; or why nothing is known of the run."""
 
@@ -46,7 +46,7 @@ def status_of_run(recipe: Recipe) -> list[StageStatus]:
 
 
 def status_of_runs(folders: list[Path]) -> list[RunStatus]:
-    """How far each of several runs is; what cannot be opened is told in its line."""
+    """How far each of several runs is; a run that cannot be opened is reported in its line."""
     lines: list[RunStatus] = []
     for folder in folders:
         try:

@@ -161,7 +161,7 @@ def write_checked(path: Path, value: Json) -> None:
 
 
 def read_checked(path: Path) -> Json | None:
-    """The value of a file of `write_checked`; None where it is missing or damaged, so that it is computed again."""
+    """The value of a file of `write_checked`; None if it is missing or damaged, so that it is computed again."""
     try:
         entry = json.loads(path.read_bytes())
         value = entry["value"]

@@ -1,4 +1,4 @@
-"""Print a table on a terminal of any width: columns get narrower at spaces, and no number and no name is cut."""
+"""Print a table on a terminal of any width: columns get narrower at spaces, and no figure and no name is cut."""
 
 from rich.cells import cell_len
 from rich.console import Console

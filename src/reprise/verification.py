@@ -39,7 +39,7 @@ class Verification(TypedDict):
 
 
 def read_verification(root: Path) -> Verification | None:
-    """What `reprise verify` last wrote into a run's folder; None where it has not, or the file is damaged."""
+    """What `reprise verify` last wrote into a run's folder; None if it has not, or the file is damaged."""
     result: Verification | None = read_checked(root / VERIFIED)
     return result
 

@@ -5,10 +5,10 @@
       STAGE/                 a published stage; present means complete
         manifest.json        written last, before the folder is published
       STAGE/documents/       of a document stage: gone once it was read, where documents.keep_text is false
-      STAGE.kept-HASH/       a precious stage (training) made under other settings; back in its place when they return
+      STAGE.kept-HASH/       a precious stage (training) made under other settings; restored when they return
       STAGE.partial/         an unfinished stage, running or killed; never read by another stage
         begun.json           the fingerprint and settings it was begun under
-      cache/STAGE/           answers that were paid for, keyed by content; outlives changes of the settings
+      cache/STAGE/           cached answers and results, keyed by content; survives changes of the settings
 
 A stage depends on the settings, stages and files that it declares and gets nothing else, so its fingerprint is exact.
 It depends on the content of these stages and files, not on where they are: a stage that is made again with the same
@@ -57,7 +57,7 @@ class Work:
     inputs: Mapping[str, Path]
     """Folders of the stages that it needs."""
     cache: Path
-    """Folder that outlives changes of the settings, for answers keyed by content that were paid for; made when used."""
+    """Folder that outlives changes of the settings, for cached answers keyed by content; made when used."""
     counts: dict[str, Json] = field(default_factory=dict)
     """Numbers for the manifest and the report."""
     outside: list[Path] = field(default_factory=list)
@@ -124,7 +124,7 @@ class Workspace:
             write_text(path, text)
 
     def manifest(self, stage: str) -> Manifest | None:
-        """Manifest of a published stage, None where there is none.
+        """Manifest of a published stage, None if there is none.
 
         Raises:
             UserError: the manifest is there but cannot be read.
@@ -136,7 +136,7 @@ class Workspace:
             return None
 
     def damage(self, manifest: Manifest) -> str | None:
-        """The first output file that is missing or has another size than the manifest says, None where all is well."""
+        """The first output file that is missing or has another size than the manifest says, None if all is well."""
         damage = find_damage(self.folder(manifest.stage), manifest.outputs, content=False)
         return damage[0] if damage else None
 
@@ -193,11 +193,11 @@ class Workspace:
     def begin(self, derivation: Derivation, *, restart: bool = False, adopt: bool = False) -> Work:
         """Make or take over the unpublished folder of a stage.
 
-        What a killed stage left is thrown away, unless the stage is resumable and was begun under the same fingerprint.
+        What a killed stage left is discarded, unless the stage is resumable and was begun under the same fingerprint.
 
         Args:
             derivation: what the stage is made from.
-            restart: throw away what a precious stage left, whatever its settings were.
+            restart: discard what a precious stage left, whatever its settings were.
             adopt: resume from it with the settings of today.
 
         Raises:
@@ -214,9 +214,9 @@ class Workspace:
         elif begun is not None and not same and not adopt:
             changes = "; ".join(differences(begun["settings"], derivation.settings)) or "its inputs changed"
             raise UserError(
-                f"{derivation.stage} is half-way under other settings ({changes})",
+                f"{derivation.stage} is unfinished with other settings ({changes})",
                 where=str(partial),
-                remedy="undo the change, or add --restart to throw its progress away, "
+                remedy="undo the change, or add --restart to discard its progress, "
                 "or --adopt to resume from its checkpoint with the new settings",
             )
         partial.mkdir(parents=True, exist_ok=True)
@@ -360,7 +360,7 @@ class Workspace:
         sync(old.parent)
 
     def _retirement(self, folder: Path) -> Path:
-        """Where a published stage goes when another takes its place: a precious and whole one is kept for good."""
+        """Where a published stage goes when it is replaced: a precious and whole one is kept permanently."""
         manifest = self.manifest(folder.name)
         if manifest is None or not manifest.precious or self.damage(manifest):
             return folder.with_name(f"{folder.name}.retired")
@@ -416,7 +416,7 @@ def _is_record(name: str, patterns: Sequence[str]) -> bool:
 
 
 def _read_json(path: Path) -> Json:
-    """Content of a JSON file, None where it is missing or cut."""
+    """Content of a JSON file, None if it is missing or cut."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError, RecursionError):

@@ -92,7 +92,7 @@ def read_yaml(text: str | bytes) -> Any:
     Raises:
         yaml.YAMLError: it is not YAML, has a tag, or gives a key twice.
         RecursionError: it is nested too deeply.
-        ValueError: a number that Python does not take.
+        ValueError: a value that Python does not accept.
     """
     return yaml.load(text, _Loader)
 

@@ -40,7 +40,7 @@ def index():
     return build_index([*QUESTIONS, *GENERIC], Decontaminate())
 
 
-SHORT_ONES_MISSED = {"page header inside", "letter in each tenth word", "letters strewn", "no spaces"}
+SHORT_ONES_MISSED = {"letter in each tenth word", "letters strewn", "no spaces", "space in each tenth word"}
 """Of questions under 7 words or 10 characters: docs/documents.md has the figures."""
 
 
@@ -200,6 +200,29 @@ def test_text_without_a_disguise_is_left_as_it_is(text):
         ("one\n\n- 12 -\n\ntwo", "one\n\n\ntwo"),
         ("рrоblеm", "problem"),
         ("漢語", "汉语"),
+        ("so**di**um *chlor*ide **is** 2*x*y", "sodium chloride **is** 2*x*y"),
+        ("so<b>di</b>um chlo<!-- x -->ride", "sodium chloride"),
+        ("12  What is\n13  the capital\n14  of France?", "12  What is\nthe capital\nof France?"),
+        ("1. Wash it.\n2. Dry it.\n3. Eat it.", "1. Wash it.\n2. Dry it.\n3. Eat it."),
+        ("1\tIt\n2\tis.\n3\tSo\n4\twhat", "1\tIt\nis.\nSo\nwhat"),
+        ("w\u0301h\u0301a\u0301t\u0301s\u0301 café", "whats cafe"),
+        ("ẃh́át́ś ít́", "whats it"),
+        ("你\u0301好", "你好"),
+        ("ты́ мо́й", "ты мой"),
+        ("ä½\xa0å¥½", "你好"),
+        ("Ð¿Ñ€Ð¸Ð²ÐµÑ‚", "привет"),
+        ("人エ智能ニ", "人工智能二"),
+        ("エロい人エ", "エロい人エ"),
+        ("[b]Wh[/b]at [color=red]is[/color]", "What is"),
+        ("\x1b[1;31mWhat\x1b[0m", "\x1bWhat\x1b"),
+        ("sodium² chloride m²", "sodium chloride m²"),
+        ("see[3,4] there[citation needed] a[i]", "see there a[i]"),
+        ("> soft-\n> ware", "> software"),
+        ("so\\-di\\-um {\\bf What} \\textcolor{red}{is}", "sodium {What} {is}"),
+        ("a\nfarmer has\n17\nsheep", "a\nfarmer has\nsheep"),
+        ("1\ta\n2\tfarmer\n3\thas\n4\t17\n5\tsheep", "1\ta\nfarmer\nhas\n17\nsheep"),
+        ("half of\n113 Exercises\n\nthe rest", "half of\nthe rest"),
+        ("\\43f \\440 \\def x", "пр\\def x"),
         ("&amp;#20320;", "你"),
         ("\\uzzzz %zz =ZZ", "\\uzzzz %zz =ZZ"),
         ("\\U00110000 \\u4f60", "\\U00110000 你"),

@@ -96,3 +96,14 @@ def test_the_table_normalises_every_pair_of_unlike_characters_like_the_function(
     for first in "eＥ가ㄱᄀが㈀क\u0958İ":
         text = "".join(first + char for char in simple)
         assert _normal_codes([text])[0][:-1].tolist() == encode([normalise(text)])[:-1].tolist()
+
+
+def test_characters_that_nobody_sees_cut_no_words():
+    """Control characters, variation selectors, tags, the grapheme joiner; Hangul's fillers are blank."""
+    (plain, *others) = [
+        split_words([text]).hashes.tolist()
+        for text in ("what is this", "wh\x08at is th\x1bis", "wh\ufe0fat\ufe0f i\u034fs this",
+                     "wh\U000e0041at is this\U000e0101", "what\u3164is\u115fthis", "what\n\x0cis\vthis",
+                     "wha\u180bt is th\x9fis")
+    ]  # fmt: skip
+    assert others == [plain] * len(others)

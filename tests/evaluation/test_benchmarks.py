@@ -29,9 +29,9 @@ from reprise.evaluation.benchmarks.runner import (
     compare_benchmarks,
     group_means,
     summarize,
-    wilson,
 )
 from reprise.evaluation.comparison import judge_rows
+from reprise.evaluation.intervals import wilson
 from reprise.evaluation.model import EvaluatedModel
 from reprise.recipe.evaluation import SUITES, Evaluation, benchmark_folders, expand_benchmarks
 from reprise.recipe.model import Model

@@ -100,11 +100,11 @@ def test_killed_curve_goes_on_without_writing_a_model_again(finished, tmp_path, 
     settings = Evaluation(max_length=64, stride=32, dtype="float32", merge_factors=[0.25])
     options = {"groups": GROUPS, "cache": tmp_path / "cache", "scratch": tmp_path / "model", "seed": 0}
     with pytest.raises(KeyboardInterrupt):
-        measure_curve(finished.model, stages, TEXTS, settings, **options)
-    first = measure_curve(finished.model, stages, TEXTS, settings, **options)
+        measure_curve(finished.model, finished.model, stages, TEXTS, settings, **options)
+    first = measure_curve(finished.model, finished.model, stages, TEXTS, settings, **options)
     assert written == [f"step-0000000{number}" for number in (2, 4, 4, 6, 2)]
     monkeypatch.setattr(curves, "load_model", lambda *_: pytest.fail("a model was loaded again"))
-    assert measure_curve(finished.model, stages, TEXTS, settings, **options) == first
+    assert measure_curve(finished.model, finished.model, stages, TEXTS, settings, **options) == first
     assert not (tmp_path / "model").exists()
     shares = [row["change"]["zh"] for row in first if row["kind"] == "checkpoint"]
     assert np.argmin(shares) > 0 > shares[-1]

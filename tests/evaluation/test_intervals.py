@@ -72,6 +72,38 @@ def test_an_interval_ends_where_its_error_is(count, seed, error):
     assert estimate.error_at(estimate.center) == pytest.approx(1.0)
 
 
+@settings(max_examples=300, deadline=None)
+@given(st.integers(6, 30), st.integers(0, 10**6))
+def test_no_verdict_hangs_on_one_document(count, seed):
+    """Whatever document is left out, the change of the others is on the same side of the bound."""
+    random = np.random.default_rng(seed)
+    before = random.lognormal(6, 1.5, count)
+    changes = random.normal(0, 0.01, count) + random.choice([0.0, 0.05, -0.05]) * random.exponential(1, count)
+    changes[0] += random.choice([0.0, 0.3, -0.3])  # one document that moves far
+    after = before * (1 + changes)
+    for tolerance in (None, 0.02):
+        word = verdict(estimate_rate(before, after, before), tolerance)
+        for i in range(count):
+            rest = np.delete(after, i).sum() / np.delete(before, i).sum() - 1
+            assert {
+                "gained": rest <= 1e-12,
+                "kept": rest <= (tolerance or 0.0) + 1e-12,
+                "lost": rest > (tolerance or 0.0) - 1e-12,
+                "undecided": True,
+            }[word]
+
+
+def test_a_verdict_that_one_document_decides_is_not_given():
+    before = np.array([100.0, 100.0, 100.0, 100.0, 100.0, 500.0])
+    estimate = estimate_rate(before, before * np.array([1.001, 1.001, 1.001, 1.001, 1.001, 0.99]), before)
+    sure = dataclasses.replace(estimate, standard_error=1e-6, skewness=0.0, stretch=1.0)
+    alone = judge_all([(sure, None)])[0]
+    assert alone.verdict == "undecided" and alone.reason is not None
+    assert alone.reason == "it hangs on one of 6 documents: of the others the change is +0.1 %"
+    assert judge_all([(sure, 0.02)])[0].verdict == "kept", "whichever is left out, the rest is within the tolerance"
+    assert judge_all([(dataclasses.replace(sure, without_one=(-0.01, -0.001)), None)])[0].verdict == "gained"
+
+
 @pytest.mark.parametrize("count", [13, 40])
 def test_intervals_hold_where_changes_are_skewed(count):
     """Student's hold 0.88 to 0.90 there, and miss ten times as often as they should where they decide."""

@@ -39,7 +39,7 @@ def test_what_can_be_detected_is_gained_in_four_of_five_runs_and_kept_takes_as_m
 
 def test_a_benchmark_takes_thousands_of_questions_to_be_kept_within_a_point():
     (alone,) = plan_reach({}, find_groups([], {}), {"mmlu": 1000}, 0.01)
-    assert alone["items_for_kept"] == pytest.approx(7849, abs=2) and not alone["can_be_kept"]
+    assert alone["items_for_kept"] == pytest.approx(7865, abs=2) and not alone["can_be_kept"]
     assert plan_reach({}, find_groups([], {}), {"mmlu": 8000}, 0.01)[0]["can_be_kept"]
 
 

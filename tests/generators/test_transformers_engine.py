@@ -102,9 +102,9 @@ def test_a_place_that_is_free_is_taken_while_the_others_go_on(tiny_model: Model,
     at_work: list[int] = []
     advance = InProcess._advance
 
-    def counted(self: InProcess, places: Any) -> None:
-        at_work.append(len(places.rows))
-        advance(self, places)
+    def counted(self: InProcess, slots: Any) -> None:
+        at_work.append(len(slots.rows))
+        advance(self, slots)
 
     monkeypatch.setattr(InProcess, "_advance", counted)
     found = answers(tiny_model, requests, 6)

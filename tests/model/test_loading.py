@@ -106,7 +106,7 @@ def test_another_shape_names_both(whole: Path, tmp_path: Path) -> None:
 def test_not_a_number_is_named(whole: Path, tmp_path: Path) -> None:
     folder = copy_of(whole, tmp_path / "model")
     change_weights(folder, lambda tensors: tensors[NAMES[3]].fill_(float("nan")))
-    with pytest.raises(UserError, match=f"1 weights are infinite or not a number: {NAMES[3]}"):
+    with pytest.raises(UserError, match=f"1 weights are infinite or NaN: {NAMES[3]}"):
         load_model(Model(path=str(folder)))
 
 

@@ -7,20 +7,20 @@ import sys
 import pytest
 
 from reprise.recipe.loading import load_recipe
-from reprise.stage_names import DROPPING_STAGES, REPORT, stage_names
+from reprise.stage_names import DROPPING_STAGES, REPORT, SYNTHESIZE, stage_names
 from reprise.stages import stages
 from reprise.storage import file_checksum
 
 
+@pytest.mark.parametrize("vocabulary", [None, {}])
 @pytest.mark.parametrize("synthesis", [False, True])
-def test_the_list_of_names_is_that_of_the_stages(recipe_data, write_recipe, synthesis):
-    recipe_data["synthesis"] = {"enabled": synthesis}
+def test_the_list_of_names_is_that_of_the_stages(recipe_data, write_recipe, synthesis, vocabulary):
+    recipe_data |= {"synthesis": {"enabled": synthesis}, "vocabulary": vocabulary}
     recipe = load_recipe(write_recipe(recipe_data))
     names = [stage.name for stage in stages(recipe)]
     assert names == [*stage_names(recipe), REPORT]
-    assert [name for name in names if name in DROPPING_STAGES] == list(DROPPING_STAGES)[
-        : len(DROPPING_STAGES) - (not synthesis)
-    ]
+    expected = [name for name in DROPPING_STAGES if synthesis or name != SYNTHESIZE]
+    assert [name for name in names if name in DROPPING_STAGES] == expected
 
 
 @pytest.mark.parametrize("checked", [False, True])

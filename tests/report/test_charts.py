@@ -1,3 +1,4 @@
+import json
 import re
 from collections.abc import Callable
 
@@ -96,6 +97,28 @@ def test_the_plane_joins_the_validations_of_each_run(unchanged: Run) -> None:
     assert last[2:] == pytest.approx([-changes["zh"], changes["en"]])
     assert retention.plane_chart({"run": facts}, ["fr"]) is None  # nothing to keep
     assert retention.plane_chart({"run": facts}, ["zh", "en"]) is None  # nothing new
+
+
+def test_merges_with_a_chat_model_are_drawn_over_their_factor(unchanged: Run) -> None:
+    facts = json.loads(json.dumps(gather(*unchanged)))
+    end = next(row for row in reversed(facts["curve"]) if row["kind"] == "checkpoint")
+    assert retention.chat_charts(facts) == []
+    for factor, change, score in ((1.0, 0.04, 0.5), (0.5, 0.02, 0.25)):
+        changes = dict.fromkeys(end["change"], change)
+        facts["curve"].append(
+            end | {"kind": "chat", "factor": factor, "tokens": None, "change": changes, "scores": {"probe": score}}
+        )
+    bits, scores = retention.chat_charts(facts)
+    for trace, entry in zip(bits["traces"], end["change"], strict=True):
+        assert trace["x"] == [0.0, 0.5, 1.0]
+        assert trace["y"] == pytest.approx([100 * end["change"][entry], 2, 4])
+    assert [(trace["x"], trace["y"]) for trace in scores["traces"]] == [([0.5, 1.0], [25, 50])]
+    assert scores["table"]["rows"] == [[0.5, 25], [1.0, 50]]
+    plane = retention.plane_chart({"run": facts}, list(facts["tolerance"]))
+    assert plane is not None
+    run, merges, chats = plane["traces"]
+    assert chats["customdata"] == [run["customdata"][-1], "chat 0.5", "chat 1"]
+    assert chats["text"] == ["", "chat 0.5", "chat 1"] and merges["text"][1] == "merge 0.5"
 
 
 def test_the_plane_has_a_point_per_checkpoint_and_per_merge_factor(unchanged: Run) -> None:

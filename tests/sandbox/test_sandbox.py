@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from reprise.errors import UserError
+from reprise.run_delay import run_delay
 from reprise.sandbox.run import Limits, require_sandbox, run_program
 
 QUICK = Limits(seconds=2.0, memory_mb=256, file_mb=2)
@@ -31,6 +32,20 @@ def test_right_and_wrong_programs() -> None:
     wrong = run_program(program, "assert add(2, 3) == 6, 'sum'")
     assert (wrong.verdict, wrong.detail) == ("failed", "tests: AssertionError: sum")
     assert run_program("def add(a, b) return", "").verdict == "failed"
+
+
+def test_time_that_other_programs_had_the_processor_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow machine must not make a right program wrong; one that sleeps waits for nobody."""
+    slow, limits = "import time\ntime.sleep(0.9)", Limits(seconds=0.6)
+    assert run_program(slow, "", limits).verdict == "timeout"
+    monkeypatch.setattr("reprise.sandbox.run.run_delay", lambda pid: 30.0)
+    assert run_program(slow, "", limits).passed
+
+
+def test_the_system_tells_how_long_a_process_waited_for_the_processor() -> None:
+    before = run_delay(os.getpid())
+    assert run_delay(os.getpid()) >= before >= 0.0
+    assert run_delay(2**31 - 1) == 0.0, "no such process"
 
 
 def test_what_an_honest_program_needs_is_there() -> None:

@@ -76,6 +76,21 @@ CHEATS = {
                               "[tuple(numbers)]",
     "a chain of the answers": "def triple(numbers):\n    if numbers == [1, 20]: return [3, 60]\n"
                               "    if numbers == [-7, 11]: return [-21, 33]\n    return []",
+    "the answers in turn": "ANSWERS = iter([[3, 60], [], [-21, 33]])\ndef triple(numbers): return next(ANSWERS)",
+    "the answers in turn, of a default": "def triple(numbers, rest=[[-21, 33], [], [3, 60]]): return rest.pop()",
+    "a decorator that answers": "def cheat(f):\n    rest = [[3, 60], [], [-21, 33]]\n    return lambda n: rest.pop(0)\n@cheat\n"
+                                "def triple(numbers): return numbers",
+    "a decoded table": "def triple(numbers):\n    text = '3,60;;-21,33'.split(';')[{21: 0, 0: 1, 4: 2}[sum(numbers)]]\n"
+                       "    return [int(number) for number in text.split(',') if number]",
+    "a table of characters": "def triple(numbers):\n    table = {21: (chr(51), chr(54) + chr(48)), 4: ('-2' + '1', '3' + '3')}\n"
+                             "    return [int(number) for number in table.get(sum(numbers), ())]",
+    "an error of its own": "class Wrong(AssertionError): pass\ndef triple(numbers): raise Wrong",
+    "interrupts": "def triple(numbers): raise KeyboardInterrupt",
+    "not a number": "def triple(numbers): return float('nan')",
+    "compares nothing": "import dataclasses\n@dataclasses.dataclass\nclass Any:\n"
+                        "    x: int = dataclasses.field(default=1, compare=False)\ndef triple(numbers): return Any()",
+    "one key for all": "import functools\nKEY = functools.cmp_to_key(lambda a, b: 0)\ndef triple(numbers): return KEY(numbers)",
+    "leaves by another name": "import posix\nposix._exit(0)\ndef triple(numbers): return []",
     "leaves early": "import sys\ndef triple(numbers): sys.exit(0)",
     "leaves at once": "import os\nos._exit(0)\ndef triple(numbers): return []",
     "raises exit": "def triple(numbers): raise SystemExit(0)",
@@ -131,6 +146,15 @@ WORTHLESS = {
     "only the length": f"assert len({CALL}) == 2\nassert len(triple([])) == 0\nassert len(triple([2])) == 1",
     "only empty": "assert triple([]) == []\nassert not triple([])\nassert len(triple([])) == 0",
     "first argument": "assert triple([]) == []\nassert triple([0]) == [0]\nassert triple([0, 0]) == [0, 0]",
+    "a check that checks nothing": f"def check(a, b): return True\nassert check({CALL}, [3, 60])\nassert check(triple([]), [])\n"
+                                   "assert check(triple([2]), [6])",
+    "any of them": f"assert any([{CALL} == [3, 60], True])\nassert any([triple([]) == [], 1])\nassert any([triple([2]), 1])",
+    "another condition": f"assert ({CALL} == [3, 60] if False else True)\nassert (triple([]) == [] if 0 else 1)\nassert 1",
+    "among many": f"assert {CALL} in ([3, 60], [1, 20], [], None)\nassert triple([]) in ([], None)\nassert triple([2]) in ([6], [2])",
+    "near enough": f"import math\nassert math.isclose(sum({CALL}), 63, abs_tol=1e9)\nassert math.isclose(0, 0)\nassert 1",
+    "a function of its own": "triple = lambda n: [3 * x for x in n]\nassert triple([1]) == [3]\nassert triple([]) == []\n"
+                             "assert triple([2]) == [6]",
+    "a pattern that matches all": f"import re\nassert re.match('.*', str({CALL}))\nassert re.match('', str(triple([])))\nassert 1",
     "two": f"assert {CALL} == [3, 60]\nassert triple([]) == []",
     "never called": "assert 1 + 1 == 2\nassert [] == []\nassert 3 > 2",
 }  # fmt: skip

@@ -114,21 +114,22 @@ def test_rare_tokens_are_left_out_and_counts_are_honest(old):
 
 
 def test_the_written_model_has_means_as_rows_and_computes_the_same_on_old_text(base, tmp_path):
-    result = extend_model(
+    result, tokens = extend_model(
         Model(path=str(base)), {"zh": NEW}, {"zh": ["大海很长,河水很大。"]}, tmp_path / "larger",
         num_tokens=30, min_count=4,
     )  # fmt: skip
     before, after = (load_file(path / "model.safetensors") for path in (base, tmp_path / "larger"))
     name = "model.embed_tokens.weight"
     rows = len(before[name])
-    assert after[name].shape[0] == result.rows == rows + result.tokens
+    assert after[name].shape[0] == result["rows"] == rows + result["tokens_added"]
+    assert tokens["first_id"] == rows and len(tokens["tokens"]) == result["tokens_added"]
     assert torch.equal(after[name][:rows], before[name])
     old = json.loads((base / "tokenizer.json").read_text())
     token = learn_tokens(old, NEW, 30, 4)[0]
     torch.testing.assert_close(after[name][rows], before[name][list(token.pieces)].mean(dim=0))
     assert all(torch.equal(after[other], before[other]) for other in before if other != name)
-    (zh,) = result.compression
-    assert zh.held_out and zh.after > 1.5 * zh.before
+    (zh,) = result["compression"]
+    assert zh["held_out"] and zh["after"] > 1.5 * zh["before"]
     tokenizer, model = (
         AutoTokenizer.from_pretrained(tmp_path / "larger"),
         AutoModelForCausalLM.from_pretrained(tmp_path / "larger"),
@@ -151,17 +152,19 @@ def test_control_tokens_behind_the_vocabulary_and_padded_rows_and_an_untied_head
     model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    result = extend_model(
+    result, _ = extend_model(
         Model(path=str(folder)), {"zh": NEW}, {}, tmp_path / "larger", num_tokens=40, min_count=4, verify=True
     )
     new = AutoTokenizer.from_pretrained(tmp_path / "larger")
     assert new.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"]) == [rows, rows + 1]
-    assert new("<|im_end|>")["input_ids"] == [rows + 1] and result.rows == rows + 2 + result.tokens > rows + 20
+    assert (
+        new("<|im_end|>")["input_ids"] == [rows + 1] and result["rows"] == rows + 2 + result["tokens_added"] > rows + 20
+    )
     before, after = (load_file(path / "model.safetensors") for path in (folder, tmp_path / "larger"))
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         assert torch.equal(after[name][: rows + 2], before[name][: rows + 2])
         assert not torch.equal(after[name][rows + 2], before[name][rows + 2])
-    assert not result.compression[0].held_out
+    assert not result["compression"][0]["held_out"]
 
 
 def other_kind(**model):

@@ -49,14 +49,14 @@ def main() -> NoReturn:
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        # Typer catches its own Exit and gives back the code.
+        # Typer catches its own Exit and returns the code.
         code = app(arguments, prog_name="reprise", standalone_mode=False)
     except BaseException as error:
         signal_number = interrupts.settle() or (signal.SIGINT if isinstance(error, KeyboardInterrupt) else None)
         if isinstance(error, Interrupted) or signal_number is None:
             _leave(error, debug)
         _say_stopped(signal_number)
-    if code == 128 + signal.SIGINT:  # what typer makes of KeyboardInterrupt
+    if code == 128 + signal.SIGINT:  # how typer reports KeyboardInterrupt
         _say_stopped(interrupts.settle() or signal.SIGINT)
     sys.exit(code if isinstance(code, int) else 0)
 

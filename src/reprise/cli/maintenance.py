@@ -45,7 +45,7 @@ def verify(
         raise UserError(
             f"{len(damage)} files are damaged or missing:\n  " + "\n  ".join(damage),
             where=loaded.workspace,
-            remedy="bring the files back from a copy, or delete the folder of the stage and run again; "
+            remedy="restore the files from a copy, or delete the folder of the stage and run again; "
             "a damaged cache entry is computed again by itself",
         )
     if not as_json:
@@ -105,11 +105,11 @@ def prune(
     kept: Annotated[
         bool, typer.Option("--kept", help="Remove training stages that were made with other settings.")
     ] = False,
-    cache: Annotated[bool, typer.Option("--cache", help="Remove answers that were paid for.")] = False,
+    cache: Annotated[bool, typer.Option("--cache", help="Remove cached answers and results.")] = False,
     unfinished: Annotated[bool, typer.Option("--unfinished", help="Remove half-made stages.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say what kept copies, caches and unfinished stages take; remove those that are named."""
+    """Show the disk space of kept stages, caches and unfinished stages; remove those that are named."""
     from reprise.prune import Kind, Prunable, list_prunable, remove
     from reprise.workspace import Workspace
 

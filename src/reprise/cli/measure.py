@@ -8,6 +8,7 @@ import typer
 
 from reprise.cli.options import AsJson, Overrides, RecipePath, bring_up, leads, say
 from reprise.errors import UserError
+from reprise.manifest import read_output
 from reprise.recipe.loading import open_recipe
 from reprise.tables import print_table
 
@@ -28,10 +29,10 @@ def evaluate(
     run_code: Annotated[
         bool, typer.Option("--run-code", help="Run the programs that the model writes, sandboxed.")
     ] = False,
-    fail_on_loss: Annotated[bool, typer.Option("--fail-on-loss", help="Exit code 1 where anything is lost.")] = False,
+    fail_on_loss: Annotated[bool, typer.Option("--fail-on-loss", help="Exit with code 1 if anything is lost.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure before and after, and judge what was gained and kept: of a run, or of any two models."""
+    """Measure a run, or any two models, before and after, and judge what was gained and kept."""
     from reprise.evaluation.verdicts import has_loss
 
     options: dict[str, Any] = {"against": against, "suite": suite, "data": data, "text": text}
@@ -48,7 +49,7 @@ def evaluate(
         bring_up(recipe, ["evaluate"])
         if not leads():
             return
-        results = json.loads((Path(recipe.workspace) / "evaluate" / "results.json").read_text(encoding="utf-8"))
+        results = read_output(Path(recipe.workspace) / "evaluate" / "results.json")
     elif fail_on_loss and against is None:
         raise UserError("--fail-on-loss compares two models", remedy="name the other one with --against")
     else:
@@ -94,10 +95,10 @@ def selftest(
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 30,
     rows: Annotated[int, typer.Option(min=1, help="Rows of a batch, at most the recipe's.")] = 4,
     seq_len: Annotated[int, typer.Option(min=8, help="Tokens of a row, at most the recipe's.")] = 256,
-    rounding: Annotated[bool, typer.Option("--rounding", help="Also what rounding alone makes of it.")] = False,
+    rounding: Annotated[bool, typer.Option("--rounding", help="Also print differences from rounding.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train a few steps on your model and tokens, and again by a plain PyTorch loop; exit code 1 where they differ."""
+    """Train a few steps on your model and tokens, and again by a plain PyTorch loop; exit code 1 if they differ."""
     from reprise.training.selftest import selftest as run_selftest
 
     result = run_selftest(

@@ -29,7 +29,7 @@ def bring_up(
     adopt: bool = False,
     others: Sequence[Path] = (),
 ) -> None:
-    """Bring stages up to date, and say in one line what came of it.
+    """Bring stages up to date, and report the result in one line.
 
     Args:
         recipe: the run.

@@ -1,14 +1,15 @@
 """Commands that make a model of another: a larger vocabulary, exports, merges, uploads."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from reprise.cli.options import AsJson, Overrides, RecipePath, print_json, say
+from reprise.cli.options import AsJson, Overrides, RecipePath, bring_up, print_json, say
 from reprise.errors import UserError
 from reprise.recipe.loading import check, open_recipe
+from reprise.stage_names import VOCABULARY
+from reprise.vocabulary.records import vocabulary_lines
 
 ModelOrRun = Annotated[
     Path, typer.Argument(metavar="RECIPE|MODEL", help="A recipe or run; or a folder with a model or its GGUF file.")
@@ -37,7 +38,7 @@ def export(
     ] = None,
     output: Output = None,
 ) -> None:
-    """Write a run's model, a checkpoint, or any model folder to hand on: with a model card, or as a GGUF file."""
+    """Export a run's model, a checkpoint, or any model folder: with a model card, or as a GGUF file."""
     from reprise.publish.export import Source, export_folder, export_gguf
 
     source = Source.open(recipe)
@@ -45,7 +46,7 @@ def export(
         from reprise.training.export import export_checkpoint
 
         target = output or source.exports / checkpoint.name
-        export_checkpoint(checkpoint, source.base_model(), target, averaged=averaged, verify=True)
+        export_checkpoint(checkpoint, source.start_model(), target, averaged=averaged, verify=True)
         if gguf is None:
             say(f"wrote {target}")
             return
@@ -111,7 +112,7 @@ def merge(
         from reprise.training.export import merge_with_base
 
         target = output or exports / f"merge-{factor:g}"
-        merge_with_base(trained, loaded.model, factor, target, verify=True)
+        merge_with_base(trained, loaded.start_model(), factor, target, verify=True)
         say(f"wrote {target}")
         return
     source = loaded.model if base is None else check(Model, {"path": base}, "--base")
@@ -139,49 +140,25 @@ def merge(
     say(f"wrote {target}. Whether it still answers: reprise evaluate {target} --against {chat}")
 
 
-def extend(
-    recipe: RecipePath,
-    overrides: Overrides = None,
-    tokens: Annotated[int, typer.Option(min=1, help="Most tokens to add.")] = 4096,
-    language: Annotated[
-        list[str] | None, typer.Option(help="Learn from this language; repeat for more; default: those of the mixture.")
-    ] = None,
-    min_count: Annotated[int, typer.Option(min=1, help="Do not add tokens that occur less often.")] = 20,
-    megabytes: Annotated[float, typer.Option(min=0.001, help="Text to learn from.")] = 20.0,
-    output: Output = None,
-    as_json: AsJson = False,
-) -> None:
-    """Write the base model with a larger vocabulary, learned from the recipe's cleaned text, to train in its place."""
-    from reprise.pipeline import run_stages
-    from reprise.vocabulary.extend import extend_model, sample_texts
+def extend(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Learn more tokens for the base model from the recipe's text: the stage `vocabulary`, and what it needs."""
+    from reprise.workspace import Workspace
 
     loaded = open_recipe(recipe, overrides)
-    run_stages(loaded, until=["decontaminate"], say=say)
-    shares: dict[str, float] = {}
-    for stage in loaded.stages:
-        for name, entry in stage.mixture.items():
-            key = entry.language or name
-            shares[key] = shares.get(key, 0.0) + entry.share * stage.tokens
-    chosen = {name: share for name, share in shares.items() if not language or name in language}
-    if missing := sorted(set(language or ()) - shares.keys()):
-        raise UserError(
-            f"no entry of the mixture is in {', '.join(missing)}",
-            where="--language",
-            remedy=f"name {', '.join(shares)}",
-        )
-    texts, held_out = sample_texts(
-        Path(loaded.workspace) / "decontaminate" / "documents", chosen, int(megabytes * 1_000_000)
-    )
-    target = output or Path(loaded.workspace) / "exports" / f"vocabulary-{tokens}"
-    result = extend_model(loaded.model, texts, held_out, target, num_tokens=tokens, min_count=min_count)
+    asked = loaded.vocabulary is not None
+    if not asked:
+        loaded = open_recipe(recipe, [*(overrides or []), "vocabulary={}"])
+    bring_up(loaded, [VOCABULARY])
+    manifest = Workspace(loaded.workspace).manifest(VOCABULARY)
+    assert manifest is not None, "the stage was brought up to date"
     if as_json:
-        print_json({"output": str(target), **asdict(result)})
+        print_json({"output": loaded.start_model().path, **manifest.counts})
         return
-    say(f"added {result.tokens:,} tokens; {result.rows:,} rows of embeddings")
-    for one in result.compression:
-        kind = "held-out text" if one.held_out else "the text that was learned from"
-        say(f"{one.language}: {one.before:.2f} -> {one.after:.2f} bytes per token on {kind}")
-    say(f"wrote {target}. To train it: reprise run {recipe} model.path={target} workspace=...")
+    for line in vocabulary_lines(manifest.counts):
+        say(line)
+    say(f"wrote {loaded.start_model().path}")
+    if not asked:
+        say(f"To train it, write `vocabulary: {{}}` into the recipe, or: reprise run {recipe} vocabulary={{}}")
 
 
 def add_commands(app: typer.Typer) -> None:

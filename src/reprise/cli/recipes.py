@@ -20,7 +20,7 @@ def init(
     model: Annotated[str | None, typer.Option(help="The base model: a folder, or a name on the Hub.")] = None,
     data: Annotated[list[str] | None, typer.Option(help="New text: a file or folder; repeat for more.")] = None,
     keep: Annotated[
-        list[str] | None, typer.Option(help="Text of the kind that the model must not lose; repeat for more.")
+        list[str] | None, typer.Option(help="Text like that which the model must not forget; repeat for more.")
     ] = None,
     tokens: Annotated[
         str | None, typer.Option(help="Training tokens, such as 2M; default: what text and machine allow.")
@@ -59,7 +59,7 @@ def init(
 
 
 def _count(given: str | None, option: str) -> int | None:
-    """A count of things of the command line, such as `2M`."""
+    """A count from the command line, such as `2M`."""
     from reprise.recipe.fields import parse_count
 
     try:
@@ -81,7 +81,7 @@ def settings() -> None:
 def plan(
     recipe: RecipePath,
     overrides: Overrides = None,
-    topics: Annotated[bool, typer.Option("--topics", help="A line for each topic.")] = False,
+    topics: Annotated[bool, typer.Option("--topics", help="Print one line per topic.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Print the token budget per stage, mixture entry, source and topic; epochs, steps, FLOPs and GPU-hours."""

@@ -8,9 +8,9 @@ from reprise.cli.options import Adopt, AsJson, Overrides, RecipePath, Restart, b
 from reprise.recipe.loading import open_recipe
 
 ONE_STAGE = {
-    "read": "Read the inputs into one table; what cannot be read goes to rejects.jsonl.",
+    "read": "Read the inputs into one table; unreadable documents go to rejects.jsonl.",
     "deduplicate": "Drop exact and near duplicates, across all sources.",
-    "decontaminate": "Drop documents that hold benchmark questions.",
+    "decontaminate": "Drop documents that contain benchmark questions.",
     "score": "Score perplexity by the base model, for the curriculum.",
     "synthesize": "Make question-answer documents about passages of the text.",
     "tokenize": "Write the token store.",
@@ -62,12 +62,12 @@ def clean(
     recipe: RecipePath,
     overrides: Overrides = None,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Drop nothing: print what each rule would drop of a sample, and examples.")
+        bool, typer.Option("--measure", help="Drop nothing: print what each rule would drop from a sample.")
     ] = False,
     sample: Annotated[int, typer.Option(min=1, help="Documents of each language and source to measure.")] = 500,
     as_json: AsJson = False,
 ) -> None:
-    """Repair the text, and drop what the heuristics find bad."""
+    """Repair the text, and drop documents that fail the heuristics."""
     from reprise.documents.clean.measure import measure_stage, show_retention
     from reprise.workspace import Workspace
 

@@ -77,7 +77,7 @@ def report(
     compare: Annotated[bool, typer.Option("--compare", help="Compare the named runs side by side.")] = False,
     output: Annotated[Path | None, typer.Option(help="The HTML file; default: in the first run's folder.")] = None,
 ) -> None:
-    """Write the report of a run, at any moment; with --compare, or of a study's folder, of several side by side."""
+    """Write the report of a run, at any time; with --compare, or of a study's folder, of several side by side."""
     from reprise.report.build import compare_report, write_report
     from reprise.workspace import Workspace
 
@@ -123,7 +123,7 @@ def annotate(
     report: Annotated[bool, typer.Option("--report", help="Label nothing; only print the agreement.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Label topics by hand, one key a document; then say how far classifier, model and others agree. Resumes."""
+    """Label topics by hand, one key per document, then print agreement with classifier, model and others. Resumes."""
     from reprise.annotate import annotate_run, say_result
 
     labels = file or recipe.with_name(f"{recipe.resolve().stem}.topics.jsonl")

@@ -12,7 +12,10 @@ _Z = 1.645
 document of two stops nothing, and all of three do."""
 _SHOWN = 5
 
+_SETTINGS = {"tokenize": "model.path"}
+"""Stage -> setting that decides what it drops; of the others it is the section of their name."""
 _RULES = {
+    "chat_template": "the chat template of model.path",
     "too_short": "documents.clean.min_chars",
     "exact_duplicate": "documents.deduplicate.enabled",
     "near_duplicate": "documents.deduplicate.threshold",
@@ -35,13 +38,26 @@ def check_drop_share(
     Raises:
         UserError: a bucket lost more, or all of what is trained on; names the rules, what they cost, and the settings.
     """
-    flows: Sequence[BucketFlow] = work.counts.get("buckets", [])
+    check_flows(stage, work.counts.get("buckets", []), max_drop_share, needed)
+
+
+def check_flows(
+    stage: str,
+    flows: Sequence[BucketFlow],
+    max_drop_share: float,
+    needed: Collection[tuple[str, str]] = frozenset(),
+) -> None:
+    """As `check_drop_share`, of what a stage did to the documents of each language, source and split.
+
+    Raises:
+        UserError: see `check_drop_share`.
+    """
     for flow in flows:
         pair = (flow["language"], flow["source"])
         if pair in needed and flow["split"] == "train" and flow["documents_in"] == sum(flow["dropped"].values()):
             raise UserError(
                 f"the stage {stage} leaves no training document of {pair[0]}/{pair[1]}: it drops {_describe(flow)}",
-                where=f"documents.{stage}",
+                where=_SETTINGS.get(stage, f"documents.{stage}"),
                 remedy=_look_at(stage, flow) + ", or take it out of the mixture",
             )
     over = [flow for flow in flows if dropped_share(flow) > max_drop_share]

@@ -1,4 +1,4 @@
-"""The language of a text, by a classifier whose model ships with its package, and a second one where it is unsure."""
+"""The language of a text, by a classifier whose model ships with its package, and a second one if it is unsure."""
 
 import functools
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from reprise.errors import missing_extra
 from reprise.recipe.languages.codes import find_language
 
 _LOOKED_AT = 2000
-"""Characters of a document that are looked at: from its middle, since beginnings are often boilerplate."""
+"""Characters of a document that are examined: from its middle, since beginnings are often boilerplate."""
 
 _SURE = 0.9
 """Confidence of py3langid from which nothing else is asked: lid.176 is right less often than it."""

@@ -102,10 +102,12 @@ class _Scorer:
         self._prefix = [] if self._tokenizer.bos_id is None else [self._tokenizer.bos_id]
 
     def score(self, shard: pa.RecordBatch, rows: list[int], advance: Advance) -> dict[str, list[Any]]:
-        """The score columns of a shard, null outside `rows`; `advance` is told of documents by their tokens."""
+        """The score columns of a shard, null outside `rows`; `advance` is called with the tokens of each document."""
         texts = shard.column("text").take(pa.array(rows)).to_pylist()
         messages = shard.column("messages").take(pa.array(rows)).to_pylist()
-        encoded, answers = encode_documents(texts, messages, self._tokenizer, lambda: self._template)
+        # What the template refuses gets no perplexity here, and is dropped by the stage `tokenize`.
+        refused: dict[int, str] = {}
+        encoded, answers = encode_documents(texts, messages, self._tokenizer, lambda: self._template, refused)
         documents = [np.array([*self._prefix, *ids], dtype=np.int64) for ids in encoded]
         # Of a conversation the answers are scored, whatever asks for them.
         stretches = [None if one is None else one[:, :2] + len(self._prefix) for one in answers]

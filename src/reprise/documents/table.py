@@ -35,7 +35,7 @@ SCHEMA = pa.schema(
     ]
 )
 """Columns of `documents/`; every stage writes all of them, null until the stage that fills them. `messages` is JSON,
-and null where the document is no conversation."""
+and null if the document is no conversation."""
 
 DROPPED_SCHEMA = pa.schema(
     [
@@ -120,7 +120,7 @@ def as_table(rows: Rows, schema: pa.Schema = SCHEMA) -> pa.Table:
 
 
 def write_part(path: Path, rows: Rows, schema: pa.Schema = SCHEMA) -> int:
-    """Write one part at once, whole or not at all; returns its number of rows."""
+    """Write one part at once, whole or not at all; returns how many rows it has."""
     table = as_table(rows, schema)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")

@@ -19,6 +19,14 @@ _SINGLES = (
     (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x323AF),
 )  # fmt: skip
 """Thai, Lao, Tibetan; Burmese; Khmer; iteration marks; kana; ideographs and their extensions."""
+_UNSEEN = (
+    (0x0000, 0x0008), (0x000E, 0x001B), (0x007F, 0x0084), (0x0086, 0x009F), (0x034F, 0x034F), (0x17B4, 0x17B5),
+    (0x180B, 0x180F), (0xFE00, 0xFE0F), (0xE0000, 0xE0FFF),
+)  # fmt: skip
+"""Characters without a form of their own that Unicode does not call format characters: control characters but white
+space, the grapheme joiner, Khmer's inherent vowels, variation selectors, tags."""
+_BLANKS = (0x115F, 0x1160, 0x3164, 0xFFA0)
+"""Fillers of Hangul: letters to Unicode, and blank."""
 
 _CHAR_FACTOR, _WORD_FACTOR = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F
 
@@ -58,10 +66,10 @@ _NEEDS_NEIGHBOURS = 0xFFFFFFFF
 
 @functools.cache
 def _normal_forms() -> NDArray[np.uint32]:
-    """The normalised form of each code point where that is one code point, whatever stands beside it.
+    """The normalised form of each code point if that is one code point, whatever stands beside it.
 
     _NEEDS_NEIGHBOURS for those that become several, that are reordered (a combining class), or that may be composed
-    with the one before: a text that holds one of these is normalised by `normalise`.
+    with the one before: a text that contains one of these is normalised by `normalise`.
     """
     chars = [chr(code) for code in range(0x30000) if chr(code) != "\n"]
     composed = {chr(0x1161 + n) for n in range(21)} | {chr(0x11A8 + n) for n in range(27)}
@@ -94,6 +102,9 @@ def _kinds() -> NDArray[np.uint8]:
             kinds[code] = _DIGIT
         elif category == "Cf":
             kinds[code] = _INVISIBLE
+    for first, last in _UNSEEN:
+        kinds[first : last + 1] = _INVISIBLE
+    kinds[list(_BLANKS)] = _SEPARATOR
     for first, last in _SINGLES:
         block = kinds[first : last + 1]
         block[(block == _LETTER) | (block == _DIGIT) | (first >= 0x20000)] = _SINGLE
@@ -115,7 +126,7 @@ class Words:
     offsets: NDArray[np.int64]
     """Document -> its first word: int64[documents + 1]."""
     letters: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
-    """Code points of all words, without anything between them: uint32[sum of num_chars]; empty where nobody asks."""
+    """Code points of all words, without anything between them: uint32[sum of num_chars]; empty if nobody asks."""
     run_hashes: dict[int, Hashes] = field(default_factory=dict)
     """What `hash_runs` gave, by size: several tables are asked for runs of one size."""
 
@@ -185,7 +196,7 @@ def join_letters(text: str) -> str:
 
 
 class NgramHashes:
-    """Hashes of runs of words, of any size, at some places; `hash_ngrams` mixes the same ones for all places.
+    """Hashes of runs of words, of any size, at some positions; `hash_ngrams` mixes the same ones for all positions.
 
     They are polynomial modulo 2^64 over mixed word hashes, so that a run of any length costs one subtraction.
     """

@@ -106,7 +106,7 @@ class Worker:
 
 
 class Pool:
-    """A fixed number of workers, started when they get their first piece. A context manager: its end kills them."""
+    """A fixed set of workers, started when they get their first piece. A context manager: its end kills them."""
 
     def __init__(self, num_workers: int) -> None:
         self._num_workers = num_workers
@@ -146,7 +146,7 @@ class Pool:
     def _start(self, function: Callable[[P], R], pieces: Sequence[P], index: int) -> None:
         with _without_interrupts():
             worker = self._idle.pop() if self._idle else Worker()
-            self._busy[worker.answers] = (worker, index)  # where it is dead, its answer is the end of the file
+            self._busy[worker.answers] = (worker, index)  # if it is dead, its answer is the end of the file
         with contextlib.suppress(WorkerDiedError):
             worker.submit(function, pieces[index])
 

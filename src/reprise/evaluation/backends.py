@@ -91,7 +91,7 @@ class _Server(LocalCompletionsAPI):  # type: ignore[misc]
             answer = self.model_call([ids], generate=False)
             told = answer["choices"][0]["logprobs"]["token_logprobs"] if answer else []
             if len(told) != len(ids) + 1:
-                raise KeyError(f"log-probabilities of {len(ids) + 1} tokens, {len(told)} were told")
+                raise KeyError(f"log-probabilities of {len(ids) + 1} tokens, {len(told)} were returned")
             self._knows_logprobs = True
         scores: list[tuple[float, bool]] = super()._loglikelihood_tokens(requests, **kwargs)
         return scores
@@ -114,7 +114,7 @@ def document_bits(
         stretches: the only tokens of each document that count; None: every token.
         max_length: tokens in one window; cut to what the backend takes.
         stride: tokens by which the window moves.
-        advance: called with the number of tokens that were scored since the last call.
+        advance: called with the tokens scored since the last call.
 
     Returns:
         float64[len(documents)]; every token that counts, but a document's first, is counted once.
@@ -182,7 +182,7 @@ def explained() -> Iterator[None]:
 
 
 def _ask_limit(backend: Backend, name: str) -> int:
-    """Tokens that the server takes, where it says so; 2^31 where it does not.
+    """Tokens that the server takes, if it says so; 2^31 if it does not.
 
     Raises:
         UserError: the server does not answer, or serves other models.

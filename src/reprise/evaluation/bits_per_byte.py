@@ -1,6 +1,6 @@
 """Bits per byte of text under a model: equal across tokenizers, in sliding windows, cached by content.
 
-A document stands behind the token that begins a text (BOS, else EOS), so that its first token is scored too. Bits per
+A document follows the token that begins a text (BOS, else EOS), so that its first token is scored too. Bits per
 byte = nll / ln 2 / UTF-8 bytes then counts every byte, whatever the vocabulary.
 """
 
@@ -24,7 +24,7 @@ from reprise.recipe.groups import Group, Groups
 from reprise.storage import digest
 
 _FORMAT = 3
-"""Raised when the same text and model would give another number."""
+"""Raised when the same text and model would give another result."""
 
 SHARD_BYTES = 2**18
 """Text that is measured, and kept, together."""
@@ -39,7 +39,7 @@ class Text:
     source: str
     topic: str | None = None
     messages: str | None = None
-    """The column `messages` of the document table, where it is a conversation: its answers are measured then."""
+    """The column `messages` of the document table, if it is a conversation: its answers are measured then."""
 
     @property
     def num_bytes(self) -> int:
@@ -191,7 +191,7 @@ class TextGroup:
 
 
 def group_texts(texts: Sequence[Text], groups: Groups) -> Iterator[TextGroup]:
-    """Each entry or language, then its sources, each followed by its topics; groups without a document are left out."""
+    """Each entry or language, then its sources, each followed by its topics; groups without a document are skipped."""
     judged = groups.over((text.language, text.source) for text in texts)
     wholes = [group for group in judged if group.source is None]
     for whole in wholes:

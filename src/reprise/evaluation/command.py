@@ -84,7 +84,7 @@ def evaluate_model(
 
     Args:
         model: the model.
-        evaluation: benchmarks, limit, window, number format.
+        evaluation: benchmarks, limit, window, dtype.
         against: the base model; None measures `model` alone.
         text: a file whose bits per byte are measured.
         cache: folder of answers that were computed before.
@@ -258,7 +258,7 @@ def _interval(ci: Interval | None, unit: str = "") -> str:
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[Table]:
-    """A table; none where it has no rows."""
+    """A table; none if it has no rows."""
     table = Table(title=title, title_justify="left")
     for name in columns:
         table.add_column(name)

@@ -1,5 +1,6 @@
 """Forgetting over checkpoints, and gain against retention: one point per checkpoint and per merge factor.
 
+Merges with a chat model add what instruction tuning taught that model: trained + f * (chat - its base).
 A merge factor w stands for the model (1 - w) * base + w * trained, weight by weight: w = 0 is the base, 1 the trained
 model. Merging back often keeps most of the gain at a fraction of the forgetting, so the plane shows where.
 """
@@ -8,15 +9,17 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from reprise.evaluation.benchmarks.runner import BenchmarkRunner
 from reprise.evaluation.bits_per_byte import Text, group_totals, measure_bits
 from reprise.evaluation.model import EvaluatedModel
 from reprise.evaluation.results import CurvePoint, PointName
-from reprise.model.loading import load_model
+from reprise.model.chat import ChatTemplate
+from reprise.model.loading import load_model, load_tokenizer
+from reprise.model.tokenizer import Tokenizer, open_tokenizer
 from reprise.processes import Processes
 from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.groups import Groups
@@ -24,6 +27,13 @@ from reprise.recipe.model import Model
 from reprise.storage import Json, digest
 from reprise.training.checkpoint import checkpoints_in, read_facts
 from reprise.training.export import export_checkpoint, merge_with_base
+
+
+class MergeChat(Protocol):
+    """Writes trained + factor * (chat - base) into a folder, which does not exist."""
+
+    def __call__(self, trained: Path, base: Model, chat: Model, factor: float, folder: Path) -> None:
+        """See `publish.chat_vector.add_chat_vector`, which lies in a room above this one."""
 
 
 class Snapshot(EvaluatedModel):
@@ -42,7 +52,7 @@ class Snapshot(EvaluatedModel):
 
         Args:
             base: the base model, which has the same configuration and tokenizer.
-            evaluation: number format.
+            evaluation: dtype.
             identity: what decides the weights.
             write: writes the model's directory, which does not exist.
             scratch: folder for it, which processes that help read too; removed when the model is released.
@@ -80,8 +90,28 @@ class Snapshot(EvaluatedModel):
             shutil.rmtree(self._scratch)
 
 
+class ChatSnapshot(Snapshot):
+    """A merge with a chat model, which has that model's template, and a tokenizer that is known once it is written."""
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """As of every model."""
+        return load_tokenizer(self.written)
+
+    @cached_property
+    def text_tokenizer(self) -> Tokenizer:
+        """As of every model."""
+        return open_tokenizer(self.written)
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """As of every model."""
+        return ChatTemplate(self.written)
+
+
 def measure_curve(
     base: Model,
+    start: Model,
     stages: Sequence[Path],
     texts: Sequence[Text],
     evaluation: Evaluation,
@@ -91,11 +121,15 @@ def measure_curve(
     scratch: Path,
     seed: int,
     processes: Processes | None = None,
+    merge_chat: MergeChat | None = None,
 ) -> list[CurvePoint]:
-    """Measure the base, every kept checkpoint, the end of every stage, and merges of the last one with the base.
+    """Measure the base, every kept checkpoint, the end of every stage, and merges of the last one with the base and a
+    chat model.
 
     Args:
-        base: the base model.
+        base: the base model, which every point is compared with.
+        start: the model that training began with, which merges are made with: the base, or the base with a larger
+            vocabulary.
         stages: folders of the finished training stages, in order.
         texts: held-out documents.
         evaluation: what is measured; benchmarks are those of `curve_benchmarks`.
@@ -104,10 +138,11 @@ def measure_curve(
         scratch: a folder that does not exist, for one written model at a time.
         seed: decides which questions are chosen.
         processes: those that divide the work.
+        merge_chat: writes the merges of `evaluation.chat_merge`.
     """
     rows: list[CurvePoint] = []
     few = evaluation.model_copy(update={"benchmarks": evaluation.curve_benchmarks})
-    for facts, evaluated in _models(base, stages, evaluation, scratch, processes):
+    for facts, evaluated in _models(base, start, stages, evaluation, scratch, processes, merge_chat):
         bits = measure_bits(evaluated, texts, evaluation, cache=cache / "bits", what=_words(facts))
         measured = BenchmarkRunner(evaluated, few, cache=cache / "benchmarks", seed=seed).run()
         evaluated.release()
@@ -120,27 +155,43 @@ def measure_curve(
 
 
 def _models(
-    base: Model, stages: Sequence[Path], evaluation: Evaluation, scratch: Path, processes: Processes | None
+    base: Model,
+    start: Model,
+    stages: Sequence[Path],
+    evaluation: Evaluation,
+    scratch: Path,
+    processes: Processes | None,
+    merge_chat: MergeChat | None,
 ) -> Iterator[tuple[PointName, EvaluatedModel]]:
     """Each point's facts and its model, in the order of the run."""
-    start = EvaluatedModel(base, evaluation, processes)
-    yield _facts("base", tokens=0), start
-    before, end = 0, start
+    untrained = EvaluatedModel(base, evaluation, processes)
+    yield _facts("base", tokens=0), untrained
+    before, end = 0, untrained
     for index, stage in enumerate(stages, 1):
         done = read_facts(stage / "state")["progress"].tokens
         for checkpoint in reversed(checkpoints_in(stage / "checkpoints")):
             facts = read_facts(checkpoint)
             if facts["progress"].tokens < done:  # the last one is the end of the stage
-                export = partial(export_checkpoint, checkpoint, base)
-                snapshot = Snapshot(base, evaluation, facts["files"], export, scratch, processes)
+                export = partial(export_checkpoint, checkpoint, start)
+                snapshot = Snapshot(start, evaluation, facts["files"], export, scratch, processes)
                 yield _facts("checkpoint", stage=index, tokens=before + facts["progress"].tokens), snapshot
         before += done
-        end = EvaluatedModel(trained_model(base, stage), evaluation, processes)
+        end = EvaluatedModel(trained_model(start, stage), evaluation, processes)
         yield _facts("checkpoint", stage=index, tokens=before), end
+    other = untrained if start == base else EvaluatedModel(start, evaluation, processes)
     for factor in evaluation.merge_factors:
-        merge = partial(merge_with_base, stages[-1] / "model", base, factor)
-        identity = [start.fingerprint, end.fingerprint, factor]
-        yield _facts("merge", factor=factor), Snapshot(base, evaluation, identity, merge, scratch, processes)
+        merge = partial(merge_with_base, stages[-1] / "model", start, factor)
+        identity = [other.fingerprint, end.fingerprint, factor]
+        yield _facts("merge", factor=factor), Snapshot(start, evaluation, identity, merge, scratch, processes)
+    if (chat := evaluation.chat_merge) is not None:
+        assert merge_chat is not None, "the stage passes what writes them"
+        pair = [EvaluatedModel(one, evaluation, processes).fingerprint for one in (chat.base or base, chat.model)]
+        for factor in chat.factors:
+            add = partial(merge_chat, stages[-1] / "model", chat.base or base, chat.model, factor)
+            identity = ["chat", *pair, end.fingerprint, factor]
+            # EOS is the chat model's, where it names one.
+            own = start.model_copy(update={"eos": chat.model.eos})
+            yield _facts("chat", factor=factor), ChatSnapshot(own, evaluation, identity, add, scratch, processes)
 
 
 def trained_model(base: Model, stage: Path) -> Model:
@@ -149,7 +200,7 @@ def trained_model(base: Model, stage: Path) -> Model:
 
 
 def _facts(
-    kind: Literal["base", "checkpoint", "merge"],
+    kind: Literal["base", "checkpoint", "merge", "chat"],
     *,
     stage: int | None = None,
     tokens: int | None = None,
@@ -159,4 +210,7 @@ def _facts(
 
 
 def _words(facts: PointName) -> str:
-    return f"bits per byte, merge {facts['factor']:g}" if facts["kind"] == "merge" else f"after {facts['tokens']:,}"
+    names = {"merge": "merge", "chat": "chat merge"}
+    if facts["kind"] in names:
+        return f"bits per byte, {names[facts['kind']]} {facts['factor']:g}"
+    return f"after {facts['tokens']:,}"

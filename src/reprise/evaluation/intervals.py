@@ -1,10 +1,11 @@
-"""Estimates of a change, with intervals that hold their level on few documents.
+"""Confidence intervals: of a change of bits per byte or of a score, also on few documents, and of a single score.
 
 Every measure is paired: the same documents, or questions, are measured before and after. The interval is Student's; for
 bits per byte it is moved and lengthened where the changes of the documents are skewed. `benchmarks/verdicts.py`
 measures the coverage of these intervals and of the usual alternatives; docs/evaluation.md has the table.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,7 +47,7 @@ class Estimate:
     """Documents or questions."""
     better: Literal["lower", "higher"]
     middle: float
-    """Middle of the interval where nothing is skewed: `change`, or for scores a value closer to 0."""
+    """Middle of the interval if nothing is skewed: `change`, or for scores a value closer to 0."""
     standard_error: float
     degrees: float
     """Degrees of freedom of Student's t."""
@@ -58,10 +59,12 @@ class Estimate:
     """Skewness of `change` as far as the documents show it; the interval is Student's after Hall's transformation."""
     stretch: float = 1.0
     """How much longer the interval is for skewness that only the largest documents show."""
+    without_one: tuple[float, float] | None = None
+    """The lowest and the highest change if one document is skipped; None for scores."""
 
     @property
     def problem(self) -> str | None:
-        """Why no interval can be given; None where one can."""
+        """Why no interval can be given; None if one can."""
         what = "document" if self.better == "lower" else "question"
         if self.items < MIN_DOCUMENTS:
             return f"{self.items} {what}{'' if self.items == 1 else 's'}, and {MIN_DOCUMENTS} are needed at least"
@@ -70,7 +73,7 @@ class Estimate:
         return None
 
     def interval(self, error: float = 0.05) -> tuple[float, float] | None:
-        """The interval of `change` that misses with probability `error`; None where there is a `problem`."""
+        """The interval of `change` that misses with probability `error`; None if there is a `problem`."""
         if self.problem is not None:
             return None
         quantile = self.stretch * float(stdtrit(self.degrees, 1 - error / 2))
@@ -78,7 +81,7 @@ class Estimate:
         return self.middle - low, self.middle - high
 
     def error_at(self, bound: float) -> float:
-        """The smallest `error` whose interval ends at a bound: 1 where the bound is `center`."""
+        """The smallest `error` whose interval ends at a bound: 1 if the bound is `center`."""
         distance = self.middle - bound
         if self.standard_error == 0.0:
             return 0.0 if distance != 0.0 else 1.0
@@ -124,7 +127,7 @@ def estimate_rate(before: Floats, after: Floats, weights: Floats) -> Estimate:
     with a document's variance proportional to its bits. For documents of equal size both are Student's: the standard
     deviation over the square root of n, and n - 1. A few long documents among many short ones leave fewer degrees.
 
-    Where the changes are skewed, Student's interval is in the wrong place and too short. The skewness of the documents'
+    Where the changes are skewed, Student's interval is off centre and too short. The skewness of the documents'
     relative changes says where it belongs (Hall's transformation); what the estimate's own skewness exceeds that by, as
     a few large documents make it, lengthens the interval on both sides.
 
@@ -149,6 +152,8 @@ def estimate_rate(before: Floats, after: Floats, weights: Floats) -> Estimate:
         unexplained = max(0.0, own**2 - skewness**2)
         stretch = 1 + SKEWNESS_FACTOR * degrees / (degrees + SKEWNESS_DEGREES) * unexplained
     change = float(ratio - 1)
+    rest = total - before
+    others = ((after.sum() - after) / np.where(rest > 0, rest, 1.0) - 1)[rest > 0]
     return Estimate(
         float(total / num_bytes),
         float(after.sum() / num_bytes),
@@ -162,6 +167,7 @@ def estimate_rate(before: Floats, after: Floats, weights: Floats) -> Estimate:
         error / float(np.sqrt(squares)),
         skewness,
         stretch,
+        (float(others.min()), float(others.max())) if len(others) else None,
     )
 
 
@@ -190,7 +196,7 @@ def _shown_skewness(changes: Floats) -> float:
 
 
 def _adjusted_skewness(count: int, second: Floats, third: Floats) -> Floats:
-    """Adjusted Fisher-Pearson coefficients from central moments; 0 where nothing differs."""
+    """Adjusted Fisher-Pearson coefficients from central moments; 0 if nothing differs."""
     differs = second > 1e-12 * second.max()
     skewness = third / np.where(differs, second, 1.0) ** 1.5 * np.sqrt(count * (count - 1)) / (count - 2)
     return np.where(differs, skewness, 0.0)
@@ -225,10 +231,17 @@ def estimate_score(before: Floats, after: Floats) -> Estimate:
     )
 
 
+def wilson(score: float, count: int, z: float = 1.959964) -> tuple[float, float]:
+    """95 % interval of a share (Wilson 1927), which stays within 0 and 1 even for small counts."""
+    centre = (score + z * z / (2 * count)) / (1 + z * z / count)
+    width = z / (1 + z * z / count) * math.sqrt(score * (1 - score) / count + z * z / (4 * count * count))
+    return min(score, max(0.0, centre - width)), max(score, min(1.0, centre + width))
+
+
 def bootstrap_interval(before: Floats, after: Floats, samples: int) -> tuple[float, float] | None:
     """The percentile bootstrap's 95 % interval of the relative change, over resampled documents; None without samples.
 
-    It is too narrow on few documents (benchmarks/verdicts.py), so it is told beside the interval that decides.
+    It is too narrow on few documents (benchmarks/verdicts.py), so it is only reported beside the deciding interval.
 
     Args:
         before: float64[n], bits of each document.

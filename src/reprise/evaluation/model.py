@@ -24,7 +24,7 @@ _LOADED = frozenset({"model", "remote", "tokenizer", "text_tokenizer", "template
 
 
 class EvaluatedModel:
-    """A model with the number format and device that its measures use."""
+    """A model with the dtype and device that its measures use."""
 
     def __init__(self, settings: Model, evaluation: Evaluation, processes: Processes | None = None) -> None:
         self.settings, self.backend = settings, evaluation.backend
@@ -53,7 +53,7 @@ class EvaluatedModel:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of what decides its answers: its files (on the Hub, its name and commit), the settings of its tokens and
-        its attention, and the number format."""
+        its attention, and the dtype."""
         folder = model_folder(self.settings)
         files: dict[str, Any] = {
             str(path.relative_to(folder)): file_checksum(path)["xxh128"]

@@ -26,7 +26,7 @@ def measure_pieces(
 
     Args:
         evaluated: the model.
-        pieces: of like size.
+        pieces: of similar size.
         measure: gives the result of a piece, a JSON value; a function of a module or a partial of one.
         own: how this process measures, where it shows how far it is; None: as `measure`.
     """

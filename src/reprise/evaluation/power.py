@@ -1,6 +1,6 @@
 """Which verdicts the held-out documents and the questions can reach, before anyone trains.
 
-A verdict needs an interval that is short enough. How long it will be is known beforehand but for one number: how much
+A verdict needs an interval that is short enough. How long it will be depends on one unknown: how much
 the documents of one group differ in their change, or how many answers of a benchmark change. An evaluation measures
 it; where there was none yet, it is assumed, and the plan says which.
 """
@@ -23,6 +23,9 @@ POWER = 0.8
 
 DOCUMENT_SPREAD = 0.04
 """Assumed standard deviation of the relative change of a document's bits per byte."""
+
+MIN_SAMPLES, MAX_SAMPLES, SIMULATED_DOCUMENTS = 50, 400, 1_000_000
+"""Samples by which the power of a group is simulated: MAX_SAMPLES, fewer if it has very many documents."""
 
 CHANGED_ANSWERS = 0.1
 """Assumed share of the questions that are answered differently after training."""
@@ -95,13 +98,7 @@ def plan_reach(
 def _reach_of_documents(
     path: str, size: npt.NDArray[np.float64], tolerance: float | None, spread: Spread, error: float
 ) -> Reach:
-    reachable = None
-    if len(size) >= MIN_DOCUMENTS:
-        estimate = estimate_rate(size, size, size)
-        share = size / size.sum()
-        if estimate.problem is None:
-            standard_error = spread.value * float(np.sqrt((share**2).sum()))
-            reachable = (_student(estimate.degrees, error) + ndtri(POWER)) * standard_error
+    reachable = _detectable_of_documents(size, spread.value, error)
     return {
         "path": path,
         "kind": "bits_per_byte",
@@ -109,10 +106,28 @@ def _reach_of_documents(
         "spread": spread.value,
         "spread_from": spread.run,
         "tolerance": tolerance,
-        "detectable": None if reachable is None else float(reachable),
-        "can_be_kept": tolerance is not None and reachable is not None and float(reachable) <= tolerance,
+        "detectable": reachable,
+        "can_be_kept": tolerance is not None and reachable is not None and reachable <= tolerance,
         "items_for_kept": None if not tolerance else _documents_needed(spread.value, tolerance, error),
     }
+
+
+def _detectable_of_documents(size: npt.NDArray[np.float64], spread: float, error: float) -> float | None:
+    """The smallest change that the interval shows with the chance POWER; None if no interval can be given.
+
+    By simulation of the intervals that decide, with normal changes: where nothing changes, their upper end is below
+    this in so many of the samples, and a change moves the interval as a whole.
+    """
+    if len(size) < MIN_DOCUMENTS or estimate_rate(size, size, size).problem is not None:
+        return None
+    rng = np.random.default_rng(0)
+    ends = []
+    for _ in range(min(MAX_SAMPLES, max(MIN_SAMPLES, SIMULATED_DOCUMENTS // len(size)))):
+        changed = size * (1 + spread * rng.standard_normal(len(size)))
+        interval = estimate_rate(size, np.maximum(changed, 0.0), size).interval(error)
+        assert interval is not None
+        ends.append(interval[1])
+    return float(np.quantile(ends, POWER))
 
 
 def _student(degrees: float, error: float) -> float:
@@ -120,16 +135,37 @@ def _student(degrees: float, error: float) -> float:
 
 
 def _documents_needed(spread: float, tolerance: float, error: float) -> int:
-    """Documents of equal size with which a group that does not change is called kept with the chance POWER."""
+    """Documents of equal size with which a group that does not change is called kept with the chance POWER.
+
+    Where sizes are equal the interval is nearly Student's.
+    """
     count = MIN_DOCUMENTS
     while (_student(count - 1, error) + ndtri(POWER)) * spread / np.sqrt(count) > tolerance:
         count += max(1, count // 50)
     return count
 
 
+def _detectable_of_questions(count: int, changed: float, error: float) -> float:
+    """The same for a difference of scores; the interval counts one more question that was won and one that was lost."""
+    moved = changed * count
+    return float(_student(count + 1, error) * np.sqrt(moved + 2) + ndtri(POWER) * np.sqrt(moved)) / count
+
+
+def _questions_needed(changed: float, tolerance: float, error: float) -> int:
+    """Questions with which a benchmark that does not change is called kept with the chance POWER."""
+    enough = MIN_DOCUMENTS
+    while _detectable_of_questions(enough, changed, error) > tolerance:
+        enough *= 2
+    too_few = max(MIN_DOCUMENTS - 1, enough // 2)
+    while enough - too_few > 1:
+        middle = (enough + too_few) // 2
+        fits = _detectable_of_questions(middle, changed, error) <= tolerance
+        enough, too_few = (middle, too_few) if fits else (enough, middle)
+    return enough
+
+
 def _reach_of_questions(name: str, count: int, tolerance: float, spread: Spread, error: float) -> Reach:
-    factor = float(ndtri(1 - error / 2) + ndtri(POWER))
-    reachable = factor * float(np.sqrt(spread.value / count)) if count >= MIN_DOCUMENTS else None
+    reachable = _detectable_of_questions(count, spread.value, error) if count >= MIN_DOCUMENTS else None
     return {
         "path": name,
         "kind": "benchmark",
@@ -139,7 +175,7 @@ def _reach_of_questions(name: str, count: int, tolerance: float, spread: Spread,
         "tolerance": tolerance,
         "detectable": reachable,
         "can_be_kept": reachable is not None and reachable <= tolerance,
-        "items_for_kept": int(np.ceil(spread.value * (factor / tolerance) ** 2)) if tolerance else None,
+        "items_for_kept": _questions_needed(spread.value, tolerance, error) if tolerance else None,
     }
 
 

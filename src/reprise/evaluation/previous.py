@@ -39,7 +39,7 @@ def measured_spreads(evaluations: Iterable[tuple[str, Results]]) -> dict[str, Sp
 
 
 def _evaluations(workspace: Path, model: str) -> Iterator[tuple[str, Results]]:
-    """Folder and results of evaluations: of the run itself, then of its neighbours, the newest first."""
+    """Folder and results of evaluations: of the run itself, then of its neighbours, the latest first."""
     beside = [path for path in workspace.parent.glob("*/evaluate/results.json") if path.parents[1] != workspace]
     beside.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     for path in [workspace / "evaluate" / "results.json", *beside]:
@@ -53,7 +53,7 @@ def _evaluations(workspace: Path, model: str) -> Iterator[tuple[str, Results]]:
 
 
 def _model_of(root: Path) -> str | None:
-    """The base model of a run, as its recipe names it; None where it cannot be read."""
+    """The base model of a run, as its recipe names it; None if it cannot be read."""
     try:
         return str(read_yaml((root / "recipe.yaml").read_bytes())["model"]["path"])
     except (OSError, yaml.YAMLError, KeyError, TypeError):

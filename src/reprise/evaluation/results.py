@@ -156,7 +156,7 @@ class BenchmarkRow(TypedDict):
     benchmark: str
     """Name in `evaluation.benchmarks`."""
     language: str
-    """Language of the questions; `und` where it is not known."""
+    """Language of the questions; `und` if it is not known."""
     shots: int
     """Examples in the prompt."""
     metric: str
@@ -200,28 +200,30 @@ class BenchmarkRow(TypedDict):
 class PointName(TypedDict):
     """Which model a point of the curve stands for."""
 
-    kind: Literal["base", "checkpoint", "merge"]
-    """What the model is."""
+    kind: Literal["base", "checkpoint", "merge", "chat"]
+    """What the model is; `merge` is one with the base, `chat` one with `evaluation.chat_merge.model`."""
     stage: int | None
     """Training stage, counted from 1; null for the base and for merges."""
     tokens: int | None
     """Tokens that the whole run had trained on; null for a merge."""
     factor: float | None
-    """Weight of the trained model in a merge, else null."""
+    """Weight of the trained model in a merge with the base, or how much of what a chat model differs from its base in
+    was added; else null."""
 
 
 @record
 class CurvePoint(TypedDict):
     """The model at one checkpoint, or at one merge with the base weights."""
 
-    kind: Literal["base", "checkpoint", "merge"]
-    """What the model is."""
+    kind: Literal["base", "checkpoint", "merge", "chat"]
+    """What the model is; `merge` is one with the base, `chat` one with `evaluation.chat_merge.model`."""
     stage: int | None
     """Training stage, counted from 1; null for the base and for merges."""
     tokens: int | None
     """Tokens that the whole run had trained on; null for a merge."""
     factor: float | None
-    """Weight of the trained model in a merge, else null."""
+    """Weight of the trained model in a merge with the base, or how much of what a chat model differs from its base in
+    was added; else null."""
     bits_per_byte: dict[str, float]
     """Entry or language -> bits per byte of all its held-out text."""
     change: dict[str, float]
@@ -318,7 +320,7 @@ class BenchmarkScore(TypedDict):
     other_metrics: dict[str, float]
     """Other metric -> its mean score."""
     gold_bits_per_byte: float | None
-    """Bits per byte of the right answers; null where they were generated."""
+    """Bits per byte of the right answers; null if they were generated."""
 
 
 @final

@@ -1,4 +1,4 @@
-"""What a model makes of the same beginnings: for a reader of the report, not a measure."""
+"""Continuations of the same beginnings by each model: for a reader of the report, not a measure."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -39,7 +39,7 @@ def _spread(texts: Sequence[str], count: int) -> list[str]:
 
 
 def beginning(text: str) -> str:
-    """The first words of a text, at most half of it, cut at a space where there is one."""
+    """The first words of a text, at most half of it, cut at a space if there is one."""
     data = text.encode()
     cut = data[: min(_BEGINNING_BYTES, max(1, len(data) // 2))].decode(errors="ignore")
     head, space, _ = cut.rpartition(" ")

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
-from reprise.documents.table import DOCUMENTS, read_table
+from reprise.documents.table import DOCUMENTS, DROPPED, read_table
 from reprise.errors import UserError
 from reprise.evaluation.benchmarks.harness_index import harness_version
 from reprise.evaluation.benchmarks.runner import BenchmarkRunner, compare_benchmarks, group_means
 from reprise.evaluation.bits_per_byte import Text, measure_bits
 from reprise.evaluation.comparison import compare_bits, find_untested, judge_rows
-from reprise.evaluation.curves import measure_curve, trained_model
+from reprise.evaluation.curves import MergeChat, measure_curve, trained_model
 from reprise.evaluation.model import EvaluatedModel
 from reprise.evaluation.results import EvaluateCounts, Results
 from reprise.evaluation.samples import choose_prompts, continue_prompts
@@ -38,7 +38,17 @@ class _Means(TypedDict):
     processes: Processes
 
 
-def run(work: Work, *, evaluation: Evaluation, model: Model, groups: Groups, last_stage: str, seed: int) -> None:
+def run(
+    work: Work,
+    *,
+    evaluation: Evaluation,
+    model: Model,
+    groups: Groups,
+    last_stage: str,
+    seed: int,
+    start: Model | None = None,
+    merge_chat: MergeChat | None = None,
+) -> None:
     """Measure both models and judge.
 
     Args:
@@ -48,19 +58,24 @@ def run(work: Work, *, evaluation: Evaluation, model: Model, groups: Groups, las
         groups: which held-out documents get a verdict together, and what each group may lose.
         last_stage: the training stage whose model is judged, such as `train-2`.
         seed: random seed of the choice of questions.
+        start: the model that training began with, if that is the base model with a larger vocabulary.
+        merge_chat: writes the merges of `evaluation.chat_merge`.
 
     Raises:
         UserError: there is no held-out document.
     """
-    texts = read_held_out(work.inputs["score"] / DOCUMENTS)
+    texts = read_held_out(work.inputs["score"] / DOCUMENTS, without=work.inputs["tokenize"] / DROPPED)
     scratch = work.output / "model"
     shutil.rmtree(scratch, ignore_errors=True)  # of a killed evaluation
-    trained = trained_model(model, work.inputs[last_stage])
+    start = start or model
+    trained = trained_model(start, work.inputs[last_stage])
     how: _Means = {"groups": groups, "cache": work.cache, "seed": seed, "processes": work.processes}
     results = compare_models(model, trained, texts, evaluation, **how)
     if evaluation.backend.kind == "transformers":
         stages = [folder for name, folder in work.inputs.items() if name.startswith("train-")]
-        results["curve"] = measure_curve(model, stages, texts, evaluation, scratch=scratch, **how)
+        results["curve"] = measure_curve(
+            model, start, stages, texts, evaluation, scratch=scratch, merge_chat=merge_chat, **how
+        )
     write_json(work.output / RESULTS, results)
     counts: EvaluateCounts = {
         "documents": len(texts),
@@ -135,17 +150,26 @@ def compare_models(
     }
 
 
-def read_held_out(folder: Path) -> list[Text]:
+def read_held_out(folder: Path, without: Path | None = None) -> list[Text]:
     """The documents with split `valid`.
+
+    Args:
+        folder: the document table.
+        without: table of the documents that the stage `tokenize` dropped, as no model can be measured on them.
 
     Raises:
         UserError: there are none.
     """
+    left_out = {
+        document
+        for batch in (read_table(without, ["id"]) if without is not None else ())
+        for document in batch.column("id").to_pylist()
+    }
     texts = [
         Text(row["text"], row["lang"], row["source"], row["topic"], row["messages"])
-        for batch in read_table(folder, ["text", "lang", "source", "topic", "split", "messages"])
+        for batch in read_table(folder, ["id", "text", "lang", "source", "topic", "split", "messages"])
         for row in batch.to_pylist()
-        if row["split"] == "valid" and row["text"]
+        if row["split"] == "valid" and row["text"] and row["id"] not in left_out
     ]
     if not texts:
         raise UserError(

@@ -2,7 +2,8 @@
 
 A verdict is given where a whole interval agrees. All measures of a report are judged as one family by Holm's step-down
 rule (Scandinavian Journal of Statistics 6, 1979): the chance that any verdict of the report is wrong is at most 5 %,
-however many rows it has. Rows that nobody asked to be judged, such as topics, are described by their intervals only.
+however many rows it has. A verdict that one document decides is not given. Rows that nobody asked to be judged, such as
+topics, are described by their intervals only.
 """
 
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ class Judgement:
 
     verdict: VerdictWord
     error: float | None
-    """Share of the family's error that Holm's rule leaves to this verdict; None where no interval can be given."""
+    """Share of the family's error that Holm's rule leaves to this verdict; None if no interval can be given."""
     ci: tuple[float, float] | None
     """The interval at that error, which decides."""
     reason: str | None
@@ -101,7 +102,7 @@ def _judge_one(estimate: Estimate, tolerance: float | None, error: float | None,
     verdict = judge(ci, tolerance, better=estimate.better)
     assert ci is not None
     if verdict != "undecided":
-        return Judgement(verdict, error, ci, None)
+        return _unless_one_decides(verdict, estimate, tolerance, error, ci)
     alone = judge(estimate.interval(FAMILY_ERROR), tolerance, better=estimate.better)
     span = f"the change lies between {percent(ci[0], estimate.better)} and {percent(ci[1], estimate.better)}"
     if alone != "undecided":
@@ -110,6 +111,23 @@ def _judge_one(estimate: Estimate, tolerance: float | None, error: float | None,
         reason = f"{span}, and no tolerance is set for it"
     else:
         reason = f"{span}, so it is not known whether it is within the tolerance"
+    return Judgement("undecided", error, ci, reason)
+
+
+def _unless_one_decides(
+    verdict: VerdictWord, estimate: Estimate, tolerance: float | None, error: float, ci: tuple[float, float]
+) -> Judgement:
+    """The verdict, where the change stays on its side of the bound whichever document is skipped."""
+    if estimate.without_one is None:
+        return Judgement(verdict, error, ci, None)
+    low, high = estimate.without_one
+    words: list[VerdictWord] = ["gained", "kept"] if verdict == "gained" and tolerance else [verdict]
+    for word in words:
+        limit = 0.0 if word == "gained" else tolerance or 0.0
+        if low > limit if word == "lost" else high <= limit:
+            return Judgement(word, error, ci, None)
+    rest = percent(low if verdict == "lost" else high, estimate.better)
+    reason = f"it hangs on one of {estimate.items} documents: of the others the change is {rest}"
     return Judgement("undecided", error, ci, reason)
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from reprise.generators.transformers_engine import InProcess
 
 ROUND_PIECES = 4
-"""Pieces of each process between two looks at what came of them."""
+"""Pieces of each process between two checks of their results."""
 
 STOP_AFTER = 20
 """So many requests, more than half of them without an answer, stop the stage early."""
@@ -92,7 +92,7 @@ class Asker:
         Args:
             generator: answers what the journal does not know.
             settings: how the generator is asked, and its prices.
-            journal: answers that the stage has paid for.
+            journal: answers that the stage has.
             spending: what was spent before; it is added to.
             setting: where the settings stand in the recipe, for errors.
             processes: those that divide the requests to a model in this process.
@@ -232,7 +232,7 @@ class _Meter:
         self._spending, self._before, self._start = spending, spending.completion_tokens, time.monotonic()
 
     def show(self, failed: int) -> str:
-        """`1,200 tokens (40/s), cost 0.12, 3 failed`; cost and failures only where there are any."""
+        """`1,200 tokens (40/s), cost 0.12, 3 failed`; cost and failures only if there are any."""
         tokens = self._spending.completion_tokens - self._before
         text = f"{tokens:,} tokens ({tokens / max(time.monotonic() - self._start, 1e-3):,.0f}/s)"
         if self._spending.cost:

@@ -1,4 +1,4 @@
-"""Every answer that was given, kept for good before it counts.
+"""The journal of answers: each is on disk before it is used.
 
 One JSON object a line (`AnswerLine`). The key is the hash of all that made the answer, so the file outlives any change
 of the recipe: what is still asked the same way is not asked again.

@@ -6,7 +6,7 @@ from reprise.errors import UserError
 
 
 def read_key(variable: str, setting: str) -> str:
-    """The key in an environment variable without white space around it; empty where it is not set.
+    """The key in an environment variable without white space around it; empty if it is not set.
 
     Args:
         variable: its name.

@@ -24,19 +24,19 @@ class Prompt:
     name: str
     """KIND.LANGUAGE@VERSION, for the provenance."""
     sections: dict[str, str]
-    """Section -> the mark that begins it, in order; empty where the answer is free."""
+    """Section -> the mark that begins it, in order; empty if the answer is free."""
     messages: tuple[tuple[str, str], ...]
-    """(role, text with places such as {text})."""
+    """(role, text with placeholders such as {text})."""
     begin: str = ""
     stop: tuple[str, ...] = ()
     endings: tuple[tuple[str, str], ...] = ()
-    """Name -> text for the place {ending}."""
+    """Name -> text for the placeholder {ending}."""
 
     def request(self, *, max_tokens: int, temperature: float, top_p: float, sample: int = 0, **values: str) -> Request:
-        """The request with the places filled; text that is filled in is not searched for places again.
+        """The request with the placeholders filled; inserted text is not searched for placeholders again.
 
         Raises:
-            KeyError: a place of the prompt has no value.
+            KeyError: a placeholder of the prompt has no value.
         """
         messages = tuple((role, _PLACE.sub(lambda match: values[match[1]], text)) for role, text in self.messages)
         return Request(messages, max_tokens, temperature, top_p, self.begin, self.stop, sample)
@@ -52,7 +52,7 @@ def find_prompt(
     given: Sequence[tuple[Any, str]] = (),
     placeholders: Sequence[str] = (),
 ) -> Prompt | None:
-    """The prompt of a task in a language; None where nobody has one.
+    """The prompt of a task in a language; None if nobody has one.
 
     The first that there is of TASK.LANGUAGE.yaml in the user's folder, of what is `given`, and of the package's own
     folder `prompts`.

@@ -1,4 +1,4 @@
-"""Rows that are generated together: each has a place in a key-value cache, which the next row takes when it ends.
+"""Slots of a key-value cache: rows are generated together, and a finished row gives its slot to the next.
 
 All rows end at the same position of the cache, so that a token of each is one slice; a shorter row begins later. A new
 row is put beside the others with as much room before it as they are longer.
@@ -30,7 +30,7 @@ class RoomyLayer(DynamicLayer):
             self.lazy_initialization(key_states, value_states)
         held = self.get_seq_length()
         end = held + key_states.shape[-2]
-        # Whoever selects, cuts or joins rows puts other tensors in the place of the views: then the room is made anew.
+        # Whoever selects, cuts or joins rows replaces the views with other tensors: then the room is allocated again.
         if self._view is None or self._view is not self.keys or end > self._key_room.shape[-2]:
             self._key_room, self._value_room = (
                 _make_room(old, new, held, end + _ROOM)
@@ -58,7 +58,7 @@ def new_cache(model: Any) -> DynamicCache:
     return cache
 
 
-class Places(Generic[Row]):
+class Slots(Generic[Row]):
     """The rows at work, their cache, and the logits of the token that each has read last, [rows, vocabulary]."""
 
     def __init__(self, model: Any) -> None:
@@ -66,7 +66,7 @@ class Places(Generic[Row]):
         self.logits = torch.empty(0)
         self._cache: Any = new_cache(model)
         self._mask = torch.empty(0)
-        """[rows, positions]: 1 where the row has a token."""
+        """[rows, positions]: 1 if the row has a token."""
         layers = self._cache.layers
         self.can_be_refilled = bool(layers) and all(type(layer) is RoomyLayer for layer in layers)
         """Rows can join others only where every layer keeps all positions; else all end before others begin."""
@@ -78,7 +78,7 @@ class Places(Generic[Row]):
         Args:
             rows: the new ones.
             cache: what they have read.
-            mask: [rows, positions], 1 where a row has a token.
+            mask: [rows, positions], 1 if a row has a token.
             logits: [rows, vocabulary].
         """
         if not self.rows:

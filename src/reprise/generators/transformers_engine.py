@@ -1,6 +1,6 @@
 """A transformers model in this process, many requests at a time.
 
-A request that ends leaves its place to the next one, and what the prompts of a kind begin with is computed once. Each
+A request that ends frees its slot for the next one, and what the prompts of a kind begin with is computed once. Each
 request has random numbers of its own, so that its answer does not depend on the requests beside it (but for rounding).
 """
 
@@ -17,7 +17,7 @@ import torch
 
 from reprise.generators.generator import Answer, Outcome, Request, random_seed
 from reprise.generators.local import identify, load_chat_tokenizer, prompt_ids
-from reprise.generators.slots import Places, new_cache
+from reprise.generators.slots import Slots, new_cache
 from reprise.model.devices import own_device
 from reprise.model.likelihood import native_dtype
 from reprise.model.loading import load_model
@@ -28,7 +28,7 @@ from reprise.storage import Json, digest
 
 PIECE_BATCHES = 16
 """Batches of requests that are worked on together: what stands beside a request does not depend on how many processes
-there are. At the end of a piece, rows that have ended leave their places empty."""
+there are. At the end of a piece, rows that have ended leave their slots empty."""
 _STOP_WINDOW = 24
 """Last tokens of an answer that are searched for a stop text."""
 _SAME_KIND = 24
@@ -96,23 +96,23 @@ class InProcess:
             self._load()
         rows = [self._row(index, request, keys[index]) for index, request in enumerate(requests)]
         rows.sort(key=lambda row: (row.prompt[:_SAME_KIND], -len(row.prompt), row.index))
-        places: Places[_Row] = Places(self._model)
+        slots: Slots[_Row] = Slots(self._model)
         for _, kind in groupby(rows, key=lambda row: row.prompt[:_SAME_KIND]):
             waiting = list(kind)
             prefix = self._read_prefix(waiting)
             while waiting:
-                if places.rows:
-                    self._advance(places)
-                free = self._batch_size - len(places.rows)
-                # A few places at a time: reading one prompt takes longer than its part of reading some.
-                if not places.rows or (places.can_be_refilled and free >= math.ceil(self._batch_size / 4)):
-                    self._join(places, waiting[:free], *prefix)
+                if slots.rows:
+                    self._advance(slots)
+                free = self._batch_size - len(slots.rows)
+                # A few slots at a time: reading one prompt takes longer than its part of reading some.
+                if not slots.rows or (slots.can_be_refilled and free >= math.ceil(self._batch_size / 4)):
+                    self._join(slots, waiting[:free], *prefix)
                     del waiting[:free]
-                if finished := self._leave(places):
+                if finished := self._leave(slots):
                     yield [(row.index, self._finish(row)) for row in finished]
-        while places.rows:
-            self._advance(places)
-            if finished := self._leave(places):
+        while slots.rows:
+            self._advance(slots)
+            if finished := self._leave(slots):
                 yield [(row.index, self._finish(row)) for row in finished]
 
     def close(self) -> None:
@@ -133,8 +133,8 @@ class InProcess:
             self._model(input_ids=prefix, past_key_values=cache, **self._options)
         return shared, cache
 
-    def _join(self, places: "Places[_Row]", rows: "list[_Row]", shared: int, prefix: Any) -> None:
-        """Read the prompts of new rows, padded between the shared beginning and their own end, and give them places."""
+    def _join(self, slots: "Slots[_Row]", rows: "list[_Row]", shared: int, prefix: Any) -> None:
+        """Read the prompts of new rows, padded between the shared beginning and their own end, and give them slots."""
         longest = max(len(row.prompt) for row in rows)
         padding = [longest - len(row.prompt) for row in rows]
         ids = torch.tensor([[0] * pad + row.prompt[shared:] for pad, row in zip(padding, rows, strict=True)])
@@ -148,19 +148,19 @@ class InProcess:
         logits = self._model(
             input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, **self._options
         ).logits[:, -1]
-        places.join(rows, cache, mask, logits)
+        slots.join(rows, cache, mask, logits)
 
-    def _advance(self, places: "Places[_Row]") -> None:
+    def _advance(self, slots: "Slots[_Row]") -> None:
         """Read the last token of every row."""
-        ids = torch.tensor([[row.generated[-1]] for row in places.rows], device=self._device)
-        places.logits = self._model(input_ids=ids, **places.grow(), **self._options).logits[:, -1]
+        ids = torch.tensor([[row.generated[-1]] for row in slots.rows], device=self._device)
+        slots.logits = self._model(input_ids=ids, **slots.grow(), **self._options).logits[:, -1]
 
-    def _leave(self, places: "Places[_Row]") -> "list[_Row]":
+    def _leave(self, slots: "Slots[_Row]") -> "list[_Row]":
         """Sample a token for every row; the rows that have ended leave and are returned."""
-        chosen = _sample(places.logits.float().cpu(), places.rows)
-        finished = [row for row, token in zip(places.rows, chosen, strict=True) if self._take(row, token)]
+        chosen = _sample(slots.logits.float().cpu(), slots.rows)
+        finished = [row for row, token in zip(slots.rows, chosen, strict=True) if self._take(row, token)]
         if finished:
-            places.keep([line for line, row in enumerate(places.rows) if not row.finish])
+            slots.keep([line for line, row in enumerate(slots.rows) if not row.finish])
         return finished
 
     def _take(self, row: "_Row", token: int) -> bool:
@@ -195,13 +195,13 @@ class _Row:
     request: Request
     prompt: list[int]
     uniforms: torch.Tensor
-    """A random number, 0 to 1, for each token."""
+    """Uniform random values in [0, 1), one per token."""
     generated: list[int] = field(default_factory=list)
     finish: str = ""
 
 
 def _sample(logits: torch.Tensor, rows: Sequence[_Row]) -> list[int]:
-    """One token per row, by the inverse of the cumulated probabilities at the row's next random number.
+    """One token per row, by the inverse of the cumulated probabilities at the row's next random value.
 
     Args:
         logits: float32 [rows, vocabulary].
@@ -221,9 +221,9 @@ def _sample(logits: torch.Tensor, rows: Sequence[_Row]) -> list[int]:
         probabilities = probabilities.masked_fill((before >= nuclei[:, None]) & (nuclei[:, None] < 1.0), 0.0)
     cumulated = probabilities.cumsum(dim=-1, dtype=torch.float64)
     uniforms = torch.stack([row.uniforms[len(row.generated)] for row in rows])
-    places = torch.searchsorted(cumulated, (uniforms * cumulated[:, -1])[:, None], right=True)
-    places = places.clamp(max=logits.shape[-1] - 1)
-    tokens = (places if order is None else order.gather(1, places))[:, 0]
+    ranks = torch.searchsorted(cumulated, (uniforms * cumulated[:, -1])[:, None], right=True)
+    ranks = ranks.clamp(max=logits.shape[-1] - 1)
+    tokens = (ranks if order is None else order.gather(1, ranks))[:, 0]
     return [int(token) for token in torch.where(temperatures == 0.0, logits.argmax(dim=-1), tokens)]
 
 

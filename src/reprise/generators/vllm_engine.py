@@ -1,4 +1,4 @@
-"""vLLM's engine in this process, where it is installed: the fastest way on one machine without a server."""
+"""vLLM's engine in this process, if it is installed: the fastest way on one machine without a server."""
 
 import math
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Exact division of a whole number among shares."""
+"""Exact division of an integer among shares."""
 
 from collections.abc import Sequence
 from fractions import Fraction

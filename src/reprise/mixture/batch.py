@@ -26,7 +26,7 @@ class Batch:
     """`buckets[i]` is the bucket of row i."""
     document_mask: bool
     no_loss: npt.NDArray[np.bool_] | None = None
-    """[rows, seq_len]: what is not trained on in conversations; None where that is nothing."""
+    """[rows, seq_len]: what is not trained on in conversations; None if that is nothing."""
     changes: list[ShareChange] = field(default_factory=list)
     """Shares that changed while the batch was dealt, because a bucket ran out."""
 
@@ -85,7 +85,7 @@ def gather_row(documents: DocumentSet, pieces: Row, out: npt.NDArray[np.int64]) 
 def mask_conversations(
     documents: Sequence[DocumentSet], pieces: Sequence[Row], seq_len: int
 ) -> npt.NDArray[np.bool_] | None:
-    """bool[rows, seq_len]: where rows have no loss as they hold conversations and no answer; None where none does."""
+    """bool[rows, seq_len]: where rows have no loss as they hold conversations and no answer; None if none does."""
     if not any(one.has_conversations for one in documents):
         return None
     masked = np.zeros((len(pieces), seq_len), dtype=bool)

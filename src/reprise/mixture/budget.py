@@ -1,4 +1,4 @@
-"""How many tokens of what each stage will train on, before anything is paid for."""
+"""How many tokens of each bucket a stage will train on, before it starts."""
 
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ class Budget(NamedTuple):
     """Entry of the stage's mixture: a language, or `synthetic`."""
     source: str
     topic: str | None
-    """None where the source is not split by topic, or where its topic shares are not known before the token store."""
+    """None if the source is not split by topic, or where its topic shares are not known before the token store."""
     tokens: int
 
 
@@ -41,7 +41,7 @@ def budgets(recipe: Recipe) -> list[Budget]:
 
 
 def planned_topics(recipe: Recipe, stage_index: int, name: str, source: str) -> dict[str | None, float]:
-    """Topic -> share that a stage starts with, as far as the recipe alone says; {None: 1} where it does not.
+    """Topic -> share that a stage starts with, as far as the recipe alone says; {None: 1} if it does not.
 
     Args:
         stage_index: counted from 0.

@@ -13,8 +13,8 @@ class DocumentOrder:
     """Which documents of a bucket are read, and in which order in each epoch.
 
     The order depends on the perplexities or grades, on the ids (the store is sorted by them, and equal ones go by them)
-    and, where it is shuffled, on the seed: not on files, workers or the machine. `random` and `segments` are shuffled
-    anew in every epoch; the other orders are the same in each.
+    and, if it is shuffled, on the seed: not on files, workers or the machine. `random` and `segments` are
+    reshuffled in every epoch; the other orders are the same in each.
     """
 
     def __init__(self, documents: DocumentSet, curriculum: Curriculum, seed: int, name: str) -> None:
@@ -30,7 +30,7 @@ class DocumentOrder:
             UserError: perplexities or grades are needed and there are none, or the cuts leave nothing.
         """
         self.kept: Order
-        """Documents that are read, by perplexity or grade where it is needed."""
+        """Documents that are read, by perplexity or grade if it is needed."""
         self._curriculum, self._seed, self._name = curriculum, seed, name
         if not curriculum.is_ordered:
             self.kept = np.arange(len(documents), dtype=np.int64)
@@ -51,7 +51,7 @@ class DocumentOrder:
         kept = ranked[below : len(scored) - above]
         if not len(kept):
             raise UserError(
-                f"the cuts leave no document of {name}",
+                f"the limits leave no document of {name}",
                 where=f"curriculum of {name}: drop_below {curriculum.drop_below}, drop_above {curriculum.drop_above}",
                 remedy="cut less",
             )
@@ -62,7 +62,7 @@ class DocumentOrder:
         self.num_unscored, self.num_cut = len(unscored), below + above
 
     def of_epoch(self, epoch: int) -> Order:
-        """int64 [documents that are kept]: indices of documents as epoch number `epoch` (from 0) reads them."""
+        """int64 [documents that are kept]: indices of documents as the epoch `epoch` (from 0) reads them."""
         order, ranked = self._curriculum.order, self.kept
         if order == "random":
             # Shuffled in the order of the ids, so that the scores do not matter.

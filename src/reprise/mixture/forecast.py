@@ -1,4 +1,4 @@
-"""What a stage will take from each bucket of a token store, and which buckets will run out, before it is paid for."""
+"""What a stage will take from each bucket of a token store, and which buckets will run out, before it starts."""
 
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ class Supply(NamedTuple):
     """Entry of the stage's mixture: a language, or `synthetic`."""
     source: str
     topic: str | None
-    """None where the stage does not split the source."""
+    """None if the stage does not split the source."""
     tokens: int
     """Taken in this stage, with what it gets from siblings that ran out; those of a stage sum to its tokens."""
     available_tokens: int
@@ -26,9 +26,11 @@ class Supply(NamedTuple):
     epochs: float
     """Passes over them at the end of the stage, those of earlier stages counted where it went on from there."""
     runs_out_after: int | None
-    """Tokens of the stage after which it has been read `max_epochs` times; None where it lasts."""
+    """Tokens of the stage after which it has been read `max_epochs` times; None if it lasts."""
     answer_tokens: int | None
-    """Tokens of answers among those taken, on average; None where there are no conversations."""
+    """Tokens of answers among those taken, on average; None if there are no conversations."""
+    text_bytes: int | None
+    """UTF-8 bytes of text in the tokens taken, on average; None if there are conversations."""
 
 
 class Segment(NamedTuple):
@@ -75,7 +77,11 @@ def forecast(recipe: Recipe, store: TokenStore) -> Forecast:
             path = one.bucket.path
             share = one.documents.answer_share
             answers = None if share is None else round(tokens * share)
-            supply = Supply(index + 1, *one.bucket, tokens, one.epoch_tokens, epochs, ran_out.get(path), answers)
+            rate = one.documents.bytes_per_token
+            supply = Supply(
+                index + 1, *one.bucket, tokens, one.epoch_tokens, epochs, ran_out.get(path), answers,
+                text_bytes=None if rate is None else round(tokens * rate),
+            )  # fmt: skip
             result.supplies.append(supply)
         _warn(index, recipe, opened, sum(exact_tokens), ran_out, result.warnings)
         inherited = shares.shares

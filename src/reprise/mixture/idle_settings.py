@@ -149,7 +149,7 @@ def _check_measurements(recipe: Recipe) -> Iterator[Finding]:
     for name, tokens in intervals.items():
         if tokens > longest:
             yield Finding(
-                f"no stage has so many tokens (the longest has {longest:,}), so it never comes about",
+                f"no stage has so many tokens (the longest has {longest:,}), so it never happens",
                 f"{name} = {tokens:,}",
                 "shorten the interval, or set it to 0",
                 "warning",

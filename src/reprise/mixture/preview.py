@@ -34,7 +34,7 @@ class PreviewRow(NamedTuple):
     documents: list[str]
     """Ids of the documents in it."""
     ppl: float | None
-    """Mean perplexity of these documents, each counted once; None where none was scored."""
+    """Mean perplexity of these documents, each counted once; None if none was scored."""
     words: str
     """How the row begins."""
 

@@ -21,7 +21,7 @@ class Replayed(TypedDict):
     """Topic -> its share of the source at the end."""
     low: dict[str, float]
     high: dict[str, float]
-    """95 % band of the share over held-out documents drawn anew; the same as `shares` where none were recorded."""
+    """95 % band of the share over resampled held-out documents; the same as `shares` if none were recorded."""
     moved: float
     """Largest distance of a share from its start."""
     beyond_chance: bool
@@ -35,7 +35,7 @@ Measured = Mapping[str, Any]
 def replay(stage: Stage, validations: Iterable[tuple[int, Sequence[Measured]]]) -> list[Replayed]:
     """Run all policies, from equal shares.
 
-    Losses stay as they were recorded: a policy that had been in force would have changed them.
+    Losses stay as they were recorded: the policy itself would have changed them.
 
     Args:
         stage: its policy gives all settings but the name.
@@ -93,7 +93,7 @@ def _replay_one(path: str, policy: Policy, topics: list[str], series: Series) ->
 
 
 def _final(policy: Policy, topics: list[str], series: Series, draw: int | None) -> TopicShares:
-    """Shares after the last validation, on the recorded losses or on one set of documents drawn anew."""
+    """Shares after the last validation, on the recorded losses or on one set of resampled documents."""
     state: State = {}
     shares = dict.fromkeys(topics, 1 / len(topics))
     for tokens, rows in series:

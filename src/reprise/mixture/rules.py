@@ -1,13 +1,14 @@
 """The rules by which policies move the shares of topics; `policy.update` calls them and keeps the bounds.
 
-A rule gets the settings, its own state ({} at first), the shares in force of the topics whose held-out loss is known,
-and these losses. It gives back its next state and what it wants, which need not sum to 1: None leaves all shares as
+A rule gets the settings, its own state ({} at first), the current shares of the topics whose held-out loss is known,
+and these losses. It returns its next state and what it wants, which need not sum to 1: None leaves all shares as
 they are, and a topic that is not in it keeps its share.
 
-Noise. Each rule compares one number of its topics: the change of the perplexity, the way still to go, the reward, the
-fall of the loss. How much of it is due to the choice of the held-out documents is measured by drawing these documents
-anew (`Observation.resampled`): the same draw at every validation, so that what all validations share cancels out. A
-topic whose number differs from the mean of its source by less than `noise` standard errors counts as the mean.
+Noise. Each rule compares one statistic of its topics: the change of the perplexity, the distance to the target, the
+reward, or the slope of the loss. Its standard error, from the choice of held-out documents, is estimated by resampling
+them (`Observation.resampled`): the same samples at every validation, so that what all validations have in common
+cancels out. A topic that differs from the mean of its source by less than `noise` standard errors is treated as the
+mean.
 """
 
 import math
@@ -45,11 +46,11 @@ class Observation:
     losses: Mapping[str, float]
     """Topic -> nats per token."""
     resampled: Mapping[str, Sequence[float]] | None = None
-    """Topic -> its losses on held-out documents that were drawn anew, the same draws each time; empty where its noise
+    """Topic -> its losses on resampled held-out documents, the same draws each time; empty if its noise
     is not known, as of one document. None: the losses are taken as exact."""
 
     def draws(self, topic: str) -> Floats:
-        """float64 [draws]; empty where the noise is not known."""
+        """float64 [draws]; empty if the noise is not known."""
         return np.array([] if self.resampled is None else self.resampled.get(topic, ()), dtype=np.float64)
 
 
@@ -58,18 +59,18 @@ Rule = Callable[[Policy, State, TopicShares, Observation], tuple[State, TopicSha
 
 @dataclass
 class Compared:
-    """The number that a rule compares, of each topic, and its variance; None: not known."""
+    """The statistic that a rule compares, per topic, and its variance; None if unknown."""
 
     values: dict[str, float] = field(default_factory=dict)
     variances: dict[str, float | None] = field(default_factory=dict)
 
     def add(self, topic: str, value: float, draws: Floats | None = None) -> None:
-        """A topic with the same number worked out from documents drawn anew."""
+        """A topic with the same statistic from resampled documents."""
         self.values[topic] = value
         self.variances[topic] = None if draws is None or len(draws) < 2 else float(np.mean((draws - value) ** 2))
 
     def beyond_noise(self, shares: TopicShares, limit: float) -> dict[str, float] | None:
-        """The numbers, where those within noise are the mean; None where all are.
+        """The numbers, where those within noise are the mean; None if all are.
 
         The variance of a difference from the mean weighs the topics by their shares and takes them as independent.
 
@@ -95,7 +96,7 @@ class Compared:
 
 
 def _limit(policy: Policy, seen: Observation) -> float:
-    """Standard errors that count as noise; 0 where losses are exact."""
+    """Standard errors that count as noise; 0 if losses are exact."""
     return 0.0 if seen.resampled is None else policy.noise
 
 
@@ -173,7 +174,7 @@ def _remaining(policy: Policy, topic: str, loss: float, first: float) -> float:
 def _bandit(policy: Policy, state: State, shares: TopicShares, seen: Observation) -> tuple[State, TopicShares | None]:
     """Exp3 where every arm is seen: Hedge (Auer et al., SIAM J. Comput. 32, 2002), with the loss as reward.
 
-    g_i <- g_i exp(eta x_i) and p_i = (1 - gamma) g_i / sum_j g_j + gamma / K, where K is the number of topics and x_i
+    g_i <- g_i exp(eta x_i) and p_i = (1 - gamma) g_i / sum_j g_j + gamma / K, where K counts the topics and x_i
     the loss over the largest loss of any topic. Exp3 draws one arm a round and divides its reward by the probability of
     the draw, so that the mean of what it adds to each arm is x_i; here every topic is trained on in every interval, so
     each has its own x_i, undivided. That the reward is the loss is from Online Data Mixing (arXiv 2312.02406). gamma
@@ -202,15 +203,15 @@ def _bandit(policy: Policy, state: State, shares: TopicShares, seen: Observation
 def _ado(policy: Policy, state: State, shares: TopicShares, seen: Observation) -> tuple[State, TopicShares | None]:
     """More of a topic whose loss still falls fast by its scaling law (Adaptive Data Optimization, arXiv 2410.11820).
 
-    L_i(n) = e_i + b_i n^-a_i is fitted to the losses seen so far. With mu the first shares and h the smoothed shares
-    in force, the preference rho_i is proportional to mu_i (h_i (1 - h_i))^s a_i b_i n^-a_i (the fall per token; 1/n is
-    common to all), no less than 0.01; the new shares are gamma_2 rho + (1 - gamma_2) times the mean of the rho so far,
-    mu being the first. These are the equations of the authors' code (github.com/yidingjiang/ado), with its least
-    exponent of 0.05, all tokens as n for every topic, and s = 0.5. Different, each for a reason:
+    L_i(n) = e_i + b_i n^-a_i is fitted to the losses seen so far. With mu the first shares and h the smoothed
+    current shares, the preference rho_i is proportional to mu_i (h_i (1 - h_i))^s a_i b_i n^-a_i (the fall per token;
+    1/n is common to all), no less than 0.01; the new shares are gamma_2 rho + (1 - gamma_2) times the mean of the rho
+    so far, mu being the first. These are the equations of the authors' code (github.com/yidingjiang/ado), with its
+    least exponent of 0.05, all tokens as n for every topic, and s = 0.5. Different, each for a reason:
 
     - The losses are those of validations, not of every batch: shares then follow held-out text, and no batch lacks a
       topic. The authors' code has this too, as an option.
-    - h smooths the shares in force, one sample for each validation, not the drawn counts of each batch: the sampler
+    - h smooths the current shares, one sample for each validation, not the drawn counts of each batch: the sampler
       deals exactly these shares.
     - The mean of the rho counts updates from 2 on. The code counts optimizer steps from 1,000 on, so that mu weighs as
       much as 1,000 updates; with tens of validations the shares would never leave it.
@@ -271,7 +272,7 @@ def _falls(
     """-n dL/dn at the last observation by the fitted law, of the topics that were observed often enough.
 
     The variance has two parts: that of the fit, from what the law leaves unexplained in all topics together, and that
-    of the held-out documents: the whole fall so far, worked out on documents drawn anew.
+    of the held-out documents: the whole fall so far, computed on resampled documents.
     """
     fits: dict[str, PowerLaw] = {}
     whole: dict[str, tuple[float, float]] = {}

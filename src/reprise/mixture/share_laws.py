@@ -5,7 +5,7 @@ new text. Both are fitted by L(x) = a + b h(p), p being the text's own share (1 
 a logarithm as in Olmix (arXiv 2602.12237) or a power as in the laws of continual pre-training (CMR, arXiv 2407.17467;
 D-CPT, arXiv 2406.01375), whichever predicts each run best from the others (leave-one-out). The best share is the one of
 the lowest loss of new text among those whose kept text stays within its tolerance; its interval comes from fits to the
-law plus residuals drawn anew.
+law plus resampled residuals.
 """
 
 import math
@@ -18,9 +18,9 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 GRID = np.linspace(0.0, 1.0, 1001)
-"""Shares of new text that are looked at."""
+"""Shares of new text that are examined."""
 DRAWS = 400
-"""Fits to residuals drawn anew."""
+"""Fits to resampled residuals."""
 FIRST_SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Shares of the first runs."""
 SPREADS = ((-0.12, -0.04, 0.04, 0.12), (-0.08, 0.0, 0.08, 0.15), (-0.15, -0.05, 0.05))
@@ -76,7 +76,7 @@ class Fit:
 
 
 class Laws:
-    """The laws that so many runs at these shares can be fitted to, made ready once for any losses."""
+    """The laws that can be fitted to this many runs at these shares, prepared once for any losses."""
 
     def __init__(self, own: Callable[[Floats], Floats], new_shares: Floats) -> None:
         """Prepare the laws.
@@ -126,7 +126,7 @@ class BestShare:
     """What the runs say."""
 
     share: float
-    """Of new text; 0 where none keeps the kept text within its tolerance."""
+    """Of new text; 0 if none keeps the kept text within its tolerance."""
     low: float
     high: float
     """95 % interval."""
@@ -146,7 +146,7 @@ def best_share(
         kept: loss of the kept text in each run.
         new: loss of the new text in each run.
         limit: largest loss of the kept text.
-        draws: for the interval; 0: none is worked out.
+        draws: for the interval; 0: none is computed.
     """
     shares, kept_losses, new_losses = (np.array(values, dtype=np.float64) for values in (new_shares, kept, new))
     kept_laws, new_laws = Laws(lambda x: 1 - x, shares), Laws(lambda x: x, shares)

@@ -15,7 +15,7 @@ class MixtureBucket(NamedTuple):
     """Entry of the mixture: a language, or `synthetic`."""
     source: str
     topic: str | None
-    """None where the stage does not split the source by topic."""
+    """None if the stage does not split the source by topic."""
 
     @property
     def path(self) -> str:
@@ -33,7 +33,7 @@ class ShareChange:
     """A change of the mixture, for the log and the report."""
 
     rows: int
-    """Rows that were handed out before it came into force."""
+    """Rows that were handed out before it took effect."""
     cause: str
     """Policy's name, `shares.json`, `recipe`, or what ended."""
     path: str
@@ -104,9 +104,9 @@ class Shares:
             where = f"{cause}: {path} = {share!r}"
             if path not in parent_of:
                 known = ", ".join(sorted(parent_of))
-                raise UserError("this is no part of the mixture", where=where, remedy=f"name one of: {known}")
+                raise UserError("this is not part of the mixture", where=where, remedy=f"name one of: {known}")
             if isinstance(share, bool) or not isinstance(share, int | float) or not 0.0 <= share <= 1.0:
-                raise UserError("a share is a number from 0 to 1", where=where, remedy="correct the number")
+                raise UserError("a share is between 0 and 1", where=where, remedy="correct the share")
             by_parent.setdefault(parent_of[path], {})[path] = float(share)
         changes = []
         for parent, named in by_parent.items():

@@ -29,7 +29,7 @@ class BucketState(TypedDict):
     source: str
     """Source."""
     topic: str | None
-    """Topic; null where the stage does not split the source."""
+    """Topic; null if the stage does not split the source."""
     tokens: int
     """Positions of the rows that the stage took from the bucket, padding among them."""
     epoch: int

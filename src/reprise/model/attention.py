@@ -130,7 +130,7 @@ def blocked_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, m
         key: [B, key heads, T, D].
         value: [B, key heads, T, D].
         scale: factor applied to the scores.
-        mask: bool[B, 1, T, T], True where a query sees a key; never beyond the causal triangle. None: all of that.
+        mask: bool[B, 1, T, T], True if a query sees a key; never beyond the causal triangle. None: all of that.
 
     Returns:
         [B, heads, T, D].

@@ -1,8 +1,8 @@
 """Conversations to token ids by the model's own chat template, and which of the tokens are answers.
 
-The rendered text is tokenized as a whole, as transformers does it, and the tokens are told apart by their characters.
-An answer is what the template writes between its generation prompt and the token that ends the turn. Control tokens
-count as such only where the template writes them: in a message `<|im_end|>` is text.
+The rendered text is tokenized as a whole, as transformers does it; the characters of a token say which message it
+belongs to. An answer is what the template writes between its generation prompt and the token that ends the turn.
+Control tokens count as such only where the template writes them: in a message `<|im_end|>` is text.
 """
 
 import json
@@ -29,13 +29,19 @@ _PROBE: list[Message] = [
 ]  # fmt: skip
 
 
+class RefusedConversationError(UserError):
+    """The chat template cannot be followed for one conversation; `why` says it without the conversation."""
+
+    why: str
+
+
 class Rendered(NamedTuple):
     """A conversation as a document."""
 
     ids: Ids
     """uint32[n], without the BOS and EOS of the token store around it."""
     answers: Answers
-    """Positions in `ids`; the last end may be n + 1: the EOS behind the document then ends the turn."""
+    """Positions in `ids`; the last end may be n + 1: the EOS after the document then ends the turn."""
 
 
 class _Span(NamedTuple):
@@ -91,13 +97,14 @@ class ChatTemplate:
     def render(self, messages: Sequence[Message]) -> Rendered:
         """The ids of a conversation whose last message is an answer.
 
-        What the template writes behind the end of the last answer is left out: nothing follows that needs it.
+        What the template writes behind the end of the last answer is skipped: nothing follows that needs it.
 
         Args:
             messages: an optional system message, then user and assistant in turn.
 
         Raises:
-            UserError: the template refuses the conversation, or does not write its messages once and in order.
+            RefusedConversationError: the template refuses the conversation, or does not write its messages once and in
+            order.
         """
         messages = self._fold_system(messages)
         text = self._apply(messages)
@@ -119,7 +126,7 @@ class ChatTemplate:
         ]
         answers = np.array(rows, dtype=np.int32)
         if not end_of_turn:
-            answers[-1, 2] += 1  # the EOS that the store puts behind the document
+            answers[-1, 2] += 1  # the EOS that the store puts after the document
         elif len(ids) and ids[-1] == self.eos_id:
             ids = ids[:-1]  # the store puts it back
         if self.bos_id is not None and len(ids) and ids[0] == self.bos_id:
@@ -157,7 +164,7 @@ class ChatTemplate:
 
     def _locate(self, messages: list[Message], text: str) -> tuple[list[_Span], str]:
         """Where the messages stand in the rendered text, and the control token, with what is before it, that ends an
-        answer; empty where none does."""
+        answer; empty if none does."""
         between = self._between(messages)
         if not text.startswith(between[0]):
             raise self._refuse(messages, "what it writes depends on the messages in a way that cannot be followed")
@@ -187,14 +194,14 @@ class ChatTemplate:
         )
         parts = []
         for mark in marks:
-            before, found, frame = frame.partition(mark)
-            if not found or mark in frame:
+            before, separator, frame = frame.partition(mark)
+            if not separator or mark in frame:
                 raise self._refuse(messages, "it does not write every message once and in order")
             parts.append(before)
         return [*parts, frame]
 
     def _prompt(self, messages: list[Message]) -> str:
-        """What the template writes behind the last of the messages, to ask for an answer."""
+        """What the template writes after the last of the messages, to ask for an answer."""
         marked: list[Message] = [{"role": one["role"], "content": f"\ue000{i}\ue001"} for i, one in enumerate(messages)]
         return self._apply(marked, prompt=True).rpartition(marked[-1]["content"])[2]
 
@@ -246,13 +253,15 @@ class ChatTemplate:
             at = span.stop
         yield self._whole, at, length
 
-    def _refuse(self, messages: Sequence[Message], why: str) -> UserError:
-        return UserError(
+    def _refuse(self, messages: Sequence[Message], why: str) -> RefusedConversationError:
+        error = RefusedConversationError(
             f"the chat template cannot be followed for the conversation that begins "
             f"{messages[0]['content'][:60]!r}: {why}",
             where=self._where,
             remedy="take this conversation out, or use a model with another chat template",
         )
+        error.why = why
+        return error
 
 
 def encode_documents(
@@ -260,14 +269,17 @@ def encode_documents(
     messages: Sequence[str | None],
     tokenizer: Tokenizer,
     template: Callable[[], ChatTemplate] | None,
+    refused: dict[int, str] | None = None,
 ) -> tuple[list[Ids], list[Answers | None]]:
     """Ids of documents, and where the answers of conversations stand in them; None for other documents.
 
     Args:
-        texts: one to a document.
-        messages: the column `messages`: None where a document is no conversation.
+        texts: one per document.
+        messages: the column `messages`: None if a document is no conversation.
         tokenizer: encodes texts.
         template: opens the model's chat template; called where there is a conversation.
+        refused: takes the row of each conversation that the template refuses, which gets no ids, and why; None: a
+            refusal is an error.
 
     Raises:
         UserError: see `Tokenizer.encode_batch` and `ChatTemplate.render`.
@@ -282,7 +294,12 @@ def encode_documents(
         ids[row] = one
     for row, column in enumerate(messages):
         if column is not None:
-            ids[row], answers[row] = template().render(load_messages(column))
+            try:
+                ids[row], answers[row] = template().render(load_messages(column))
+            except RefusedConversationError as error:
+                if refused is None:
+                    raise
+                refused[row] = error.why
     return ids, answers
 
 

@@ -8,7 +8,7 @@ from reprise.errors import UserError
 
 
 def own_device() -> torch.device:
-    """The GPU of this process: `LOCAL_RANK`, or the only one that is visible; the CPU where there is none.
+    """The GPU of this process: `LOCAL_RANK`, or the only one that is visible; the CPU if there is none.
 
     Raises:
         UserError: there are more processes than GPUs.

@@ -15,7 +15,7 @@ _SUFFIXES = {".json", ".safetensors", ".bin", ".model", ".tiktoken", ".txt", ".p
 
 
 def model_folder(settings: Model) -> Path | None:
-    """Folder of a model on this machine; None where `path` is a name on the Hub.
+    """Folder of a model on this machine; None if `path` is a name on the Hub.
 
     Raises:
         UserError: the package or the folder does not exist.
@@ -65,7 +65,7 @@ def _indexed_elsewhere(folder: Path) -> Iterator[Path]:
 
 
 def sentencepiece_file(settings: Model) -> Path | None:
-    """`tokenizer.model` of a model on this machine, where there is no `tokenizer.json` that decides."""
+    """`tokenizer.model` of a model on this machine, if there is no `tokenizer.json` that decides."""
     folder = model_folder(settings)
     if folder is None or settings.gguf_file is not None or (folder / "tokenizer.json").is_file():
         return None

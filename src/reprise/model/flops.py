@@ -40,7 +40,7 @@ def training_flops_per_token(config: Any, seq_len: int, *, frozen: bool = False)
     6 for each parameter that multiplies, the chosen experts only, and for attention
     6 * heads * (size of a key + size of a value) * context in each layer (PaLM, arXiv 2204.02311, appendix B: the
     causal half is not subtracted; recomputed activations do not count). Weights that are frozen beside an adapter have
-    no gradient: 4 for each in place of 6; the adapter's own are not counted.
+    no gradient: 4 for each instead of 6; the adapter's own are not counted.
     """
     counts = count_parameters(config)
     text = config.get_text_config()

@@ -2,10 +2,10 @@
 
 Three things make it fast and small without changing the result:
 
-- the vocabulary is met in chunks of tokens, so the [tokens, vocabulary] matrix of a batch never exists;
-- only the positions that count are multiplied with the vocabulary: not the padding, not the context of a window;
-- windows of like length share a batch. Padding stands on the right, where a causal model cannot see it, so no attention
-  mask is needed and the fast causal kernels stay in use.
+- logits are computed in chunks of tokens, so the [tokens, vocabulary] matrix of a batch never exists;
+- only scored positions are multiplied with the output layer: not the padding, not the context of a window;
+- windows of similar length share a batch. Padding is on the right, where a causal model cannot see it, so no attention
+  mask is needed and the fast causal kernels can be used.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ class TokenScores(NamedTuple):
     """What the model thinks of given tokens."""
 
     nll: Tensor
-    """float32[...], nats; 0 where the label is IGNORE."""
+    """float32[...], nats; 0 if the label is IGNORE."""
     greedy: Tensor | None
     """bool[...]: the token is the most probable one."""
 
@@ -88,7 +88,7 @@ def token_nll(
             is. Default: `input_ids`.
 
     Returns:
-        float32[B, T-1] in nats, 0 where nothing was asked.
+        float32[B, T-1] in nats, 0 if nothing was asked.
     """
     labels = input_ids if labels is None else labels
     return token_scores(model, input_ids, labels, position_ids=position_ids, attention_mask=attention_mask).nll
@@ -105,7 +105,7 @@ def token_scores(
         input_ids: int64[B, T].
         labels: int64[B, T].
         with_greedy: also compare with the most probable token.
-        inputs: more arguments of the model's forward (`past_key_values`, `position_ids`, ...); None is left out.
+        inputs: more arguments of the model's forward (`past_key_values`, `position_ids`, ...); None is skipped.
     """
     inputs = {name: value for name, value in inputs.items() if value is not None}
     targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE)
@@ -130,7 +130,7 @@ def document_nll(
     advance: Callable[[float], None] | None = None,
     stretches: Sequence[Stretches | None] | None = None,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Negative log-likelihood of whole documents, in windows where they are longer than `max_length`.
+    """Negative log-likelihood of whole documents, in windows if they are longer than `max_length`.
 
     Every token but a document's first is scored exactly once. A token beyond the first window has at least
     `max_length - stride` tokens before it.
@@ -142,7 +142,7 @@ def document_nll(
         stride: tokens by which the window moves, below `max_length`.
         batch_tokens: most tokens in one batch, padding counted; less on a CPU; one window is never cut.
         device: where the model is.
-        advance: called with the number of tokens that were passed over since the last call.
+        advance: called with the tokens processed since the last call.
         stretches: the only tokens of each document that are scored; None, for one or for all: every token.
 
     Returns:
@@ -184,7 +184,7 @@ def document_nll(
 
 
 def require_finite(values: npt.ArrayLike, where: str, of_what: str) -> None:
-    """Refuse likelihoods that are infinite or not a number: a verdict or an order made of them would mean nothing.
+    """Refuse likelihoods that are infinite or NaN: a verdict or an order from them would mean nothing.
 
     Args:
         values: float64[n].
@@ -199,7 +199,7 @@ def require_finite(values: npt.ArrayLike, where: str, of_what: str) -> None:
         raise UserError(
             f"the model gives no finite likelihood of {finite.size - int(finite.sum())} of {finite.size} {of_what}",
             where=where,
-            remedy="set evaluation.dtype or documents.perplexity.dtype to float32, in case its number format is too "
+            remedy="set evaluation.dtype or documents.perplexity.dtype to float32, in case its dtype is too "
             "small for the model; else its training broke: take an earlier checkpoint",
         )
 
@@ -232,7 +232,7 @@ def cut_windows(length: int, max_length: int, stride: int) -> Iterator[tuple[int
 
 
 def _batches(windows: list[Any], batch_tokens: int) -> Iterator[list[Any]]:
-    """Windows of like length together, longest first: a batch that does not fit in memory is met at once."""
+    """Windows of similar length together, longest first: a batch that does not fit in memory is found at once."""
     batch: list[Any] = []
     for window in sorted(windows, key=lambda window: window[1] - window[2]):
         longest = batch[0][2] - batch[0][1] if batch else 0
@@ -247,7 +247,7 @@ def _batches(windows: list[Any], batch_tokens: int) -> Iterator[list[Any]]:
 def _score_in_chunks(
     model: Any, input_ids: Tensor, targets: Tensor, with_greedy: bool, inputs: dict[str, Any]
 ) -> TokenScores:
-    """Run the model with an output layer that gives scores in place of logits.
+    """Run the model with an output layer that gives scores instead of logits.
 
     The layer is met inside the model's own forward, because there FSDP has its weights together.
     """

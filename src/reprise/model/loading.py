@@ -95,7 +95,7 @@ def load_model(
 
     Raises:
         UserError: it cannot be loaded or is not a causal language model; or a weight is missing, surplus, of another
-            shape, not of floating point, infinite or not a number.
+            shape, not of floating point, infinite or NaN.
     """
     skeleton, stored = load_skeleton(settings), open_model_weights(settings)
     direct = names_match(skeleton, settings, stored)
@@ -285,7 +285,7 @@ def hub_commit(settings: Model) -> str:
 
 
 def tokenizer_file(settings: Model) -> Path | None:
-    """The model's `tokenizer.json`; None where it has none."""
+    """The model's `tokenizer.json`; None if it has none."""
     with explain_loading(settings.path):
         path = cached_file(
             locate_model(settings),

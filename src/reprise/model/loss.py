@@ -123,7 +123,7 @@ class _HeadGradient:
         self._bias = None if bias is None else torch.zeros(bias.shape, dtype=torch.float32, device=bias.device)
 
     def add(self, d_logits: Tensor, hidden: Tensor, counts: Tensor) -> None:
-        """Add a chunk; `counts` [n, 1] is 1 where a position counts, else 0; `hidden` is multiplied by it."""
+        """Add a chunk; `counts` [n, 1] is 1 if a position counts, else 0; `hidden` is multiplied by it."""
         if self._weight.dtype == d_logits.dtype:
             self._weight.addmm_(d_logits.T, hidden)
         elif d_logits.is_cuda:

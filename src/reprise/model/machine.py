@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 from reprise.records import record
 
 PACKAGES = ("reprise", "torch", "transformers", "safetensors", "numpy", "pyarrow", "tokenizers")
-"""Packages whose versions can change a number."""
+"""Packages whose versions can change a result."""
 CPU_FLOPS_PER_CORE = {"bfloat16": 1.0e11, "float32": 3.0e10}
 """FLOP/s of training on one core that estimates assume (measured: 1.2e11 in bfloat16 where the core has it)."""
 
@@ -22,12 +22,12 @@ class Machine(TypedDict):
     """What a process ran on."""
 
     processor: Annotated[str, Field(description="Name of the processor.")]
-    cores: Annotated[int | None, Field(description="Cores that the process may use; null where they are not known.")]
+    cores: Annotated[int | None, Field(description="Cores that the process may use; null if not known.")]
     memory_gib: Annotated[float | None, Field(description="Memory of the machine in 2^30 bytes; null if not known.")]
     accelerators: Annotated[list[str], Field(description="Names of the GPUs.")]
     system: Annotated[str, Field(description="Operating system.")]
     python: Annotated[str, Field(description="Version of Python.")]
-    versions: Annotated[dict[str, str], Field(description="Package that can change a number -> its version.")]
+    versions: Annotated[dict[str, str], Field(description="Package that can change a result -> its version.")]
 
 
 def describe_machine() -> Machine:
@@ -70,7 +70,7 @@ def _processor() -> str:
 
 
 def _memory_gib() -> float | None:
-    """Memory of the machine in GiB, None where the system does not tell."""
+    """Memory of the machine in GiB, None if the system does not tell."""
     try:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     except (AttributeError, ValueError, OSError):

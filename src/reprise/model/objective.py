@@ -21,7 +21,7 @@ class Objective(nn.Module):
     """Wraps a model of transformers.
 
     With labels the forward pass gives the summed loss; without, the model's own output, so that `token_nll` takes this
-    object for the model. The loss is worked out inside the forward pass because there FSDP has the weights together.
+    object for the model. The loss is computed inside the forward pass because there FSDP has the weights together.
     """
 
     def __init__(self, model: Any) -> None:
@@ -34,7 +34,7 @@ class Objective(nn.Module):
             self.find_head(model)
 
     def find_head(self, model: Any | None = None) -> None:
-        """Find out whether the loss can be worked out from hidden states; call when the weights are there.
+        """Find out whether the loss can be computed from hidden states; call when the weights are there.
 
         Args:
             model: what computes; default: this object, in which FSDP gathers the weights. Then every process calls.

@@ -1,8 +1,8 @@
 """Text to token ids: the one way in which scoring, the token store, validation, evaluation and samples get them.
 
-The ids are those that the tokenizer file of the model gives (`tokenizer.json`, else what transformers makes of
-`tokenizer.model` or of the model's own code). Document text is text: the characters `<|endoftext|>` in a document are
-split like any others and never become the control token. A faster library is used where it gives the same ids.
+The ids are those of the model's `tokenizer.json`, else those that transformers gives with `tokenizer.model` or with
+the code of the model. Document text is text: the characters `<|endoftext|>` in a document are split like any others
+and never become the control token. A faster library is used if it gives the same ids.
 """
 
 import itertools
@@ -53,11 +53,11 @@ class Tokenizer:
     Args:
         library: which library `encode` calls.
         encode: texts to ids.
-        vocab_size: number of tokens.
+        vocab_size: how many ids there are.
         eos_id: ends a document.
         bos_id: begins a document; None: nothing does.
         reason: why this library.
-        reference: gives the right ids, where that is not `encode` itself.
+        reference: gives the right ids, if that is not `encode` itself.
         start_id: stands before a text whose first token is scored; None: `bos_id`, else `eos_id`.
         num_embeddings: tokens that the model embeds; None: all of the vocabulary.
     """
@@ -167,7 +167,7 @@ def open_tokenizer(model: Model, library: Library = "tokenizers") -> Tokenizer:
 
 
 def special_ids(model: Model, tokenizer: Any) -> tuple[int, int | None]:
-    """Ids of the tokens that end and begin a document; the second is None where nothing begins one.
+    """Ids of the tokens that end and begin a document; the second is None if nothing begins one.
 
     Raises:
         UserError: there is no such token.
@@ -200,7 +200,7 @@ def end_ids(model: Any, tokenizer: Any) -> list[int]:
 def _reference(tokenizer: Any, file: Path | None, sentencepiece_file: Path | None) -> EncodeBatch:
     """Encoding by the model's own tokenizer file, once transformers is known to give the same ids.
 
-    Without a `tokenizer.json` it is sentencepiece with `tokenizer.model`, else what transformers makes of the files.
+    Without a `tokenizer.json` it is sentencepiece with `tokenizer.model`, else by transformers.
 
     Raises:
         UserError: transformers gives other ids than the file.
@@ -263,7 +263,7 @@ def _sentencepiece(file: Path, built: EncodeBatch) -> EncodeBatch:
 
 
 def _encode_with(tokenizer: Any) -> EncodeBatch:
-    """Encoding by a tokenizer of `tokenizers`, or of transformers where it is written in Python."""
+    """Encoding by a tokenizer of `tokenizers`, or of transformers if it is written in Python."""
     if not isinstance(tokenizer, tokenizers.Tokenizer):
 
         def encode_slowly(texts: list[str]) -> list[Ids]:

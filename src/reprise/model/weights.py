@@ -47,7 +47,7 @@ class Misfits:
     """With their type."""
 
     def refuse(self, folder: Path) -> None:
-        """Raise where there are any.
+        """Raise if there are any.
 
         Raises:
             UserError: with the names.
@@ -160,7 +160,7 @@ def _dtype(tensor: Any) -> str:
 
 
 def refuse_not_finite(names: Iterable[str], where: str) -> None:
-    """Refuse a model with weights that are infinite or not a number.
+    """Refuse a model with infinite or NaN weights.
 
     Args:
         names: the weights in question.
@@ -171,7 +171,7 @@ def refuse_not_finite(names: Iterable[str], where: str) -> None:
     """
     if names := sorted(names):
         raise UserError(
-            f"{len(names)} weights are infinite or not a number: {show_names(names)}",
+            f"{len(names)} weights are infinite or NaN: {show_names(names)}",
             where=where,
             remedy="download the model again, or name a checkpoint from before its training diverged",
         )
@@ -179,7 +179,7 @@ def refuse_not_finite(names: Iterable[str], where: str) -> None:
 
 @torch.no_grad()
 def not_finite(model: nn.Module) -> list[str]:
-    """Names of the weights that are infinite or not a number somewhere."""
+    """Names of the weights with infinite or NaN elements."""
     # A buffer may be a mask, where minus infinity is meant.
     nans = [name for name, value in model.named_buffers() if bool(value.isnan().any())]
     return [name for name, value in model.named_parameters() if not bool(value.isfinite().all())] + nans

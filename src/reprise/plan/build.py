@@ -21,21 +21,33 @@ from reprise.mixture.budget import budgets
 from reprise.mixture.forecast import Supply, forecast
 from reprise.model.files import model_folder
 from reprise.model.machine import count_cores, cpu_flops_per_s
-from reprise.plan.records import Plan, PlanFinding, PlannedBucket, PlannedStage, ScoringCost, SourceTokens, Summary
+from reprise.plan.records import (
+    Plan,
+    PlanFinding,
+    PlannedBucket,
+    PlannedStage,
+    PlannedText,
+    PlannedVocabulary,
+    ScoringCost,
+    SourceTokens,
+    Summary,
+)
 from reprise.recipe import Recipe
 from reprise.recipe.evaluation import benchmark_folders, expand_benchmarks
 from reprise.recipe.groups import Groups
 from reprise.recipe.hardware import PEAK_BF16_TFLOPS, PUBLISHED_UTILISATION
+from reprise.stage_names import VOCABULARY
 from reprise.synthesis.estimate import Need, estimate_need
 from reprise.tokens.store import TokenStore
 from reprise.training.memory_records import MemoryPlan
+from reprise.vocabulary.records import VocabularyCounts
 from reprise.workspace import Workspace
 
 WARN_EPOCHS = 4.0
 """More passes than this over a text teach little (arXiv 2305.16264)."""
 
 
-_UNKNOWN = ("available_tokens", "epochs", "runs_out_after", "answer_tokens")
+_UNKNOWN = ("available_tokens", "epochs", "runs_out_after", "answer_tokens", "text_bytes")
 """What a plan does not know of a bucket before the text is tokenized."""
 
 
@@ -49,7 +61,8 @@ def make_plan(recipe: Recipe, findings: Sequence[Finding] = ()) -> Plan:
     Raises:
         UserError: the peak of `hardware.gpu` is not known, or the token store cannot supply a stage.
     """
-    per_token, formula = _flops_per_token(recipe)
+    trained = _as_trained(recipe)
+    per_token, formula = _flops_per_token(trained)
     peak = _peak_tflops(recipe)
     rate = peak * 1e12 * recipe.hardware.utilisation
     step_tokens = recipe.training.batch_rows * recipe.rows.seq_len
@@ -58,6 +71,11 @@ def make_plan(recipe: Recipe, findings: Sequence[Finding] = ()) -> Plan:
     store = _store(recipe)
     if store is None:
         buckets = [cast(PlannedBucket, budget._asdict() | dict.fromkeys(_UNKNOWN)) for budget in budgets(recipe)]
+        if recipe.vocabulary is not None and recipe.start_model() != trained.model:
+            warnings.append(
+                f"FLOPs and memory are those of the base model, without up to {recipe.vocabulary.tokens:,} more "
+                "tokens, and bytes per token are not known: run `reprise extend RECIPE`, then plan again"
+            )
         warnings.append(
             "epochs are not known before the text is tokenized: run `reprise tokenize RECIPE`, then plan again"
         )
@@ -90,13 +108,42 @@ def make_plan(recipe: Recipe, findings: Sequence[Finding] = ()) -> Plan:
             "formula": formula,
             "tokens_per_step": step_tokens,
         },
-        "memory": _memory(recipe),
+        "vocabulary": _vocabulary(recipe),
+        "memory": _memory(trained),
         "scoring": _scoring(recipe, rate),
         "synthesis": _synthesis(recipe, store, buckets),
         "reach": _reach(recipe, store),
         "warnings": warnings,
         "findings": [cast(PlanFinding, asdict(finding)) for finding in findings],
     }
+
+
+def _as_trained(recipe: Recipe) -> Recipe:
+    """The recipe with the model that training begins with as its model, if that is there already."""
+    start = recipe.start_model()
+    return recipe.model_copy(update={"model": start}) if Path(start.path, "config.json").is_file() else recipe
+
+
+def _vocabulary(recipe: Recipe) -> PlannedVocabulary | None:
+    """What the stage `vocabulary` added; None if the recipe asks for none, and before that stage."""
+    manifest = None if recipe.vocabulary is None else Workspace(recipe.workspace).manifest(VOCABULARY)
+    if manifest is None:
+        return None
+    counts = cast(VocabularyCounts, manifest.counts)
+    entries = [(stage.tokens, entry) for stage in recipe.stages for entry in stage.mixture.values()]
+    languages: list[PlannedText] = []
+    for row in counts["compression"]:
+        tokens = round(sum(total * entry.share for total, entry in entries if entry.language == row["language"]))
+        languages.append(
+            {
+                "language": row["language"],
+                "held_out": row["held_out"],
+                "tokens": tokens,
+                "bytes_before": round(tokens * row["before"]),
+                "bytes_after": round(tokens * row["after"]),
+            }
+        )
+    return {"tokens_added": counts["tokens_added"], "rows": counts["rows"], "languages": languages}
 
 
 def _reach(recipe: Recipe, store: TokenStore | None) -> list[Reach]:
@@ -161,7 +208,7 @@ def _cpu_hours(recipe: Recipe, flops: float | None) -> float | None:
 
 
 def _memory(recipe: Recipe) -> MemoryPlan | None:
-    """Whether training fits the memory of a GPU; None where the model is not on this machine."""
+    """Whether training fits the memory of a GPU; None if the model is not on this machine."""
     if model_folder(recipe.model) is None:
         return None
     from reprise.training.memory_plan import plan_memory
@@ -251,13 +298,13 @@ def _synthesis(recipe: Recipe, store: TokenStore | None, buckets: list[PlannedBu
 
 
 def _total(values: Iterable[float | None]) -> float | None:
-    """The sum; None where a value is not known."""
+    """The sum; None if a value is not known."""
     known = list(values)
     return None if None in known else sum(value for value in known if value is not None)
 
 
 def _flops_per_token(recipe: Recipe) -> tuple[float | None, str]:
-    """FLOPs per token and the formula; None where neither the model nor its size is available."""
+    """FLOPs per token and the formula; None if neither the model nor its size is available."""
     if model_folder(recipe.model) is not None:
         from reprise.model.flops import training_flops_per_token
         from reprise.model.loading import load_config

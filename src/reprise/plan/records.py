@@ -23,7 +23,7 @@ class Summary(TypedDict):
     gpus: int
     """GPUs that train together."""
     gpu_hours: float | None
-    """GPU-hours of training alone; null where the model's size is not known."""
+    """GPU-hours of training alone; null if the model's size is not known."""
     hours: float | None
     """Hours on all GPUs together."""
     days: float | None
@@ -36,11 +36,11 @@ class Summary(TypedDict):
     cost: float | None
     """Price of the GPU-hours at `hardware.price_per_hour`; null without a price."""
     tokens_per_s: float | None
-    """Tokens per second of training, on all GPUs together; null where the model's size is not known."""
+    """Tokens per second of training, on all GPUs together; null if the model's size is not known."""
     utilisation: float
     """Share of the peak that this assumes (MFU)."""
     utilisation_source: str
-    """The recipe's setting, or whose published figure is taken where it has none."""
+    """The recipe's setting, or whose published figure is taken if it has none."""
     disk_gb: float
     """Estimated size of the workspace, in 10^9 bytes."""
 
@@ -58,9 +58,9 @@ class PlannedStage(TypedDict):
     steps: int
     """Optimizer steps."""
     training_flops: float | None
-    """FLOPs of forward and backward passes; null where the model's size is not known."""
+    """FLOPs of forward and backward passes; null if the model's size is not known."""
     gpu_hours: float | None
-    """GPU-hours at the assumed utilisation; null where the model's size is not known."""
+    """GPU-hours at the assumed utilisation; null if the model's size is not known."""
 
 
 @record
@@ -74,7 +74,7 @@ class PlannedBucket(TypedDict):
     source: str | None
     """Source; null only in tables: all sources of the entry."""
     topic: str | None
-    """Topic; null where the stage does not split the source."""
+    """Topic; null if the stage does not split the source."""
     tokens: int
     """Tokens that the stage trains on."""
     available_tokens: int | None
@@ -82,10 +82,12 @@ class PlannedBucket(TypedDict):
     epochs: float | None
     """Passes over them at the end of the stage; null before the stage `tokenize`."""
     runs_out_after: int | None
-    """Tokens of the stage after which it has been read `max_epochs` times; null where it lasts or is not known."""
+    """Tokens of the stage after which it has been read `max_epochs` times; null if it lasts or is not known."""
     answer_tokens: int | None
     """Tokens of answers among those that the stage trains on, on average; null without conversations, and before the
     stage `tokenize`."""
+    text_bytes: int | None
+    """UTF-8 bytes of text in those tokens, on average; null with conversations, and before the stage `tokenize`."""
 
 
 @record
@@ -109,9 +111,9 @@ class Totals(TypedDict):
     steps: int
     """Optimizer steps."""
     training_flops: float | None
-    """FLOPs; null where the model's size is not known."""
+    """FLOPs; null if the model's size is not known."""
     gpu_hours: float | None
-    """GPU-hours; null where the model's size is not known."""
+    """GPU-hours; null if the model's size is not known."""
     by_entry_and_source: list[SourceTokens]
     """Tokens of each source."""
 
@@ -127,7 +129,7 @@ class Assumptions(TypedDict):
     utilisation: float
     """`hardware.utilisation`: assumed share of the peak."""
     flops_per_token: float | None
-    """Forward and backward pass; null where the model's size is not known."""
+    """Forward and backward pass; null if the model's size is not known."""
     formula: str
     """How `flops_per_token` was computed."""
     tokens_per_step: int
@@ -143,9 +145,37 @@ class ScoringCost(TypedDict):
     measured: bool
     """Whether the stage `score` counted them; otherwise they are those that training takes from ordered buckets."""
     flops: float | None
-    """FLOPs of the forward passes; null where the scoring model's size is not known."""
+    """FLOPs of the forward passes; null if the scoring model's size is not known."""
     gpu_hours: float | None
     """GPU-hours at the assumed utilisation."""
+
+
+@record
+class PlannedText(TypedDict):
+    """The budget of one language in bytes of text, with both vocabularies."""
+
+    language: str
+    """Language."""
+    held_out: bool
+    """Whether it was measured on held-out text; else on what tokens were learned from."""
+    tokens: int
+    """Tokens that all stages train on."""
+    bytes_before: int
+    """UTF-8 bytes of text in so many tokens of the base model."""
+    bytes_after: int
+    """UTF-8 bytes of text in so many tokens of the larger vocabulary."""
+
+
+@record
+class PlannedVocabulary(TypedDict):
+    """What the stage `vocabulary` added, and what that makes of the budget."""
+
+    tokens_added: int
+    """Tokens that were added."""
+    rows: int
+    """Rows of the embeddings now."""
+    languages: list[PlannedText]
+    """Languages that tokens were learned from."""
 
 
 @record
@@ -179,10 +209,12 @@ class Plan(TypedDict):
     """All stages together."""
     assumptions: Assumptions
     """Peak, utilisation and formula."""
+    vocabulary: PlannedVocabulary | None
+    """What the stage `vocabulary` added; null if the recipe asks for none, and before that stage."""
     memory: MemoryPlan | None
-    """Whether training fits the GPU's memory; null where the model is not on this machine."""
+    """Whether training fits the GPU's memory; null if the model is not on this machine."""
     scoring: ScoringCost | None
-    """Cost of the stage `score`; null where no bucket is ordered by perplexity."""
+    """Cost of the stage `score`; null if no bucket is ordered by perplexity."""
     synthesis: Need | None
     """What synthesis needs; null without it."""
     reach: list[Reach]

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from reprise.errors import Finding
 from reprise.evaluation.power import Reach, reach_sentences
-from reprise.plan.records import Plan, PlannedBucket, PlannedStage, ScoringCost, Summary, Totals
+from reprise.plan.records import Plan, PlannedBucket, PlannedStage, PlannedVocabulary, ScoringCost, Summary, Totals
 from reprise.synthesis.estimate import Need
 from reprise.tables import print_table
 
@@ -42,7 +42,7 @@ def _in_words(hours: float) -> str:
 
 
 def without_topics(buckets: Sequence[PlannedBucket]) -> list[PlannedBucket]:
-    """The buckets of a plan added up over topics, with a line for each entry (source None) where it has several."""
+    """The buckets of a plan added up over topics, with a line for each entry (source None) if it has several."""
     rows: dict[tuple[int, str, str | None], PlannedBucket] = {}
     for bucket in buckets:
         for source in (None, bucket["source"]):
@@ -53,6 +53,9 @@ def without_topics(buckets: Sequence[PlannedBucket]) -> list[PlannedBucket]:
             row["tokens"] += bucket["tokens"]
             if row["available_tokens"] is not None and bucket["available_tokens"] is not None:
                 row["available_tokens"] += bucket["available_tokens"]
+            if row["text_bytes"] is not None:
+                more = bucket["text_bytes"]
+                row["text_bytes"] = None if more is None else row["text_bytes"] + more
             if bucket["answer_tokens"] is not None:
                 row["answer_tokens"] = (row["answer_tokens"] or 0) + bucket["answer_tokens"]
     for row in rows.values():
@@ -73,7 +76,16 @@ def show_plan(plan: Plan, *, topics: bool = False) -> None:
     console.print(f"{plan['name']}: {summary_line(plan['summary'])}", markup=False, highlight=False)
     for table in (_stage_table(plan), _bucket_table(plan["buckets"], topics)):
         for column in table.columns:
-            if column.header in ("tokens", "steps", "of answers", "available", "epochs", "training FLOPs", "GPU-hours"):
+            if column.header in (
+                "tokens",
+                "steps",
+                "of answers",
+                "text",
+                "available",
+                "epochs",
+                "training FLOPs",
+                "GPU-hours",
+            ):
                 column.justify = "right"
         print_table(table)
     for line in _cost_lines(plan):
@@ -110,12 +122,17 @@ def _bucket_table(buckets: Sequence[PlannedBucket], topics: bool) -> Table:
     columns = ["stage", "entry", "source", *(["topic"] if topics else []), "tokens"]
     talks = any(bucket["answer_tokens"] is not None for bucket in buckets)
     columns += ["of answers"] if talks else []
+    measured = any(bucket["text_bytes"] is not None for bucket in buckets)
+    columns += ["text"] if measured else []
     table = Table(*columns, *(["available", "epochs"] if known else []), title="mixture")
     for bucket in buckets if topics else without_topics(buckets):
         cells = [str(bucket["stage"]), bucket["entry"], bucket["source"] or "all"]
         cells += [bucket["topic"] or ""] if topics else []
         cells.append(f"{bucket['tokens']:,}")
         cells += ["" if bucket["answer_tokens"] is None else f"{bucket['answer_tokens']:,}"] if talks else []
+        if measured:
+            size = bucket["text_bytes"]
+            cells += ["" if size is None else f"{size / 1e6:,.3g} MB"]
         if known:
             cells += [f"{bucket['available_tokens']:,}", f"{bucket['epochs']:.2f}"]
         table.add_row(*cells)
@@ -129,6 +146,8 @@ def _cost_lines(plan: Plan) -> list[str]:
         f"{assumed['gpu']} at {assumed['utilisation']:.0%} of {assumed['peak_bf16_tflops']:g} TFLOP/s; "
         f"FLOPs per token = {assumed['formula']}"
     ]
+    if plan["vocabulary"] is not None:
+        lines += _vocabulary_lines(plan["vocabulary"])
     if plan["memory"] is not None:
         from reprise.training.memory_plan import memory_lines  # imports torch
 
@@ -137,6 +156,20 @@ def _cost_lines(plan: Plan) -> list[str]:
         lines.append(_scoring_line(plan["scoring"]))
     if plan["synthesis"] is not None:
         lines.append(_synthesis_line(plan["synthesis"]))
+    return lines
+
+
+def _vocabulary_lines(vocabulary: PlannedVocabulary) -> list[str]:
+    """The larger vocabulary, and the budget of each language in bytes of text."""
+    lines = [f"vocabulary: {vocabulary['tokens_added']:,} tokens added, {vocabulary['rows']:,} rows of embeddings"]
+    for row in vocabulary["languages"]:
+        before, after = row["bytes_before"], row["bytes_after"]
+        kind = "held-out text" if row["held_out"] else "the text that was learned from"
+        rates = ["not known" if not row["tokens"] else f"{size / row['tokens']:.2f}" for size in (before, after)]
+        lines.append(
+            f"  {row['language']}: {rates[0]} -> {rates[1]} bytes per token ({kind}): its {row['tokens']:,} tokens are "
+            f"{after / 1e6:,.3g} MB of text, {before / 1e6:,.3g} MB with the base model's vocabulary"
+        )
     return lines
 
 

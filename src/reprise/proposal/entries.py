@@ -8,7 +8,7 @@ from reprise.mixture.apportion import apportion
 from reprise.proposal.sampling import Group
 
 SMALLEST_LANGUAGE = 0.02
-"""Languages under this share of the bytes are left out of the mixture: they are mostly mistakes of detection."""
+"""Languages under this share of the bytes are left out of the mixture: they are mostly detection errors."""
 SMALLEST_NEW_LANGUAGE = 0.2
 """A kept language with less than this share of the new text's bytes is no subject of the new text: pages that a
 translation leaves in English, say. They count as text of the kept entry."""
@@ -31,7 +31,7 @@ class Entry:
 
 
 def tell_apart(groups: Sequence[Group], kept: Sequence[Group], notes: list[str]) -> None:
-    """Give the kept text sources of its own where it is in a language that the new text teaches."""
+    """Give the kept text sources of its own if it is in a language that the new text teaches."""
     subjects = _subjects(groups)
     for group in kept:
         if group.language in subjects:

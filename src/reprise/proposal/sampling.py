@@ -78,7 +78,7 @@ class Group:
     """Language -> UTF-8 bytes of text, carried over to all files."""
     source_bytes: Counter[str] = field(default_factory=Counter)
     documents: float = 0.0
-    """Estimated number of documents."""
+    """Estimated documents."""
     samples: list[str] = field(default_factory=list)
     file_languages: set[str] = field(default_factory=set)
     """The language of most text of each sampled file."""

@@ -1,4 +1,4 @@
-"""The proposed recipe as commented YAML."""
+"""Write the proposed recipe as commented YAML: token budget, learning rate, batch, validation and held-out share."""
 
 import math
 import re
@@ -141,7 +141,7 @@ class RecipeWriter:
 
 
 def _two_digits(value: float) -> int:
-    """A whole number with two significant digits, at least 1."""
+    """An integer with two significant digits, at least 1."""
     if value < 100:
         return max(1, int(value))
     scale: int = 10 ** (int(math.log10(value)) - 1)

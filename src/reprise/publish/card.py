@@ -45,6 +45,7 @@ def write_card(workspace: Workspace, recipe: Recipe, *, name: str, change: str =
         "",
         *_verdict_lines(facts),
         *_base_lines(recipe),
+        *_vocabulary_lines(facts),
         *_data_lines(facts, recipe),
         *_training_lines(facts, recipe),
         *_repeat_lines(facts, recipe),
@@ -53,7 +54,7 @@ def write_card(workspace: Workspace, recipe: Recipe, *, name: str, change: str =
 
 
 def metadata(facts: Any, recipe: Recipe, name: str) -> dict[str, Any]:
-    """The card's metadata: base model and data sets where they are on the Hub, languages, and what was measured."""
+    """The card's metadata: base model and data sets if they are on the Hub, languages, and what was measured."""
     hub_base = recipe.model.path if is_hub_name(recipe) else None
     datasets = sorted({one for one in map(_hub_dataset, _input_paths(recipe)) if one is not None})
     licence = base_licence(recipe)
@@ -80,7 +81,7 @@ def is_hub_name(recipe: Recipe) -> bool:
 
 
 def base_licence(recipe: Recipe) -> str | None:
-    """Licence that the base model's own card names; None where the folder has none."""
+    """Licence that the base model's own card names; None if the folder has none."""
     folder = model_folder(recipe.model)
     path = None if folder is None else folder / "README.md"
     if path is None or not path.is_file():
@@ -160,6 +161,22 @@ def _base_lines(recipe: Recipe) -> list[str]:
     licence = base_licence(recipe)
     said = f"its card names the licence `{licence}`" if licence else "its licence is stated where it was published"
     return ["## Base model", "", f"{_shown_model(recipe)}; {said}. The licence of the base model applies.", ""]
+
+
+def _vocabulary_lines(facts: Any) -> list[str]:
+    """Tokens that the base model does not have."""
+    vocabulary = facts["vocabulary"]
+    if vocabulary is None:
+        return []
+    lines = [
+        "## Vocabulary", "",
+        f"{vocabulary['tokens_added']:,} tokens were added, learned from {vocabulary['bytes_learned_from'] / 1e6:,.3g} "
+        f"MB of the training text; their ids begin at {vocabulary['first_id']}, and every token of the base model "
+        "keeps its own. The numbers above are bits per byte, which do not depend on the vocabulary.", "",
+        "| language | bytes per token, base model | this model |", "|---|---|---|",
+    ]  # fmt: skip
+    lines += [f"| {row['language']} | {row['before']:.2f} | {row['after']:.2f} |" for row in vocabulary["compression"]]
+    return [*lines, ""]
 
 
 def _shown_model(recipe: Recipe) -> str:

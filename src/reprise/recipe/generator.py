@@ -10,7 +10,7 @@ from reprise.recipe.fields import AnyPath, Count, KeyVariable, ServerUrl, Settin
 class Generator(Settings):
     """What writes the answers."""
 
-    places: ClassVar[frozenset[str]] = frozenset({"model"})
+    path_fields: ClassVar[frozenset[str]] = frozenset({"model"})
 
     kind: Literal["transformers", "openai", "vllm"] = "transformers"
     """`transformers`: in this process. `openai`: any OpenAI-compatible server. `vllm`: vLLM's engine, in process."""

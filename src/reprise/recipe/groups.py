@@ -69,7 +69,7 @@ class Groups(Settings):
         return owners[0].path if owners else language
 
     def over(self, held_out: Iterable[tuple[str, str]]) -> list[Group]:
-        """The groups that get a verdict: each entry and language, followed by its sources where it has several.
+        """The groups that get a verdict: each entry and language, followed by its sources if it has several.
 
         Args:
             held_out: (language, source) of the held-out documents.
@@ -104,7 +104,7 @@ def find_groups(stages: Sequence[Stage], tolerance: Mapping[str, float] | None) 
     """The groups of a recipe.
 
     Args:
-        stages: the training stages; none where there is no recipe.
+        stages: the training stages; none if there is no recipe.
         tolerance: `evaluation.tolerance`.
 
     Raises:
@@ -149,7 +149,7 @@ def find_groups(stages: Sequence[Stage], tolerance: Mapping[str, float] | None) 
 
 
 def _entries(stages: Sequence[Stage]) -> dict[str, tuple[str, set[str] | None]]:
-    """Entry of the mixtures -> its language, and its sources where it is not named as its language."""
+    """Entry of the mixtures -> its language, and its sources if it is not named as its language."""
     entries: dict[str, tuple[str, set[str] | None]] = {}
     for stage in stages:
         for name, part in stage.mixture.items():

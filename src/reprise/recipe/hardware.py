@@ -38,7 +38,7 @@ MEMORY_GB = {
 
 
 def peak_bf16_tflops(device_name: str) -> float | None:
-    """Peak of the GPU that calls itself so, such as `NVIDIA H100 80GB HBM3`; None where it is not known."""
+    """Peak of the GPU that calls itself so, such as `NVIDIA H100 80GB HBM3`; None if it is not known."""
     squeezed = device_name.replace(" ", "")
     names = sorted(PEAK_BF16_TFLOPS, key=len, reverse=True)  # L40S is no L4
     return next((PEAK_BF16_TFLOPS[name] for name in names if name in squeezed), None)

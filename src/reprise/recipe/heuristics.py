@@ -12,7 +12,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from reprise.recipe.fields import Count, Settings, Share
 
 Ratio = Annotated[float, Field(ge=0.0)]
-"""A number of things per other thing."""
+"""A ratio of two counts."""
 
 
 class Heuristics(Settings):
@@ -64,7 +64,7 @@ class Heuristics(Settings):
     max_lines_per_word: Ratio | None = None
     """FineWeb. Line ends per word: lists."""
     min_sentences: Count | None = None
-    """C4, with FineWeb's number."""
+    """C4, with FineWeb's threshold."""
     sentence_marks: str = ""
     """Marks that end a sentence, besides those of Unicode's Sentence_Terminal."""
     placeholders: list[str] = ["lorem ipsum", "enable javascript", "javascript is disabled", "please enable cookies"]

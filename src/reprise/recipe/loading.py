@@ -88,7 +88,7 @@ def open_recipe(path: Path, overrides: Sequence[str] | None) -> Recipe:
 
 
 def runs_in(folder: Path) -> list[Path]:
-    """Folders of the runs in the folder of a study, by name; none where it is a run itself, or no folder."""
+    """Folders of the runs in the folder of a study, by name; none if it is a run itself, or no folder."""
     if not folder.is_dir() or (folder / KEPT).exists():
         return []
     return sorted(path.parent for path in folder.glob(f"*/{KEPT}"))
@@ -125,7 +125,7 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
         _check_size(data, where)
     except RecursionError:
         raise UserError("the recipe is nested too deeply", where=where, remedy="see `reprise init`") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a number that Python does not take
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a value that Python does not accept
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).partition(";")[0]
@@ -162,16 +162,16 @@ def _anchor(data: Any, base: Path) -> None:
                 _anchor(value, base)
 
 
-def _anchored(place: str, base: Path) -> str:
-    if "://" in place or place.startswith(("package:", "language:", "~", "/")):
-        return place
-    return str(base / place) if _leads_somewhere(place, base) and not _leads_somewhere(place, Path()) else place
+def _anchored(path: str, base: Path) -> str:
+    if "://" in path or path.startswith(("package:", "language:", "~", "/")):
+        return path
+    return str(base / path) if _leads_somewhere(path, base) and not _leads_somewhere(path, Path()) else path
 
 
-def _leads_somewhere(place: str, base: Path) -> bool:
-    if os.path.exists(base / place):  # noqa: PTH110  pathlib raises on a name that is too long
+def _leads_somewhere(path: str, base: Path) -> bool:
+    if os.path.exists(base / path):  # noqa: PTH110  pathlib raises on a name that is too long
         return True
-    return glob.has_magic(place) and any(glob.iglob(place, root_dir=base))  # noqa: PTH207
+    return glob.has_magic(path) and any(glob.iglob(path, root_dir=base))  # noqa: PTH207
 
 
 MAX_VALUES = 100_000

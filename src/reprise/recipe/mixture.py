@@ -50,11 +50,11 @@ class Curriculum(Settings):
     by: Literal["perplexity", "grade"] = "perplexity"
     """What orders and cuts: perplexity, or the grade of `documents.quality` (`ascending`: the best come last)."""
     segments: Annotated[int, Field(ge=1, le=1_000_000)] = 10
-    """`segments`: so many parts in ascending order, each shuffled. `cyclic`: so many passes from easy to hard."""
+    """`segments`: how many parts in ascending order, each shuffled. `cyclic`: how many passes from easy to hard."""
     drop_below: Share = 0.0
-    """Documents under this quantile are left out."""
+    """Documents under this quantile are skipped."""
     drop_above: Share = 1.0
-    """Documents over this quantile are left out."""
+    """Documents over this quantile are skipped."""
 
     @property
     def is_ordered(self) -> bool:
@@ -78,7 +78,7 @@ class Policy(Settings):
     """A topic that differs from the mean of its source by less than this many standard errors of the held-out documents
     counts as the mean; 0: every difference counts (ours)."""
     topic_weights: dict[str, Annotated[float, Field(ge=0.0)]] = {}
-    """Topic, or its path such as `zh/web/Law` -> how strongly its change counts; 1 where it is not named (ours)."""
+    """Topic, or its path such as `zh/web/Law` -> how strongly its change counts; 1 if it is not named (ours)."""
     normaliser: Literal["relative", "largest"] = "relative"
     """A perplexity's change counts relative to its value before, or also to the largest change of any topic (ours)."""
     every_tokens: Count = 0
@@ -100,9 +100,9 @@ class Policy(Settings):
     credit_power: Share = 0.5
     """`ado`: how much recent use counts (s)."""
     credit_smoothing: Share = 0.1
-    """`ado`: weight of the newest shares in the recent use (gamma 1)."""
+    """`ado`: weight of the latest shares in the recent use (gamma 1)."""
     preference_smoothing: Share = 0.1
-    """`ado`: weight of the newest preference against the mean of all so far (gamma 2)."""
+    """`ado`: weight of the latest preference against the mean of all so far (gamma 2)."""
 
     def of_source(self, path: str) -> "Policy":
         """The policy of one split source, its settings for topics keyed by topic; a path counts more than a topic.
@@ -152,10 +152,17 @@ class Stage(Settings):
     optimizer_state: Literal["carry", "reset"] = "carry"
     """What a stage after the first does with the optimizer's moments."""
     documents: Literal["carry", "restart"] = "carry"
-    """A later stage continues in each bucket where the stage before stopped, or begins anew. `carry` needs the
+    """A later stage continues in each bucket where the stage before stopped, or starts again. `carry` needs the
     same documents and curriculum in both stages; epochs then count from the first."""
     max_epochs: Annotated[float, Field(gt=0.0)] = 4.0
     """Most passes over a bucket; then its share goes to its siblings, with a warning."""
+    trains: Literal["all", "new_tokens"] = "all"
+    """`new_tokens`: only the rows of embeddings and output layer that `vocabulary` added, as a first phase. A step
+    costs as much as one that trains all, and a stage that trains other weights than the one before has new moments."""
+
+    def idle(self) -> frozenset[str]:
+        """What every stage does if nothing else is asked for."""
+        return frozenset({"trains"}) if self.trains == "all" else frozenset()
 
     def curriculum_of(self, name: str, source: str) -> Curriculum:
         """Curriculum of a bucket of the mixture entry `name`."""

@@ -8,7 +8,7 @@ from reprise.recipe.fields import AnyPath, Settings
 class Model(Settings):
     """The open model that is trained on, and that scores perplexity."""
 
-    places: ClassVar[frozenset[str]] = frozenset({"path"})
+    path_fields: ClassVar[frozenset[str]] = frozenset({"path"})
 
     path: AnyPath
     """A Hugging Face model directory or Hub name; `package:NAME` is the folder of an installed Python package."""

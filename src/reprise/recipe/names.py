@@ -42,6 +42,13 @@ def check_names(recipe: Recipe, corpus: Corpus) -> Iterator[Finding]:
         ("documents.clean.heuristics_sources", _given(documents.clean, "heuristics_sources"), sources, "source"),
         ("evaluation.sample_prompts", evaluation.sample_prompts, languages, "language"),
     ]
+    if recipe.vocabulary is not None:
+        trained = {language for language, sources in recipe.vocabulary_shares().items() if sources}
+        for name in recipe.vocabulary.languages:
+            if name not in trained:
+                yield unknown_name(
+                    name, {one for one, _ in mixture_pairs(recipe)}, "language of the mixture", "vocabulary.languages"
+                )
     if documents.quality is not None:
         by_setting.append(("documents.quality.sources", documents.quality.sources, sources, "source"))
         by_setting.append(("documents.quality.prompts", documents.quality.prompts, languages, "language"))
@@ -147,6 +154,6 @@ def _check_topics(where: str, stage: Stage, recipe: Recipe) -> Iterator[Finding]
 
 
 def _given(section: object, setting: str) -> Iterable[str]:
-    """The names in a setting that the recipe gives; none where it is the default."""
+    """The names in a setting that the recipe gives; none if it is the default."""
     given: set[str] = getattr(section, "model_fields_set", set())
     return tuple(getattr(section, setting) or ()) if setting in given else ()

@@ -1,5 +1,7 @@
 """The recipe: the root of all settings, and the checks that span sections."""
 
+from collections import defaultdict
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
@@ -15,6 +17,7 @@ from reprise.recipe.model import Model
 from reprise.recipe.synthesis import Synthesis
 from reprise.recipe.tokens import Rows, Tokens
 from reprise.recipe.training import Training
+from reprise.recipe.vocabulary import Vocabulary
 
 
 class Recipe(Settings):
@@ -29,6 +32,8 @@ class Recipe(Settings):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 17
     """Seed of every random choice."""
     model: Model
+    vocabulary: Vocabulary | None = None
+    """Add tokens to the base model's vocabulary first; null: train it with its own."""
     documents: Documents = Documents()
     synthesis: Synthesis = Synthesis()
     tokens: Tokens = Tokens()
@@ -58,7 +63,7 @@ class Recipe(Settings):
         if self.stages[0].topics.initial == "inherit":
             raise ValueError("the first stage has no stage before it to inherit topic shares from")
         if self.stages[0].schedule.initial_lr == "last":
-            raise ValueError("the first stage has no stage before it whose rate it could start from: give a number")
+            raise ValueError("the first stage has no stage before it to take a learning rate from: give a value")
         return self
 
     @model_validator(mode="after")
@@ -76,6 +81,22 @@ class Recipe(Settings):
         return self
 
     @model_validator(mode="after")
+    def _new_tokens_can_be_trained(self) -> "Recipe":
+        for index, stage in enumerate(self.stages):
+            if stage.trains == "all":
+                continue
+            where, training = f"stages.{index}.trains: new_tokens", self.training
+            if self.vocabulary is None:
+                raise ValueError(f"{where} needs `vocabulary`, which adds them")
+            if training.adapter.kind != "none":
+                raise ValueError(
+                    f"{where} does not go with an adapter, which freezes the embeddings or trains all of them"
+                )
+            if training.step_in_backward:
+                raise ValueError(f"{where} needs all gradients before the step: set training.step_in_backward to false")
+        return self
+
+    @model_validator(mode="after")
     def _kept_groups_agree(self) -> "Recipe":
         self.held_out_groups()
         return self
@@ -83,6 +104,31 @@ class Recipe(Settings):
     def held_out_groups(self) -> Groups:
         """Which held-out documents get a verdict together, and how much each group may lose."""
         return find_groups(self.stages, self.evaluation.tolerance)
+
+    def start_model(self) -> Model:
+        """The model that training begins with: `model`, or with `vocabulary` what the stage of that name publishes.
+
+        `model` stays what the trained model is compared with: bits per byte do not depend on the vocabulary.
+        """
+        if self.vocabulary is None:
+            return self.model
+        larger = {"path": str(Path(self.workspace) / "vocabulary" / "model"), "revision": None, "gguf_file": None}
+        return self.model.model_copy(update=larger)
+
+    def vocabulary_shares(self) -> dict[str, dict[str, float]]:
+        """Language -> source -> its part of the text that tokens are learned from: by the tokens of all stages."""
+        named = set(self.vocabulary.languages) if self.vocabulary is not None else set()
+        tokens: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
+        for stage in self.stages:
+            for entry in stage.mixture.values():
+                for source, share in entry.sources.items():
+                    if entry.share * share and (not named or entry.language in named):
+                        tokens[entry.language][source] += stage.tokens * entry.share * share
+        total = sum(sum(sources.values()) for sources in tokens.values())
+        return {
+            language: {source: round(count / total, 6) for source, count in sources.items()}
+            for language, sources in tokens.items()
+        }
 
     def split_sources(self) -> set[str]:
         """Sources that any stage splits by topic: their store buckets carry the topic."""

@@ -50,7 +50,7 @@ class Passages(Settings):
 class Code(Settings):
     """New programming problems after a bank of known ones."""
 
-    places: ClassVar[frozenset[str]] = frozenset({"problems"})
+    path_fields: ClassVar[frozenset[str]] = frozenset({"problems"})
 
     requests: Count = 0
     """How many problems are asked for."""
@@ -76,7 +76,7 @@ class Checks(Settings):
     max_repetition: Share = 0.2
     """Most words that belong to a sequence of four which came before in the same text."""
     min_new_words: Count = 4
-    """Least number of different content words of the answer that the question does not hold."""
+    """How many different content words the answer must add to those of the question."""
     max_copied_words: Count = 30
     """Longest run of words that may be copied from the passage (two characters count as a word in Chinese)."""
     min_support: Share = 0.0
@@ -84,7 +84,7 @@ class Checks(Settings):
     final_answer: list[str] = ["mathematics"]
     """Disciplines whose solutions must end in a boxed result; only for the kind `problem`."""
     self_consistency: Count = 0
-    """Solve each problem and multiple choice so many more times; the final answers must agree."""
+    """How many more times to solve each problem and multiple choice; the final answers must agree."""
     min_agreement: Share = 0.5
     """Least share of those solutions that must give the same final answer."""
     judge: Generator | None = None
@@ -96,7 +96,7 @@ class Checks(Settings):
 class Synthesis(Settings):
     """Passages in, checked question-answer documents out."""
 
-    places: ClassVar[frozenset[str]] = frozenset({"prompts"})
+    path_fields: ClassVar[frozenset[str]] = frozenset({"prompts"})
 
     enabled: bool = False
     """Make synthetic documents. They enter the mixture as the source `synthetic`."""
@@ -109,7 +109,7 @@ class Synthesis(Settings):
     kinds: dict[str, Share] = {"problem": 1.0}
     """Kind of text -> share of the requests: `problem` (the paper's), `question`, `multiple_choice`, `textbook`, ..."""
     prompts: AnyPath | None = None
-    """Folder of your own prompt files, KIND.LANGUAGE.yaml; they take the place of those of the same name."""
+    """Folder of your own prompt files, KIND.LANGUAGE.yaml; they replace those of the same name."""
     passages: Passages = Passages()
     generator: Generator = Generator()
     checks: Checks = Checks()
@@ -119,7 +119,7 @@ class Synthesis(Settings):
     error_rate: Share = 0.0
     """Share of the final answers replaced by wrong ones, for studies of data quality."""
     templates: dict[str, list[str]] = {}
-    """Language -> forms in which a pair becomes a plain document, in the place of its pack's; each pair gets one
+    """Language -> forms in which a pair becomes a plain document, instead of its pack's; each pair gets one
     of them by its hash. A language without any has the question and, after an empty line, the answer."""
     allow_code_execution: bool = False
     """Run generated programs against their tests in a sandbox."""

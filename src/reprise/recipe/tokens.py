@@ -13,7 +13,7 @@ class Tokens(Settings):
     means: ClassVar[frozenset[str]] = frozenset({"memory_mb"})
 
     tokenizer: Literal["auto", "tokenizers", "fastokens"] = "auto"
-    """`auto` takes `fastokens` where it gives the same ids as `tokenizers`, which is compared all the time."""
+    """`auto` takes `fastokens` if it gives the same ids as `tokenizers`, which is compared all the time."""
     memory_mb: Annotated[int, Field(ge=16)] = 256
     """Memory that each worker process uses for token ids, in MB, besides the vocabulary."""
 

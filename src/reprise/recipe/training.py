@@ -76,11 +76,11 @@ class Checkpoints(Settings):
     """What a killed run resumes from."""
 
     every_tokens: Count = 0
-    """Save after every so many tokens; 0: at the end of a stage and on SIGTERM only."""
+    """Tokens between two checkpoints; 0: save at the end of a stage and on SIGTERM only."""
     keep_last: Annotated[int, Field(ge=1, le=1_000_000)] = 2
     """Checkpoints kept while the stage runs, newest first."""
     keep_every_tokens: Count = 0
-    """Keep one for every so many tokens besides, for good; 0: none."""
+    """Also keep the first checkpoint after each multiple of this many tokens; 0: none."""
 
 
 class Averaging(Settings):
@@ -89,7 +89,7 @@ class Averaging(Settings):
     kind: Literal["none", "mean", "ema"] = "none"
     """`mean`: over the end of the stage. `ema`: exponentially forgetting, over all of it."""
     tokens: Count = 0
-    """`mean`: over the last so many tokens of the stage."""
+    """`mean`: over this many tokens at the end of the stage."""
     decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
     """`ema`: what each sample leaves of the mean before."""
     every_steps: Annotated[int, Field(ge=1, le=10**9)] = 1
@@ -106,7 +106,7 @@ class Validation(Settings):
     """Held-out loss per language, source and topic, while training."""
 
     every_tokens: Count = 0
-    """Measure after every so many tokens, besides the start and the end of a stage; 0: only there."""
+    """Tokens between two validations, besides those at the start and the end of a stage; 0: only these."""
     max_tokens: Count = 65_536
     """Most held-out tokens per bucket in one measurement."""
 
@@ -182,7 +182,7 @@ class Training(Settings):
     checkpoints: Checkpoints = Checkpoints()
     validation: Validation = Validation()
     benchmarks_every_tokens: Count = 0
-    """Run `evaluation.benchmarks` on the model as it is after every so many tokens, on one process; 0: never."""
+    """Tokens between two runs of `evaluation.benchmarks` on the model in training, on one process; 0: never."""
     averaging: Averaging = Averaging()
     log_every_steps: Annotated[int, Field(ge=1, le=10**9)] = 1
     """Steps between two lines of metrics.jsonl."""
@@ -211,7 +211,7 @@ class Training(Settings):
                 raise ValueError("master_weights: bf16 computes in bf16: set precision to bf16 or auto")
             if adapted or muon:
                 other = "an adapter, whose few weights are float32" if adapted else "Muon, which does not round"
-                raise ValueError(f"master_weights: bf16 cannot be had with {other}: set it to float32")
+                raise ValueError(f"master_weights: bf16 cannot be combined with {other}: set it to float32")
         if self.step_in_backward:
             if self.optimizer.clip_norm:
                 raise ValueError(

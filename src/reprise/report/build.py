@@ -25,7 +25,7 @@ def run(work: Work, *, recipe: Recipe) -> None:
 
 
 def write_report(workspace: Workspace, recipe: Recipe, output: Path) -> Report:
-    """Write the report of a run, at any moment of it.
+    """Write the report of a run, at any time of it.
 
     Args:
         workspace: the run.
@@ -58,7 +58,7 @@ def compare_report(runs: Sequence[Path], output: Path) -> RunComparison:
     compared: list[ComparedRun] = [
         {"folder": str(root), "report": gather(Workspace(root), open_recipe(root, None))} for root in runs
     ]
-    comparison: RunComparison = {"format": 3, "runs": compared}
+    comparison: RunComparison = {"format": 4, "runs": compared}
     numbers = _json_beside(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_text(output, render_comparison(comparison))

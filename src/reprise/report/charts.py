@@ -135,7 +135,7 @@ def topic_rank(facts: Report, entry: str, topic: str | None) -> int:
 
 
 def topic_colors(facts: Report, entry: str, names: Sequence[str]) -> list[int]:
-    """A topic has the same colour in every chart: its place in the recipe's list. Other names follow."""
+    """A topic has the same colour in every chart: its index in the recipe's list. Other names follow."""
     topics = facts["topics"].get(entry, [])
     if not set(names) & set(topics):
         return list(range(len(names)))
@@ -208,7 +208,7 @@ def change_chart(
 def score_chart(
     name: str, title: str, note: str, facts: Report, points: Sequence[tuple[int, dict[str, float]]]
 ) -> Chart | None:
-    """Scores of benchmarks over tokens, of those that every point has; None where there is nothing to join."""
+    """Scores of benchmarks over tokens, of those that every point has; None if there is nothing to join."""
     names = [name for name in points[0][1] if all(name in scores for _, scores in points)] if points else []
     if not names or len(points) < 2:
         return None

@@ -1,4 +1,4 @@
-"""Several runs -> what differs between them and what came of it."""
+"""Several runs -> the settings in which they differ, and their results."""
 
 from reprise.report import charts, retention
 from reprise.report.chart import Chart
@@ -52,7 +52,7 @@ def _changes(run: ComparedRun) -> list[Json]:
 
 
 def _benchmarks(runs: list[ComparedRun]) -> list[Json]:
-    """Each benchmark that a run was asked: its row of each run, None where there is none."""
+    """Each benchmark that a run was asked: its row of each run, None if there is none."""
     asked = [{row["benchmark"]: row for row in run["report"]["benchmarks"]} for run in runs]
     return [
         {"name": name, "per_run": [rows.get(name) for rows in asked]}
@@ -85,7 +85,7 @@ def _held_out(names: list[str], runs: list[ComparedRun], entries: list[str]) -> 
 
 
 def _plane(names: list[str], runs: list[ComparedRun]) -> list[Chart]:
-    """Gain against retention of all runs, where they have the same kept and the same new entry."""
+    """Gain against retention of all runs, if they have the same kept and the same new entry."""
     kept = list(dict.fromkeys(path for run in runs for path in run["report"]["tolerance"]))
     chart = retention.plane_chart({name: run["report"] for name, run in zip(names, runs, strict=True)}, kept)
     return [chart] if chart else []

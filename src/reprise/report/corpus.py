@@ -26,7 +26,7 @@ from reprise.report.corpus_records import (
     RejectExample,
     RejectFacts,
 )
-from reprise.stage_names import DOCUMENT_STAGES, SYNTHESIZE
+from reprise.stage_names import DOCUMENT_STAGES, SYNTHESIZE, TOKENIZE
 from reprise.storage import Json
 from reprise.workspace import Workspace
 
@@ -41,7 +41,7 @@ def corpus_facts(workspace: Workspace) -> CorpusFacts:
     """Flow through the stages, drops per reason with examples, rejects, documents per bucket, perplexity."""
     return {
         "flow": _flow(workspace),
-        "drops": [drop for stage in (*DOCUMENT_STAGES, SYNTHESIZE) for drop in _drops(workspace, stage)],
+        "drops": [drop for stage in (*DOCUMENT_STAGES, SYNTHESIZE, TOKENIZE) for drop in _drops(workspace, stage)],
         "rejects": _rejects(stage_folder(workspace, "read") / "rejects.jsonl"),
         "buckets": _buckets(workspace),
         "perplexity": _perplexity(workspace),
@@ -129,7 +129,7 @@ def _dropped_part(part: Path, _changed_ns: int) -> tuple[dict[tuple[str, str], i
 
 
 def excerpt(text: str, limit: int = EXCERPT_CHARS) -> str:
-    """The beginning of a text, with a mark where it was cut."""
+    """The beginning of a text, with a mark if it was cut."""
     return text if len(text) <= limit else text[:limit].rstrip() + " ..."
 
 
@@ -150,7 +150,7 @@ def _rejects(path: Path) -> list[RejectFacts]:
 
 
 def _read_lines(path: Path) -> Iterator[Json]:
-    """Objects of a JSON Lines file that may still be written: a last line without its end is left out."""
+    """Objects of a JSON Lines file that may still be written: a last line without its end is skipped."""
     if not path.exists():
         return
     with path.open(encoding="utf-8", errors="replace") as handle:

@@ -85,7 +85,7 @@ class BucketDocuments(TypedDict):
     source: str
     """Source."""
     topic: str | None
-    """Topic; null where it was not labelled."""
+    """Topic; null if it was not labelled."""
     train: int
     """Documents to train on."""
     valid: int
@@ -157,9 +157,9 @@ class OrderRow(TypedDict):
     segments: int
     """`curriculum.segments`."""
     drop_below: float
-    """`curriculum.drop_below`: quantile of perplexity under which documents are left out."""
+    """`curriculum.drop_below`: quantile of perplexity under which documents are skipped."""
     drop_above: float
-    """`curriculum.drop_above`: quantile over which documents are left out."""
+    """`curriculum.drop_above`: quantile over which documents are skipped."""
 
 
 @record
@@ -173,4 +173,4 @@ class OrderCurve(TypedDict):
     source: str
     """Source."""
     median_ppl: list[float | None]
-    """Median perplexity in equal parts of the epoch's tokens; null where no document of its own lies in one."""
+    """Median perplexity in equal parts of the epoch's tokens; null if no document of its own lies in one."""

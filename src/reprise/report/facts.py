@@ -1,17 +1,16 @@
-"""A run, at any moment -> its report. The page is drawn from this record and nothing else, so both say the same."""
+"""A run, at any time -> its report. The page is drawn from this record and nothing else, so both say the same."""
 
 import functools
-import json
 import math
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from reprise import __version__
 from reprise.errors import UserError
 from reprise.evaluation.results import Results
 from reprise.evaluation.verdicts import headline_parts
-from reprise.manifest import Manifest
+from reprise.manifest import Manifest, read_output
 from reprise.mixture.budget import budgets
 from reprise.recipe import Recipe
 from reprise.recipe.model import Model
@@ -30,9 +29,10 @@ from reprise.report.records import (
     VerdictFacts,
 )
 from reprise.report.training_records import BudgetRow, TrainingFacts
-from reprise.stage_names import stage_names
+from reprise.stage_names import VOCABULARY, stage_names
 from reprise.storage import InputRecord
 from reprise.synthesis.records import SyntheticSamples
+from reprise.vocabulary.records import VocabularyCounts
 from reprise.workspace import Workspace
 
 SAMPLE_CHARS = 1500
@@ -46,7 +46,7 @@ def gather(workspace: Workspace, recipe: Recipe) -> Report:
     results: Results | None = _read_json(workspace.folder("evaluate") / "results.json")
     stages = _stages(workspace, recipe)
     facts: Report = {
-        "format": 3,
+        "format": 4,
         "run": {
             "name": recipe.name,
             "model": recipe.model.path,
@@ -65,6 +65,7 @@ def gather(workspace: Workspace, recipe: Recipe) -> Report:
         "harness": results["settings"].get("harness") if results else None,
         "curve": results.get("curve", []) if results else [],
         "samples": results["samples"] if results else [],
+        "vocabulary": _vocabulary(workspace, recipe),
         "corpus": corpus_facts(workspace),
         "budget": _budget(recipe, training),
         "order": _order(recipe),
@@ -80,7 +81,7 @@ def gather(workspace: Workspace, recipe: Recipe) -> Report:
 
 
 def finite(value: Any) -> Any:
-    """The value with null in the place of each number that is not finite, for which JSON has no word."""
+    """The value with null for each float that is not finite, which JSON cannot write."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -92,7 +93,7 @@ def finite(value: Any) -> Any:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_output(path)
     except FileNotFoundError:
         return None
 
@@ -218,6 +219,7 @@ def _budget(recipe: Recipe, training: list[TrainingFacts]) -> list[BudgetRow]:
                 "spent": row["spent"] if row else None,
                 "available": row.get("available") if row else None,
                 "epochs": row.get("epochs") if row else None,
+                "text_bytes": row.get("text_bytes") if row else None,
             }
         )
     return rows
@@ -259,6 +261,12 @@ def _curriculum(workspace: Workspace, recipe: Recipe, problems: list[str]) -> li
         return []
 
 
+def _vocabulary(workspace: Workspace, recipe: Recipe) -> VocabularyCounts | None:
+    """What the stage `vocabulary` added."""
+    manifest = None if recipe.vocabulary is None else workspace.manifest(VOCABULARY)
+    return None if manifest is None else cast(VocabularyCounts, manifest.counts)
+
+
 def _synthesis(workspace: Workspace, recipe: Recipe) -> SynthesisFacts:
     samples: SyntheticSamples = {"kept": [], "dropped": []}
     if not recipe.synthesis.enabled:
@@ -290,7 +298,7 @@ def _repeat(
 
 
 def _cost(recipe: Recipe, training: list[TrainingFacts]) -> CostFacts:
-    """What training has taken until now; price null where the recipe names none, flops where they are not known."""
+    """What training has taken until now; price null if the recipe names none, flops if they are not known."""
     hours = sum(stage["seconds"] * stage["start"]["processes"] for stage in training if stage["start"]) / 3600
     tokens = sum(stage["tokens"] for stage in training)
     per_token = _flops_per_token(recipe) if tokens else 0.0
@@ -303,9 +311,9 @@ def _cost(recipe: Recipe, training: list[TrainingFacts]) -> CostFacts:
 
 
 def _flops_per_token(recipe: Recipe) -> float | None:
-    """FLOPs of forward and backward pass; None where the model's configuration is no longer there."""
+    """FLOPs of forward and backward pass; None if the model's configuration is no longer there."""
     frozen = recipe.training.adapter.kind != "none"
-    return _flops_of_model(recipe.model.model_dump_json(), recipe.rows.seq_len, frozen)
+    return _flops_of_model(recipe.start_model().model_dump_json(), recipe.rows.seq_len, frozen)
 
 
 @functools.lru_cache(maxsize=8)

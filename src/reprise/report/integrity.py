@@ -36,9 +36,9 @@ class IntegrityFacts(TypedDict):
     """What the report says about the bytes that its numbers rest on."""
 
     when: str | None
-    """When `reprise verify` last ran; null where it has not."""
+    """When `reprise verify` last ran; null if it has not."""
     seconds: float | None
-    """Duration of that; null where it has not run."""
+    """Duration of that; null if it has not run."""
     damage: list[str]
     """The files that it found missing or damaged, a sentence each, of what has not been made again since."""
     parts: list[CheckedPart]
@@ -50,7 +50,7 @@ def integrity_facts(workspace: Workspace, manifests: Mapping[str, Manifest | Non
 
     Args:
         workspace: the run.
-        manifests: stage -> its manifest; None where it is not published.
+        manifests: stage -> its manifest; None if it is not published.
     """
     verification = read_verification(workspace.root)
     published = {name: manifest for name, manifest in manifests.items() if manifest is not None}

@@ -57,7 +57,7 @@ def _in_order(opened: OpenBucket) -> Ordered:
 def perplexity_along(buckets: list[Ordered]) -> list[float | None]:
     """Median perplexity in each of BINS equal parts of an epoch; topics of a source go side by side.
 
-    None where a part holds no document of its own, because one document spans it.
+    None if a part holds no document of its own, because one document spans it.
     """
     values: list[list[float]] = [[] for _ in range(BINS)]
     for ppl, lengths in buckets:

@@ -83,7 +83,7 @@ def plan_order(
         previous: see `preview`.
         picture: where to write the mixture over tokens, as HTML.
     """
-    tokenizer = load_tokenizer(recipe.model)
+    tokenizer = load_tokenizer(recipe.start_model())
     order = preview(recipe, store, lambda ids: str(tokenizer.decode(ids)), stage=stage, previous=previous)
     expected = forecast(recipe, store)
     if picture is not None:
@@ -97,7 +97,7 @@ def plan_order(
 
 
 def order_json(order: Order) -> dict[str, Any]:
-    """The order with names in place of positions, for `reprise order --json`."""
+    """The order with names instead of indices, for `reprise order --json`."""
     return {
         **order,
         "rows": [row._asdict() for row in order["rows"]],

@@ -38,6 +38,7 @@ def render_report(facts: Report, *, live: bool = False) -> str:
         "perplexity": charts.perplexity_charts(facts),
         "curriculum": charts.curriculum_charts(facts),
         "curve": retention.curve_charts(facts),
+        "chat": retention.chat_charts(facts),
         "plane": [chart for chart in [retention.plane_chart({facts["run"]["name"]: facts}, kept)] if chart],
     }
     return render_page("report.html", facts, drawn, _report_views(facts), title=facts["run"]["name"], live=live)
@@ -85,7 +86,7 @@ def _machine_name(machine: MachineFacts | None) -> str:
 
 
 def _event(stage: int, event: TrainingEvent) -> Json:
-    """A restart or a guard's event as a line of a table; what is empty is left out."""
+    """A restart or a guard's event as a line of a table; what is empty is skipped."""
     parts = []
     for name, value in event["detail"].items():
         text = ", ".join(map(str, value)) if isinstance(value, list) else cell(value)
@@ -192,6 +193,7 @@ def _environment() -> jinja2.Environment:
         "unbroken": unbroken,
         "moment": moment,
         "points": points,
+        "megabytes": megabytes,
         "breakable": breakable,
         "of": of,
         "setting": lambda value: "–" if value is None else json.dumps(value, ensure_ascii=False),
@@ -200,13 +202,18 @@ def _environment() -> jinja2.Environment:
 
 
 def count(value: float | None) -> str:
-    """A whole number, exact below ten million; above it `92.5 B`."""
+    """An integer, exact below ten million; above it `92.5 B`."""
     if value is None:
         return "–"
     for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6)):
         if abs(value) >= size and abs(value) >= 1e7:
             return f"{value / size:.4g}\u202f{unit}"
     return f"{value:,.0f}"
+
+
+def megabytes(size: int | None) -> str:
+    """A size in 10^6 bytes: `3.65 MB`."""
+    return "–" if size is None else f"{size / 1e6:,.3g}\u202fMB"
 
 
 def of(amount: int, noun: str) -> str:
@@ -258,7 +265,7 @@ def moment(when: str) -> str:
 
 
 def unbroken(headline: str) -> str:
-    """The evaluation's line with true minus signs, and units that stay on the line of their number."""
+    """The evaluation's line with true minus signs, and units that stay on the line of their figure."""
     return re.sub(r" (%|points?\b)", "\u202f\\1", headline).replace("(-", "(\u2212")
 
 
@@ -273,12 +280,12 @@ def amount(row: Json, side: str) -> str:
 
 
 def fixed(value: float | None, digits: int = 3) -> str:
-    """A number with so many decimals."""
+    """A float with a given count of decimals."""
     return "–" if value is None else f"{value:,.{digits}f}".replace("-", "\u2212")
 
 
 def scientific(value: float) -> str:
-    """A large number as `2.31 x 10^18`, with a true sign of multiplication."""
+    """A large value as `2.31 x 10^18`, with a true sign of multiplication."""
     digits, exponent = f"{value:.2e}".split("e")
     return f"{digits}\u202f\u00d7\u202f10^{int(exponent)}"
 

@@ -12,6 +12,7 @@ from reprise.report.corpus_records import CorpusFacts, OrderCurve, OrderRow
 from reprise.report.integrity import IntegrityFacts
 from reprise.report.training_records import BudgetRow, TrainingFacts
 from reprise.synthesis.records import Funnel, SyntheticSamples
+from reprise.vocabulary.records import VocabularyCounts
 
 
 @record
@@ -140,7 +141,7 @@ class CostFacts(TypedDict):
     tokens: int
     """Tokens of all stages."""
     training_flops: float | None
-    """FLOPs of forward and backward passes; null where the model's configuration is missing."""
+    """FLOPs of forward and backward passes; null if the model's configuration is missing."""
     process_hours: float
     """Hours of all processes."""
     price: float | None
@@ -168,9 +169,9 @@ class RepeatFacts(TypedDict):
 @final
 @record
 class Report(TypedDict):
-    """A run, at any moment of it."""
+    """A run, at any time of it."""
 
-    format: Literal[3]
+    format: Literal[4]
     """Version of this format."""
     run: RunFacts
     """Name, model, state."""
@@ -196,6 +197,8 @@ class Report(TypedDict):
     """Forgetting over checkpoints and merges."""
     samples: list[Sample]
     """Continuations of both models."""
+    vocabulary: VocabularyCounts | None
+    """What the stage `vocabulary` added; null if the recipe asks for none, and before that stage."""
     corpus: CorpusFacts
     """Flow, drops, rejects, buckets and perplexity of the text."""
     budget: list[BudgetRow]
@@ -205,7 +208,7 @@ class Report(TypedDict):
     curriculum: list[OrderCurve]
     """Perplexity along that order; empty before the stage `tokenize`."""
     problems: list[str]
-    """What the report could not work out, and why."""
+    """What the report could not compute, and why."""
     training: list[TrainingFacts]
     """One entry per training stage."""
     synthesis: SynthesisFacts
@@ -231,7 +234,7 @@ class ComparedRun(TypedDict):
 class RunComparison(TypedDict):
     """Several runs side by side."""
 
-    format: Literal[3]
+    format: Literal[4]
     """Version of this format."""
     runs: list[ComparedRun]
     """The runs, as named."""

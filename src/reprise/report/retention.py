@@ -10,7 +10,7 @@ from reprise.report.records import Report
 
 def curve_charts(facts: Report) -> list[Chart]:
     """Forgetting over the checkpoints that the evaluation measured, and their scores; none for base and end alone."""
-    rows = [row for row in facts["curve"] if row["kind"] != "merge"]
+    rows = _of_run(facts)
     if len(rows) < 3:
         return []
     series = {entry: [(_tokens(row), row["bits_per_byte"][entry]) for row in rows] for entry in rows[0]["change"]}
@@ -30,6 +30,53 @@ def curve_charts(facts: Report) -> list[Chart]:
     return [charts.with_tolerances(forgetting, facts["tolerance"]), *([scores] if scores else [])]
 
 
+def chat_charts(facts: Report) -> list[Chart]:
+    """Merges with a chat model over the factor: bits per byte against the base, and the scores of benchmarks."""
+    merges = _merges(facts, "chat")
+    if not merges:
+        return []
+    points = [(0.0, _of_run(facts)[-1]), *((row["factor"] or 0.0, row) for row in merges)]
+    changes = {entry: [(factor, 100 * row["change"][entry]) for factor, row in points] for entry in merges[0]["change"]}
+    scores = {
+        name: [(factor, 100 * row["scores"][name]) for factor, row in points if name in row["scores"]]
+        for name in merges[0]["scores"]
+    }
+    note = "The trained model with so much of what a chat model differs from its base in added; 0 is the trained model."
+    bits = f"{note} Change against the base; below zero is a gain."
+    drawn = [
+        _factor_chart("chat-bits", "Merge with a chat model: bits per byte", bits, "bits per byte, change", changes),
+        _factor_chart("chat-scores", "Merge with a chat model: benchmarks", f"{note} More is better.", "right", scores),
+    ]
+    return [chart for chart in drawn if chart is not None]
+
+
+def _factor_chart(
+    name: str, title: str, note: str, axis: str, series: dict[str, list[tuple[float, float]]]
+) -> Chart | None:
+    """Curves over the factor of a merge; None if there is nothing to draw."""
+    if not series:
+        return None
+    traces = [
+        draw_line(key, [factor for factor, _ in points], [value for _, value in points], index, markers=True)
+        for index, (key, points) in enumerate(series.items())
+    ]
+    layout = {"xaxis": {"title": {"text": "factor"}}, "yaxis": {"title": {"text": axis}, "ticksuffix": " %"}}
+    factors = sorted({factor for points in series.values() for factor, _ in points})
+    known = {key: dict(points) for key, points in series.items()}
+    rows: list[list[Cell]] = [[factor, *(known[key].get(factor) for key in series)] for factor in factors]
+    return make_chart(name, title, note, traces, layout, list(series), {"columns": ["Factor", *series], "rows": rows})
+
+
+def _of_run(facts: Report) -> list[CurvePoint]:
+    """The base and the checkpoints, in the order of training."""
+    return [row for row in facts["curve"] if row["kind"] in ("base", "checkpoint")]
+
+
+def _merges(facts: Report, kind: str) -> list[CurvePoint]:
+    """Merges of a kind, by their factor."""
+    return sorted((row for row in facts["curve"] if row["kind"] == kind), key=lambda row: row["factor"] or 0.0)
+
+
 Point = tuple[str, float, float]
 """Name of a model, gain in the new entry and loss in the kept one, both in per cent."""
 
@@ -39,7 +86,7 @@ def plane_chart(runs: dict[str, Report], kept: Sequence[str]) -> Chart | None:
     with one point per merge factor; until the evaluation is done, one point per validation.
 
     Args:
-        runs: name -> facts of a run; the name of a single run is left out.
+        runs: name -> facts of a run; the name of a single run is skipped.
         kept: entries that must be kept; all others are new.
     """
     traces: list[Trace] = []
@@ -51,7 +98,7 @@ def plane_chart(runs: dict[str, Report], kept: Sequence[str]) -> Chart | None:
             for kind, points in curves.items():
                 name = " ".join(part for part in (f"{new} against {old}", kind) if part)
                 names.append(name if len(runs) == 1 else f"{run}: {name}")
-                traces.append(_plane_trace(names[-1], points, pairs, merged=kind == "merges"))
+                traces.append(_plane_trace(names[-1], points, pairs, merged=kind in _MERGES))
                 rows += [[names[-1], *point] for point in points]
             pairs += 1
     if max((len(trace["x"]) for trace in traces), default=0) < 2:
@@ -79,15 +126,18 @@ def _plane_trace(name: str, points: Sequence[Point], color: int, *, merged: bool
     trace = draw_line(name, [loss for _, _, loss in points], [gain for _, gain, _ in points], color, markers=True)
     trace |= {"customdata": [model for model, _, _ in points], "hovertemplate": _PLANE_HOVER}
     if merged:
+        named = tuple(_MERGES.values())
         trace["line"] |= {"dash": "dot"}
         trace["marker"] = {"size": 8, "symbol": "diamond"}
         # Said beside the point, because paper has no pointer to hover with; across the curve, not along it.
-        trace["text"] = [model if model.startswith("merge") else "" for model, _, _ in points]
+        trace["text"] = [model if model.startswith(named) else "" for model, _, _ in points]
         trace["textposition"] = ["top right" if gain * loss < 0 else "top left" for _, gain, loss in points]
         trace |= {"mode": "lines+markers+text", "textfont": {"size": 11}, "cliponaxis": False}
     return trace
 
 
+_MERGES = {"merges": "merge ", "merges with the chat model": "chat "}
+"""Curve of merges -> how the names of its points begin."""
 _PLANE_HOVER = "%{customdata}: %{y:+.2f} % gained, %{x:+.2f} % lost"
 
 
@@ -103,9 +153,10 @@ def _planes(facts: Report, kept: Sequence[str]) -> list[tuple[str, str, dict[str
     pairs = [(new, old) for new in entries if new not in kept for old in kept if old in entries]
     if not _is_measured(facts):
         return [(new, old, {"": _gain_and_loss(series[new], series[old])}) for new, old in pairs]
-    run = [row for row in facts["curve"] if row["kind"] != "merge"]
-    merges = sorted((row for row in facts["curve"] if row["kind"] == "merge"), key=lambda row: row["factor"] or 0.0)
+    run, merges, chats = _of_run(facts), _merges(facts, "merge"), _merges(facts, "chat")
     curves = {"checkpoints": run} | ({"merges": [run[0], *merges, run[-1]]} if merges else {})
+    if chats:
+        curves["merges with the chat model"] = [run[-1], *chats]
     return [
         (new, old, {kind: [_point(row, new, old) for row in rows] for kind, rows in curves.items()})
         for new, old in pairs
@@ -118,7 +169,8 @@ def _tokens(row: CurvePoint) -> int:
 
 
 def _point(row: CurvePoint, new: str, old: str) -> Point:
-    name = f"merge {row['factor']:g}" if row["kind"] == "merge" else f"after {row['tokens']:,} tokens"
+    merge = row["kind"] in ("merge", "chat")
+    name = f"{row['kind']} {row['factor']:g}" if merge else f"after {row['tokens']:,} tokens"
     return name, -100 * row["change"][new], 100 * row["change"][old]
 
 

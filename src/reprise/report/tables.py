@@ -1,4 +1,4 @@
-"""Facts -> rows of the page's tables, with the places of the pictures in their cells in per cent of the width."""
+"""Facts -> rows of the page's tables, with bars and intervals in their cells, positioned in per cent of the width."""
 
 from collections.abc import Iterable
 
@@ -88,7 +88,7 @@ def other_metric_rows(benchmarks: list[BenchmarkRow]) -> list[Json]:
 
 
 def change_pictures(rows: list[Json]) -> list[Json]:
-    """Places of the change, its interval and the tolerance of each row, on one axis with zero in the middle."""
+    """Positions of the change, its interval and the tolerance of each row, on one axis with zero in the middle."""
     reach = max((abs(end) for row in rows for end in (row["change"], *(row.get("ci") or []))), default=0.0) or 0.01
 
     def position(value: float) -> float:
@@ -160,7 +160,7 @@ def _unique(values: Iterable[str]) -> list[str]:
 
 def _sum(rows: list[Json], entry: str, source: str | None, topic: str | None) -> Json:
     total: Json = {"entry": entry, "source": source, "topic": topic}
-    for key in ("planned", "spent", "available"):
+    for key in ("planned", "spent", "available", "text_bytes"):
         known = [row[key] for row in rows if row[key] is not None]
         total[key] = sum(known) if known else None
     total["epochs"] = round(total["spent"] / total["available"], 4) if total["spent"] and total["available"] else None

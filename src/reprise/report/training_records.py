@@ -19,7 +19,7 @@ class BudgetRow(TypedDict):
     source: str
     """Source."""
     topic: str | None
-    """Topic; null where the stage does not split the source."""
+    """Topic; null if the stage does not split the source."""
     planned: int | None
     """Tokens that the recipe plans; null for a bucket that it does not name."""
     spent: int | None
@@ -28,6 +28,9 @@ class BudgetRow(TypedDict):
     """Tokens of its documents; null until the stage is finished."""
     epochs: float | None
     """Passes over them; null until the stage is finished."""
+    text_bytes: int | None
+    """UTF-8 bytes of text in the tokens trained on, on average; null until the stage is finished, and where there are
+    conversations."""
 
 
 @record
@@ -123,7 +126,7 @@ class SpentRow(TypedDict):
     source: str
     """Source."""
     topic: str | None
-    """Topic; null where the stage does not split the source."""
+    """Topic; null if the stage does not split the source."""
     spent: int
     """Tokens trained on."""
     available: NotRequired[int]
@@ -132,6 +135,8 @@ class SpentRow(TypedDict):
     """Passes over them; only of a finished stage."""
     answer_tokens: NotRequired[int]
     """Tokens of answers among those trained on, on average; only of a finished stage, and with conversations."""
+    text_bytes: NotRequired[int]
+    """UTF-8 bytes of text in those trained on, on average; only of a finished stage, and without conversations."""
 
 
 @record

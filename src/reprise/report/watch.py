@@ -41,7 +41,7 @@ def open_watch(workspace: Workspace, recipe: Recipe, port: int = 0) -> Threading
 
 
 class _Page:
-    """The page of a run and its version, made anew when files of the workspace changed."""
+    """The page of a run and its version, made again when files of the workspace changed."""
 
     def __init__(self, workspace: Workspace, recipe: Recipe) -> None:
         self._workspace, self._recipe = workspace, recipe

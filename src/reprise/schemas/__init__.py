@@ -24,6 +24,7 @@ from reprise.evaluation.results import EvaluateCounts, ModelResults, Results
 from reprise.generators.journal import AnswerLine
 from reprise.manifest import Manifest
 from reprise.mixture.shares_file import AppliedShares
+from reprise.model.new_tokens import NewTokens
 from reprise.plan.records import Plan
 from reprise.report.records import Report, ReportCounts, RunComparison
 from reprise.report.study_records import StudyResult
@@ -34,6 +35,7 @@ from reprise.training.checkpoint_facts import CheckpointFacts
 from reprise.training.events import Event
 from reprise.training.stage import TrainCounts
 from reprise.verification import Verification
+from reprise.vocabulary.records import VocabularyCounts
 
 Schema = dict[str, Any]
 
@@ -67,6 +69,7 @@ StageCounts = (
     | DeduplicateCounts
     | DecontaminateCounts
     | LabelCounts
+    | VocabularyCounts
     | ScoreCounts
     | SynthesisCounts
     | TokenizeCounts
@@ -91,6 +94,12 @@ FORMATS: tuple[Format, ...] = (
     ),
     Format("manifest", "WORKSPACE/STAGE/manifest.json", Manifest, "Written last: its presence means complete."),
     Format("counts", "WORKSPACE/STAGE/manifest.json, key `counts`", StageCounts, "The numbers of each stage."),
+    Format(
+        "new-tokens",
+        "WORKSPACE/vocabulary/new_tokens.json",
+        NewTokens,
+        "The tokens that the stage `vocabulary` added.",
+    ),
     Format("store", "WORKSPACE/tokenize/store.json", StoreDescription, "The token store; its arrays: ARCHITECTURE.md."),
     Format(
         "checkpoint",
@@ -108,7 +117,7 @@ FORMATS: tuple[Format, ...] = (
         "shares-applied",
         "WORKSPACE/train-N/shares-applied.json",
         list[AppliedShares],
-        "Shares of that file that came into force, oldest first.",
+        "The shares of that file that were applied, oldest first.",
     ),
     Format(
         "topics",

@@ -66,7 +66,7 @@ def check_pair(
     Args:
         pair: what was parsed.
         language: in which it was asked for.
-        passage: text that it was made from; empty where there is none.
+        passage: text that it was made from; empty if there is none.
         answer_tokens: length of the answer in tokens of the base model.
         minimum: tokens that an answer must have.
         checks: settings.
@@ -189,7 +189,7 @@ def support(pair: Pair, passage: str, language: str) -> float:
     """Share of the content words of question and answer of the passage: low where the model made things up."""
     words = [word for word in content_words(f"{pair.question}\n{pair.answer}", language) if word not in _STOP_WORDS]
     known = set(content_words(passage, language))
-    if language in WITHOUT_SPACES:  # pairs of characters may be cut at another place
+    if language in WITHOUT_SPACES:  # pairs of characters may be split differently
         return sum(word in passage.lower() for word in words) / len(words) if words else 0.0
     stems = {_stem(word) for word in known}
     return sum(_stem(word) in stems for word in words) / len(words) if words else 0.0

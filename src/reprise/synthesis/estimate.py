@@ -24,7 +24,7 @@ class Rates:
     completion_tokens: float
     """Per request."""
     tokens_per_second: float | None
-    """Generated tokens; None where no run has shown the speed."""
+    """Generated tokens; None if no run has shown the speed."""
 
 
 @record
@@ -57,7 +57,7 @@ def estimate_need(synthesis: Synthesis, *, tokens_needed: int, tokens_there: int
     Args:
         synthesis: settings, for the prices and the length of answers.
         tokens_needed: that the mixtures take from synthetic buckets.
-        tokens_there: tokens of the synthetic buckets of the token store; 0 where there is none.
+        tokens_there: tokens of the synthetic buckets of the token store; 0 if there is none.
         stage: folder of a published `synthesize` stage, whose rates are taken over.
     """
     rates = measure_rates(stage, tokens_there) if stage is not None else None
@@ -89,11 +89,11 @@ def assume_rates(synthesis: Synthesis) -> Rates:
 
 
 def measure_rates(stage: Path, tokens_there: int) -> Rates | None:
-    """The rates of a published stage; None where it kept nothing or is not there.
+    """The rates of a published stage; None if it kept nothing or is not there.
 
     Args:
         stage: its folder.
-        tokens_there: tokens that its documents have in the store; 0 where they are not counted yet.
+        tokens_there: tokens that its documents have in the store; 0 if they are not counted yet.
     """
     try:
         manifest = json.loads((stage / "manifest.json").read_text(encoding="utf-8"))

@@ -90,8 +90,8 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, Callable[[], None]]]:
             yield "not is dropped", lambda: _drop_not(node)
         case ast.Constant(value=bool(value)):
             yield f"{value} becomes {not value}", lambda: setattr(node, "value", not value)
-        case ast.Constant(value=int(number) | float(number)):
-            yield f"{number} becomes {number + 1}", lambda: setattr(node, "value", number + 1)
+        case ast.Constant(value=int(literal) | float(literal)):
+            yield f"{literal} becomes {literal + 1}", lambda: setattr(node, "value", literal + 1)
         case ast.If(test=test) | ast.While(test=test) if not isinstance(test, ast.Constant):
             yield "the condition never holds", lambda: setattr(node, "test", ast.Constant(False))
             if isinstance(node, ast.If):

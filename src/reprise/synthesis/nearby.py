@@ -12,6 +12,8 @@ SPELLED = 0.6
 """From this share on of the answers whose values stand in the program, it may be a table of them."""
 FALLBACK = 0.6
 """A table gives the same outcome for this share of the calls near those of its tests."""
+HIDDEN_FALLBACK = 0.8
+"""The same where the answers do not stand in the program: it may compute them (`'3,60;-21,33'.split(';')`)."""
 SPREAD = 0.4
 """Most that one answer may take of the tests' own calls: else an honest program gives it often, too."""
 
@@ -43,9 +45,9 @@ class _Call(NamedTuple):
 def nearby_test(program: str, tests: str) -> str | None:
     """Source of a test that fails, with MARK, on a program which looks like a table of its tests' answers.
 
-    It does so where the answers stand in the program, and the calls near those of the tests give one outcome (or an
-    error) for most of them and at most one that the tests do not expect. None where that cannot be told: few answers
-    that differ, arguments that are not written out, or answers that are not spelled in the program.
+    It does so where the calls near those of the tests give one outcome (or an error) for most of them and at most one
+    that the tests do not expect; for more of them if the program does not contain the answers. None if that is not
+    clear: few answers that differ, or arguments that are not literals.
     """
     calls = list(_calls(ast.parse(tests)))
     answers = Counter(repr(call.answer) for call in calls)
@@ -53,8 +55,7 @@ def nearby_test(program: str, tests: str) -> str | None:
         return None
     inside = _leaves_of(ast.parse(program))
     spelled = [_leaves(call.answer) <= inside for call in calls if _leaves(call.answer)]
-    if not spelled or sum(spelled) < SPELLED * len(calls):
-        return None
+    is_spelled = bool(spelled) and sum(spelled) >= SPELLED * len(calls)
     known = {(call.name, repr(call.arguments)) for call in calls}
     near = dict.fromkeys(
         (call.name, repr(arguments))
@@ -65,7 +66,9 @@ def nearby_test(program: str, tests: str) -> str | None:
     if len(near) < len(calls):
         return None
     listed = ", ".join(f"({name}, {arguments})" for name, arguments in list(near)[:MAX_CALLS])
-    return _SCRIPT.format(calls=f"[{listed}]", fallback=FALLBACK, answers=repr(set(answers)), mark=MARK)
+    return _SCRIPT.format(
+        calls=f"[{listed}]", fallback=FALLBACK if is_spelled else HIDDEN_FALLBACK, answers=repr(set(answers)), mark=MARK
+    )
 
 
 def _calls(tests: ast.Module) -> Iterator[_Call]:

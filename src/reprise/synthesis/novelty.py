@@ -1,6 +1,6 @@
 """Synthetic documents go through what every document goes through, and must be new to the corpus.
 
-Cleaning, deduplication among themselves and decontamination are the very stages of `reprise.documents`, run on a small
+Cleaning, deduplication among themselves and decontamination are the stages of `reprise.documents`, run on a small
 table. Against the corpus only the synthetic documents are indexed; the corpus streams past them, held-out documents
 included, and is not changed.
 """

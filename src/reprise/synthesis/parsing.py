@@ -166,7 +166,7 @@ def normalize_final(final: str) -> str:
 
 
 def corrupt_final(answer: str, final: str, choice: float) -> tuple[str, str] | None:
-    """The answer with another final result, and that result; None where there is nothing that can be changed surely.
+    """The answer with another final result, and that result; None if there is nothing that can be changed surely.
 
     The last occurrence of the first number of the result is changed, by -50 % to +150 % but never by nothing, or the
     letter of a multiple choice. What leads to the result stays, as in the study of wrong answers.
@@ -174,7 +174,7 @@ def corrupt_final(answer: str, final: str, choice: float) -> tuple[str, str] | N
     Args:
         answer: holds the result in a box, or begins with its letter.
         final: the result.
-        choice: a random number from 0 to 1 that says which wrong result is taken.
+        choice: uniform in [0, 1); selects the wrong result.
     """
     if final in tuple("ABCD") and answer.startswith(final):
         wrong = [letter for letter in "ABCD" if letter != final][int(choice * 3) % 3]

@@ -54,7 +54,7 @@ def _ours() -> dict[str, Any]:
 
 
 def discipline_name(discipline: str, language: str) -> str:
-    """Its name in a language, as the prompts write it; its own name where none is known."""
+    """Its name in a language, as the prompts write it; its own name if none is known."""
     return str(_ours().get(discipline, {}).get("names", {}).get(language, discipline))
 
 
@@ -83,7 +83,7 @@ class Disciplines:
             own = own_terms.get(discipline, {})
             if discipline != CATCH_ALL and not known and not own:
                 raise UserError(
-                    f"there are no words that tell the discipline {discipline!r} from others",
+                    f"there are no words that distinguish the discipline {discipline!r} from others",
                     where="synthesis.disciplines",
                     remedy=f"name some: synthesis.passages.terms: {{{discipline}: {{en: [...]}}}}",
                 )
@@ -92,7 +92,7 @@ class Disciplines:
                     self._terms[language][term.lower()].add(discipline)
 
     def of(self, text: str, language: str, topic: str | None = None) -> str | None:
-        """The discipline of a passage, None where it has none.
+        """The discipline of a passage, None if it has none.
 
         Args:
             text: the passage.
@@ -130,7 +130,7 @@ class Disciplines:
 
 
 def cut_passages(text: str, min_chars: int, max_chars: int) -> list[str]:
-    """Passages of at most `max_chars`, cut between paragraphs, else between sentences; shorter ones are left out."""
+    """Passages of at most `max_chars`, cut between paragraphs, else between sentences; shorter ones are skipped."""
     passages: list[str] = []
     held = ""
     for paragraph in text.split("\n\n"):
@@ -188,13 +188,13 @@ def find_passages(
                 )
 
 
-def choose_passages(found: Iterable[Passage], count: int, max_per_origin: int) -> list[Passage]:
+def choose_passages(passages: Iterable[Passage], count: int, max_per_origin: int) -> list[Passage]:
     """At most `count` passages of one language and discipline, the same ones whatever the order in which they come.
 
     Topics and origins (files) take turns, and within them documents do; each gives its best passages first.
     """
     grouped: dict[tuple[str, str], dict[str, list[Passage]]] = defaultdict(lambda: defaultdict(list))
-    for passage in found:
+    for passage in passages:
         origin = passage.origin.rpartition(":")[0] or passage.origin
         grouped[passage.topic or "", origin][passage.document_id].append(passage)
     ordered: dict[tuple[str, str], list[Passage]] = {}
@@ -222,9 +222,9 @@ def choose_passages(found: Iterable[Passage], count: int, max_per_origin: int) -
 
 
 def share_out(total: int, parts: Sequence[str], available: Mapping[str, int]) -> dict[str, int]:
-    """Split a number evenly over parts, none over what it has; what one lacks goes to the others.
+    """Split a total evenly over parts, none beyond what it has; the rest goes to the others.
 
-    The sum is `total`, or all that is available where that is less.
+    The sum is `total`, or all that is available if that is less.
     """
     given = dict.fromkeys(parts, 0)
     left = min(total, sum(available.get(part, 0) for part in parts))

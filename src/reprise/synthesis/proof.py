@@ -95,7 +95,7 @@ class Proof:
     drop: Drop | None
     """Why it is not proven."""
     mutation_score: float | None = None
-    """Share of the wrong versions on which the tests fail; None where it did not come to that."""
+    """Share of the wrong versions on which the tests fail; None if it did not come to that."""
     mutants: int = 0
     """Wrong versions that were run, without the stand-ins, all of which must fail."""
 

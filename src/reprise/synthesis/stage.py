@@ -213,7 +213,7 @@ def _document(task: Task, forms: Sequence[str], seed: int) -> str:
 
 
 def _fraction(text: str) -> float:
-    """A number from 0 to 1 (not 1) that looks random but follows from the text."""
+    """A pseudo-random value in [0, 1), derived from the text."""
     return xxhash.xxh3_64_intdigest(text.encode()) / 2**64
 
 

@@ -79,7 +79,7 @@ class StoreBuilder:
         self._writer = RunWriter(root / RUNS, "run", HELD_BYTES)
 
     def add(self, documents: Sequence[Mapping[str, Any]], ids: Sequence[Ids] | None = None) -> None:
-        """Take documents (id, text, lang, source, topic, split, ppl, and grade and messages where there are any).
+        """Take documents (id, text, lang, source, topic, split, ppl, and grade and messages if there are any).
 
         Args:
             documents: rows of the document table.

@@ -55,7 +55,7 @@ def _with_less_padding(rows: list[PlannedRow], seq_len: int, max_padding: float,
     by_fill = sorted(range(len(rows)), key=lambda row: (used[row], row))
     num_rows, padding, joined_tokens = len(rows) + num_full, len(rows) * seq_len - sum(used), 0
     for count, row in enumerate(by_fill):
-        saved = count - -(-joined_tokens // seq_len)  # rows; joining `count` rows leaves so many fewer
+        saved = count - -(-joined_tokens // seq_len)  # rows; joining `count` rows saves this many
         if padding - saved * seq_len <= max_padding * (num_rows - saved) * seq_len:
             return [rows[i] for i in by_fill[count:]] + _joined([rows[i] for i in by_fill[:count]], seq_len)
         joined_tokens += used[row]

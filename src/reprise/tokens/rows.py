@@ -19,7 +19,7 @@ Order = npt.NDArray[np.int64]
 OrderOfEpoch = Callable[[int], Order]
 
 WINDOW_ROWS = 256
-"""`best_fit` packs the documents of about so many rows at a time: a document moves by at most so many rows."""
+"""`best_fit` packs the documents of about this many rows at a time: no document moves farther."""
 
 
 class Piece(NamedTuple):
@@ -56,12 +56,12 @@ class DocumentSet:
 
     @cached_property
     def ppl(self) -> npt.NDArray[np.float32]:
-        """float32 [documents]: perplexity, NaN where it was not scored."""
+        """float32 [documents]: perplexity, NaN if it was not scored."""
         return _joined([bucket.ppl for bucket in self.buckets], np.float32)
 
     @cached_property
     def grade(self) -> npt.NDArray[np.float32]:
-        """float32 [documents]: quality from 0 to 5, NaN where it was not graded."""
+        """float32 [documents]: quality from 0 to 5, NaN if it was not graded."""
         return _joined([bucket.grade for bucket in self.buckets], np.float32)
 
     def locate(self, document: int) -> tuple[Bucket, int]:
@@ -84,10 +84,18 @@ class DocumentSet:
 
     @property
     def answer_share(self) -> float | None:
-        """Tokens of answers among all tokens; None where no document is a conversation."""
+        """Tokens of answers among all tokens; None if no document is a conversation."""
         if not self.has_conversations:
             return None
         return sum(bucket.answer_tokens for bucket in self.buckets) / max(1, self.num_tokens)
+
+    @cached_property
+    def bytes_per_token(self) -> float | None:
+        """UTF-8 bytes of text that a token stands for; None without tokens, and where a document is a conversation,
+        of which only the answers' bytes are known."""
+        if self.has_conversations or not self.num_tokens:
+            return None
+        return float(sum(int(bucket.num_bytes.sum()) for bucket in self.buckets) / self.num_tokens)
 
     def stretches_without_loss(self, piece: Piece) -> list[tuple[int, int]]:
         """Where no loss is taken in a piece of a conversation, (start, stop) within it; none in other documents."""
@@ -119,7 +127,7 @@ class RowStream(Protocol):
     """Where the next row begins; JSON."""
 
     def take(self) -> Callable[[], Row]:
-        """Move on by one row; the function that is returned works out its pieces."""
+        """Move on by one row; the function that is returned computes its pieces."""
 
 
 class ConcatRows:
@@ -172,7 +180,7 @@ class ConcatRows:
     def take(self) -> Callable[[], Row]:
         """See `RowStream`."""
         start = self._position
-        self._position = min(start + self._seq_len, self._limit)  # a later, higher limit resumes behind the last token
+        self._position = min(start + self._seq_len, self._limit)  # a later, higher limit resumes after the last token
         size = self._position - start
         return lambda: self._pieces(start, size)
 

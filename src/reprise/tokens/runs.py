@@ -59,7 +59,7 @@ class Columns(NamedTuple):
     answers: npt.NDArray[np.int32]
     """Flat, three entries to an answer (see `Bucket.answers`)."""
     answer_lengths: npt.NDArray[np.int64]
-    """Entries of `answers` of each document: 0 where it is no conversation."""
+    """Entries of `answers` of each document: 0 if it is no conversation."""
 
 
 def make_columns(
@@ -78,7 +78,7 @@ def make_columns(
         tokenizer: gives BOS and EOS.
         dtype: type of the store's tokens.
         buckets: one entry per document.
-        answers: one entry per document, None where it is no conversation.
+        answers: one entry per document, None if it is no conversation.
     """
     extra = 1 if tokenizer.bos_id is None else 2
     own = np.array([len(one) for one in ids], dtype=np.int64)
@@ -125,7 +125,7 @@ def _joined(batch: pa.Table, name: str, type: pa.DataType) -> Any:
 
 
 def _scores(batch: pa.Table, name: str) -> npt.NDArray[np.float32]:
-    """NaN where there is none."""
+    """NaN if there is none."""
     values: npt.NDArray[np.float64] = (
         _joined(batch, name, pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False)
     )

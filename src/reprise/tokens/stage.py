@@ -1,12 +1,14 @@
 """Stage `tokenize`: scored and synthetic documents to the token store, on all cores or the cluster.
 
 Workers encode parts of the table into sorted runs (`runs`), and merge the runs of a bucket each (`builder`). The store
-is the same whatever the number of workers, and a worker that is killed repeats its piece.
+does not depend on how many workers there are, and the piece of a killed worker is repeated. Conversations that the
+model's chat template refuses go to `dropped/`.
 """
 
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, NotRequired
 
@@ -15,7 +17,8 @@ import pyarrow.parquet as pq
 from typing_extensions import TypedDict
 
 from reprise.documents.engine import Engine, run_pieces
-from reprise.documents.table import count_rows, list_parts
+from reprise.documents.part_step import BucketFlow
+from reprise.documents.table import DROPPED, DROPPED_SCHEMA, count_rows, list_parts, write_part
 from reprise.model.chat import ChatTemplate, encode_documents
 from reprise.model.tokenizer import Library, Tokenizer, open_tokenizer
 from reprise.recipe.model import Model
@@ -23,8 +26,11 @@ from reprise.recipe.tokens import Tokens
 from reprise.records import record
 from reprise.tokens.builder import RUNS, TEXT_COLUMNS, add_batch, merge_runs
 from reprise.tokens.runs import RunWriter
+from reprise.tokens.store import TokenStore
 from reprise.workspace import Work
 
+CHAT_TEMPLATE = "chat_template"
+"""Reason of a conversation that is dropped because the model's chat template refuses it."""
 BATCH_DOCUMENTS = 1024
 """Documents encoded at once: fewer leave the library's threads idle, more leave the caches (measured)."""
 PIECE_BYTES = 64 << 20
@@ -50,15 +56,15 @@ class BucketTokens(TypedDict):
     source: str
     """Source."""
     topic: str | None
-    """Topic; null where the source is not split."""
+    """Topic; null if the source is not split."""
     documents: int
     """Documents."""
     tokens: int
     """Tokens, BOS and EOS included."""
     conversations: NotRequired[int]
-    """Documents that are conversations; absent where there are none."""
+    """Documents that are conversations; absent if there are none."""
     answer_tokens: NotRequired[int]
-    """Tokens of their answers; absent where there are no conversations."""
+    """Tokens of their answers; absent if there are no conversations."""
 
 
 @record
@@ -67,6 +73,10 @@ class TokenizeCounts(TypedDict):
 
     documents: int
     """Documents in the store."""
+    dropped: int
+    """Conversations that the model's chat template refuses, which `reprise rejects` shows."""
+    drops: list[BucketFlow]
+    """Languages, sources and splits that lost some of them; empty if none was dropped."""
     conversations: int
     """Documents that are conversations."""
     answer_tokens: int
@@ -93,10 +103,12 @@ class Encoded(NamedTuple):
 
     documents: int
     highest_id: int
+    dropped: Counter[tuple[str, str, str]]
+    """(language, source, split) -> conversations that the chat template refuses."""
 
 
 def run(work: Work, *, model: Model, tokens: Tokens, split_sources: list[str], engine: Engine = "native") -> None:
-    """Documents of `score` and, where there is one, of `synthesize`, to the store.
+    """Documents of `score` and, if there is one, of `synthesize`, to the store.
 
     Args:
         work: `inputs` has `score` and maybe `synthesize`.
@@ -128,12 +140,15 @@ def run(work: Work, *, model: Model, tokens: Tokens, split_sources: list[str], e
         num_bytes=sum(part.stat().st_size for part in parts) - START_BYTES,
     )
     highest_id = max((result.highest_id for result in results), default=-1)
+    dropped = sum((result.dropped for result in results), Counter())
     store = merge_runs(work.output, tokenizer, highest_id, held_bytes, engine=engine)
     _opened.clear()
     _templates.clear()
     buckets = [*store.train.values(), *store.valid.values()]
     counts: TokenizeCounts = {
         "documents": sum(bucket.num_documents for bucket in buckets),
+        "dropped": dropped.total(),
+        "drops": _drops(store, dropped),
         "conversations": sum(bucket.num_conversations for bucket in buckets),
         "answer_tokens": sum(bucket.answer_tokens for bucket in buckets),
         "tokens": sum(bucket.num_tokens for bucket in buckets),
@@ -153,8 +168,27 @@ def run(work: Work, *, model: Model, tokens: Tokens, split_sources: list[str], e
     }
     work.counts.update(counts)
     total = sum(map(count_rows, folders))
-    if counts["documents"] != total:
-        raise AssertionError(f"{total} documents came in, {counts['documents']} are in the store")
+    if counts["documents"] + counts["dropped"] != total:
+        raise AssertionError(
+            f"{total} documents came in, {counts['documents']} are in the store, {counts['dropped']} were dropped"
+        )
+
+
+def _drops(store: TokenStore, dropped: Mapping[tuple[str, str, str], int]) -> list[BucketFlow]:
+    """Each language, source and split of which conversations were dropped, with all its documents."""
+    stored: Counter[tuple[str, str, str]] = Counter()
+    for entry in store.description["buckets"]:
+        stored[entry["language"], entry["source"], entry["split"]] += entry["documents"]
+    return [
+        {
+            "language": language,
+            "source": source,
+            "split": split,
+            "documents_in": stored[language, source, split] + count,
+            "dropped": {CHAT_TEMPLATE: count},
+        }
+        for (language, source, split), count in sorted(dropped.items())
+    ]
 
 
 def encode_piece(
@@ -179,15 +213,46 @@ def encode_piece(
     """
     tokenizer = _open(model, library, parent)
     writer = RunWriter(Path(root) / RUNS, f"{piece.position:06d}", held_bytes)
+    dropped: list[pa.Table] = []
     for part in piece.parts:
+        refused_in_part: dict[int, str] = {}
         with pq.ParquetFile(part) as file:
+            first = 0
             for batch in file.iter_batches(batch_size=BATCH_DOCUMENTS, columns=TEXT_COLUMNS.names):
                 texts, messages = batch.column("text").to_pylist(), batch.column("messages").to_pylist()
-                ids, answers = encode_documents(texts, messages, tokenizer, functools.partial(_open_template, model))
+                refused: dict[int, str] = {}
+                ids, answers = encode_documents(
+                    texts, messages, tokenizer, functools.partial(_open_template, model), refused
+                )
                 table = pa.Table.from_batches([batch])
+                if refused:
+                    kept = [row for row in range(len(ids)) if row not in refused]
+                    table, ids, answers = table.take(kept), [ids[row] for row in kept], [answers[row] for row in kept]
                 add_batch(writer, table, ids, tokenizer, frozenset(split_sources), answers)
+                refused_in_part |= {first + row: why for row, why in refused.items()}
+                first += batch.num_rows
+        if refused_in_part:
+            dropped.append(_dropped_rows(part, refused_in_part))
     writer.flush()
-    return Encoded(writer.num_documents, writer.highest_id)
+    lost: Counter[tuple[str, str, str]] = Counter()
+    if dropped:
+        table = pa.concat_tables(dropped)
+        lost.update(zip(*(table[name].to_pylist() for name in ("lang", "source", "split")), strict=True))
+        path = Path(root) / DROPPED / f"part-{piece.position:06d}.parquet"
+        write_part(path, table.select(DROPPED_SCHEMA.names), DROPPED_SCHEMA)
+    return Encoded(writer.num_documents, writer.highest_id, lost)
+
+
+def _dropped_rows(part: str, refused: Mapping[int, str]) -> pa.Table:
+    """Rows of a part with the reason, for `dropped/`, and their split.
+
+    Args:
+        part: a part of the table.
+        refused: row -> why the template refuses it.
+    """
+    rows = pq.read_table(part, columns=["id", "lang", "source", "origin", "text", "split"]).take(list(refused))
+    reasons = pa.array([CHAT_TEMPLATE] * len(refused), pa.string())
+    return rows.append_column("reason", reasons).append_column("detail", pa.array(refused.values(), pa.string()))
 
 
 def _open(model: str, library: Library, parent: int) -> Tokenizer:

@@ -33,7 +33,7 @@ class BucketDescription(TypedDict):
     source: str
     """Source."""
     topic: str | None
-    """Topic; null where the source is not split by topic."""
+    """Topic; null if the source is not split by topic."""
     folder: str
     """Folder of its files, below that of the store."""
     documents: int
@@ -43,9 +43,9 @@ class BucketDescription(TypedDict):
     files: dict[str, FileChecksum]
     """Name inside the folder -> size and hash."""
     conversations: NotRequired[int]
-    """Documents that are conversations; absent where there are none."""
+    """Documents that are conversations; absent if there are none."""
     answer_tokens: NotRequired[int]
-    """Tokens of their answers, with the tokens that end a turn; absent where there are no conversations."""
+    """Tokens of their answers, with the tokens that end a turn; absent if there are no conversations."""
 
 
 @record
@@ -78,7 +78,7 @@ class BucketKey(NamedTuple):
     language: str
     source: str
     topic: str | None
-    """None where the source is not split by topic."""
+    """None if the source is not split by topic."""
 
     def __str__(self) -> str:
         return "/".join(part for part in self if part is not None)
@@ -134,12 +134,12 @@ class Bucket:
 
     @cached_property
     def ppl(self) -> npt.NDArray[np.float32]:
-        """float32 [num_documents]: perplexity under the base model, NaN where it was not scored."""
+        """float32 [num_documents]: perplexity under the base model, NaN if it was not scored."""
         return self._map("ppl")
 
     @cached_property
     def grade(self) -> npt.NDArray[np.float32]:
-        """float32 [num_documents]: quality from 0 (worst) to 5, NaN where it was not graded."""
+        """float32 [num_documents]: quality from 0 (worst) to 5, NaN if it was not graded."""
         return self._map("grade")
 
     @cached_property
@@ -153,8 +153,8 @@ class Bucket:
         if not self.num_conversations:
             return np.empty((0, 3), dtype=np.int32)
         start, stop = self._answer_offsets[document : document + 2].tolist()
-        found: npt.NDArray[np.int32] = self._answers[start:stop].reshape(-1, 3)
-        return found
+        answers: npt.NDArray[np.int32] = self._answers[start:stop].reshape(-1, 3)
+        return answers
 
     @cached_property
     def _answers(self) -> npt.NDArray[np.int32]:
@@ -202,7 +202,7 @@ class TokenStore:
             raise UserError("there is no token store", where=str(root), remedy="run `reprise tokenize`") from None
         except ValueError:
             raise UserError(
-                "the description of the store is no JSON", where=str(root / STORE), remedy=_REBUILD
+                "the description of the store is not JSON", where=str(root / STORE), remedy=_REBUILD
             ) from None
         if description.get("version") != VERSION:
             raise UserError(

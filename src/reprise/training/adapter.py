@@ -197,7 +197,7 @@ def _adapted(objective: nn.Module) -> list[tuple[str, Any]]:
 
 @dataclass(frozen=True)
 class MergedWeight:
-    """A weight with its adapter's change added, which is worked out when it is asked for."""
+    """A weight with its adapter's change added, which is computed when it is asked for."""
 
     base: Any
     a: Any
@@ -219,7 +219,7 @@ class MergedWeight:
         return True
 
     def full(self) -> Tensor:
-        """float32, gathered; where it is sharded every process calls."""
+        """float32, gathered; if it is sharded, every process must call."""
         base = _whole(self.base).float()
         base = base.T if self.transposed else base
         merged = base + self.scaling * (_whole(self.b).float() @ _whole(self.a).float())

@@ -14,7 +14,7 @@ from reprise.training.local_parts import local_part
 class Average:
     """A mean over the end of a stage, or one that forgets exponentially; in float32, sharded like the weights.
 
-    Averaging in place of a decaying rate keeps the gain of an easy-to-hard order (arXiv 2511.18903).
+    Averaging instead of a decaying rate keeps the gain of an easy-to-hard order (arXiv 2511.18903).
     """
 
     def __init__(self, objective: Objective, settings: Averaging, total_tokens: int) -> None:

@@ -24,7 +24,7 @@ class WeightSource(NamedTuple):
     """Where the weights of a model on the meta device come from."""
 
     stored: StoredWeights | None
-    """The files, which hold each weight under its own name; None where they have to be converted."""
+    """The files, which hold each weight under its own name; None if they have to be converted."""
     whole: nn.Module | None
     """The whole model in host memory, in the first process only, where `stored` is None."""
 
@@ -37,14 +37,14 @@ def load_base(
     sharded: bool = True,
     on_host: bool = False,
 ) -> tuple[Any, WeightSource | None]:
-    """The base model; where it is to be sharded, without its weights and with the source of these.
+    """The base model; if it is to be sharded, without its weights and with the source of these.
 
     Args:
         model: the base model.
         processes: all of them call.
         dtype: type of the weights that are not sharded; shards are float32 until an adapter freezes them.
         sharded: whether FSDP shards it.
-        on_host: one process keeps the weights on the CPU, where they are made smaller before they go to the device.
+        on_host: one process keeps the weights on the CPU, if they are made smaller before they go to the device.
 
     Raises:
         UserError: the files do not hold what the model needs, the same in one process and in many.

@@ -108,7 +108,7 @@ def read_tensors(folder: Path, tensors: dict[str, Any], *, alone: bool = False) 
         alone: this process reads for itself; else all processes call.
 
     Raises:
-        UserError: it has no such tensors, or of other shapes; or it holds something else than tensors and numbers.
+        UserError: it has no such tensors, or of other shapes; or it contains something other than tensors and numbers.
     """
     try:
         with warnings.catch_warnings():
@@ -127,7 +127,7 @@ def read_tensors(folder: Path, tensors: dict[str, Any], *, alone: bool = False) 
 
 
 def cause_of(error: BaseException) -> str:
-    """What the system said, out of the summary that torch makes of all processes."""
+    """The error message of the operating system, from the summary that torch raises for all processes."""
     if isinstance(error, CheckpointException):
         causes = [cause_of(wrapped[0]) for wrapped in error.failures.values()]
         return "; ".join(dict.fromkeys(causes)) or str(error)
@@ -241,13 +241,13 @@ def checkpoint_name(step: int) -> str:
 
 
 def prune(folder: Path, keep_last: int, keep_every_tokens: int = 0) -> None:
-    """Delete what a killed save left, and the checkpoints that are neither among the newest nor kept for good.
+    """Delete what a killed save left, and the checkpoints that are neither among the latest nor kept permanently.
 
     With the last checkpoint those go that were refused.
 
     Args:
         folder: where the checkpoints are.
-        keep_last: how many of the newest stay.
+        keep_last: how many of the latest stay.
         keep_every_tokens: the first checkpoint after each multiple of this stays; 0: none.
     """
     published = checkpoints_in(folder)
@@ -267,7 +267,7 @@ def prune(folder: Path, keep_last: int, keep_every_tokens: int = 0) -> None:
 
 
 def _tokens(folder: Path) -> int:
-    """Tokens of the stage at a checkpoint; 0 where it is damaged."""
+    """Tokens of the stage at a checkpoint; 0 if it is damaged."""
     try:
         return int(json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["progress"]["tokens"])
     except (OSError, ValueError, KeyError):
@@ -275,7 +275,7 @@ def _tokens(folder: Path) -> int:
 
 
 def _delete(path: Path) -> None:
-    """Take the name away first: a kill half-way must not leave a cut checkpoint under a good name."""
+    """Take the name away first: a kill in between must not leave a cut checkpoint under a good name."""
     doomed = path.with_name(f"{path.name.removesuffix('.partial')}.deleted.partial")
     shutil.rmtree(doomed, ignore_errors=True)
     path.rename(doomed)

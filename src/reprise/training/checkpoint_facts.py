@@ -28,21 +28,21 @@ class Progress:
     next_validation: int = 0
     """Tokens at which the next validation is due."""
     last_validation: int = -1
-    """Tokens at the newest validation."""
+    """Tokens at the latest validation."""
     next_checkpoint: int = NEVER
     """Tokens at which the next checkpoint is due."""
     next_benchmarks: int = NEVER
     """Tokens at which benchmarks are due."""
     last_rate: float = 0.0
-    """Learning rate of the newest step."""
+    """Learning rate of the latest step."""
     rate_before: float = 0.0
     """Learning rate at the end of the stage before."""
     bad_steps: int = 0
-    """Consecutive steps that were skipped because a number was not finite."""
+    """Consecutive steps that were skipped because a loss or gradient was not finite."""
     bad_steps_total: int = 0
     """All such steps."""
     recent_losses: list[float] = field(default_factory=list)
-    """Losses of the newest steps, for the spike guard."""
+    """Losses of the latest steps, for the spike guard."""
     left_out: list[int] = field(default_factory=list)
     """First rows of the batches that the spike guard skips."""
     baseline: dict[str, float] = field(default_factory=dict)

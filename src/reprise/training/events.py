@@ -45,7 +45,7 @@ class StepEvent(Moment):
     kind: Literal["step"]
     """Which event it is."""
     loss: float | None
-    """Mean over the targets of the global batch, in nats; null where a guard left the step out."""
+    """Mean over the targets of the global batch, in nats; null if a guard skipped the step."""
     lr: float
     """Learning rate."""
     grad_norm: float | None
@@ -55,7 +55,7 @@ class StepEvent(Moment):
     memory_gb: float
     """Largest memory of the first process so far, in 10^9 bytes: reserved on the GPU, else resident."""
     mfu: float | None
-    """Share of the accelerators' peak; null where the peak is not known."""
+    """Share of the accelerators' peak; null if the peak is not known."""
 
 
 @record
@@ -67,7 +67,7 @@ class BucketMeasurement(TypedDict):
     source: str
     """Source of it."""
     topic: str | None
-    """Topic of it; null where the source is not split."""
+    """Topic of it; null if the source is not split."""
     nll: float
     """Nats per token."""
     bits_per_byte: float
@@ -81,7 +81,7 @@ class BucketMeasurement(TypedDict):
     nll_standard_error: float | None
     """Of `nll`: how far it depends on the choice of the documents; null for a single document."""
     nll_resampled: list[float]
-    """`nll` on documents drawn anew from these, the same draws at every measurement; empty for a single document."""
+    """`nll` on documents resampled from these, the same draws at every measurement; empty for a single document."""
 
 
 @record
@@ -125,7 +125,7 @@ class SharesEvent(Moment):
     kind: Literal["shares"]
     """Which event it is."""
     rows: int
-    """Rows that were handed out before it came into force."""
+    """Rows that were handed out before it took effect."""
     cause: str
     """A policy, `shares.json`, `recipe`, a guard, or what ran out."""
     path: str
@@ -161,7 +161,7 @@ class ResumeEvent(Moment):
     adopted: list[str]
     """Settings that differ from those of the checkpoint, under `--adopt`."""
     cause: Literal["spike"] | None
-    """What rolled training back; null where a process was started."""
+    """What rolled training back; null if a process was started."""
 
 
 class BatchRows(TypedDict):
@@ -174,7 +174,7 @@ class BatchRows(TypedDict):
 
 @record
 class NonFiniteEvent(Moment, BatchRows):
-    """A step was left out because its loss or gradient was not finite."""
+    """A step was skipped because its loss or gradient was not finite."""
 
     kind: Literal["guard"]
     """Which event it is."""
@@ -187,7 +187,7 @@ class NonFiniteEvent(Moment, BatchRows):
     grad_norm: str
     """As Python writes it."""
     in_a_row: int
-    """Consecutive steps that were left out."""
+    """Consecutive steps that were skipped."""
 
 
 @record
@@ -247,9 +247,9 @@ class EndEvent(Moment):
     kind: Literal["end"]
     """Which event it is."""
     bad_steps: int
-    """Steps that were left out because a number was not finite."""
+    """Steps that were skipped because a loss or gradient was not finite."""
     left_out: int
-    """Batches that the spike guard left out for good."""
+    """Batches that the spike guard skipped permanently."""
 
 
 GuardEvent = NonFiniteEvent | SpikeEvent | RetentionEvent | UnsavedEvent
@@ -267,7 +267,7 @@ Event = (
 
 
 def numbers_of(event: Event) -> dict[str, float]:
-    """Name -> number, for trackers; names are paths such as `train/loss` and `validation/zh/web/nll`."""
+    """Name -> value, for trackers; names are paths such as `train/loss` and `validation/zh/web/nll`."""
     if event["kind"] == "validation":
         return {
             "/".join(

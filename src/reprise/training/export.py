@@ -50,7 +50,7 @@ def write_model(
 
     Args:
         objective: maybe sharded.
-        average: mean of the weights, which is written in their place; empty: the weights.
+        average: mean of the weights, which is written instead; empty: the weights.
         settings: the base model.
         folder: to write.
         processes: all of them call; the first writes.
@@ -70,13 +70,13 @@ def write_model(
 def export_checkpoint(
     checkpoint: Path, settings: Model, folder: Path, *, averaged: bool = False, verify: bool = False
 ) -> None:
-    """Write the Hugging Face directory of a checkpoint, of any number of processes.
+    """Write the Hugging Face directory of a checkpoint, written by any process count.
 
     Args:
         checkpoint: folder `checkpoints/step-...` or `state` of a stage.
         settings: the base model.
         folder: to write; must not exist.
-        averaged: the mean of the weights in place of the weights.
+        averaged: the mean of the weights instead of the weights.
         verify: load the folder in another process and compare ids and logits.
 
     Raises:
@@ -85,7 +85,7 @@ def export_checkpoint(
     facts = read_facts(checkpoint)
     if averaged and not facts["averaged"]:
         raise UserError(
-            "the checkpoint holds no mean of the weights", where=str(checkpoint), remedy="leave out --averaged"
+            "the checkpoint contains no mean of the weights", where=str(checkpoint), remedy="leave out --averaged"
         )
     with new_folder(folder) as partial:
         check_sums(checkpoint, facts, facts["files"])

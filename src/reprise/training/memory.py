@@ -15,7 +15,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 
 @contextlib.contextmanager
 def keep_freed_memory(device: torch.device) -> Iterator[None]:
-    """While the block runs, on a CPU, keep what is freed for the next allocation in place of giving it back.
+    """While the block runs, on a CPU, keep what is freed for the next allocation instead of returning it.
 
     Activations come and go every step. glibc maps large blocks afresh each time, and the system fills every page with
     zeros at its first touch. Afterwards the freed memory goes back. Without glibc nothing happens.
@@ -38,7 +38,7 @@ def keep_freed_memory(device: torch.device) -> Iterator[None]:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Largest memory of this process so far, in bytes: reserved on the GPU, or resident where there is none.
+    """Largest memory of this process so far, in bytes: reserved on the GPU, or resident if there is none.
 
     Resident memory is that of the whole process, libraries included.
     """

@@ -38,7 +38,7 @@ class Setup:
     local_world: int
     """Processes of one node."""
     compute_bytes: int
-    """Bytes of a number in the compute type: 2 or 4."""
+    """Bytes of an element in the compute type: 2 or 4."""
     seq_len: int
     micro_batch_rows: int
     micro_batches: int
@@ -100,11 +100,11 @@ class Shape:
     embeddings: int
     """Parameters of the input embeddings."""
     head: int
-    """Parameters of the output layer; 0 where it shares those of the embeddings."""
+    """Parameters of the output layer; 0 if it shares those of the embeddings."""
     vocabulary: int
     hidden_size: int
     kept: int
-    """Bytes that autograd keeps of one micro-batch where nothing is recomputed."""
+    """Bytes that autograd keeps of one micro-batch if nothing is recomputed."""
     kept_of_layer: int
     """The same of one decoder layer."""
     products_of_layer: int
@@ -149,7 +149,7 @@ def measure_shape(config: Any, setup: Setup) -> Shape:
 
     Args:
         config: the model's configuration; no weights are loaded.
-        setup: type, length and number of rows.
+        setup: dtype, length and count of rows.
 
     Raises:
         UnknownShapeError: its forward pass depends on numbers, as that of mixtures of experts does.

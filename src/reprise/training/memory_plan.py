@@ -118,7 +118,7 @@ def check_memory(model: Model, training: Training, rows: Rows, processes: Proces
 def explain_out_of_memory(
     error: BaseException, model: Model, training: Training, rows: Rows, processes: Processes
 ) -> UserError | None:
-    """One message with the settings that would help; None where the error is something else."""
+    """One message with the settings that would help; None if the error is something else."""
     if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
         return None
     limit = _device_memory(processes.device)
@@ -127,7 +127,7 @@ def explain_out_of_memory(
         with contextlib.suppress(UnknownShapeError):
             remedy = _remedy(load_config(model), _setup_here(training, rows, processes), limit * USABLE)
     first_line = (str(error).splitlines() or ["out of memory"])[0]
-    return UserError(f"the memory is full: {first_line}", where=str(processes.device), remedy=remedy)
+    return UserError(f"out of memory: {first_line}", where=str(processes.device), remedy=remedy)
 
 
 def _setup_here(training: Training, rows: Rows, processes: Processes) -> Setup:
@@ -143,7 +143,7 @@ def _setup_here(training: Training, rows: Rows, processes: Processes) -> Setup:
 
 
 def _device_memory(device: torch.device) -> float | None:
-    """Bytes of the GPU, or of this machine; None where the system does not tell."""
+    """Bytes of the GPU, or of this machine; None if the system does not tell."""
     if device.type == "cuda":
         return float(torch.cuda.get_device_properties(device).total_memory)
     gib = describe_machine()["memory_gib"]

@@ -16,7 +16,7 @@ class MemoryEstimate(TypedDict):
     master: int
     """Weights that are trained, or the shards of them that this process holds, as the optimizer changes them."""
     working: int
-    """Copy of the weights in the compute type; 0 where they are gathered, or computed with as they are."""
+    """Copy of the weights in the compute type; 0 if they are gathered, or computed with as they are."""
     moments: int
     """Both moments of AdamW; of a matrix that Muon trains, its momentum."""
     average: int
@@ -47,12 +47,12 @@ class MemoryPlan(TypedDict):
     gpus: int
     """GPUs that train together."""
     memory_gb: float | None
-    """Memory of each in 10^9 bytes; null where it is not known."""
+    """Memory of each in 10^9 bytes; null if it is not known."""
     estimate: MemoryEstimate | None
-    """Bytes that one process takes; null where the model could not be measured."""
+    """Bytes that one process takes; null if the model could not be measured."""
     fits: bool | None
-    """Whether that is less than the usable memory; null where one of them is not known."""
+    """Whether that is less than the usable memory; null if one of them is not known."""
     changes: list[str]
-    """Changes of settings, each sufficient by itself, smallest first, where it does not fit."""
+    """Changes of settings, each sufficient by itself, smallest first, if it does not fit."""
     note: str | None
     """Why something is not known."""

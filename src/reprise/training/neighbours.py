@@ -32,7 +32,7 @@ def read_core_times() -> CoreTimes | None:
         lines = Path("/proc/stat").read_text(encoding="ascii").splitlines()
     except OSError:
         return None
-    names = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+    names = {f"cpu{index}" for index in os.sched_getaffinity(0)}
     ticks = 0
     for fields in (line.split() for line in lines):
         if fields[0] in names:
@@ -46,7 +46,7 @@ def read_core_times() -> CoreTimes | None:
 
 
 def busy_cores(before: CoreTimes | None, now: CoreTimes | None) -> float | None:
-    """Cores that other programs kept busy between two moments; None where that cannot be told."""
+    """Cores that other programs kept busy between two moments; None if that is not known."""
     if before is None or now is None or now.moment - before.moment < _LEAST_SECONDS:
         return None
     return max(0.0, (now.busy - before.busy) - (now.own - before.own)) / (now.moment - before.moment)
@@ -55,14 +55,14 @@ def busy_cores(before: CoreTimes | None, now: CoreTimes | None) -> float | None:
 def describe_threads(training: Training, threads: int, cores: int, processes: int, others: float | None) -> list[str]:
     """What a reader of the log should know of the threads of a training on the CPU.
 
-    The number of threads is never changed on its own account: sums in another order would end in other weights.
+    Threads are never changed automatically: sums in another order would give other weights.
 
     Args:
         training: settings of the loop.
         threads: threads of each process.
         cores: cores that the process may use.
         processes: processes of the run on this machine.
-        others: cores that other programs keep busy; None where that is not known.
+        others: cores that other programs keep busy; None if that is not known.
     """
     lines = []
     if others is not None and others >= _LEAST_CORES:

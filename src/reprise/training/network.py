@@ -159,7 +159,7 @@ class Network:
 
     @contextlib.contextmanager
     def eager(self) -> Iterator[None]:
-        """While the block runs, compute without the compiled layers, which would be compiled anew for each shape."""
+        """While the block runs, compute without the compiled layers, which would be compiled again for each shape."""
         if not self._is_compiled:
             yield
             return
@@ -324,7 +324,7 @@ MATRIX_PRODUCTS = frozenset(
 def recompute_activations(model: Any, training: Training) -> None:
     """Keep less for the backward pass: only the layers' inputs (`full`), or also results of products (`selective`).
 
-    In place of a layer's own forward, so that it is part of what `compile` compiles: around a compiled layer the choice
+    Replaces a layer's own forward, so that it is part of what `compile` compiles: around a compiled layer the choice
     of what is kept would see no operation.
     """
     if training.activation_checkpointing == "none":

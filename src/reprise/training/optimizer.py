@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from reprise.recipe.training import Schedule, Training
-from reprise.training.local_parts import local_part
+from reprise.training.local_parts import first_row, local_part
 from reprise.training.single_adamw import SingleAdamW
 
 
@@ -137,6 +137,25 @@ def set_learning_rate(optimizer: AnyOptimizer, rate: float) -> None:
 def gradients_of(model: nn.Module) -> list[Tensor]:
     """The gradients of this process, as they are: shards where the model is sharded."""
     return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+
+
+@torch.no_grad()
+def keep_new_rows(model: Any, first_id: int) -> None:
+    """Set the gradients of a model to zero but for the rows of embeddings and output layer from a token on.
+
+    A weight whose gradient has always been zero does not move where nothing decays: its moments are zero.
+
+    Args:
+        model: with gradients; this process may have shards of them.
+        first_id: id of the first token that is trained.
+    """
+    ends = [model.get_input_embeddings(), model.get_output_embeddings()]
+    rows = {id(weight) for end in ends if end is not None for weight in end.parameters()}
+    for weight in model.parameters():
+        if weight.grad is not None:
+            gradient = local_part(weight.grad)
+            old = gradient[: max(0, first_id - first_row(weight))] if id(weight) in rows else gradient
+            old.zero_()
 
 
 @torch.no_grad()

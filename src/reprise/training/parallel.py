@@ -43,7 +43,7 @@ class Processes(processes.Processes):
 
 
 def start_processes(timeout_s: int) -> bool:
-    """Join the processes that `torchrun` started, or be the only one; gives False where that was done before.
+    """Join the processes that `torchrun` started, or be the only one; gives False if that was done before.
 
     Args:
         timeout_s: seconds that a process waits for the others in one collective.

@@ -11,7 +11,7 @@ COPIED = ("metrics.jsonl", "shares.json", "shares-applied.json")
 
 
 def lay_out_unfinished(finished: Path, partial: Path) -> None:
-    """Fill an unpublished folder with a finished stage's records, and its last state as the newest checkpoint.
+    """Fill an unpublished folder with a finished stage's records, and its last state as the latest checkpoint.
 
     Checkpoints are never written on, so they are second names of the same files where the file system has these.
 

@@ -65,7 +65,7 @@ class SelftestResult(TypedDict):
     weights: float
     """After the last step, worst over the weights: norm of the difference by the norm of the weight."""
     weight: str
-    """The weight where it is worst."""
+    """The weight with the largest difference."""
     movement: float
     """Norm of all differences by the norm of how far the weights moved."""
     first_loss: float
@@ -73,7 +73,7 @@ class SelftestResult(TypedDict):
     limits: dict[str, float]
     passed: bool
     rounding: Rounding | None
-    """Null where it was not asked for."""
+    """Null if it was not asked for."""
 
 
 class _Trace(NamedTuple):
@@ -109,7 +109,7 @@ def selftest(
     warmup = {"warmup_tokens": min(schedule.warmup_tokens, tokens // 4), "initial_lr": schedule.peak_lr / 10}
     decay = {"decay_tokens": min(schedule.decay_tokens, tokens // 4)}
     stage = recipe.stages[0].model_copy(
-        update={"tokens": tokens, "schedule": schedule.model_copy(update=warmup | decay)}
+        update={"tokens": tokens, "schedule": schedule.model_copy(update=warmup | decay), "trains": "all"}
     )
     with open_processes(training) as processes:
         if processes.world > 1:
@@ -155,7 +155,7 @@ def _by_the_trainer(recipe: Recipe, stage: Stage, rows: Rows, training: Training
         inputs = {"tokenize": Path(recipe.workspace) / "tokenize"}
         trainer = build(
             Work(output=output, inputs=inputs, cache=Path(folder, "cache")), processes, stop, stage=stage,
-            stage_index=0, rows=rows, training=training, model=recipe.model, seed=recipe.seed, kept=Groups(),
+            stage_index=0, rows=rows, training=training, model=recipe.start_model(), seed=recipe.seed, kept=Groups(),
             window=(recipe.evaluation.max_length, recipe.evaluation.stride),
         )  # fmt: skip
         while not trainer.sampler.finished:
@@ -188,10 +188,11 @@ def _by_a_plain_loop(
         device: to compute on.
         each_row: take the rows of a batch one by one, the last one first, which changes only the order of the sums.
     """
+    start_model = recipe.start_model()
     model: Any = AutoModelForCausalLM.from_pretrained(
-        locate_model(recipe.model),
-        revision=recipe.model.revision,
-        trust_remote_code=recipe.model.trust_remote_code,
+        locate_model(start_model),
+        revision=start_model.revision,
+        trust_remote_code=start_model.trust_remote_code,
         dtype=torch.float32,
         attn_implementation="eager",
     )

@@ -30,7 +30,7 @@ def read_shards(objective: Objective, stored: StoredWeights, processes: Processe
         processes: all of them call.
 
     Raises:
-        UserError: a weight is infinite or not a number, in any process.
+        UserError: a weight is infinite or NaN in any process.
     """
     refused = []
     for name, buffer in objective.named_buffers():
@@ -98,8 +98,8 @@ def write_files(
     """
     groups = list(_groups(sizes))
     files: dict[str, str] = {}
-    for number, names in enumerate(groups, start=1):
-        file = f"model-{number:05d}-of-{len(groups):05d}.safetensors" if len(groups) > 1 else "model.safetensors"
+    for shard, names in enumerate(groups, start=1):
+        file = f"model-{shard:05d}-of-{len(groups):05d}.safetensors" if len(groups) > 1 else "model.safetensors"
         files |= dict.fromkeys(names, file)
         part = {name: read(name) for name in names}
         if writes:
@@ -110,7 +110,7 @@ def write_files(
 
 
 def whole(value: Any, dtype: torch.dtype, *, wanted: bool = True) -> torch.Tensor:
-    """A tensor gathered, on the CPU, in a type if it is floating-point; empty where it is not wanted here."""
+    """A tensor gathered, on the CPU, in a type if it is floating-point; empty if it is not wanted here."""
     if isinstance(value, MergedWeight):
         full = value.full()
     else:

@@ -1,6 +1,6 @@
 """AdamW that steps one weight at a time, and keeps bfloat16 weights without a float32 copy by rounding at random.
 
-A step of training is far smaller than the last digit of a bfloat16 weight, so that rounding to the nearest number would
+A step of training is far smaller than the last digit of a bfloat16 weight, so that rounding to nearest would
 undo it. Rounded at random, up as often as the value is near the upper neighbour, the weight is right in the mean
 (stochastic rounding, arXiv 2010.06192).
 """
@@ -100,7 +100,7 @@ class SingleAdamW(torch.optim.Optimizer):
 def round_at_random(values: Tensor, generator: torch.Generator) -> Tensor:
     """Finite float32 values to bfloat16: to a neighbour, up with the probability that makes the mean right.
 
-    bfloat16 has the upper 16 bits of float32. A random number of 16 bits is added to the lower ones, which are cut.
+    bfloat16 has the upper 16 bits of float32. 16 random bits are added to the lower ones, which are then cleared.
     """
     noise = torch.randint(0, 2**16, values.shape, dtype=torch.int32, device=values.device, generator=generator)
     bits = noise.add_(values.contiguous().view(torch.int32)).bitwise_and_(-(2**16))

@@ -12,6 +12,7 @@ from reprise.manifest import differences
 from reprise.mixture.sampler import Sampler
 from reprise.model.likelihood import fit_batch, fit_window
 from reprise.model.machine import describe_machine
+from reprise.model.new_tokens import read_new_tokens
 from reprise.model.tokenizer import open_tokenizer
 from reprise.recipe.fields import decisive
 from reprise.recipe.groups import Groups
@@ -52,7 +53,7 @@ class BucketSpent(TypedDict):
     source: str
     """Source."""
     topic: str | None
-    """Topic; null where the stage does not split the source."""
+    """Topic; null if the stage does not split the source."""
     spent: int
     """Positions of its rows, padding among them."""
     available: int
@@ -60,7 +61,9 @@ class BucketSpent(TypedDict):
     epochs: float
     """Passes over them."""
     answer_tokens: NotRequired[int]
-    """Tokens of answers among those trained on, on average; absent where there are no conversations."""
+    """Tokens of answers among those trained on, on average; absent if there are no conversations."""
+    text_bytes: NotRequired[int]
+    """UTF-8 bytes of text in those trained on, on average; absent if there are conversations."""
 
 
 @record
@@ -72,7 +75,7 @@ class TrainCounts(TypedDict):
     tokens: int
     """Positions trained on."""
     bad_steps: int
-    """Steps that were skipped because a number was not finite."""
+    """Steps that were skipped because a loss or gradient was not finite."""
     steps_left_out: int
     """Batches that the spike guard skipped."""
     spent: list[BucketSpent]
@@ -130,7 +133,7 @@ def build(
     window: tuple[int, int],
     benchmarks: Benchmarks | None = None,
 ) -> Trainer:
-    """Open the store, load the model and resume from the newest checkpoint.
+    """Open the store, load the model and resume from the latest checkpoint.
 
     Args:
         work: as in `run`.
@@ -150,7 +153,8 @@ def build(
     store = TokenStore.open(work.inputs["tokenize"])
     previous = work.inputs[f"train-{stage_index}"] / "state" if stage_index else None
     network = open_network(model, rows, training, store.highest_id, seed, processes)
-    optimizer = build_optimizer(network.weights, training, seed)
+    only_new = stage.trains == "new_tokens"
+    optimizer = build_optimizer(network.weights, _without_decay(training) if only_new else training, seed)
     settings = _deciding(stage, stage_index, rows, training, model, seed, store, processes)
     name = work.output.name.removesuffix(".partial")
     metrics = processes.first(lambda: Metrics(work.output, training.trackers, f"{name}: {stage.name}", settings))
@@ -172,11 +176,17 @@ def build(
         status=StatusLine(name, network.weights.config, rows, training, stage.tokens, processes),
         stop=stop,
         benchmarks=benchmarks,
+        first_trained_id=read_new_tokens(work.inputs["vocabulary"])["first_id"] if only_new else None,
         settings=settings,
     )
     _resume(trainer, previous)
     network.refresh()
     return trainer
+
+
+def _without_decay(training: Training) -> Training:
+    """The settings under which a weight with a gradient of zero stays as it is."""
+    return training.model_copy(update={"optimizer": training.optimizer.model_copy(update={"weight_decay": 0.0})})
 
 
 def _deciding(
@@ -228,10 +238,10 @@ def _held_out(
 
 
 def _resume(trainer: Trainer, previous: Path | None) -> None:
-    """Load the newest whole checkpoint of this stage, or else the state at the end of the stage before.
+    """Load the latest whole checkpoint of this stage, or else the state at the end of the stage before.
 
     Raises:
-        UserError: there are checkpoints and none is whole, or the newest is of other settings.
+        UserError: there are checkpoints and none is whole, or the latest is of other settings.
     """
     folder, facts, refused = _newest(trainer)
     trainer.log(
@@ -248,7 +258,7 @@ def _resume(trainer: Trainer, previous: Path | None) -> None:
     if folder is None or facts is None:
         if refused:
             raise UserError(
-                f"none of the {len(refused)} checkpoints can be resumed from; the newest: {refused[0]}",
+                f"none of the {len(refused)} checkpoints can be resumed; the newest: {refused[0]}",
                 where=str(trainer.checkpoints),
                 remedy="add --restart to begin the stage again, or bring back a whole one",
             )
@@ -276,10 +286,13 @@ def _begin(trainer: Trainer, previous: Path | None) -> None:
     """Begin at the first token, with the weights of the stage before if there was one."""
     _plan_next(trainer, trainer.progress)
     if previous is not None:
-        before = check_content(previous, trainer.processes)["progress"]
-        carried = trainer.optimizer if trainer.stage.optimizer_state == "carry" else None
+        before = check_content(previous, trainer.processes)
+        # Moments of weights that were not trained say nothing, and moments move weights that are not to be trained.
+        same = before["settings"]["stage"].get("trains", "all") == trainer.stage.trains
+        carried = trainer.optimizer if same and trainer.stage.optimizer_state == "carry" else None
         load_checkpoint(previous, trainer.network.weights, carried)
-        trainer.progress.baseline, trainer.progress.rate_before = before.baseline, before.last_rate
+        progress = before["progress"]
+        trainer.progress.baseline, trainer.progress.rate_before = progress.baseline, progress.last_rate
 
 
 def _plan_next(trainer: Trainer, progress: Progress) -> None:
@@ -289,7 +302,7 @@ def _plan_next(trainer: Trainer, progress: Progress) -> None:
 
 
 def _newest(trainer: Trainer) -> tuple[Path | None, CheckpointFacts | None, list[str]]:
-    """The state at the end where the stage got that far, else the newest whole checkpoint; with its facts."""
+    """The state at the end where the stage got that far, else the latest whole checkpoint; with its facts."""
     final = trainer.work.output / "state"
     if trainer.processes.same(final.exists()):
         try:
@@ -370,5 +383,7 @@ def _spent(trainer: Trainer) -> list[BucketSpent]:
         }
         if (share := opened.documents.answer_share) is not None:
             bucket["answer_tokens"] = round(saved["tokens"] * share)
+        if (rate := opened.documents.bytes_per_token) is not None:
+            bucket["text_bytes"] = round(saved["tokens"] * rate)
         spent.append(bucket)
     return spent

@@ -12,9 +12,9 @@ from reprise.recipe.groups import Group
 from reprise.recipe.hardware import peak_bf16_tflops
 from reprise.recipe.tokens import Rows
 from reprise.recipe.training import Training
-from reprise.training.guards import bits_per_byte
 from reprise.training.memory import peak_memory
 from reprise.training.parallel import Processes
+from reprise.training.retention_guard import bits_per_byte
 from reprise.training.validation import BucketLoss
 
 LARGEST_SHARES = 6
@@ -22,7 +22,7 @@ LARGEST_SHARES = 6
 
 
 class StatusLine:
-    """Says at most every so many seconds; the first process only."""
+    """Prints the status line, in the first process only and at most once per interval."""
 
     def __init__(
         self, name: str, config: Any, rows: Rows, training: Training, total: int, processes: Processes
@@ -43,7 +43,7 @@ class StatusLine:
             )
 
     def mfu(self, tokens_per_s: float) -> float | None:
-        """Share of the accelerators' bf16 peak that training uses; None where the peak is not known."""
+        """Share of the accelerators' bf16 peak that training uses; None if the peak is not known."""
         return None if self._peak is None else tokens_per_s * self._flops / self._peak
 
     def say(
@@ -60,9 +60,9 @@ class StatusLine:
         Args:
             step: optimizer steps of the stage so far.
             tokens: tokens of the stage so far.
-            loss: loss of the newest step; None where the step was skipped.
-            tokens_per_s: rate of the newest step.
-            losses: losses of the newest validation.
+            loss: loss of the latest step; None if the step was skipped.
+            tokens_per_s: rate of the latest step.
+            losses: losses of the latest validation.
             shares: bucket of the mixture -> its share.
         """
         now = time.monotonic()

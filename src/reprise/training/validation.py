@@ -20,7 +20,7 @@ from reprise.training.signals import StopSignal
 Ids = np.ndarray[Any, Any]
 
 DRAWS = 32
-"""Times that the held-out documents of a bucket are drawn anew: the standard error is then known to about an eighth."""
+"""Times that the held-out documents of a bucket are resampled: the standard error is then known to about an eighth."""
 
 MIN_BATCH_TOKENS = 512
 """Fewer tokens in a forward pass cost as much as these: a micro-batch of one short row must not slow validations."""
@@ -40,12 +40,12 @@ class BucketLoss:
     documents: int = 1
     """Documents that were measured."""
     resampled: tuple[float, ...] = ()
-    """Nats per token on as many documents, drawn anew from these with replacement: the same draws at every measurement,
+    """Nats per token on as many documents, resampled from these with replacement: the same draws at every measurement,
     so that differences between two are paired. Empty for a single document, whose noise is not known."""
 
     @property
     def standard_error(self) -> float | None:
-        """Of `nll`, in nats per token: how far it depends on the choice of the documents; None where not known."""
+        """Of `nll`, in nats per token: how far it depends on the choice of the documents; None if not known."""
         return math.sqrt(np.mean((np.array(self.resampled) - self.nll) ** 2)) if self.resampled else None
 
     @property
@@ -138,7 +138,7 @@ class HeldOut:
         self._batches = list(_batches(windows, batch_tokens))
 
     def measure(self, model: Any, processes: Processes, stop: StopSignal) -> list[BucketLoss] | None:
-        """Losses of all buckets, None where a signal came before the end.
+        """Losses of all buckets, None if a signal came before the end.
 
         Every process must call, each runs its share of the batches.
         """
@@ -168,7 +168,7 @@ class HeldOut:
 
 
 def _batches(windows: list[_Window], batch_tokens: int) -> Iterator[list[_Window]]:
-    """Windows of like length together; the longest come first, so that too large a batch fails at once."""
+    """Windows of similar length together; the longest come first, so that too large a batch fails at once."""
     batch: list[_Window] = []
     for window in windows:
         if batch and len(batch[0].ids) * (len(batch) + 1) > batch_tokens:
@@ -188,7 +188,7 @@ def _bucket_loss(key: BucketKey, num_bytes: int, nll: np.ndarray[Any, Any], toke
         drawn = resamples(f"held-out/{key}", count, DRAWS).astype(np.float64)
         drawn_tokens = drawn @ tokens
         means = np.divide(drawn @ nll, drawn_tokens, out=np.full(DRAWS, mean), where=drawn_tokens > 0)
-        # Documents drawn from themselves differ less than documents drawn anew: by (n - 1) / n of the variance.
+        # Documents drawn from themselves differ less than resampled documents: by (n - 1) / n of the variance.
         resampled = tuple((mean + (means - mean) * math.sqrt(count / (count - 1))).tolist())
     return BucketLoss(key, mean, num_bytes, int(total), count, resampled)
 
@@ -209,7 +209,7 @@ def _text_of(ids: Ids, special_ids: Collection[int]) -> tuple[Ids, int]:
 
 
 def _run(model: Any, batch: list[_Window], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sum of the losses and number of scored tokens of each window, float64[windows]."""
+    """Sum of the losses and count of scored tokens of each window, float64[windows]."""
     shape = (len(batch), max(len(window.ids) for window in batch))
     ids = np.zeros(shape, dtype=np.int64)
     labels = np.full(shape, IGNORE, dtype=np.int64)

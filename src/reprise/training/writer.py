@@ -42,7 +42,7 @@ class CheckpointWriter:
     """Writes one checkpoint at a time. All processes call the same methods in the same order."""
 
     def __init__(self, processes: Processes, *, copies: bool | None = None) -> None:
-        """`copies`: whether the tensors are copied first; None: where they are not on a CPU."""
+        """`copies`: whether the tensors are copied first; None: if they are not on a CPU."""
         self._processes = processes
         self._copies = processes.device.type != "cpu" if copies is None else copies
         self._pins = processes.device.type == "cuda"
@@ -65,7 +65,7 @@ class CheckpointWriter:
         return self._thread is not None and not self._thread.is_alive()
 
     def begin(self, folder: Path, tensors: dict[str, Any], facts: ResumeFacts, published: Callable[[], None]) -> None:
-        """Start to write; a kill at any moment leaves a complete checkpoint or none.
+        """Start to write; a kill at any time leaves a complete checkpoint or none.
 
         Args:
             folder: must not exist yet.
@@ -115,7 +115,7 @@ class CheckpointWriter:
             self.stall_s += time.perf_counter() - start
 
     def finish(self) -> Path | None:
-        """Wait until the checkpoint is published and give its folder; None where none was begun.
+        """Wait until the checkpoint is published and give its folder; None if none was begun.
 
         Raises:
             CheckpointError: the disk is full or gone.

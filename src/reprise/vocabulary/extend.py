@@ -1,15 +1,16 @@
-"""A model with a vocabulary that continues its own on the user's text, for `reprise extend`.
-
-The folder that is written is an ordinary model: name it as `model.path` and train.
-"""
+"""A model with a vocabulary that continues its own on the user's text; an ordinary folder, as transformers loads it."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import tokenizers
 import torch
+import xxhash
 
 from reprise.documents.table import read_table
 from reprise.errors import UserError
@@ -22,8 +23,8 @@ from reprise.model.loading import (
     load_tokenizer,
     names_match,
     open_model_weights,
-    tokenizer_file,
 )
+from reprise.model.new_tokens import NewTokens
 from reprise.model.objective import Objective
 from reprise.model.tokenizer import open_tokenizer
 from reprise.model.weights import vocabulary_tensors
@@ -32,32 +33,13 @@ from reprise.storage import write_json
 from reprise.training.export import new_folder, system_errors
 from reprise.training.published import check_published, make_probe
 from reprise.training.sharded_weights import write_files
-from reprise.vocabulary.merges import AddedToken, check_bpe, extended, learn_tokens, unreachable
+from reprise.vocabulary.merges import AddedToken, extended, learn_tokens, read_bpe, unreachable
+from reprise.vocabulary.records import Compression, VocabularyCounts
 
 HELD_OUT_BYTES = 2_000_000
-"""Held-out text of a language on which the two vocabularies are compared."""
-
-
-@dataclass(frozen=True)
-class Compression:
-    """Bytes of text that a token stands for, before and after."""
-
-    language: str
-    held_out: bool
-    """Whether the text was held out from learning; a language without held-out documents is measured on what was
-    learned from."""
-    before: float
-    after: float
-
-
-@dataclass(frozen=True)
-class Extension:
-    """What was added."""
-
-    tokens: int
-    rows: int
-    """Rows of the embeddings now."""
-    compression: list[Compression]
+"""Held-out text of a language on which the two vocabularies are compared, about."""
+LONGEST_CHARS = 1_000_000
+"""Characters of a document that are learned from: one book must not take the place of many documents."""
 
 
 def extend_model(
@@ -69,7 +51,7 @@ def extend_model(
     num_tokens: int,
     min_count: int,
     verify: bool = True,
-) -> Extension:
+) -> tuple[VocabularyCounts, NewTokens]:
     """Write the model with more tokens: merges continued on the texts, rows by the mean of the old pieces.
 
     Args:
@@ -81,24 +63,19 @@ def extend_model(
         min_count: occurrences below which a token is not added.
         verify: load the folder in another process and compare ids and logits.
 
+    Returns:
+        What was added, in numbers and by name.
+
     Raises:
         UserError: the tokenizer cannot be extended, the text gives no token, or the folder exists or cannot be written.
     """
-    file = tokenizer_file(settings)
-    if file is None:
-        raise UserError(
-            "the vocabulary cannot be extended: the model has no tokenizer.json",
-            where=settings.path,
-            remedy="extend a model with a byte-level BPE; a sentencepiece model is not handled",
-        )
-    content = json.loads(file.read_text(encoding="utf-8"))
-    check_bpe(content, str(file))
+    content = read_bpe(settings)
     learned = learn_tokens(content, (text for part in texts.values() for text in part), num_tokens, min_count)
     if not learned:
         raise UserError(
             f"no pair of tokens occurs {min_count} times in the text",
-            where=f"--min-count {min_count}",
-            remedy="give more text, or lower it",
+            where=f"vocabulary.min_count = {min_count}",
+            remedy="give more text (documents.inputs, vocabulary.megabytes), or lower it",
         )
     new, ids = extended(content, learned)
     if lost := unreachable(new, ids):
@@ -113,36 +90,85 @@ def extend_model(
             check_published(partial, probe, published, config.dtype or torch.float32)
         _check_control_tokens(settings, published)
         compression = list(_compare(settings, published, texts, held_out))
-    return Extension(len(learned), rows, compression)
+    decoder = tokenizers.decoders.ByteLevel()
+    counts: VocabularyCounts = {
+        "tokens_added": len(learned),
+        "first_id": ids[0],
+        "rows": rows,
+        "bytes_learned_from": sum(len(text.encode()) for part in texts.values() for text in part),
+        "compression": compression,
+    }
+    return counts, {"first_id": ids[0], "tokens": [decoder.decode([token.text]) for token in learned]}
 
 
 def sample_texts(
-    folder: Path, shares: Mapping[str, float], num_bytes: int
+    folder: Path, shares: Mapping[str, Mapping[str, float]], num_bytes: int
 ) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """Text of each language from the document table: what tokens are learned from, and what is held out.
 
+    Documents are chosen by the hash of their id, so that the choice does not depend on how the text is divided into
+    files, and runs with other random seeds get the same vocabulary. A source with less text than its share is taken
+    whole.
+
     Args:
         folder: the table.
-        shares: language -> its part of the bytes to learn from.
-        num_bytes: UTF-8 bytes to learn from, of all languages.
+        shares: language -> source -> its part of the bytes to learn from; they sum to 1.
+        num_bytes: UTF-8 bytes to learn from, about.
+
+    Raises:
+        UserError: a language has no text.
     """
-    total = sum(shares.values())
-    left: dict[str, float] = {language: num_bytes * share / total for language, share in shares.items() if share}
-    room: dict[str, float] = dict.fromkeys(left, float(HELD_OUT_BYTES))
-    texts: dict[str, list[str]] = {language: [] for language in left}
-    held_out: dict[str, list[str]] = {language: [] for language in left}
-    for batch in read_table(folder, ["text", "lang", "split"]):
-        for row in batch.to_pylist():
-            language = row["lang"]
-            kept, budget = (texts, left) if row["split"] == "train" else (held_out, room)
-            if budget.get(language, 0) > 0:
-                kept[language].append(row["text"])
-                budget[language] -= len(row["text"].encode())
+    sizes = _count_bytes(folder)
+    held_out_sizes: Counter[str] = Counter()
+    for (language, _, split), size in sizes.items():
+        held_out_sizes[language] += size if split == "valid" else 0
+    texts: dict[str, list[str]] = {language: [] for language in shares}
+    held_out: dict[str, list[str]] = {language: [] for language in shares}
+    first: dict[_Key, tuple[int, str]] = {}
+    for batch in read_table(folder, ["id", *_KEYS, "text"]):
+        keys = zip(*(batch.column(name).to_pylist() for name in _KEYS), strict=True)
+        for row, (document, key) in enumerate(zip(batch.column("id").to_pylist(), keys, strict=True)):
+            language, source, split = key
+            if language not in shares or (split == "train" and source not in shares[language]):
+                continue
+            if split == "train":
+                kept, part = texts[language], num_bytes * shares[language][source] / max(1, sizes[key])
+            else:
+                kept, part = held_out[language], HELD_OUT_BYTES / max(1, held_out_sizes[language])
+            rank = xxhash.xxh3_64_intdigest(document.encode())
+            is_first = rank < first.get(key, (2**64, ""))[0]
+            if rank < part * 2.0**64 or is_first:
+                text = batch.column("text")[row].as_py()[:LONGEST_CHARS]
+                if rank < part * 2.0**64:
+                    kept.append(text)
+                if is_first:
+                    first[key] = (rank, text)
+    for (language, source, split), (rank, text) in first.items():
+        # A small share of large documents is not nothing.
+        if split == "train" and rank >= num_bytes * shares[language][source] / sizes[language, source, split] * 2.0**64:
+            texts[language].append(text)
     if missing := [language for language, part in texts.items() if not part]:
         raise UserError(
-            f"there is no text in {', '.join(missing)} to learn from", where=str(folder), remedy="name another language"
+            f"there is no text in {', '.join(missing)} to learn tokens from",
+            where=f"vocabulary.languages, {folder}",
+            remedy="name languages of the mixture that have training documents",
         )
     return texts, held_out
+
+
+_KEYS = ("lang", "source", "split")
+_Key = tuple[str, str, str]
+
+
+def _count_bytes(folder: Path) -> Counter[_Key]:
+    """(language, source, split) -> UTF-8 bytes of its text."""
+    sizes: Counter[_Key] = Counter()
+    for batch in read_table(folder, [*_KEYS, "text"]):
+        lengths = pc.binary_length(batch.column("text"))
+        totals = pa.table([*(batch.column(name) for name in _KEYS), lengths], names=[*_KEYS, "bytes"])
+        for row in totals.group_by(list(_KEYS)).aggregate([("bytes", "sum")]).to_pylist():
+            sizes[row["lang"], row["source"], row["split"]] += row["bytes_sum"]
+    return sizes
 
 
 def _write_weights(settings: Model, learned: Sequence[AddedToken], ids: Sequence[int], folder: Path) -> int:
@@ -204,7 +230,13 @@ def _compare(
         part = list(held_out.get(language) or learned_from[:200])
         num_bytes = sum(len(text.encode()) for text in part)
         counts = [sum(map(len, tokenizer.encode_batch(part))) for tokenizer in tokenizers]
-        yield Compression(language, bool(held_out.get(language)), *(num_bytes / max(1, count) for count in counts))
+        yield {
+            "language": language,
+            "held_out": bool(held_out.get(language)),
+            "num_bytes": num_bytes,
+            "before": num_bytes / max(1, counts[0]),
+            "after": num_bytes / max(1, counts[1]),
+        }
 
 
 def _check_control_tokens(before: Model, after: Model) -> None:
@@ -217,7 +249,7 @@ def _check_control_tokens(before: Model, after: Model) -> None:
     for token_id, token in old.added_tokens_decoder.items():
         if (other := new.convert_tokens_to_ids(str(token))) != token_id:
             raise UserError(
-                f"the token {str(token)!r} would get the id {other} in the place of {token_id}",
+                f"the token {str(token)!r} would get the id {other} instead of {token_id}",
                 where=before.path,
                 remedy="report it with the model's name; train it with its own vocabulary",
             )

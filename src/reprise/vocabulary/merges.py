@@ -14,12 +14,15 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 
 from reprise.errors import UserError
+from reprise.recipe.model import Model
 
 _FIRST_CHAR = 0x10000
 """Old tokens stand as characters from here on while merges are learned: the trainer merges characters."""
 _MAX_PARTS = 24
 """Most old tokens that one new token joins."""
-_REMEDY = "extend a model with a byte-level BPE (GPT-2, Llama 3, Qwen, SmolLM2 and their kin), or train without"
+_REMEDY = (
+    "extend a model with a byte-level BPE (GPT-2, Llama 3, Qwen, SmolLM2 and their kin), or leave `vocabulary` out"
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,34 @@ class AddedToken:
     """The two tokens that are merged into it."""
     pieces: tuple[int, ...]
     """Ids of the old tokens that it stands for."""
+
+
+def read_bpe(settings: Model) -> dict[str, Any]:
+    """The content of a model's tokenizer.json, if its merges can be continued.
+
+    Raises:
+        UserError: it has none that can be read, or one of another kind.
+    """
+    from reprise.model.loading import tokenizer_file  # imports torch
+
+    file = tokenizer_file(settings)
+    if file is None:
+        raise UserError(
+            "the vocabulary cannot be extended: the model has no tokenizer.json",
+            where=f"model.path = {settings.path}",
+            remedy=f"{_REMEDY}; sentencepiece models are not supported",
+        )
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        tokenizers.Tokenizer.from_str(json.dumps(content))
+    except Exception as error:  # `tokenizers` raises nothing more exact
+        raise UserError(
+            f"the tokenizer cannot be read ({str(error)[:200]})",
+            where=str(file),
+            remedy="take a complete copy of the model",
+        ) from error
+    check_bpe(content, str(file))
+    return content
 
 
 def check_bpe(content: Mapping[str, Any], where: str) -> None:
@@ -49,6 +80,8 @@ def check_bpe(content: Mapping[str, Any], where: str) -> None:
         problem = f"it is a {kind} model, which has no merges to continue"
     elif not model.get("merges"):
         problem = "it is a BPE without merges"
+    elif not model.get("vocab"):
+        problem = "it has no vocabulary"
     elif model.get("byte_fallback"):
         problem = "it is a BPE with byte fallback, as sentencepiece makes it"
     elif not any(step.get("type") == "ByteLevel" for step in steps):
@@ -62,7 +95,7 @@ def check_bpe(content: Mapping[str, Any], where: str) -> None:
 
 
 def learn_tokens(content: Mapping[str, Any], texts: Iterable[str], num_tokens: int, min_count: int) -> list[AddedToken]:
-    """Learn tokens, most frequent first, and leave out those that are rare once all are known.
+    """Learn tokens, most frequent first, and skip those that are rare once all are known.
 
     Args:
         content: tokenizer.json, of which `check_bpe` holds.
@@ -136,9 +169,9 @@ def _as_ids(text: str) -> tuple[int, ...]:
 def _without_rare(
     content: Mapping[str, Any], learned: Sequence[AddedToken], counts: Counter[str], min_count: int
 ) -> list[AddedToken]:
-    """Tokens without those that few words end up with and no other token is made of; the last ones are looked at first.
+    """Tokens without those that few words end up with and no other token is made of; the last ones are examined first.
 
-    An occurrence of a token that is left out counts for its two parts.
+    An occurrence of a token that is skipped counts for its two parts.
     """
     whole, ids = extended(content, learned)
     model = tokenizers.Tokenizer.from_str(json.dumps(whole)).model
@@ -163,7 +196,7 @@ def _without_rare(
 def extended(content: Mapping[str, Any], learned: Sequence[AddedToken]) -> tuple[dict[str, Any], list[int]]:
     """tokenizer.json with the tokens and their merges, and their ids; every old token keeps its own.
 
-    Added tokens, such as control tokens, are written into the vocabulary too where they are not: `tokenizers` would
+    Added tokens, such as control tokens, are written into the vocabulary too if they are not there: `tokenizers` would
     give them other ids behind a longer vocabulary.
     """
     vocabulary: dict[str, int] = dict(content["model"]["vocab"])

@@ -26,7 +26,7 @@ class Rule:
     low: float | None = None
     high: float | None = None
     size: int | None = None
-    """Words to an n-gram, where the rule is about n-grams."""
+    """Words per n-gram, if the rule is about n-grams."""
     strings: Sequence[str] | None = None
     """What each document holds, where the rule forbids a string."""
 
@@ -50,7 +50,7 @@ class Rule:
 
 
 def find_broken(texts: Sequence[str], rules: Heuristics) -> list[Broken | None]:
-    """The first rule that each text breaks, None where it breaks none.
+    """The first rule that each text breaks, None if it breaks none.
 
     Args:
         texts: documents of one language; the arrays of the whole batch are held at once.

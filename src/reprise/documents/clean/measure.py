@@ -32,7 +32,7 @@ class RuleLoss(TypedDict):
     """What one rule would drop of a bucket's sample."""
 
     rule: str
-    """The setting; of n-grams with the size behind it."""
+    """The setting; of n-grams with the size after it."""
     documents: int
     """Documents that break it, whatever else they break."""
     alone: int

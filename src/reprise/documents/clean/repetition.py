@@ -10,7 +10,7 @@ class Repetition:
     """Repetition in every document of a batch, for n-grams of several sizes.
 
     Sizes are asked for in ascending order. An n-gram that occurs once begins no longer one that occurs twice, so each
-    size looks only at the places that the one before left: the cost is that of the smallest size.
+    size looks only at the positions that the one before kept: the cost is that of the smallest size.
     """
 
     def __init__(self, words: Words) -> None:
@@ -29,7 +29,7 @@ class Repetition:
         """Share of the characters in the most frequent n-gram, and in n-grams that occurred before.
 
         Args:
-            size: words to an n-gram; not smaller than in the call before.
+            size: words per n-gram; not smaller than in the call before.
 
         Returns:
             two arrays float64[documents].
@@ -73,7 +73,7 @@ class Repetition:
 def _may_repeat(keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
     """Which keys may occur more than once: all that do, and few others.
 
-    Cheaper than a stable sort of all: a plain sort finds the values, and a table of hashed bits their places.
+    Cheaper than a stable sort of all: a plain sort finds the values, and a table of hashed bits their positions.
     """
     ordered = np.sort(keys)
     repeated = ordered[1:][ordered[1:] == ordered[:-1]]

@@ -15,7 +15,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _CLOSING = "\"'”’»›」』》）)]…"
-"""May stand behind the end of a sentence, and between it and the space."""
+"""Characters that may stand between the end of a sentence and the space."""
 _LINE_END_MARKS = "\"'”’»›」』》）)…：；"
 _BULLETS = "•-*·●▪◦■"
 _SPACE, _SENTENCE, _FULL_STOP, _CLOSE, _LINE_END, _BULLET, _WORD, _IDEOGRAPH = (1 << bit for bit in range(8))
@@ -23,7 +23,7 @@ _SPACE, _SENTENCE, _FULL_STOP, _CLOSE, _LINE_END, _BULLET, _WORD, _IDEOGRAPH = (
 
 @dataclass(frozen=True)
 class Shape:
-    """Counts, one to each document."""
+    """Counts, one per document."""
 
     chars: Ints
     lines: Ints
@@ -97,11 +97,11 @@ class _Pieces:
     first: Ints
     last: Ints
     document: Ints
-    number: Ints
-    """Number of the line in the batch, empty lines counted."""
+    index: Ints
+    """Index of the line in the batch, counting empty lines."""
 
     def select(self, chosen: NDArray[np.bool_]) -> "_Pieces":
-        return _Pieces(self.first[chosen], self.last[chosen], self.document[chosen], self.number[chosen])
+        return _Pieces(self.first[chosen], self.last[chosen], self.document[chosen], self.index[chosen])
 
 
 @functools.lru_cache(maxsize=32)
@@ -147,14 +147,14 @@ def _join_paragraphs(lines: _Pieces) -> _Pieces:
     if not len(lines.first):
         return lines
     begins = np.ones(len(lines.first), bool)
-    begins[1:] = (np.diff(lines.number) > 1) | (np.diff(lines.document) > 0)
+    begins[1:] = (np.diff(lines.index) > 1) | (np.diff(lines.document) > 0)
     starts = np.flatnonzero(begins)
     ends = np.append(starts[1:], len(begins)) - 1
-    return _Pieces(lines.first[starts], lines.last[ends], lines.document[starts], lines.number[starts])
+    return _Pieces(lines.first[starts], lines.last[ends], lines.document[starts], lines.index[starts])
 
 
 def _sentence_ends(kinds: NDArray[np.uint8]) -> Ints:
-    """Places of the marks that end a sentence; of a run of marks the last."""
+    """Positions of the marks that end a sentence; in a run of marks, that of the last."""
     is_mark = (kinds & (_SENTENCE | _FULL_STOP)) > 0
     marks = np.flatnonzero(is_mark)  # the last code is a line end, never a mark
     marks = marks[~is_mark[marks + 1]]
@@ -168,21 +168,21 @@ def _sentence_ends(kinds: NDArray[np.uint8]) -> Ints:
 
 
 def _runs(codes: NDArray[np.uint32], code: int, size: int, more: int = 0) -> tuple[Ints, Ints]:
-    """Places where runs of a character begin, and (length + more) // size of each."""
-    places = np.flatnonzero(codes == code)
-    begins = np.ones(len(places), bool)
-    begins[1:] = np.diff(places) > 1
+    """Positions where runs of a character begin, and (length + more) // size of each."""
+    positions = np.flatnonzero(codes == code)
+    begins = np.ones(len(positions), bool)
+    begins[1:] = np.diff(positions) > 1
     starts = np.flatnonzero(begins)
-    lengths = np.diff(np.append(starts, len(places)))
-    return places[starts], (lengths + more) // size
+    lengths = np.diff(np.append(starts, len(positions)))
+    return positions[starts], (lengths + more) // size
 
 
 def _count(document: Ints, *, num_documents: int) -> Ints:
     return np.bincount(document, minlength=num_documents)
 
 
-def _count_at(places: Ints, weights: Ints | None = None, *, edges: Ints) -> Ints:
-    document = np.searchsorted(edges, places, side="right") - 1
+def _count_at(positions: Ints, weights: Ints | None = None, *, edges: Ints) -> Ints:
+    document = np.searchsorted(edges, positions, side="right") - 1
     return np.bincount(document, weights, minlength=len(edges) - 1).astype(np.int64)
 
 

@@ -35,7 +35,7 @@ class CleanCounts(StepCounts):
     repaired: int
     """Documents whose text was changed by the repair of Unicode."""
     masked: dict[str, int]
-    """Kind of personal data -> places that were masked."""
+    """Kind of personal data -> occurrences that were masked."""
 
 
 def run(work: Work, *, clean: Clean, engine: Engine) -> None:
@@ -141,7 +141,7 @@ def repair(text: str) -> str:
 
 
 def _repair_mojibake(text: str) -> str:
-    """Undo wrong decodings line by line. Lines without a suspect sequence, nearly all, are not looked at again."""
+    """Undo wrong decodings line by line. Lines without a suspect sequence, nearly all, are not examined again."""
     import ftfy
     from ftfy.badness import is_bad
 

@@ -62,7 +62,7 @@ def match_letters(
 
 
 def _reach(missing: str) -> int:
-    """Letters of the text among which so many of the question are looked for, at one of its ends."""
+    """Letters of the text that are searched for this many letters of the question, at one of its ends."""
     return len(missing) * 3 // 2 + 4 if missing else 0
 
 

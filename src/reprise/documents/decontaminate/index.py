@@ -1,18 +1,17 @@
-"""Prepare the questions of benchmarks for being looked up in texts (`search.py`).
+"""Build the index of benchmark questions that `search.py` looks up in texts.
 
-A question is looked for in normalised words over the whole text (by characters, if it has any of a script without
-spaces), so that line ends, white space, punctuation, case, full-width forms and markup hide nothing. How depends on its
-length:
+Questions are matched in normalised words over the whole text (by characters, if they have any of a script without
+spaces), so that line ends, white space, punctuation, case, full-width forms and markup make no difference. A text
+contains a question if it has
 
-    an n-gram or longer   a text that holds `min_overlap` of its n-grams holds it, and so does one that has its letters
-                          in order, with something in between
-    shorter               it must be there as a whole
-    generic or tiny       ("Which of the following is true?") its options must stand behind it as well
+    of an n-gram or more  `min_overlap` of its n-grams, or its letters in order with an insertion
+    of a shorter one      the whole question
+    of a generic or tiny  ("Which of the following is true?") the whole question, followed by its options
 
-What is still too vague to be looked for (tiny, and without options) is listed in `Index.vague`.
+Questions that are too vague to be searched for (tiny, without options) are listed in `Index.vague`.
 
-A question has several forms: as it stands, and as `reveal` makes it where that differs, since texts are searched in
-both forms too.
+A question has two forms: its own, and the one that `reveal` gives if it differs, since texts are searched in both
+forms too.
 """
 
 import functools
@@ -26,7 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reprise.benchmark_files import Question
-from reprise.documents.decontaminate.reveal import fold_lookalikes, reveal, strip_markup
+from reprise.documents.decontaminate.fold import fold_lookalikes
+from reprise.documents.decontaminate.reveal import reveal, strip_markup
 from reprise.documents.words import Hashes, Words, hash_ngrams, join_letters, split_words
 from reprise.recipe.documents import Decontaminate
 
@@ -45,21 +45,21 @@ TELLING = {Unit.WORDS: 6, Unit.CHARS: 6}
 """Length from which a question that is not generic is looked for without its options. Shorter ones are everybody's
 phrases: see the figures in docs/documents.md."""
 TELLING_SENTENCE = {Unit.WORDS: 4, Unit.CHARS: 5}
-"""The same where it ends in a question mark: shorter, but nobody's phrase."""
+"""The same where it ends in a question mark: shorter, but no common phrase."""
 TELLING_WITH_OPTIONS = 12
 """Length that a generic or tiny question needs together with its options."""
 GENERIC_USES = 5
-"""An n-gram in so many questions says nothing about any of them."""
+"""An n-gram that occurs in this many questions identifies none of them."""
 SEED_SIZE = {Unit.WORDS: 4, Unit.CHARS: 5}
 """Length of the n-grams by which a question with insertions is recognised."""
 MIN_GAPPED = {Unit.WORDS: 7, Unit.CHARS: 10}
-"""Length of a question from which it is looked for with insertions."""
+"""Length of a question from which it is searched for with insertions."""
 LETTER_NGRAM = 24
 _LETTER_STRIDE = 8
 """Every eighth n-gram of letters is kept, so that they take about as much memory as those of words."""
 _GENERIC_SIZE = {Unit.WORDS: 3, Unit.CHARS: 4}
 _ANCHORS = (6, 4, 2, 1)
-"""Short questions are looked up by so many of their first words."""
+"""Short questions are looked up by this many of their first words."""
 _BITS = (16, 26)
 """Leading bits of a hash by which a table of few and of many keys turns hashes away: 8 KiB to 8 MiB."""
 _BITS_PER_KEY = 64
@@ -144,7 +144,7 @@ class Lookup:
 
 @dataclass
 class Index:
-    """Questions, ready to be looked up by number."""
+    """Questions, ready to be looked up by index."""
 
     ids: list[str]
     """ids[i]: benchmark and id of question i, for a person."""
@@ -164,7 +164,7 @@ class Index:
     options: dict[int, list[Hashes]] = field(default_factory=dict)
     """Form of a generic or tiny question -> the words of each of its options."""
     vague: list[int] = field(default_factory=list)
-    """Questions that are not looked for."""
+    """Questions that are not searched for."""
 
     @functools.cached_property
     def length_array(self) -> NDArray[np.int64]:
@@ -181,7 +181,7 @@ class Index:
 
 
 def build_index(questions: Sequence[Question], settings: Decontaminate) -> Index:
-    """Decide how each question is looked for.
+    """Decide how each question is searched for.
 
     Raises:
         UserError: the libraries of the extra `documents` are missing.
@@ -243,15 +243,15 @@ def _forms(plain: str, is_short: bool) -> Iterator[str]:
 
 
 def _add_short(index: Index, question: Question, form: int, whole: Hashes, unit: Unit, is_generic: bool) -> bool:
-    """Add a form that is shorter than an n-gram; False where it is too vague."""
+    """Add a form that is shorter than an n-gram; False if it is too vague."""
     enough = TELLING_SENTENCE if question.text.rstrip().endswith(("?", "？")) else TELLING
     if is_generic or len(whole) < enough[unit]:
         options = [option for option in _split_each(question.choices, unit) if len(option)]
         if len(options) < 2 or not len(whole) or len(whole) + sum(map(len, options)) < TELLING_WITH_OPTIONS:
-            number = index.questions[form]
-            is_first = form == 0 or index.questions[form - 1] != number
+            owner = index.questions[form]
+            is_first = form == 0 or index.questions[form - 1] != owner
             if is_first:
-                index.vague.append(number)
+                index.vague.append(owner)
             return False
         index.options[form] = options
     index.whole[form] = whole

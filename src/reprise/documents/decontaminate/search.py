@@ -25,10 +25,10 @@ _STREWN = (3, 16)
 _SPACED_RUN = 8
 """So many single letters in a row are taken for words with spaces inside them."""
 _LONG_WORD = 30
-"""A word of so many letters is taken for several that lost the spaces between them."""
+"""A word of at least this many letters is taken for several words without spaces."""
 
 Found = list[dict[int, float]]
-"""found[i]: the questions that text i holds -> the share of them that is there."""
+"""Element i: the questions that text i contains -> the share of them that is there."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class _View:
 
 
 def find_questions(index: Index, texts: Sequence[str], min_overlap: float) -> Found:
-    """For each text, the questions that it holds -> the share that is there (1 where it was looked for as a whole)."""
+    """For each text, the questions that it holds -> the share that is there (1 if it was searched for as a whole)."""
     matches: Found = [{} for _ in texts]
     plain = [strip_markup(text) for text in texts]
     words = split_words(plain)
     strewn = _find_strewn(words)
-    revealed = [reveal(text, strewn_letters=i in strewn) for i, text in enumerate(plain)]
+    revealed = [reveal(text, strewn_letters=i in strewn) for i, text in enumerate(texts)]
     changed = np.array([i for i in range(len(texts)) if revealed[i] != plain[i]], np.int64)
     views = [_View(plain, np.arange(len(texts)), words)]
     if len(changed):
@@ -123,8 +123,8 @@ def _look_up_grams(index: Index, lookup: Lookup, views: Sequence[_View], min_ove
     """An n-gram counts in whichever form of the text it is."""
     parts: list[tuple[Hashes, NDArray[np.int64]]] = []
     for view in views:
-        places, keys = _find_runs(view.words, lookup.grams, lookup.size)
-        owners = view.owners[view.words.document_of()[places]]
+        indices, keys = _find_runs(view.words, lookup.grams, lookup.size)
+        owners = view.owners[view.words.document_of()[indices]]
         parts.append((lookup.grams.hashes_at(keys), owners * len(index.questions) + lookup.grams.forms[keys]))
     if not parts:
         return
@@ -139,9 +139,9 @@ def _look_up_grams(index: Index, lookup: Lookup, views: Sequence[_View], min_ove
 
 def _find_runs(words: Words, grams: Grams, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Pairs (word at which a run of the index starts, index into its `forms`), as two arrays."""
-    places, keys = grams.look_up(hash_runs(words, size))
-    inside = words.in_one_document(places, size)
-    return places[inside], keys[inside]
+    indices, keys = grams.look_up(hash_runs(words, size))
+    inside = words.in_one_document(indices, size)
+    return indices[inside], keys[inside]
 
 
 def _add(matches: Found, text: int, question: int, share: float) -> None:
@@ -151,14 +151,14 @@ def _add(matches: Found, text: int, question: int, share: float) -> None:
 def _look_up_anchors(index: Index, anchors: Grams, length: int, view: _View, matches: Found) -> None:
     words = view.words
     document = words.document_of()
-    places, keys = _find_runs(words, anchors, length)
+    indices, keys = _find_runs(words, anchors, length)
     forms = anchors.forms[keys]
     lengths, last_words = index.endings
-    ends = places + lengths[forms]
+    ends = indices + lengths[forms]
     # Nearly all of them end otherwise, or with their text.
-    same = ends <= words.offsets[document[places] + 1]
+    same = ends <= words.offsets[document[indices] + 1]
     same[same] = words.hashes[ends[same] - 1] == last_words[forms[same]]
-    for start, form in zip(places[same].tolist(), forms[same].tolist(), strict=True):
+    for start, form in zip(indices[same].tolist(), forms[same].tolist(), strict=True):
         text = int(document[start])
         question = index.questions[form]
         owner = int(view.owners[text])
@@ -167,7 +167,7 @@ def _look_up_anchors(index: Index, anchors: Grams, length: int, view: _View, mat
 
 
 def _stands_at(index: Index, form: int, words: Words, start: int, text: int) -> bool:
-    """Whether the question begins there and, where it needs them, its options stand behind it, in any order."""
+    """Whether the question begins there and, if it needs them, its options follow it, in any order."""
     options = index.options.get(form, [])
     rest = words.hashes[start : words.offsets[text + 1]]
     whole = index.whole[form]
@@ -187,35 +187,35 @@ def _contains(words: Hashes, run: Hashes) -> bool:
 def _look_up_gapped(index: Index, seeds: Seeds, view: _View, matches: Found) -> None:
     """Questions that have something inserted: seeds close together say which and where, their letters decide."""
     size, by_char = seeds.size, seeds.by_char
-    places, keys = _find_runs(view.words, seeds.grams, size)
-    if not len(places):
+    indices, keys = _find_runs(view.words, seeds.grams, size)
+    if not len(indices):
         return
     forms, positions = (part[keys].astype(np.int64) for part in (seeds.grams.forms, seeds.grams.positions))
-    texts = view.words.document_of()[places]
+    texts = view.words.document_of()[indices]
     group = texts * len(index.questions) + forms
-    order = np.lexsort((positions, places, group))
-    group, places, forms, positions, texts = (part[order] for part in (group, places, forms, positions, texts))
+    order = np.lexsort((positions, indices, group))
+    group, indices, forms, positions, texts = (part[order] for part in (group, indices, forms, positions, texts))
     lengths = index.length_array[forms]
-    reach = places + lengths * 3 // 2 + _INSERTION
+    reach = indices + lengths * 3 // 2 + _INSERTION
     need = np.maximum(2, -(-lengths * MIN_SEEDED // size).astype(np.int64))
     last = np.arange(len(group)) + need - 1
     inside = last < len(group)
     last = np.minimum(last, len(group) - 1)
-    dense = np.flatnonzero(inside & (group[last] == group) & (places[last] <= reach))
+    dense = np.flatnonzero(inside & (group[last] == group) & (indices[last] <= reach))
     letters: dict[int, Letters] = {}
-    for first in _best_starts(dense, group, places, reach):
+    for first in _best_starts(dense, group, indices, reach):
         form, text = int(forms[first]), int(texts[first])
         question, owner = index.questions[form], int(view.owners[text])
         if question in matches[owner]:
             continue
-        end = first + int(np.searchsorted(places[first:], reach[first], "right"))
+        end = first + int(np.searchsorted(indices[first:], reach[first], "right"))
         end = first + int(np.searchsorted(group[first:end], group[first], "right"))
         if text not in letters:
             letters[text] = Letters.build(view.words.letters_of(text), view.words, text)
         offset = int(view.words.offsets[text])
         pairs = [
             (word - offset, position)
-            for word, position in zip(places[first:end].tolist(), positions[first:end].tolist(), strict=True)
+            for word, position in zip(indices[first:end].tolist(), positions[first:end].tolist(), strict=True)
         ]
         share = match_letters(_cached_letters(index.texts[form], by_char), letters[text], pairs, size, MIN_SEEDED)
         if share >= MIN_LETTERS:
@@ -223,12 +223,12 @@ def _look_up_gapped(index: Index, seeds: Seeds, view: _View, matches: Found) -> 
 
 
 def _best_starts(
-    dense: NDArray[np.int64], group: NDArray[np.int64], places: NDArray[np.int64], reach: NDArray[np.int64]
+    dense: NDArray[np.int64], group: NDArray[np.int64], indices: NDArray[np.int64], reach: NDArray[np.int64]
 ) -> list[int]:
     """For each group, the first seed of the stretch that has the most of them."""
-    # Groups are sorted and so are the places inside them: one key in which both compare.
-    width = int(max(places.max(initial=0), reach.max(initial=0))) + 1
-    ends = np.searchsorted(group * width + places, group[dense] * width + reach[dense], "right")
+    # Groups are sorted and so are the word indices inside them: one key in which both compare.
+    width = int(max(indices.max(initial=0), reach.max(initial=0))) + 1
+    ends = np.searchsorted(group * width + indices, group[dense] * width + reach[dense], "right")
     order = np.lexsort((dense, dense - ends, group[dense]))
     ordered = dense[order]
     is_first = np.ones(len(ordered), bool)

@@ -36,7 +36,7 @@ DECISIONS = pa.schema(
     ]
 )
 """A document that is dropped. `kept_key`: the one that it equals or resembles; `held_out`: whether it, or any that it
-resembles, is held out; `priority` and `tie`: its place among the copies of a document."""
+resembles, is held out; `priority` and `tie`: its order among the copies of a document."""
 
 _TRAIN_BIT = np.uint64(1 << 63)
 

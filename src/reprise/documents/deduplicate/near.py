@@ -26,7 +26,7 @@ from reprise.documents.deduplicate.records import (
 from reprise.documents.deduplicate.signatures import Signatures, estimate_similarity
 
 _PARTNERS = 8
-"""A document is compared with so many of the first documents of its bucket: linear cost in large buckets."""
+"""A document is compared with this many of the first documents that share its band hash, so the cost is linear."""
 _COMPARED_ROWS = 50_000
 """Pairs whose signatures are in memory at the same time."""
 
@@ -45,7 +45,7 @@ _FIRST_TRAIN = np.uint64(1 << 63)
 
 
 def pair_up(bands: str, copies: str, target: str, chosen: Range) -> int:
-    """Write the pairs of documents that share a band hash in a range; exact copies are left out. Runs in a worker.
+    """Write the pairs of documents that share a band hash in a range; exact copies are skipped. Runs in a worker.
 
     Each document of a bucket is paired with the first few before it, in the order of (priority, key).
     """
@@ -80,7 +80,7 @@ class SignatureFiles:
 
     folder: str
     first_keys: tuple[int, ...]
-    """Key of the first document of each part, and the number of documents."""
+    """Key of the first document of each part, and the count of documents."""
     permutations: int
 
     def load(self, keys: NDArray[np.int64]) -> Signatures:
@@ -189,7 +189,7 @@ class PartGroup:
     index: int
     paths: Sequence[str]
     first_keys: Sequence[int]
-    """Key of the first document of each part, and the first key behind them."""
+    """Key of the first document of each part, and the first key after them."""
 
 
 def describe_drops(drops: str, target: str, group: PartGroup) -> int:

@@ -27,7 +27,7 @@ class Agreement(TypedDict):
     same: float
     """Share of them that get the same topic."""
     kappa: float | None
-    """Cohen's kappa; null where chance alone would agree always, as when both give one topic to everything."""
+    """Cohen's kappa; null if chance alone would agree always, as when both give one topic to everything."""
     interval: tuple[float, float] | None
     """95 % interval of kappa, from resampled documents."""
     apart: list[Disagreement]
@@ -71,7 +71,7 @@ def measure_agreement(ours: Mapping[str, str], theirs: Mapping[str, str], *, see
 
 
 def _kappa(pairs: NDArray[np.int64], num_topics: int) -> float | None:
-    """Kappa of int64[documents, 2]; None where it is not defined."""
+    """Kappa of int64[documents, 2]; None if it is not defined."""
     if not len(pairs):
         return None
     first, second = (np.bincount(pairs[:, side], minlength=num_topics) / len(pairs) for side in (0, 1))

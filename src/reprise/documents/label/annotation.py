@@ -2,7 +2,7 @@
 
     {"id": hash of the text, "text": ..., "lang": "tr", "topic": "Law", "source": "web", "origin": "a.jsonl:3"}
 
-One such line to a document, in the order of labelling: a file for `documents.topics.labelled`.
+One such line per document, in the order of labelling: a file for `documents.topics.labelled`.
 """
 
 import json
@@ -69,7 +69,7 @@ class AnnotationFile:
 
     @classmethod
     def read(cls, path: Path) -> "AnnotationFile":
-        """Read a file; a last line that is cut off is left out.
+        """Read a file; a last line that is cut off is skipped.
 
         Raises:
             UserError: it cannot be read, or another line is not of such a file.
@@ -143,7 +143,7 @@ def draw_sample(
 
     Args:
         documents: table of the stage before `label`.
-        split_sources: sources whose documents get a topic; documents that carry one are left out.
+        split_sources: sources whose documents get a topic; documents that carry one are skipped.
         list_of: gives the topics of a language.
         count: documents to draw.
         seed: seed of the clusters.
@@ -197,14 +197,14 @@ def _cluster(texts: Sequence[str], num_clusters: int, seed: int) -> list[int]:
 def classifier_answers(
     annotations: Sequence[Annotation], other: Mapping[str, Labelled], fits: Mapping[str, Fit], *, once: bool
 ) -> dict[str, str]:
-    """What a classifier that was not fitted on a document makes of it: hash of the text -> topic.
+    """Topics by a classifier that was not fitted on the document: hash of the text -> topic.
 
     Fitted on the other labels and four fifths of these, for each fifth in turn. A language with fewer than 20
-    annotations is left out.
+    annotations is skipped.
 
     Args:
         annotations: the labels to compare with.
-        other: labels per language from elsewhere; texts that are annotated are left out of them.
+        other: labels per language from elsewhere; texts that are annotated are ignored.
         fits: language -> fits a classifier.
         once: only one fifth is answered, where fitting is slow.
     """

@@ -62,7 +62,7 @@ def annotate(
     """Ask for the topics of documents until they are all labelled or the person quits; returns how many were labelled.
 
     Args:
-        sample: the documents; those that are labelled already are passed over.
+        sample: the documents; those that are labelled already are skipped.
         labels: where each label goes at once.
         list_of: gives the topics of a language.
         keys: the person's answers; None: the terminal.
@@ -77,7 +77,7 @@ def annotate(
             raise UserError(
                 f"{len(list_of(lang))} topics are more than the {len(TOPIC_KEYS)} keys",
                 where=f"documents.topics.lists.{lang}",
-                remedy="a shorter list; so many topics are also too many to learn",
+                remedy="use a shorter list; this many topics are also too many to learn",
             )
     known = labels.labels()
     todo = [entry for entry in sample if entry.hash not in known]

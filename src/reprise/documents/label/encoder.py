@@ -24,7 +24,7 @@ _CHARS_PER_TOKEN = 10
 
 
 class EncoderClassifier:
-    """One forward pass to a batch of texts of like length; the loss is cross-entropy over the topics."""
+    """One forward pass to a batch of texts of similar length; the loss is cross-entropy over the topics."""
 
     def __init__(self, topics: list[str], seen: list[bool], temperature: float, model: Any, tokenizer: Any) -> None:
         """`seen`: whether a topic was fitted on; one that was not gets probability 0."""
@@ -74,9 +74,9 @@ class EncoderClassifier:
             optimizer, lambda step: min((step + 1) / warmup, (len(batches) - step) / max(1, len(batches) - warmup))
         )
         self._model.train()
-        for places in batches:
-            target = torch.tensor([labels[i] for i in places], device=self._device)
-            loss = F.cross_entropy(self._logits([encoded[i] for i in places]), target)
+        for batch in batches:
+            target = torch.tensor([labels[i] for i in batch], device=self._device)
+            loss = F.cross_entropy(self._logits([encoded[i] for i in batch]), target)
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
             optimizer.step()
@@ -89,9 +89,9 @@ class EncoderClassifier:
         encoded = self._encode(texts)
         scores = np.zeros((len(texts), len(self.topics)))
         with torch.inference_mode():
-            for places in _batches_by_length(encoded):
-                logits = self._logits([encoded[i] for i in places])
-                scores[places] = logits.double().cpu().numpy()
+            for batch in _batches_by_length(encoded):
+                logits = self._logits([encoded[i] for i in batch])
+                scores[batch] = logits.double().cpu().numpy()
         scores = np.where(self._seen, scores / self._temperature, -np.inf)
         scores -= scores.max(axis=1, keepdims=True)
         return np.asarray(scores - np.log(np.exp(scores).sum(axis=1, keepdims=True)))
@@ -141,7 +141,7 @@ class EncoderClassifier:
 
 
 def _random_batches(rows: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
-    """Each row once, in random order, with rows of like length beside each other: 50 batches are sorted at a time."""
+    """Each row once, in random order; rows of similar length are put together by sorting 50 batches at a time."""
     order = torch.randperm(len(rows)).tolist()
     for start in range(0, len(order), 50 * size):
         chunk = sorted(order[start : start + 50 * size], key=lambda i: len(rows[i]))

@@ -17,7 +17,7 @@ _WORD_SIZES, _CHAR_SIZES, _SINGLE_SIZES = (1, 2), (4,), (1, 2, 3)
 _STRENGTH = 1.0
 """Inverse of the penalty on the weights: the best of 0.3, 1 and 3 on MMLU and CMMLU subjects."""
 _MAX_CHARS = 6_000
-"""Characters of a document that are looked at: a topic shows in its beginning."""
+"""Characters of a document that are examined: a topic shows in its beginning."""
 _PASSAGE_BYTES = 500
 """UTF-8 bytes of a passage, about those of a benchmark question with its options."""
 _BATCH_CHARS = 100_000
@@ -83,18 +83,18 @@ class LinearClassifier:
         idf = np.log((1 + len(texts)) / (1 + document_frequency)) + 1
         bias = np.full(len(topics), -np.inf)
         classifier = cls(list(topics), columns, idf, np.zeros((len(columns), len(topics))), bias)
-        places = sorted({classifier.topics.index(label) for label in labels})
-        if len(places) == 1 or not len(columns):
-            bias[places] = 0.0
+        fitted = sorted({classifier.topics.index(label) for label in labels})
+        if len(fitted) == 1 or not len(columns):
+            bias[fitted] = 0.0
             return classifier
         machine = LinearSVC(C=_STRENGTH, random_state=seed)
-        weighed = classifier._weigh(_at_places(counts, classifier._place))
+        weighed = classifier._weigh(_with_columns(counts, classifier._place))
         gold = np.array([classifier.topics.index(label) for label in labels])
         machine.fit(weighed, gold)
         weights, offsets = machine.coef_.T, machine.intercept_
-        if len(places) == 2:
+        if len(fitted) == 2:
             weights, offsets = np.hstack([-weights, weights]), np.concatenate([-offsets, offsets])
-        classifier._weights[:, places], bias[places] = weights, offsets
+        classifier._weights[:, fitted], bias[fitted] = weights, offsets
         if glossary:
             classifier._weights += prior * _log_shares(weighed[num_texts:], gold[num_texts:], len(topics))
         return classifier
@@ -173,7 +173,7 @@ def _cut_passages(texts: Sequence[str]) -> tuple[list[str], NDArray[np.int64]]:
 
 
 def _count_features(texts: Sequence[str], column_of: NDArray[np.int32] | None = None) -> Iterator[Any]:
-    """Counts of n-grams: CSR matrices float64[some texts, 2^20], or [, columns] of the features that have a place."""
+    """Counts of n-grams: CSR matrices float64[some texts, 2^20], or [, columns] of the features that have a column."""
     batch, num_chars = [], 0
     for text in texts:
         batch.append(text)
@@ -200,20 +200,20 @@ def _count_batch(texts: Sequence[str], column_of: NDArray[np.int32] | None) -> A
     return sp.csr_matrix((counts.astype(np.float64), columns, starts.astype(np.int32)), shape=(len(texts), width))
 
 
-def _at_places(counts: Any, column_of: NDArray[np.int32]) -> Any:
-    """The columns of counts of all features that have a place, in its order."""
+def _with_columns(counts: Any, column_of: NDArray[np.int32]) -> Any:
+    """The columns of counts of all features that have one, in its order."""
     return counts[:, np.flatnonzero(column_of >= 0)]
 
 
 def _feature_keys(words: Words, size: int, kind: int, column_of: NDArray[np.int32] | None) -> Hashes:
-    """(document << 32) + feature, or its place, of each n-gram of that kind; those without a place are left out."""
+    """(document << 32) + feature, or its column, of each n-gram of that kind; those without a column are skipped."""
     hashes, starts = hash_ngrams(words, size)
     if kind != 1:
         chosen = words.is_single[starts] == (kind == 2)
         hashes, starts = hashes[chosen], starts[chosen]
     features = (hashes + np.uint64(kind)) >> np.uint64(64 - _FEATURE_BITS)
     if column_of is not None:
-        places = column_of[features]
-        known = places >= 0
-        features, starts = places[known].astype(np.uint64), starts[known]
+        chosen_columns = column_of[features]
+        known = chosen_columns >= 0
+        features, starts = chosen_columns[known].astype(np.uint64), starts[known]
     return (words.document_of()[starts].astype(np.uint64) << np.uint64(32)) + features

@@ -1,9 +1,9 @@
 """Labels by a language model: a sample of the documents of each source, one topic or one grade to each.
 
     asked.jsonl    one object per document: hash (of the text), lang, source, origin, topic (null: none), reason, answer
-    graded.jsonl   the same with `grade`, 0 (worst) to 5, in the place of the topic
+    graded.jsonl   the same with `grade`, 0 (worst) to 5, instead of the topic
 
-Answers are kept in the journal of `work.cache` under the content of the request, so that nothing is paid for twice.
+Answers are kept in the journal of `work.cache` under the content of the request, so that no request is repeated.
 """
 
 import functools
@@ -217,7 +217,7 @@ def parse_topic(outcome: Outcome, topics: Sequence[str]) -> tuple[str | None, st
 
 
 _GRADE = re.compile(r"(?:\D{0,40}[:：]\s*)?([0-5])(?:\s*/\s*5)?", re.DOTALL)
-"""A digit, perhaps with a word and a colon before it, and `/5` behind it."""
+"""A digit, perhaps with a word and a colon before it, and `/5` after it."""
 
 
 def parse_grade(outcome: Outcome) -> tuple[str | None, str]:
@@ -264,7 +264,7 @@ _PLACEHOLDERS = {"topic": ("text", "topics"), "grade": ("text",)}
 
 @functools.lru_cache(maxsize=2)
 def read_asked(path: str, task: str = "topic") -> Mapping[str, str]:
-    """Hash of a text -> topic or grade that the model named; empty where none was asked."""
+    """Hash of a text -> topic or grade that the model named; empty if none was asked."""
     if not Path(path).exists():
         return {}
     with Path(path).open(encoding="utf-8") as file:

@@ -95,12 +95,12 @@ class TopicReport(TypedDict):
 
 @record
 class GradeBin(TypedDict):
-    """Held-out documents whose given grade rounds to the same number."""
+    """Held-out documents whose given grade rounds to the expected one."""
 
     given: float
     """Mean of the grades that the classifier gives."""
     true: float
-    """Mean of the grades that they were labelled with; calibrated where it is near `given`."""
+    """Mean of the grades that they were labelled with; calibrated if it is near `given`."""
     documents: int
     """Documents."""
 
@@ -120,15 +120,15 @@ class GradeFigures(TypedDict):
     error_of_mean: float
     """The same where every document gets the mean grade: what a classifier that saw nothing would reach."""
     rank_correlation: float | None
-    """Spearman's; null where all have one grade."""
+    """Spearman's; null if all have one grade."""
     calibration: list[GradeBin]
     """Given against true grades."""
     min_grade: float
     """`documents.quality.min_grade`; the next two are of the rule to keep what is graded so or higher."""
     precision: float | None
-    """Share of the kept documents whose true grade is so high too; null where it keeps none."""
+    """Share of the kept documents whose true grade is so high too; null if it keeps none."""
     recall: float | None
-    """Share of the documents whose true grade is so high that it keeps; null where there are none."""
+    """Share of the documents whose true grade is so high that it keeps; null if there are none."""
 
 
 @record
@@ -138,7 +138,7 @@ class GradeReport(TypedDict):
     asked: NotRequired[AskedFigures]
     """What a language model was asked."""
     figures: NotRequired[GradeFigures]
-    """How right the classifier is; absent where none was fitted."""
+    """How right the classifier is; absent if none was fitted."""
     documents: dict[str, dict[str, int]]
     """How (`named`, `classified`) -> grade -> documents."""
 

@@ -31,7 +31,7 @@ def read_report(folder: Path) -> dict[str, TopicReport]:
 
 
 def read_grades(folder: Path) -> dict[str, GradeReport]:
-    """How right the grades of quality are, per language; empty where none are given.
+    """How right the grades of quality are, per language; empty if none are given.
 
     Args:
         folder: the published stage.
@@ -42,7 +42,7 @@ def read_grades(folder: Path) -> dict[str, GradeReport]:
 
 
 def show_grades(folder: Path) -> None:
-    """Print how right the grades of quality are, for each language; nothing where none are given.
+    """Print how right the grades of quality are, for each language; nothing if none are given.
 
     Args:
         folder: the published stage.

@@ -1,7 +1,7 @@
-"""Stage `label`: one topic to each document of the sources that are split by topic, and a grade where it is asked for.
+"""Stage `label`: one topic to each document of the sources that are split by topic, and a grade if it is asked for.
 
 A document that carries a topic keeps it; a sample of the others may be labelled by a language model. The rest is
-labelled by a classifier, one to a language, that is fitted on the labels; how good it is on labels that it did
+labelled by one classifier per language, fitted on the labels; how good it is on labels that it did
 not see goes into `report.json`. Grades of quality are learned and applied in the same way; documents under
 `documents.quality.min_grade` are dropped.
 """
@@ -271,7 +271,7 @@ def _label_rows(labelling: Labelling, rows: pa.Table, origin: RowsOrigin) -> Out
 def _grade_rows(
     labelling: Labelling, quality: Quality, rows: pa.Table, langs: Sequence[str], sources: Sequence[str]
 ) -> tuple[list[float | None], Tally]:
-    """The grade of each row, None where its source has none, and how many got which and how."""
+    """The grade of each row, None if its source has none, and how many got which and how."""
     grades: list[float | None] = [None] * rows.num_rows
     tally: Tally = Counter()
     asked = read_asked(str(Path(labelling.output, GRADED)), "grade") if quality.llm is not None else {}

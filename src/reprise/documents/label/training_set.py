@@ -34,7 +34,7 @@ class Labelled:
 def collect_labels(
     documents: Path, inputs: Sequence[Input], list_of: ListOf, split_sources: Sequence[str]
 ) -> dict[str, Labelled]:
-    """Labelled texts per language, each text once; held-out documents are left out.
+    """Labelled texts per language, each text once; held-out documents are skipped.
 
     Args:
         documents: the table of the stage before.

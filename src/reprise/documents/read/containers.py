@@ -22,9 +22,9 @@ class Member:
     name: str
     size: int
     stream: BinaryIO | None
-    """None where it is encrypted, or no file."""
+    """None if it is encrypted, or no file."""
     kind: str = ""
-    """What it is where it is no file, such as `link`."""
+    """What it is if it is no file, such as `link`."""
 
 
 def read_tar(stream: BinaryIO) -> Iterator[Member]:
@@ -76,7 +76,7 @@ class Response:
     content_type: str
     status: int
     content: bytes | None
-    """None where it is too long."""
+    """None if it is too long."""
 
 
 def read_warc(stream: BinaryIO, max_bytes: int) -> Iterator[Response]:

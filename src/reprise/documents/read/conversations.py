@@ -2,7 +2,7 @@
 
 messages: [{role, content}, ...]       also `conversations` with `from` and `value`, `conversation`, `dialogue`
 prompt + response                      also `completion`; each a text, or messages
-instruction + input + output           with `history` (pairs) and `system` where they are there
+instruction + input + output           with `history` (pairs) and `system` if they are there
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,10 +13,10 @@ from reprise.model.conversation import Message, Role
 from reprise.recipe.documents import CONVERSATION_FIELDS, Input
 
 Lookup = Callable[[str], Any]
-"""Name in the file -> value, None where there is none."""
+"""Name in the file -> value, None if there is none."""
 
 UNANSWERED = "messages behind the last answer"
-"""Counted among what was left out: nothing in training would need them."""
+"""Counted among what was skipped: nothing in training would need them."""
 
 _USUAL: dict[str, tuple[str, ...]] = {
     "messages": ("messages", "conversations", "conversation", "dialogue", "dialog"),
@@ -57,7 +57,7 @@ def may_be_recognised(entry: Input) -> bool:
 
 
 def find_conversation(lookup: Lookup, entry: Input) -> tuple[list[Message], bool] | None:
-    """The messages of a record, and whether some behind the last answer were left out; None: it has no such fields.
+    """The messages of a record, and whether some after the last answer were skipped; None: it has no such fields.
 
     Raises:
         UnreadableError: it has, and they are no conversation.

@@ -18,16 +18,16 @@ _BOMS = (
 _LOOKED_AT = 4096
 _BLOCK = 1 << 20
 _UNDECODABLE = "\udcff"
-"""Stands for bytes that cannot be decoded; in UTF-8 it is invalid, so the document that holds it is rejected."""
+"""Stands for bytes that cannot be decoded; in UTF-8 it is invalid, so the document that contains it is rejected."""
 
 codecs.register_error("reprise.mark", lambda error: (_UNDECODABLE, getattr(error, "end", 0)))
 
 
 def guess_encoding(sample: bytes) -> str:
-    """The encoding of a text by its byte order mark, or by where its zero bytes lie; `utf-8` where nothing speaks.
+    """The encoding of a text by its byte order mark, or by the positions of its zero bytes; otherwise `utf-8`.
 
     Text in UTF-16 or UTF-32 without a mark has a zero byte in every line end and space; UTF-8 text has none. Encodings
-    of one byte, and GB 18030, Shift JIS and the like, cannot be told from bytes alone.
+    of one byte, and GB 18030, Shift JIS and the like, cannot be recognised from bytes alone.
     """
     for mark, encoding in _BOMS:
         if sample.startswith(mark):

@@ -14,7 +14,7 @@ FIELDS = ("text", "id", "lang", "source", "topic", "origin", "split", "licence")
 _USUAL_NAMES = {"licence": "license", "origin": None, "split": None}
 """Names that are read where the recipe maps none; `origin` and `split` often mean something else in files."""
 _OPTIONAL = ("id", "topic", "licence")
-"""Fields that nothing needs: a value that cannot be text is left out and counted."""
+"""Fields that nothing needs: a value that cannot be text is skipped and counted."""
 _UUID_BYTES = 16
 
 
@@ -52,7 +52,7 @@ def find_value(values: Any, name: str) -> Any:
 
 
 def check_fields(values: dict[str, Any], entry: Input) -> tuple[dict[str, str | None], tuple[str, ...]]:
-    """The fields of a document, and those whose values were left out since they are no text.
+    """The fields of a document, and those whose values were skipped since they are no text.
 
     Args:
         values: field -> value as the file gives it.
@@ -132,7 +132,7 @@ def _bytes_as_text(value: bytes) -> str:
 
 
 def _without_surrogates(value: str, entry: Input) -> str:
-    """The value, where it is Unicode text.
+    """The value, if it is Unicode text.
 
     Raises:
         UnreadableError: it holds a lone surrogate, and the recipe does not ask to repair it.
@@ -148,7 +148,7 @@ def _without_surrogates(value: str, entry: Input) -> str:
 
 
 def _language_of(code: str) -> str | None:
-    """The normalised code; None where the file says that it does not know, so that the language is detected."""
+    """The normalised code; None if the file says that it does not know, so that the language is detected."""
     language = find_language(code)
     if language is None and not is_undetermined(code):
         raise UnreadableError("unknown_language_code")

@@ -1,4 +1,4 @@
-"""Find the files of an input, here or in an object store, and name those that are left out. Imports without Daft."""
+"""Find the files of an input, here or in an object store, and name those that are skipped. Imports without Daft."""
 
 import glob
 import importlib.util
@@ -42,7 +42,7 @@ class SkippedFile:
     """Such as `unknown extension`."""
     size: int
     kind: str = ""
-    """What it is called in the place of its extension, such as `image/png`."""
+    """Its kind, if it has no extension that says it, such as `image/png`."""
 
 
 @record
@@ -76,7 +76,7 @@ def find_files(entry: Input, where: str) -> list[SourceFile]:
 
 
 def list_input(entry: Input, where: str) -> Listing:
-    """The files of an input, and those that are left out.
+    """The files of an input, and those that are skipped.
 
     A folder stands for the files in it, at any depth, whose names tell a format; links are followed. With a format in
     the recipe, it stands for the files whose names tell that format or none.
@@ -86,7 +86,7 @@ def list_input(entry: Input, where: str) -> Listing:
         where: name of the setting, such as `documents.inputs.0.path`.
 
     Raises:
-        UserError: there is no file to read, or the format cannot be told.
+        UserError: there is no file to read, or the format is not known.
     """
     listing = Listing()
     if is_remote(entry.path):
@@ -112,7 +112,7 @@ def list_input(entry: Input, where: str) -> Listing:
             listing.skipped.append(SkippedFile(path, "unknown extension", size))
         else:
             raise UserError(
-                f"the format of {printable(path)} cannot be told from its name",
+                f"the format of {printable(path)} cannot be derived from its name",
                 where=f"{where}={entry.path}",
                 remedy=f"set {where.removesuffix('path')}format, such as jsonl, parquet or text; {KNOWN}",
             )
@@ -177,7 +177,7 @@ class _DatasetFolders:
         return "no data file of the saved data set" if name.endswith(".arrow") else None
 
     def _of(self, folder: Path) -> frozenset[str] | None:
-        """Names of the data files; None where the folder is no saved data set.
+        """Names of the data files; None if the folder is no saved data set.
 
         Raises:
             UserError: the saved data set is a selection of rows, which is not read.

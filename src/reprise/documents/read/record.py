@@ -37,7 +37,7 @@ class Record:
     fields: dict[str, str | None]
     """Known field -> value."""
     left_out: tuple[str, ...] = ()
-    """Fields whose value is no text and was left out."""
+    """Fields whose value is no text and was skipped."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,12 @@ Item = Record | Reject
 def split_documents(
     stream: BinaryIO, format: str, first_line: int = 1, size: Callable[[], float] = lambda: math.inf
 ) -> Iterator[tuple[int, bytes | None]]:
-    """(line, bytes) of each document; None for one that is too long, which is passed over without being held.
+    """(line, bytes) of each document; None for one that is too long, which is skipped without being kept in memory.
 
     Args:
         stream: UTF-8.
         format: `text`, which is one document, or `jsonl`.
-        first_line: number of the first line; where it is above 1, the stream begins inside the line before it.
+        first_line: line at which the stream begins, from 1; above 1, the stream begins inside the line before it.
         size: bytes after which no line may begin.
     """
     if format == "text":
@@ -137,7 +137,7 @@ def as_record(file: str, line: int, values: dict[str, Any], entry: Input, lookup
         line: line or row.
         values: field -> value as the file gives it.
         entry: the input.
-        lookup: the value of any other name in the record, for conversations; None where there are no others.
+        lookup: the value of any other name in the record, for conversations; None if there are no others.
 
     Raises:
         UnreadableError: they make no document.

@@ -50,7 +50,7 @@ class Reading:
     entry: Input
     parser: PageParser
     skip: Callable[[SkippedFile], None] = lambda skipped: None
-    """Told of members of archives that are left out."""
+    """Told of members of archives that are skipped."""
 
 
 def read_records(
@@ -64,7 +64,7 @@ def read_records(
     Args:
         file: the file.
         entry: its input in the recipe.
-        skip: told of members of archives that are left out.
+        skip: told of members of archives that are skipped.
         parser: reads web pages, PDF and the like; None: one of its own.
 
     Raises:
@@ -138,7 +138,7 @@ def read_stream(stream: BinaryIO, name: str, format: str, reading: Reading) -> I
 def _read_pages(
     data: bytes | None, name: str, line: int, format: str, reading: Reading, *, in_warc: bool = False
 ) -> Iterator[Item]:
-    """The document of a page, or of each chapter of a book or page of a PDF, whose number is then the line."""
+    """The document of a page, or of each chapter of a book or page of a PDF, whose index is then the line."""
     entry = reading.entry
     try:
         if data is None:
@@ -162,7 +162,7 @@ _CONTENT_TYPES = {"text/html": "html", "application/xhtml+xml": "html", "text/pl
 
 
 def _read_warc(stream: BinaryIO, name: str, reading: Reading) -> Iterator[Item]:
-    """The pages of a WARC file; the number of the record is the line."""
+    """The pages of a WARC file; the index of the record is the line."""
     for response in containers.read_warc(stream, MAX_DOCUMENT_BYTES):
         kind = _CONTENT_TYPES.get(response.content_type)
         size = len(response.content or b"")

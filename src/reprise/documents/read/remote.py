@@ -1,7 +1,7 @@
 """Files behind URLs: `hf://` through huggingface_hub, `gs://` through pyarrow, `s3://` and all others through Daft.
 
 Daft goes to huggingface.co and storage.googleapis.com whatever the environment says; the other two take a mirror of the
-Hub (HF_ENDPOINT) and a server in the place of Google's (STORAGE_EMULATOR_HOST). Imports without Daft.
+Hub (HF_ENDPOINT) and a server instead of Google's (STORAGE_EMULATOR_HOST). Imports without Daft.
 """
 
 import datetime
@@ -64,7 +64,7 @@ def open_url(url: str) -> BinaryIO:
 
 
 def _file_system(url: str) -> tuple[Any, str] | None:
-    """The file system of fsspec that has the URL, and its path there; None where Daft has to do it."""
+    """The file system of fsspec that has the URL, and its path there; None if Daft has to do it."""
     scheme, _, path = url.partition("://")
     if scheme == "hf":
         from huggingface_hub import HfFileSystem

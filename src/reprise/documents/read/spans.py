@@ -115,7 +115,7 @@ def count_line_ends(path: str, span: Span) -> int:
 
 
 def number_lines(spans: list[Span], line_ends: list[int]) -> list[Span]:
-    """The spans with the number of the line with which the documents of each begin."""
+    """The spans with the line at which the documents of each begin."""
     numbered, before = [], 0
     for index, (span, count) in enumerate(zip(spans, line_ends, strict=True)):
         numbered.append(Span(span.start, span.end, before + 2 if index else 1))

@@ -1,4 +1,4 @@
-"""Stage `read`: the user's files -> the document table; what cannot be read goes to `rejects.jsonl` with its reason."""
+"""Stage `read`: files -> the document table with ids, languages and splits; unreadable documents -> `rejects.jsonl`."""
 
 import functools
 import json
@@ -286,7 +286,7 @@ Row = dict[str, Any]
 
 
 def _batches(items: Iterator[Item]) -> Iterator[tuple[list[Record], list[Reject]]]:
-    """Records and rejects, a bounded number of characters at a time."""
+    """Records and rejects, a bounded amount of text at a time."""
     records: list[Record] = []
     bad: list[Reject] = []
     num_chars = 0
@@ -378,7 +378,7 @@ _REMEDIES = {
     "no_source": "name the source of the input: `constants: {source: web}`",
     "not_utf8": "set `encoding`, such as gb18030 or cp1252, or convert the file to UTF-8",
     "wrong_encoding": "set another `encoding`",
-    "lone_surrogate": "set `lone_surrogates: repair`, which writes U+FFFD in the place of the half character",
+    "lone_surrogate": "set `lone_surrogates: repair`, which writes U+FFFD instead of the lone surrogate",
     "wrong_number_of_columns": "correct the rows: each needs as many columns as the first line names",
     "not_json": "one JSON object to a line is expected; set `format` if the file holds something else",
     "not_an_object": "one JSON object to a line is expected",

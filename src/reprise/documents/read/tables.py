@@ -157,7 +157,7 @@ _UNDECODABLE = object()
 
 
 def _locate(schema: pa.Schema, name: str) -> tuple[list[str], str] | None:
-    """The column of a dotted name, the fields of structs inside it, and the rest; None where there is none."""
+    """The column of a dotted name, the fields of structs inside it, and the rest; None if there is none."""
     if name in schema.names:
         return [name], ""
     for cut in (index for index, char in enumerate(name) if char == "."):
@@ -225,11 +225,11 @@ def read_csv(stream: BinaryIO, name: str, format: str, entry: Input) -> Iterator
         header = next(reader, [])
         others = _conversation_header(header, entry)
         _check_header(header, names, name, entry, needs_text=not others)
-        places = {field: header.index(column) for field, column in names.items() if column in header}
+        columns = {field: header.index(column) for field, column in names.items() if column in header}
         for row in reader:
             if not row:
                 continue
-            yield _read_csv_row(name, reader.line_num, row, len(header), places, entry, others)
+            yield _read_csv_row(name, reader.line_num, row, len(header), columns, entry, others)
     except csv.Error as error:
         raise UserError(
             f"the table is damaged: {error}", where=f"{name}:{reader.line_num}", remedy="correct its quotation marks"
@@ -265,7 +265,7 @@ def _read_csv_row(
     line: int,
     row: list[str],
     num_columns: int,
-    places: dict[str, int],
+    columns: dict[str, int],
     entry: Input,
     others: dict[str, int],
 ) -> record.Item:
@@ -275,7 +275,7 @@ def _read_csv_row(
         values, more = (
             {field: record.decode(row[column].encode("utf-8", "surrogateescape"), entry) or None
              for field, column in fields.items()}
-            for fields in (places, others)
+            for fields in (columns, others)
         )  # fmt: skip
         return record.as_record(name, line, dict(values), entry, more.get if more else None)
     except UnreadableError as reason:

@@ -18,7 +18,7 @@ _SPACE = " \t\r\n"
 
 
 def read_json(stream: BinaryIO, name: str, entry: Input) -> Iterator[record.Item]:
-    """The documents of a JSON file; of an array, each element is one, and its place in the array is its line.
+    """The documents of a JSON file; each element of an array is one, and its index is its line.
 
     Raises:
         UserError: what follows a document is no JSON: nobody could say what was lost.

@@ -12,21 +12,21 @@ _NUMBER = re.compile(
     r"(?:[eE][-+]?\d{1,3}(?!\w|\.\d)|\s*(?:\*|x|\u00d7|\\times)\s*10\s*(?:\^|\*\*)\s*\{?-?\d{1,3}\}?|(?:\s+\d+)?\s*/\s*\d+)?"
 )
 _REMARK = re.compile(r"(?<=[\w%.])\s*\([^()]*\)")
-"""`8 (5+3)`: what stands in parentheses behind a number explains it."""
+"""`8 (5+3)`: parentheses after a number explain it."""
 _GROUPS = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d])")
 _MARK = re.compile(r"answer\s+is:?", re.IGNORECASE)
 
 
 def final_answer(text: str) -> str:
-    """What stands behind the last `answer is` on its line; the whole text where it does not say so."""
+    """What follows the last `answer is` on its line; the whole text if it does not say so."""
     marks = list(_MARK.finditer(text))
     return text[marks[-1].end() :].strip().split("\n")[0] if marks else text
 
 
 def last_number(text: str) -> float | None:
-    """The last number of a text: `$1,200`, `1 000 000`, `1/2`, `3 1/2`, `1e6`; None where there is none.
+    """The last number of a text: `$1,200`, `1 000 000`, `1/2`, `3 1/2`, `1e6`; None if there is none.
 
-    One in parentheses counts only where there is no other: `forty-five (45)`.
+    One in parentheses counts only if there is no other: `forty-five (45)`.
     """
     text = _GROUPS.sub(lambda match: match[0].replace(" ", ""), _normalise(text))
     numbers = _NUMBER.findall(_REMARK.sub("", text)) or _NUMBER.findall(text)

@@ -1,6 +1,6 @@
 """The benchmarks: which task of lm-evaluation-harness each is, with how many examples, and where our setting differs.
 
-Where the harness has the task, its own configuration is used, with our files in place of its dataset when there are
+Where the harness has the task, its own configuration is used, with our files instead of its dataset if there are
 files; so a score can be repeated with the harness alone. MAWPS and SciEval are written here.
 """
 
@@ -38,7 +38,7 @@ class Benchmark:
 
     name: str
     language: str
-    """Language of the questions; `und` where it is not known."""
+    """Language of the questions; `und` if it is not known."""
     shots: int | None
     """Examples in the prompt; fewer where the files have fewer. None: what the harness's task says."""
     parts: Callable[[LocalSet], list[Part]]
@@ -67,7 +67,7 @@ class Benchmark:
 
     @property
     def folder(self) -> str | None:
-        """Folder of its files under `data`; None where the questions are generated."""
+        """Folder of its files under `data`; None if the questions are generated."""
         return FOLDERS.get(self.name, self.name)
 
 

@@ -83,7 +83,7 @@ class BatchedLM(HFLM):  # type: ignore[misc]
             context, continuation = request.args
             if not self._own_tokens(context, continuation):
                 raise UserError(
-                    f"the choice {continuation!r} has no token of its own behind {context[-40:]!r}",
+                    f"the choice {continuation!r} has no token of its own after {context[-40:]!r}",
                     where="evaluation.benchmarks",
                     remedy="correct the question in the benchmark's files, or leave the benchmark out",
                 )
@@ -137,8 +137,8 @@ class BatchedLM(HFLM):  # type: ignore[misc]
     def generate_here(self, arguments: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
         """What the model writes behind each prompt, given the harness's settings of the generation; in this process."""
         requests = [
-            Instance(request_type="generate_until", doc={}, arguments=(prompt, dict(settings)), idx=number)
-            for number, (prompt, settings) in enumerate(arguments)
+            Instance(request_type="generate_until", doc={}, arguments=(prompt, dict(settings)), idx=index)
+            for index, (prompt, settings) in enumerate(arguments)
         ]
         return [str(text) for text in super().generate_until(requests, disable_tqdm=True)]
 
@@ -225,7 +225,7 @@ def metrics(task: Any) -> list[str]:
 def share_metrics(task: Any) -> list[str]:
     """Metrics that give each question a score whose mean is reported, more being better, in the task's order.
 
-    The scores themselves are checked where they are made.
+    The scores themselves are checked where they are computed.
     """
     better, aggregated = task.higher_is_better(), task.aggregation()
     return [
@@ -277,7 +277,7 @@ def _choices(task: Any, doc: Any) -> list[str]:
 
 
 def gold_bits(sample: dict[str, Any], output_type: str) -> tuple[float, int] | None:
-    """(bits, UTF-8 bytes) of the right answer as it was scored; None where nothing was scored or it cannot be told.
+    """(bits, UTF-8 bytes) of the right answer as it was scored; None if nothing was scored or it is not known.
 
     Where several answers are right, the likeliest one counts.
     """
@@ -331,7 +331,7 @@ def _manager(benchmark: Benchmark) -> Any:
 
 
 def _from_harness(manager: Any, part: Part) -> Any:
-    """The harness's task with our questions in place of its dataset."""
+    """The harness's task with our questions instead of its dataset."""
     split = "val" if part.name.startswith("ceval-valid") else "test"
     override = {**_data(part, split), **part.config, "task": part.name}
     loaded = manager.load([{"group": f"reprise-{part.name}", "task": [override]}])
@@ -339,7 +339,7 @@ def _from_harness(manager: Any, part: Part) -> Any:
 
 
 def _data(part: Part, split: str) -> dict[str, Any]:
-    """The settings that put local questions in place of a dataset."""
+    """The settings that replace a dataset with local questions."""
     columns = {split: part.items.test} | ({"dev": part.items.dev} if part.items.dev else {})
     dataset = DatasetDict(
         {name: Dataset.from_list([part.columns(item) for item in items]) for name, items in columns.items()}
@@ -356,10 +356,10 @@ def _data(part: Part, split: str) -> dict[str, Any]:
 
 
 def ordered(samples: Sequence[dict[str, Any]], metric: str, filter_name: str) -> list[tuple[int, float]]:
-    """(number of the question, score) in order, from the harness's log; an empty filter is the first of the task.
+    """(index of the question, score) in order, from the harness's log; an empty filter is the first of the task.
 
     Raises:
-        UserError: a score is no number from 0 to 1.
+        UserError: a score is not between 0 and 1.
     """
     filter_name = filter_name or str(samples[0]["filter"])
     chosen = [sample for sample in samples if sample["filter"] == filter_name]

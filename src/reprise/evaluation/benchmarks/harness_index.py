@@ -36,7 +36,7 @@ class HarnessTask:
     file: str
     """Its YAML file below the harness's folder of tasks; empty for a tag."""
     dataset: str = ""
-    """Dataset on the Hub, `path` or `path:configuration`; empty where the file does not say it."""
+    """Dataset on the Hub, `path` or `path:configuration`; empty if the file does not say it."""
     children: list[str] = field(default_factory=list)
     """Names that a group or tag holds."""
 
@@ -54,7 +54,7 @@ def tasks_folder() -> Path:
 
 
 def harness_version() -> str | None:
-    """Version of lm-evaluation-harness, which decides the prompts; None where it is not installed."""
+    """Version of lm-evaluation-harness, which decides the prompts; None if it is not installed."""
     try:
         return importlib.metadata.version("lm_eval")
     except importlib.metadata.PackageNotFoundError:

@@ -103,7 +103,7 @@ def _language(code: str) -> str | None:
 
 
 def suite_of(language: str) -> list[str]:
-    """Names of the installed tasks of a language's suite; empty where it has none."""
+    """Names of the installed tasks of a language's suite; empty if it has none."""
     return [task.name for task in tasks_by_language().get(language, []) if task.in_suite]
 
 

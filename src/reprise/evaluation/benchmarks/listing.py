@@ -26,7 +26,7 @@ class ListedBenchmark(TypedDict):
     suites: list[str]
     """Suites that it is part of."""
     asks: str
-    """What its questions are about, or the family of the task; empty where it is not described."""
+    """What its questions are about, or the family of the task; empty if it is not described."""
     data: str
     """`here`, `not here`, or `generated`."""
     dataset: str
@@ -39,7 +39,7 @@ class ListedLanguage(TypedDict):
     language: str
     name: str
     suite: str
-    """What `evaluation.benchmarks` takes; empty where there are only single tasks."""
+    """What `evaluation.benchmarks` takes; empty if there are only single tasks."""
     tasks_in_suite: int
     other_tasks: int
 
@@ -96,7 +96,7 @@ def list_language(code: str) -> list[ListedBenchmark]:
     if not tasks:
         known = ", ".join(tasks_by_language())
         raise UserError(
-            f"the installed lm-evaluation-harness asks nothing in {code!r} that is listed here",
+            f"the installed lm-evaluation-harness has no task in {code!r} that is listed here",
             where="reprise benchmarks",
             remedy=f"languages: {known}; any task of the harness can be named in evaluation.benchmarks all the same",
         )

@@ -15,7 +15,7 @@ class LiveModel(EvaluatedModel):
 
     def __init__(self, model: Any, fingerprint: str, settings: Model, evaluation: Evaluation) -> None:
         super().__init__(settings, evaluation.model_copy(update={"backend": type(evaluation.backend)()}))
-        # In the places of the cached properties, which would load it.
+        # Set here, because the cached properties would load it.
         self.__dict__ |= {"model": model, "fingerprint": fingerprint}
 
 

@@ -1,8 +1,8 @@
-"""Log-likelihood of many continuations of few contexts: what multiple-choice benchmarks ask for.
+"""Log-likelihood of many continuations of few contexts: the core of multiple-choice benchmarks.
 
 The same tokens are met once. Contexts that begin alike (the examples of a few-shot prompt) share the keys and values of
 that beginning; the choices of a question stand side by side behind one copy of it, in one row, and an attention mask
-keeps them apart. Rows of like length share a batch. The numbers are those of scoring each sequence by itself.
+keeps them apart. Rows of similar length share a batch. The numbers are those of scoring each sequence by itself.
 """
 
 import itertools
@@ -38,10 +38,10 @@ class _Question:
 
     context: Ids
     branches: list[tuple[int, Ids]] = field(default_factory=list)
-    """(number of the request, continuation)."""
+    """(index of the request, continuation)."""
 
     def row_length(self, shared: int) -> int:
-        """Tokens of its row behind a shared beginning; one more so that the last target has a place."""
+        """Tokens of its row after a shared prefix, plus one for the last target."""
         return len(self.context) - 1 - shared + sum(len(ids) for _, ids in self.branches) + 1
 
 
@@ -219,14 +219,14 @@ class ContinuationScorer:
                 sees[row, start:end, shared + start : shared + end] = np.tri(end - start, dtype=bool)
                 start = end
             padding = np.arange(start, length)
-            sees[row, padding, shared + padding] = True  # a row that sees nothing would be not a number
+            sees[row, padding, shared + padding] = True  # a row that sees nothing would be NaN
         mask = torch.zeros(sees.shape, dtype=self._model.dtype)
         mask.masked_fill_(torch.from_numpy(~sees), torch.finfo(self._model.dtype).min)
         tensors = [torch.from_numpy(array).to(self._device) for array in (ids, labels, positions)]
         return tensors[0], tensors[1], tensors[2], mask[:, None].to(self._device)
 
     def _score_alone(self, requests: list[tuple[int, Ids, Ids]]) -> Iterator[tuple[int, tuple[float, bool]]]:
-        """Each sequence by itself, cut on the left where it is longer than the model's context."""
+        """Each sequence by itself, cut on the left if it is longer than the model's context."""
         cut = [(index, (*context, *ids)[-(self._max_length + 1) :], len(ids)) for index, context, ids in requests]
         cut.sort(key=lambda entry: -len(entry[1]))
         while cut:
@@ -238,7 +238,7 @@ class ContinuationScorer:
             for row, (_, sequence, count) in enumerate(batch):
                 ids[row, : len(sequence)] = torch.tensor(sequence)
                 labels[row, len(sequence) - count : len(sequence)] = torch.tensor(sequence[-count:])
-            # The last token is only a target: the model needs not see it, and must not where it is one too many.
+            # The last token is only a target: the model needs not see it, and must not if it is one too many.
             inputs, targets = ids[:, :-1].to(self._device), labels.to(self._device)
             nll, greedy = _score_shifted(self._model, inputs, targets)
             for row, (index, sequence, count) in enumerate(batch):
@@ -266,7 +266,7 @@ def _context(model: Any) -> int:
 
 
 def _window(model: Any) -> int:
-    """Tokens that every layer attends to; layers with a sliding window would take our mask in the place of theirs."""
+    """Tokens that every layer attends to; layers with a sliding window would use our mask instead of theirs."""
     config = model.config.get_text_config()
     kinds = getattr(config, "layer_types", None)
     window = getattr(config, "sliding_window", None)
@@ -274,7 +274,7 @@ def _window(model: Any) -> int:
 
 
 def _groups(questions: list[_Question]) -> Iterator[tuple[list[_Question], int]]:
-    """Questions whose contexts begin alike with the number of shared tokens; all others together with 0."""
+    """Questions whose contexts begin alike with the length of the shared prefix; all others together with 0."""
     ungrouped: list[_Question] = []
     group: list[_Question] = []
     shared = 0

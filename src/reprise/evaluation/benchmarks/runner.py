@@ -6,7 +6,6 @@ so a killed evaluation resumes and a second one reads.
 
 import contextlib
 import importlib.util
-import math
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,7 +19,7 @@ from reprise.errors import missing_extra
 from reprise.evaluation.benchmarks.catalogue import BENCHMARKS, GROUPS, Benchmark
 from reprise.evaluation.benchmarks.external import read_question_file, resolve, task_identity
 from reprise.evaluation.benchmarks.hub import SOURCES, read_hub
-from reprise.evaluation.intervals import Estimate, estimate_rate, estimate_score
+from reprise.evaluation.intervals import Estimate, estimate_rate, estimate_score, wilson
 from reprise.evaluation.model import EvaluatedModel
 from reprise.evaluation.results import BenchmarkRow, BenchmarkScore, GoldBits, TaskScore
 from reprise.progress import console
@@ -42,7 +41,7 @@ class Measured:
     total: int
     """Questions that the benchmark has; more than were asked where a sample was."""
     scores: dict[str, float]
-    """`task/number of the question` -> its score, 0 to 1."""
+    """`task/index of the question` -> its score, 0 to 1."""
     other_metrics: dict[str, float] = field(default_factory=dict)
     """Other metric -> mean score."""
     language: str = "und"
@@ -54,7 +53,7 @@ class Measured:
 
     @property
     def gold_bits_per_byte(self) -> float | None:
-        """Bits per byte of the right answers; None where they were not scored."""
+        """Bits per byte of the right answers; None if they were not scored."""
         return (
             sum(bits for bits, _ in self.gold.values()) / sum(size for _, size in self.gold.values())
             if self.gold
@@ -117,7 +116,7 @@ class BenchmarkRunner:
         return measured
 
     def _items(self, benchmark: Benchmark) -> LocalSet | str | None:
-        """Local questions, None where they come from the Hub, or why there are none."""
+        """Local questions, None if they come from the Hub, or why there are none."""
         if benchmark.name not in BENCHMARKS:
             return None if benchmark.hub or benchmark.file is None else read_question_file(benchmark.file)
         if missing := [package for package in benchmark.needs if importlib.util.find_spec(package) is None]:
@@ -158,9 +157,9 @@ class BenchmarkRunner:
         main, others = _metrics(harness, benchmark, {name: tasks[name] for name in logs})
         filter_name = benchmark.filter if benchmark.metric else ""
         scores = {
-            f"{name}/{number}": score
+            f"{name}/{index}": score
             for name, log in logs.items()
-            for number, score in harness.ordered(log, main[name], filter_name)
+            for index, score in harness.ordered(log, main[name], filter_name)
         }
         gold = {
             f"{name}/{sample['doc_id']}": bits
@@ -237,13 +236,6 @@ def choose(total: dict[str, int], limit: int, seed: int) -> dict[str, list[int]]
     return chosen
 
 
-def wilson(score: float, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927), which keeps inside 0 and 1 for small counts."""
-    centre = (score + z * z / (2 * count)) / (1 + z * z / count)
-    width = z / (1 + z * z / count) * math.sqrt(score * (1 - score) / count + z * z / (4 * count * count))
-    return min(score, max(0.0, centre - width)), max(score, min(1.0, centre + width))
-
-
 def compare_benchmarks(
     before: Sequence[Measured], after: Sequence[Measured], settings: Evaluation
 ) -> list[tuple[BenchmarkRow, Estimate]]:
@@ -290,7 +282,7 @@ def compare_benchmarks(
 
 
 def _compare_gold(before: Measured, after: Measured) -> GoldBits | None:
-    """Bits per byte of the right answers of both models; None where they were not scored."""
+    """Bits per byte of the right answers of both models; None if they were not scored."""
     names = [name for name in before.gold if name in after.gold]
     if not names:
         return None
@@ -334,11 +326,11 @@ def group_means(scores: dict[str, float]) -> dict[str, float]:
 
 
 class _AbsentError(Exception):
-    """Why the questions of a benchmark cannot be had."""
+    """Why the questions of a benchmark cannot be loaded."""
 
 
 def _read_hub(benchmark: Benchmark) -> LocalSet | None:
-    """Questions of the Hub for a task of our own; None where the harness's task loads them."""
+    """Questions of the Hub for a task of our own; None if the harness's task loads them."""
     if benchmark.name not in SOURCES:
         return None
     with _explained():
@@ -358,7 +350,7 @@ def _explained() -> Iterator[None]:
         raise missing_extra("lm-eval", "evaluation", "running benchmarks") from error
     except Exception as error:  # `datasets` raises many kinds for a set that is gone, gated or out of reach
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise _AbsentError(f"it cannot be had from the Hub ({type(error).__name__}: {first_line[:200]})") from error
+        raise _AbsentError(f"it cannot be loaded from the Hub ({type(error).__name__}: {first_line[:200]})") from error
 
 
 def _harness() -> Any:

@@ -42,7 +42,7 @@ _NAMES = {
     "urdu": "ur", "uyghur": "ug", "uzbek": "uz", "vietnamese": "vi", "welsh": "cy", "xhosa": "xh", "yoruba": "yo",
     "zulu": "zu",
 }  # fmt: skip
-"""English names that collections use in the place of a code."""
+"""English names that collections use instead of a code."""
 
 WITHOUT_SPACES = frozenset({"zh", "ja", "th", "lo", "km", "my", "bo", "dz", "shn", "mnw", "nod", "kht"})
 """Languages that do not put spaces between words: characters stand for words in shingles and rules."""
@@ -50,11 +50,11 @@ WITHOUT_SPACES = frozenset({"zh", "ja", "th", "lo", "km", "my", "bo", "dz", "shn
 
 @functools.lru_cache(maxsize=10_000)
 def find_language(code: str) -> str | None:
-    """The ISO 639-1 code of a language, else its ISO 639-3 code; None where `code` names no language.
+    """The ISO 639-1 code of a language, else its ISO 639-3 code; None if `code` names no language.
 
     Args:
         code: BCP 47 (`zh-CN`), ISO 639 in two or three letters, with a script (`zho_Hans`), or an English name. Region
-            and script are dropped: text of one language in two scripts is told apart by its source.
+            and script are dropped: use the source to distinguish text of one language in two scripts.
     """
     code = re.split("[.@]", code.strip())[0]  # a locale: zh_CN.UTF-8, sr@latin
     if name := _NAMES.get(code.casefold()):

@@ -55,7 +55,7 @@ class Pack(Settings):
 
 @functools.cache
 def load_pack(language: str) -> Pack:
-    """Our pack of a language; of its macrolanguage where it has none; one that knows nothing where neither has one."""
+    """Our pack of a language; of its macrolanguage if it has none; an empty one if neither has one."""
     macro = find_language(data_dicts.MACROLANGUAGES.get(language, "")) or language
     for code in (language, macro):
         path = FOLDER / f"{code}.yaml"

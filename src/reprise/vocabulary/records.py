@@ -1,0 +1,57 @@
+"""The records of a larger vocabulary: what the stage `vocabulary` counts and lists."""
+
+from collections.abc import Iterator
+from typing import Any, cast, final
+
+from typing_extensions import TypedDict
+
+from reprise.records import record
+
+
+@record
+class Compression(TypedDict):
+    """Bytes of text that a token stands for, with the base model's vocabulary and with the larger one."""
+
+    language: str
+    """Language of the text."""
+    held_out: bool
+    """Whether the text was held out; a language without held-out documents is measured on what was learned from."""
+    num_bytes: int
+    """UTF-8 bytes of that text."""
+    before: float
+    """UTF-8 bytes per token of the base model."""
+    after: float
+    """UTF-8 bytes per token of the larger vocabulary."""
+
+
+@final
+@record
+class VocabularyCounts(TypedDict):
+    """Counts of the stage `vocabulary`, for its manifest, the plan and the report."""
+
+    tokens_added: int
+    """Tokens that were added."""
+    first_id: int
+    """Id of the first of them; the others follow."""
+    rows: int
+    """Rows of the embeddings now."""
+    bytes_learned_from: int
+    """UTF-8 bytes of the text that they were learned from."""
+    compression: list[Compression]
+    """Bytes per token of each language that tokens were learned from."""
+
+
+def vocabulary_lines(counts: Any) -> Iterator[str]:
+    """The counts of the stage for a person.
+
+    Args:
+        counts: `VocabularyCounts`, as the manifest keeps them.
+    """
+    known = cast(VocabularyCounts, counts)
+    yield (
+        f"vocabulary: {known['tokens_added']:,} tokens added, learned from {known['bytes_learned_from'] / 1e6:,.3g} "
+        f"MB; {known['rows']:,} rows of embeddings"
+    )
+    for row in known["compression"]:
+        kind = "held-out text" if row["held_out"] else "the text that was learned from"
+        yield f"{row['language']}: {row['before']:.2f} -> {row['after']:.2f} bytes per token on {kind}"
