@@ -159,7 +159,7 @@ def test_sentence_says_better_only_where_the_interval_does(study, tmp_path):
 
 
 def test_a_seed_counts_once(study):
-    with pytest.raises(ValueError, match="a seed stands twice"):
+    with pytest.raises(ValueError, match="a seed is given twice"):
         type(study).model_validate(study.model_dump() | {"seeds": [1, 2, 1]})
 
 

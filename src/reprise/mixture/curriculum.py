@@ -51,7 +51,7 @@ class DocumentOrder:
         kept = ranked[below : len(scored) - above]
         if not len(kept):
             raise UserError(
-                f"the cuts leave no document of {name}",
+                f"the limits leave no document of {name}",
                 where=f"curriculum of {name}: drop_below {curriculum.drop_below}, drop_above {curriculum.drop_above}",
                 remedy="cut less",
             )

@@ -113,12 +113,12 @@ class Sampler:
             world: how many processes there are.
 
         Raises:
-            UserError: the batch does not divide among the processes, or all documents were read `max_epochs` times.
+            UserError: the batch cannot be divided among the processes, or all documents were read `max_epochs` times.
         """
         if batch_rows % world:
             sizes = ", ".join(str(size) for size in range(1, batch_rows + 1) if batch_rows % size == 0)
             raise UserError(
-                f"a global batch of {batch_rows} rows does not divide among {world} processes",
+                f"a global batch of {batch_rows} rows cannot be divided among {world} processes",
                 where=f"training.batch_rows = {batch_rows}",
                 remedy=f"use one of these numbers of processes: {sizes}",
             )

@@ -78,7 +78,7 @@ def check_gguf_file(model: Model, file: Path, quantization: str, texts: Sequence
     difference = max(_difference(one, other) for one, other in zip(expected, after, strict=True))
     if not difference <= TOLERANCE:
         raise UserError(
-            f"the file computes something else than its quantized weights: logits differ by {difference:.2g} of their "
+            f"the file does not compute what its quantized weights do: logits differ by {difference:.2g} of their "
             f"spread, more than {TOLERANCE:g}",
             where=str(file),
             remedy="report it with the base model's name; the folder of `reprise export` without --gguf is not touched",

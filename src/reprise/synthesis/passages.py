@@ -83,7 +83,7 @@ class Disciplines:
             own = own_terms.get(discipline, {})
             if discipline != CATCH_ALL and not known and not own:
                 raise UserError(
-                    f"there are no words that tell the discipline {discipline!r} from others",
+                    f"there are no words that distinguish the discipline {discipline!r} from others",
                     where="synthesis.disciplines",
                     remedy=f"name some: synthesis.passages.terms: {{{discipline}: {{en: [...]}}}}",
                 )

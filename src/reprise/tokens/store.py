@@ -202,7 +202,7 @@ class TokenStore:
             raise UserError("there is no token store", where=str(root), remedy="run `reprise tokenize`") from None
         except ValueError:
             raise UserError(
-                "the description of the store is no JSON", where=str(root / STORE), remedy=_REBUILD
+                "the description of the store is not JSON", where=str(root / STORE), remedy=_REBUILD
             ) from None
         if description.get("version") != VERSION:
             raise UserError(

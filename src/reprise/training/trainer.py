@@ -422,7 +422,7 @@ class Trainer:
 
     def _not_saved(self, error: CheckpointError) -> None:
         self.log({**self.moment(), "kind": "guard", "guard": "checkpoint", "action": "continue", "error": str(error)})
-        log.error("%s; training continues, the checkpoints before are whole", error)
+        log.error("%s; training continues, earlier checkpoints are intact", error)
 
     def load_from(self, folder: Path, facts: CheckpointFacts, *, adopt: bool = False) -> list[ShareChange]:
         """Resume from a checkpoint; gives the changes of shares that adopted settings make."""

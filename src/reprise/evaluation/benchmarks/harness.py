@@ -83,7 +83,7 @@ class BatchedLM(HFLM):  # type: ignore[misc]
             context, continuation = request.args
             if not self._own_tokens(context, continuation):
                 raise UserError(
-                    f"the choice {continuation!r} has no token of its own behind {context[-40:]!r}",
+                    f"the choice {continuation!r} has no token of its own after {context[-40:]!r}",
                     where="evaluation.benchmarks",
                     remedy="correct the question in the benchmark's files, or leave the benchmark out",
                 )
