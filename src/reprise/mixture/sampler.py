@@ -410,13 +410,13 @@ class Sampler:
 
 
 def _warn_of_another_split(bucket: MixtureBucket, stage: Stage, gone: Sequence[BucketState], before: Json) -> None:
-    """Of a bucket that is new, if its source was read in other buckets: split by topic in another way, or renamed.
+    """Warn that a new bucket holds text that was read in other buckets: split by topic in another way, or renamed.
 
     Args:
-        bucket: the new one.
+        bucket: the new bucket.
         stage: its stage.
-        gone: buckets of the state that the stage no longer has.
-        before: the stage's settings in the state.
+        gone: buckets in the state that the stage no longer has.
+        before: settings of the stage in the state.
     """
     language = stage.mixture[bucket.entry].language or bucket.entry
     num_tokens = sum(
