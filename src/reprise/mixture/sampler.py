@@ -410,7 +410,7 @@ class Sampler:
 
 
 def _warn_of_another_split(bucket: MixtureBucket, stage: Stage, gone: Sequence[BucketState], before: Json) -> None:
-    """Of a bucket that is new, if its source was read in other buckets: split by topic in another way, or renamed.
+    """Warn of a new bucket whose source was read in other buckets before: split by topic differently, or renamed.
 
     Args:
         bucket: the new one.
