@@ -40,7 +40,8 @@ from reprise.recipe.fields import AnyPath, FolderPath, Settings
 from reprise.recipe.loading import check, parse_yaml
 from reprise.report.study_page import render_study
 from reprise.report.study_records import MeasureComparison, PairedDifference, StudyResult
-from reprise.storage import write_json
+from reprise.storage import write_json, write_text
+from reprise.workspace import refuse_to_replace
 
 TakeThrough = Callable[[Recipe, Sequence[Path]], None]
 """Takes a recipe to its evaluation, with the workspaces of the other runs; does nothing if it is done."""
@@ -134,6 +135,9 @@ def run_study(study: Study, *, arguments: Sequence[str] = (), only: str | None =
         UserError: there is no such run; or a run has no such measure.
     """
     recipes = {run: _recipe(study, *run) for run in itertools.product(study.variants, study.seeds)}
+    root = Path(study.workspace)
+    if not any(Path(recipe.workspace).is_dir() for recipe in recipes.values()):
+        refuse_to_replace(root, ("study.json", "study.html"), "a study")
     if only is not None:
         run_one(recipes, _find(recipes, only), take_through)
         return None
@@ -148,9 +152,8 @@ def run_study(study: Study, *, arguments: Sequence[str] = (), only: str | None =
         "seeds": study.seeds,
         "measures": _compare_all(study, outcomes),
     }
-    root = Path(study.workspace)
     write_json(root / "study.json", result)
-    (root / "study.html").write_text(render_study(result), encoding="utf-8")
+    write_text(root / "study.html", render_study(result))
     return result
 
 

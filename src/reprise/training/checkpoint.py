@@ -49,7 +49,13 @@ def tensors_of(
     """
     if optimizer is None:
         return {"model": _trained(model, get_model_state_dict(model))}
-    weights, moments = get_state_dict(model, parts_of(optimizer))
+    parts = parts_of(optimizer)
+    new = [part for part in parts if not part.state]
+    weights, moments = get_state_dict(model, parts)
+    if new:  # torch made the moments by a step without gradients and counted it, which Adam's bias correction would see
+        for state in (state for part in new for state in part.state.values() if "step" in state):
+            state["step"] = torch.zeros_like(state["step"])
+        weights, moments = get_state_dict(model, parts)
     return {"model": _trained(model, weights), "optimizer": moments, **({"average": average} if average else {})}
 
 

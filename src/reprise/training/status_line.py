@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from reprise.model.flops import training_flops_per_token
-from reprise.progress import console
+from reprise.progress import console, format_duration
 from reprise.recipe.groups import Group
 from reprise.recipe.hardware import peak_bf16_tflops
 from reprise.recipe.tokens import Rows
@@ -82,7 +82,7 @@ class StatusLine:
         parts.append(f"{peak_memory(self._processes.device) / 1e9:.1f} GB")
         done = tokens - self._first_tokens
         if done > 0:  # by the rate since the line before: a run that was slowed down says so
-            parts.append(f"{_duration(max(0, self._total - tokens) * (now - self._start) / done)} left")
+            parts.append(f"{format_duration(max(0, self._total - tokens) * (now - self._start) / done)} left")
             self._first_tokens, self._start = tokens, now
         console.print(" | ".join([*parts, _shares(shares)]), markup=False, highlight=False, soft_wrap=True)
 
@@ -100,9 +100,3 @@ def _shares(shares: Mapping[Any, float]) -> str:
     ordered = sorted(shares.items(), key=lambda item: -item[1])
     shown = [f"{bucket.path} {share:.2f}" for bucket, share in ordered[:LARGEST_SHARES]]
     return " ".join([*shown, *(["..."] if len(ordered) > LARGEST_SHARES else [])])
-
-
-def _duration(seconds: float) -> str:
-    """`1:02:03`."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
