@@ -79,7 +79,7 @@ FIGURES = (
     Figure(
         "tokens_per_s_vs_trainer",
         "training",
-        "training on a CPU, shape of SmolLM2-135M, bf16",
+        "training on a CPU in the precision that it multiplies in hardware, shape of SmolLM2-135M",
         "`transformers.Trainer`, fused AdamW",
         "times as fast",
         "1.4",

@@ -20,6 +20,9 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
+
+from reprise.model.likelihood import native_dtype
 
 WARM_UP_STEPS = 2
 SHAPES = {
@@ -48,7 +51,10 @@ def main() -> None:
     options.add_argument("--steps", type=int, default=8)
     options.add_argument("--rounds", type=int, default=1)
     options.add_argument("--threads", type=int, default=0)
-    options.add_argument("--precision", default="bf16", choices=["bf16", "float32"])
+    native = "bf16" if native_dtype() == torch.bfloat16 else "float32"
+    options.add_argument(
+        "--precision", default=native, choices=["bf16", "float32"], help="default: the processor's own"
+    )
     options.add_argument("--contestants", default="trainer,reprise")
     options.add_argument("--compile", action="store_true", help="torch.compile for all contestants")
     options.add_argument("--split", action="store_true", help="also say where a step's time goes")
@@ -105,7 +111,6 @@ def summary(chosen: argparse.Namespace, found: dict[str, list[dict]]) -> dict:
 
 def add_mfu(chosen: argparse.Namespace, result: dict, names: list[str]) -> None:
     """Share of the GPU's dense bf16 peak, if it is one that the recipe's hardware table knows."""
-    import torch
     from transformers import LlamaConfig
 
     from reprise.model.flops import training_flops_per_token
@@ -123,7 +128,6 @@ def add_mfu(chosen: argparse.Namespace, result: dict, names: list[str]) -> None:
 def prepare(folder: Path, chosen: argparse.Namespace) -> None:
     """The model, a tokenizer and a token store of random ids: what the text is does not change the speed."""
     import tokenizers
-    import torch
     from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
     from reprise.model.tokenizer import Tokenizer
@@ -201,7 +205,6 @@ def run_reprise(chosen: argparse.Namespace, folder: Path) -> dict:
 
 def run_trainer(chosen: argparse.Namespace, folder: Path) -> dict:
     """transformers.Trainer as its users set it up: fused AdamW, bf16 autocast, no checkpoint, no evaluation."""
-    import torch
     from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments, default_data_collator
 
     from reprise.mixture.sampler import Sampler
@@ -255,7 +258,6 @@ def run_trainer(chosen: argparse.Namespace, folder: Path) -> dict:
 def run_litgpt(chosen: argparse.Namespace, folder: Path) -> dict:
     """litgpt's model and loss in the loop of its `pretrain` (Fabric, bf16-mixed); --compile as its command does."""
     import lightning
-    import torch
     from litgpt.config import Config
     from litgpt.model import GPT
     from litgpt.utils import chunked_cross_entropy
@@ -301,7 +303,6 @@ def run_litgpt(chosen: argparse.Namespace, folder: Path) -> dict:
 
 def run_trainer_with_kept_memory(chosen: argparse.Namespace, folder: Path) -> dict:
     """The same with the allocator's setting that Reprise trains with."""
-    import torch
 
     from reprise.training.memory import keep_freed_memory
 
@@ -314,7 +315,6 @@ def run_split(chosen: argparse.Namespace, folder: Path) -> dict:
 
     A profiled step is slower than another one: the shares count.
     """
-    import torch
     from torch.profiler import ProfilerActivity, profile
 
     from reprise.mixture.sampler import Sampler
@@ -372,7 +372,6 @@ def kind_of(event) -> str:
 
 def peak_gb() -> float:
     """Largest memory of this process, in 10^9 bytes: on the GPU if there is one, else resident."""
-    import torch
 
     from reprise.training.memory import peak_memory
 
@@ -381,7 +380,6 @@ def peak_gb() -> float:
 
 def forget_peak() -> None:
     """Make the largest memory so far that of this moment: filling the tensors took more for a while."""
-    import torch
 
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -392,7 +390,6 @@ def forget_peak() -> None:
 
 def run_loss(chosen: argparse.Namespace, folder: Path, kind: str = "ours") -> dict:
     """Memory of the loss and its gradients beyond hidden states and weights."""
-    import torch
     import torch.nn.functional as F
 
     from reprise.model.loss import linear_cross_entropy

@@ -18,8 +18,23 @@ PRIVATE_WORDS = {
     "at hand": r"\bat hand\b",
     "its name": r"\b(?:has|have|gets|got|under) its name\b",
     "of the (as a whole description)": r'^\s+\w+: of (?:the|each|a|its)\b|"""Of (?:the|each|a|its)\b',
+    "anew": r"\banew\b",
+    "give back": r"\bg(?:ive|ives|iven|ave) back\b",
+    "stand behind": r"\bstands?\s+behind\b",
+    "of like length": r"\bof\s+like\s+(?:length|size)\b",
+    "be told": r"\b(?:be|is|are) told (?:at once|together|beside|from|apart|that|of)\b",
+    "in the place of": r"\bin\s+the\s+places?\s+of\b",
+    "where there is none": r"\bwhere there (?:is|are) (?:none|one)\b",
+    "came of": r"\b(?:came|comes) of (?:it|them)\b",
+    "work out": r"\bwork(?:s|ed)?\s+out\b",
+    "in force": r"\bin(?:to)?\s+force\b",
+    "for good": r"\bfor good\b",
+    "laid over": r"\blaid over\b",
+    "paid for": r"\bpaid for\b",
+    "one to a": r"\b(?:one|words|hashes) to an? (?:document|part|row|text|file|task|language|n-gram|band|batch)\b",
 }
-"""What only we would say: resume, continue, fix, available, published, and what a value is."""
+"""What only we would say for: resume, fix, published, again, return, follow, similar, reported, instead of, if, result,
+compute, current, permanently, override, cached, per; and a description that begins with "of"."""
 
 
 def _generate():
@@ -111,12 +126,15 @@ VAGUE_NAMES = ("found", "place", "number", "wanted")
 
 
 def test_names_in_the_code_say_what_they_hold():
-    """Fewer than one of each in 1,000 lines; in torchtitan, OLMo-core, datatrove and nanochat they hardly occur."""
+    """Names: fewer than one of each in 5,000 lines; in torchtitan, OLMo-core, datatrove and nanochat they hardly occur.
+    Words, with those of docstrings and comments, where they may be right: fewer than one in 2,000 lines."""
+    words: Counter[str] = Counter()
     counts: Counter[str] = Counter()
     num_lines = 0
     for path in (ROOT / "src").rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         num_lines += text.count("\n")
+        words.update(word for word in re.findall(r"\w+", text) if word in VAGUE_NAMES)
         if any(name in text for name in VAGUE_NAMES):
             names = (
                 token.string
@@ -124,4 +142,5 @@ def test_names_in_the_code_say_what_they_hold():
                 if token.type == tokenize.NAME
             )
             counts.update(name for name in names if name in VAGUE_NAMES)
-    assert all(1000 * count < num_lines for count in counts.values()), counts
+    assert all(5000 * count < num_lines for count in counts.values()), counts
+    assert all(2000 * count < num_lines for count in words.values()), words

@@ -1,11 +1,18 @@
-"""In the log of a job, work that takes long says how far it is."""
+"""Work that takes long says how far it is, in the log of a job and on terminals of any width."""
 
+import io
 import os
+import pty
+import random
 import subprocess
 import sys
+import termios
+import time
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
+from rich.progress import Task, TaskID
 
 from reprise import progress
 
@@ -63,3 +70,51 @@ def test_a_closed_terminal_or_pipe_ends_no_work(terminal):
     os.close(theirs)
     os.close(ours)
     assert process.communicate(timeout=60)[0] == "done\n"
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_a_bar_never_cuts_a_number(width, monkeypatch):
+    rng = random.Random(width)
+    monkeypatch.setattr(progress, "console", Console(file=io.StringIO(), width=width, color_system=None))
+    bars = 0
+    for _ in range(200):
+        task = Task(
+            TaskID(0), rng.choice(["score", "deduplicate"]), None, rng.choice([0, 1e5, 10**9]), _get_time=time.time
+        )
+        task.total = rng.choice([None, task.completed + rng.randrange(10**9)])
+        rate, note = f"{rng.uniform(0, 1e6):,.1f}/s", rng.choice(["", "3 failed", "zh/web 0.52, en/web 0.31, ..."])
+        task.fields.update(rate=rate, note=note)
+        task.start_time = time.time() - rng.randrange(100_000)
+        with progress.console.capture() as shown:
+            progress.console.print(progress._Line("documents").render(task))
+        lines = shown.get().splitlines()
+        assert len(lines) == 1 and len(lines[0]) <= width and "…" not in lines[0]
+        bars += "━" in lines[0]
+        words = {word.strip(",") for word in lines[0].replace("━", " ").split()}
+        done = f"{task.completed:,.0f}" + ("" if task.total is None else f"/{task.total:,.0f}")
+        if len(f"{task.description} {done} documents") <= width:
+            assert {task.description, done, "documents"} <= words
+        if "/s" in lines[0]:
+            assert rate in words
+        assert "failed" not in lines[0] or "3 failed" in lines[0]
+    assert bars
+
+
+def test_a_bar_on_a_terminal_of_60_columns():
+    program = """
+from reprise import progress
+with progress.track("deduplicate", 1_234_567, "documents") as advance:
+    advance(1000, "3 failed")
+    import time
+    time.sleep(0.3)
+"""
+    leader, follower = pty.openpty()
+    termios.tcsetwinsize(follower, (24, 60))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")} | {
+        "TERM": "xterm"
+    }
+    subprocess.run([sys.executable, "-c", program], stderr=follower, env=environment, check=True)
+    os.close(follower)
+    shown = os.read(leader, 1 << 16).decode()
+    os.close(leader)
+    assert "1,000/1,234,567 documents" in shown and "3 failed" in shown and "…" not in shown

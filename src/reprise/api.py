@@ -1,6 +1,5 @@
 """`reprise.open(RUN)`: what a run holds, for a script or a notebook."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,7 @@ from reprise.documents.table import DOCUMENTS, read_table
 from reprise.errors import UserError
 from reprise.evaluation.results import Results
 from reprise.evaluation.stage import RESULTS
+from reprise.manifest import read_output
 from reprise.mixture.batch import Batch
 from reprise.mixture.preview import PreviewRow, preview
 from reprise.mixture.sampler import Sampler
@@ -77,7 +77,7 @@ class Run:
         path = self.folder / "evaluate" / RESULTS
         if not path.is_file():
             raise _not_yet("evaluate", self.folder)
-        return cast(Results, json.loads(path.read_text(encoding="utf-8")))
+        return cast(Results, read_output(path))
 
     def plan(self) -> "Plan":
         """What `reprise plan --json` prints: budgets, epochs, steps, cost, and which verdicts can be reached."""

@@ -49,8 +49,8 @@ class SampledInput(TypedDict):
     """Documents that could be read."""
     rejects: dict[str, int]
     """Reason -> documents that could not be read."""
-    error: str
-    """Why the input cannot be read at all; else empty."""
+    errors: list[str]
+    """Files that cannot be read, or why there is none; each ends a run."""
 
 
 def diagnose(
@@ -63,46 +63,58 @@ def diagnose(
         limit: documents of each input, shared among its files.
 
     Returns:
-        Findings of the preflight, one entry for each input, one for each language and source of an input.
+        Findings of the preflight and files that cannot be read, one entry for each input, one for each language and
+        source of an input.
     """
+    findings = preflight.inspect(recipe)
     inputs: list[SampledInput] = []
     buckets: list[SampledBucket] = []
     for index, entry in enumerate(recipe.documents.inputs):
         records: list[Record] = []
         rejects: Counter[str] = Counter()
-        error = ""
-        try:
-            for item in sample_records(entry, f"documents.inputs.{index}.path", limit):
-                if isinstance(item, Record):
-                    records.append(item)
-                else:
-                    rejects[item.reason] += 1
-        except UserError as refused:
-            error = str(refused)
+        errors: list[UserError] = []
+        for item in sample_records(entry, f"documents.inputs.{index}.path", limit):
+            if isinstance(item, UserError):
+                errors.append(item)
+            elif isinstance(item, Record):
+                records.append(item)
+            else:
+                rejects[item.reason] += 1
+        known = {str(finding) for finding in findings}
+        findings += [Finding.of(error) for error in errors if str(error) not in known]
         inputs.append(
             {
                 "input": index,
                 "path": entry.path,
                 "documents": len(records),
                 "rejects": dict(rejects.most_common()),
-                "error": error,
+                "errors": [str(error) for error in errors],
             }
         )
         buckets += _clean_sample(recipe, index, records)
-    return preflight.inspect(recipe), inputs, buckets
+    return findings, inputs, buckets
 
 
-def sample_records(entry: Input, where: str, limit: int) -> Iterator[Item]:
-    """The first records of the files of an input, about equally many of each.
+def sample_records(entry: Input, where: str, limit: int) -> Iterator[Item | UserError]:
+    """The first records of the files of an input, about equally many of each; an error for a file that cannot be read.
 
-    Raises:
-        UserError: there is no file, or one cannot be read.
+    Args:
+        entry: the input.
+        where: its setting, for errors.
+        limit: records in all.
     """
-    files: list[SourceFile] = find_files(entry, where)[:limit]
+    try:
+        files: list[SourceFile] = find_files(entry, where)[:limit]
+    except UserError as error:
+        yield error
+        return
     each, more = divmod(limit, len(files))
     with PageParser() as parser:
         for index, file in enumerate(files):
-            yield from islice(read_records(file, entry, None, parser), each + (index < more))
+            try:
+                yield from islice(read_records(file, entry, None, parser), each + (index < more))
+            except UserError as error:
+                yield error
 
 
 def _clean_sample(recipe: Recipe, index: int, records: list[Record]) -> Iterator[SampledBucket]:
@@ -136,8 +148,9 @@ def diagnosis_tables(inputs: list[SampledInput], buckets: list[SampledBucket]) -
     """The sample as tables for a terminal."""
     table = Table("input", "documents", "cannot be read", title="a sample of each input")
     for entry in inputs:
-        trouble = entry["error"] or ", ".join(f"{reason} {count}" for reason, count in entry["rejects"].items())
-        table.add_row(Path(entry["path"]).name or entry["path"], f"{entry['documents']:,}", trouble)
+        trouble = [f"{reason} {count}" for reason, count in entry["rejects"].items()]
+        trouble += [f"files {len(entry['errors'])}"] if entry["errors"] else []
+        table.add_row(Path(entry["path"]).name or entry["path"], f"{entry['documents']:,}", ", ".join(trouble))
     yield table
     table = Table("language", "source", "documents", "clean drops", "by rule", title="what clean would drop")
     for bucket in buckets:

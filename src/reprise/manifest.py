@@ -8,7 +8,7 @@ from typing_extensions import TypedDict
 
 from reprise.errors import UserError
 from reprise.records import record
-from reprise.storage import FileChecksum, InputRecord, Json, digest, write_json
+from reprise.storage import FileChecksum, InputRecord, Json, digest, find_damage, write_json
 
 MANIFEST = "manifest.json"
 
@@ -111,6 +111,34 @@ def read_manifest(path: Path) -> Manifest:
         raise UserError(
             f"the manifest is damaged ({reason})", where=str(path), remedy=f"delete {path.parent} and run again"
         ) from None
+
+
+def refuse_damage(stage: Path, begin: str = "") -> None:
+    """Compare files of a stage's folder, whose names begin so, with its manifest; a folder without one is no stage.
+
+    Raises:
+        UserError: a file is missing, or is not what was written.
+    """
+    if not (stage / MANIFEST).is_file():
+        return
+    outputs = {name: entry for name, entry in read_manifest(stage / MANIFEST).outputs.items() if name.startswith(begin)}
+    if damage := find_damage(stage, outputs, content=True):
+        raise UserError(
+            damage[0],
+            where=str(stage),
+            remedy="bring back a copy of it, or delete that folder and run again; `reprise verify RECIPE` names all",
+        )
+
+
+def read_output(path: Path) -> Json:
+    """The JSON value in a file that a stage published.
+
+    Raises:
+        FileNotFoundError: there is none.
+        UserError: it is not what was written.
+    """
+    refuse_damage(path.parent, path.name)
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -79,7 +79,7 @@ def _explain_full_disk(root: Path) -> Iterator[None]:
         raise UserError(
             what,
             where=str(error.filename or root),
-            remedy="free some space and run the same command again; what was published is whole",
+            remedy="free some space and run the same command again; published stages are intact",
         ) from error
 
 
@@ -210,7 +210,7 @@ class _Run:
             raise UserError(
                 "; ".join(damage),
                 where=str(self.workspace.folder(name)),
-                remedy=f"put the files back from a copy, or delete the folder to make {name} again",
+                remedy=f"put the files back from a copy, or delete the folder to run {name} again",
             )
         self.say(f"{name}: {'; '.join(damage)}; it is made again")
         return True
@@ -261,7 +261,7 @@ def _reopen_finished(stage: Stage, derivation: Derivation, workspace: Workspace,
     if tokens <= done:
         changed = "; ".join(differences(manifest.settings, derivation.settings)) or "its inputs changed"
         raise UserError(
-            f"{stage.name} is finished ({done:,} tokens), so with --adopt nothing of it is left to train ({changed})",
+            f"{stage.name} is finished ({done:,} tokens), so --adopt leaves nothing to train ({changed})",
             where=str(workspace.folder(stage.name)),
             remedy="leave --adopt out: it is then trained from its beginning, and the finished one is kept; "
             "or ask for more tokens than it has",

@@ -101,7 +101,7 @@ def check_inputs(recipe: Recipe) -> Iterator[Finding]:
                 yield Finding.of(error, "missing")
             if _holds(entry.path, Path(recipe.workspace)):
                 yield Finding(
-                    "the workspace lies in this folder, so the run would read what it writes",
+                    "the workspace is in this folder, so the run would read its own output",
                     f"{setting}.{index}.path={printable(entry.path)}",
                     f"name a workspace elsewhere (workspace={recipe.workspace}), or the folders of the text alone",
                 )

@@ -7,8 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.cells import cell_len
+from rich.console import Console, RenderableType
+from rich.progress import Progress, ProgressColumn, Task
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
 
 class _Stderr:
@@ -38,6 +42,9 @@ console = Console(file=_Stderr())  # type: ignore[arg-type]
 
 LINE_EVERY_S = 60.0
 """Seconds between two lines where stderr is not a terminal, but the log of a job."""
+_BAR_WIDTH = 40
+_SHORTEST_BAR = 8
+"""A shorter bar says nothing and is left out."""
 
 
 class Advance(Protocol):
@@ -57,31 +64,59 @@ def track(what: str, total: float | None, unit: str, *, logs: bool = True) -> It
         unit: what the amount counts, such as `documents`.
         logs: whether a log gets lines; not where the block writes better ones.
     """
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(what, total=total, rate="")
+    with Progress(_Line(unit), console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=total, rate="", note="")
         start = line = time.monotonic()
 
         def advance(amount: float = 1.0, note: str = "", /) -> None:
             nonlocal line
             progress.advance(task, amount)
             speed = progress.tasks[0].speed
-            rate = f"{speed:,.1f}/s" if speed else ""
-            progress.update(task, rate=", ".join(part for part in (rate, note) if part))
+            progress.update(task, rate=f"{speed:,.1f}/s" if speed else "", note=note)
             now = time.monotonic()
             if logs and not console.is_terminal and now - line >= LINE_EVERY_S:
                 line = now
                 _say(what, progress.tasks[0].completed, total, unit, now - start, note)
 
         yield advance
+
+
+class _Line(ProgressColumn):
+    """`score ━━━━━━ 1,200/6,000 documents, 10.0/s, 3 failed, 0:02:00, 0:08:00 left`; what does not fit is left out.
+
+    Args:
+        unit: what the amount counts.
+    """
+
+    max_refresh = 0.1
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> RenderableType:
+        """The line, as wide as the terminal at most."""
+        done = f"{task.completed:,.0f}" + ("" if task.total is None else f"/{task.total:,.0f}")
+        left = "" if task.time_remaining is None else f"{format_duration(task.time_remaining)} left"
+        elapsed = "" if task.elapsed is None else format_duration(task.elapsed)
+        parts = [f"{done} {self._unit}", task.fields["rate"], task.fields["note"], elapsed, left]
+        room = console.width - cell_len(task.description) - 1
+        for dropped in (3, 1, 4, 2):  # what matters least first
+            if cell_len(", ".join(filter(None, parts))) > room:
+                parts[dropped] = ""
+        text = ", ".join(filter(None, parts))
+        width = min(_BAR_WIDTH, room - cell_len(text) - 1)
+        if task.total is None or width < _SHORTEST_BAR:
+            return Text(f"{task.description} {text}", no_wrap=True, overflow="crop")
+        line = Table.grid(padding=(0, 1, 0, 0))
+        line.add_row(Text(task.description), ProgressBar(task.total, task.completed, width), Text(text))
+        return line
+
+
+def format_duration(seconds: float) -> str:
+    """`1:02:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 def _say(what: str, done: float, total: float | None, unit: str, seconds: float, note: str) -> None:

@@ -17,7 +17,7 @@ class Prunable(TypedDict):
     """Something in a workspace that can be removed."""
 
     kind: Kind
-    """`kept`: a training stage of other settings. `cache`: answers that were paid for. `unfinished`: a
+    """`kept`: a training stage of other settings. `cache`: cached answers and results. `unfinished`: a
     stage that was begun."""
     path: str
     bytes: int

@@ -3,7 +3,7 @@
     WORKSPACE/
       share-0.300-seed-1/   a run like any other, with 0.3 of the stage's tokens from the new entry
       ratio.json            the runs and the answer (`RatioAnswer`)
-      proposed.yaml         the recipe with the share that was found
+      proposed.yaml         the recipe with the best share
 
 Five runs spread over all shares, then rounds around the best one so far; killed, it resumes with the run that was at
 work. What the runs say is computed in `mixture/share_laws.py`.
@@ -209,7 +209,7 @@ def _sentence(answer: RatioAnswer) -> str:
 
 
 def _propose(study: RatioStudy, recipe: Recipe, answer: RatioAnswer) -> None:
-    """Write the recipe with the share that was found; its own settings stay as they were written."""
+    """Write the recipe with the best share; its own settings stay as they were written."""
     data = parse_yaml(Path(study.recipe).read_text(encoding="utf-8"), study.recipe)
     mixture = data["stages"][study.stage]["mixture"]
     shares = _shares(recipe, study.stage, answer["entry"], answer["share"])

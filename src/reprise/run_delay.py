@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 def run_delay(pid: int) -> float:
-    """Seconds that the first thread of a process waited for a processor; 0 where the system does not tell.
+    """Seconds that the first thread of a process waited for a processor; 0 if the system does not tell.
 
     Linux counts it in `/proc/PID/schedstat`: time on the processor, time waiting for one (both in ns), time slices.
     """

@@ -241,7 +241,7 @@ def _vocabulary_stages(recipe: Recipe) -> list[Stage]:
 
 
 def _larger(recipe: Recipe) -> tuple[str, ...]:
-    """What a stage needs that takes the model that training begins with, where that is not the user's own."""
+    """What a stage needs that takes the model that training begins with, if that is not the user's own."""
     return () if recipe.vocabulary is None else (VOCABULARY,)
 
 

@@ -30,7 +30,9 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from reprise.errors import UserError
+from reprise.evaluation.results import Results
 from reprise.evaluation.verdicts import holm_levels
+from reprise.manifest import read_output
 from reprise.pipeline import run_stages
 from reprise.progress import console
 from reprise.recipe import Recipe, load_recipe
@@ -38,7 +40,8 @@ from reprise.recipe.fields import AnyPath, FolderPath, Settings
 from reprise.recipe.loading import check, parse_yaml
 from reprise.report.study_page import render_study
 from reprise.report.study_records import MeasureComparison, PairedDifference, StudyResult
-from reprise.storage import write_json
+from reprise.storage import write_json, write_text
+from reprise.workspace import refuse_to_replace
 
 TakeThrough = Callable[[Recipe, Sequence[Path]], None]
 """Takes a recipe to its evaluation, with the workspaces of the other runs; does nothing if it is done."""
@@ -77,7 +80,7 @@ class Study(Settings):
     @classmethod
     def _each_seed_once(cls, seeds: list[int]) -> list[int]:
         if len(set(seeds)) < len(seeds):
-            raise ValueError("a seed stands twice: both are the same run, which says nothing of chance")
+            raise ValueError("a seed is given twice: both are the same run, which says nothing about chance")
         return seeds
 
     @model_validator(mode="after")
@@ -132,6 +135,9 @@ def run_study(study: Study, *, arguments: Sequence[str] = (), only: str | None =
         UserError: there is no such run; or a run has no such measure.
     """
     recipes = {run: _recipe(study, *run) for run in itertools.product(study.variants, study.seeds)}
+    root = Path(study.workspace)
+    if not any(Path(recipe.workspace).is_dir() for recipe in recipes.values()):
+        refuse_to_replace(root, ("study.json", "study.html"), "a study")
     if only is not None:
         run_one(recipes, _find(recipes, only), take_through)
         return None
@@ -146,9 +152,8 @@ def run_study(study: Study, *, arguments: Sequence[str] = (), only: str | None =
         "seeds": study.seeds,
         "measures": _compare_all(study, outcomes),
     }
-    root = Path(study.workspace)
     write_json(root / "study.json", result)
-    (root / "study.html").write_text(render_study(result), encoding="utf-8")
+    write_text(root / "study.html", render_study(result))
     return result
 
 
@@ -274,7 +279,7 @@ def _batches(study: Study) -> list[list[tuple[str, int]]]:
 
 
 def run_one(recipes: Mapping[tuple[str, int], Recipe], run: tuple[str, int], take: TakeThrough) -> None:
-    """One run of a grid, with the answers that other runs paid for.
+    """One run of a grid, with the cached answers of other runs.
 
     Args:
         recipes: (variant, seed) -> its recipe, of all runs so far.
@@ -293,21 +298,21 @@ def run_one(recipes: Mapping[tuple[str, int], Recipe], run: tuple[str, int], tak
     take(recipes[run], others)
 
 
-def read_results(workspace: Path) -> dict[str, Any]:
-    """The evaluation of a run (see evaluation/results.py).
+def read_results(workspace: Path) -> Results:
+    """The evaluation of a run.
 
     Raises:
         UserError: there is none.
     """
     path = workspace / "evaluate" / "results.json"
     try:
-        results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        results: Results = read_output(path)
     except FileNotFoundError:
         raise UserError("a run of the study has no evaluation", where=str(path)) from None
     return results
 
 
-def held_out_bits(results: Mapping[str, Any], name: str) -> tuple[float, float] | None:
+def held_out_bits(results: Results, name: str) -> tuple[float, float] | None:
     """Bits per byte before and after; None if no such text is held out.
 
     Args:
@@ -321,11 +326,12 @@ def held_out_bits(results: Mapping[str, Any], name: str) -> tuple[float, float] 
     num_bytes = sum(row["num_bytes"] for row in named)
     if not num_bytes:
         return None
-    before, after = (sum(row[side] * row["num_bytes"] for row in named) / num_bytes for side in ("before", "after"))
+    before = sum(row["before"] * row["num_bytes"] for row in named) / num_bytes
+    after = sum(row["after"] * row["num_bytes"] for row in named) / num_bytes
     return before, after
 
 
-def _value(results: dict[str, Any], measure: str) -> float:
+def _value(results: Results, measure: str) -> float:
     kind, _, name = measure.partition("/")
     value: float | None = None
     if kind == "bits_per_byte":
@@ -340,7 +346,7 @@ def _value(results: dict[str, Any], measure: str) -> float:
     return value
 
 
-def _compare_all(study: Study, outcomes: dict[tuple[str, int], dict[str, Any]]) -> dict[str, MeasureComparison]:
+def _compare_all(study: Study, outcomes: dict[tuple[str, int], Results]) -> dict[str, MeasureComparison]:
     """Every measure of every variant against the baseline; all sentences hold together by Holm's rule."""
     compared = {measure: _compare(study, measure, outcomes) for measure in study.measures}
     differences = [
@@ -357,7 +363,7 @@ def _compare_all(study: Study, outcomes: dict[tuple[str, int], dict[str, Any]]) 
 
 
 def smallest_error(values: Sequence[float]) -> float:
-    """The smallest error at which Student's interval of the mean leaves out 0; 1 for one value."""
+    """The smallest error at which Student's interval of the mean excludes 0; 1 for one value."""
     from scipy.stats import ttest_1samp
 
     if len(values) < 2 or not any(values):
@@ -367,7 +373,7 @@ def smallest_error(values: Sequence[float]) -> float:
     return float(ttest_1samp(values, 0.0).pvalue)
 
 
-def _compare(study: Study, measure: str, outcomes: dict[tuple[str, int], dict[str, Any]]) -> MeasureComparison:
+def _compare(study: Study, measure: str, outcomes: dict[tuple[str, int], Results]) -> MeasureComparison:
     relative = measure.startswith("bits_per_byte/")
     values = {variant: [_value(outcomes[variant, seed], measure) for seed in study.seeds] for variant in study.variants}
     base = values[study.baseline]
@@ -398,12 +404,12 @@ def _sentence(
     head += f" (95 % interval {100 * ci[0]:+.2f} to {100 * ci[1]:+.2f}, {count} seeds)"
     if ci[0] <= 0 <= ci[1]:
         return (
-            f"{head}: the interval holds 0, so these runs do not show which is better; a difference of "
-            f"{100 * detectable:.2f} {unit} would have shown in 4 of 5 such studies."
+            f"{head}: the interval contains 0, so these runs do not show which is better; a difference of "
+            f"{100 * detectable:.2f} {unit} would have been detected in 4 of 5 such studies."
         )
     if not is_shown:
         return (
-            f"{head}: the interval leaves out 0, but among {num_compared} comparisons one such is to be expected by "
+            f"{head}: the interval excludes 0, but among {num_compared} comparisons one such is to be expected by "
             "chance, so it is not shown which is better; more seeds would tell."
         )
     better = (mean < 0) == relative

@@ -53,7 +53,7 @@ def _stages(workspace: Workspace) -> Iterator[Verified]:
 
 
 def _caches(workspace: Workspace) -> Iterator[Verified]:
-    """Answers that were paid for: a damaged one is computed or asked for again, but it is named here."""
+    """Cached answers: a damaged one is computed or asked for again, but it is named here."""
     for folder in sorted((workspace.root / "cache").glob("*/")):
         files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
         damage = []

@@ -8,7 +8,7 @@
       STAGE.kept-HASH/       a precious stage (training) made under other settings; restored when they return
       STAGE.partial/         an unfinished stage, running or killed; never read by another stage
         begun.json           the fingerprint and settings it was begun under
-      cache/STAGE/           answers that were paid for, keyed by content; outlives changes of the settings
+      cache/STAGE/           cached answers and results, keyed by content; survives changes of the settings
 
 A stage depends on the settings, stages and files that it declares and gets nothing else, so its fingerprint is exact.
 It depends on the content of these stages and files, not on where they are: a stage that is made again with the same
@@ -44,6 +44,8 @@ from reprise.recipe.loading import KEPT, KEPT_MARK
 from reprise.storage import Json, digest, file_checksum, find_damage, sync, write_json, write_text
 
 _BEGUN = "begun.json"
+_OUTSIDE = ("report.html", "report.json", "verified.json", "cache")
+"""What a run writes into the workspace beside its recipe and stages."""
 
 
 @dataclass
@@ -55,7 +57,7 @@ class Work:
     inputs: Mapping[str, Path]
     """Folders of the stages that it needs."""
     cache: Path
-    """Folder that outlives changes of the settings, for answers keyed by content that were paid for; made when used."""
+    """Folder that outlives changes of the settings, for cached answers keyed by content; made when used."""
     counts: dict[str, Json] = field(default_factory=dict)
     """Numbers for the manifest and the report."""
     outside: list[Path] = field(default_factory=list)
@@ -105,9 +107,12 @@ class Workspace:
             text: see `recipe.loading.format_kept`.
 
         Raises:
-            UserError: the user has a file of this name there, such as the recipe itself where the workspace is `.`.
+            UserError: the user has a file of this name there, such as the recipe itself where the workspace is `.`,
+                or the folder is no run yet and contains what a run would write over.
         """
         path = self.root / KEPT
+        if not path.exists() and not any(self.root.glob(f"*/{MANIFEST}")):
+            refuse_to_replace(self.root, _OUTSIDE, "a run")
         kept = path.read_bytes() if path.exists() else None
         if kept is not None and not kept.startswith(KEPT_MARK.encode()):
             raise UserError(
@@ -209,9 +214,9 @@ class Workspace:
         elif begun is not None and not same and not adopt:
             changes = "; ".join(differences(begun["settings"], derivation.settings)) or "its inputs changed"
             raise UserError(
-                f"{derivation.stage} is half-way under other settings ({changes})",
+                f"{derivation.stage} is unfinished with other settings ({changes})",
                 where=str(partial),
-                remedy="undo the change, or add --restart to throw its progress away, "
+                remedy="undo the change, or add --restart to discard its progress, "
                 "or --adopt to resume from its checkpoint with the new settings",
             )
         partial.mkdir(parents=True, exist_ok=True)
@@ -387,6 +392,23 @@ class Workspace:
                     remedy="wait for it or stop it",
                 ) from None
             yield
+
+
+def refuse_to_replace(folder: Path, names: Sequence[str], what: str) -> None:
+    """Raise UserError where a folder that we have not written to yet contains a file that we would write over.
+
+    Args:
+        folder: it may not exist.
+        names: what will be written there.
+        what: who writes, such as "a run".
+    """
+    for path in (folder / name for name in names):
+        if path.is_file() or path.is_symlink() or (path.is_dir() and any(path.iterdir())):
+            raise UserError(
+                f"this was not written by {what}, and {what} writes under this name",
+                where=str(path),
+                remedy=f"name a folder of its own for {what} (workspace=...), or move this away",
+            )
 
 
 def _is_record(name: str, patterns: Sequence[str]) -> bool:

@@ -153,11 +153,12 @@ def test_missing_questions_are_explained(tmp_path):
 
 
 RECALL = {
-    "page header inside": 0.8,
+    "page header inside": 0.95,
     "letter in each tenth word": 0.85,
     "letters strewn": 0.7,
     "no spaces": 0.8,
-    "line numbers": 0.9,
+    "space in each tenth word": 0.8,
+    "Greek letters": 0.92,
     "Traditional": 0.95,
     "Traditional (Taiwan)": 0.95,
     "Traditional (Hong Kong)": 0.95,
@@ -219,6 +220,8 @@ def test_text_without_a_disguise_is_left_as_it_is(text):
         ("see[3,4] there[citation needed] a[i]", "see there a[i]"),
         ("> soft-\n> ware", "> software"),
         ("so\\-di\\-um {\\bf What} \\textcolor{red}{is}", "sodium {What} {is}"),
+        ("a\nfarmer has\n17\nsheep", "a\nfarmer has\nsheep"),
+        ("1\ta\n2\tfarmer\n3\thas\n4\t17\n5\tsheep", "1\ta\nfarmer\nhas\n17\nsheep"),
         ("half of\n113 Exercises\n\nthe rest", "half of\nthe rest"),
         ("\\43f \\440 \\def x", "пр\\def x"),
         ("&amp;#20320;", "你"),

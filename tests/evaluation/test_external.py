@@ -236,12 +236,12 @@ def test_what_cannot_be_asked_is_one_finding_each_before_the_work(task, question
     assert len(said) == 6
     for line, part in zip(
         said,
-        ("missing: .*gone.yaml: the data of gone cannot be had", "two benchmarks are called 'keepers'", "neither `task",
+        ("missing: .*gone.yaml: .* gone cannot be loaded", "two benchmarks are called 'keepers'", "neither `task",
          "no score of each question", "does not exist", "no suite of the language 'xx'"),
         strict=True,
     ):  # fmt: skip
         assert re.search(part, line), line
-    with pytest.raises(UserError, match="cannot be had"):
+    with pytest.raises(UserError, match="cannot be loaded"):
         external.searched_files(external.external([str(gone)]))
 
 

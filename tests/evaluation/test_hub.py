@@ -116,7 +116,7 @@ def test_a_set_that_the_hub_refuses_is_named_and_the_others_run(tiny_model, tmp_
     evaluation = Evaluation(benchmarks=["sciq", "arc-easy"], dtype="float32")
     run = BenchmarkRunner(EvaluatedModel(Model(path=str(tiny_model)), evaluation), evaluation, cache=tmp_path, seed=1)
     assert [one.benchmark for one in run.run()] == ["arc-easy"]
-    assert "cannot be had from the Hub (ValueError: the dataset is gated)" in run.absent["sciq"]
+    assert "cannot be loaded from the Hub (ValueError: the dataset is gated)" in run.absent["sciq"]
 
 
 def test_changed_rows_of_the_hub_are_asked_again(tiny_model, tmp_path, monkeypatch):

@@ -151,7 +151,7 @@ def test_differences_are_paired_by_seed(study):
 def test_sentence_says_better_only_where_the_interval_does(study, tmp_path):
     clear = run(study, Pipeline(0.1))["measures"]
     assert ": better with this model" in clear["bits_per_byte/zh"]["sentences"][0]
-    assert "holds 0" in clear["benchmark/cmmlu"]["sentences"][0]
+    assert "contains 0" in clear["benchmark/cmmlu"]["sentences"][0]
     other = study.model_copy(update={"workspace": str(tmp_path / "worse")})
     assert ": worse with" in run(other, Pipeline(-0.1))["measures"]["bits_per_byte/zh"]["sentences"][0]
     one = study.model_copy(update={"workspace": str(tmp_path / "one"), "seeds": [1]})
@@ -159,7 +159,7 @@ def test_sentence_says_better_only_where_the_interval_does(study, tmp_path):
 
 
 def test_a_seed_counts_once(study):
-    with pytest.raises(ValueError, match="a seed stands twice"):
+    with pytest.raises(ValueError, match="a seed is given twice"):
         type(study).model_validate(study.model_dump() | {"seeds": [1, 2, 1]})
 
 

@@ -288,3 +288,38 @@ def test_a_bucket_of_the_same_documents_goes_on_in_another_store(
         assert new.stream.cursor == ([0, 0] if begins_again else old.stream.cursor)
     assert [record for record in caplog.text.splitlines() if "begins again" in record and "en/book" in record]
     assert caplog.text.count("begins again") == 1
+
+
+def test_a_source_that_is_no_longer_split_by_topic_begins_again_and_says_so(
+    store: TokenStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = make_stages(policy="static")[0]
+    first = Sampler(store, stage, Rows(seq_len=16), 17)
+    for _ in range(5):
+        first.next_batch(BATCH_ROWS)
+    whole = stage.model_copy(update={"topics": stage.topics.model_copy(update={"sources": []})})
+    second = Sampler(store, whole, Rows(seq_len=16), 17)
+    second.load_state(first.state(), adopt=True)
+    before = {one.bucket.path for one in first.opened}
+    new = [one.bucket.path for one in second.opened if one.bucket.path not in before]
+    assert new and all(
+        f"{path} begins again from its first document, as its source is divided or named" in caplog.text for path in new
+    )
+
+
+def test_text_of_an_entry_that_was_renamed_begins_again_and_says_so(
+    store: TokenStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = make_stages(policy="static")[0]
+    first = Sampler(store, stage, Rows(seq_len=16), 17)
+    for _ in range(5):
+        first.next_batch(BATCH_ROWS)
+    state = json.loads(json.dumps(first.state()))
+    for bucket in state["buckets"]:
+        bucket["entry"] = {"zh": "chinese"}.get(bucket["entry"], bucket["entry"])
+    mixture = state["settings"]["stage"]["mixture"]
+    mixture["chinese"] = mixture.pop("zh") | {"language": "zh"}
+    second = Sampler(store, stage, Rows(seq_len=16), 17)
+    second.load_state(state, adopt=True)
+    for one in second.opened:
+        assert (f"{one.bucket.path} begins again" in caplog.text) == (one.bucket.entry == "zh")

@@ -48,6 +48,21 @@ def test_long_runs_stay_within_a_row(num_buckets: int) -> None:
         assert int(turns.credit.sum()) == 0
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 1000), st.integers(-6, 6)), min_size=2, max_size=12))
+def test_buckets_that_are_owed_many_rows_get_them_and_come_back_within_one(parts: list[tuple[int, int]]) -> None:
+    """As after rows of half the length, or another mixture: several deadlines are past at once."""
+    paths = [("en" if number % 3 else "zh", number % 2, number) for number in range(len(parts))]
+    turns = Turns(paths)
+    turns.set_shares([share / sum(share for share, _ in parts) for share, _ in parts])
+    turns.credit = np.array([owed * UNITS for _, owed in parts], dtype=np.int64)
+    turns.balance()
+    for _ in range(400):
+        turns.next()
+    assert int(turns.credit.sum()) == 0
+    assert int(turns.credit.max()) < 2 * UNITS
+
+
 def random_tree(rng: np.random.Generator) -> tuple[list[tuple[int, int, int]], list[float]]:
     """Up to 5 languages of up to 8 sources of 1 to 20 topics, with even to very uneven shares."""
     paths, shares = [], []

@@ -64,7 +64,7 @@ def test_a_finished_stage_goes_on_from_its_end_to_more_tokens(make):
 def test_a_finished_stage_with_nothing_left_to_train_is_refused(make):
     train(make("done", 2048))
     for stage in ({"tokens": 1024}, {"tokens": 2048, "schedule": {"peak_lr": 2e-3}}):
-        with pytest.raises(UserError, match=r"finished .* nothing of it is left to train") as refused:
+        with pytest.raises(UserError, match=r"finished .* --adopt leaves nothing to train") as refused:
             train(make("done", **stage), adopt=True)
         assert "leave --adopt out" in str(refused.value)
     assert train(make("done", 2048), adopt=True) == "", "unchanged, it is fresh"

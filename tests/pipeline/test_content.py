@@ -9,9 +9,14 @@ import pytest
 import yaml
 from tests.pipeline.conftest import small_recipe
 
+import reprise
+from reprise.errors import UserError
 from reprise.freshness import statuses
 from reprise.pipeline import run_stages
+from reprise.publish.export import Source
 from reprise.recipe.loading import load_recipe
+from reprise.report.facts import gather
+from reprise.study import read_results
 from reprise.workspace import Workspace
 
 
@@ -144,6 +149,29 @@ def test_a_damaged_trained_model_is_named_and_kept(copied):
     assert victim.exists()
     assert not (folder / "run" / "evaluate").exists()
     assert stale(recipe) >= {"evaluate"}
+
+
+@pytest.mark.slow
+def test_what_is_read_outside_of_the_stages_is_compared_too(copied):
+    """Exports, uploads and merges read a trained model; studies, the report and Python read results."""
+    data, folder = copied
+    recipe = load(data, folder)
+    model = folder / "run" / "train-2" / "model"
+    assert Source.open(folder / "changed.yaml").model == model
+    flip(model / "model.safetensors", (model / "model.safetensors").stat().st_size - 9)
+    for path in (folder / "changed.yaml", model):
+        with pytest.raises(UserError, match=r"model\.safetensors is damaged"):
+            Source.open(path)
+    results = folder / "run" / "evaluate" / "results.json"
+    assert read_results(folder / "run") == json.loads(results.read_text())
+    flip(results, results.read_text().index('"before"') + 12, 0)
+    for read in (
+        lambda: read_results(folder / "run"),
+        lambda: reprise.open(folder / "changed.yaml").results(),
+        lambda: gather(Workspace(recipe.workspace), recipe),
+    ):
+        with pytest.raises(UserError, match=r"results\.json is damaged"):
+            read()
 
 
 def flip(path, offset, bit=3):

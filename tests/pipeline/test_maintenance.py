@@ -149,3 +149,26 @@ def test_doctor_gives_the_share_that_each_rule_drops(recipe_data, write_recipe, 
     assert bucket["dropped"]["too_short"] == 10
     assert not (tmp_path / "run").exists()
     assert "25%" in reprise("doctor", recipe).stdout
+
+
+def test_doctor_names_every_file_that_would_end_the_run_and_samples_the_others(recipe_data, write_recipe, tmp_path):
+    folder = tmp_path / "text"
+    folder.mkdir()
+    for name in ("a.jsonl.gz", "c.jsonl.gz"):
+        (folder / name).write_bytes(b"not gzip")
+    line = {"text": "word " * 60 + "end.", "lang": "en", "source": "web"}
+    (folder / "b.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
+    recipe_data["documents"] = {"inputs": [{"path": str(folder)}]}
+    recipe = write_recipe(recipe_data)
+    done = reprise("doctor", recipe)
+    assert done.returncode == 2 and "no problem found" not in done.stdout
+    assert "a.jsonl.gz" in done.stderr and "c.jsonl.gz" in done.stderr
+    facts = json.loads(reprise("doctor", recipe, "--json").stdout)
+    assert facts["inputs"][0]["documents"] == 1 and len(facts["inputs"][0]["errors"]) == 2
+
+
+def test_an_empty_list_of_rejects_says_why(made, recipe_data, write_recipe):
+    assert "no stage has finished" in reprise("rejects", write_recipe(recipe_data)).stderr
+    done = reprise("rejects", made[0], "--reason", "no_such_reason")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "nothing was rejected or dropped for no_such_reason by: read, clean" in done.stderr

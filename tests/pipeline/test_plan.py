@@ -5,8 +5,10 @@ import sys
 from collections import defaultdict
 
 import pytest
+import torch
 from tests.report.conftest import make_recipe, make_run
 
+from reprise.model.machine import cpu_flops_per_s
 from reprise.plan.build import make_plan
 from reprise.plan.show import summary_line, without_topics
 from reprise.recipe import read_preset
@@ -150,6 +152,12 @@ def test_plan_of_tokenized_text_has_the_same_format_and_knows_the_epochs(tmp_pat
 
 
 def test_a_share_of_the_peak_that_nobody_gave_is_a_published_one(paper):
-    summary = make_plan(paper.model_copy(update={"hardware": Hardware(parameters=8_030_261_248)}))["summary"]
+    plan = make_plan(paper.model_copy(update={"hardware": Hardware(parameters=8_030_261_248)}))
+    summary = plan["summary"]
+    if not torch.cuda.is_available():
+        hours = plan["totals"]["training_flops"] / cpu_flops_per_s() / 3600
+        assert summary["cpu_hours"] == pytest.approx(hours)
+        assert f" days on the {summary['cpu_cores']} CPU cores of this machine" in summary_line(summary)
+    assert make_plan(paper)["summary"]["cpu_hours"] is None
     assert summary["utilisation"] == 0.36
     assert "at 36% of the peak (torchtitan" in summary_line(summary)

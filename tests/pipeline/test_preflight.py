@@ -115,7 +115,7 @@ def test_a_workspace_inside_an_input_is_refused(recipe_data, tmp_path, path, wor
     (root / "text" / "a.jsonl").write_text('{"text": "x", "lang": "en", "source": "web"}\n')
     recipe_data["documents"]["inputs"].append({"path": str(root / path)})
     recipe_data["workspace"] = str(root / workspace)
-    told = [one for one in findings_of(recipe_data, ["read"]) if "would read what it writes" in one.what]
+    told = [one for one in findings_of(recipe_data, ["read"]) if "would read its own output" in one.what]
     assert bool(told) == refused
     assert not refused or told[0].where.startswith("documents.inputs.2.path")
 

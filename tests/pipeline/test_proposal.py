@@ -1,6 +1,8 @@
 """`reprise init --model --data --keep`: from folders of text to a recipe that runs."""
 
 import json
+import random
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -122,7 +124,7 @@ def test_a_file_is_carried_over_from_its_beginning(tmp_path, monkeypatch, texts)
     monkeypatch.setattr("reprise.proposal.sampling.SAMPLED_BYTES", 4 << 20)
     write_lines(tmp_path / "long.jsonl", texts["en"] * 200)
     (group,) = find_groups(str(tmp_path / "long.jsonl"), keep=False, notes=[])
-    sample(group)
+    sample(group, [])
     assert group.documents == pytest.approx(len(texts["en"]) * 200, rel=0.3)
 
 
@@ -155,6 +157,32 @@ def test_files_without_text_are_refused_in_one_message(tmp_path, tiny_model, con
     (tmp_path / "data" / "a.jsonl").write_bytes(content)
     with pytest.raises(UserError, match=r"no document can be read here|damaged"):
         proposed(tmp_path, tiny_model, keep=())
+
+
+def test_files_of_several_kinds_and_languages_are_told_apart_and_broken_ones_left_out(tmp_path, tiny_model, texts):
+    folder = tmp_path / "data"
+    write_lines(folder / "old" / "web.jsonl", texts["en"], lang="en", source="web")
+    for index, text in enumerate(texts["zh"][:20]):
+        (folder / f"{index}.txt").write_text(text * 4, encoding="utf-8")
+    (folder / "broken.jsonl.gz").write_bytes(b"not gzip")
+    (folder / "bad.jsonl").write_text("{")
+    (folder / "noise.pdf").write_bytes(random.Random(0).randbytes(3000))
+    proposal, recipe = proposed(tmp_path, tiny_model, keep=())
+    assert recipe.stages[0].mixture.keys() == {"zh", "en"}
+    inputs = {Path(entry.path).name: entry for entry in recipe.documents.inputs}
+    assert inputs.keys() == {"old", "*.txt"}
+    assert inputs["*.txt"].constants["lang"] == "zh" and "lang" not in inputs["old"].constants
+    notes = "\n".join(proposal.assumptions)
+    assert all(name in notes for name in ("broken.jsonl.gz", "bad.jsonl", "noise.pdf"))
+
+
+def test_a_small_part_in_another_language_is_not_given_the_language_of_the_rest(tmp_path, tiny_model, texts):
+    for index in range(6):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        text = texts["zh"][0] if index == 3 else " ".join(texts["en"]) * 20
+        (tmp_path / "data" / f"{index}.txt").write_text(text, encoding="utf-8")
+    _, recipe = proposed(tmp_path, tiny_model, keep=())
+    assert all("lang" not in entry.constants for entry in recipe.documents.inputs)
 
 
 def test_empty_folder_is_refused(tmp_path, tiny_model):

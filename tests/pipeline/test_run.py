@@ -209,7 +209,7 @@ def test_two_processes_under_torchrun(tmp_path, tiny_model):
     (left / "metrics.jsonl").touch()
     refused = subprocess.run([*launcher, "stages.0.schedule.peak_lr=0.5"], **options)
     assert refused.returncode != 0
-    assert refused.stderr.count("is half-way under other settings") == 1
+    assert refused.stderr.count("is unfinished with other settings") == 1
     assert "[rank1]" not in refused.stderr  # the other process leaves without a word of its own
     with Workspace(tmp_path / "run").locked():
         locked = subprocess.run(launcher, **options)

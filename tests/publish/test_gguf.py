@@ -67,7 +67,7 @@ def test_a_fault_of_the_writer_is_more_than_quantization_and_is_refused(tmp_path
     fault(monkeypatch)
     write_gguf(model, file, "q8_0", name="tiny")
     monkeypatch.undo()
-    with pytest.raises(UserError, match="something else than its quantized weights"):
+    with pytest.raises(UserError, match="does not compute what its quantized weights do"):
         check_gguf_file(model, file, "q8_0", TEXTS * 4)
 
 

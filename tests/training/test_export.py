@@ -28,7 +28,7 @@ def test_a_checkpoint_becomes_the_model_of_its_step(arguments, make_work, tmp_pa
     assert any(not torch.equal(middle[name], last[name]) for name in last)
     with pytest.raises(UserError, match="the folder exists"):
         export_checkpoint(work.output / "state", arguments["model"], tmp_path / "last")
-    with pytest.raises(UserError, match="holds no mean"):
+    with pytest.raises(UserError, match="contains no mean"):
         export_checkpoint(work.output / "state", arguments["model"], tmp_path / "mean", averaged=True)
 
 

@@ -12,8 +12,9 @@ from reprise.recipe.groups import find_groups
 from reprise.recipe.training import Guards
 from reprise.schemas import FORMATS
 from reprise.tokens.store import BucketKey
-from reprise.training import trainer as trainer_module
-from reprise.training.guards import bits_per_byte, check_retention, is_spike, kept_groups
+from reprise.training import retention_guard
+from reprise.training.guards import is_spike
+from reprise.training.retention_guard import bits_per_byte, check_retention, kept_groups
 from reprise.training.signals import Interrupted
 from reprise.training.stage import run
 from reprise.training.trainer import Trainer
@@ -135,7 +136,7 @@ def kept_badly(arguments, action):
 @pytest.fixture
 def english_gets_worse(monkeypatch):
     """Held-out English counts as 10 % worse from the second to the fourth measurement."""
-    original, calls = trainer_module.check_retention, []
+    original, calls = retention_guard.check_retention, []
 
     def check(losses, baseline, groups):
         calls.append(1)
@@ -143,7 +144,7 @@ def english_gets_worse(monkeypatch):
         whole = [group for group in groups if group.source is None]
         return original(losses, {group.path: bits_per_byte(losses, group) / factor for group in whole}, whole)
 
-    monkeypatch.setattr(trainer_module, "check_retention", check)
+    monkeypatch.setattr(retention_guard, "check_retention", check)
 
 
 def test_retention_warns(arguments, make_work, english_gets_worse):

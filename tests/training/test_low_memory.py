@@ -190,7 +190,7 @@ def test_settings_that_do_not_fit_each_other_are_refused(training, message):
 
 def test_settings_that_do_not_fit_the_machine_are_refused():
     cpu = torch.device("cpu")
-    with pytest.raises(UserError, match="bfloat16 weights are computed with in bfloat16"):
+    with pytest.raises(UserError, match="bfloat16 weights need bfloat16 computation"):
         training = make_training(precision="auto", master_weights="bf16").model_copy(update={"precision": "float32"})
         check_processes(training, Processes(0, 1, cpu))
     for world, sharded in ((2, False), (1, True)):

@@ -180,6 +180,6 @@ def test_out_of_memory_is_a_message_with_settings(arguments, make_work, monkeypa
     arguments["training"] = make_training(micro_batch_rows=4)
     estimate = []
     monkeypatch.setattr(memory_plan, "changes_that_fit", lambda *args: estimate.append(args) or [])
-    with pytest.raises(UserError, match=r"the memory is full: CUDA out of memory"):
+    with pytest.raises(UserError, match=r"out of memory: CUDA out of memory"):
         stage.run(make_work(), **arguments)
     assert estimate

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from reprise.recipe.training import Schedule, Training
-from reprise.training.optimizer import build_optimizer, learning_rate
+from reprise.training.checkpoint import tensors_of
+from reprise.training.optimizer import build_optimizer, learning_rate, optimizer_steps
 
 
 def test_the_papers_schedule():
@@ -54,3 +55,26 @@ def test_only_matrices_decay(tied):
     assert ("lm_head.weight" in decayed) == (not tied)
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(names)
     assert all(isinstance(p, torch.Tensor) for group in optimizer.param_groups for p in group["params"])
+
+
+@pytest.mark.parametrize("settings", [{}, {"optimizer": {"kind": "muon"}}, {"master_weights": "bf16"}])
+def test_a_checkpoint_before_the_first_step_changes_nothing(settings):
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+    )
+    results = []
+    for is_saved in (False, True):
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config).to(torch.bfloat16 if "master_weights" in settings else torch.float32)
+        optimizer = build_optimizer(model, Training(**settings))
+        if is_saved:
+            tensors_of(model, optimizer, {})
+            assert optimizer_steps(optimizer) == 0
+        for group in optimizer.param_groups:
+            group["lr"] = 0.01
+        for _ in range(3):
+            model(input_ids=torch.arange(8)[None], labels=torch.arange(8)[None]).loss.backward()
+            optimizer.step()
+            model.zero_grad()
+        results.append([weight.detach().clone() for weight in model.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))

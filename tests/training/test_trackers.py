@@ -48,7 +48,7 @@ def test_a_tracker_that_fails_on_the_way_stops_nothing(arguments, make_work, mon
     work = make_work()
     run(work, **arguments)
     assert broken.given == 1
-    assert "wandb gets no more numbers, metrics.jsonl has all of them: no route to host" in caplog.text
+    assert "wandb gets no more values; metrics.jsonl has all of them: no route to host" in caplog.text
     assert len(events(work, "step")) == 12
 
 

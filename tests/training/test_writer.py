@@ -115,7 +115,7 @@ def test_a_run_that_breaks_still_publishes_the_checkpoint_that_was_begun(saving,
     monkeypatch.setattr(writer_module, "save", slow_save)
     monkeypatch.setattr(Trainer, "step", break_at_four)
     work = make_work()
-    with pytest.raises(UserError, match=r"the memory is full: no memory left\n.*"):
+    with pytest.raises(UserError, match=r"out of memory: no memory left\n.*"):
         run(work, **saving)
     assert [path.name for path in checkpoints_in(work.output / "checkpoints")] == ["step-00000003"]
 

@@ -56,7 +56,7 @@ def main() -> NoReturn:
         if isinstance(error, Interrupted) or signal_number is None:
             _leave(error, debug)
         _say_stopped(signal_number)
-    if code == 128 + signal.SIGINT:  # what typer makes of KeyboardInterrupt
+    if code == 128 + signal.SIGINT:  # how typer reports KeyboardInterrupt
         _say_stopped(interrupts.settle() or signal.SIGINT)
     sys.exit(code if isinstance(code, int) else 0)
 

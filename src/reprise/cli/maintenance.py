@@ -45,7 +45,7 @@ def verify(
         raise UserError(
             f"{len(damage)} files are damaged or missing:\n  " + "\n  ".join(damage),
             where=loaded.workspace,
-            remedy="bring the files back from a copy, or delete the folder of the stage and run again; "
+            remedy="restore the files from a copy, or delete the folder of the stage and run again; "
             "a damaged cache entry is computed again by itself",
         )
     if not as_json:

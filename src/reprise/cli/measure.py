@@ -8,6 +8,7 @@ import typer
 
 from reprise.cli.options import AsJson, Overrides, RecipePath, bring_up, leads, say
 from reprise.errors import UserError
+from reprise.manifest import read_output
 from reprise.recipe.loading import open_recipe
 from reprise.tables import print_table
 
@@ -48,7 +49,7 @@ def evaluate(
         bring_up(recipe, ["evaluate"])
         if not leads():
             return
-        results = json.loads((Path(recipe.workspace) / "evaluate" / "results.json").read_text(encoding="utf-8"))
+        results = read_output(Path(recipe.workspace) / "evaluate" / "results.json")
     elif fail_on_loss and against is None:
         raise UserError("--fail-on-loss compares two models", remedy="name the other one with --against")
     else:

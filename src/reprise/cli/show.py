@@ -20,15 +20,19 @@ def rejects(
     as_json: AsJson = False,
 ) -> None:
     """List rejected and dropped documents, and why."""
-    from reprise.documents.rejects import read_rejects
+    from reprise.documents.rejects import nothing_rejected, read_rejects
 
-    entries = read_rejects(Path(open_recipe(recipe, None).workspace), stage, reason)
-    for entry in islice(entries, limit or None):
+    root = Path(open_recipe(recipe, None).workspace)
+    first = None
+    for entry in islice(read_rejects(root, stage, reason), limit or None):
+        first = first or entry
         if as_json:
             print(json.dumps(entry, ensure_ascii=False))
         else:
             excerpt = " ".join(entry["text"].split())[:160]
             print(f"{entry['stage']}: {entry['reason']} {entry['detail']}  {entry['origin']}\n    {excerpt}")
+    if first is None:
+        say(nothing_rejected(root, stage, reason))
 
 
 def order(

@@ -85,7 +85,7 @@ def _run(
 
 
 def _run_on_ray(function: Callable[[P], R], pieces: Sequence[P]) -> Iterator[tuple[int, R]]:
-    """Daft hands the pieces to the cluster, one to a task, and repeats those of a lost worker."""
+    """Daft sends the pieces to the cluster, one per task, and repeats those of a lost worker."""
     if not pieces:
         return
     try:

@@ -48,6 +48,21 @@ def read_rejects(root: Path, stage: str | None = None, reason: str | None = None
     return _read_stages(root, DROPPING_STAGES if stage is None else (stage,), reason)
 
 
+def nothing_rejected(root: Path, stage: str | None, reason: str | None) -> str:
+    """One line for a list that is empty: which stages dropped nothing, or that none has finished.
+
+    Args:
+        root: the workspace.
+        stage: only this stage was asked for.
+        reason: only this reason was asked for.
+    """
+    asked = DROPPING_STAGES if stage is None else (stage,)
+    finished = [name for name in asked if (root / name).is_dir()]
+    if not finished:
+        return f"nothing to show: of {', '.join(asked)} no stage has finished in {root}"
+    return f"nothing was rejected or dropped{f' for {reason}' if reason else ''} by: {', '.join(finished)}"
+
+
 def _read_stages(root: Path, stages: tuple[str, ...], reason: str | None) -> Iterator[RejectedDocument]:
     for name in stages:
         unfinished = root / f"{name}.partial"

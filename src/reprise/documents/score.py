@@ -102,7 +102,7 @@ class _Scorer:
         self._prefix = [] if self._tokenizer.bos_id is None else [self._tokenizer.bos_id]
 
     def score(self, shard: pa.RecordBatch, rows: list[int], advance: Advance) -> dict[str, list[Any]]:
-        """The score columns of a shard, null outside `rows`; `advance` is told of documents by their tokens."""
+        """The score columns of a shard, null outside `rows`; `advance` is called with the tokens of each document."""
         texts = shard.column("text").take(pa.array(rows)).to_pylist()
         messages = shard.column("messages").take(pa.array(rows)).to_pylist()
         # What the template refuses gets no perplexity here, and is dropped by the stage `tokenize`.

@@ -91,7 +91,7 @@ class _Server(LocalCompletionsAPI):  # type: ignore[misc]
             answer = self.model_call([ids], generate=False)
             told = answer["choices"][0]["logprobs"]["token_logprobs"] if answer else []
             if len(told) != len(ids) + 1:
-                raise KeyError(f"log-probabilities of {len(ids) + 1} tokens, {len(told)} were told")
+                raise KeyError(f"log-probabilities of {len(ids) + 1} tokens, {len(told)} were returned")
             self._knows_logprobs = True
         scores: list[tuple[float, bool]] = super()._loglikelihood_tokens(requests, **kwargs)
         return scores

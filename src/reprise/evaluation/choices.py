@@ -18,7 +18,7 @@ def check_requests(requests: Sequence[tuple[Sequence[int], Sequence[int]]], max_
         if not continuation:
             problem = "has no token of its own"
         elif not context:
-            problem = "stands behind nothing that could be scored"
+            problem = "has no context to be scored after"
         elif len(continuation) > max_length:
             problem = f"has {len(continuation)} tokens, more than the {max_length} that the model sees"
         if problem:

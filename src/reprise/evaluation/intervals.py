@@ -60,7 +60,7 @@ class Estimate:
     stretch: float = 1.0
     """How much longer the interval is for skewness that only the largest documents show."""
     without_one: tuple[float, float] | None = None
-    """The lowest and the highest change that is left where one document is left out; None for scores."""
+    """The lowest and the highest change if one document is skipped; None for scores."""
 
     @property
     def problem(self) -> str | None:

@@ -25,7 +25,7 @@ DOCUMENT_SPREAD = 0.04
 """Assumed standard deviation of the relative change of a document's bits per byte."""
 
 MIN_SAMPLES, MAX_SAMPLES, SIMULATED_DOCUMENTS = 50, 400, 1_000_000
-"""Samples by which the power of a group is simulated: MAX_SAMPLES, fewer where it has very many documents."""
+"""Samples by which the power of a group is simulated: MAX_SAMPLES, fewer if it has very many documents."""
 
 CHANGED_ANSWERS = 0.1
 """Assumed share of the questions that are answered differently after training."""
@@ -113,7 +113,7 @@ def _reach_of_documents(
 
 
 def _detectable_of_documents(size: npt.NDArray[np.float64], spread: float, error: float) -> float | None:
-    """The smallest change that the interval shows with the chance POWER; None where no interval can be given.
+    """The smallest change that the interval shows with the chance POWER; None if no interval can be given.
 
     By simulation of the intervals that decide, with normal changes: where nothing changes, their upper end is below
     this in so many of the samples, and a change moves the interval as a whole.

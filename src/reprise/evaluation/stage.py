@@ -58,7 +58,7 @@ def run(
         groups: which held-out documents get a verdict together, and what each group may lose.
         last_stage: the training stage whose model is judged, such as `train-2`.
         seed: random seed of the choice of questions.
-        start: the model that training began with, where that is the base model with a larger vocabulary.
+        start: the model that training began with, if that is the base model with a larger vocabulary.
         merge_chat: writes the merges of `evaluation.chat_merge`.
 
     Raises:

@@ -117,7 +117,7 @@ def _judge_one(estimate: Estimate, tolerance: float | None, error: float | None,
 def _unless_one_decides(
     verdict: VerdictWord, estimate: Estimate, tolerance: float | None, error: float, ci: tuple[float, float]
 ) -> Judgement:
-    """The verdict, where the change stays on its side of the bound whichever document is left out."""
+    """The verdict, where the change stays on its side of the bound whichever document is skipped."""
     if estimate.without_one is None:
         return Judgement(verdict, error, ci, None)
     low, high = estimate.without_one

@@ -92,9 +92,9 @@ class Asker:
         Args:
             generator: answers what the journal does not know.
             settings: how the generator is asked, and its prices.
-            journal: answers that the stage has paid for.
+            journal: answers that the stage has.
             spending: what was spent before; it is added to.
-            setting: where the settings stand in the recipe, for errors.
+            setting: path of the settings in the recipe, for errors.
             processes: those that divide the requests to a model in this process.
 
         Raises:

@@ -105,7 +105,7 @@ class OpenAIServer:
                     yield answered
                 errors = [item for item in group if isinstance(item, Exception)]
                 if errors:
-                    # What is in flight is paid for: it is waited for and kept before the error goes up.
+                    # The server bills requests in flight: their answers are kept before the error is raised.
                     if last := self._runner.run(_finish(workers, done, stop=pending)):
                         yield last
                     raise errors[0]

@@ -32,7 +32,7 @@ def ask_models(base_url: str, key: str, timeout_s: float, num_bytes: int = 8 << 
         with urllib.request.urlopen(request, timeout=timeout_s) as reply:
             body: bytes = reply.read(num_bytes)
     except http.client.HTTPException as error:
-        raise ValueError(f"it speaks no HTTP ({type(error).__name__})") from None
+        raise ValueError(f"it does not speak HTTP ({type(error).__name__})") from None
     return body
 
 

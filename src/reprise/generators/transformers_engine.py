@@ -201,7 +201,7 @@ class _Row:
 
 
 def _sample(logits: torch.Tensor, rows: Sequence[_Row]) -> list[int]:
-    """One token per row, by the inverse of the cumulated probabilities at the row's next random number.
+    """One token per row, by the inverse of the cumulated probabilities at the row's next random value.
 
     Args:
         logits: float32 [rows, vocabulary].

@@ -1,4 +1,4 @@
-"""How many tokens of what each stage will train on, before anything is paid for."""
+"""How many tokens of each bucket a stage will train on, before it starts."""
 
 from typing import NamedTuple
 

@@ -13,8 +13,8 @@ class DocumentOrder:
     """Which documents of a bucket are read, and in which order in each epoch.
 
     The order depends on the perplexities or grades, on the ids (the store is sorted by them, and equal ones go by them)
-    and, if it is shuffled, on the seed: not on files, workers or the machine. `random` and `segments` are shuffled
-    anew in every epoch; the other orders are the same in each.
+    and, if it is shuffled, on the seed: not on files, workers or the machine. `random` and `segments` are
+    reshuffled in every epoch; the other orders are the same in each.
     """
 
     def __init__(self, documents: DocumentSet, curriculum: Curriculum, seed: int, name: str) -> None:
@@ -51,7 +51,7 @@ class DocumentOrder:
         kept = ranked[below : len(scored) - above]
         if not len(kept):
             raise UserError(
-                f"the cuts leave no document of {name}",
+                f"the limits leave no document of {name}",
                 where=f"curriculum of {name}: drop_below {curriculum.drop_below}, drop_above {curriculum.drop_above}",
                 remedy="cut less",
             )

@@ -1,4 +1,4 @@
-"""What a stage will take from each bucket of a token store, and which buckets will run out, before it is paid for."""
+"""What a stage will take from each bucket of a token store, and which buckets will run out, before it starts."""
 
 from typing import NamedTuple
 

@@ -1,7 +1,7 @@
 """How topic shares change during training: state and observed losses in, shares out.
 
-A policy is a pure function of its settings, its state (a JSON object, {} before the first observation), the shares in
-force, the held-out losses and the tokens trained on so far. It returns the next state and the shares that it wants;
+A policy is a pure function of its settings, its state (a JSON object, {} before the first observation), the current
+shares, the held-out losses and the tokens trained on so far. It returns the next state and the shares that it wants;
 `update` then keeps these within the floor, the cap and the largest step. Given the same observations, every process of
 a run and every resumed run gets the same shares.
 
@@ -70,7 +70,7 @@ def bounded(
     """Shares in the proposed ratio, as far as the bounds allow; they sum to 1.
 
     Args:
-        old: shares in force.
+        old: current shares.
         proposed: 0 or above, not all 0.
         floor: no share falls below this; at most an equal share.
         cap: no share rises above this; at least an equal share.

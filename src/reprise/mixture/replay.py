@@ -35,7 +35,7 @@ Measured = Mapping[str, Any]
 def replay(stage: Stage, validations: Iterable[tuple[int, Sequence[Measured]]]) -> list[Replayed]:
     """Run all policies, from equal shares.
 
-    Losses stay as they were recorded: a policy that had been in force would have changed them.
+    Losses stay as they were recorded: the policy itself would have changed them.
 
     Args:
         stage: its policy gives all settings but the name.

@@ -203,11 +203,11 @@ def _bandit(policy: Policy, state: State, shares: TopicShares, seen: Observation
 def _ado(policy: Policy, state: State, shares: TopicShares, seen: Observation) -> tuple[State, TopicShares | None]:
     """More of a topic whose loss still falls fast by its scaling law (Adaptive Data Optimization, arXiv 2410.11820).
 
-    L_i(n) = e_i + b_i n^-a_i is fitted to the losses seen so far. With mu the first shares and h the smoothed shares
-    in force, the preference rho_i is proportional to mu_i (h_i (1 - h_i))^s a_i b_i n^-a_i (the fall per token; 1/n is
-    common to all), no less than 0.01; the new shares are gamma_2 rho + (1 - gamma_2) times the mean of the rho so far,
-    mu being the first. These are the equations of the authors' code (github.com/yidingjiang/ado), with its least
-    exponent of 0.05, all tokens as n for every topic, and s = 0.5. Different, each for a reason:
+    L_i(n) = e_i + b_i n^-a_i is fitted to the losses seen so far. With mu the first shares and h the smoothed
+    current shares, the preference rho_i is proportional to mu_i (h_i (1 - h_i))^s a_i b_i n^-a_i (the fall per token;
+    1/n is common to all), no less than 0.01; the new shares are gamma_2 rho + (1 - gamma_2) times the mean of the rho
+    so far, mu being the first. These are the equations of the authors' code (github.com/yidingjiang/ado), with its
+    least exponent of 0.05, all tokens as n for every topic, and s = 0.5. Different, each for a reason:
 
     - The losses are those of validations, not of every batch: shares then follow held-out text, and no batch lacks a
       topic. The authors' code has this too, as an option.

@@ -13,7 +13,7 @@ from reprise.mixture.batch import Batch, gather_row, mask_conversations
 from reprise.mixture.buckets import OpenBucket, first_shares, open_buckets
 from reprise.mixture.rules import State
 from reprise.mixture.shares import MixtureBucket, ShareChange, Shares
-from reprise.mixture.state import VERSION, OrderSettings, SamplerState, path_of
+from reprise.mixture.state import VERSION, BucketState, OrderSettings, SamplerState, path_of
 from reprise.mixture.turns import Turns
 from reprise.recipe.mixture import Stage
 from reprise.recipe.tokens import Rows
@@ -30,7 +30,7 @@ class Sampler:
     """Deals the rows of a stage.
 
     Every process holds one and calls it alike; each gathers only its own rows. What comes next depends on the store,
-    the settings, the seed and the shares that were in force, and on nothing else.
+    the settings, the seed and the shares so far, and on nothing else.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Sampler:
         """
         self._store, self._stage, self._rows_settings, self._seed = store, stage, rows, seed
         self.opened: list[OpenBucket] = open_buckets(store, stage, rows, seed)
-        """The buckets of the stage, each with its documents and where it stands."""
+        """The buckets of the stage, each with its documents and position."""
         self._shares = first_shares(self.opened, stage, None if previous is None else previous["shares"])
         self._policies: dict[str, State] = {}
         self._turns = Turns([tuple(one.bucket) for one in self.opened])
@@ -113,12 +113,12 @@ class Sampler:
             world: how many processes there are.
 
         Raises:
-            UserError: the batch does not divide among the processes, or all documents were read `max_epochs` times.
+            UserError: the batch cannot be divided among the processes, or all documents were read `max_epochs` times.
         """
         if batch_rows % world:
             sizes = ", ".join(str(size) for size in range(1, batch_rows + 1) if batch_rows % size == 0)
             raise UserError(
-                f"a global batch of {batch_rows} rows does not divide among {world} processes",
+                f"a global batch of {batch_rows} rows cannot be divided among {world} processes",
                 where=f"training.batch_rows = {batch_rows}",
                 remedy=f"use one of these numbers of processes: {sizes}",
             )
@@ -216,7 +216,7 @@ class Sampler:
                 are exact.
 
         Returns:
-            The changes that the policy made, in force from the next row on.
+            The changes that the policy made, used from the next row.
         """
         settings = self._stage.topics.policy
         changes: list[ShareChange] = []
@@ -255,7 +255,7 @@ class Sampler:
         return measured.get(tuple(bucket), measured.get((language, bucket.source, bucket.topic)))
 
     def state(self) -> SamplerState:
-        """Where the sampler stands, as JSON: what was handed out, and all that decides what comes next."""
+        """The state of the sampler as JSON: the rows returned so far, and everything that decides the next ones."""
         return {
             "version": VERSION,
             "store": self._store.fingerprint,
@@ -280,13 +280,13 @@ class Sampler:
         }
 
     def load_state(self, state: SamplerState, *, adopt: bool = False) -> list[ShareChange]:
-        """Stand where the sampler stood that gave this state.
+        """Restore the state of a sampler.
 
         Args:
             state: a state of the same stage.
             adopt: resume with the settings and store of today, where these differ: buckets whose documents and order
-                are the same continue where they were, others start again, and shares that the recipe changed come into
-                force.
+                are the same continue where they were, others start again, and shares that the recipe changed
+                take effect.
 
         Returns:
             The changes of shares that the new settings made.
@@ -313,21 +313,19 @@ class Sampler:
         old_rows = Rows.model_validate(state["settings"]["rows"])
         self._refuse_repacking(old_rows)
         credit = np.zeros(len(self.opened), dtype=np.int64)
+        paths = {one.bucket.path for one in self.opened}
+        gone = [saved for path, saved in saved_buckets.items() if path not in paths]
         for index, one in enumerate(self.opened):
             saved = saved_buckets.get(one.bucket.path)
             if saved is None:
+                _warn_of_another_split(one.bucket, self._stage, gone, state["settings"]["stage"])
                 continue
             one.tokens = saved["tokens"]
             credit[index] = saved["credit"] * old_rows.seq_len // self._rows_settings.seq_len  # in rows of today
             if saved["identity"] == one.identity:
                 one.stream.cursor = saved["cursor"]
             elif saved["tokens"]:
-                log.warning(
-                    "%s begins again from its first document, as its documents or their order changed: text that was "
-                    "read (%s tokens of rows in this stage) can come a second time",
-                    one.bucket.path,
-                    f"{saved['tokens']:,}",
-                )
+                _warn_of_repeated_text(one.bucket.path, "its documents or their order changed", saved["tokens"])
         self._turns.credit = credit
         self._turns.balance()
         self._policies = dict(state["policies"])
@@ -409,6 +407,36 @@ class Sampler:
                 where=f"stage {self._stage.name!r}: tokens = {self._stage.tokens:,}",
                 remedy="add text, raise max_epochs or lower the tokens",
             )
+
+
+def _warn_of_another_split(bucket: MixtureBucket, stage: Stage, gone: Sequence[BucketState], before: Json) -> None:
+    """Warn of a new bucket whose source was read in other buckets before: split by topic differently, or renamed.
+
+    Args:
+        bucket: the new one.
+        stage: its stage.
+        gone: buckets of the state that the stage no longer has.
+        before: the stage's settings in the state.
+    """
+    language = stage.mixture[bucket.entry].language or bucket.entry
+    num_tokens = sum(
+        saved["tokens"]
+        for saved in gone
+        if saved["source"] == bucket.source
+        and (before["mixture"].get(saved["entry"], {}).get("language") or saved["entry"]) == language
+    )
+    if num_tokens:
+        _warn_of_repeated_text(bucket.path, "its source is divided or named in another way", num_tokens)
+
+
+def _warn_of_repeated_text(path: str, reason: str, num_tokens: int) -> None:
+    log.warning(
+        "%s begins again from its first document, as %s: text that was read (%s tokens of rows in this stage) can come "
+        "a second time",
+        path,
+        reason,
+        f"{num_tokens:,}",
+    )
 
 
 def _divided_by(stage: dict[str, Json], parent: str) -> Json:

@@ -1,4 +1,4 @@
-"""The shares of mixture entries, sources and topics, as they stand at one moment of a stage."""
+"""The shares of mixture entries, sources and topics at one moment of a stage."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -104,7 +104,7 @@ class Shares:
             where = f"{cause}: {path} = {share!r}"
             if path not in parent_of:
                 known = ", ".join(sorted(parent_of))
-                raise UserError("this is no part of the mixture", where=where, remedy=f"name one of: {known}")
+                raise UserError("this is not part of the mixture", where=where, remedy=f"name one of: {known}")
             if isinstance(share, bool) or not isinstance(share, int | float) or not 0.0 <= share <= 1.0:
                 raise UserError("a share is between 0 and 1", where=where, remedy="correct the share")
             by_parent.setdefault(parent_of[path], {})[path] = float(share)

@@ -3,7 +3,7 @@
     WORKSPACE/train-1.partial/shares.json           {"zh": 0.3, "zh/web/Others": 0.05}
     WORKSPACE/train-1.partial/shares-applied.json   what took effect, and at which row
 
-The second file makes a resumed run change its shares at the very row at which the killed one did, even if its last
+The second file makes a resumed run change its shares at the row at which the killed one did, even if its last
 checkpoint is older than the change.
 """
 
@@ -55,7 +55,7 @@ class SharesFile:
         self._seen: tuple[int, int] | None = None
 
     def poll(self, sampler: Sampler) -> list[dict[str, float]]:
-        """Shares to put into force now, oldest first; a file that cannot be used is refused with a warning, once."""
+        """Shares to apply now, oldest first; a file that cannot be used is refused with a warning, once."""
         now = sampler.rows_done
         # The first time, and where training went back to a checkpoint, what came before this row is in the state.
         since = now - 1 if self._asked_at is None or now < self._asked_at else self._asked_at

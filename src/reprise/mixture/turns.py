@@ -63,7 +63,7 @@ class Turns:
         self._credit, self._plan, self._dealt = credit, [], 0
 
     def set_shares(self, shares: list[float]) -> None:
-        """Put shares into force for the rows to come."""
+        """Use shares for the next rows."""
         self.credit = self.credit
         self.closed = not any(shares)
         if not self.closed:
@@ -116,7 +116,7 @@ class Turns:
             else:
                 if preferred is not None and preferred[0] > earliest[0]:
                     full = slack[max(earliest[0], now) : preferred[0]]
-                    if full.min() < 1:
+                    if not len(full) or full.min() < 1:  # empty: both deadlines are past, after a change of shares
                         preferred = earliest
                 index = (preferred or earliest)[1]
                 heappop(ready[source_of[index]])

@@ -1,8 +1,8 @@
 """Conversations to token ids by the model's own chat template, and which of the tokens are answers.
 
-The rendered text is tokenized as a whole, as transformers does it, and the tokens are told apart by their characters.
-An answer is what the template writes between its generation prompt and the token that ends the turn. Control tokens
-count as such only where the template writes them: in a message `<|im_end|>` is text.
+The rendered text is tokenized as a whole, as transformers does it; the characters of a token say which message it
+belongs to. An answer is what the template writes between its generation prompt and the token that ends the turn.
+Control tokens count as such only where the template writes them: in a message `<|im_end|>` is text.
 """
 
 import json
@@ -163,7 +163,7 @@ class ChatTemplate:
         return [{"role": first["role"], "content": content}, *messages[2:]]
 
     def _locate(self, messages: list[Message], text: str) -> tuple[list[_Span], str]:
-        """Where the messages stand in the rendered text, and the control token, with what is before it, that ends an
+        """Positions of the messages in the rendered text, and the control token, with what is before it, that ends an
         answer; empty if none does."""
         between = self._between(messages)
         if not text.startswith(between[0]):
@@ -179,7 +179,7 @@ class ChatTemplate:
                 after = self._prompt(messages[: index + 1])
                 span = _match(text, position, message["content"], after, is_last=False)
             if span is None:
-                raise self._refuse(messages, f"message {index + 1} does not stand in what it writes")
+                raise self._refuse(messages, f"message {index + 1} is not in what it writes")
             spans.append(span)
             before, position = after, span.stop + len(after)
         tail = between[-1]
@@ -194,8 +194,8 @@ class ChatTemplate:
         )
         parts = []
         for mark in marks:
-            before, found, frame = frame.partition(mark)
-            if not found or mark in frame:
+            before, separator, frame = frame.partition(mark)
+            if not separator or mark in frame:
                 raise self._refuse(messages, "it does not write every message once and in order")
             parts.append(before)
         return [*parts, frame]
@@ -271,10 +271,10 @@ def encode_documents(
     template: Callable[[], ChatTemplate] | None,
     refused: dict[int, str] | None = None,
 ) -> tuple[list[Ids], list[Answers | None]]:
-    """Ids of documents, and where the answers of conversations stand in them; None for other documents.
+    """Ids of documents, and where the answers of conversations are in them; None for other documents.
 
     Args:
-        texts: one to a document.
+        texts: one per document.
         messages: the column `messages`: None if a document is no conversation.
         tokenizer: encodes texts.
         template: opens the model's chat template; called where there is a conversation.

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from reprise.errors import missing_extra
 from reprise.model.failures import explain_loading
 from reprise.model.weights import compare_loaded, not_finite, refuse_not_finite
-from reprise.storage import cache_folder, digest, file_checksum
+from reprise.storage import cache_folder, digest, file_checksum, find_damage, read_checked, write_checked
 
 
 def convert_gguf(source: Path) -> Path:
@@ -26,7 +26,7 @@ def convert_gguf(source: Path) -> Path:
     stat = source.stat()
     key = digest([_content_hash(source, stat.st_size, stat.st_mtime_ns), transformers.__version__])[:12]
     target = cache_folder() / "models" / f"{source.stem}-{key}"
-    if (target / "config.json").is_file():
+    if _is_whole(target):
         return target
     for package in ("gguf", "accelerate"):
         if importlib.util.find_spec(package) is None:
@@ -43,11 +43,28 @@ def convert_gguf(source: Path) -> Path:
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     model.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
+    checksums = {path.name: file_checksum(path) for path in sorted(partial.iterdir()) if path.is_file()}
+    write_checked(partial / _CHECKSUMS, checksums)
     try:
         partial.rename(target)
     except OSError:  # another process was first
         shutil.rmtree(partial)
     return target
+
+
+_CHECKSUMS = "checksums.json"
+
+
+@functools.cache
+def _is_whole(target: Path) -> bool:
+    """Whether a converted model is as it was written; a damaged one is removed, and converted again."""
+    if not target.exists():
+        return False
+    checksums = read_checked(target / _CHECKSUMS)
+    if checksums is None or find_damage(target, checksums, content=True):
+        shutil.rmtree(target)
+        return False
+    return True
 
 
 @functools.cache
@@ -56,7 +73,7 @@ def _content_hash(source: Path, _size: int, _mtime_ns: int) -> str:
 
 
 def read_gguf(source: Path) -> tuple[Any, Any]:
-    """The model that transformers makes of a GGUF file, in float32, and what it says of the tensors."""
+    """A GGUF file as a transformers model, in float32, and what it says of the tensors."""
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         str(source.parent),
         gguf_file=source.name,

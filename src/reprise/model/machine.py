@@ -13,6 +13,8 @@ from reprise.records import record
 
 PACKAGES = ("reprise", "torch", "transformers", "safetensors", "numpy", "pyarrow", "tokenizers")
 """Packages whose versions can change a result."""
+CPU_FLOPS_PER_CORE = {"bfloat16": 1.0e11, "float32": 3.0e10}
+"""FLOP/s of training on one core that estimates assume (measured: 1.2e11 in bfloat16 where the core has it)."""
 
 
 @record
@@ -20,7 +22,7 @@ class Machine(TypedDict):
     """What a process ran on."""
 
     processor: Annotated[str, Field(description="Name of the processor.")]
-    cores: Annotated[int | None, Field(description="Cores that the process may use; null where they are not known.")]
+    cores: Annotated[int | None, Field(description="Cores that the process may use; null if not known.")]
     memory_gib: Annotated[float | None, Field(description="Memory of the machine in 2^30 bytes; null if not known.")]
     accelerators: Annotated[list[str], Field(description="Names of the GPUs.")]
     system: Annotated[str, Field(description="Operating system.")]
@@ -34,13 +36,27 @@ def describe_machine() -> Machine:
 
     return {
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": count_cores(),
         "memory_gib": _memory_gib(),
         "accelerators": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": {name: version for name in PACKAGES if (version := _version(name))},
     }
+
+
+def count_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_flops_per_s() -> float:
+    """FLOP/s of training on the cores of this process, in the precision that they multiply in hardware."""
+    import torch
+
+    from reprise.model.likelihood import native_dtype
+
+    return count_cores() * CPU_FLOPS_PER_CORE["bfloat16" if native_dtype() is torch.bfloat16 else "float32"]
 
 
 def _processor() -> str:

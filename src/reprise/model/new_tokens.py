@@ -19,7 +19,7 @@ class NewTokens(TypedDict):
     """The tokens that were added, in the order of their ids."""
 
     first_id: int
-    """Id of the first of them; the others follow, and nothing comes behind them."""
+    """Id of the first of them; the others follow, and nothing comes after them."""
     tokens: list[str]
     """Their text; bytes that are no whole character show as U+FFFD."""
 

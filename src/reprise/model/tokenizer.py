@@ -1,8 +1,8 @@
 """Text to token ids: the one way in which scoring, the token store, validation, evaluation and samples get them.
 
-The ids are those that the tokenizer file of the model gives (`tokenizer.json`, else what transformers makes of
-`tokenizer.model` or of the model's own code). Document text is text: the characters `<|endoftext|>` in a document are
-split like any others and never become the control token. A faster library is used if it gives the same ids.
+The ids are those of the model's `tokenizer.json`, else those that transformers gives with `tokenizer.model` or with
+the code of the model. Document text is text: the characters `<|endoftext|>` in a document are split like any others
+and never become the control token. A faster library is used if it gives the same ids.
 """
 
 import itertools
@@ -58,7 +58,7 @@ class Tokenizer:
         bos_id: begins a document; None: nothing does.
         reason: why this library.
         reference: gives the right ids, if that is not `encode` itself.
-        start_id: stands before a text whose first token is scored; None: `bos_id`, else `eos_id`.
+        start_id: put before a text whose first token is scored; None: `bos_id`, else `eos_id`.
         num_embeddings: tokens that the model embeds; None: all of the vocabulary.
     """
 
@@ -200,7 +200,7 @@ def end_ids(model: Any, tokenizer: Any) -> list[int]:
 def _reference(tokenizer: Any, file: Path | None, sentencepiece_file: Path | None) -> EncodeBatch:
     """Encoding by the model's own tokenizer file, once transformers is known to give the same ids.
 
-    Without a `tokenizer.json` it is sentencepiece with `tokenizer.model`, else what transformers makes of the files.
+    Without a `tokenizer.json` it is sentencepiece with `tokenizer.model`, else by transformers.
 
     Raises:
         UserError: transformers gives other ids than the file.
@@ -274,7 +274,7 @@ def _encode_with(tokenizer: Any) -> EncodeBatch:
 
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    tokenizer.encode_special_tokens = True  # a special token that stands in the text is text
+    tokenizer.encode_special_tokens = True  # a special token spelled in the text is text
 
     def encode(texts: list[str]) -> list[Ids]:
         return [np.array(e.ids, dtype=np.uint32) for e in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]

@@ -79,7 +79,7 @@ def open_weights(folder: Path) -> StoredWeights:
     raise UserError(
         f"the model folder has neither {SAFETENSORS} nor {SAFETENSORS}{INDEX}{has}",
         where=str(folder),
-        remedy="download the model again, with all its files; a .gguf file is named by model.gguf_file",
+        remedy="download the model again, with all its files; name a .gguf file with model.gguf_file",
     )
 
 
@@ -99,7 +99,7 @@ def _open_index(folder: Path, name: str) -> StoredWeights:
             raise UserError(f"the index names {file}, which is missing", where=str(index), remedy=_DOWNLOAD)
         names = [tensor for tensor, listed_in in listed.items() if listed_in == file]
         if absent := sorted(set(names) - set(_names_in(path))):
-            raise UserError(f"{file} lacks {show_names(absent)}, which the index has there", where=str(index),
+            raise UserError(f"{file} lacks {show_names(absent)}, which the index lists there", where=str(index),
                             remedy=_DOWNLOAD)  # fmt: skip
         files |= dict.fromkeys(names, path)
     return StoredWeights(folder, files, name == SAFETENSORS)
@@ -109,7 +109,7 @@ def _names_in(path: Path) -> list[str]:
     """Names of the tensors of a file.
 
     Raises:
-        UserError: it is cut off or something else than weights.
+        UserError: it is truncated, or not a file of weights.
     """
     refuse_lfs_pointer(path)
     if path.suffix != ".safetensors":
@@ -147,7 +147,7 @@ def _read_bin(path: Path) -> dict[str, Any]:
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"the weights cannot be read: {first_line}", where=str(path), remedy=_DOWNLOAD) from None
     if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise UserError("the file holds something else than named tensors", where=str(path), remedy=_DOWNLOAD)
+        raise UserError("the file contains something other than named tensors", where=str(path), remedy=_DOWNLOAD)
     return content
 
 

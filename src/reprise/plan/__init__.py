@@ -1,1 +1,1 @@
-"""What a run will cost, before anything is paid for."""
+"""What a run will cost, before it starts."""

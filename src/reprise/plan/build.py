@@ -20,6 +20,7 @@ from reprise.evaluation.previous import known_spreads
 from reprise.mixture.budget import budgets
 from reprise.mixture.forecast import Supply, forecast
 from reprise.model.files import model_folder
+from reprise.model.machine import count_cores, cpu_flops_per_s
 from reprise.plan.records import (
     Plan,
     PlanFinding,
@@ -118,13 +119,13 @@ def make_plan(recipe: Recipe, findings: Sequence[Finding] = ()) -> Plan:
 
 
 def _as_trained(recipe: Recipe) -> Recipe:
-    """The recipe with the model that training begins with as its model, where that is there already."""
+    """The recipe with the model that training begins with as its model, if that is there already."""
     start = recipe.start_model()
     return recipe.model_copy(update={"model": start}) if Path(start.path, "config.json").is_file() else recipe
 
 
 def _vocabulary(recipe: Recipe) -> PlannedVocabulary | None:
-    """What the stage `vocabulary` added; None where the recipe asks for none, and before that stage."""
+    """What the stage `vocabulary` added; None if the recipe asks for none, and before that stage."""
     manifest = None if recipe.vocabulary is None else Workspace(recipe.workspace).manifest(VOCABULARY)
     if manifest is None:
         return None
@@ -187,12 +188,23 @@ def _summarise(recipe: Recipe, stages: list[PlannedStage]) -> Summary:
         "gpu_hours": gpu_hours,
         "hours": hours,
         "days": None if hours is None else hours / 24,
+        "cpu_cores": count_cores(),
+        "cpu_hours": _cpu_hours(recipe, _total(stage["training_flops"] for stage in stages)),
         "tokens_per_s": tokens / hours / 3600 if hours else None,
         "utilisation": recipe.hardware.utilisation,
         "utilisation_source": "hardware.utilisation" if given else PUBLISHED_UTILISATION,
         "cost": gpu_hours * price if price and gpu_hours is not None else None,
         "disk_gb": preflight.workspace_bytes(recipe) / 1e9,
     }
+
+
+def _cpu_hours(recipe: Recipe, flops: float | None) -> float | None:
+    """Hours of training on the cores of this machine; None where it or the recipe has a GPU, or FLOPs are not known."""
+    import torch
+
+    if flops is None or "gpu" in recipe.hardware.model_fields_set or torch.cuda.is_available():
+        return None
+    return flops / cpu_flops_per_s() / 3600
 
 
 def _memory(recipe: Recipe) -> MemoryPlan | None:

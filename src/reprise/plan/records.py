@@ -28,6 +28,11 @@ class Summary(TypedDict):
     """Hours on all GPUs together."""
     days: float | None
     """The same in days."""
+    cpu_cores: int
+    """Cores of the machine that made the plan."""
+    cpu_hours: float | None
+    """Hours of training on these cores; null where the machine has a GPU, the recipe names one (`hardware.gpu`), or the
+    model's size is not known."""
     cost: float | None
     """Price of the GPU-hours at `hardware.price_per_hour`; null without a price."""
     tokens_per_s: float | None
@@ -205,7 +210,7 @@ class Plan(TypedDict):
     assumptions: Assumptions
     """Peak, utilisation and formula."""
     vocabulary: PlannedVocabulary | None
-    """What the stage `vocabulary` added; null where the recipe asks for none, and before that stage."""
+    """What the stage `vocabulary` added; null if the recipe asks for none, and before that stage."""
     memory: MemoryPlan | None
     """Whether training fits the GPU's memory; null if the model is not on this machine."""
     scoring: ScoringCost | None

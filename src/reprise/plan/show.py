@@ -24,6 +24,8 @@ def summary_line(summary: Summary) -> str:
         )
     else:
         parts.append("hours not known")
+    if summary["cpu_hours"] is not None:
+        parts.append(f"{_in_words(summary['cpu_hours'])} on the {summary['cpu_cores']} CPU cores of this machine")
     parts.append(f"about {summary['disk_gb']:,.3g} GB of disk")
     if summary["cost"] is not None:
         parts.append(f"cost {summary['cost']:,.2f}")

@@ -1,6 +1,5 @@
 """What the proposed budget depends on: the model, how it tokenizes the text, and this machine."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,16 +7,14 @@ import numpy as np
 import torch
 
 from reprise.model.flops import training_flops_per_token
-from reprise.model.likelihood import native_dtype
 from reprise.model.loading import load_config
+from reprise.model.machine import count_cores, cpu_flops_per_s
 from reprise.model.tokenizer import open_tokenizer
 from reprise.proposal.entries import Entry
 from reprise.proposal.sampling import Group
 from reprise.recipe.hardware import peak_bf16_tflops
 from reprise.recipe.model import Model
 
-CPU_FLOPS_PER_CORE = {"bfloat16": 1.0e11, "float32": 3.0e10}
-"""FLOP/s of training on one core that the budget assumes (measured here: 1.2e11 in bfloat16)."""
 CPU_HOURS, GPU_HOURS = 1.0, 24.0
 """Longest training that is proposed."""
 
@@ -58,10 +55,8 @@ class ModelFacts:
             speed, hours, gpu = count * (peak or 100.0) * 1e12 * 0.4, GPU_HOURS, device if peak else None
             device = f"{count} x {device}"
         else:
-            kind = "bfloat16" if native_dtype() is torch.bfloat16 else "float32"
-            cores = len(os.sched_getaffinity(0))
-            speed, hours, gpu = cores * CPU_FLOPS_PER_CORE[kind], CPU_HOURS, None
-            device = f"{cores} CPU cores"
+            speed, hours, gpu = cpu_flops_per_s(), CPU_HOURS, None
+            device = f"{count_cores()} CPU cores"
         flops = training_flops_per_token(config, min(positions, 2048))
         return cls(positions, flops, ratios, device, speed, hours, gpu)
 

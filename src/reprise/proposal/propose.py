@@ -6,9 +6,10 @@ The files are sampled, never read whole: what the first records of some files sh
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from reprise.errors import UserError
 from reprise.proposal.budget import ModelFacts
 from reprise.proposal.entries import make_entries, tell_apart
-from reprise.proposal.sampling import find_groups, sample
+from reprise.proposal.sampling import Group, find_groups, sample
 from reprise.proposal.writer import RecipeWriter
 from reprise.recipe.model import Model
 
@@ -47,10 +48,28 @@ def propose(
     notes: list[str] = []
     groups = [group for path in data for group in find_groups(path, keep=False, notes=notes)]
     kept = [group for path in keep for group in find_groups(path, keep=True, notes=notes)]
-    for group in [*groups, *kept]:
-        sample(group)
+    groups, kept = _readable(groups, notes), _readable(kept, notes)
     tell_apart(groups, kept, notes)
     facts = ModelFacts.of(model, [*groups, *kept])
     entries = make_entries(groups, kept, notes)
     writer = RecipeWriter(model, groups + kept, entries, facts, notes, tokens)
     return Proposal(writer.write(name, workspace), notes)
+
+
+def _readable(groups: Sequence[Group], notes: list[str]) -> list[Group]:
+    """The groups in which there is text, sampled; of the others a note is made.
+
+    Raises:
+        UserError: there is none.
+    """
+    readable, refused = [], []
+    for group in groups:
+        try:
+            sample(group, notes)
+            readable.append(group)
+        except UserError as error:
+            refused.append(error)
+    if refused and not readable:
+        raise refused[0]
+    notes += [f"left out: {error}" for error in refused]
+    return readable

@@ -1,6 +1,7 @@
 """Look at files of text: languages, sources, sizes and the field of the text, from the first records of some files."""
 
 import contextlib
+import glob
 import io
 import re
 from collections import Counter
@@ -15,11 +16,12 @@ from reprise.documents.language import detect_languages
 from reprise.documents.read.files import Listing, SourceFile, describe_skipped, list_input, summarise_skipped
 from reprise.documents.read.formats import SEEKING, format_of
 from reprise.documents.read.parsing import PageParser
-from reprise.documents.read.records import Reading, Record, read_stream
-from reprise.documents.read.streams import decompress, open_raw
+from reprise.documents.read.records import Reading, Record, failures, read_stream
+from reprise.documents.read.streams import damaged, decompress, open_raw
 from reprise.errors import UserError
 from reprise.recipe.documents import Input
 from reprise.recipe.loading import check
+from reprise.storage import printable
 
 TEXT_FIELDS = (
     "text",
@@ -49,7 +51,7 @@ SOURCES = {
 """Source -> what its files or folders are called."""
 MAX_GROUPS = 12
 SAMPLED_FILES = 8
-"""Files of a group that are sampled."""
+"""Files of each kind (by the end of their name) in a group that are sampled."""
 SAMPLED_RECORDS = 400
 """Records of a sampled file that are read, at least."""
 SAMPLED_BYTES = 16 << 20
@@ -78,11 +80,13 @@ class Group:
     documents: float = 0.0
     """Estimated documents."""
     samples: list[str] = field(default_factory=list)
+    file_languages: set[str] = field(default_factory=set)
+    """The language of most text of each sampled file."""
 
     @property
     def language(self) -> str | None:
-        """The language of (nearly) all of its text, else None."""
-        if not self.language_bytes:
+        """The language of (nearly) all of its text and of each sampled file, else None."""
+        if not self.language_bytes or len(self.file_languages) > 1:
             return None
         language, count = self.language_bytes.most_common(1)[0]
         return language if count >= ONE_LANGUAGE * self.language_bytes.total() else None
@@ -124,8 +128,23 @@ def _loose_files(root: Path, listing: Listing, keep: bool) -> Iterator[Group]:
     if len(loose) == len(listing.files) and len(set(sources.values())) == 1:
         yield from [Group(str(root), sources[loose[0].path], loose, keep)] if loose else []
         return
-    for file in loose:
-        yield Group(file.path, sources[file.path], [file], keep)
+    for ending, files in _by_ending(loose).items():
+        kinds = {sources[file.path] for file in files}
+        if len(files) > 1 and len(kinds) == 1:
+            yield Group(str(Path(glob.escape(str(root)), f"*{ending}")), kinds.pop(), files, keep)
+        else:
+            yield from (Group(file.path, sources[file.path], [file], keep) for file in files)
+
+
+def _by_ending(files: Sequence[SourceFile]) -> dict[str, list[SourceFile]]:
+    """End of the name, such as `.jsonl.gz` -> files."""
+    endings: dict[str, list[SourceFile]] = {}
+    for file in files:
+        path = Path(file.path)
+        known = format_of(file.path).compression
+        ending = "".join(path.suffixes[-2:]) if known else path.suffix
+        endings.setdefault(ending, []).append(file)
+    return endings
 
 
 def guess_source(name: str, otherwise: str = "web") -> str:
@@ -137,55 +156,88 @@ def guess_source(name: str, otherwise: str = "web") -> str:
     return otherwise
 
 
-def sample(group: Group) -> None:
+def sample(group: Group, notes: list[str]) -> None:
     """Measure languages, sources, sizes and the field of the text on some files of a group.
+
+    Args:
+        group: gets what was measured.
+        notes: gets a line for each sampled file that cannot be read.
 
     Raises:
         UserError: no record of the sampled files has a text.
     """
-    step = max(1, len(group.files) // SAMPLED_FILES)
-    chosen = group.files[::step][:SAMPLED_FILES]
     with PageParser() as parser:  # one process for all files: it starts in a second
-        _sample_files(group, chosen, parser)
-
-
-def _sample_files(group: Group, chosen: Sequence[SourceFile], parser: PageParser) -> None:
-    entry = _entry_that_reads(group, chosen, parser)
-    factor = sum(file.size for file in group.files) / max(1, sum(file.size for file in chosen))
-    named_language = total = 0
-    for file in chosen:
-        records, share = _first_records(file, entry, parser)
-        if not records or not share:
-            continue
-        scale = factor / share
-        texts = [str(record.fields["text"]) for record in records]
-        languages = _languages(records, texts)
-        named_language += sum(record.fields["lang"] is not None for record in records)
-        total += len(records)
-        group.documents += len(records) * scale
-        group.samples += texts[:: max(1, len(texts) // 20)][:20]
-        for record, text, language in zip(records, texts, languages, strict=True):
-            size = len(text.encode(errors="replace")) * scale
-            group.language_bytes[language] += int(size)
-            group.source_bytes[record.fields["source"] or group.source] += int(size)
+        kinds = list(_by_ending(group.files).values())
+        entry = _entry_that_reads(group, [_spaced(files)[0] for files in kinds], parser)
+        named_language = total = 0
+        for files in kinds:
+            chosen = _spaced(files)
+            factor = sum(file.size for file in files) / max(1, sum(file.size for file in chosen))
+            for file in chosen:
+                try:
+                    records, share = _first_records(file, entry, parser)
+                except UserError as error:
+                    notes.append(f"cannot be read: {error}")
+                    continue
+                if records and share:
+                    _add(group, records, factor / share)
+                    named_language += sum(record.fields["lang"] is not None for record in records)
+                    total += len(records)
     group.names_language = named_language == total
 
 
+def _spaced(files: Sequence[SourceFile]) -> Sequence[SourceFile]:
+    """A few files from all over a list."""
+    return files[:: max(1, len(files) // SAMPLED_FILES)][:SAMPLED_FILES]
+
+
+def _add(group: Group, records: Sequence[Record], scale: float) -> None:
+    """Add what the first records of a file say, each of which stands for `scale` records."""
+    texts = [str(record.fields["text"]) for record in records]
+    group.documents += len(records) * scale
+    group.samples += texts[:: max(1, len(texts) // 20)][:20]
+    sizes: Counter[str] = Counter()
+    for record, text, language in zip(records, texts, _languages(records, texts), strict=True):
+        size = int(len(text.encode(errors="replace")) * scale)
+        sizes[language] += size
+        group.source_bytes[record.fields["source"] or group.source] += size
+    group.language_bytes.update(sizes)
+    group.file_languages.add(sizes.most_common(1)[0][0])
+
+
 def _entry_that_reads(group: Group, files: Sequence[SourceFile], parser: PageParser) -> Input:
-    """An input with the field of the text, and with the guessed source where the first file does not say it."""
+    """An input with the field of the text, and with the guessed source where the files do not say it.
+
+    Args:
+        group: its path and guessed source.
+        files: one of each kind; the input that reads most of them is taken.
+        parser: of pages.
+    """
+    best: tuple[int, Input | None] = 0, None
     for name in TEXT_FIELDS:
         fields: dict[str, str | None] = {} if name == "text" else {"text": name}
         for constants in ({}, {"source": group.source}):
             entry = Input(path=group.path, fields=fields, constants=constants)
-            with contextlib.suppress(UserError):
-                if _first_records(files[0], entry, parser, 20, 0)[0]:
-                    group.text_field, group.names_source = name, not constants
-                    return entry
+            count = sum(_can_read(file, entry, parser) for file in files)
+            best = (count, entry) if count > best[0] else best
+        if best[0] == len(files):
+            break
+    if best[1] is not None:
+        group.text_field, group.names_source = best[1].fields.get("text") or "text", not best[1].constants
+        return best[1]
     raise UserError(
         "no document can be read here",
         where=group.path,
         remedy=f"name the text's field in a recipe (documents.inputs.0.fields); tried: {', '.join(TEXT_FIELDS)}",
     )
+
+
+def _can_read(file: SourceFile, entry: Input, parser: PageParser) -> bool:
+    """Whether an input finds text at the beginning of a file."""
+    try:
+        return bool(_first_records(file, entry, parser, 20, 0)[0])
+    except UserError:
+        return False
 
 
 def _first_records(
@@ -195,20 +247,29 @@ def _first_records(
     limit: int = SAMPLED_RECORDS,
     limit_bytes: int = SAMPLED_BYTES,
 ) -> tuple[list[Record], float]:
-    """The first records of a file, `limit` or more until `limit_bytes` were read, and the share of it that they are."""
+    """The first records of a file, `limit` or more until `limit_bytes` were read, and the share of it that they are.
+
+    Raises:
+        UserError: the file cannot be read, or lacks the column of the text.
+    """
     records: list[Record] = []
     finished = True
-    with contextlib.closing(open_raw(file.path)) as raw:
-        counted = _Counted(raw)
-        stream = raw if file.format in SEEKING else cast(BinaryIO, io.BufferedReader(counted, 1 << 16))
-        compression = None if file.format in SEEKING else format_of(file.path).compression
-        items = read_stream(decompress(stream, compression), file.path, file.format, Reading(entry, parser))
-        for index, item in enumerate(items):
-            if index >= limit and counted.num_bytes >= (0 if file.format in SEEKING else limit_bytes):
-                finished = False
-                break
-            if isinstance(item, Record):
-                records.append(item)
+    try:
+        with contextlib.closing(open_raw(file.path)) as raw:
+            counted = _Counted(raw)
+            stream = raw if file.format in SEEKING else cast(BinaryIO, io.BufferedReader(counted, 1 << 16))
+            compression = None if file.format in SEEKING else format_of(file.path).compression
+            items = read_stream(decompress(stream, compression), file.path, file.format, Reading(entry, parser))
+            for index, item in enumerate(items):
+                if index >= limit and counted.num_bytes >= (0 if file.format in SEEKING else limit_bytes):
+                    finished = False
+                    break
+                if isinstance(item, Record):
+                    records.append(item)
+    except UserError:
+        raise
+    except failures(file) as error:
+        raise damaged(printable(file.path), len(records) + 1, error) from error
     if finished:
         return records, 1.0
     if file.format == "parquet":

@@ -9,6 +9,7 @@ from pathlib import Path
 from reprise.errors import UserError
 from reprise.evaluation.command import read_texts
 from reprise.evaluation.stage import read_held_out
+from reprise.manifest import refuse_damage
 from reprise.publish.card import write_card
 from reprise.publish.gguf_check import GgufCheck, check_gguf_file
 from reprise.publish.gguf_file import check_gguf, write_gguf
@@ -44,9 +45,11 @@ class Source:
                 raise UserError(
                     "there is no trained model yet", where=str(model), remedy="run `reprise train RECIPE` first"
                 )
+            refuse_damage(model.parent, f"{model.name}/")
             return cls(model, recipe, is_run=True)
         if not path.is_dir():
             raise UserError("there is no such recipe, run or model folder", where=str(path))
+        refuse_damage(path.parent, f"{path.name}/")
         run = path.resolve().parent.parent
         return cls(path, open_recipe(run, None) if (run / "recipe.yaml").is_file() else None, is_run=False)
 

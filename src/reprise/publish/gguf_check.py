@@ -1,7 +1,7 @@
 """Whether a GGUF file computes what it should: read back by transformers, and compared on held-out text.
 
 The file is compared with the model whose weights were quantized and put back in place here, without a file between:
-any difference beyond rounding is a wrong name, order, setting or constant. What quantization costs is told beside it.
+any difference beyond rounding is a wrong name, order, setting or constant. The loss by quantization is reported too.
 """
 
 import math
@@ -78,7 +78,7 @@ def check_gguf_file(model: Model, file: Path, quantization: str, texts: Sequence
     difference = max(_difference(one, other) for one, other in zip(expected, after, strict=True))
     if not difference <= TOLERANCE:
         raise UserError(
-            f"the file computes something else than its quantized weights: logits differ by {difference:.2g} of their "
+            f"the file does not compute what its quantized weights do: logits differ by {difference:.2g} of their "
             f"spread, more than {TOLERANCE:g}",
             where=str(file),
             remedy="report it with the base model's name; the folder of `reprise export` without --gguf is not touched",

@@ -48,12 +48,12 @@ def check_gguf(model: Model, quantization: str) -> None:
         raise UserError(
             f"models of the family {family} cannot be written to a GGUF file here",
             where=f"model_type of {model.path}",
-            remedy=f"handled are {', '.join(FAMILIES)}; convert the model folder with llama.cpp's own script",
+            remedy=f"supported are {', '.join(FAMILIES)}; convert the model folder with llama.cpp's own script",
         )
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type", "default") != "default":
         raise UserError(
-            f"rotary positions are scaled ({rope['rope_type']}), which is not handled",
+            f"rotary positions are scaled ({rope['rope_type']}), which is not supported",
             where=f"rope_parameters of {model.path}",
             remedy="convert the model folder with llama.cpp's own script",
         )

@@ -55,6 +55,6 @@ def push_folder(folder: Path, name: str, *, private: bool = True) -> str:
     except OSError as error:
         raise UserError(
             f"the Hub cannot be reached: {str(error).replace(token, '***')}", where=name,
-            remedy="run the same command again: what was sent is not sent again",
+            remedy="run the same command again: files that were sent are not sent again",
         ) from None  # fmt: skip
     return str(commit.commit_url)

@@ -211,7 +211,7 @@ class Training(Settings):
                 raise ValueError("master_weights: bf16 computes in bf16: set precision to bf16 or auto")
             if adapted or muon:
                 other = "an adapter, whose few weights are float32" if adapted else "Muon, which does not round"
-                raise ValueError(f"master_weights: bf16 cannot be had with {other}: set it to float32")
+                raise ValueError(f"master_weights: bf16 cannot be combined with {other}: set it to float32")
         if self.step_in_backward:
             if self.optimizer.clip_norm:
                 raise ValueError(

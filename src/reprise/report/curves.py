@@ -5,13 +5,14 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal, TypeGuard, cast
 
 from reprise.manifest import Manifest
 from reprise.mixture.state import BucketState
 from reprise.recipe import Recipe
 from reprise.recipe.groups import Groups
 from reprise.report.training_records import Series, ShareChange, SpentRow, TrainingEvent, TrainingFacts, ValidationFacts
+from reprise.training.events import Event, GuardEvent, Moment, ResumeEvent, SharesEvent, StepEvent, ValidationEvent
 from reprise.workspace import Workspace
 
 MAX_POINTS = 600
@@ -27,7 +28,18 @@ Key = tuple[str, str | None, str | None]
 """Entry of the mixture or language, source, topic; None: all of them together."""
 
 
-def read_metrics(path: Path) -> tuple[list[dict[str, Any]], int]:
+class FreshStart(Moment):
+    """A restart without a checkpoint, as `drop_repeated` records it: training began again with the first token."""
+
+    kind: Literal["resume"]
+    checkpoint: None
+
+
+Record = Event | FreshStart
+Reported = ResumeEvent | FreshStart | GuardEvent | SharesEvent
+
+
+def read_metrics(path: Path) -> tuple[list[Event], int]:
     """Records of a metrics file, and how many of its lines are damaged.
 
     A last line without its end is one that is being written, not damage.
@@ -36,7 +48,8 @@ def read_metrics(path: Path) -> tuple[list[dict[str, Any]], int]:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         return [], 0
-    records, damaged = [], 0
+    records: list[Event] = []
+    damaged = 0
     for line in lines[:-1]:
         try:
             record = json.loads(line)
@@ -47,20 +60,21 @@ def read_metrics(path: Path) -> tuple[list[dict[str, Any]], int]:
     return records, damaged
 
 
-def drop_repeated(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Leave out what was done again after a restart: measurements later than the checkpoint that was loaded.
+def drop_repeated(records: Sequence[Event]) -> list[Record]:
+    """Drop measurements that were repeated after a restart: those later than the checkpoint that was loaded.
 
     A process writes `start`, and `resume` once it has loaded a checkpoint. If something else follows, it began from the
     first token, and `start` becomes a `resume` without a checkpoint here. If nothing follows, or the next `start`, the
     process was killed before it did either, so nothing was done again.
     """
-    kept: list[dict[str, Any]] = []
+    kept: list[Record] = []
+    record: Record
     for index, record in enumerate(records):
         if record["kind"] == "start" and kept:
             following = records[index + 1]["kind"] if index + 1 < len(records) else None
             if following in (None, "start", "resume"):
                 continue
-            record = record | {"kind": "resume", "checkpoint": None}
+            record = cast(FreshStart, {**record, "kind": "resume", "checkpoint": None})
         if record["kind"] == "resume":
             from_start = record.get("checkpoint", "") is None
             reached = -1 if from_start else record["tokens"]
@@ -84,9 +98,9 @@ def training_facts(workspace: Workspace, recipe: Recipe, index: int) -> Training
     folder = workspace.folder(name) if manifest else workspace.root / f"{name}.partial"
     everything, damaged = read_metrics(folder / "metrics.jsonl")
     records = drop_repeated(everything)
-    steps = _of(records, "step")
+    steps = [record for record in records if record["kind"] == "step"]
     groups = recipe.held_out_groups()
-    validations = [bits_per_byte_of(record, groups) for record in _of(records, "validation")]
+    validations = [bits_per_byte_of(record, groups) for record in records if record["kind"] == "validation"]
     return {
         "stage": index + 1,
         "name": stage.name,
@@ -94,17 +108,18 @@ def training_facts(workspace: Workspace, recipe: Recipe, index: int) -> Training
         "tokens": max((record["tokens"] for record in records), default=0),
         "steps": max((record["step"] for record in steps), default=0),
         "seconds": _seconds(manifest, everything),
-        "start": next(iter(reversed(_of(everything, "start"))), None),
+        "start": next((record for record in reversed(everything) if record["kind"] == "start"), None),
         "damaged_lines": damaged,
         "series": _series(steps),
         "benchmarks": [
             {"tokens": record["tokens"], "scores": {row["benchmark"]: row["score"] for row in record["benchmarks"]}}
-            for record in _of(records, "benchmarks")
+            for record in records
+            if record["kind"] == "benchmarks"
         ],
         "validations": validations,
         "shares": _shares(records),
         "events": [_event(record) for record in records if _is_event(record, stage.topics.policy.name)],
-        "checkpoints": len({record["name"] for record in _of(everything, "checkpoint")}),
+        "checkpoints": len({record["name"] for record in everything if record["kind"] == "checkpoint"}),
         "spent": manifest.counts.get("spent", []) if manifest else _spent_so_far(folder),
     }
 
@@ -122,11 +137,7 @@ def _spent_so_far(folder: Path) -> list[SpentRow]:
     ]
 
 
-def _of(records: Iterable[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
-    return [record for record in records if record["kind"] == kind]
-
-
-def _seconds(manifest: Manifest | None, records: Sequence[dict[str, Any]]) -> float:
+def _seconds(manifest: Manifest | None, records: Sequence[Event]) -> float:
     """Seconds at work: those of the last record of each life of the process, summed."""
     if manifest:
         return manifest.seconds
@@ -138,21 +149,17 @@ def _seconds(manifest: Manifest | None, records: Sequence[dict[str, Any]]) -> fl
     return total + last
 
 
-def _series(steps: Sequence[dict[str, Any]]) -> Series:
+def _series(steps: Sequence[StepEvent]) -> Series:
     """Loss, learning rate, gradient norm and speed over tokens, each a list, averaged down to MAX_POINTS."""
     width = max(1, math.ceil(len(steps) / MAX_POINTS))
     groups = [steps[start : start + width] for start in range(0, len(steps), width)]
-
-    def means(name: str) -> list[float | None]:
-        return [_mean(step.get(name) for step in group) for group in groups]
-
     return {
         "steps_per_point": width,
         "tokens": [group[-1]["tokens"] for group in groups],
-        "loss": means("loss"),
-        "lr": means("lr"),
-        "grad_norm": means("grad_norm"),
-        "tokens_per_s": means("tokens_per_s"),
+        "loss": [_mean(step.get("loss") for step in group) for group in groups],
+        "lr": [_mean(step.get("lr") for step in group) for group in groups],
+        "grad_norm": [_mean(step.get("grad_norm") for step in group) for group in groups],
+        "tokens_per_s": [_mean(step.get("tokens_per_s") for step in group) for group in groups],
     }
 
 
@@ -162,7 +169,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return sum(finite) / len(finite) if finite else None
 
 
-def bits_per_byte_of(record: dict[str, Any], groups: Groups) -> ValidationFacts:
+def bits_per_byte_of(record: ValidationEvent, groups: Groups) -> ValidationFacts:
     """One measurement: bits per byte of each entry or language, its sources and their topics."""
     sums: dict[Key, list[float]] = defaultdict(lambda: [0.0, 0.0])
     buckets = [bucket for bucket in record["validation"] if math.isfinite(bucket["nll"]) and bucket["num_bytes"]]
@@ -191,7 +198,7 @@ def bits_per_byte_of(record: dict[str, Any], groups: Groups) -> ValidationFacts:
     }
 
 
-def _shares(records: Sequence[dict[str, Any]]) -> list[ShareChange]:
+def _shares(records: Sequence[Record]) -> list[ShareChange]:
     """Changes of the mixture: where, why, and the shares of the children of `path` before and after."""
     return [
         {
@@ -201,16 +208,17 @@ def _shares(records: Sequence[dict[str, Any]]) -> list[ShareChange]:
             "old": record["old"],
             "new": record["new"],
         }
-        for record in _of(records, "shares")
+        for record in records
+        if record["kind"] == "shares"
     ]
 
 
-def _is_event(record: dict[str, Any], policy: str) -> bool:
+def _is_event(record: Record, policy: str) -> TypeGuard[Reported]:
     """A restart, a guard, or a change of the mixture that its policy did not make."""
     return record["kind"] in EVENTS or (record["kind"] == "shares" and record["cause"] != policy)
 
 
-def _event(record: dict[str, Any]) -> TrainingEvent:
+def _event(record: Reported) -> TrainingEvent:
     """What happened: where it was, and all that the record says of it but the shares, which have a curve."""
     known = (
         "kind",

@@ -1,7 +1,6 @@
 """A run, at any time -> its report. The page is drawn from this record and nothing else, so both say the same."""
 
 import functools
-import json
 import math
 import time
 from pathlib import Path
@@ -11,7 +10,7 @@ from reprise import __version__
 from reprise.errors import UserError
 from reprise.evaluation.results import Results
 from reprise.evaluation.verdicts import headline_parts
-from reprise.manifest import Manifest
+from reprise.manifest import Manifest, read_output
 from reprise.mixture.budget import budgets
 from reprise.recipe import Recipe
 from reprise.recipe.model import Model
@@ -94,7 +93,7 @@ def finite(value: Any) -> Any:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_output(path)
     except FileNotFoundError:
         return None
 

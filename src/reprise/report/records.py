@@ -198,7 +198,7 @@ class Report(TypedDict):
     samples: list[Sample]
     """Continuations of both models."""
     vocabulary: VocabularyCounts | None
-    """What the stage `vocabulary` added; null where the recipe asks for none, and before that stage."""
+    """What the stage `vocabulary` added; null if the recipe asks for none, and before that stage."""
     corpus: CorpusFacts
     """Flow, drops, rejects, buckets and perplexity of the text."""
     budget: list[BudgetRow]

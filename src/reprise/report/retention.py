@@ -53,7 +53,7 @@ def chat_charts(facts: Report) -> list[Chart]:
 def _factor_chart(
     name: str, title: str, note: str, axis: str, series: dict[str, list[tuple[float, float]]]
 ) -> Chart | None:
-    """Curves over the factor of a merge; None where there is nothing to draw."""
+    """Curves over the factor of a merge; None if there is nothing to draw."""
     if not series:
         return None
     traces = [

@@ -1,4 +1,4 @@
-"""The child of `sandbox.py`: gives up every right that a program under test does not need, then runs it.
+"""The child process of `run.py`: drops every right that a program under test does not need, then runs it.
 
 Run as a script with an empty environment; reads one JSON object from stdin and writes one to the descriptor it names.
 Only the standard library: it starts without site-packages. Linux only; the numbers are those of the kernel's headers.
@@ -12,7 +12,7 @@ import resource
 import stat
 import struct
 import sys
-from typing import Any
+from typing import Any, TypedDict
 
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP = 1, 38, 22
 SECCOMP_MODE_FILTER = 2
@@ -55,9 +55,36 @@ FILE_COMMANDS = (0, 1, 2, 3, 5, 6, 7, 1030, 1034)
 F_SETFL with O_ASYNC: these make the kernel send any signal to any process of the user."""
 
 
+class Task(TypedDict):
+    """What the parent writes to stdin."""
+
+    program: str
+    tests: str
+    report_fd: int
+    """Descriptor that the verdict is written to."""
+    nonce: str
+    """Repeated in the report, so that the program cannot write one."""
+    scratch: str
+    """Folder that the program may write to."""
+    readable: list[str]
+    """Folders that it may read."""
+    seconds: int
+    """Limit on processor time."""
+    memory_bytes: int
+    file_bytes: int
+    """Limit on the size of a file."""
+
+
+class Outcome(TypedDict):
+    """How the program and its tests ended."""
+
+    verdict: str
+    detail: str
+
+
 def main() -> None:
     """Read what to run, confine this process, run it, and report."""
-    task = json.load(sys.stdin)
+    task: Task = json.load(sys.stdin)
     report = os.fdopen(task["report_fd"], "w")
     nonce = task["nonce"]
     confine(task)
@@ -67,7 +94,7 @@ def main() -> None:
     os._exit(0)
 
 
-def execute(program: str, tests: str) -> dict[str, Any]:
+def execute(program: str, tests: str) -> Outcome:
     """Run the program, then its tests in the same namespace."""
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for name, text in (("program", program), ("tests", tests)):
@@ -80,7 +107,7 @@ def execute(program: str, tests: str) -> dict[str, Any]:
     return {"verdict": "passed", "detail": ""}
 
 
-def confine(task: dict[str, Any]) -> None:
+def confine(task: Task) -> None:
     """Give up rights permanently; raises OSError if the kernel cannot enforce it."""
     libc = ctypes.CDLL(None, use_errno=True)
     os.chdir(task["scratch"])

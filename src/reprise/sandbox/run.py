@@ -31,10 +31,13 @@ import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from reprise.errors import UserError
 from reprise.run_delay import run_delay
+
+if TYPE_CHECKING:
+    from reprise.sandbox.confinement import Task
 
 VERDICTS = ("passed", "failed", "timeout", "memory", "size", "crashed")
 _LOOK_EVERY_S = 0.05
@@ -115,7 +118,7 @@ def _run(program: str, tests: str, limits: Limits) -> Verdict:
     scratch = Path(tempfile.mkdtemp(prefix="reprise-sandbox-"))
     receive, send = os.pipe()
     nonce = secrets.token_hex(16)
-    task = {
+    task: Task = {
         "program": program,
         "tests": tests,
         "nonce": nonce,

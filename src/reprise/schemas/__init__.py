@@ -117,7 +117,7 @@ FORMATS: tuple[Format, ...] = (
         "shares-applied",
         "WORKSPACE/train-N/shares-applied.json",
         list[AppliedShares],
-        "Shares of that file that came into force, oldest first.",
+        "The shares of that file that were applied, oldest first.",
     ),
     Format(
         "topics",

@@ -78,7 +78,7 @@ def _check_topics(recipe: Recipe, pairs: set[tuple[str, str]]) -> Iterator[Findi
     if topics.llm is None and "" not in labelled:
         for language in sorted(_without_topic(recipe) & set(split) - labelled):
             yield Finding(
-                f"text in the language {language!r} is split by topic and carries none, and no label says what is what",
+                f"text in the language {language!r} is split by topic, but has neither topics nor labels",
                 "documents.topics.labelled",
                 "name labelled files (fields text, lang, topic), or a language model: documents.topics.llm",
                 "warning",

@@ -83,7 +83,7 @@ class Disciplines:
             own = own_terms.get(discipline, {})
             if discipline != CATCH_ALL and not known and not own:
                 raise UserError(
-                    f"there are no words that tell the discipline {discipline!r} from others",
+                    f"there are no words that distinguish the discipline {discipline!r} from others",
                     where="synthesis.disciplines",
                     remedy=f"name some: synthesis.passages.terms: {{{discipline}: {{en: [...]}}}}",
                 )
@@ -188,13 +188,13 @@ def find_passages(
                 )
 
 
-def choose_passages(found: Iterable[Passage], count: int, max_per_origin: int) -> list[Passage]:
+def choose_passages(passages: Iterable[Passage], count: int, max_per_origin: int) -> list[Passage]:
     """At most `count` passages of one language and discipline, the same ones whatever the order in which they come.
 
     Topics and origins (files) take turns, and within them documents do; each gives its best passages first.
     """
     grouped: dict[tuple[str, str], dict[str, list[Passage]]] = defaultdict(lambda: defaultdict(list))
-    for passage in found:
+    for passage in passages:
         origin = passage.origin.rpartition(":")[0] or passage.origin
         grouped[passage.topic or "", origin][passage.document_id].append(passage)
     ordered: dict[tuple[str, str], list[Passage]] = {}

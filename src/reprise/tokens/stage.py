@@ -76,7 +76,7 @@ class TokenizeCounts(TypedDict):
     dropped: int
     """Conversations that the model's chat template refuses, which `reprise rejects` shows."""
     drops: list[BucketFlow]
-    """Languages, sources and splits that lost some of them; empty where none was dropped."""
+    """Languages, sources and splits that lost some of them; empty if none was dropped."""
     conversations: int
     """Documents that are conversations."""
     answer_tokens: int

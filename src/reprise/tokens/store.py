@@ -153,8 +153,8 @@ class Bucket:
         if not self.num_conversations:
             return np.empty((0, 3), dtype=np.int32)
         start, stop = self._answer_offsets[document : document + 2].tolist()
-        found: npt.NDArray[np.int32] = self._answers[start:stop].reshape(-1, 3)
-        return found
+        answers: npt.NDArray[np.int32] = self._answers[start:stop].reshape(-1, 3)
+        return answers
 
     @cached_property
     def _answers(self) -> npt.NDArray[np.int32]:
@@ -202,7 +202,7 @@ class TokenStore:
             raise UserError("there is no token store", where=str(root), remedy="run `reprise tokenize`") from None
         except ValueError:
             raise UserError(
-                "the description of the store is no JSON", where=str(root / STORE), remedy=_REBUILD
+                "the description of the store is not JSON", where=str(root / STORE), remedy=_REBUILD
             ) from None
         if description.get("version") != VERSION:
             raise UserError(

@@ -33,9 +33,9 @@ def check_processes(training: Training, processes: Processes) -> None:
 def _check_weights(training: Training, processes: Processes) -> None:
     if training.master_weights == "bf16" and compute_dtype(training, processes.device) != torch.bfloat16:
         raise UserError(
-            "bfloat16 weights are computed with in bfloat16, which this processor does not do fast",
+            "bfloat16 weights need bfloat16 computation, which is slow on this processor",
             where="training.master_weights = bf16",
-            remedy="set training.precision=bf16 to do it all the same, or training.master_weights=float32",
+            remedy="set training.precision=bf16 to use it anyway, or training.master_weights=float32",
         )
 
 

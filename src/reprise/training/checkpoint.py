@@ -49,7 +49,13 @@ def tensors_of(
     """
     if optimizer is None:
         return {"model": _trained(model, get_model_state_dict(model))}
-    weights, moments = get_state_dict(model, parts_of(optimizer))
+    parts = parts_of(optimizer)
+    new = [part for part in parts if not part.state]
+    weights, moments = get_state_dict(model, parts)
+    if new:  # torch made the moments by a step without gradients and counted it, which Adam's bias correction would see
+        for state in (state for part in new for state in part.state.values() if "step" in state):
+            state["step"] = torch.zeros_like(state["step"])
+        weights, moments = get_state_dict(model, parts)
     return {"model": _trained(model, weights), "optimizer": moments, **({"average": average} if average else {})}
 
 
@@ -102,7 +108,7 @@ def read_tensors(folder: Path, tensors: dict[str, Any], *, alone: bool = False) 
         alone: this process reads for itself; else all processes call.
 
     Raises:
-        UserError: it has no such tensors, or of other shapes; or it holds something else than tensors and numbers.
+        UserError: it has no such tensors, or of other shapes; or it contains something other than tensors and numbers.
     """
     try:
         with warnings.catch_warnings():
@@ -269,7 +275,7 @@ def _tokens(folder: Path) -> int:
 
 
 def _delete(path: Path) -> None:
-    """Take the name away first: a kill half-way must not leave a cut checkpoint under a good name."""
+    """Take the name away first: a kill in between must not leave a cut checkpoint under a good name."""
     doomed = path.with_name(f"{path.name.removesuffix('.partial')}.deleted.partial")
     shutil.rmtree(doomed, ignore_errors=True)
     path.rename(doomed)

@@ -67,7 +67,7 @@ class CheckpointReader(FileSystemReader):
             raise UserError(
                 f"the checkpoint's .metadata does not describe tensors and is not read: {error}",
                 where=str(path),
-                remedy="use a checkpoint that Reprise wrote; this file may run code of a stranger in other programs",
+                remedy="use a checkpoint that Reprise wrote; this file may run foreign code in other programs",
             ) from None
         metadata.storage_meta = metadata.storage_meta or StorageMeta()
         metadata.storage_meta.load_id = self.load_id

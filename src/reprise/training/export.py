@@ -85,7 +85,7 @@ def export_checkpoint(
     facts = read_facts(checkpoint)
     if averaged and not facts["averaged"]:
         raise UserError(
-            "the checkpoint holds no mean of the weights", where=str(checkpoint), remedy="leave out --averaged"
+            "the checkpoint contains no mean of the weights", where=str(checkpoint), remedy="leave out --averaged"
         )
     with new_folder(folder) as partial:
         check_sums(checkpoint, facts, facts["files"])

@@ -1,19 +1,15 @@
-"""Numbers that are not finite, loss spikes, and the held-out loss of what is to be kept."""
+"""Guards of a step: what happens when a loss or gradient is not finite, or the loss jumps."""
 
 import logging
 import math
 import statistics
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from reprise.errors import UserError
-from reprise.recipe.groups import MIN_DOCUMENTS, Group, Groups
 from reprise.recipe.training import Guards
 from reprise.training.checkpoint_facts import Progress
 from reprise.training.events import BatchRows, GuardEvent, Moment
-from reprise.training.validation import BucketLoss
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +68,7 @@ class StepGuard:
         self._tell({**self._moment(), "kind": "guard", "guard": "non_finite", "action": "skip", "loss": repr(loss),
                     "grad_norm": repr(grad_norm), "in_a_row": progress.bad_steps, **rows})  # fmt: skip
         buckets = ", ".join(rows["buckets"])
-        log.warning("step %d left out: loss %r, gradient norm %r, rows of %s", progress.step, loss, grad_norm, buckets)
+        log.warning("step %d skipped: loss %r, gradient norm %r, rows of %s", progress.step, loss, grad_norm, buckets)
         if progress.bad_steps >= self._settings.max_bad_steps:
             last_row = rows["first_row"] + rows["num_rows"] - 1
             raise UserError(
@@ -81,91 +77,3 @@ class StepGuard:
                 where=f"training.guards.max_bad_steps = {self._settings.max_bad_steps}",
                 remedy="lower the learning rate, look at these documents, or raise the limit",
             )
-
-
-@dataclass(frozen=True)
-class Retention:
-    """How a kept group of held-out documents stands against the base model."""
-
-    group: Group
-    """Its `tolerance` is set."""
-    before: float
-    """Bits per byte of the base model."""
-    now: float
-
-    @property
-    def path(self) -> str:
-        """`en` or `en/code`, as in `evaluation.tolerance`."""
-        return self.group.path
-
-    @property
-    def tolerance(self) -> float:
-        """Largest rise that still counts as kept."""
-        assert self.group.tolerance is not None
-        return self.group.tolerance
-
-    @property
-    def rise(self) -> float:
-        """Relative rise of the bits per byte."""
-        return self.now / self.before - 1
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether it rose by more than the tolerance."""
-        return self.rise > self.tolerance
-
-
-def kept_groups(groups: Groups, losses: Sequence[BucketLoss]) -> list[Group]:
-    """The groups with a tolerance of which documents are held out; sources of them only from MIN_DOCUMENTS on."""
-    documents: Counter[tuple[str, str]] = Counter()
-    for loss in losses:
-        documents[loss.key.language, loss.key.source] += loss.documents
-    return [
-        group
-        for group in groups.over(documents)
-        if group.tolerance is not None
-        and (group.source is None or documents[group.language, group.source] >= MIN_DOCUMENTS)
-    ]
-
-
-def bits_per_byte(losses: Sequence[BucketLoss], group: Group) -> float | None:
-    """Loss of a group, over its buckets; None if none was measured."""
-    chosen = [loss for loss in losses if group.contains(loss.key.language, loss.key.source) and loss.tokens]
-    bits = sum(loss.nll * loss.tokens / math.log(2) for loss in chosen)
-    num_bytes = sum(loss.num_bytes for loss in chosen)
-    return bits / num_bytes if num_bytes else None
-
-
-def check_retention(
-    losses: Sequence[BucketLoss], baseline: Mapping[str, float], groups: Sequence[Group]
-) -> list[Retention]:
-    """Every kept group that was measured both now and with the base model."""
-    measured = ((group, bits_per_byte(losses, group)) for group in groups)
-    return [
-        Retention(group, baseline[group.path], now)
-        for group, now in measured
-        if now is not None and group.path in baseline
-    ]
-
-
-def share_to_set(name: str, share: float, raised: dict[str, float], settings: Guards, *, is_lost: bool) -> float | None:
-    """The share that `retention: raise_share` gives an entry of the mixture; None if it stays.
-
-    Args:
-        name: name of the entry.
-        share: its present share of the stage.
-        raised: entry -> its share before the guard raised it; updated.
-        settings: step and cap.
-        is_lost: whether some of its text is worse than its tolerance allows.
-    """
-    if is_lost:
-        higher = min(share + settings.retention_step, settings.retention_cap)
-        if higher <= share:
-            return None
-        raised.setdefault(name, share)
-        return higher
-    before = raised.get(name, share)
-    if before == share:
-        return None
-    del raised[name]
-    return before

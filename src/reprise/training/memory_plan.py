@@ -127,7 +127,7 @@ def explain_out_of_memory(
         with contextlib.suppress(UnknownShapeError):
             remedy = _remedy(load_config(model), _setup_here(training, rows, processes), limit * USABLE)
     first_line = (str(error).splitlines() or ["out of memory"])[0]
-    return UserError(f"the memory is full: {first_line}", where=str(processes.device), remedy=remedy)
+    return UserError(f"out of memory: {first_line}", where=str(processes.device), remedy=remedy)
 
 
 def _setup_here(training: Training, rows: Rows, processes: Processes) -> Setup:

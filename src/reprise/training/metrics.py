@@ -37,7 +37,7 @@ class Metrics:
                 tracker.log(numbers, event["step"])
             except Exception as error:  # whatever it is, training is worth more
                 self._trackers.remove(tracker)
-                log.warning("%s gets no more numbers, metrics.jsonl has all of them: %s", tracker.name, error)
+                log.warning("%s gets no more values; metrics.jsonl has all of them: %s", tracker.name, error)
 
     def close(self) -> None:
         """Close the file and the trackers."""

@@ -46,7 +46,7 @@ def read_core_times() -> CoreTimes | None:
 
 
 def busy_cores(before: CoreTimes | None, now: CoreTimes | None) -> float | None:
-    """Cores that other programs kept busy between two moments; None if that cannot be told."""
+    """Cores that other programs kept busy between two moments; None if that is not known."""
     if before is None or now is None or now.moment - before.moment < _LEAST_SECONDS:
         return None
     return max(0.0, (now.busy - before.busy) - (now.own - before.own)) / (now.moment - before.moment)

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -93,6 +93,18 @@ def _in_use(objective: Objective, average: Mapping[str, Any]) -> Iterator[None]:
             exchange()
 
 
+class Reply(TypedDict):
+    """What the process that runs `read_alone.py` writes."""
+
+    ids: list[list[int]]
+    """The token ids of each text."""
+    eos_id: int | None
+    logits: list[list[float]]
+    """[tokens, vocabulary]."""
+    quantized: bool
+    """Whether the published configuration says so."""
+
+
 def check_published(folder: Path, probe: Probe, settings: Model, dtype: torch.dtype) -> None:
     """Ask the published folder the same in another process.
 
@@ -124,7 +136,7 @@ def check_published(folder: Path, probe: Probe, settings: Model, dtype: torch.dt
         raise _refusal(folder, f"its logits differ by {error:.2g} of their spread, more than {limit:g}")
 
 
-def _ask(folder: Path, probe: Probe, settings: Model) -> dict[str, Any]:
+def _ask(folder: Path, probe: Probe, settings: Model) -> Reply:
     request = {
         "texts": probe.texts,
         "input_ids": probe.input_ids,
@@ -153,7 +165,7 @@ def _ask(folder: Path, probe: Probe, settings: Model) -> dict[str, Any]:
             if done.returncode == -9:
                 said = "the system ended it, which it does when memory runs out"
             raise _refusal(folder, f"another process cannot load it: {said}")
-        reply: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
+        reply: Reply = json.loads(answer.read_text(encoding="utf-8"))
         return reply
 
 

@@ -38,7 +38,7 @@ class StopSignal:
 def catch_stop() -> Iterator[StopSignal]:
     """Note SIGTERM and SIGINT while the block runs, instead of ending.
 
-    SIGHUP, by which daemons are told to read their settings again, stops nothing: `shares.json` is examined before
+    SIGHUP, which makes daemons reload their settings, stops nothing: `shares.json` is examined before
     every step in any case.
     """
     stop = StopSignal()

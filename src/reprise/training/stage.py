@@ -258,7 +258,7 @@ def _resume(trainer: Trainer, previous: Path | None) -> None:
     if folder is None or facts is None:
         if refused:
             raise UserError(
-                f"none of the {len(refused)} checkpoints can be resumed from; the newest: {refused[0]}",
+                f"none of the {len(refused)} checkpoints can be resumed; the newest: {refused[0]}",
                 where=str(trainer.checkpoints),
                 remedy="add --restart to begin the stage again, or bring back a whole one",
             )

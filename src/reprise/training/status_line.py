@@ -1,4 +1,4 @@
-"""One line for a person now and then: where training stands."""
+"""The status line: progress, losses and speed, printed now and then."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -7,14 +7,14 @@ from typing import Any
 import torch
 
 from reprise.model.flops import training_flops_per_token
-from reprise.progress import console
+from reprise.progress import console, format_duration
 from reprise.recipe.groups import Group
 from reprise.recipe.hardware import peak_bf16_tflops
 from reprise.recipe.tokens import Rows
 from reprise.recipe.training import Training
-from reprise.training.guards import bits_per_byte
 from reprise.training.memory import peak_memory
 from reprise.training.parallel import Processes
+from reprise.training.retention_guard import bits_per_byte
 from reprise.training.validation import BucketLoss
 
 LARGEST_SHARES = 6
@@ -82,7 +82,7 @@ class StatusLine:
         parts.append(f"{peak_memory(self._processes.device) / 1e9:.1f} GB")
         done = tokens - self._first_tokens
         if done > 0:  # by the rate since the line before: a run that was slowed down says so
-            parts.append(f"{_duration(max(0, self._total - tokens) * (now - self._start) / done)} left")
+            parts.append(f"{format_duration(max(0, self._total - tokens) * (now - self._start) / done)} left")
             self._first_tokens, self._start = tokens, now
         console.print(" | ".join([*parts, _shares(shares)]), markup=False, highlight=False, soft_wrap=True)
 
@@ -100,9 +100,3 @@ def _shares(shares: Mapping[Any, float]) -> str:
     ordered = sorted(shares.items(), key=lambda item: -item[1])
     shown = [f"{bucket.path} {share:.2f}" for bucket, share in ordered[:LARGEST_SHARES]]
     return " ".join([*shown, *(["..."] if len(ordered) > LARGEST_SHARES else [])])
-
-
-def _duration(seconds: float) -> str:
-    """`1:02:03`."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -26,7 +26,7 @@ from reprise.training.averaging import Average
 from reprise.training.checkpoint import checkpoint_name, load_checkpoint, newest_whole, prune, tensors_of
 from reprise.training.checkpoint_facts import CheckpointFacts, Progress, ResumeFacts, StageSettings, next_multiple
 from reprise.training.events import BatchRows, Event, LiveScore, Moment
-from reprise.training.guards import Retention, StepGuard, bits_per_byte, check_retention, kept_groups, share_to_set
+from reprise.training.guards import StepGuard
 from reprise.training.memory import peak_memory
 from reprise.training.metrics import Metrics
 from reprise.training.micro_batches import micro_batches, num_targets
@@ -42,6 +42,7 @@ from reprise.training.optimizer import (
     squared_norm,
 )
 from reprise.training.parallel import Processes
+from reprise.training.retention_guard import RetentionGuard
 from reprise.training.signals import Interrupted, StopSignal
 from reprise.training.single_adamw import SingleAdamW
 from reprise.training.status_line import StatusLine
@@ -102,6 +103,9 @@ class Trainer:
     def __post_init__(self) -> None:
         self.shares_file = SharesFile(self.work.output)
         self.step_guard = StepGuard(self.training.guards, self.log, self.moment)
+        self.retention_guard = RetentionGuard(
+            self.training.guards, self.stage, self.kept, self.sampler, self.log, self.log_changes, self.moment
+        )
         self._start = time.monotonic()
 
     @property
@@ -171,8 +175,8 @@ class Trainer:
     def update(self, batch: Batch, rate: float, first_row: int) -> Update:
         """Change the weights by one batch.
 
-        The loss, the number of targets and the norm of the gradients meet in one reduction over the processes, after
-        which all of them read the same numbers: the only time in a step that they wait for the device.
+        Loss, target count and gradient norm are summed over the processes in one reduction, so all processes decide
+        alike; it is the only time in a step that they wait for the device.
 
         Args:
             batch: the rows of this process.
@@ -292,9 +296,12 @@ class Trainer:
         return True
 
     def validate(self) -> None:
-        """Measure the held-out losses; tell the sampler's policy and the retention guard.
+        """Measure the held-out losses, and pass them to the sampler's policy and the retention guard.
 
-        Asked to stop, it returns early and changes nothing: the measurement stays due.
+        After a stop signal it returns early and changes nothing: the measurement stays due.
+
+        Raises:
+            UserError: `guards.retention: stop`, and a kept group was lost; a checkpoint was saved.
         """
         progress = self.progress
         with self.network.eager():  # documents are of any length: no reason to compile for each
@@ -305,18 +312,17 @@ class Trainer:
         progress.last_validation = progress.tokens
         progress.next_validation = next_multiple(progress.tokens, self.training.validation.every_tokens)
         self.log({**self.moment(), "kind": "validation", "validation": [loss.to_json() for loss in losses]})
-        # Rounded far below noise: the last digits depend on the number of processes, and the shares decide the rows.
+        # Rounded far below noise: the last digits depend on how many processes there are, and shares decide the rows.
         self.log_changes(
             self.sampler.observe(
                 {loss.key: round(loss.nll, 4) for loss in losses},
                 resampled={loss.key: [round(nll, 4) for nll in loss.resampled] for loss in losses},
             )
         )
-        if not progress.baseline:
-            measured = {group.path: bits_per_byte(losses, group) for group in kept_groups(self.kept, losses)}
-            progress.baseline = {path: value for path, value in measured.items() if value is not None}
-        if self.training.guards.retention != "off":
-            self.guard_retention(losses)
+        if failure := self.retention_guard.check(losses, progress):
+            self.save()
+            self.finish_checkpoint()
+            raise failure
 
     def measure_benchmarks(self) -> None:
         """Run the benchmarks on the present weights."""
@@ -328,52 +334,8 @@ class Trainer:
             scores = self.benchmarks(self.network.objective.model, identity)
         self.log({**self.moment(), "kind": "benchmarks", "benchmarks": scores})
 
-    def guard_retention(self, losses: Sequence[BucketLoss]) -> None:
-        """Act on kept groups whose bits per byte rose by more than allowed, as the recipe says.
-
-        Raises:
-            UserError: `retention: stop`; a checkpoint was saved.
-        """
-        action = self.training.guards.retention
-        assert action != "off"
-        measured = check_retention(losses, self.progress.baseline, kept_groups(self.kept, losses))
-        if action == "raise_share":
-            self._balance(measured)
-        for kept in measured:
-            if not kept.is_lost:
-                continue
-            message = f"{kept.path}: {kept.before:.4f} -> {kept.now:.4f} bits per byte ({kept.rise:+.1%})"
-            self.log({**self.moment(), "kind": "guard", "guard": "retention", "action": action, "path": kept.path,
-                      "before": kept.before, "now": kept.now, "tolerance": kept.tolerance})  # fmt: skip
-            log.warning("%s, more than the %.1f %% that is allowed", message, 100 * kept.tolerance)
-            if action == "stop":
-                self.save()
-                self.finish_checkpoint()
-                raise UserError(
-                    f"{message} is more than the tolerance of {kept.tolerance:g}",
-                    where=f"evaluation.tolerance, or `keep` in the mixture, for {kept.path}",
-                    remedy="give it a larger share, lower the learning rate, or set training.guards.retention=warn",
-                )
-
-    def _balance(self, measured: Sequence[Retention]) -> None:
-        """Raise the share of an entry while a kept group of its text is lost; restore its own share when none is."""
-        for name, entry in self.stage.mixture.items():
-            own = [
-                kept
-                for kept in measured
-                if any(kept.group.contains(entry.language, source) for source in entry.sources)
-            ]
-            if not own:
-                continue
-            lost = [kept for kept in own if kept.is_lost]
-            share = sum(part for bucket, part in self.sampler.shares().items() if bucket.entry == name)
-            new_share = share_to_set(name, share, self.progress.raised, self.training.guards, is_lost=bool(lost))
-            if new_share is not None:
-                cause = f"retention of {(lost or own)[0].path}"
-                self.log_changes(self.sampler.set_shares({name: new_share}, cause=cause))
-
     def apply_share_changes(self) -> None:
-        """Put into force what the user wrote into the file of shares since the last step."""
+        """Apply the shares that the user wrote into `shares.json` since the last step."""
         wishes = self.shares_file.poll(self.sampler) if self.processes.is_first else []
         if self.processes.any(bool(wishes)):
             for shares in self.processes.same(wishes):
@@ -460,7 +422,7 @@ class Trainer:
 
     def _not_saved(self, error: CheckpointError) -> None:
         self.log({**self.moment(), "kind": "guard", "guard": "checkpoint", "action": "continue", "error": str(error)})
-        log.error("%s; training continues, the checkpoints before are whole", error)
+        log.error("%s; training continues, earlier checkpoints are intact", error)
 
     def load_from(self, folder: Path, facts: CheckpointFacts, *, adopt: bool = False) -> list[ShareChange]:
         """Resume from a checkpoint; gives the changes of shares that adopted settings make."""

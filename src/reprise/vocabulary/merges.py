@@ -50,7 +50,7 @@ def read_bpe(settings: Model) -> dict[str, Any]:
         raise UserError(
             "the vocabulary cannot be extended: the model has no tokenizer.json",
             where=f"model.path = {settings.path}",
-            remedy=f"{_REMEDY}; sentencepiece models are not handled",
+            remedy=f"{_REMEDY}; sentencepiece models are not supported",
         )
     try:
         content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -59,7 +59,7 @@ def read_bpe(settings: Model) -> dict[str, Any]:
         raise UserError(
             f"the tokenizer cannot be read ({str(error)[:200]})",
             where=str(file),
-            remedy="take a whole copy of the model",
+            remedy="take a complete copy of the model",
         ) from error
     check_bpe(content, str(file))
     return content

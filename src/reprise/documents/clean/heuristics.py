@@ -26,7 +26,7 @@ class Rule:
     low: float | None = None
     high: float | None = None
     size: int | None = None
-    """Words to an n-gram, where the rule is about n-grams."""
+    """Words per n-gram, if the rule is about n-grams."""
     strings: Sequence[str] | None = None
     """What each document holds, where the rule forbids a string."""
 

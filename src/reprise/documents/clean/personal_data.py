@@ -1,7 +1,7 @@
 """Mask personal data: mail addresses, IP addresses, phone numbers, Chinese ID numbers.
 
-A number counts as a phone number only if its form leaves little doubt: an international prefix, a Chinese mobile or
-land line, a North American number with separators. Dates, ISBNs, versions and formulas stay.
+Digits count as a phone number only if their form leaves little doubt: an international prefix, a Chinese mobile or
+land line, North American separators. Dates, ISBNs, versions and formulas stay.
 """
 
 import functools

@@ -29,7 +29,7 @@ class Repetition:
         """Share of the characters in the most frequent n-gram, and in n-grams that occurred before.
 
         Args:
-            size: words to an n-gram; not smaller than in the call before.
+            size: words per n-gram; not smaller than in the call before.
 
         Returns:
             two arrays float64[documents].

@@ -15,7 +15,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _CLOSING = "\"'”’»›」』》）)]…"
-"""May follow the end of a sentence, and between it and the space."""
+"""Characters that may stand between the end of a sentence and the space."""
 _LINE_END_MARKS = "\"'”’»›」』》）)…：；"
 _BULLETS = "•-*·●▪◦■"
 _SPACE, _SENTENCE, _FULL_STOP, _CLOSE, _LINE_END, _BULLET, _WORD, _IDEOGRAPH = (1 << bit for bit in range(8))
@@ -23,7 +23,7 @@ _SPACE, _SENTENCE, _FULL_STOP, _CLOSE, _LINE_END, _BULLET, _WORD, _IDEOGRAPH = (
 
 @dataclass(frozen=True)
 class Shape:
-    """Counts, one to each document."""
+    """Counts, one per document."""
 
     chars: Ints
     lines: Ints
@@ -48,7 +48,7 @@ class Shape:
 def measure_shape(texts: Sequence[str], *, short_line_chars: int, sentence_marks: str = "") -> Shape:
     """Count lines, paragraphs, sentences and symbols.
 
-    A line is what stands between line ends, without the white space around it. A sentence ends with a mark of Unicode's
+    A line is the text between line ends, without the white space around it. A sentence ends with a mark of Unicode's
     Sentence_Terminal; a full stop, exclamation or question mark of ASCII counts before white space, an ideograph or the
     end alone, with closing quotation marks and brackets between them.
 

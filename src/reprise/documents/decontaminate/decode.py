@@ -98,7 +98,7 @@ _DECODERS = (_decode_code_points, _decode_bytes, _decode_backslashes, _decode_pe
 
 
 def _wrong_bytes() -> dict[str, int]:
-    """Character -> the byte that Windows-1252 (Latin-1 where that has none) makes it of."""
+    """Character -> the byte that Windows-1252 (Latin-1 if that has none) makes it of."""
     chars = [bytes([byte]).decode("cp1252", "replace") for byte in range(0x80, 0x100)]
     named = {char: byte for byte, char in enumerate(chars, 0x80) if char != "\ufffd"}
     return {chr(byte): byte for byte in range(0x80, 0x100)} | named

@@ -45,7 +45,7 @@ TELLING = {Unit.WORDS: 6, Unit.CHARS: 6}
 """Length from which a question that is not generic is looked for without its options. Shorter ones are everybody's
 phrases: see the figures in docs/documents.md."""
 TELLING_SENTENCE = {Unit.WORDS: 4, Unit.CHARS: 5}
-"""The same where it ends in a question mark: shorter, but nobody's phrase."""
+"""The same where it ends in a question mark: shorter, but no common phrase."""
 TELLING_WITH_OPTIONS = 12
 """Length that a generic or tiny question needs together with its options."""
 GENERIC_USES = 5
@@ -53,7 +53,7 @@ GENERIC_USES = 5
 SEED_SIZE = {Unit.WORDS: 4, Unit.CHARS: 5}
 """Length of the n-grams by which a question with insertions is recognised."""
 MIN_GAPPED = {Unit.WORDS: 7, Unit.CHARS: 10}
-"""Length of a question from which it is looked for with insertions."""
+"""Length of a question from which it is searched for with insertions."""
 LETTER_NGRAM = 24
 _LETTER_STRIDE = 8
 """Every eighth n-gram of letters is kept, so that they take about as much memory as those of words."""
@@ -75,7 +75,7 @@ class Grams:
     keys: Hashes
     """Sorted, each once."""
     offsets: NDArray[np.int64]
-    """keys[i] stands in forms[offsets[i]:offsets[i + 1]], at the words `positions` of these."""
+    """keys[i] occurs in forms[offsets[i]:offsets[i + 1]], at the words `positions` of these."""
     forms: NDArray[np.int32]
     positions: NDArray[np.int32]
     bits: NDArray[np.uint8]
@@ -164,7 +164,7 @@ class Index:
     options: dict[int, list[Hashes]] = field(default_factory=dict)
     """Form of a generic or tiny question -> the words of each of its options."""
     vague: list[int] = field(default_factory=list)
-    """Questions that are not looked for."""
+    """Questions that are not searched for."""
 
     @functools.cached_property
     def length_array(self) -> NDArray[np.int64]:
@@ -181,7 +181,7 @@ class Index:
 
 
 def build_index(questions: Sequence[Question], settings: Decontaminate) -> Index:
-    """Decide how each question is looked for.
+    """Decide how each question is searched for.
 
     Raises:
         UserError: the libraries of the extra `documents` are missing.
@@ -231,7 +231,7 @@ def _add_unit(
 
 
 def _forms(plain: str, is_short: bool) -> Iterator[str]:
-    """The question as it stands, revealed, and if it is short without apostrophes and hyphens inside words."""
+    """The question as it is, revealed, and if it is short without apostrophes and hyphens inside words."""
     yield plain
     if is_short and _INSIDE_WORDS.search(plain):
         yield _INSIDE_WORDS.sub("", plain)

@@ -2,7 +2,7 @@
 
 `strip_markup` runs on every text. `reveal` does the rest; it changes only texts that show signs of a disguise, because
 each step can also damage plain text (LaTeX's `\\nabla` holds the escape of a line end). So a text is searched as it
-stands and, if they differ, as `reveal` returns it.
+is and, if they differ, as `reveal` returns it.
 """
 
 import html
@@ -61,7 +61,7 @@ def changed_parts(plain: str, revealed: str) -> list[str]:
     """The lines of a revealed text that differ from the plain one, each with _CONTEXT characters on either side.
 
     The rest was searched in the plain text, so nothing new can be in it. Lines are compared in order: a line that is
-    not the next one of the plain text is looked for in the following ones, and was changed if it is none of them.
+    not the next one of the plain text is searched for in the following ones, and was changed if it is none of them.
     """
     if len(revealed) <= 2 * _CONTEXT:
         return [revealed]
@@ -84,7 +84,7 @@ def changed_parts(plain: str, revealed: str) -> list[str]:
 _CONTEXT = 2000
 """A question with its options, and what may be inserted into it, on either side of a change."""
 _RESYNC = 40
-"""Lines among which the next one that is the same in both texts is looked for."""
+"""Lines among which to search for the next one that is the same in both texts."""
 
 _LONE_NUMBER = re.compile(
     r"\n[^\S\n]*+(?:[-\u2013\u2014|*#\[(~·.•_][^\S\n]*+)*+"
@@ -98,7 +98,7 @@ _TIME = re.compile(
 )
 """At the beginning of a line: of a subtitle, with the number before it, or of a line of a transcript."""
 _HEADER = re.compile(
-    r"\n(?<=[^\s.!?:;|>。！？：；]\n)\s*(?:[^\n]{2,60}?\s[0-9]{1,4}|[0-9]{1,4}[^\S\n]+[^\n]{2,60})[^\S\n]*\n"
+    r"\n(?<=[^\s.!?:;|>。！？：；]\n)\s*(?:[^\n]{2,60}?[^\S\n][0-9]{1,4}|[0-9]{1,4}[^\S\n]+[^\n]{2,60})[^\S\n]*\n"
     r"\s*(?=[^\W\d_A-Z])"
 )
 """A short line with a number at its end or beginning, in the middle of a sentence: the header of a page."""
@@ -158,7 +158,7 @@ def _join_emphasis(match: re.Match[str]) -> str:
 def _drop_line_numbers(text: str) -> str:
     """Drop numbers at the beginnings of lines that count up by one, as listings have them.
 
-    In lists they stand behind the end of a sentence: where most of those of a run do, they stay.
+    In lists they follow the end of a sentence: where most of those of a run do, they stay.
     """
     runs: list[list[re.Match[str]]] = []
     expected = -1

@@ -19,7 +19,7 @@ MIN_SEEDED = 0.5
 _OPTIONS_WINDOW = 40
 """Words between a question and its options that do not count: letters, numbers, instructions."""
 _INSERTION = 20
-"""Words that may stand inside a question, besides half its length: a page's header and footer."""
+"""Words that may be inserted into a question, besides half its length: a page's header and footer."""
 _STREWN = (3, 16)
 """So many single letters, each between two words, within so many words are taken for letters strewn into the text."""
 _SPACED_RUN = 8
@@ -28,7 +28,7 @@ _LONG_WORD = 30
 """A word of at least this many letters is taken for several words without spaces."""
 
 Found = list[dict[int, float]]
-"""found[i]: the questions that text i holds -> the share of them that is there."""
+"""Element i: the questions that text i contains -> the share of them that is there."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class _View:
 
 
 def find_questions(index: Index, texts: Sequence[str], min_overlap: float) -> Found:
-    """For each text, the questions that it holds -> the share that is there (1 if it was looked for as a whole)."""
+    """For each text, the questions that it holds -> the share that is there (1 if it was searched for as a whole)."""
     matches: Found = [{} for _ in texts]
     plain = [strip_markup(text) for text in texts]
     words = split_words(plain)
@@ -110,7 +110,7 @@ def _find_unspaced(views: Sequence[_View]) -> Iterator[NDArray[np.int64]]:
 
 
 def _look_up(index: Index, lookup: Lookup, views: Sequence[_View], min_overlap: float, matches: Found) -> None:
-    """Add to `matches` what stands in the views."""
+    """Add to `matches` what the views contain."""
     _look_up_grams(index, lookup, views, min_overlap, matches)
     for view in views:
         for length, anchors in lookup.anchors.items():

@@ -26,18 +26,18 @@ _LISTED = 3
 
 @record
 class BenchmarkMatches(TypedDict):
-    """Questions of one benchmark that stand in the text."""
+    """Questions of one benchmark that occur in the text."""
 
     benchmark: str
     """Name of the benchmark."""
     questions: int
-    """Questions that were looked for."""
+    """Questions that were searched for."""
     questions_found: int
     """Questions that at least one document contains."""
     finds: int
     """Pairs of a question and a document that contains it."""
     questions_too_vague: int
-    """Questions that were not looked for, because too few of their words say anything."""
+    """Questions that were not searched for, because they are too short and too common."""
 
 
 @record
@@ -47,7 +47,7 @@ class DecontaminateCounts(StepCounts):
     decontaminated: bool
     """Whether the documents were compared with the questions."""
     benchmarks: list[BenchmarkMatches]
-    """What was found of each benchmark."""
+    """Matches per benchmark."""
 
 
 def run(
@@ -59,7 +59,7 @@ def run(
     questions: Mapping[Path, str] | None = None,
     engine: Engine,
 ) -> None:
-    """Write `documents/` and `dropped/` of the stage, and what was found per benchmark into the counts.
+    """Write `documents/` and `dropped/` of the stage, and the matches per benchmark into the counts.
 
     Args:
         work: reads `deduplicate`.
@@ -98,7 +98,7 @@ def run(
 
 
 def _report(questions: Sequence[Question], index: Index, documents: dict[int, int]) -> list[BenchmarkMatches]:
-    """What was found of each benchmark.
+    """Matches per benchmark.
 
     Args:
         questions: all questions.

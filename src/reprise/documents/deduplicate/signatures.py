@@ -18,7 +18,7 @@ _CANDIDATE_PROBABILITY = 0.99
 
 
 def choose_bands(settings: Deduplicate) -> tuple[int, int]:
-    """Bands and hashes to a band: the longest bands that still make two documents at the threshold candidates with
+    """Bands, and hashes per band: the longest bands that still make two documents at the threshold candidates with
     probability 0.99. Two documents of Jaccard similarity s share a band with probability 1 - (1 - s^rows)^bands.
     """
     if settings.bands:

@@ -2,7 +2,7 @@
 
     {"id": hash of the text, "text": ..., "lang": "tr", "topic": "Law", "source": "web", "origin": "a.jsonl:3"}
 
-One such line to a document, in the order of labelling: a file for `documents.topics.labelled`.
+One such line per document, in the order of labelling: a file for `documents.topics.labelled`.
 """
 
 import json
@@ -197,7 +197,7 @@ def _cluster(texts: Sequence[str], num_clusters: int, seed: int) -> list[int]:
 def classifier_answers(
     annotations: Sequence[Annotation], other: Mapping[str, Labelled], fits: Mapping[str, Fit], *, once: bool
 ) -> dict[str, str]:
-    """What a classifier that was not fitted on a document makes of it: hash of the text -> topic.
+    """Topics by a classifier that was not fitted on the document: hash of the text -> topic.
 
     Fitted on the other labels and four fifths of these, for each fifth in turn. A language with fewer than 20
     annotations is skipped.

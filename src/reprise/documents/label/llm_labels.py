@@ -3,7 +3,7 @@
     asked.jsonl    one object per document: hash (of the text), lang, source, origin, topic (null: none), reason, answer
     graded.jsonl   the same with `grade`, 0 (worst) to 5, instead of the topic
 
-Answers are kept in the journal of `work.cache` under the content of the request, so that nothing is paid for twice.
+Answers are kept in the journal of `work.cache` under the content of the request, so that no request is repeated.
 """
 
 import functools

@@ -1,7 +1,7 @@
 """Stage `label`: one topic to each document of the sources that are split by topic, and a grade if it is asked for.
 
 A document that carries a topic keeps it; a sample of the others may be labelled by a language model. The rest is
-labelled by a classifier, one to a language, that is fitted on the labels; how good it is on labels that it did
+labelled by one classifier per language, fitted on the labels; how good it is on labels that it did
 not see goes into `report.json`. Grades of quality are learned and applied in the same way; documents under
 `documents.quality.min_grade` are dropped.
 """

@@ -27,7 +27,7 @@ def guess_encoding(sample: bytes) -> str:
     """The encoding of a text by its byte order mark, or by the positions of its zero bytes; otherwise `utf-8`.
 
     Text in UTF-16 or UTF-32 without a mark has a zero byte in every line end and space; UTF-8 text has none. Encodings
-    of one byte, and GB 18030, Shift JIS and the like, cannot be told from bytes alone.
+    of one byte, and GB 18030, Shift JIS and the like, cannot be recognised from bytes alone.
     """
     for mark, encoding in _BOMS:
         if sample.startswith(mark):

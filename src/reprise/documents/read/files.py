@@ -86,7 +86,7 @@ def list_input(entry: Input, where: str) -> Listing:
         where: name of the setting, such as `documents.inputs.0.path`.
 
     Raises:
-        UserError: there is no file to read, or the format cannot be told.
+        UserError: there is no file to read, or the format is not known.
     """
     listing = Listing()
     if is_remote(entry.path):
@@ -112,7 +112,7 @@ def list_input(entry: Input, where: str) -> Listing:
             listing.skipped.append(SkippedFile(path, "unknown extension", size))
         else:
             raise UserError(
-                f"the format of {printable(path)} cannot be told from its name",
+                f"the format of {printable(path)} cannot be derived from its name",
                 where=f"{where}={entry.path}",
                 remedy=f"set {where.removesuffix('path')}format, such as jsonl, parquet or text; {KNOWN}",
             )

@@ -84,11 +84,11 @@ def read_records(
                 yield item
     except UserError:
         raise
-    except _failures(file) as error:
+    except failures(file) as error:
         raise damaged(printable(file.path), line + 1, error) from error
 
 
-def _failures(file: SourceFile) -> tuple[type[Exception], ...]:
+def failures(file: SourceFile) -> tuple[type[Exception], ...]:
     """What reading the file may raise; behind a URL that is whatever the store's library raises when it says no."""
     if is_remote(file.path):
         return (Exception,)

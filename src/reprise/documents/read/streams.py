@@ -39,7 +39,7 @@ def damaged(name: str, line: int, error: Exception) -> UserError:
     return UserError(
         f"the file {what}: {first_line(error)}",
         where=f"{name}:{line}",
-        remedy="get the file again, or take it out of documents.inputs",
+        remedy="get the file again, or move it out of the folder that documents.inputs names",
     )
 
 

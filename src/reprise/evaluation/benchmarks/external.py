@@ -127,7 +127,7 @@ def _yaml_benchmark(path: Path) -> Benchmark:
     config = read_task_yaml(path)
     name = str(config.get("task") if isinstance(config.get("task"), str) else config.get("group"))
     language = (config.get("metadata") or {}).get("language", "und")
-    # The tasks of a group stand in files beside it.
+    # The tasks of a group are in files beside it.
     beside = (str(path.resolve().parent),) if "group" in config else ()
     return Benchmark(
         name, find_language(str(language)) or "und", None, _no_parts,
@@ -245,7 +245,7 @@ def searched_files(benchmarks: Sequence[Benchmark]) -> dict[Path, str]:
     """File of questions -> name of its benchmark, for those that are not ours; written if they are missing.
 
     Raises:
-        UserError: a task's data cannot be had, or it cannot be judged question by question.
+        UserError: a task's data cannot be loaded, or it cannot be judged question by question.
     """
     files: dict[Path, str] = {}
     for benchmark in benchmarks:
@@ -283,7 +283,7 @@ def count_questions(benchmark: Benchmark) -> int:
     """Questions of a benchmark that is not ours.
 
     Raises:
-        UserError: they cannot be had.
+        UserError: they cannot be loaded.
     """
     return sum(1 for path in searched_files([benchmark]) for line in path.read_bytes().splitlines() if line.strip())
 
@@ -334,7 +334,7 @@ def _write_questions(benchmark: Benchmark, path: Path) -> None:
     except Exception as error:  # `datasets` raises many kinds for a set that is gone, gated or out of reach
         first_line = (str(error).strip().splitlines() or [""])[0]
         raise UserError(
-            f"the data of {benchmark.name} cannot be had ({type(error).__name__}: {first_line[:200]})",
+            f"the data of {benchmark.name} cannot be loaded ({type(error).__name__}: {first_line[:200]})",
             where=where,
             remedy="where there is a network, run the same command once there and bring its Hugging Face cache "
             "(HF_HOME), or leave the benchmark out; a YAML task of your own can name local files",

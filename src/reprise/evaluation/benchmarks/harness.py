@@ -83,7 +83,7 @@ class BatchedLM(HFLM):  # type: ignore[misc]
             context, continuation = request.args
             if not self._own_tokens(context, continuation):
                 raise UserError(
-                    f"the choice {continuation!r} has no token of its own behind {context[-40:]!r}",
+                    f"the choice {continuation!r} has no token of its own after {context[-40:]!r}",
                     where="evaluation.benchmarks",
                     remedy="correct the question in the benchmark's files, or leave the benchmark out",
                 )
@@ -248,7 +248,7 @@ def question_records(tasks: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _searched(task: Any, doc: Any) -> str:
-    """What of a question a document may not hold: what the task says, else its fields that stand in the prompt.
+    """The text of a question that no document may contain: what the task says, else its fields in the prompt.
 
     The words around them, such as `Question:`, are those of the template and in no document.
     """
@@ -277,7 +277,7 @@ def _choices(task: Any, doc: Any) -> list[str]:
 
 
 def gold_bits(sample: dict[str, Any], output_type: str) -> tuple[float, int] | None:
-    """(bits, UTF-8 bytes) of the right answer as it was scored; None if nothing was scored or it cannot be told.
+    """(bits, UTF-8 bytes) of the right answer as it was scored; None if nothing was scored or it is not known.
 
     Where several answers are right, the likeliest one counts.
     """

@@ -95,7 +95,7 @@ _OPTION = re.compile(r"^([A-D])[.:)]\s*(.*)$", re.MULTILINE)
 
 
 def _scieval_item(row: dict[str, Any]) -> Item:
-    """The options stand in the text of the question; they are taken out where all of them are found."""
+    """The text of the question contains the options; they are removed from it if all of them can be located."""
     question = str(row["question"]).removesuffix("Answer:").rstrip()
     item: Item = {"subject": row["category"], "answer_type": row["type"], "answer": str(row["answer"][0])}
     options = list(_OPTION.finditer(question))

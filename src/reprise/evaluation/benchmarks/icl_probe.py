@@ -1,4 +1,4 @@
-"""A probe of in-context learning that needs no knowledge: patterns that stand in the prompt only.
+"""A probe of in-context learning that needs no knowledge: patterns that occur in the prompt only.
 
 Leaving a language out of continual training can ruin in-context learning while the loss looks well (arXiv 2506.00288),
 so this is a cheap guard. Three kinds of questions, generated from a fixed seed:
@@ -9,7 +9,7 @@ so this is a cheap guard. Three kinds of questions, generated from a fixed seed:
 """
 
 import random
-from typing import Any
+from typing import TypedDict
 
 QUESTIONS_OF_A_KIND = 100
 
@@ -23,11 +23,26 @@ _ONSETS = "bdfgklmnprstvz"
 _RIMES = ("ab", "ek", "im", "op", "ul", "an", "ev", "ost", "ird", "umb")
 
 
-def probe_questions(seed: int = 0) -> list[dict[str, Any]]:
-    """Questions as {kind, query, choices, gold}."""
+class Pattern(TypedDict):
+    """A pattern, cut before its last word."""
+
+    query: str
+    choices: list[str]
+    gold: int
+    """Index of the right choice."""
+
+
+class ProbeQuestion(Pattern):
+    """A question of the probe."""
+
+    kind: str
+
+
+def probe_questions(seed: int = 0) -> list[ProbeQuestion]:
+    """The questions of all kinds, the same for the same seed."""
     dice = random.Random(seed)
     makers = {"recall": _recall, "rule": _rule, "cycle": _cycle}
-    return [{"kind": kind} | make(dice) for kind, make in makers.items() for _ in range(QUESTIONS_OF_A_KIND)]
+    return [{"kind": kind, **make(dice)} for kind, make in makers.items() for _ in range(QUESTIONS_OF_A_KIND)]
 
 
 def _words(dice: random.Random, count: int) -> list[str]:
@@ -35,7 +50,7 @@ def _words(dice: random.Random, count: int) -> list[str]:
     return dice.sample(every, count)
 
 
-def _recall(dice: random.Random) -> dict[str, Any]:
+def _recall(dice: random.Random) -> Pattern:
     words = _words(dice, 10)
     pairs = list(zip(words[:5], words[5:], strict=True))
     gold = dice.randrange(5)
@@ -44,7 +59,7 @@ def _recall(dice: random.Random) -> dict[str, Any]:
     return {"query": " ".join([*lines, f"The {pairs[gold][0]} is called"]), "choices": words[5:], "gold": gold}
 
 
-def _rule(dice: random.Random) -> dict[str, Any]:
+def _rule(dice: random.Random) -> Pattern:
     labels = _words(dice, 2)
     categories = [list(words) for words in dice.sample(_CATEGORIES, 2)]
     for words in categories:
@@ -56,7 +71,7 @@ def _rule(dice: random.Random) -> dict[str, Any]:
     return {"query": "\n".join([*lines, f"{asked} ->"]), "choices": labels, "gold": gold}
 
 
-def _cycle(dice: random.Random) -> dict[str, Any]:
+def _cycle(dice: random.Random) -> Pattern:
     words = _words(dice, 3)
     length = dice.randrange(8, 14)
     return {"query": " ".join(words[position % 3] for position in range(length)), "choices": words, "gold": length % 3}

@@ -9,7 +9,7 @@ import json
 import random
 import re
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 QUESTIONS_OF_A_KIND = 12
 REPEATED_SHARE = 0.5
@@ -55,10 +55,32 @@ _STARTS: dict[Language, tuple[str, ...]] = {
 }
 
 
-def instruction_questions(language: Language, seed: int = 0) -> list[dict[str, Any]]:
-    """Questions as {kind, query, rule}: `rule` is what `follows` needs, as JSON."""
+class Rule(TypedDict):
+    """The rule of a question, and the values that its text was filled with; each kind uses some of them."""
+
+    kind: str
+    language: Language
+    topic: str
+    one: str
+    other: str
+    count: int
+    limit: int
+    start: str
+
+
+class InstructionQuestion(TypedDict):
+    """A question of the probe."""
+
+    kind: str
+    query: str
+    rule: str
+    """A `Rule` as JSON."""
+
+
+def instruction_questions(language: Language, seed: int = 0) -> list[InstructionQuestion]:
+    """96 questions, the same for the same language and seed."""
     dice = random.Random(f"{language} {seed}")
-    questions = []
+    questions: list[InstructionQuestion] = []
     for kind, text in _ASKED[language].items():
         for topic in dice.sample(_TOPICS[language], QUESTIONS_OF_A_KIND):
             one, other = dice.sample(_WORDS[language], 2)
@@ -82,7 +104,7 @@ def instruction_results(doc: dict[str, Any], results: list[str]) -> dict[str, fl
     }
 
 
-def follows(rule: dict[str, Any], answer: str) -> bool:
+def follows(rule: Rule, answer: str) -> bool:
     """Whether an answer keeps to the rule of its question."""
     return _RULES[rule["kind"]](rule, answer.strip())
 
@@ -114,15 +136,14 @@ def _count_words(language: Language, answer: str) -> int:
     return len(re.findall(r"[\w'’-]+", answer))
 
 
-def _lines(rule: dict[str, Any], answer: str) -> bool:
+def _lines(rule: Rule, answer: str) -> bool:
     lines = [line.strip() for line in answer.splitlines() if line.strip()]
     listed = [line for line in lines if re.match(r"[-–—]\s*\S", line)]
     return len(listed) == rule["count"] and len(set(listed)) == len(listed) and len(lines) <= len(listed) + 2
 
 
-def _length(rule: dict[str, Any], answer: str) -> bool:
-    limit: int = rule["limit"]
-    return 3 <= _count_words(rule["language"], answer) <= limit
+def _length(rule: Rule, answer: str) -> bool:
+    return 3 <= _count_words(rule["language"], answer) <= rule["limit"]
 
 
 def _has(language: Language, word: str, answer: str) -> bool:
@@ -130,15 +151,15 @@ def _has(language: Language, word: str, answer: str) -> bool:
     return re.search(pattern, answer, re.IGNORECASE) is not None
 
 
-def _keywords(rule: dict[str, Any], answer: str) -> bool:
-    return all(_has(rule["language"], rule[name], answer) for name in ("one", "other"))
+def _keywords(rule: Rule, answer: str) -> bool:
+    return all(_has(rule["language"], word, answer) for word in (rule["one"], rule["other"]))
 
 
-def _without(rule: dict[str, Any], answer: str) -> bool:
+def _without(rule: Rule, answer: str) -> bool:
     return not _has(rule["language"], rule["one"], answer) and _count_words(rule["language"], answer) >= 5
 
 
-def _json(rule: dict[str, Any], answer: str) -> bool:
+def _json(rule: Rule, answer: str) -> bool:
     text = re.sub(r"^```(?:json)?\s*|\s*```$", "", answer)
     try:
         value = json.loads(text)
@@ -147,23 +168,23 @@ def _json(rule: dict[str, Any], answer: str) -> bool:
     return isinstance(value, dict) and set(value) == {rule["one"], "topic"}
 
 
-def _ending(rule: dict[str, Any], answer: str) -> bool:
+def _ending(rule: Rule, answer: str) -> bool:
     end = f"That is all, {rule['one']}." if rule["language"] == "en" else f"以上就是关于{rule['one']}的回答。"
     return answer.rstrip("\"'”’ ").endswith(end) and _count_words(rule["language"], answer) > 8
 
 
-def _beginning(rule: dict[str, Any], answer: str) -> bool:
+def _beginning(rule: Rule, answer: str) -> bool:
     text = answer.lstrip("\"'“‘ ")
     rest = text[len(rule["start"]) :]
     whole = rule["language"] == "zh" or not rest[:1].isalnum()
     return text.startswith(rule["start"]) and whole and _count_words(rule["language"], answer) >= 5
 
 
-def _language(rule: dict[str, Any], answer: str) -> bool:
+def _language(rule: Rule, answer: str) -> bool:
     return in_language(rule["language"], answer) and _count_words(rule["language"], answer) >= 3
 
 
-_RULES: dict[str, Callable[[dict[str, Any], str], bool]] = {
+_RULES: dict[str, Callable[[Rule, str], bool]] = {
     "lines": _lines,
     "length": _length,
     "keywords": _keywords,

@@ -96,7 +96,7 @@ def list_language(code: str) -> list[ListedBenchmark]:
     if not tasks:
         known = ", ".join(tasks_by_language())
         raise UserError(
-            f"the installed lm-evaluation-harness asks nothing in {code!r} that is listed here",
+            f"the installed lm-evaluation-harness has no task in {code!r} that is listed here",
             where="reprise benchmarks",
             remedy=f"languages: {known}; any task of the harness can be named in evaluation.benchmarks all the same",
         )

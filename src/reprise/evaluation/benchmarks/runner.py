@@ -326,7 +326,7 @@ def group_means(scores: dict[str, float]) -> dict[str, float]:
 
 
 class _AbsentError(Exception):
-    """Why the questions of a benchmark cannot be had."""
+    """Why the questions of a benchmark cannot be loaded."""
 
 
 def _read_hub(benchmark: Benchmark) -> LocalSet | None:
@@ -350,7 +350,7 @@ def _explained() -> Iterator[None]:
         raise missing_extra("lm-eval", "evaluation", "running benchmarks") from error
     except Exception as error:  # `datasets` raises many kinds for a set that is gone, gated or out of reach
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise _AbsentError(f"it cannot be had from the Hub ({type(error).__name__}: {first_line[:200]})") from error
+        raise _AbsentError(f"it cannot be loaded from the Hub ({type(error).__name__}: {first_line[:200]})") from error
 
 
 def _harness() -> Any:

@@ -54,7 +54,7 @@ def find_language(code: str) -> str | None:
 
     Args:
         code: BCP 47 (`zh-CN`), ISO 639 in two or three letters, with a script (`zho_Hans`), or an English name. Region
-            and script are dropped: text of one language in two scripts is told apart by its source.
+            and script are dropped: use the source to distinguish text of one language in two scripts.
     """
     code = re.split("[.@]", code.strip())[0]  # a locale: zh_CN.UTF-8, sr@latin
     if name := _NAMES.get(code.casefold()):
