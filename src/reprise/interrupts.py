@@ -1,6 +1,6 @@
 """Ctrl-C and SIGTERM end a command with one line and the exit code 130 or 143, at whatever moment they come.
 
-Imports nothing that takes long: the handlers stand before the rest of the program is imported.
+Imports nothing that takes long: the handlers are installed before the rest of the program is imported.
 """
 
 import os

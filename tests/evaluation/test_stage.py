@@ -56,7 +56,7 @@ def work(tmp_path, tiny_model):
     fit(tiny_model, tmp_path / "train-1" / "model", SENTENCES["zh"])
     (tmp_path / "train-1" / "state").mkdir()
     (tmp_path / "train-1" / "state" / "checkpoint.json").write_text(json.dumps(described_checkpoint(tokens=960)))
-    inputs = {"score": tmp_path / "score", "train-1": tmp_path / "train-1"}
+    inputs = {name: tmp_path / name for name in ("score", "tokenize", "train-1")}
     return Work(output=tmp_path / "evaluate.partial", inputs=inputs, cache=tmp_path / "cache")
 
 

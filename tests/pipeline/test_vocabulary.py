@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from reprise.freshness import statuses
 from reprise.pipeline import run_stages
 from reprise.plan.build import make_plan
 from reprise.publish.card import write_card
-from reprise.recipe.loading import parse_recipe
+from reprise.recipe.loading import open_recipe, parse_recipe
 from reprise.recipe.model import Model
 from reprise.schemas import FORMATS
 from reprise.tokens.store import TokenStore
@@ -254,6 +255,9 @@ def test_extend_is_the_stage_for_a_recipe_with_and_without_the_setting(recipe_da
     printed = json.loads(result.stdout[result.stdout.index("{") :])
     assert printed.pop("output") == f"{recipe_data['workspace']}/vocabulary/model"
     assert printed == Workspace(recipe.workspace).manifest("vocabulary").counts
+    # The run was trained with it: its folder still says so.
+    kept = open_recipe(Path(recipe_data["workspace"]), None)
+    assert [stage.tokens for stage in kept.stages] == [1024, 1024]
     again = CliRunner().invoke(app, ["extend", str(path), *settings])
     assert "nothing to do" in again.output and "bytes per token on held-out text" in again.output
 

@@ -95,9 +95,12 @@ def test_from_a_run_to_a_chat_model_in_a_gguf_file_by_the_commands(run, tmp_path
     assert "checked on" in said and "ollama run tiny" in said
     modelfile = (handed / "Modelfile").read_text()
     assert modelfile.startswith("FROM ./tiny-q8_0.gguf\nTEMPLATE") and "<|im_start|>user" in modelfile
-    said = call("extend", str(run), "--tokens", "40", "--min-count", "3", "--language", "zh")
+    settings = ("vocabulary.tokens=40", "vocabulary.min_count=3", "vocabulary.languages=[zh]")
+    said = call("extend", str(run), *settings)
     assert "bytes per token on held-out text" in said
-    assert (run / "exports" / "vocabulary-40" / "config.json").is_file()
+    assert (run / "vocabulary" / "model" / "config.json").is_file()
+    # The run that was trained without it is still what its folder says.
+    assert Source.open(run).recipe.vocabulary is None
 
 
 def call(*arguments):

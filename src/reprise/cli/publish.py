@@ -5,10 +5,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from reprise.cli.options import AsJson, Overrides, RecipePath, bring_up, print_json, say
+from reprise.cli.options import AsJson, Overrides, RecipePath, bring_up, leads, print_json, say
 from reprise.errors import UserError
-from reprise.recipe.loading import check, open_recipe
+from reprise.recipe.loading import KEPT, check, open_recipe
 from reprise.stage_names import VOCABULARY
+from reprise.storage import write_text
 from reprise.vocabulary.records import vocabulary_lines
 
 ModelOrRun = Annotated[
@@ -148,7 +149,13 @@ def extend(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fa
     asked = loaded.vocabulary is not None
     if not asked:
         loaded = open_recipe(recipe, [*(overrides or []), "vocabulary={}"])
-    bring_up(loaded, [VOCABULARY])
+    kept = Path(loaded.workspace) / KEPT
+    before = kept.read_text(encoding="utf-8") if kept.is_file() else None
+    try:
+        bring_up(loaded, [VOCABULARY])
+    finally:
+        if before is not None and leads():  # what was trained there, with its own vocabulary, stays described
+            write_text(kept, before)
     manifest = Workspace(loaded.workspace).manifest(VOCABULARY)
     assert manifest is not None, "the stage was brought up to date"
     if as_json:

@@ -66,7 +66,7 @@ _NEEDS_NEIGHBOURS = 0xFFFFFFFF
 
 @functools.cache
 def _normal_forms() -> NDArray[np.uint32]:
-    """The normalised form of each code point if that is one code point, whatever stands beside it.
+    """The normalised form of each code point if that is one code point, whatever is beside it.
 
     _NEEDS_NEIGHBOURS for those that become several, that are reordered (a combining class), or that may be composed
     with the one before: a text that contains one of these is normalised by `normalise`.

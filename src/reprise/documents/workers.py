@@ -1,7 +1,7 @@
 """Worker processes of this machine. Each runs one piece of work at a time and answers over a pipe.
 
 The parent stays free of threads, so that Ctrl-C, an error or a killed worker is an ordinary exception there. Workers
-stand in process groups of their own, where the terminal's Ctrl-C does not reach them; the parent kills them when it
+are in process groups of their own, where the terminal's Ctrl-C does not reach them; the parent kills them when it
 stops early, and the kernel does when the parent is killed.
 """
 

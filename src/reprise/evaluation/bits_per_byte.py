@@ -202,7 +202,7 @@ def group_texts(texts: Sequence[Text], groups: Groups) -> Iterator[TextGroup]:
         for source in sorted({texts[position].source for position in inside}):
             part = next((group for group in judged if group.path == f"{whole.path}/{source}"), None)
             if part is None and groups.entry_of(whole.language, source) != whole.path:
-                continue  # a language that is divided into entries: its sources stand there
+                continue  # a language that is divided into entries: its sources are there
             members = np.array([position for position in inside if texts[position].source == source])
             path, tolerance = f"{whole.path}/{source}", None if part is None else part.tolerance
             yield TextGroup(path, whole.path, whole.language, source, None, tolerance, part is not None, members)

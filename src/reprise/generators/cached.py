@@ -94,7 +94,7 @@ class Asker:
             settings: how the generator is asked, and its prices.
             journal: answers that the stage has.
             spending: what was spent before; it is added to.
-            setting: where the settings stand in the recipe, for errors.
+            setting: path of the settings in the recipe, for errors.
             processes: those that divide the requests to a model in this process.
 
         Raises:

@@ -19,7 +19,7 @@ def load_chat_tokenizer(model: Model, setting: str) -> Any:
 
     Args:
         model: where it is.
-        setting: where its settings stand in the recipe, for errors.
+        setting: path of its settings in the recipe, for errors.
 
     Raises:
         UserError: there is no such model, or it was not taught to follow instructions.

@@ -11,7 +11,7 @@ def open_generator(settings: GeneratorSettings, model: Model, setting: str) -> G
     Args:
         settings: settings of the generator.
         model: the base model of the recipe, used where the generator names none.
-        setting: where the settings stand in the recipe, for errors, such as `synthesis.generator`.
+        setting: path of the settings in the recipe, for errors, such as `synthesis.generator`.
 
     Raises:
         UserError: a package is missing, or the model cannot be loaded.

@@ -56,7 +56,7 @@ class Sampler:
         """
         self._store, self._stage, self._rows_settings, self._seed = store, stage, rows, seed
         self.opened: list[OpenBucket] = open_buckets(store, stage, rows, seed)
-        """The buckets of the stage, each with its documents and where it stands."""
+        """The buckets of the stage, each with its documents and position."""
         self._shares = first_shares(self.opened, stage, None if previous is None else previous["shares"])
         self._policies: dict[str, State] = {}
         self._turns = Turns([tuple(one.bucket) for one in self.opened])
@@ -255,7 +255,7 @@ class Sampler:
         return measured.get(tuple(bucket), measured.get((language, bucket.source, bucket.topic)))
 
     def state(self) -> SamplerState:
-        """Where the sampler stands, as JSON: what was handed out, and all that decides what comes next."""
+        """The state of the sampler as JSON: the rows returned so far, and everything that decides the next ones."""
         return {
             "version": VERSION,
             "store": self._store.fingerprint,
@@ -280,7 +280,7 @@ class Sampler:
         }
 
     def load_state(self, state: SamplerState, *, adopt: bool = False) -> list[ShareChange]:
-        """Stand where the sampler stood that gave this state.
+        """Restore the state of a sampler.
 
         Args:
             state: a state of the same stage.
@@ -410,7 +410,7 @@ class Sampler:
 
 
 def _warn_of_another_split(bucket: MixtureBucket, stage: Stage, gone: Sequence[BucketState], before: Json) -> None:
-    """Of a bucket that is new, if its source was read in other buckets: split by topic in another way, or renamed.
+    """Warn of a new bucket whose source was read in other buckets before: split by topic differently, or renamed.
 
     Args:
         bucket: the new one.

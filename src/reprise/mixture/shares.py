@@ -1,4 +1,4 @@
-"""The shares of mixture entries, sources and topics, as they stand at one moment of a stage."""
+"""The shares of mixture entries, sources and topics at one moment of a stage."""
 
 import math
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""The record of where a sampler stands: the part `sampler` of `checkpoint.json`."""
+"""The state of a sampler: the part `sampler` of `checkpoint.json`."""
 
 from typing_extensions import TypedDict
 
@@ -22,7 +22,7 @@ class OrderSettings(TypedDict):
 
 @record
 class BucketState(TypedDict):
-    """Where one bucket of the mixture stands."""
+    """The state of one bucket of the mixture."""
 
     entry: str
     """Entry of the mixture."""

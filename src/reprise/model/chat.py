@@ -163,7 +163,7 @@ class ChatTemplate:
         return [{"role": first["role"], "content": content}, *messages[2:]]
 
     def _locate(self, messages: list[Message], text: str) -> tuple[list[_Span], str]:
-        """Where the messages stand in the rendered text, and the control token, with what is before it, that ends an
+        """Positions of the messages in the rendered text, and the control token, with what is before it, that ends an
         answer; empty if none does."""
         between = self._between(messages)
         if not text.startswith(between[0]):
@@ -179,7 +179,7 @@ class ChatTemplate:
                 after = self._prompt(messages[: index + 1])
                 span = _match(text, position, message["content"], after, is_last=False)
             if span is None:
-                raise self._refuse(messages, f"message {index + 1} does not stand in what it writes")
+                raise self._refuse(messages, f"message {index + 1} is not in what it writes")
             spans.append(span)
             before, position = after, span.stop + len(after)
         tail = between[-1]
@@ -271,7 +271,7 @@ def encode_documents(
     template: Callable[[], ChatTemplate] | None,
     refused: dict[int, str] | None = None,
 ) -> tuple[list[Ids], list[Answers | None]]:
-    """Ids of documents, and where the answers of conversations stand in them; None for other documents.
+    """Ids of documents, and where the answers of conversations are in them; None for other documents.
 
     Args:
         texts: one per document.

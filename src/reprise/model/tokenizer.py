@@ -58,7 +58,7 @@ class Tokenizer:
         bos_id: begins a document; None: nothing does.
         reason: why this library.
         reference: gives the right ids, if that is not `encode` itself.
-        start_id: stands before a text whose first token is scored; None: `bos_id`, else `eos_id`.
+        start_id: put before a text whose first token is scored; None: `bos_id`, else `eos_id`.
         num_embeddings: tokens that the model embeds; None: all of the vocabulary.
     """
 
@@ -274,7 +274,7 @@ def _encode_with(tokenizer: Any) -> EncodeBatch:
 
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    tokenizer.encode_special_tokens = True  # a special token that stands in the text is text
+    tokenizer.encode_special_tokens = True  # a special token spelled in the text is text
 
     def encode(texts: list[str]) -> list[Ids]:
         return [np.array(e.ids, dtype=np.uint32) for e in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]

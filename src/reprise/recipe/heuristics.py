@@ -1,7 +1,7 @@
 """The rules that tell prose from debris, and their thresholds.
 
 The rules are those of Gopher (arXiv 2112.11446, table A1), C4 (arXiv 1910.10683) and FineWeb (arXiv 2406.17557). A
-threshold depends on the language where words, sentences or the length of lines do: these are null here, and stand in
+threshold depends on the language where words, sentences or the length of lines do: these are null here, and are in
 the language's pack (`recipe/languages/packs`). Null switches a rule off.
 """
 
@@ -18,7 +18,7 @@ Ratio = Annotated[float, Field(ge=0.0)]
 class Heuristics(Settings):
     """A document that breaks a rule is dropped; the reason is the name of the setting.
 
-    What is not given is as the language's pack has it, else as it stands here.
+    What is not given is as the language's pack has it, else the value here.
     """
 
     min_words: Count | None = None
@@ -44,7 +44,7 @@ class Heuristics(Settings):
     stop_words_within_words: bool = False
     """Look for stop words inside words, too: particles of Korean, and scripts without spaces."""
     max_duplicate_lines: Share | None = 0.3
-    """Gopher. Share of the lines that stood before."""
+    """Gopher. Share of the lines that occurred before."""
     max_duplicate_line_chars: Share | None = 0.2
     """Gopher. Share of the characters that are in such lines."""
     max_duplicate_paragraphs: Share | None = 0.3
@@ -54,7 +54,7 @@ class Heuristics(Settings):
     max_top_ngram_chars: dict[int, Share] = {}
     """Gopher. Words of an n-gram -> share of the characters that the most frequent one may take up."""
     max_duplicate_ngram_chars: dict[int, Share] = {}
-    """Gopher. Words of an n-gram -> share of the characters that are in n-grams that stood before."""
+    """Gopher. Words of an n-gram -> share of the characters that are in n-grams that occurred before."""
     min_terminated_lines: Share | None = None
     """FineWeb. Share of the lines that end with terminal punctuation."""
     max_short_lines: Share | None = None

@@ -9,11 +9,11 @@ MIN_ANSWERS = 3
 """Different answers that the tests must expect; with fewer, honest programs give one outcome for most calls too."""
 MAX_CALLS = 80
 SPELLED = 0.6
-"""From this share on of the answers whose values stand in the program, it may be a table of them."""
+"""From this share of answers whose values are in the program, it may be a table of them."""
 FALLBACK = 0.6
 """A table gives the same outcome for this share of the calls near those of its tests."""
 HIDDEN_FALLBACK = 0.8
-"""The same where the answers do not stand in the program: it may compute them (`'3,60;-21,33'.split(';')`)."""
+"""The same if the answers are not in the program: it may compute them (`'3,60;-21,33'.split(';')`)."""
 SPREAD = 0.4
 """Most that one answer may take of the tests' own calls: else an honest program gives it often, too."""
 
@@ -131,7 +131,7 @@ def _variants_of_text(text: str) -> Iterator[str]:
 
 
 def _leaves(value: Any) -> set[object]:
-    """Numbers and texts of a value; signs, and values that stand in any program, do not count."""
+    """Numbers and texts of a value; signs, and values that any program may contain, do not count."""
     return _leaves_of(ast.parse(repr(value), mode="eval"))
 
 

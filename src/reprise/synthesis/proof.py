@@ -17,7 +17,7 @@ MIN_ASSERTS = 3
 MAX_MUTANTS = 20
 """Wrong versions that are run, besides the stand-ins."""
 _HARD_CODED = 0.5
-"""From this share of asserts on whose values stand in the program, it holds a table of its answers."""
+"""From this share of asserts whose values the program contains, it contains a table of its answers."""
 
 
 def _words(text: str) -> frozenset[str]:
@@ -151,7 +151,7 @@ def read_program(program: str, tests: str) -> Drop | None:
     telling = [part for part in values if part]
     copied = sum(part <= inside for part in telling)
     if len(telling) >= 2 and copied >= max(2, _HARD_CODED * len(asserts)):
-        return "hard_coded", f"the values of {copied} of {len(asserts)} asserts stand in the solution"
+        return "hard_coded", f"the values of {copied} of {len(asserts)} asserts are in the solution"
     return None
 
 
@@ -214,7 +214,7 @@ def _imported(node: ast.AST) -> list[str]:
 
 
 def _literals(tree: ast.AST) -> set[object]:
-    """Numbers from 10 on and texts of three or more characters: values that do not stand in a program by chance."""
+    """Numbers from 10 on and texts of three or more characters: values that are not in a program by chance."""
     values: set[object] = set()
     for node in ast.walk(tree):
         value = node.value if isinstance(node, ast.Constant) else None
@@ -225,7 +225,7 @@ def _literals(tree: ast.AST) -> set[object]:
 
 
 def _spelled(tree: ast.AST) -> set[object]:
-    """Numbers from 10 on that stand in texts: a table of answers may have `str(numbers)` as its keys."""
+    """Numbers from 10 on in texts: a table of answers may have `str(numbers)` as its keys."""
     texts = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str))
     values = {float(value) for text in texts for value in re.findall(r"\d{2,15}(?:\.\d+)?", text)}
     return {value for value in values if value >= 10}

@@ -52,7 +52,7 @@ def add_batch(
         ids: one array per text.
         tokenizer: gives BOS and EOS.
         split_sources: sources whose buckets are split by topic.
-        answers: where the answers of conversations stand in the ids; None for other documents.
+        answers: where the answers of conversations are in the ids; None for other documents.
     """
     columns = (batch[name].to_pylist() for name in ("split", "lang", "source", "topic"))
     buckets = [

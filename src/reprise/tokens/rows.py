@@ -1,7 +1,7 @@
 """Rows of one length over documents in a given order: an index; no token is copied until a row is read.
 
 A row is a list of pieces: stretches of documents, one after the other. `ConcatRows` and `BestFitRows` hand them out in
-order, epoch after epoch, up to a limit. Their `cursor` says where they stand; setting it costs the same everywhere.
+order, epoch after epoch, up to a limit. Their `cursor` is the position; setting it costs the same everywhere.
 """
 
 from collections.abc import Callable, Sequence

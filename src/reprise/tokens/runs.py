@@ -36,7 +36,7 @@ class SplitBucket(NamedTuple):
 
     @property
     def rank(self) -> tuple[str, list[str]]:
-        """Buckets stand in this order in the store."""
+        """Buckets are in this order in the store."""
         return self.split, [part or "" for part in self.key]
 
 
@@ -103,7 +103,7 @@ def make_columns(
         messages = batch["messages"].to_pylist()
         num_bytes = num_bytes.copy()
         num_bytes[is_conversation] = [answer_bytes(load_messages(messages[row])) for row in is_conversation]
-    # Behind the BOS that stands before the text.
+    # After the BOS.
     flat = [one.ravel() + (extra - 1) for one in answers if one is not None]
     return Columns(
         buckets,

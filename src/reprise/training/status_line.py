@@ -1,4 +1,4 @@
-"""One line for a person now and then: where training stands."""
+"""The status line: progress, losses and speed, printed now and then."""
 
 import time
 from collections.abc import Mapping, Sequence

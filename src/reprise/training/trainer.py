@@ -355,18 +355,9 @@ class Trainer:
         """Log what a step did and what it cost."""
         memory = round(peak_memory(self.processes.device) / 1e9, 3)
         mfu = self.status.mfu(tokens_per_s)
-        self.log(
-            {
-                **self.moment(),
-                "kind": "step",
-                "loss": update.loss,
-                "lr": rate,
-                "grad_norm": update.grad_norm,
-                "tokens_per_s": tokens_per_s,
-                "memory_gb": memory,
-                "mfu": None if mfu is None else round(mfu, 4),
-            }
-        )
+        self.log({**self.moment(), "kind": "step", "loss": update.loss, "lr": rate, "grad_norm": update.grad_norm,
+                  "tokens_per_s": tokens_per_s, "memory_gb": memory,
+                  "mfu": None if mfu is None else round(mfu, 4)})  # fmt: skip
 
     def log_changes(self, changes: Sequence[ShareChange]) -> None:
         """Log each change of the mixture."""

@@ -103,7 +103,7 @@ class HeldOut:
             buckets: the held-out part of the token store.
             settings: how many tokens are measured.
             start_id: the token that begins a text.
-            special_ids: BOS and EOS of the store, which stand around each of its documents.
+            special_ids: BOS and EOS of the store, which surround each of its documents.
             window: tokens in a window, and by how many it moves.
             batch_tokens: most tokens in one forward pass of a process; one window is never cut.
         """

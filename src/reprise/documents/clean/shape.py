@@ -48,7 +48,7 @@ class Shape:
 def measure_shape(texts: Sequence[str], *, short_line_chars: int, sentence_marks: str = "") -> Shape:
     """Count lines, paragraphs, sentences and symbols.
 
-    A line is what stands between line ends, without the white space around it. A sentence ends with a mark of Unicode's
+    A line is the text between line ends, without the white space around it. A sentence ends with a mark of Unicode's
     Sentence_Terminal; a full stop, exclamation or question mark of ASCII counts before white space, an ideograph or the
     end alone, with closing quotation marks and brackets between them.
 

@@ -78,12 +78,12 @@ def _telling_chars(text: str) -> frozenset[str]:
 
 
 def fold_lookalikes(text: str) -> str:
-    """Make all letters of other scripts that look like a Latin one that Latin one, whatever stands beside them."""
+    """Make all letters of other scripts that look like a Latin one that Latin one, whatever is beside them."""
     return text if text.isascii() else text.translate(_lookalikes())
 
 
 def _fold_lookalikes(text: str, chars: frozenset[str]) -> str:
-    """The same where such letters stand inside Latin words, or are the only ones of the Cyrillic script."""
+    """The same if such letters are inside Latin words, or are the only ones of the Cyrillic script."""
     folds = _lookalikes()
     present = "".join(map(chr, folds.keys() & map(ord, chars)))
     if not present:
@@ -118,7 +118,7 @@ def _traditional() -> tuple[dict[int, str], frozenset[str]]:
     """The Simplified character of each Traditional one, by OpenCC; and those that no Simplified text uses.
 
     Characters are converted one by one, since the same character must become the same one in a question and in a
-    document, whatever stands beside it.
+    document, whatever is beside it.
     """
     try:
         from opencc import OpenCC
@@ -144,7 +144,7 @@ _ACCENTED = frozenset(map(chr, [*range(0xC0, 0x250), *range(0x1E00, 0x1F00)]))
 
 
 def _drop_marks(text: str, chars: frozenset[str]) -> str:
-    """Drop accents and strokes that stand on letters that have no such form (`h\u0336`)."""
+    """Drop accents and strokes on letters that have no such form (`h\u0336`)."""
     if chars.isdisjoint(_MARKS):
         return text
     return "".join(char for char in unicodedata.normalize("NFC", text) if char not in _MARKS)

@@ -67,7 +67,7 @@ def _reach(missing: str) -> int:
 
 
 def _match_between(missing: str, between: str) -> int:
-    """Letters of the question that stand between two runs, at the ends of what the text has there."""
+    """Letters of the question between two runs, at the ends of what the text has there."""
     reach = _reach(missing)
     if len(between) > 2 * reach:
         between = between[:reach] + between[len(between) - reach :]

@@ -75,7 +75,7 @@ class Grams:
     keys: Hashes
     """Sorted, each once."""
     offsets: NDArray[np.int64]
-    """keys[i] stands in forms[offsets[i]:offsets[i + 1]], at the words `positions` of these."""
+    """keys[i] occurs in forms[offsets[i]:offsets[i + 1]], at the words `positions` of these."""
     forms: NDArray[np.int32]
     positions: NDArray[np.int32]
     bits: NDArray[np.uint8]
@@ -231,7 +231,7 @@ def _add_unit(
 
 
 def _forms(plain: str, is_short: bool) -> Iterator[str]:
-    """The question as it stands, revealed, and if it is short without apostrophes and hyphens inside words."""
+    """The question as it is, revealed, and if it is short without apostrophes and hyphens inside words."""
     yield plain
     if is_short and _INSIDE_WORDS.search(plain):
         yield _INSIDE_WORDS.sub("", plain)

@@ -2,7 +2,7 @@
 
 `strip_markup` runs on every text. `reveal` does the rest; it changes only texts that show signs of a disguise, because
 each step can also damage plain text (LaTeX's `\\nabla` holds the escape of a line end). So a text is searched as it
-stands and, if they differ, as `reveal` returns it.
+is and, if they differ, as `reveal` returns it.
 """
 
 import html

@@ -19,7 +19,7 @@ MIN_SEEDED = 0.5
 _OPTIONS_WINDOW = 40
 """Words between a question and its options that do not count: letters, numbers, instructions."""
 _INSERTION = 20
-"""Words that may stand inside a question, besides half its length: a page's header and footer."""
+"""Words that may be inserted into a question, besides half its length: a page's header and footer."""
 _STREWN = (3, 16)
 """So many single letters, each between two words, within so many words are taken for letters strewn into the text."""
 _SPACED_RUN = 8
@@ -110,7 +110,7 @@ def _find_unspaced(views: Sequence[_View]) -> Iterator[NDArray[np.int64]]:
 
 
 def _look_up(index: Index, lookup: Lookup, views: Sequence[_View], min_overlap: float, matches: Found) -> None:
-    """Add to `matches` what stands in the views."""
+    """Add to `matches` what the views contain."""
     _look_up_grams(index, lookup, views, min_overlap, matches)
     for view in views:
         for length, anchors in lookup.anchors.items():

@@ -1,6 +1,6 @@
 """Copies that stay after all: how many of a cluster, by its size ("rehydration", FineWeb-2, arXiv 2506.20920).
 
-What the web repeats a few times is on average better than what stands there once, and what it repeats a thousand times
+What the web repeats a few times is on average better than what occurs once, and what it repeats a thousand times
 is worse. FineWeb-2 writes the document that was kept several times; here that many documents of the cluster stay, so
 that documents in = documents out + dropped still holds.
 """

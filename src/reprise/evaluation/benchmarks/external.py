@@ -127,7 +127,7 @@ def _yaml_benchmark(path: Path) -> Benchmark:
     config = read_task_yaml(path)
     name = str(config.get("task") if isinstance(config.get("task"), str) else config.get("group"))
     language = (config.get("metadata") or {}).get("language", "und")
-    # The tasks of a group stand in files beside it.
+    # The tasks of a group are in files beside it.
     beside = (str(path.resolve().parent),) if "group" in config else ()
     return Benchmark(
         name, find_language(str(language)) or "und", None, _no_parts,

@@ -248,7 +248,7 @@ def question_records(tasks: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _searched(task: Any, doc: Any) -> str:
-    """What of a question a document may not hold: what the task says, else its fields that stand in the prompt.
+    """The text of a question that no document may contain: what the task says, else its fields in the prompt.
 
     The words around them, such as `Question:`, are those of the template and in no document.
     """

@@ -1,4 +1,4 @@
-"""A probe of in-context learning that needs no knowledge: patterns that stand in the prompt only.
+"""A probe of in-context learning that needs no knowledge: patterns that occur in the prompt only.
 
 Leaving a language out of continual training can ruin in-context learning while the loss looks well (arXiv 2506.00288),
 so this is a cheap guard. Three kinds of questions, generated from a fixed seed:
