@@ -31,6 +31,7 @@ from transformers import (
 
 from reprise.errors import Finding, UserError, out_of_memory
 from reprise.model.check import check_model
+from reprise.model.files import model_folder
 from reprise.model.loading import load_config, load_model, load_skeleton, names_match, open_model_weights
 from reprise.model.tokenizer import open_tokenizer
 from reprise.model.weights import compare
@@ -238,6 +239,13 @@ def test_what_small_files_tell_is_told_before_the_run(whole: Path, tmp_path: Pat
         (finding,) = findings(folder)
         assert finding.severity == "error"
         assert finding.remedy
+
+
+def test_a_gguf_file_that_is_not_named_is_offered(tmp_path: Path) -> None:
+    (tmp_path / "small-q4.gguf").write_bytes(b"GGUF")
+    for call in (model_folder, load_config):
+        with pytest.raises(UserError, match=r"(?s)GGUF files.*model\.gguf_file.*small-q4\.gguf"):
+            call(Model(path=str(tmp_path)))
 
 
 def test_rows_longer_than_the_model(whole: Path, tmp_path: Path) -> None:

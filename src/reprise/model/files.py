@@ -18,13 +18,13 @@ def model_folder(settings: Model) -> Path | None:
     """Folder of a model on this machine; None if `path` is a name on the Hub.
 
     Raises:
-        UserError: the package or the folder does not exist.
+        UserError: the package or the folder does not exist, or it contains GGUF files and none is named.
     """
     if settings.path.startswith(PACKAGE):
-        return _package_folder(settings.path.removeprefix(PACKAGE))
+        return _refuse_unnamed_gguf(_package_folder(settings.path.removeprefix(PACKAGE)), settings)
     folder = Path(settings.path).expanduser()
     if folder.is_dir():
-        return folder
+        return _refuse_unnamed_gguf(folder, settings)
     if settings.path.startswith((".", "/", "~")) or settings.path.count("/") > 1:
         raise UserError(
             f"there is no model folder {settings.path!r}", where="model.path", remedy="name a folder with config.json"
@@ -36,6 +36,18 @@ def model_folder(settings: Model) -> Path | None:
             remedy="name a folder with config.json, or a model such as HuggingFaceTB/SmolLM2-135M",
         )
     return None
+
+
+def _refuse_unnamed_gguf(folder: Path, settings: Model) -> Path:
+    files = [] if settings.gguf_file or (folder / "config.json").exists() else sorted(folder.glob("*.gguf"))
+    if files:
+        raise UserError(
+            "this folder contains GGUF files and no config.json",
+            where=f"model.path={settings.path}",
+            remedy=f"set model.gguf_file (for `reprise init` --gguf-file) to one of: "
+            f"{', '.join(file.name for file in files)}",
+        )
+    return folder
 
 
 def model_files(settings: Model) -> list[Path]:
