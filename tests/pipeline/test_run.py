@@ -165,7 +165,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, tiny_model, change
 
     recipe = tmp_path / "recipe.yaml"
     data = small_recipe(tmp_path / "run", tiny_model)
-    data["stages"][0]["tokens"] = 60_000
+    data["stages"][0]["tokens"] = 20_000
     recipe.write_text(yaml.safe_dump(data, allow_unicode=True), encoding="utf-8")
     child = subprocess.Popen(
         [sys.executable, "-m", "reprise", "train", str(recipe)],
