@@ -246,7 +246,7 @@ def bootstrap_interval(before: Floats, after: Floats, samples: int) -> tuple[flo
     Args:
         before: float64[n], bits of each document.
         after: float64[n], the same documents afterwards.
-        samples: number of resamples.
+        samples: how many resamples to draw.
     """
     if samples < 1:
         return None

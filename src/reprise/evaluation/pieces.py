@@ -1,6 +1,6 @@
 """Pieces of a measurement: shared among the processes, and each cached as soon as it is done.
 
-The division into pieces does not depend on the number of processes, so the results do not either.
+The division into pieces does not depend on how many processes there are, so the results do not either.
 """
 
 from collections.abc import Callable, Sequence

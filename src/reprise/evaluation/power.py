@@ -76,7 +76,7 @@ def plan_reach(
     Args:
         sizes: (language, source) -> float64[n], bytes of its held-out documents.
         groups: which of them get a verdict together.
-        questions: benchmark -> number of questions.
+        questions: benchmark -> count of its questions.
         benchmark_tolerance: `evaluation.benchmark_tolerance`.
         spreads: path of a group, or benchmark -> the spread that an evaluation measured; missing ones are assumed.
     """

@@ -111,7 +111,7 @@ class Sampler:
         Args:
             batch_rows: rows of the global batch.
             rank: rank of this process, which gets consecutive rows.
-            world: number of processes.
+            world: how many processes there are.
 
         Raises:
             UserError: the batch cannot be divided among the processes, or all documents were read `max_epochs` times.

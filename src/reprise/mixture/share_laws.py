@@ -20,7 +20,7 @@ Floats = npt.NDArray[np.float64]
 GRID = np.linspace(0.0, 1.0, 1001)
 """Shares of new text that are examined."""
 DRAWS = 400
-"""Number of fits to resampled residuals."""
+"""Count of fits to resampled residuals."""
 FIRST_SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Shares of the first runs."""
 SPREADS = ((-0.12, -0.04, 0.04, 0.12), (-0.08, 0.0, 0.08, 0.15), (-0.15, -0.05, 0.05))
@@ -70,7 +70,7 @@ class Fit:
     left_out_error: float
     """Root mean squared error of the runs, each predicted from the others."""
     residuals: Floats
-    """float64 [runs]: residuals, scaled up for the number of fitted coefficients."""
+    """float64 [runs]: residuals, scaled up for the fitted coefficients."""
     fitted: Floats
     """float64 [runs]: fitted losses."""
 
@@ -146,7 +146,7 @@ def best_share(
         kept: loss of the kept text in each run.
         new: loss of the new text in each run.
         limit: largest loss of the kept text.
-        draws: number of fits for the interval; 0: no interval.
+        draws: fits for the interval; 0: no interval.
     """
     shares, kept_losses, new_losses = (np.array(values, dtype=np.float64) for values in (new_shares, kept, new))
     kept_laws, new_laws = Laws(lambda x: 1 - x, shares), Laws(lambda x: x, shares)

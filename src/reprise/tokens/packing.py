@@ -4,7 +4,7 @@ from bisect import bisect_left, insort
 from collections.abc import Sequence
 
 PlannedPiece = tuple[int, int, int]
-"""Index of the document in the window, first token, number of tokens."""
+"""Index of the document in the window, first token, tokens."""
 PlannedRow = list[PlannedPiece]
 
 
