@@ -31,13 +31,13 @@ def check_drop_share(
 
     Args:
         stage: name of the stage.
-            work: the finished stage; its counts contain StepCounts.
-            max_drop_share: largest share of documents that may be dropped, 0 to 1.
-            needed: (language, source) of the text that is trained on.
+        work: the finished stage; its counts contain StepCounts.
+        max_drop_share: largest share of documents that may be dropped, 0 to 1.
+        needed: (language, source) of the text that is trained on.
 
     Raises:
-            UserError: a bucket lost more than that, or all of a text that is trained on was dropped; the message names the
-                rules, how many documents each dropped, and the settings.
+        UserError: a bucket lost more than that, or all of what is trained on; the message names the rules, how many
+            documents each dropped, and the settings.
     """
     check_flows(stage, work.counts.get("buckets", []), max_drop_share, needed)
 

@@ -47,11 +47,11 @@ def run_pieces(
     """Call `function` on each piece, on all cores or the cluster, and return the results in the order of the pieces.
 
     Args:
-            function: called in a worker; the function, its argument and its result must be picklable.
+        function: called in a worker; the function, its argument and its result must be picklable.
         pieces: run in any order, several at the same time.
         engine: `native` or `ray`; the latter joins the cluster at RAY_ADDRESS, or starts one on this machine.
-            what: text of the progress bar.
-            num_bytes: size of the text in bytes; little text is processed without worker processes.
+        what: text of the progress bar.
+        num_bytes: size of the text in bytes; little text is processed without worker processes.
 
     Raises:
         UserError: raised by the function; or Ray is not installed.

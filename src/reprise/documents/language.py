@@ -24,7 +24,7 @@ def detect_languages(texts: Sequence[str], identifier: Identifier = "py3langid")
     """Codes as `find_language` returns them, such as `zh`; UNKNOWN for a text without words, such as numbers.
 
     Raises:
-            UserError: `identifier` uses lid.176 and its package is not installed.
+        UserError: `identifier` uses lid.176 and its package is not installed.
     """
     return [_detect(_excerpt(text), identifier) for text in texts]
 

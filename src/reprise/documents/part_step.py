@@ -113,7 +113,7 @@ def run_step(work: Work, before: str, step: Step, *, engine: Engine, what: str) 
     """Run a step over the documents of the stage `before`, part by part; write `documents/` and `dropped/`.
 
     Returns:
-            The counts of documents that came in and were kept or dropped, and the step's tally.
+        The counts of documents that came in and were kept or dropped, and the step's tally.
     """
     source, target = work.inputs[before].resolve() / DOCUMENTS, work.output.resolve()
     parts = list_parts(source)
@@ -129,7 +129,7 @@ def balance(work: Work, counted: PartCounts) -> StepCounts:
     """Count what was written, and check that no document was lost.
 
     Raises:
-            RuntimeError: documents in != documents out + dropped. A bug of Reprise, never an error of the user.
+        RuntimeError: documents in != documents out + dropped. A bug of Reprise, never an error of the user.
     """
     documents_out, dropped = count_rows(work.output / DOCUMENTS), count_rows(work.output / DROPPED)
     documents_in = counted.documents_in.total()

@@ -32,8 +32,8 @@ def read_rejects(root: Path, stage: str | None = None, reason: str | None = None
 
     Args:
         root: the workspace.
-            stage: only what this stage dropped; None: all stages.
-            reason: only what was dropped for this reason; None: all reasons.
+        stage: only what this stage dropped; None: all stages.
+        reason: only what was dropped for this reason; None: all reasons.
 
     Raises:
         UserError: no stage of this name drops documents.
@@ -53,8 +53,8 @@ def nothing_rejected(root: Path, stage: str | None, reason: str | None) -> str:
 
     Args:
         root: the workspace.
-            stage: the stage that was selected; None: all.
-            reason: the reason that was selected; None: all.
+        stage: the stage that was selected; None: all.
+        reason: the reason that was selected; None: all.
     """
     asked = DROPPING_STAGES if stage is None else (stage,)
     finished = [name for name in asked if (root / name).is_dir()]

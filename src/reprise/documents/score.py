@@ -61,9 +61,9 @@ def run(work: Work, *, model: Model, perplexity: Perplexity, buckets: Sequence[S
     """Score the documents of the given buckets; all others get nulls.
 
     Args:
-            work: the stage; it reads the output of `label`.
+        work: the stage; it reads the output of `label`.
         model: the model that scores.
-            perplexity: settings: windows, batches, shards.
+        perplexity: settings: windows, batches, shards.
         buckets: (language, source) pairs that have a curriculum.
 
     Raises:
@@ -102,7 +102,7 @@ class _Scorer:
         self._prefix = [] if self._tokenizer.bos_id is None else [self._tokenizer.bos_id]
 
     def score(self, shard: pa.RecordBatch, rows: list[int], advance: Advance) -> dict[str, list[Any]]:
-        """The score columns of a shard, null outside `rows`; `advance` is called with each document's number of tokens."""
+        """The score columns of a shard, null outside `rows`; `advance` is called with tokens per document."""
         texts = shard.column("text").take(pa.array(rows)).to_pylist()
         messages = shard.column("messages").take(pa.array(rows)).to_pylist()
         # A conversation that the chat template refuses gets no perplexity here; the stage `tokenize` drops it.

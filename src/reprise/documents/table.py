@@ -81,9 +81,9 @@ def read_table(
     """Batches of at most `batch_rows` rows, in the order of the table.
 
     Args:
-            folder: the table, such as `work.inputs["label"] / "documents"`.
+        folder: the table, such as `work.inputs["label"] / "documents"`.
         columns: names of the columns to read, None for all.
-            batch_rows: most rows in a batch; bounds the memory.
+        batch_rows: most rows in a batch; bounds the memory.
     """
     names = None if columns is None else list(columns)
     for part in list_parts(folder):
@@ -95,7 +95,7 @@ def as_table(rows: Rows, schema: pa.Schema = SCHEMA) -> pa.Table:
     """Rows with exactly the columns of `schema`, in its order and types; missing nullable columns are null.
 
     Raises:
-            ValueError: a non-nullable column is missing or contains a null, or `schema` does not have a column.
+        ValueError: a non-nullable column is missing or contains a null, or `schema` does not have a column.
     """
     if isinstance(rows, pa.RecordBatch):
         rows = pa.Table.from_batches([rows])

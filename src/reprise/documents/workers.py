@@ -227,8 +227,8 @@ def open_answer(data: bytes) -> Any:
 
     Raises:
         UserError: raised by the call.
-            OSError: raised by the call, such as a full disk.
-            RuntimeError: the call raised something else; the message contains the worker's traceback.
+        OSError: raised by the call, such as a full disk.
+        RuntimeError: the call raised something else; the message contains the worker's traceback.
     """
     answer: _Answer = pickle.loads(data)
     if answer.user_error is not None:
