@@ -109,7 +109,7 @@ class _Scorer:
         refused: dict[int, str] = {}
         encoded, answers = encode_documents(texts, messages, self._tokenizer, lambda: self._template, refused)
         documents = [np.array([*self._prefix, *ids], dtype=np.int64) for ids in encoded]
-        # In a conversation only the answers are scored, without regard to the question.
+        # In a conversation only the answers are scored, not the messages that ask for them.
         stretches = [None if one is None else one[:, :2] + len(self._prefix) for one in answers]
         sizes = [
             len(text.encode()) if one is None else answer_bytes(load_messages(one))
