@@ -1,8 +1,8 @@
 """Stage `tokenize`: writes scored and synthetic documents to the token store, on all cores or the cluster.
 
 Workers encode parts of the table into sorted runs (`runs`), then each merges the runs of a bucket (`builder`). The
-store does not depend on how many workers there are, and the piece of a killed worker is repeated. Conversations that the
-model's chat template rejects go to `dropped/`.
+store does not depend on how many workers there are, and the piece of a killed worker is repeated. Conversations that
+the model's chat template rejects go to `dropped/`.
 """
 
 import functools
