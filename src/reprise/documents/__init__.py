@@ -2,7 +2,7 @@
 
 import os
 
-# Daft reports each import to its makers; nobody asked our users. It looks at this when it is imported.
+# Daft sends usage data to its makers on import unless this is set; it is read when Daft is imported.
 os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")
-# One bar of ours stands for its own.
+# Our own progress bar replaces Daft's.
 os.environ.setdefault("DAFT_PROGRESS_BAR", "0")

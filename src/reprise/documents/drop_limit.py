@@ -1,4 +1,4 @@
-"""Stop a stage that drops much of a language or a source, before the rest of the run is spent on what is left."""
+"""Stop a stage that drops much of a language or a source, before the rest of the run is spent on what remains."""
 
 import math
 from collections.abc import Collection, Sequence
@@ -8,12 +8,12 @@ from reprise.errors import UserError
 from reprise.workspace import Work
 
 _Z = 1.645
-"""Standard normal quantile: the share that is held against the limit is a lower bound with confidence 0.95, so that one
-document of two stops nothing, and all of three do."""
+"""Standard normal quantile. The limit is compared with a lower bound of the share (confidence 0.95), so that one
+dropped document of two does not stop a run, and three of three do."""
 _SHOWN = 5
 
 _SETTINGS = {"tokenize": "model.path"}
-"""Stage -> setting that decides what it drops; of the others it is the section of their name."""
+"""Stage -> setting that decides what it drops; for the other stages it is the recipe's section of the same name."""
 _RULES = {
     "chat_template": "the chat template of model.path",
     "too_short": "documents.clean.min_chars",
@@ -31,12 +31,13 @@ def check_drop_share(
 
     Args:
         stage: name of the stage.
-        work: after the stage; its counts hold StepCounts.
-        max_drop_share: largest share that may be dropped.
+        work: the finished stage; its counts contain StepCounts.
+        max_drop_share: largest share of documents that may be dropped, 0 to 1.
         needed: (language, source) of the text that is trained on.
 
     Raises:
-        UserError: a bucket lost more, or all of what is trained on; names the rules, what they cost, and the settings.
+        UserError: a bucket lost more than that, or all of what is trained on; the message names the rules, how many
+            documents each dropped, and the settings.
     """
     check_flows(stage, work.counts.get("buckets", []), max_drop_share, needed)
 
@@ -47,7 +48,7 @@ def check_flows(
     max_drop_share: float,
     needed: Collection[tuple[str, str]] = frozenset(),
 ) -> None:
-    """As `check_drop_share`, of what a stage did to the documents of each language, source and split.
+    """Like `check_drop_share`, given what a stage did to the documents of each language, source and split.
 
     Raises:
         UserError: see `check_drop_share`.
@@ -77,7 +78,7 @@ def check_flows(
 
 
 def _look_at(stage: str, flow: BucketFlow) -> str:
-    """How to see what the rule that dropped most did, and its setting."""
+    """How to see what the rule that dropped most dropped, and the setting of that rule."""
     reason = max(flow["dropped"].items(), key=lambda item: item[1])[0]
     return (
         f"look at them with `reprise rejects RECIPE --stage {stage} --reason {reason}`; change the rule "
@@ -86,7 +87,7 @@ def _look_at(stage: str, flow: BucketFlow) -> str:
 
 
 def dropped_share(flow: BucketFlow) -> float:
-    """Lower bound of the share that is dropped of such documents (Wilson's interval for a share)."""
+    """Lower bound of the share of documents that the stage drops (Wilson's score interval)."""
     count, dropped = flow["documents_in"], sum(flow["dropped"].values())
     if not dropped:
         return 0.0
@@ -96,7 +97,7 @@ def dropped_share(flow: BucketFlow) -> float:
 
 
 def rule_setting(language: str, reason: str) -> str:
-    """The setting behind a reason."""
+    """The setting that decides how many documents are dropped for this reason."""
     return _RULES.get(reason, f"documents.clean.heuristics.{language}.{reason}")
 
 

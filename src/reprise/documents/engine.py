@@ -1,7 +1,7 @@
 """Where the work of a stage runs: in worker processes of this machine, or on a Ray cluster through Daft.
 
-A piece of work is a part of a table or a group of input files. It reads and writes files by name, so a piece that is
-run twice, because its worker was lost, writes the same bytes to the same file.
+A piece of work is a part of a table or a group of input files. It reads and writes files by name, so a piece that
+runs twice, because its worker was lost, writes the same bytes to the same file.
 """
 
 import contextlib
@@ -19,14 +19,14 @@ P = TypeVar("P")
 R = TypeVar("R")
 
 IN_PROCESS_BYTES = 8 << 20
-"""Less text than this is done in this process: starting workers would take longer."""
+"""Less text than this is processed in this process: starting workers would take longer."""
 
 _pool: Pool | None = None
-"""The workers that `keep_workers` holds."""
+"""The workers that `keep_workers` shares."""
 
 
 def num_workers() -> int:
-    """Worker processes on this machine: one to each core that this process may use."""
+    """Worker processes on this machine: one per core that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
@@ -47,11 +47,11 @@ def run_pieces(
     """Call `function` on each piece, on all cores or the cluster, and return the results in the order of the pieces.
 
     Args:
-        function: must be picklable, as must what it takes and returns.
+        function: called in a worker; the function, its argument and its result must be picklable.
         pieces: run in any order, several at the same time.
         engine: `native` or `ray`; the latter joins the cluster at RAY_ADDRESS, or starts one on this machine.
-        what: for the progress bar.
-        num_bytes: size of the text, to judge whether worker processes pay.
+        what: text of the progress bar.
+        num_bytes: size of the text in bytes; little text is processed without worker processes.
 
     Raises:
         UserError: raised by the function; or Ray is not installed.

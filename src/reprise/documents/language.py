@@ -11,20 +11,20 @@ _LOOKED_AT = 2000
 """Characters of a document that are examined: from its middle, since beginnings are often boilerplate."""
 
 _SURE = 0.9
-"""Confidence of py3langid from which nothing else is asked: lid.176 is right less often than it."""
+"""Confidence of py3langid from which lid.176 is not asked: above it, lid.176 is right less often than py3langid."""
 
 UNKNOWN = "und"
 """ISO 639's code for a language that is not known."""
 
 Identifier = Literal["py3langid", "lid.176", "both"]
-"""`both`: py3langid's answer, or that of lid.176 where py3langid is unsure and it is more sure."""
+"""`both`: py3langid's answer, or lid.176's if py3langid is unsure and lid.176 is more confident."""
 
 
 def detect_languages(texts: Sequence[str], identifier: Identifier = "py3langid") -> list[str]:
-    """Codes as `find_language` gives them, such as `zh`; UNKNOWN for a text without words, such as numbers.
+    """Codes as `find_language` returns them, such as `zh`; UNKNOWN for a text without words, such as numbers.
 
     Raises:
-        UserError: lid.176 is to be asked and its package is not installed.
+        UserError: `identifier` uses lid.176 and its package is not installed.
     """
     return [_detect(_excerpt(text), identifier) for text in texts]
 
@@ -44,7 +44,7 @@ def _detect(text: str, identifier: Identifier) -> str:
 
 @functools.cache
 def _open_py3langid() -> Any:
-    """With confidences between 0 and 1."""
+    """py3langid's identifier, with confidences normalised to 0 to 1."""
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

@@ -32,7 +32,7 @@ Drop = tuple[int, str, str]
 """(row, reason, detail)."""
 
 Tally = Counter[tuple[str, ...]]
-"""What a step counts, by keys of its own."""
+"""Counts of a step; each step chooses its own keys."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class Outcome:
     """What a step made of some rows."""
 
     columns: dict[str, Any] = field(default_factory=dict)
-    """New values of columns, one to each row that was given, dropped ones included."""
+    """Column -> new values, one for each input row, dropped rows included."""
     drops: list[Drop] = field(default_factory=list)
     tally: Tally = field(default_factory=Counter)
-    """Added up over all rows; what the keys mean is the step's own matter."""
+    """Summed over all rows; each step defines the meaning of its keys."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class RowsOrigin:
 
 
 Step = Callable[[pa.Table, RowsOrigin], Outcome]
-"""Looks at some rows."""
+"""A function from rows, and where they come from, to what becomes of them."""
 
 _BATCH_ROWS = 2000
 
@@ -83,7 +83,7 @@ class BucketFlow(TypedDict):
 
 @record
 class StepCounts(TypedDict):
-    """Counts of the manifest, of every stage that drops documents."""
+    """Counts in the manifest of every stage that drops documents."""
 
     # In the annotation, because a record that inherits these fields shows their meaning too.
     documents_in: Annotated[int, Field(description="Documents that came in.")]
@@ -95,7 +95,7 @@ class StepCounts(TypedDict):
 
 @dataclass
 class PartCounts:
-    """What a step counted in one part, or in all."""
+    """What a step counted in one part, or in all parts."""
 
     tally: Tally = field(default_factory=Counter)
     documents_in: Counter[Bucket] = field(default_factory=Counter)
@@ -103,7 +103,7 @@ class PartCounts:
     """(bucket, reason) -> documents."""
 
     def add(self, other: "PartCounts") -> None:
-        """Add what was counted in another part."""
+        """Add the counts of another part."""
         self.tally.update(other.tally)
         self.documents_in.update(other.documents_in)
         self.drops.update(other.drops)
@@ -113,7 +113,7 @@ def run_step(work: Work, before: str, step: Step, *, engine: Engine, what: str) 
     """Run a step over the documents of the stage `before`, part by part; write `documents/` and `dropped/`.
 
     Returns:
-        What came in and went out, and what the step counted.
+        The counts of documents that came in and were kept or dropped, and the step's tally.
     """
     source, target = work.inputs[before].resolve() / DOCUMENTS, work.output.resolve()
     parts = list_parts(source)
@@ -126,10 +126,10 @@ def run_step(work: Work, before: str, step: Step, *, engine: Engine, what: str) 
 
 
 def balance(work: Work, counted: PartCounts) -> StepCounts:
-    """Count what was written, and make sure that nothing was lost.
+    """Count what was written, and check that no document was lost.
 
     Raises:
-        RuntimeError: documents in != documents out + dropped. A fault of ours, never of the user.
+        RuntimeError: documents in != documents out + dropped. A bug of Reprise, never an error of the user.
     """
     documents_out, dropped = count_rows(work.output / DOCUMENTS), count_rows(work.output / DROPPED)
     documents_in = counted.documents_in.total()
@@ -154,7 +154,7 @@ def balance(work: Work, counted: PartCounts) -> StepCounts:
 
 
 def pass_through(work: Work, before: str) -> StepCounts:
-    """A step that is switched off: the same documents (hard links where the file system has them)."""
+    """A step that is switched off: the same documents (as hard links if the file system has them)."""
     source = work.inputs[before] / DOCUMENTS
     (work.output / DOCUMENTS).mkdir(parents=True, exist_ok=True)
     for part in list_parts(source):

@@ -1,4 +1,4 @@
-"""Read back what the stages did not keep. Imports without Daft."""
+"""Read back the documents that the stages dropped or could not read. Imports without Daft."""
 
 import difflib
 import json
@@ -18,22 +18,22 @@ class RejectedDocument(TypedDict):
     reason: str
     origin: str
     lang: str | None
-    """None for what could not be read."""
+    """None for a record that could not be read."""
     source: str | None
     detail: str
     text: str
-    """The text, or an excerpt of what could not be read."""
+    """The text, or an excerpt of a record that could not be read."""
 
 
 def read_rejects(root: Path, stage: str | None = None, reason: str | None = None) -> Iterator[RejectedDocument]:
     """What was rejected or dropped, in the order of the stages and of their documents.
 
-    Of a stage that stopped before it was published, such as one that dropped too much, what it wrote is read.
+    For a stage that stopped before it was published, for example because it dropped too much, this is what it wrote.
 
     Args:
         root: the workspace.
-        stage: only of this stage.
-        reason: only for this reason.
+        stage: only what this stage dropped; None: all stages.
+        reason: only what was dropped for this reason; None: all reasons.
 
     Raises:
         UserError: no stage of this name drops documents.
@@ -49,12 +49,12 @@ def read_rejects(root: Path, stage: str | None = None, reason: str | None = None
 
 
 def nothing_rejected(root: Path, stage: str | None, reason: str | None) -> str:
-    """One line for a list that is empty: which stages dropped nothing, or that none has finished.
+    """One line to print for an empty list: which stages dropped nothing, or that none has finished.
 
     Args:
         root: the workspace.
-        stage: only this stage was asked for.
-        reason: only this reason was asked for.
+        stage: the stage that was selected; None: all.
+        reason: the reason that was selected; None: all.
     """
     asked = DROPPING_STAGES if stage is None else (stage,)
     finished = [name for name in asked if (root / name).is_dir()]

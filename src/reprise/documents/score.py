@@ -1,8 +1,8 @@
 """Stage `score`: the perplexity of documents under the model that is about to be trained.
 
-    documents/part-000000.parquet   the table of `label`, one part to a shard, with nll, num_tokens, ppl, bits_per_byte
+    documents/part-000000.parquet   the table of `label`, one part per shard, with nll, num_tokens, ppl, bits_per_byte
 
-Shards are slices of the input table in its order, so a part that exists is a shard that is done. Under `torchrun`
+Shards are slices of the input table in its order, so a part that exists is a finished shard. Under `torchrun`
 each process scores every n-th shard on its own device and the first one publishes; the bytes do not depend on the
 number of processes, and a process that is killed loses the shard that it was scoring.
 """
@@ -58,12 +58,12 @@ class ScoreCounts(TypedDict):
 
 
 def run(work: Work, *, model: Model, perplexity: Perplexity, buckets: Sequence[Sequence[str]]) -> None:
-    """Score the documents of the given buckets; all others pass with nulls.
+    """Score the documents of the given buckets; all others get nulls.
 
     Args:
-        work: reads `label`.
+        work: the stage; it reads the output of `label`.
         model: the model that scores.
-        perplexity: windows, batches, shards.
+        perplexity: settings: windows, batches, shards.
         buckets: (language, source) pairs that have a curriculum.
 
     Raises:
@@ -102,14 +102,14 @@ class _Scorer:
         self._prefix = [] if self._tokenizer.bos_id is None else [self._tokenizer.bos_id]
 
     def score(self, shard: pa.RecordBatch, rows: list[int], advance: Advance) -> dict[str, list[Any]]:
-        """The score columns of a shard, null outside `rows`; `advance` is called with the tokens of each document."""
+        """The score columns of a shard, null outside `rows`; `advance` is called with tokens per document."""
         texts = shard.column("text").take(pa.array(rows)).to_pylist()
         messages = shard.column("messages").take(pa.array(rows)).to_pylist()
-        # What the template refuses gets no perplexity here, and is dropped by the stage `tokenize`.
+        # A conversation that the chat template refuses gets no perplexity here; the stage `tokenize` drops it.
         refused: dict[int, str] = {}
         encoded, answers = encode_documents(texts, messages, self._tokenizer, lambda: self._template, refused)
         documents = [np.array([*self._prefix, *ids], dtype=np.int64) for ids in encoded]
-        # Of a conversation the answers are scored, whatever asks for them.
+        # In a conversation only the answers are scored, not the messages that ask for them.
         stretches = [None if one is None else one[:, :2] + len(self._prefix) for one in answers]
         sizes = [
             len(text.encode()) if one is None else answer_bytes(load_messages(one))

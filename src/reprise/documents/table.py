@@ -1,10 +1,10 @@
 """The document table: one schema for every stage, in a folder of Parquet files ("parts").
 
     STAGE/documents/part-00000.parquet   documents that are kept
-    STAGE/dropped/part-00000.parquet     documents that do not, each with its reason
+    STAGE/dropped/part-00000.parquet     documents that are dropped, each with its reason
 
-Parts are ordered by name and rows by position, so a table has one order on every machine. A part is written beside its
-place and renamed, so that a killed stage leaves whole parts only. Nothing here imports Daft.
+Parts are ordered by name and rows by position, so a table has one order on every machine. A part is written to a
+temporary file and renamed, so that a killed stage leaves only whole parts. Nothing here imports Daft.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,8 +34,8 @@ SCHEMA = pa.schema(
         pa.field("messages", pa.string()),
     ]
 )
-"""Columns of `documents/`; every stage writes all of them, null until the stage that fills them. `messages` is JSON,
-and null if the document is no conversation."""
+"""Columns of `documents/`; every stage writes all of them, null until the stage that computes them. `messages` is JSON,
+and null if the document is not a conversation."""
 
 DROPPED_SCHEMA = pa.schema(
     [
@@ -53,20 +53,20 @@ DROPPED_SCHEMA = pa.schema(
 DOCUMENTS, DROPPED = "documents", "dropped"
 
 PART_BYTES = 8 << 20
-"""A part is closed when the text of its rows reaches this: what one worker holds at a time. Of 40 MB in parts of 32 one
-worker would do four fifths."""
+"""Bytes of text at which a part is closed, and so what a worker has in memory at a time. Larger parts leave cores idle:
+with 40 MB in parts of 32 MB one worker would process four fifths."""
 
 Rows: TypeAlias = pa.Table | pa.RecordBatch | Sequence[Mapping[str, Any]]
 """Rows of a table; columns that are not given are null."""
 
 
 def hash_text(text: str) -> str:
-    """The name of a text: xxh3-128 of its UTF-8 bytes, as 32 hexadecimal digits."""
+    """Identifier of a text: xxh3-128 of its UTF-8 bytes, as 32 hexadecimal digits."""
     return xxhash.xxh3_128_hexdigest(text.encode())
 
 
 def list_parts(folder: Path) -> list[Path]:
-    """The parts of a table in order; none where the folder does not exist."""
+    """The parts of a table in order; empty if the folder does not exist."""
     return sorted(folder.glob("*.parquet"))
 
 
@@ -81,9 +81,9 @@ def read_table(
     """Batches of at most `batch_rows` rows, in the order of the table.
 
     Args:
-        folder: such as `work.inputs["label"] / "documents"`.
+        folder: the table, such as `work.inputs["label"] / "documents"`.
         columns: names of the columns to read, None for all.
-        batch_rows: bounds the memory.
+        batch_rows: most rows in a batch; bounds the memory.
     """
     names = None if columns is None else list(columns)
     for part in list_parts(folder):
@@ -95,7 +95,7 @@ def as_table(rows: Rows, schema: pa.Schema = SCHEMA) -> pa.Table:
     """Rows with exactly the columns of `schema`, in its order and types; missing nullable columns are null.
 
     Raises:
-        ValueError: a column that may not be null is missing or holds a null, or a column is not of the schema.
+        ValueError: a non-nullable column is missing or contains a null, or `schema` does not have a column.
     """
     if isinstance(rows, pa.RecordBatch):
         rows = pa.Table.from_batches([rows])
@@ -120,7 +120,7 @@ def as_table(rows: Rows, schema: pa.Schema = SCHEMA) -> pa.Table:
 
 
 def write_part(path: Path, rows: Rows, schema: pa.Schema = SCHEMA) -> int:
-    """Write one part at once, whole or not at all; returns how many rows it has."""
+    """Write one part atomically; returns its number of rows."""
     table = as_table(rows, schema)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -130,9 +130,9 @@ def write_part(path: Path, rows: Rows, schema: pa.Schema = SCHEMA) -> int:
 
 
 class TableWriter:
-    """Writes rows into `folder` as parts of about PART_BYTES of text; holds at most one part in memory.
+    """Writes rows into `folder` as parts of about PART_BYTES of text; keeps at most one part in memory.
 
-    A context manager; a block that raises leaves the parts that were full. A table without rows still gets one part,
+    A context manager. If its block raises, the parts that were full remain. A table without rows still gets one part,
     so that its folder exists.
     """
 
@@ -159,7 +159,7 @@ class TableWriter:
         self._held, self._held_bytes = [], 0
 
     def close(self) -> None:
-        """Write what is held."""
+        """Write the rows that are still in memory."""
         if self._held or not self._num_parts:
             self._flush()
 

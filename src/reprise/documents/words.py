@@ -1,4 +1,4 @@
-"""Texts to normalised words and n-grams, as arrays over a whole batch of documents.
+"""Split texts into normalised words and n-grams, as arrays over a whole batch of documents.
 
 A word is a run of letters and digits; in scripts without spaces each character is a word of its own. Case, white space,
 punctuation, full-width forms and invisible characters make no difference.
@@ -23,10 +23,10 @@ _UNSEEN = (
     (0x0000, 0x0008), (0x000E, 0x001B), (0x007F, 0x0084), (0x0086, 0x009F), (0x034F, 0x034F), (0x17B4, 0x17B5),
     (0x180B, 0x180F), (0xFE00, 0xFE0F), (0xE0000, 0xE0FFF),
 )  # fmt: skip
-"""Characters without a form of their own that Unicode does not call format characters: control characters but white
+"""Characters that are invisible although Unicode does not call them format characters: control characters except white
 space, the grapheme joiner, Khmer's inherent vowels, variation selectors, tags."""
 _BLANKS = (0x115F, 0x1160, 0x3164, 0xFFA0)
-"""Fillers of Hangul: letters to Unicode, and blank."""
+"""Fillers of Hangul: letters according to Unicode, but blank."""
 
 _CHAR_FACTOR, _WORD_FACTOR = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F
 
@@ -34,20 +34,20 @@ Hashes = NDArray[np.uint64]
 
 
 def normalise(text: str) -> str:
-    """Compatibility forms (full width, ligatures) resolved, case folded."""
+    """Resolve compatibility forms (full width, ligatures) and fold case."""
     return unicodedata.normalize("NFKC", text).casefold()
 
 
 def encode(texts: Sequence[str]) -> NDArray[np.uint32]:
-    """The code points of all texts, with a line end behind each: uint32[characters + texts]."""
+    """The code points of all texts, with a line end after each text: uint32[characters + texts]."""
     return np.frombuffer("\n".join([*texts, ""]).encode("utf-32-le"), np.uint32)
 
 
 def _normal_codes(texts: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-    """What `encode` gives for the normalised texts, and the length of each.
+    """`encode` of the normalised texts, and the length of each in code points: int64[texts].
 
-    Most texts are normalised by a table, one code point at a time: NFKC in Python costs as much as all rules together
-    where every comma is full-width.
+    Most texts are normalised by a table, one code point at a time: in text whose commas are all full-width, NFKC in
+    Python costs as much as all rules together.
     """
     codes, lengths = encode(texts), np.array([len(text) for text in texts], np.int64)
     table = _normal_forms()
@@ -66,10 +66,10 @@ _NEEDS_NEIGHBOURS = 0xFFFFFFFF
 
 @functools.cache
 def _normal_forms() -> NDArray[np.uint32]:
-    """The normalised form of each code point if that is one code point, whatever is beside it.
+    """The normalised form of each code point for which it is one code point in any context.
 
-    _NEEDS_NEIGHBOURS for those that become several, that are reordered (a combining class), or that may be composed
-    with the one before: a text that contains one of these is normalised by `normalise`.
+    _NEEDS_NEIGHBOURS for those that become several code points, that are reordered (a combining class), or that may be
+    composed with the one before: a text that contains one of these is normalised by `normalise`.
     """
     chars = [chr(code) for code in range(0x30000) if chr(code) != "\n"]
     composed = {chr(0x1161 + n) for n in range(21)} | {chr(0x11A8 + n) for n in range(27)}
@@ -91,7 +91,7 @@ def _canonical_parts(char: str) -> str:
 
 @functools.cache
 def _kinds() -> NDArray[np.uint8]:
-    """What each code point is."""
+    """Kind of each code point (space, letter, digit, ...)."""
     kinds = np.zeros(sys.maxunicode + 1, np.uint8)
     for code in range(0x20000):
         char = chr(code)
@@ -120,18 +120,18 @@ class Words:
     is_single: NDArray[np.bool_]
     """Whether it is a character of a script without spaces: bool[words]."""
     has_letter: NDArray[np.bool_]
-    """Whether it holds more than digits: bool[words]."""
+    """Whether it contains more than digits: bool[words]."""
     num_chars: NDArray[np.int64]
-    """Its length: int64[words]."""
+    """Its length in code points: int64[words]."""
     offsets: NDArray[np.int64]
-    """Document -> its first word: int64[documents + 1]."""
+    """Index of each document's first word: int64[documents + 1]."""
     letters: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
-    """Code points of all words, without anything between them: uint32[sum of num_chars]; empty if nobody asks."""
+    """Code points of all words, without anything between them: uint32[sum of num_chars]; empty if not requested."""
     run_hashes: dict[int, Hashes] = field(default_factory=dict)
-    """What `hash_runs` gave, by size: several tables are asked for runs of one size."""
+    """Cache of `hash_runs` by size, because several tables use runs of the same size."""
 
     def letters_of(self, document: int) -> str:
-        """What `join_letters` gives for a document."""
+        """`join_letters` of a document."""
         first = int(self.num_chars[: self.offsets[document]].sum())
         count = int(self.num_chars[self.offsets[document] : self.offsets[document + 1]].sum())
         letters: bytes = self.letters[first : first + count].tobytes()
@@ -147,11 +147,11 @@ class Words:
 
     @functools.cached_property
     def prefix(self) -> Hashes:
-        """Sums of the mixed hashes, by which a run of any size is hashed: uint64[words + 1]."""
+        """Prefix sums of the mixed hashes, from which the hash of a run of any size is computed: uint64[words + 1]."""
         return _prefix(self.hashes, _WORD_FACTOR)
 
     def in_one_document(self, starts: NDArray[np.int64], size: int) -> NDArray[np.bool_]:
-        """Whether the `size` words from each start on are of one document: bool[starts]."""
+        """Whether the `size` words from each start are in one document: bool[starts]."""
         document = self._document_of
         return np.asarray(document[starts] == document[starts + size - 1])
 
@@ -187,7 +187,7 @@ def split_words(texts: Sequence[str], *, by_char: bool = False) -> Words:
 def join_letters(text: str) -> str:
     """The letters and digits of a text, normalised, without anything between them.
 
-    Word i of `split_words` is the next `num_chars[i]` characters of it.
+    Word i of `split_words` is its next `num_chars[i]` characters.
     """
     codes, _ = _normal_codes([text])
     kinds = _kinds()[codes]
@@ -198,7 +198,7 @@ def join_letters(text: str) -> str:
 class NgramHashes:
     """Hashes of runs of words, of any size, at some positions; `hash_ngrams` mixes the same ones for all positions.
 
-    They are polynomial modulo 2^64 over mixed word hashes, so that a run of any length costs one subtraction.
+    They are polynomials modulo 2^64 over mixed word hashes, so that a run of any length costs one subtraction.
     """
 
     def __init__(self, words: Words) -> None:
@@ -206,19 +206,19 @@ class NgramHashes:
         self._inverse = _powers(len(words.hashes), _inverse(_WORD_FACTOR))
 
     def of(self, starts: NDArray[np.int64], size: int | NDArray[np.int64]) -> Hashes:
-        """Hash of the `size` words (of each its own) from each start on: uint64[starts]."""
+        """Hash of the `size` words (one size, or one per start) from each start: uint64[starts]."""
         return np.asarray((self._prefix[starts + size] - self._prefix[starts]) * self._inverse[starts])
 
 
 def hash_ngrams(words: Words, size: int) -> tuple[Hashes, NDArray[np.int64]]:
-    """Hash of each run of `size` words inside one document, and the word at which it starts, in order."""
+    """Hash of each run of `size` words inside one document, and the index of its first word, in order."""
     hashes = hash_runs(words, size)
     inside = words.in_one_document(np.arange(len(hashes)), size)
     return hashes[inside], np.flatnonzero(inside)
 
 
 def hash_runs(words: Words, size: int) -> Hashes:
-    """What `hash_ngrams` gives, also for runs that continue into the next document: uint64[words - size + 1]."""
+    """As `hash_ngrams`, with the runs that continue into the next document: uint64[words - size + 1]."""
     count = len(words.hashes)
     if count < size:
         return np.zeros(0, np.uint64)
@@ -246,7 +246,7 @@ def _powers(count: int, factor: int) -> Hashes:
 
 
 _known_powers: dict[int, Hashes] = {}
-"""Factor -> the most powers that were needed until now."""
+"""Factor -> the longest array of powers that was computed so far."""
 
 
 @functools.cache
@@ -255,7 +255,7 @@ def _inverse(factor: int) -> int:
 
 
 def mix(values: Hashes) -> Hashes:
-    """Spread every bit over all (the finaliser of SplitMix64)."""
+    """Mix the bits of each hash, so that each input bit changes every output bit (the finaliser of SplitMix64)."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))

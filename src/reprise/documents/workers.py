@@ -24,7 +24,7 @@ P = TypeVar("P")
 R = TypeVar("R")
 
 _ATTEMPTS = 2
-"""A piece whose worker died is tried so often: one worker may have been killed by chance, a second one was not."""
+"""Attempts at a piece whose worker dies: one worker may have been killed by chance, but not two."""
 _PR_SET_PDEATHSIG = 1
 _PROGRAM = """
 import sys
@@ -40,15 +40,15 @@ class WorkerDiedError(Exception):
 
 @dataclass(frozen=True)
 class _Answer:
-    """What a worker sends back: a value, or one of the three kinds of failure."""
+    """What a worker sends back: a value, or one of three kinds of failure."""
 
     value: Any = None
     user_error: tuple[str, str, str] | None = None
-    """what, where, remedy."""
+    """What went wrong, where, and the remedy."""
     os_error: tuple[Any, ...] | None = None
-    """errno, message, file."""
+    """errno, message and file."""
     trace: str | None = None
-    """Traceback of any other exception: a fault of ours."""
+    """Traceback of any other exception: a bug of Reprise."""
 
 
 class Worker:
@@ -106,7 +106,7 @@ class Worker:
 
 
 class Pool:
-    """A fixed set of workers, started when they get their first piece. A context manager: its end kills them."""
+    """A fixed set of workers, each started with its first piece. A context manager: leaving it kills the workers."""
 
     def __init__(self, num_workers: int) -> None:
         self._num_workers = num_workers
@@ -114,7 +114,7 @@ class Pool:
         self._busy: dict[Connection, tuple[Worker, int]] = {}
 
     def map(self, function: Callable[[P], R], pieces: Sequence[P]) -> Iterator[tuple[int, R]]:
-        """(index of the piece, result) in the order in which they are finished.
+        """Yield (index of the piece, result) in the order in which the pieces finish.
 
         Raises:
             UserError: raised by the function, or a piece ended its worker twice.
@@ -151,13 +151,13 @@ class Pool:
             worker.submit(function, pieces[index])
 
     def _kill(self, *busy: Connection) -> None:
-        """Kill workers that have not answered."""
+        """Kill these workers, which have not answered."""
         with _without_interrupts():
             for answers in busy:
                 self._busy.pop(answers)[0].kill()
 
     def close(self) -> None:
-        """Kill the workers; what they have not answered is lost."""
+        """Kill the workers; unfinished pieces are lost."""
         with _without_interrupts():
             self._kill(*self._busy)
             while self._idle:
@@ -172,7 +172,7 @@ class Pool:
 
 @contextlib.contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """A second Ctrl-C waits for the end of the block, so that it leaves no worker alive."""
+    """Delay a second Ctrl-C until the end of the block, so that no worker stays alive."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGALRM})
     try:
         yield
@@ -189,7 +189,7 @@ def _died(piece: object, ending: str) -> UserError:
 
 
 def serve(reads: int, writes: int, parent: int) -> None:
-    """What a worker process does: answer requests until the parent closes the pipe or ends."""
+    """Main loop of a worker process: answer requests until the parent closes the pipe or ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -223,12 +223,12 @@ def make_answer(call: Callable[..., Any], *arguments: Any) -> bytes:
 
 
 def open_answer(data: bytes) -> Any:
-    """The value in an answer.
+    """Return the value in an answer, or raise its error.
 
     Raises:
         UserError: raised by the call.
-        OSError: likewise, such as a full disk.
-        RuntimeError: the call raised something else; holds the worker's traceback.
+        OSError: raised by the call, such as a full disk.
+        RuntimeError: the call raised something else; the message contains the worker's traceback.
     """
     answer: _Answer = pickle.loads(data)
     if answer.user_error is not None:

@@ -1,1 +1,1 @@
-"""One topic per document, by a classifier that is fitted to labelled documents."""
+"""Assign one topic to each document, by a classifier that is fitted to labelled documents."""

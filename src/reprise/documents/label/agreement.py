@@ -1,4 +1,4 @@
-"""How far two labellings of the same documents agree: Cohen's kappa, with an interval."""
+"""How well two labellings of the same documents agree: Cohen's kappa, with an interval."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ _SHOWN_PAIRS = 3
 
 
 class Disagreement(TypedDict):
-    """Two topics that two labellings give to the same documents."""
+    """Two different topics that the two labellings give to the same documents."""
 
     ours: str
     theirs: str
@@ -20,30 +20,30 @@ class Disagreement(TypedDict):
 
 
 class Agreement(TypedDict):
-    """Two labellings of the same documents."""
+    """Agreement of two labellings of the same documents."""
 
     documents: int
-    """Documents that both label."""
+    """Documents that both labellings contain."""
     same: float
-    """Share of them that get the same topic."""
+    """Share of them with the same topic in both."""
     kappa: float | None
-    """Cohen's kappa; null if chance alone would agree always, as when both give one topic to everything."""
+    """Cohen's kappa; null if chance alone would always agree, for example if both give one topic to every document."""
     interval: tuple[float, float] | None
     """95 % interval of kappa, from resampled documents."""
     apart: list[Disagreement]
-    """The commonest disagreements, at most three."""
+    """The most frequent disagreements, at most three."""
 
 
 def measure_agreement(ours: Mapping[str, str], theirs: Mapping[str, str], *, seed: int = 0) -> Agreement:
-    """Compare the topics that two labellings give to the documents that both have.
+    """Compare the topics that two labellings give to the documents that both contain.
 
-    kappa = (p - e) / (1 - e), where p is the share of documents with the same topic and e that share if both gave their
-    topics at random, each as often as it does (Cohen 1960, A Coefficient of Agreement for Nominal Scales).
+    kappa = (p - e) / (1 - e). p is the share of documents with the same topic; e is that share if both labellings chose
+    topics at random, each with its own frequencies (Cohen 1960, A Coefficient of Agreement for Nominal Scales).
 
     Args:
-        ours: document -> topic.
-        theirs: document -> topic.
-        seed: seed of the resampling.
+        ours: document -> topic, the first labelling.
+        theirs: document -> topic, the second labelling.
+        seed: random seed of the resampling.
     """
     shared = sorted(ours.keys() & theirs.keys())
     topics = sorted({ours[key] for key in shared} | {theirs[key] for key in shared})
@@ -71,7 +71,7 @@ def measure_agreement(ours: Mapping[str, str], theirs: Mapping[str, str], *, see
 
 
 def _kappa(pairs: NDArray[np.int64], num_topics: int) -> float | None:
-    """Kappa of int64[documents, 2]; None if it is not defined."""
+    """Kappa of the topic indices int64[documents, 2]; None if it is undefined."""
     if not len(pairs):
         return None
     first, second = (np.bincount(pairs[:, side], minlength=num_topics) / len(pairs) for side in (0, 1))
@@ -81,7 +81,7 @@ def _kappa(pairs: NDArray[np.int64], num_topics: int) -> float | None:
 
 
 def say_agreement(name: str, agreement: Agreement) -> str:
-    """One sentence for a person."""
+    """The agreement as one sentence for the user."""
     if not agreement["documents"]:
         return f"{name}: no document is labelled by both"
     sentence = f"{name}: {agreement['documents']:,} documents, {agreement['same']:.1%} the same topic"

@@ -1,8 +1,8 @@
-"""Labels by hand: a spread sample of the documents, a file of labels that is saved after each, and their agreement.
+"""Labels by hand: draw a spread-out sample, save each label to a file as it is given, and measure agreement.
 
     {"id": hash of the text, "text": ..., "lang": "tr", "topic": "Law", "source": "web", "origin": "a.jsonl:3"}
 
-One such line per document, in the order of labelling: a file for `documents.topics.labelled`.
+One such line per document, in the order of labelling; the file can be used in `documents.topics.labelled`.
 """
 
 import json
@@ -25,17 +25,17 @@ from reprise.errors import UserError
 from reprise.storage import write_text
 
 _POOL = 2000
-"""Documents of a language and source that the sample is drawn from: those with the smallest hash of the text, which are
-also those that a language model is asked about first."""
+"""Documents of a language and source from which the sample is drawn: those with the smallest hash of the text, which a
+language model is also asked about first."""
 _CLUSTERED_CHARS = 2000
 _DIMENSIONS = 50
 _FOLDS = 5
 _FEWEST = 20
-"""Labels of a language from which the classifier's agreement is measured."""
+"""Fewest labels of a language with which the classifier's agreement is measured."""
 
 
 class Annotation(TypedDict):
-    """A line of the file."""
+    """One line of the file."""
 
     id: str
     text: str
@@ -47,17 +47,17 @@ class Annotation(TypedDict):
 
 @dataclass
 class AnnotationFile:
-    """The labels of one person."""
+    """The labels of one person, in a file."""
 
     path: Path
     lines: list[Annotation] = field(default_factory=list)
 
     @classmethod
     def open(cls, path: Path) -> "AnnotationFile":
-        """Read a file to add to it, or make an empty one; a last line that a kill cut off is removed.
+        """Read a file to add to it, or create it; a last line that a killed process left incomplete is removed.
 
         Raises:
-            UserError: another line is not of such a file.
+            UserError: another line is not an annotation.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -69,10 +69,10 @@ class AnnotationFile:
 
     @classmethod
     def read(cls, path: Path) -> "AnnotationFile":
-        """Read a file; a last line that is cut off is skipped.
+        """Read a file; an incomplete last line is skipped.
 
         Raises:
-            UserError: it cannot be read, or another line is not of such a file.
+            UserError: the file cannot be read, or another line is not an annotation.
         """
         try:
             whole, newline, _ = path.read_bytes().rpartition(b"\n")
@@ -104,7 +104,7 @@ class AnnotationFile:
         return cls(path, lines)
 
     def add(self, document: Asked, topic: str) -> None:
-        """Save a label; it is on the disk when this returns."""
+        """Save a label; it is on disk when this returns."""
         annotation = Annotation(
             id=document.hash,
             text=document.text,
@@ -120,34 +120,34 @@ class AnnotationFile:
         self.lines.append(annotation)
 
     def remove_last(self) -> None:
-        """Take the last label back."""
+        """Remove the last label from the file."""
         self.lines.pop()
         write_text(self.path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in self.lines))
 
     def labels(self) -> dict[str, str]:
-        """Hash of a text -> its topic; of a text that is there twice the last."""
+        """Hash of a text -> its topic; the last one if a text was labelled more than once."""
         return {line["id"]: line["topic"] for line in self.lines}
 
     def documents(self) -> list[Asked]:
-        """The documents that were labelled, without their topics."""
+        """The labelled documents, without their topics."""
         return [Asked(line["id"], line["text"], line["lang"], line["source"], line["origin"]) for line in self.lines]
 
 
 def draw_sample(
     documents: Path, split_sources: Sequence[str], list_of: ListOf, count: int, seed: int, language: str | None = None
 ) -> list[Asked]:
-    """Documents to label, so ordered that each beginning is spread over languages, sources and kinds of text.
+    """Draw documents to label, ordered so that every prefix is spread over languages, sources and kinds of text.
 
-    Kinds are clusters of the texts of a language and source, as many as it has topics: a random sample of the web would
-    show the common topics many times before a rare one once. The sample depends on the texts and the seed alone.
+    Kinds are clusters of the texts of a language and source, as many as the language has topics: a random sample of the
+    web would show common topics many times before a rare one once. The sample depends only on the texts and the seed.
 
     Args:
-        documents: table of the stage before `label`.
-        split_sources: sources whose documents get a topic; documents that carry one are skipped.
-        list_of: gives the topics of a language.
-        count: documents to draw.
-        seed: seed of the clusters.
-        language: only documents in it; None: in all.
+        documents: table of the stage that precedes `label`.
+        split_sources: sources whose documents get a topic; documents that already carry one are skipped.
+        list_of: returns the topics of a language.
+        count: how many documents to draw.
+        seed: random seed of the clustering.
+        language: draw only documents in this language; None: in all languages.
     """
     pools: dict[tuple[str, str], list[Asked]] = defaultdict(list)
     for lang, chosen in choose_sample(documents, set(split_sources), _POOL).items():
@@ -166,7 +166,7 @@ def draw_sample(
 
 
 def _spread(pool: Sequence[Asked], num_clusters: int, seed: int) -> Iterator[Asked]:
-    """The documents of a pool, one of each cluster in turn, the largest cluster first."""
+    """Yield the documents of a pool, one from each cluster in turn, beginning with the largest cluster."""
     clusters: dict[int, list[Asked]] = defaultdict(list)
     for entry, cluster in zip(pool, _cluster([entry.text for entry in pool], num_clusters, seed), strict=True):
         clusters[cluster].append(entry)
@@ -176,7 +176,7 @@ def _spread(pool: Sequence[Asked], num_clusters: int, seed: int) -> Iterator[Ask
 
 
 def _cluster(texts: Sequence[str], num_clusters: int, seed: int) -> list[int]:
-    """The cluster of each text, by runs of characters, which exist in every script."""
+    """The cluster of each text, from character n-grams, which exist in every script."""
     if len(texts) <= num_clusters:
         return list(range(len(texts)))
     from sklearn.cluster import KMeans
@@ -186,7 +186,7 @@ def _cluster(texts: Sequence[str], num_clusters: int, seed: int) -> list[int]:
     vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), max_features=50_000, sublinear_tf=True)
     try:
         features = vectorizer.fit_transform([text[:_CLUSTERED_CHARS] for text in texts])
-    except ValueError:  # texts of white space alone
+    except ValueError:  # the texts are only white space
         return [0] * len(texts)
     dimensions = min(_DIMENSIONS, len(texts) - 1, features.shape[1] - 1)
     if dimensions >= 1:
@@ -199,14 +199,15 @@ def classifier_answers(
 ) -> dict[str, str]:
     """Topics by a classifier that was not fitted on the document: hash of the text -> topic.
 
-    Fitted on the other labels and four fifths of these, for each fifth in turn. A language with fewer than 20
-    annotations is skipped.
+    For each fifth in turn, the classifier is fitted on the other labels and the remaining four fifths of these. A
+    language
+    with fewer than 20 annotations is skipped.
 
     Args:
         annotations: the labels to compare with.
-        other: labels per language from elsewhere; texts that are annotated are ignored.
-        fits: language -> fits a classifier.
-        once: only one fifth is answered, where fitting is slow.
+        other: language -> labels from elsewhere; texts that are annotated are ignored.
+        fits: language -> function that fits a classifier.
+        once: classify only one fifth, if fitting is slow.
     """
     annotated = {line["text"] for line in annotations}
     by_language: dict[str, dict[str, str]] = defaultdict(dict)
@@ -232,5 +233,5 @@ def classifier_answers(
 
 
 def compare_annotations(labels: Mapping[str, str], others: Mapping[str, Mapping[str, str]]) -> dict[str, Agreement]:
-    """Name of another labelling -> its agreement with these labels."""
+    """Name of each other labelling -> its agreement with these labels."""
     return {name: measure_agreement(labels, other) for name, other in others.items()}

@@ -1,4 +1,4 @@
-"""The terminal of `reprise annotate`: one key to a document."""
+"""The terminal of `reprise annotate`: one key press labels a document."""
 
 import contextlib
 import os
@@ -19,17 +19,17 @@ from reprise.errors import UserError
 
 QUIT, SKIP, UNDO, MORE = "q", "s", "u", "m"
 TOPIC_KEYS = "1234567890" + "".join(key for key in "abcdefghijklmnopqrstuvwxyz" if key not in {QUIT, SKIP, UNDO, MORE})
-"""The key of the first topic, of the second, ..."""
+"""TOPIC_KEYS[i] is the key of topic i."""
 
 _FOOTER_LINES = 6
 _SEQUENCE = re.compile(r"\x1b(?:[\[O][0-9;]*[A-Za-z~])?")
-"""What an arrow or a function key sends: no answer."""
+"""What an arrow or function key sends; it is ignored."""
 _END = "\x04"
 """Ctrl-D."""
 
 
 def read_keys(stream: TextIO) -> Generator[str]:
-    """The keys that are pressed, each at once; of a pipe its characters, but line ends. Ends with the stream."""
+    """Yield each key as it is pressed; from a pipe, its characters without line ends. Ends with the stream."""
     if not stream.isatty():
         while key := stream.read(1):
             if not key.isspace():
@@ -41,7 +41,7 @@ def read_keys(stream: TextIO) -> Generator[str]:
     descriptor = stream.fileno()
     before = termios.tcgetattr(descriptor)
     try:
-        tty.setcbreak(descriptor)  # Ctrl-C stays a signal
+        tty.setcbreak(descriptor)  # Ctrl-C remains a signal
         while data := os.read(descriptor, 32):
             for key in _SEQUENCE.sub("", data.decode("utf-8", errors="ignore")):
                 if key == _END:
@@ -59,14 +59,14 @@ def annotate(
     keys: Generator[str] | None = None,
     console: Console | None = None,
 ) -> int:
-    """Ask for the topics of documents until they are all labelled or the person quits; returns how many were labelled.
+    """Ask for the topics of documents until all are labelled or the user quits; returns how many were labelled.
 
     Args:
-        sample: the documents; those that are labelled already are skipped.
-        labels: where each label goes at once.
-        list_of: gives the topics of a language.
-        keys: the person's answers; None: the terminal.
-        console: where it is shown.
+        sample: the documents; those that are already labelled are skipped.
+        labels: file to which each label is written immediately.
+        list_of: returns the topics of a language.
+        keys: the user's key presses; None: read from the terminal.
+        console: where the documents are shown; None: the terminal.
 
     Raises:
         UserError: a language has more topics than there are keys.
@@ -114,7 +114,7 @@ def annotate(
 
 
 def _show(console: Console, entry: Asked, topics: Sequence[str], progress: str, pages: int) -> None:
-    """One document, from its beginning, and the keys."""
+    """Show the first pages of a document, and the keys."""
     size = shutil.get_terminal_size((100, 40))
     rows = max(5, size.lines - _FOOTER_LINES - len(topics))
     limit = max(300, rows * size.columns) * pages
@@ -131,7 +131,7 @@ def _show(console: Console, entry: Asked, topics: Sequence[str], progress: str, 
 
 
 def printable(text: str) -> str:
-    """A text that cannot move the cursor, change colours or turn the line: U+FFFD for what would."""
+    """The text with U+FFFD for every character that could move the cursor, change colours or reverse the line."""
     kept = ("\n", "\t")
     return "".join(
         char if char in kept or (unicodedata.category(char) not in ("Cc", "Cs") and char not in _BIDI) else "\ufffd"
@@ -140,4 +140,4 @@ def printable(text: str) -> str:
 
 
 _BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-"""Marks that change the direction of what follows them, ours too."""
+"""Marks that change the direction of the text after them, including text that we print."""

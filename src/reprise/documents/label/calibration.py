@@ -1,4 +1,4 @@
-"""How good a topic classifier is on labels that it was not fitted on."""
+"""Accuracy and calibration of a topic classifier on labels that it was not fitted on."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,22 +13,23 @@ Fit = Callable[[Sequence[str], Sequence[str]], Classifier]
 
 _FOLDS = 5
 _EVERY_FOLD_BELOW = 2000
-"""With fewer labels each fold is held out once; with more, one fold is enough."""
+"""With fewer labels each fold is held out in turn; with more, one fold is enough."""
 _TEMPERATURES = np.geomspace(0.1, 10, 60)
 _BINS = 10
 _LEAST = -1e3
-"""Log-probability of a topic that the classifier was not fitted on, so that sums stay finite."""
+"""Log-probability of a topic that the classifier was not fitted on; finite, so that sums stay finite."""
 
 
 def hold_out(
     texts: Sequence[str], labels: Sequence[str], topics: Sequence[str], fit: Fit, *, once: bool = False
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Fit on four fifths, answer on the rest; every fifth in turn where labels are few, unless it is to be `once`.
+    """Fit on four fifths of the labels and classify the rest; every fifth in turn if labels are few and `once` is
+    false.
 
     A fifth is chosen by a hash of the text, so that copies of a text fall into the same one.
 
     Returns:
-        log-probabilities float64[held out, topics] and labels int64[held out].
+        log-probabilities float64[held-out texts, topics] and indices of their labels int64[held-out texts].
     """
     folds = np.array([xxhash.xxh3_64_intdigest(text.encode()) % _FOLDS for text in texts])
     answers, gold = [], []
@@ -43,11 +44,11 @@ def hold_out(
 
 
 def choose_temperature(scores: NDArray[np.float64], gold: NDArray[np.int64]) -> float:
-    """The temperature under which the held-out labels are most probable.
+    """The temperature that maximises the probability of the held-out labels.
 
     Args:
         scores: log-probabilities, float64[documents, topics].
-        gold: labels, int64[documents].
+        gold: index of each document's label, int64[documents].
     """
     if not len(gold):
         return 1.0
@@ -63,7 +64,7 @@ def _log_softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 def measure(
     scores: NDArray[np.float64], gold: Sequence[int] | NDArray[np.int64], topics: Sequence[str]
 ) -> TopicFigures:
-    """Figures from log-probabilities float64[documents, topics] and labels int64[documents]."""
+    """Figures from log-probabilities float64[documents, topics] and label indices int64[documents]."""
     gold = np.asarray(gold, np.int64)
     probabilities = np.exp(_log_softmax(scores)) if len(gold) else scores
     answers, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1, initial=0.0)

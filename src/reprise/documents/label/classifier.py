@@ -8,26 +8,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 DESCRIPTION = "classifier.json"
-"""The file of a saved classifier that names its kind."""
+"""File of a saved classifier that says which kind it is."""
 
 
 class Classifier(Protocol):
-    """Gives each text a probability for each of its topics."""
+    """Gives each text a probability for each topic."""
 
     topics: list[str]
 
     def log_probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """float64[texts, topics]."""
+        """Log-probabilities, float64[texts, topics]."""
         ...
 
     def probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """float64[texts, topics]; each row sums to 1."""
+        """Probabilities, float64[texts, topics]; each row sums to 1."""
         ...
 
     def scale(self, temperature: float) -> None:
-        """Divide the scores by a temperature: the order of the topics stays, the confidence changes."""
+        """Divide the scores by a temperature: the order of the topics is unchanged, the confidence is not."""
         ...
 
     def save(self, folder: Path) -> None:
-        """Write what `load_classifier` needs."""
+        """Write the files that `load_classifier` reads."""
         ...

@@ -1,4 +1,4 @@
-"""`EncoderClassifier`: a sequence classifier of transformers (BERT, TinyBERT, ...) that is fine-tuned on the labels."""
+"""`EncoderClassifier`: a sequence classifier of transformers (BERT, TinyBERT, ...), fine-tuned on the labels."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -17,17 +17,18 @@ from reprise.recipe.documents import Encoder
 
 SETTING = "documents.topics.encoder.model"
 _BATCH_TOKENS = 16_384
-"""Tokens of one batch when it is applied, padding counted."""
+"""Tokens per batch when the classifier is applied, including padding."""
 _WARMUP_SHARE = 0.1
 _CHARS_PER_TOKEN = 10
-"""Longer texts are cut before they are tokenized: more characters than this are never in a token on average."""
+"""Longer texts are cut before they are tokenized; on average a token never has more characters than this."""
 
 
 class EncoderClassifier:
-    """One forward pass to a batch of texts of similar length; the loss is cross-entropy over the topics."""
+    """Classifies batches of texts of similar length in one forward pass each; the loss is cross-entropy over the
+    topics."""
 
     def __init__(self, topics: list[str], seen: list[bool], temperature: float, model: Any, tokenizer: Any) -> None:
-        """`seen`: whether a topic was fitted on; one that was not gets probability 0."""
+        """`seen[i]`: whether topic i occurred among the labels; if not, it gets probability 0."""
         self.topics, self._seen, self._temperature = topics, seen, temperature
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model, self._tokenizer = model.to(self._device).eval(), tokenizer
@@ -42,10 +43,10 @@ class EncoderClassifier:
 
         Args:
             texts: the documents.
-            labels: their topics, each one of `topics`.
-            topics: all topics; one that has no document gets probability 0.
-            seed: decides the new layer, the order and dropout.
-            settings: which model, and how it is trained.
+            labels: topic of each text, one of `topics`.
+            topics: all topics; one without a document gets probability 0.
+            seed: random seed of the new layer, the order of the texts and dropout.
+            settings: which model to use, and how to train it.
 
         Raises:
             UserError: the model cannot be loaded.
@@ -85,7 +86,7 @@ class EncoderClassifier:
         self._model.eval()
 
     def log_probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """float64[texts, topics]."""
+        """Log-probabilities, float64[texts, topics]."""
         encoded = self._encode(texts)
         scores = np.zeros((len(texts), len(self.topics)))
         with torch.inference_mode():
@@ -97,11 +98,11 @@ class EncoderClassifier:
         return np.asarray(scores - np.log(np.exp(scores).sum(axis=1, keepdims=True)))
 
     def probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """float64[texts, topics]; each row sums to 1."""
+        """Probabilities, float64[texts, topics]; each row sums to 1."""
         return np.exp(self.log_probabilities(texts))
 
     def scale(self, temperature: float) -> None:
-        """Divide the scores by a temperature: the order of the topics stays, the confidence changes."""
+        """Divide the scores by a temperature: the order of the topics is unchanged, the confidence is not."""
         self._temperature *= temperature
 
     def save(self, folder: Path) -> None:
@@ -113,7 +114,7 @@ class EncoderClassifier:
 
     @classmethod
     def load(cls, folder: Path) -> "EncoderClassifier":
-        """What `save` wrote."""
+        """Load the files that `save` wrote."""
         description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         with explain_loading(str(folder), "classifier", SETTING):
             model = AutoModelForSequenceClassification.from_pretrained(folder)
@@ -128,7 +129,7 @@ class EncoderClassifier:
         return list(encoded["input_ids"])
 
     def _logits(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
-        """float32[rows, topics]."""
+        """Scores before the softmax, float32[rows, topics]."""
         longest = max(1, *map(len, rows)) if rows else 1
         ids = torch.full((len(rows), longest), self._model.config.pad_token_id or 0)
         mask = torch.zeros(len(rows), longest, dtype=torch.long)
@@ -141,7 +142,7 @@ class EncoderClassifier:
 
 
 def _random_batches(rows: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
-    """Each row once, in random order; rows of similar length are put together by sorting 50 batches at a time."""
+    """Yield each row once, in random order; 50 batches at a time are sorted by length to reduce padding."""
     order = torch.randperm(len(rows)).tolist()
     for start in range(0, len(order), 50 * size):
         chunk = sorted(order[start : start + 50 * size], key=lambda i: len(rows[i]))
@@ -150,7 +151,7 @@ def _random_batches(rows: Sequence[Sequence[int]], size: int) -> Iterator[list[i
 
 
 def _batches_by_length(rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    """Each row once, the longest first, `_BATCH_TOKENS` with padding to a batch."""
+    """Yield each row once, the longest first, in batches of `_BATCH_TOKENS` including padding."""
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
     while order:
         size = max(1, _BATCH_TOKENS // max(1, len(rows[order[0]])))

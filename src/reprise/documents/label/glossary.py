@@ -1,4 +1,4 @@
-"""Terms by which the topics of the default lists are known, in English and Chinese: `glossary/LANGUAGE.yaml`."""
+"""Terms that are typical of the topics of the default lists, in English and Chinese: `glossary/LANGUAGE.yaml`."""
 
 import functools
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ Glossary = list[tuple[str, str]]
 
 
 def read_glossary(topics: Sequence[str]) -> Glossary:
-    """The lines of the files that have terms for every one of the topics; none where no file has."""
+    """Lines of the files that have terms for every one of the topics; empty if no file has."""
     chosen: Glossary = []
     for path in sorted(FOLDER.glob("*.yaml")):
         terms = _read(path)

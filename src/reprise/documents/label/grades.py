@@ -1,4 +1,4 @@
-"""Quality grades: a classifier of the six grades, the grade that it expects of a text, and how right that is."""
+"""Quality grades: a classifier of the six grades, the grade that it expects for a text, and its error."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ _VALUES = np.arange(len(GRADES), dtype=np.float64)
 def fit_grades(
     known: Labelled, fit: Fit, *, kind: str, min_grade: float, once: bool
 ) -> tuple[Classifier, GradeFigures]:
-    """A classifier of grades with calibrated confidence, and its figures on held-out labels.
+    """Fit a classifier of grades with calibrated confidence; returns it and its figures on held-out labels.
 
     Args:
-        known: texts, and grades among GRADES.
-        fit: fits a classifier of GRADES.
-        kind: name of the classifier, for the report.
-        min_grade: the filter that the figures are to judge.
-        once: hold out one fifth only, where fitting is slow.
+        known: texts and their grades, each one of GRADES.
+        fit: function that fits a classifier of GRADES.
+        kind: name of the kind of classifier, for the report.
+        min_grade: threshold of the filter for which precision and recall are computed.
+        once: hold out only one fifth, if fitting is slow.
     """
     scores, gold = hold_out(known.texts, known.labels, GRADES, fit, once=once)
     temperature = choose_temperature(scores, gold)
@@ -36,12 +36,12 @@ def fit_grades(
 
 
 def expected_grades(classifier: Classifier, texts: Sequence[str]) -> NDArray[np.float64]:
-    """float64[texts]: the mean of the grades under the classifier's probabilities, 0 to 5."""
+    """float64[texts]: the mean grade under the classifier's probabilities, 0 to 5."""
     return np.asarray(classifier.probabilities(texts) @ _VALUES)
 
 
 def _expected(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The expected grade from log-probabilities float64[documents, grades] that need not sum to 1."""
+    """Expected grade from log-probabilities float64[documents, grades] that need not be normalised."""
     if not len(scores):
         return np.zeros(0)
     probabilities = np.exp(scores - scores.max(axis=1, keepdims=True))
@@ -83,5 +83,5 @@ def _rank_correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -
 
 
 def grade_topic(grade: float) -> str:
-    """The topic of a document in a source that is split by grade: `Grade 3`."""
+    """Topic of a document in a source that is split by grade, such as `Grade 3`."""
     return f"Grade {int(np.rint(grade))}"

@@ -17,22 +17,26 @@ _WORD_SIZES, _CHAR_SIZES, _SINGLE_SIZES = (1, 2), (4,), (1, 2, 3)
 _STRENGTH = 1.0
 """Inverse of the penalty on the weights: the best of 0.3, 1 and 3 on MMLU and CMMLU subjects."""
 _MAX_CHARS = 6_000
-"""Characters of a document that are examined: a topic shows in its beginning."""
+"""Characters of a document that are examined: its beginning shows the topic."""
 _PASSAGE_BYTES = 500
-"""UTF-8 bytes of a passage, about those of a benchmark question with its options."""
+"""UTF-8 bytes per passage, about the length of a benchmark question with its options."""
 _BATCH_CHARS = 100_000
 
 
 class LinearClassifier:
-    """A linear support vector machine, one topic against the rest, on hashed n-grams.
+    """A linear support vector machine, one topic versus the rest, on hashed n-grams.
 
-    Words and pairs of words, runs of 4 characters across words; in scripts without spaces 1 to 3 characters. A feature
-    weighs (1 + ln of its count) times its inverse document frequency; rows have length 1. A glossary teaches it twice:
-    its lines are labelled texts, and the logarithm of a feature's share in the terms of a topic over its mean share is
-    added to the weights, which is naive Bayes on the glossary alone. The machine learns what tells the labelled texts
-    apart, style too; the terms know the subject only, and weigh most in texts unlike the labelled ones. It is fitted on
-    whole texts and asked about passages, whose mean margins are those of a text: a long text is judged by all of its
-    passages, not by the words that it repeats most. Probabilities are a softmax of the margins over a temperature.
+    Features are words, pairs of words and runs of 4 characters, also across words; in scripts without spaces, runs of 1
+    to 3
+    characters. The value of a feature is (1 + ln count) times its inverse document frequency; rows have length 1. A
+    glossary is used twice: its lines are labelled texts, and the logarithm of a feature's share in the terms of a topic
+    over its mean share is added to the weights, which is naive Bayes on the glossary alone. The SVM learns every
+    difference
+    between the labelled texts, including style; the terms describe only the subject, and matter most for texts unlike
+    the labelled ones. The classifier is fitted on whole texts and applied to passages, and averages their margins: all
+    passages of a long text count, not only the words that it repeats most. Probabilities are a softmax of the margins
+    over
+    a temperature.
     """
 
     def __init__(
@@ -43,7 +47,7 @@ class LinearClassifier:
         weights: NDArray[np.float64],
         bias: NDArray[np.float64],
     ) -> None:
-        """`columns`: hashed features, sorted; `idf` of each; `weights` [columns, topics]; `bias` of each topic."""
+        """`columns`: sorted hashes of features; `idf` [columns]; `weights` [columns, topics]; `bias` [topics]."""
         self.topics, self._columns, self._idf, self._weights, self._bias = topics, columns, idf, weights, bias
         self._place = np.full(1 << _FEATURE_BITS, -1, np.int32)
         self._place[columns] = np.arange(len(columns))
@@ -59,15 +63,15 @@ class LinearClassifier:
         glossary: Glossary | None = None,
         prior: float = 0.0,
     ) -> "LinearClassifier":
-        """Learn from labelled texts.
+        """Fit to labelled texts.
 
         Args:
             texts: the documents.
-            labels: their topics, each one of `topics`.
-            topics: all topics; one that has neither document nor terms gets probability 0.
-            seed: decides the solver's order.
-            glossary: terms of every topic, or None.
-            prior: weight of the terms beside that of the labels.
+            labels: topic of each text, one of `topics`.
+            topics: all topics; one that has neither documents nor terms gets probability 0.
+            seed: random seed of the solver.
+            glossary: terms of every topic; None: not used.
+            prior: weight of the glossary's terms relative to the labels.
         """
         import scipy.sparse as sp
         from sklearn.svm import LinearSVC
@@ -100,7 +104,7 @@ class LinearClassifier:
         return classifier
 
     def _weigh(self, counts: Any) -> Any:
-        """CSR matrix float64[texts, columns] from counts of the same shape."""
+        """Feature values from counts: CSR matrix float64[texts, columns], the shape of `counts`."""
         import scipy.sparse as sp
 
         values = (1 + np.log(counts.data)) * self._idf[counts.indices]
@@ -109,7 +113,7 @@ class LinearClassifier:
         return sp.csr_matrix((values / norm[rows], counts.indices, counts.indptr), shape=counts.shape)
 
     def log_probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """float64[texts, topics]."""
+        """Log-probabilities, float64[texts, topics]."""
         if not texts:
             return np.zeros((0, len(self.topics)))
         passages, of_text = _cut_passages(texts)
@@ -121,11 +125,11 @@ class LinearClassifier:
         return np.asarray(scores - np.log(np.exp(scores).sum(axis=1, keepdims=True)))
 
     def probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """float64[texts, topics]; each row sums to 1."""
+        """Probabilities, float64[texts, topics]; each row sums to 1."""
         return np.exp(self.log_probabilities(texts))
 
     def scale(self, temperature: float) -> None:
-        """Divide the scores by a temperature: the order of the topics stays, the confidence changes."""
+        """Divide the scores by a temperature: the order of the topics is unchanged, the confidence is not."""
         self._weights, self._bias = self._weights / temperature, self._bias / temperature
 
     def save(self, folder: Path) -> None:
@@ -138,7 +142,7 @@ class LinearClassifier:
 
     @classmethod
     def load(cls, folder: Path) -> "LinearClassifier":
-        """What `save` wrote."""
+        """Load the files that `save` wrote."""
         topics = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["topics"]
         with np.load(folder / "classifier.npz") as arrays:
             weights = arrays["weights"].astype(np.float64)
@@ -146,9 +150,9 @@ class LinearClassifier:
 
 
 def _log_shares(weighed: Any, gold: NDArray[np.int64], num_topics: int) -> NDArray[np.float64]:
-    """ln (share of each feature in its topic / mean of its shares), float64[columns, topics].
+    """ln (share of each feature in its topic / mean of its shares over topics), float64[columns, topics].
 
-    As much as all of a topic's terms together is spread evenly over the features that occur.
+    For smoothing, the total weight of a topic's terms is spread evenly over the features that occur.
     """
     of_topic = np.zeros((len(gold), num_topics))
     of_topic[np.arange(len(gold)), gold] = 1.0
@@ -159,7 +163,7 @@ def _log_shares(weighed: Any, gold: NDArray[np.int64], num_topics: int) -> NDArr
 
 
 def _cut_passages(texts: Sequence[str]) -> tuple[list[str], NDArray[np.int64]]:
-    """Passages of the texts, at least one of each, and the text that each is of."""
+    """Passages of the texts, at least one per text, and the index of each passage's text."""
     passages: list[str] = []
     counts = []
     for text in texts:
@@ -173,7 +177,7 @@ def _cut_passages(texts: Sequence[str]) -> tuple[list[str], NDArray[np.int64]]:
 
 
 def _count_features(texts: Sequence[str], column_of: NDArray[np.int32] | None = None) -> Iterator[Any]:
-    """Counts of n-grams: CSR matrices float64[some texts, 2^20], or [, columns] of the features that have a column."""
+    """Counts of n-grams: CSR matrices float64[some texts, 2^20], or [some texts, columns] if `column_of` is given."""
     batch, num_chars = [], 0
     for text in texts:
         batch.append(text)
@@ -201,12 +205,12 @@ def _count_batch(texts: Sequence[str], column_of: NDArray[np.int32] | None) -> A
 
 
 def _with_columns(counts: Any, column_of: NDArray[np.int32]) -> Any:
-    """The columns of counts of all features that have one, in its order."""
+    """Select the features that have a column from the counts of all features, in the order of the columns."""
     return counts[:, np.flatnonzero(column_of >= 0)]
 
 
 def _feature_keys(words: Words, size: int, kind: int, column_of: NDArray[np.int32] | None) -> Hashes:
-    """(document << 32) + feature, or its column, of each n-gram of that kind; those without a column are skipped."""
+    """(document << 32) + feature, or column, for each n-gram of this kind; n-grams without a column are skipped."""
     hashes, starts = hash_ngrams(words, size)
     if kind != 1:
         chosen = words.is_single[starts] == (kind == 2)

@@ -1,9 +1,9 @@
-"""Labels by a language model: a sample of the documents of each source, one topic or one grade to each.
+"""Labels by a language model: one topic or one grade for each document in a sample of each source.
 
     asked.jsonl    one object per document: hash (of the text), lang, source, origin, topic (null: none), reason, answer
     graded.jsonl   the same with `grade`, 0 (worst) to 5, instead of the topic
 
-Answers are kept in the journal of `work.cache` under the content of the request, so that no request is repeated.
+Answers are kept in the journal of `work.cache`, keyed by the content of the request, so that no request is repeated.
 """
 
 import functools
@@ -35,7 +35,7 @@ FILE = "asked.jsonl"
 GRADED = "graded.jsonl"
 
 GRADES = ("0", "1", "2", "3", "4", "5")
-"""Worst to best."""
+"""From worst to best."""
 
 _EXCERPT_CHARS = 200
 _NUMBER = re.compile(r"^\(?(\d{1,3})\s*[.):：、]?\s*")
@@ -44,7 +44,7 @@ _AROUND = " \t\r\n*_`'\"“”‘’「」《》.。-"
 
 @dataclass(frozen=True)
 class Asked:
-    """A document of the sample."""
+    """A document in the sample."""
 
     hash: str
     text: str
@@ -56,15 +56,15 @@ class Asked:
 def ask_topics(
     work: Work, documents: Path, topics: Topics, split_sources: Sequence[str], model: Model, known: dict[str, Labelled]
 ) -> dict[str, AskedFigures]:
-    """Ask about the sample; write `asked.jsonl` and add the labels to those that are known.
+    """Ask for the topics of a sample; write `asked.jsonl` and add the labels to `known`.
 
     Args:
-        work: the stage's; gets the totals into `counts`.
-        documents: the table of the stage before.
+        work: the stage; the totals are added to its `counts`.
+        documents: table of the stage that precedes `label`.
         topics: settings with `llm`.
         split_sources: sources whose documents need a topic.
-        model: base model of the recipe, asked where the generator names none.
-        known: labels per language, which grow.
+        model: base model of the recipe, used if the generator names none.
+        known: language -> labelled texts; the new labels are added to it.
 
     Returns:
         language -> what was asked and answered, for the report.
@@ -81,9 +81,9 @@ def ask_topics(
 def ask_grades(
     work: Work, documents: Path, quality: Quality, model: Model, known: dict[str, Labelled]
 ) -> dict[str, AskedFigures]:
-    """Ask for the grades of a sample; write `graded.jsonl` and add the grades to those that are known.
+    """Ask for the grades of a sample; write `graded.jsonl` and add the grades to `known`.
 
-    Args, result and errors as of `ask_topics`; documents that carry a topic are asked about too.
+    Arguments, result and errors are those of `ask_topics`; documents that carry a topic are included in the sample.
     """
     assert quality.llm is not None
     sample = choose_sample(documents, set(quality.sources), quality.llm.sample_per_source, any_topic=True)
@@ -95,21 +95,21 @@ def ask_grades(
 
 @dataclass(frozen=True)
 class _Question:
-    """What is asked about each document of a sample."""
+    """The question that is asked about each document of a sample."""
 
     task: str
-    """`topic` or `grade`: name of the prompt, and of the field of the answers' file."""
+    """`topic` or `grade`: name of the prompt, and of the field in the file of answers."""
     settings: Topics | Quality
     llm: Llm
     file: str
     choices: ListOf
     """Language -> the possible answers."""
     parse: Callable[[Outcome, Sequence[str]], tuple[str | None, str]]
-    """The choice that an answer names, else None and why."""
+    """The choice that an answer names, or None and the reason."""
 
     @property
     def setting(self) -> str:
-        """Dotted name of the settings."""
+        """Dotted name of the section of the settings."""
         return f"{_section(self.settings)}.llm"
 
 
@@ -120,7 +120,7 @@ def _section(settings: Topics | Quality) -> str:
 def _ask(
     work: Work, sample: Mapping[str, list[Asked]], question: _Question, model: Model, known: dict[str, Labelled]
 ) -> dict[str, AskedFigures]:
-    """Ask about a sample; write the file of answers, add the labels to the known ones and the totals to the counts."""
+    """Ask about a sample; write the file of answers, add the labels to `known` and the totals to the counts."""
     llm, setting = question.llm, f"{question.setting}.generator"
     report: dict[str, AskedFigures] = {}
     with (
@@ -158,7 +158,9 @@ def _ask(
 def choose_sample(
     documents: Path, sources: set[str], per_source: int, *, any_topic: bool = False
 ) -> dict[str, list[Asked]]:
-    """Language -> training documents without a topic, or with any, of each source those with the smallest hash."""
+    """Language -> sample of the training documents (unless `any_topic`, of those without a topic): those with the
+    smallest
+    hash in each source."""
     buckets: dict[tuple[str, str], list[tuple[str, Asked]]] = defaultdict(list)
     for batch in read_table(documents, ["text", "lang", "source", "topic", "split", "origin"]):
         for row in batch.to_pylist():
@@ -175,7 +177,7 @@ def choose_sample(
 
 
 def _smallest(count: int, bucket: Iterable[tuple[str, Asked]]) -> list[tuple[str, Asked]]:
-    """Those with the smallest hashes, each text once."""
+    """The `count` documents with the smallest hashes, each text once."""
     once: dict[str, Asked] = {}
     for key, entry in bucket:
         once[key] = min(once.get(key, entry), entry, key=lambda one: one.origin)
@@ -183,7 +185,7 @@ def _smallest(count: int, bucket: Iterable[tuple[str, Asked]]) -> list[tuple[str
 
 
 def label_request(prompt: Prompt, text: str, choices: Sequence[str], llm: Llm) -> Request:
-    """The question about a text."""
+    """The request that asks about a text."""
     return prompt.request(
         max_tokens=llm.generator.max_tokens,
         temperature=llm.generator.temperature,
@@ -194,10 +196,10 @@ def label_request(prompt: Prompt, text: str, choices: Sequence[str], llm: Llm) -
 
 
 def parse_topic(outcome: Outcome, topics: Sequence[str]) -> tuple[str | None, str]:
-    """The topic that an answer names, else None and why: `failed`, `cut_off`, `no_topic`, `contradiction`.
+    """The topic that an answer names, or None and the reason: `failed`, `cut_off`, `no_topic`, `contradiction`.
 
-    The answer must be one topic of the list and nothing else; case, quotation marks and its number in the list may
-    stand around it, and its number may stand for it.
+    The answer must be one topic of the list and nothing else. Case and quotation marks are ignored; the topic may be
+    preceded by its number in the list, or given as this number.
     """
     if not isinstance(outcome, Answer):
         return None, "failed"
@@ -217,11 +219,11 @@ def parse_topic(outcome: Outcome, topics: Sequence[str]) -> tuple[str | None, st
 
 
 _GRADE = re.compile(r"(?:\D{0,40}[:：]\s*)?([0-5])(?:\s*/\s*5)?", re.DOTALL)
-"""A digit, perhaps with a word and a colon before it, and `/5` after it."""
+"""A digit, optionally with a word and a colon before it and `/5` after it."""
 
 
 def parse_grade(outcome: Outcome) -> tuple[str | None, str]:
-    """The grade that an answer gives, else None and why: `failed`, `cut_off`, `no_grade`."""
+    """The grade that an answer gives, or None and the reason: `failed`, `cut_off`, `no_grade`."""
     if not isinstance(outcome, Answer):
         return None, "failed"
     match = _GRADE.fullmatch(outcome.text.strip(_AROUND))
@@ -231,10 +233,11 @@ def parse_grade(outcome: Outcome) -> tuple[str | None, str]:
 
 
 def load_prompt(task: str, lang: str, settings: Topics | Quality) -> Prompt:
-    """The prompt of a task in a language, else in English.
+    """The prompt of a task in a language, or in English if there is none.
 
-    Of each language the first that has one: TASK.LANGUAGE.yaml of the user's folder, the settings' `prompts`, the
-    language's pack, our files.
+    For each language the first of these is used: TASK.LANGUAGE.yaml in the user's folder, `prompts` in the settings,
+    the
+    language's pack, the prompts shipped with Reprise.
 
     Raises:
         UserError: the folder does not exist, or a prompt lacks one of the task's placeholders.
@@ -259,12 +262,12 @@ def load_prompt(task: str, lang: str, settings: Topics | Quality) -> Prompt:
 
 
 _PLACEHOLDERS = {"topic": ("text", "topics"), "grade": ("text",)}
-"""Task -> what its prompt must hold."""
+"""Task -> placeholders that its prompt must contain."""
 
 
 @functools.lru_cache(maxsize=2)
 def read_asked(path: str, task: str = "topic") -> Mapping[str, str]:
-    """Hash of a text -> topic or grade that the model named; empty if none was asked."""
+    """Hash of a text -> topic or grade that the model gave; empty if none was asked for."""
     if not Path(path).exists():
         return {}
     with Path(path).open(encoding="utf-8") as file:
@@ -279,7 +282,7 @@ def _read_answers(
     known: Labelled,
     file: Any,
 ) -> Counter[str]:
-    """Write the answers and add their labels to the known ones; gives the reasons why others are unusable."""
+    """Write the answers and add their labels to `known`; returns the counts of reasons why others are unusable."""
     taken = set(known.texts)
     unusable: Counter[str] = Counter()
     for entry, outcome in zip(chosen, outcomes, strict=True):

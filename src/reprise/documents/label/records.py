@@ -1,4 +1,4 @@
-"""The records of the stage `label`: `report.json` and `grades.json`, an entry per language, and its counts."""
+"""Records of the stage `label`: `report.json` and `grades.json`, with an entry per language, and its counts."""
 
 from typing import NamedTuple, NotRequired
 
@@ -10,7 +10,7 @@ from reprise.records import record
 
 
 class LabelKey(NamedTuple):
-    """How a document got its topic or grade: the key under which the stage counts documents."""
+    """How a document got its topic or grade: the key by which the stage counts documents."""
 
     what: str
     """`topic` or `grade`."""
@@ -26,11 +26,11 @@ class AskedFigures(TypedDict):
     """What a language model was asked about a sample of the documents."""
 
     documents: int
-    """Documents of the sample."""
+    """Documents in the sample."""
     labelled: int
-    """Answers that name a label."""
+    """Answers that give a label."""
     unusable: dict[str, int]
-    """Reason -> other answers, most frequent first."""
+    """Reason -> answers without a label, most frequent first."""
     prompt_tokens: int
     """Tokens of the prompts."""
     completion_tokens: int
@@ -38,39 +38,39 @@ class AskedFigures(TypedDict):
     prompt: str
     """Name of the prompt, TASK.LANGUAGE@VERSION."""
     cost: float
-    """In the currency of the recipe's prices."""
+    """Cost, in the currency of the recipe's prices."""
 
 
 @record
 class ConfidenceBin(TypedDict):
-    """Held-out documents whose confidence lies in one tenth."""
+    """Held-out documents whose confidence is in one tenth of the range 0 to 1."""
 
     confidence: float
     """Mean confidence of the classifier."""
     accuracy: float
-    """Share of right answers."""
+    """Share of correct answers."""
     documents: int
-    """Documents."""
+    """Documents in this bin."""
 
 
 @record
 class TopicFigures(TypedDict):
-    """A classifier of topics on labels that it was not fitted on."""
+    """Figures of a topic classifier on labels that it was not fitted on."""
 
     labels: int
     """Labelled documents that were held out, each once."""
     accuracy: float
-    """Share of right answers."""
+    """Share of correct answers."""
     macro_f1: float
-    """Mean F1 over the topics that have a label."""
+    """Mean F1 over the topics that have at least one label."""
     f1: dict[str, float]
     """Topic -> F1."""
     confusion: list[list[int]]
-    """[label][answer], in the order of the topics."""
+    """confusion[i][j]: documents with topic i that were classified as topic j, in the order of `topics`."""
     calibration_error: float
-    """Expected calibration error: mean distance of confidence and accuracy over ten bins of confidence."""
+    """Expected calibration error: mean distance between confidence and accuracy over ten bins of confidence."""
     calibration: list[ConfidenceBin]
-    """Bins that have documents."""
+    """The bins that contain documents."""
 
 
 @record
@@ -82,32 +82,32 @@ class TopicReport(TypedDict):
     asked: NotRequired[AskedFigures]
     """What a language model was asked."""
     classifier: NotRequired[str]
-    """Kind of the classifier; absent where every document carries its topic."""
+    """Kind of the classifier; absent if every document carries its topic."""
     labels: NotRequired[dict[str, int]]
     """Topic -> labels that the classifier was fitted on."""
     temperature: NotRequired[float]
     """Divisor of the log-probabilities that calibrates them."""
     held_out: NotRequired[TopicFigures]
-    """How good the classifier is."""
+    """Figures of the classifier on held-out labels."""
     documents: dict[str, dict[str, int]]
-    """How (`carried`, `named`, `classified`, `unsure`) -> topic -> documents."""
+    """How the topic was given (`carried`, `named`, `classified`, `unsure`) -> topic -> documents."""
 
 
 @record
 class GradeBin(TypedDict):
-    """Held-out documents whose given grade rounds to the expected one."""
+    """Held-out documents whose expected grade rounds to the same grade."""
 
     given: float
-    """Mean of the grades that the classifier gives."""
+    """Mean of the grades that the classifier gives them."""
     true: float
-    """Mean of the grades that they were labelled with; calibrated if it is near `given`."""
+    """Mean of the grades that they are labelled with; close to `given` if the classifier is calibrated."""
     documents: int
-    """Documents."""
+    """Documents in this bin."""
 
 
 @record
 class GradeFigures(TypedDict):
-    """A classifier of grades on labels that it was not fitted on."""
+    """Figures of a grade classifier on labels that it was not fitted on."""
 
     classifier: str
     """Kind of the classifier."""
@@ -116,19 +116,19 @@ class GradeFigures(TypedDict):
     held_out: int
     """Labelled documents that were held out, each once."""
     mean_error: float
-    """Mean distance of given and true grade."""
+    """Mean absolute difference between given and true grade."""
     error_of_mean: float
-    """The same where every document gets the mean grade: what a classifier that saw nothing would reach."""
+    """The same if every document gets the mean grade: the error of a classifier that ignores the text."""
     rank_correlation: float | None
-    """Spearman's; null if all have one grade."""
+    """Spearman's rank correlation of given and true grades; null if all have one grade."""
     calibration: list[GradeBin]
-    """Given against true grades."""
+    """Given and true grades, by given grade."""
     min_grade: float
-    """`documents.quality.min_grade`; the next two are of the rule to keep what is graded so or higher."""
+    """`documents.quality.min_grade`: the filter keeps documents with this grade or a higher one."""
     precision: float | None
-    """Share of the kept documents whose true grade is so high too; null if it keeps none."""
+    """Share of the kept documents whose true grade is at least `min_grade`; null if none is kept."""
     recall: float | None
-    """Share of the documents whose true grade is so high that it keeps; null if there are none."""
+    """Share of the documents with a true grade of at least `min_grade` that are kept; null if there are none."""
 
 
 @record
@@ -138,9 +138,9 @@ class GradeReport(TypedDict):
     asked: NotRequired[AskedFigures]
     """What a language model was asked."""
     figures: NotRequired[GradeFigures]
-    """How right the classifier is; absent if none was fitted."""
+    """Figures of the classifier; absent if none was fitted."""
     documents: dict[str, dict[str, int]]
-    """How (`named`, `classified`) -> grade -> documents."""
+    """How the grade was given (`named`, `classified`) -> grade -> documents."""
 
 
 @record
@@ -148,10 +148,10 @@ class LabelCounts(StepCounts):
     """Counts of the stage `label`, for its manifest."""
 
     labels: dict[str, int]
-    """Language -> texts that the classifier of topics was fitted on."""
+    """Language -> texts that the topic classifier was fitted on."""
     unlabelled: dict[str, int]
-    """Language -> documents that needed a topic and carried none."""
+    """Language -> documents that needed a topic but carried none."""
     asked: Expenses | None
-    """What was asked about topics; null: nothing."""
+    """Requests for topics; null if there were none."""
     asked_grades: Expenses | None
-    """What was asked about grades; null: nothing."""
+    """Requests for grades; null if there were none."""

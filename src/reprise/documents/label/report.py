@@ -1,4 +1,4 @@
-"""How good the labels are: read what the stage `label` wrote about them, and show it."""
+"""Read and print the reports of the stage `label` on the quality of its labels."""
 
 import json
 from collections.abc import Mapping
@@ -15,10 +15,10 @@ REPORT, GRADE_REPORT = "report.json", "grades.json"
 
 
 def read_report(folder: Path) -> dict[str, TopicReport]:
-    """What the stage found, per language: labels, figures on held-out labels, documents per topic.
+    """Report of the stage per language: labels, figures on held-out labels, documents per topic.
 
     Args:
-        folder: the published stage.
+        folder: folder of the published stage.
 
     Raises:
         UserError: the stage has not run.
@@ -31,10 +31,10 @@ def read_report(folder: Path) -> dict[str, TopicReport]:
 
 
 def read_grades(folder: Path) -> dict[str, GradeReport]:
-    """How right the grades of quality are, per language; empty if none are given.
+    """Figures of the quality grades per language; empty if no grades are given.
 
     Args:
-        folder: the published stage.
+        folder: folder of the published stage.
     """
     path = folder / GRADE_REPORT
     report: dict[str, GradeReport] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -42,10 +42,10 @@ def read_grades(folder: Path) -> dict[str, GradeReport]:
 
 
 def show_grades(folder: Path) -> None:
-    """Print how right the grades of quality are, for each language; nothing if none are given.
+    """Print the figures of the quality grades for each language; nothing if no grades are given.
 
     Args:
-        folder: the published stage.
+        folder: folder of the published stage.
     """
     for language, report in read_grades(folder).items():
         if asked := report.get("asked"):
@@ -72,7 +72,7 @@ def show_grades(folder: Path) -> None:
 
 
 def show_report(reports: Mapping[str, TopicReport]) -> None:
-    """Print, for each language, how good the labels are on labels that the classifier was not fitted on."""
+    """Print, for each language, the classifier's figures on labels that it was not fitted on."""
     console = Console()
     for language, report in reports.items():
         if asked := report.get("asked"):

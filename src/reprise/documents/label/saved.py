@@ -8,7 +8,7 @@ from reprise.documents.label.linear import LinearClassifier
 
 
 def load_classifier(folder: Path) -> Classifier:
-    """What `save` wrote, of whichever kind."""
+    """Load the classifier that `save` wrote, whatever its kind."""
     if json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["kind"] == "linear":
         return LinearClassifier.load(folder)
     from reprise.documents.label.encoder import EncoderClassifier

@@ -1,8 +1,8 @@
-"""Stage `label`: one topic to each document of the sources that are split by topic, and a grade if it is asked for.
+"""Stage `label`: one topic for each document in sources that are split by topic, and a quality grade if configured.
 
-A document that carries a topic keeps it; a sample of the others may be labelled by a language model. The rest is
-labelled by one classifier per language, fitted on the labels; how good it is on labels that it did
-not see goes into `report.json`. Grades of quality are learned and applied in the same way; documents under
+A document that carries a topic keeps it; a sample of the others may be labelled by a language model. The rest are
+labelled by one classifier per language, fitted on the labels; its figures on held-out labels are written to
+`report.json`. Quality grades are learned and applied in the same way; documents with a grade below
 `documents.quality.min_grade` are dropped.
 """
 
@@ -41,7 +41,7 @@ from reprise.workspace import Work
 CLASSIFIERS, GRADE_CLASSIFIERS = "classifiers", "grade_classifiers"
 
 LOW_GRADE = "low_grade"
-"""Reason of the documents that are dropped."""
+"""Reason for which documents are dropped."""
 
 _TOPIC, _GRADE = "topic", "grade"
 
@@ -59,17 +59,17 @@ def run(
     """Write `documents/`, the classifiers and `report.json` of the stage.
 
     Args:
-        work: reads `decontaminate`.
-        topics: settings.
+        work: the stage; it reads the output of `decontaminate`.
+        topics: settings of the topics.
         split_sources: sources whose documents get a topic.
-        seed: seed of the classifier.
+        seed: random seed of the classifier.
         engine: where the documents are labelled.
-        model: base model of the recipe, asked for labels where `llm.generator` names none.
-        quality: settings of the grades; None: none are given.
+        model: base model of the recipe, asked for labels if `llm.generator` names none.
+        quality: settings of the grades; None: no grades are given.
 
     Raises:
-        UserError: a label is no topic of its language, there are no labels to learn from, or the language model that
-            is asked for some refuses or costs too much.
+        UserError: a label is not a topic of its language, there are no labels to learn from, or the language model that
+            is asked for labels refuses or costs too much.
     """
     source = work.inputs["decontaminate"] / DOCUMENTS
     by_grade = set(quality.sources) if quality is not None and quality.as_topic else set()
@@ -116,7 +116,7 @@ def run(
 def _learn_grades(
     work: Work, documents: Path, quality: Quality, seed: int, model: Model | None
 ) -> dict[str, GradeReport]:
-    """Fit and save a classifier of grades for each language; language -> what was asked, and figures."""
+    """Fit and save a classifier of grades for each language; returns language -> what was asked, and figures."""
     known = collect_grades(quality.labelled, GRADES)
     report: dict[str, GradeReport] = {}
     if quality.llm is not None:
@@ -130,7 +130,7 @@ def _learn_grades(
             remedy="name graded files in documents.quality.labelled, or have a language model grade some: "
             "documents.quality.llm",
         )
-    # The recipe's terms are about topics.
+    # The glossary in the recipe is about topics, not about grades.
     settings = Topics(classifier=quality.classifier, encoder=quality.encoder, glossary=0)
     for lang, graded in known.items():
         classifier, figures = fit_grades(
@@ -146,7 +146,7 @@ def _learn_grades(
 
 
 def _languages_of(documents: Path, sources: set[str]) -> set[str]:
-    """Languages of the documents of some sources."""
+    """Languages of the documents in these sources."""
     return {
         row["lang"]
         for batch in read_table(documents, ["lang", "source"])
@@ -158,10 +158,10 @@ def _languages_of(documents: Path, sources: set[str]) -> set[str]:
 def fit_classifier(
     known: Labelled, topics: Sequence[str], seed: int, settings: Topics
 ) -> tuple[Classifier, TopicReport]:
-    """A classifier with calibrated confidence, and its figures on held-out labels.
+    """Fit a classifier with calibrated confidence; returns it and its report with figures on held-out labels.
 
     Raises:
-        UserError: the encoder that is to be fine-tuned cannot be loaded.
+        UserError: the encoder to fine-tune cannot be loaded.
     """
     fit = make_fit(topics, seed, settings)
     once = settings.classifier == "encoder"
@@ -181,7 +181,7 @@ def fit_classifier(
 
 
 def make_fit(topics: Sequence[str], seed: int, settings: Topics) -> Fit:
-    """What fits a classifier of the recipe's kind to labelled texts."""
+    """A function that fits the recipe's kind of classifier to labelled texts."""
     return (_fit_encoder if settings.classifier == "encoder" else _fit_linear)(topics, seed, settings)
 
 
@@ -200,7 +200,7 @@ def _fit_encoder(topics: Sequence[str], seed: int, settings: Topics) -> Fit:
 
 
 def _count_unlabelled(documents: Path, split_sources: set[str]) -> Counter[str]:
-    """Language -> documents that need a topic and carry none."""
+    """Language -> documents that need a topic but carry none."""
     count: Counter[str] = Counter()
     for batch in read_table(documents, ["lang", "source", "topic"]):
         for row in batch.filter(batch.column("topic").is_null()).to_pylist():
@@ -223,30 +223,30 @@ def _check_can_learn(lang: str, count: int, labelled: Mapping[str, Labelled], to
 def _load(folder: str, is_worker: bool) -> Classifier:
     classifier = load_classifier(Path(folder))
     if is_worker and "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(1)  # there is a worker to each core
+        sys.modules["torch"].set_num_threads(1)  # there is one worker per core
     return classifier
 
 
 @dataclass(frozen=True)
 class Labelling:
-    """What a worker needs to label documents."""
+    """What a worker needs in order to label documents."""
 
     topics: Topics
     split_sources: tuple[str, ...]
-    """Sources whose documents get a topic of the list."""
+    """Sources whose documents get a topic from the list."""
     quality: Quality | None
     output: str
-    """Folder of the stage, with the classifiers and the answers of language models."""
+    """Folder of the stage, which contains the classifiers and the answers of language models."""
     main_process: int
-    """Its id."""
+    """Process id of the main process."""
 
     def classifier(self, folder: str, lang: str) -> Classifier:
-        """A saved classifier of a language."""
+        """Load the saved classifier of a language."""
         return _load(str(Path(self.output, folder, lang)), os.getpid() != self.main_process)
 
 
 def _label_rows(labelling: Labelling, rows: pa.Table, origin: RowsOrigin) -> Outcome:
-    """Runs in a worker."""
+    """Choose the topics and grades of some rows. Runs in a worker."""
     langs, sources = rows["lang"].to_pylist(), rows["source"].to_pylist()
     topics, confidence, tally = _choose_topics(labelling, rows, langs, sources)
     columns: dict[str, Any] = {"topic": topics, "topic_confidence": confidence}
@@ -271,7 +271,7 @@ def _label_rows(labelling: Labelling, rows: pa.Table, origin: RowsOrigin) -> Out
 def _grade_rows(
     labelling: Labelling, quality: Quality, rows: pa.Table, langs: Sequence[str], sources: Sequence[str]
 ) -> tuple[list[float | None], Tally]:
-    """The grade of each row, None if its source has none, and how many got which and how."""
+    """Grade of each row (None if its source gets none), and counts by grade and by how it was given."""
     grades: list[float | None] = [None] * rows.num_rows
     tally: Tally = Counter()
     asked = read_asked(str(Path(labelling.output, GRADED)), "grade") if quality.llm is not None else {}
@@ -296,7 +296,7 @@ def _grade_rows(
 def _choose_topics(
     labelling: Labelling, rows: pa.Table, langs: Sequence[str], sources: Sequence[str]
 ) -> tuple[list[str | None], list[float | None], Tally]:
-    """The topic of each row, the confidence of those that a classifier chose, and how many got which and how."""
+    """Topic of each row, confidence of those that the classifier chose, and counts by topic and by how it was given."""
     topics, split_sources = labelling.topics, labelling.split_sources
     carried = rows["topic"].to_pylist()
     chosen = [topic if source in split_sources else None for topic, source in zip(carried, sources, strict=True)]

@@ -1,9 +1,9 @@
-"""Our map from the subjects of MMLU and CMMLU to the topics of the recipe's default lists.
+"""Our mapping from the subjects of MMLU and CMMLU to the topics of the recipe's default lists.
 
-Ours, since the paper does not print one. Where a subject spans two topics it goes to the one that most of its questions
-ask about: `security_studies` (states and war) is not `computer_security` (Computer Science), `nutrition` is health,
-`management` and `public_relations` are business; the Chinese list has a topic of its own for projects and everyday
-practice, where the tests for drivers, civil servants and builders go.
+The paper does not print one. A subject that spans two topics is assigned to the topic of most of its questions:
+`security_studies` (states and war) is not `computer_security` (Computer Science), `nutrition` is health,
+`management` and `public_relations` are business. The Chinese list has a topic for projects and everyday practice,
+which contains the tests for drivers, civil servants and builders.
 """
 
 MMLU: dict[str, str] = {
@@ -40,7 +40,7 @@ MMLU: dict[str, str] = {
     }.items()
     for subject in subjects.split()
 }
-"""57 subjects -> the topics of the English list."""
+"""Topics of the English list for the 57 subjects of MMLU."""
 
 CMMLU: dict[str, str] = {
     subject: topic
@@ -81,4 +81,4 @@ CMMLU: dict[str, str] = {
     }.items()
     for subject in subjects.split()
 }
-"""67 subjects -> the topics of the Chinese list."""
+"""Topics of the Chinese list for the 67 subjects of CMMLU."""

@@ -1,4 +1,4 @@
-"""Labelled documents: those that carry a topic, and those of the user's labelled files."""
+"""Labelled documents: those that carry a topic, and those in the user's labelled files."""
 
 import heapq
 from collections import defaultdict
@@ -17,10 +17,10 @@ from reprise.errors import UserError
 from reprise.recipe.documents import Input
 
 ListOf = Callable[[str], Sequence[str]]
-"""Language -> its topics."""
+"""Function from a language to its topics."""
 
 MAX_LABELS = 50_000
-"""Most labels of a language that a classifier is fitted on: those with the smallest hash of the text."""
+"""Most labels per language that a classifier is fitted on: those with the smallest hash of the text."""
 
 
 @dataclass
@@ -37,13 +37,13 @@ def collect_labels(
     """Labelled texts per language, each text once; held-out documents are skipped.
 
     Args:
-        documents: the table of the stage before.
+        documents: table of the stage that precedes `label`.
         inputs: the user's labelled files.
-        list_of: gives the topics of a language.
-        split_sources: sources whose labels must be topics of the list; labels of other sources are used if they are.
+        list_of: returns the topics of a language.
+        split_sources: sources whose labels must be topics in the list; labels of other sources are used if they are.
 
     Raises:
-        UserError: a label is no topic of its language, or a labelled file cannot be read.
+        UserError: a label is not a topic of its language, or a labelled file cannot be read.
     """
     hashed: dict[str, list[tuple[int, str, str]]] = defaultdict(list)
     for lang, text, label in [*_of_inputs(inputs, list_of), *_of_documents(documents, list_of, set(split_sources))]:
@@ -69,7 +69,7 @@ def _of_documents(documents: Path, list_of: ListOf, split_sources: set[str]) -> 
 
 
 def collect_grades(inputs: Sequence[Input], grades: Sequence[str]) -> dict[str, Labelled]:
-    """Graded texts per language, each text once, of the user's files.
+    """Graded texts per language from the user's files, each text once.
 
     Raises:
         UserError: a grade is not among `grades`, or a file cannot be read.
