@@ -1,5 +1,6 @@
 """Reads a token store: one folder of plain NumPy files per bucket (format: ARCHITECTURE.md, "Token store")."""
 
+import contextlib
 import json
 import resource
 from collections.abc import Iterator, Mapping, Sequence
@@ -248,6 +249,8 @@ def _files(root: Path, description: StoreDescription) -> Iterator[tuple[Path, Fi
 def _allow_open_files(count: int) -> None:
     """Raise the process's limit of open files, as far as the system allows: each mapped file counts as open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError):  # a system without /proc
+        count += len(list(Path("/proc/self/fd").iterdir()))  # those of other stores, for example
     limit = count + OTHER_FILES if hard == resource.RLIM_INFINITY else min(count + OTHER_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < limit:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
