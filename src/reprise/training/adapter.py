@@ -1,8 +1,8 @@
-"""LoRA and DoRA: few weights that are trained beside frozen ones, by peft, and merged into them at the end.
+"""LoRA and DoRA by peft: trains a few weights beside frozen ones and merges them at the end.
 
-The layers of peft are put into the model itself, so that everything else sees the same model with other linear layers:
-`q_proj.weight` becomes `q_proj.base_layer.weight`, and beside it stand `q_proj.lora_A.default.weight`, `lora_B` and, of
-DoRA, `lora_magnitude_vector`.
+The layers of peft replace linear layers of the model itself, so that everything else sees the same model:
+`q_proj.weight` becomes `q_proj.base_layer.weight`, and `q_proj.lora_A.default.weight`, `lora_B` and, for DoRA,
+`lora_magnitude_vector` are added beside it.
 """
 
 import importlib.util
@@ -24,29 +24,29 @@ from reprise.training.local_parts import local_part
 log = logging.getLogger(__name__)
 
 _NAME = "default"
-"""What peft calls an adapter that has no other name."""
+"""peft's default name for an adapter."""
 _BASE = ".base_layer."
 _PARTS = (".lora_A.", ".lora_B.", ".lora_magnitude_vector.")
 
 
 def stored_name(name: str) -> str:
-    """Name in the files of the base model of a weight that an adapter may stand beside."""
+    """Name that a weight has in the files of the base model, whether or not its layer has an adapter."""
     return name.replace(_BASE, ".")
 
 
 def frozen_names(model: nn.Module) -> set[str]:
-    """Names of the weights that are not trained; of tied ones both, of which torch calls only the first frozen."""
+    """Names of the weights that are not trained; both names of tied ones, of which torch lists only the first."""
     parameters = model.named_parameters(remove_duplicate=False)
     return {name for name, parameter in parameters if not parameter.requires_grad}
 
 
 def is_adapter(name: str) -> bool:
-    """Whether a weight is one of an adapter, which no file of the base model holds."""
+    """Whether a weight belongs to an adapter, and so is in no file of the base model."""
     return any(part in name for part in _PARTS)
 
 
 def check_adapter(adapter: Adapter, device: torch.device, world: int) -> None:
-    """Refuse an adapter that cannot be trained here.
+    """Raise if the adapter cannot be trained on this device and with so many processes.
 
     Raises:
         UserError: a package is not installed, or 4-bit weights are asked for without a GPU or on several processes.
@@ -75,12 +75,12 @@ def _check_peft(adapter: Adapter) -> None:
 
 
 def add_adapter(model: Any, layers: list[Any], adapter: Adapter, dtype: torch.dtype) -> None:
-    """Freeze a model and put an adapter into it; does nothing for `kind: none`.
+    """Freeze a model and add an adapter to it; does nothing for `kind: none`.
 
     Args:
-        model: of transformers, with its weights or on the meta device.
-        layers: its blocks.
-        adapter: settings; `check_adapter` has passed.
+        model: a transformers model, with its weights or on the meta device.
+        layers: its decoder layers.
+        adapter: settings that passed `check_adapter`.
         dtype: type of the frozen weights. Trained ones are float32.
 
     Raises:
@@ -100,7 +100,7 @@ def add_adapter(model: Any, layers: list[Any], adapter: Adapter, dtype: torch.dt
         model,
         low_cpu_mem_usage=on_meta,
     )
-    # On the meta device peft's own casts have nothing to look at, so every type is set here.
+    # peft's own casts do not work on the meta device, so every type is set here.
     ends = {model.get_input_embeddings(), model.get_output_embeddings()} - {None}
     whole = {id(one) for module in ends for one in module.parameters()} if adapter.train_embeddings else set()
     for name, parameter in model.named_parameters():
@@ -116,7 +116,7 @@ def _targets(model: Any, layers: list[Any], adapter: Adapter) -> list[str]:
     """Full names of the linear layers that get an adapter.
 
     Raises:
-        UserError: one of `targets` is none of them.
+        UserError: an entry of `targets` matches no linear layer.
     """
     inside = {id(module) for layer in layers for module in layer.modules()}
     from transformers.pytorch_utils import Conv1D
@@ -140,7 +140,7 @@ def _targets(model: Any, layers: list[Any], adapter: Adapter) -> list[str]:
 
 
 def _to_nf4(model: Any, targets: list[str], dtype: torch.dtype) -> None:
-    """Replace linear layers by those of bitsandbytes, whose weights are 4-bit once they are on their device."""
+    """Replace linear layers by bitsandbytes' layers, whose weights become 4-bit when they move to their device."""
     import bitsandbytes
 
     for name in targets:
@@ -158,12 +158,12 @@ def _to_nf4(model: Any, targets: list[str], dtype: torch.dtype) -> None:
 
 @torch.no_grad()
 def initialise(objective: nn.Module, adapter: Adapter, seed: int) -> None:
-    """Give the weights of an adapter the values they begin with: those of a layer depend on its name and the seed.
+    """Initialize the weights of an adapter; the values of a layer depend on its name and the seed.
 
-    The change begins as zero. Where the model is sharded every process calls.
+    The adapter's change is zero at first. If the model is sharded, every process must call.
 
     Args:
-        objective: with the weights of the base model.
+        objective: the model, with the weights of the base model.
         adapter: settings.
         seed: random seed of the run.
     """
@@ -197,7 +197,7 @@ def _adapted(objective: nn.Module) -> list[tuple[str, Any]]:
 
 @dataclass(frozen=True)
 class MergedWeight:
-    """A weight with its adapter's change added, which is computed when it is asked for."""
+    """A weight plus the change of its adapter, computed on demand."""
 
     base: Any
     a: Any
@@ -205,21 +205,21 @@ class MergedWeight:
     b: Any
     """[out, rank]"""
     magnitude: Any | None
-    """[out], of DoRA."""
+    """[out]: DoRA's magnitudes; None for LoRA."""
     scaling: float
     transposed: bool
-    """The weight is [in, out]."""
+    """Whether the weight is [in, out] instead of [out, in]."""
 
     def numel(self) -> int:
-        """Numbers in it."""
+        """Number of elements, as for a tensor."""
         return int(self.a.shape[1] * self.b.shape[0])
 
     def is_floating_point(self) -> bool:
-        """As of a tensor."""
+        """As for a tensor."""
         return True
 
     def full(self) -> Tensor:
-        """float32, gathered; if it is sharded, every process must call."""
+        """The merged weight, float32, gathered; if it is sharded, every process must call."""
         base = _whole(self.base).float()
         base = base.T if self.transposed else base
         merged = base + self.scaling * (_whole(self.b).float() @ _whole(self.a).float())
@@ -229,7 +229,7 @@ class MergedWeight:
 
 
 def _whole(weight: Any) -> Tensor:
-    """A weight gathered, and no longer 4-bit."""
+    """The gathered weight, dequantized if it is 4-bit."""
     if isinstance(weight, DTensor):
         return weight.full_tensor()
     if type(weight).__name__ == "Params4bit":
@@ -242,11 +242,11 @@ def _whole(weight: Any) -> Tensor:
 
 
 def merge_adapters(objective: nn.Module, weights: Mapping[str, Any]) -> dict[str, Any]:
-    """Weights under the names of the base model, those with an adapter merged.
+    """Weights under the names of the base model, with adapters merged.
 
     Args:
-        objective: the model that they are of.
-        weights: name in `objective` -> tensor: all of them.
+        objective: the model that the weights belong to.
+        weights: name in `objective` -> tensor, for all weights.
     """
     merged: dict[str, Any] = {
         stored_name(name): one

@@ -1,4 +1,4 @@
-"""The mean of the weights over training: its result does not depend on the last few batches."""
+"""The mean of the weights over training, which does not depend on the last few batches."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from reprise.training.local_parts import local_part
 
 
 class Average:
-    """A mean over the end of a stage, or one that forgets exponentially; in float32, sharded like the weights.
+    """A mean over the end of a stage, or an exponential moving average; in float32, sharded like the weights.
 
     Averaging instead of a decaying rate keeps the gain of an easy-to-hard order (arXiv 2511.18903).
     """
@@ -27,7 +27,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, step: int, tokens: int) -> None:
-        """Take the weights into the mean, if it is time.
+        """Add the weights to the mean, if it is due.
 
         Args:
             step: optimizer steps so far.
@@ -57,11 +57,11 @@ class Average:
 
 
 def distinct_weights(objective: Objective, *, frozen: bool = False) -> dict[str, Any]:
-    """Name -> weight; of tied weights only the first.
+    """Name -> weight; only the first name of tied weights.
 
     Args:
         objective: the model.
-        frozen: those that are not trained, beside an adapter, as well.
+        frozen: whether to include weights that are frozen beside an adapter.
     """
     by_address: dict[int, tuple[str, Any]] = {}
     for name, value in get_model_state_dict(objective).items():

@@ -1,4 +1,4 @@
-"""The base model into the processes: each gets its shards, and no accelerator ever holds the whole of it."""
+"""Loads the base model into the processes: each gets its shards, and no accelerator ever has the whole model."""
 
 import logging
 from typing import Any, NamedTuple
@@ -24,9 +24,9 @@ class WeightSource(NamedTuple):
     """Where the weights of a model on the meta device come from."""
 
     stored: StoredWeights | None
-    """The files, which hold each weight under its own name; None if they have to be converted."""
+    """The files, if they contain each weight under its own name; None if they have to be converted."""
     whole: nn.Module | None
-    """The whole model in host memory, in the first process only, where `stored` is None."""
+    """The whole model in host memory, in the first process only and only if `stored` is None."""
 
 
 def load_base(
@@ -37,17 +37,17 @@ def load_base(
     sharded: bool = True,
     on_host: bool = False,
 ) -> tuple[Any, WeightSource | None]:
-    """The base model; if it is to be sharded, without its weights and with the source of these.
+    """The base model; if it is to be sharded, without its weights but with their source.
 
     Args:
-        model: the base model.
-        processes: all of them call.
-        dtype: type of the weights that are not sharded; shards are float32 until an adapter freezes them.
-        sharded: whether FSDP shards it.
-        on_host: one process keeps the weights on the CPU, if they are made smaller before they go to the device.
+        model: settings of the base model.
+        processes: all processes, which must all call.
+        dtype: type of the weights if they are not sharded; shards are float32 until an adapter freezes them.
+        sharded: whether FSDP shards the model.
+        on_host: whether a single process keeps the weights on the CPU, to shrink them before they move to the device.
 
     Raises:
-        UserError: the files do not hold what the model needs, the same in one process and in many.
+        UserError: the files do not contain what the model needs; raised alike in one process and in many.
     """
     if not sharded:
         return load_model(model, dtype, "cpu" if on_host else processes.device), None
@@ -66,11 +66,11 @@ def load_base(
 
 @torch.no_grad()
 def read_trained(base: Any, model: Model) -> None:
-    """Read the weights of the model that are trained once more: they were rounded to the type of the frozen ones.
+    """Read the trained weights of the model again, as they were rounded to the type of the frozen ones.
 
     Args:
         base: the model, with an adapter.
-        model: its files.
+        model: settings that say where its files are.
     """
     stored = open_model_weights(model)
     for name, weight in base.named_parameters():
@@ -79,7 +79,7 @@ def read_trained(base: Any, model: Model) -> None:
 
 
 def load_weights(objective: Objective, source: WeightSource, processes: Processes, *, offload: bool = False) -> None:
-    """Give a sharded model on the meta device its weights, on the host for `offload`; every process calls."""
+    """Load the weights of a sharded model on the meta device, onto the host with `offload`; every process must call."""
     allocate(objective, processes.device, offload=offload)
     if source.stored is not None:
         read_shards(objective, source.stored, processes)
@@ -89,12 +89,12 @@ def load_weights(objective: Objective, source: WeightSource, processes: Processe
 
 @torch.no_grad()
 def scatter_weights(objective: Objective, whole: nn.Module | None, processes: Processes) -> None:
-    """Send each process its rows of every weight, one weight after the other.
+    """Send each process its rows of every weight, one weight at a time.
 
     Args:
-        objective: after `allocate`.
-        whole: the model with its weights, in the first process; None in the others.
-        processes: all of them call.
+        objective: the sharded model, after `allocate`.
+        whole: the model with its weights in the first process; None in the others.
+        processes: all processes, which must all call.
     """
     buffers = processes.same(None if whole is None else {f"model.{name}": one for name, one in whole.named_buffers()})
     for name, buffer in objective.named_buffers():

@@ -1,4 +1,4 @@
-"""Settings of training that do not work on these processes and devices: refused before anything is loaded."""
+"""Rejects training settings that these processes and devices do not support, before anything is loaded."""
 
 import torch
 
@@ -8,7 +8,7 @@ from reprise.training.parallel import Processes, compute_dtype, is_sharded
 
 
 def check_processes(training: Training, processes: Processes) -> None:
-    """Refuse what cannot be trained here.
+    """Raise if the settings cannot be trained with here.
 
     Raises:
         UserError: a setting needs more or fewer processes, another dtype, or a GPU.

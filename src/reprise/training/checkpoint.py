@@ -1,9 +1,9 @@
-"""Find, check, load and prune checkpoints, which `writer.py` writes.
+"""Finds, checks, loads and prunes checkpoints, which `writer.py` writes.
 
 checkpoints/step-00000120/
   __0_0.distcp ...   tensors of each process (torch.distributed.checkpoint)
   .metadata          which tensor is where
-  checkpoint.json    size and checksum of each file, and everything that resumes besides the tensors; written last
+  checkpoint.json    size and checksum of each file, and all state besides the tensors; written last
 """
 
 import json
@@ -43,16 +43,16 @@ DESCRIPTION = "checkpoint.json"
 def tensors_of(
     model: torch.nn.Module, optimizer: AnyOptimizer | None, average: dict[str, torch.Tensor]
 ) -> dict[str, Any]:
-    """The tensors that resume, by name, sharded as they are: weights, moments, mean of the weights.
+    """The tensors of a checkpoint by name, sharded as they are: weights, moments, mean of the weights.
 
-    Weights that are frozen beside an adapter are those of the base model, and are not saved.
+    Weights that are frozen beside an adapter equal the base model's and are not saved.
     """
     if optimizer is None:
         return {"model": _trained(model, get_model_state_dict(model))}
     parts = parts_of(optimizer)
     new = [part for part in parts if not part.state]
     weights, moments = get_state_dict(model, parts)
-    if new:  # torch made the moments by a step without gradients and counted it, which Adam's bias correction would see
+    if new:  # torch made the moments by a step without gradients and counted it, which skews Adam's bias correction
         for state in (state for part in new for state in part.state.values() if "step" in state):
             state["step"] = torch.zeros_like(state["step"])
         weights, moments = get_state_dict(model, parts)
@@ -70,21 +70,21 @@ def load_checkpoint(
     optimizer: AnyOptimizer | None = None,
     average: dict[str, torch.Tensor] | None = None,
 ) -> CheckpointFacts:
-    """Load a checkpoint's tensors; gives its facts. Checksums are not compared.
+    """Load a checkpoint's tensors and return its facts. Checksums are not compared.
 
     Args:
         folder: the checkpoint.
-        model: takes the weights.
-        optimizer: takes the moments; None leaves them.
-        average: tensors that take the mean of the weights; None leaves it.
+        model: model that the weights are loaded into.
+        optimizer: optimizer that the moments are loaded into; None: they are not loaded.
+        average: tensors that the mean of the weights is loaded into; None: it is not loaded.
 
     Raises:
-        UserError: the checkpoint is damaged, or of another model.
+        UserError: the checkpoint is damaged, or belongs to another model.
     """
     facts = read_facts(folder)
     tensors = tensors_of(model, optimizer, average or {})
     read_tensors(folder, tensors)
-    # Frozen weights are not there; `read_tensors` has refused any other that is missing.
+    # Frozen weights are not in the checkpoint; `read_tensors` has rejected any other missing weight.
     options = StateDictOptions(strict=False)
     if optimizer is None:
         set_model_state_dict(model, tensors["model"], options=options)
@@ -105,10 +105,10 @@ def read_tensors(folder: Path, tensors: dict[str, Any], *, alone: bool = False) 
     Args:
         folder: the checkpoint.
         tensors: what to read, as in `tensors_of`.
-        alone: this process reads for itself; else all processes call.
+        alone: only this process reads; else all processes must call.
 
     Raises:
-        UserError: it has no such tensors, or of other shapes; or it contains something other than tensors and numbers.
+        UserError: tensors are missing or have other shapes; or it contains something other than tensors and numbers.
     """
     try:
         with warnings.catch_warnings():
@@ -135,10 +135,10 @@ def cause_of(error: BaseException) -> str:
 
 
 def read_facts(folder: Path) -> CheckpointFacts:
-    """What a checkpoint says of itself, after a check that its files are there and have their sizes.
+    """The facts of a checkpoint, after a check that its files exist with the right sizes.
 
     Raises:
-        UserError: a file is missing or cut, or the description is of another version.
+        UserError: a file is missing or truncated, or the description has another version.
     """
     path = folder / DESCRIPTION
     try:
@@ -167,10 +167,10 @@ def read_facts(folder: Path) -> CheckpointFacts:
 
 
 def check_content(folder: Path, processes: Processes) -> CheckpointFacts:
-    """What a checkpoint says of itself, after a check of all checksums; every process reads its share of the files.
+    """The facts of a checkpoint, after a check of all checksums; every process reads its share of the files.
 
     Raises:
-        UserError: a file is missing, cut or changed; in all processes alike.
+        UserError: a file is missing, truncated or changed; raised in all processes.
     """
     problem = facts = None
     try:
@@ -199,7 +199,7 @@ def check_sums(folder: Path, facts: CheckpointFacts, names: Iterable[str]) -> No
 
 _ANOTHER = "use another one: train-N.partial/checkpoints/step-..., or train-N/state of a finished stage"
 REFUSED = ".refused"
-"""Suffix of a checkpoint that was not whole, where a run resumed from an older one."""
+"""Suffix of a damaged checkpoint, after a run resumed from an older one."""
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
@@ -212,9 +212,9 @@ def checkpoints_in(folder: Path) -> list[Path]:
 
 
 def newest_whole(folder: Path, processes: Processes) -> tuple[Path | None, CheckpointFacts | None, list[str]]:
-    """The newest checkpoint whose files are whole, its facts, and why newer ones were refused; every process calls.
+    """The newest intact checkpoint, its facts, and why newer ones were rejected; every process must call.
 
-    Refused ones are renamed when an older one is whole: the run will save under their names again.
+    Rejected ones are renamed if an older one is intact, as the run will save under their names again.
     """
     refused: dict[Path, str] = {}
     for path in processes.same(checkpoints_in(folder)):
@@ -241,14 +241,14 @@ def checkpoint_name(step: int) -> str:
 
 
 def prune(folder: Path, keep_last: int, keep_every_tokens: int = 0) -> None:
-    """Delete what a killed save left, and the checkpoints that are neither among the latest nor kept permanently.
+    """Delete the remains of a killed save, and the checkpoints that are neither among the latest nor kept permanently.
 
-    With the last checkpoint those go that were refused.
+    Rejected checkpoints are deleted together with the last checkpoint.
 
     Args:
-        folder: where the checkpoints are.
-        keep_last: how many of the latest stay.
-        keep_every_tokens: the first checkpoint after each multiple of this stays; 0: none.
+        folder: folder of the checkpoints.
+        keep_last: how many of the latest are kept.
+        keep_every_tokens: the first checkpoint after each multiple of this is kept; 0: none.
     """
     published = checkpoints_in(folder)
     kept = {path.name for path in published[:keep_last]}
@@ -275,7 +275,7 @@ def _tokens(folder: Path) -> int:
 
 
 def _delete(path: Path) -> None:
-    """Take the name away first: a kill in between must not leave a cut checkpoint under a good name."""
+    """Rename first, then delete: a kill in between must not leave a truncated checkpoint under a valid name."""
     doomed = path.with_name(f"{path.name.removesuffix('.partial')}.deleted.partial")
     shutil.rmtree(doomed, ignore_errors=True)
     path.rename(doomed)

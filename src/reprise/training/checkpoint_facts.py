@@ -1,4 +1,4 @@
-"""What `checkpoint.json` holds: everything that resumes besides the tensors."""
+"""The content of `checkpoint.json`: all training state besides the tensors."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Annotated
@@ -36,29 +36,29 @@ class Progress:
     last_rate: float = 0.0
     """Learning rate of the latest step."""
     rate_before: float = 0.0
-    """Learning rate at the end of the stage before."""
+    """Learning rate at the end of the previous stage."""
     bad_steps: int = 0
     """Consecutive steps that were skipped because a loss or gradient was not finite."""
     bad_steps_total: int = 0
-    """All such steps."""
+    """All steps of the stage that were skipped for that reason."""
     recent_losses: list[float] = field(default_factory=list)
     """Losses of the latest steps, for the spike guard."""
     left_out: list[int] = field(default_factory=list)
     """First rows of the batches that the spike guard skips."""
     baseline: dict[str, float] = field(default_factory=dict)
-    """Kept language, or source of it -> bits per byte of the base model."""
+    """Kept entry, language or source -> bits per byte of the base model."""
     raised: dict[str, float] = field(default_factory=dict)
     """Entry of the mixture whose share the retention guard raised -> its share before."""
 
 
 @record
 class StageSettings(TypedDict):
-    """What decides the result of a training stage; a checkpoint of other settings is refused."""
+    """Settings that determine the result of a training stage; a checkpoint with other settings is rejected."""
 
     stage: dict[str, Json]
     """The training stage of the recipe."""
     stage_index: int
-    """From 0."""
+    """Index of the training stage, from 0."""
     rows: dict[str, Json]
     """The section `rows`."""
     optimizer: dict[str, Json]
@@ -74,7 +74,7 @@ class StageSettings(TypedDict):
     batch_rows: int
     """`training.batch_rows`."""
     precision: str
-    """Type that is computed in, such as `torch.bfloat16`."""
+    """Compute type, such as `torch.bfloat16`."""
     model: dict[str, Json]
     """The base model."""
     seed: int
@@ -83,11 +83,11 @@ class StageSettings(TypedDict):
     """Fingerprint of the token store."""
 
 
-# Fields that a record inherits have their meaning in the annotation: pydantic does not see inherited docstrings.
+# Inherited fields are documented in the annotation, as pydantic does not see inherited docstrings.
 
 
 class ResumeFacts(TypedDict):
-    """What the trainer keeps. Randomness is a function of seed and step, so none is kept."""
+    """State of the trainer. Randomness is a function of seed and step, so no generator state is saved."""
 
     progress: Annotated[Progress, Field(description="Counters of the stage.")]
     sampler: Annotated[SamplerState, Field(description="Which rows were handed out, and what decides the next ones.")]
@@ -125,5 +125,5 @@ def parse_facts(text: str) -> CheckpointFacts:
 
 
 def next_multiple(tokens: int, every: int) -> int:
-    """The next multiple of an interval; never, where the interval is 0."""
+    """The next multiple of `every` after `tokens`; NEVER if the interval is 0."""
     return (tokens // every + 1) * every if every else NEVER

@@ -1,7 +1,7 @@
-"""Read a checkpoint that may come from anybody: nothing in it can run code.
+"""Reads a checkpoint from an untrusted source: nothing in it can run code.
 
-torch.distributed.checkpoint unpickles `.metadata`, and values that are no tensors, without a limit. Here only the
-classes that describe tensors, and plain values, are let through.
+torch.distributed.checkpoint unpickles `.metadata`, and values that are not tensors, without restriction. Here only the
+classes that describe tensors, and plain values, are allowed.
 """
 
 import pickle
@@ -33,7 +33,7 @@ _CLASSES = {
     "pathlib._local": {"PosixPath", "PurePosixPath", "Path"},
     "collections": {"OrderedDict"},
 }
-"""Module -> what `.metadata` may name of it, besides torch's dtypes."""
+"""Module -> names that `.metadata` may use from it, besides torch's dtypes."""
 
 
 class _MetadataUnpickler(pickle.Unpickler):
@@ -46,13 +46,13 @@ class _MetadataUnpickler(pickle.Unpickler):
 
 
 class CheckpointReader(FileSystemReader):
-    """Reads tensors of a checkpoint, and of its description only what describes tensors."""
+    """Reads the tensors of a checkpoint; its metadata may contain only descriptions of tensors."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         """The checkpoint's own description of its tensors.
 
         Raises:
-            UserError: it names anything else than descriptions of tensors, or files outside the folder.
+            UserError: it contains anything but descriptions of tensors, or names files outside the folder.
         """
         path = Path(self._get_metadata_path(kwargs.get("rank")))
         try:
@@ -75,10 +75,10 @@ class CheckpointReader(FileSystemReader):
 
 
 class PlainValuesPlanner(DefaultLoadPlanner):
-    """Takes tensors and plain values such as numbers and lists, no other objects."""
+    """Loads tensors and plain values such as numbers and lists, no other objects."""
 
     def load_bytes(self, read_item: Any, value: Any) -> None:
-        """Read one value that is no tensor."""
+        """Read one value that is not a tensor."""
         content = torch.load(value, weights_only=True)
         value.seek(0)
         value.truncate()

@@ -9,7 +9,7 @@ from reprise.model.machine import Machine
 from reprise.records import record
 from reprise.storage import Json
 
-# Fields that several kinds share have their meaning in the annotation: pydantic does not see inherited docstrings.
+# Shared fields are documented in the annotation, as pydantic does not see inherited docstrings.
 
 
 class Moment(TypedDict):
@@ -22,7 +22,7 @@ class Moment(TypedDict):
 
 @record
 class StartEvent(Moment):
-    """A process began to work on the stage."""
+    """A run of the program started to work on the stage."""
 
     kind: Literal["start"]
     """Which event it is."""
@@ -31,11 +31,11 @@ class StartEvent(Moment):
     total_tokens: int
     """Tokens of the whole stage."""
     settings: Json
-    """The settings that decide the result."""
+    """The settings that determine the result."""
     machine: Machine
-    """What the first process runs on."""
+    """Machine of the first process."""
     speed_settings: dict[str, str]
-    """Environment variables that decide the speed of the threads, and their values."""
+    """Environment variables that affect speed, and their values."""
 
 
 @record
@@ -49,13 +49,13 @@ class StepEvent(Moment):
     lr: float
     """Learning rate."""
     grad_norm: float | None
-    """Before clipping."""
+    """Global norm of the gradients before clipping."""
     tokens_per_s: float
-    """Of all processes together."""
+    """Tokens per second, over all processes."""
     memory_gb: float
-    """Largest memory of the first process so far, in 10^9 bytes: reserved on the GPU, else resident."""
+    """Peak memory of the first process so far, in 10^9 bytes: reserved on the GPU, else resident."""
     mfu: float | None
-    """Share of the accelerators' peak; null if the peak is not known."""
+    """Model FLOPs utilization: share of the accelerators' peak, 0 to 1; null if the peak is not known."""
 
 
 @record
@@ -65,11 +65,11 @@ class BucketMeasurement(TypedDict):
     language: str
     """Language of the held-out text."""
     source: str
-    """Source of it."""
+    """Source of the held-out text."""
     topic: str | None
-    """Topic of it; null if the source is not split."""
+    """Topic of the held-out text; null if the source is not split."""
     nll: float
-    """Nats per token."""
+    """Negative log-likelihood in nats per token."""
     bits_per_byte: float
     """The same loss per byte of text."""
     tokens: int
@@ -79,7 +79,7 @@ class BucketMeasurement(TypedDict):
     documents: int
     """Documents that were measured."""
     nll_standard_error: float | None
-    """Of `nll`: how far it depends on the choice of the documents; null for a single document."""
+    """Standard error of `nll` due to the choice of the documents; null for a single document."""
     nll_resampled: list[float]
     """`nll` on documents resampled from these, the same draws at every measurement; empty for a single document."""
 
@@ -96,21 +96,21 @@ class ValidationEvent(Moment):
 
 @record
 class LiveScore(TypedDict):
-    """Score of one benchmark while training."""
+    """Score of one benchmark during training."""
 
     benchmark: str
     """Name of the benchmark."""
     metric: str
-    """What is scored, such as `acc`."""
+    """Metric of the score, such as `acc`."""
     score: float
-    """0 to 1."""
+    """Score, 0 to 1."""
     questions: int
     """Questions that were asked."""
 
 
 @record
 class BenchmarksEvent(Moment):
-    """Benchmarks of the weights of this moment."""
+    """Benchmark scores of the current weights."""
 
     kind: Literal["benchmarks"]
     """Which event it is."""
@@ -125,15 +125,15 @@ class SharesEvent(Moment):
     kind: Literal["shares"]
     """Which event it is."""
     rows: int
-    """Rows that were handed out before it took effect."""
+    """Rows returned before it took effect."""
     cause: str
-    """A policy, `shares.json`, `recipe`, a guard, or what ran out."""
+    """Name of the policy or guard, `shares.json`, `recipe`, or the bucket that ran out."""
     path: str
-    """What is divided: "" the stage, `zh` its sources, `zh/web` its topics."""
+    """Parent of the changed shares: "" for the entries of the stage, `zh` for its sources, `zh/web` for its topics."""
     old: dict[str, float]
-    """Child -> its share of `path`, before."""
+    """Child -> its share of `path` before."""
     new: dict[str, float]
-    """Child -> its share of `path`, from now on."""
+    """Child -> its share of `path` from now on."""
 
 
 @record
@@ -157,11 +157,11 @@ class ResumeEvent(Moment):
     checkpoint: str
     """Folder of the checkpoint."""
     refused: list[str]
-    """Why newer checkpoints were refused."""
+    """Why newer checkpoints were rejected."""
     adopted: list[str]
-    """Settings that differ from those of the checkpoint, under `--adopt`."""
+    """Settings that differ from the checkpoint's, with `--adopt`."""
     cause: Literal["spike"] | None
-    """What rolled training back; null if a process was started."""
+    """Guard that rolled training back; null after a start of the program."""
 
 
 class BatchRows(TypedDict):
@@ -183,9 +183,9 @@ class NonFiniteEvent(Moment, BatchRows):
     action: Literal["skip"]
     """What was done."""
     loss: str
-    """As Python writes it: JSON has no NaN."""
+    """Loss in nats as Python's repr, as JSON has no NaN."""
     grad_norm: str
-    """As Python writes it."""
+    """Gradient norm as Python's repr."""
     in_a_row: int
     """Consecutive steps that were skipped."""
 
@@ -237,7 +237,7 @@ class UnsavedEvent(Moment):
     action: Literal["continue"]
     """What was done."""
     error: str
-    """What the system said."""
+    """Error message of the operating system."""
 
 
 @record
@@ -267,7 +267,7 @@ Event = (
 
 
 def numbers_of(event: Event) -> dict[str, float]:
-    """Name -> value, for trackers; names are paths such as `train/loss` and `validation/zh/web/nll`."""
+    """Metrics of an event for trackers: name, such as `train/loss` or `validation/zh/web/nll` -> value."""
     if event["kind"] == "validation":
         return {
             "/".join(

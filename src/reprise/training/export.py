@@ -1,4 +1,4 @@
-"""Weights to a Hugging Face directory: of a run, of a checkpoint, or mixed with those of the base model."""
+"""Writes weights to a Hugging Face directory: of a run, of a checkpoint, or merged with the base model's."""
 
 import contextlib
 import json
@@ -49,15 +49,15 @@ def write_model(
     """Gather the weights and write them, in the base model's own type, with its tokenizer and code.
 
     Args:
-        objective: maybe sharded.
-        average: mean of the weights, which is written instead; empty: the weights.
-        settings: the base model.
-        folder: to write.
-        processes: all of them call; the first writes.
+        objective: the trained model; may be sharded.
+        average: mean of the weights, which is written instead of the weights unless it is empty.
+        settings: settings of the base model.
+        folder: folder to write.
+        processes: all processes, which must all call; the first one writes.
         verify: load the folder in another process and compare ids and logits.
 
     Raises:
-        UserError: the folder is, for another process, not the model that was trained.
+        UserError: loaded in another process, the folder is not the model that was trained.
     """
     current = merge_adapters(objective, distinct_weights(objective, frozen=True) | dict(average))
     dtype = _write(objective, current, settings, folder, writes=processes.is_first)
@@ -70,17 +70,18 @@ def write_model(
 def export_checkpoint(
     checkpoint: Path, settings: Model, folder: Path, *, averaged: bool = False, verify: bool = False
 ) -> None:
-    """Write the Hugging Face directory of a checkpoint, written by any process count.
+    """Write the Hugging Face directory of a checkpoint, however many processes wrote it.
 
     Args:
         checkpoint: folder `checkpoints/step-...` or `state` of a stage.
-        settings: the base model.
-        folder: to write; must not exist.
-        averaged: the mean of the weights instead of the weights.
+        settings: settings of the base model.
+        folder: folder to write; must not exist.
+        averaged: write the mean of the weights instead of the weights.
         verify: load the folder in another process and compare ids and logits.
 
     Raises:
-        UserError: the checkpoint is damaged, of another model or has no mean; the folder exists or cannot be written.
+        UserError: the checkpoint is damaged, belongs to another model or has no mean; the folder exists or cannot be
+            written.
     """
     facts = read_facts(checkpoint)
     if averaged and not facts["averaged"]:
@@ -101,7 +102,7 @@ def _untrained(settings: Model, facts: CheckpointFacts) -> Objective:
     check_adapter(adapter, torch.device("cpu"), world=1)
     dtype = torch.float32
     if adapter.kind != "none" and facts["settings"]["precision"] == str(torch.bfloat16):
-        dtype = torch.bfloat16  # what was frozen had been rounded
+        dtype = torch.bfloat16  # the frozen weights had been rounded to it
     model = load_model(settings, dtype)
     add_adapter(model, decoder_layers(model), adapter, dtype)
     return Objective(model)
@@ -112,9 +113,9 @@ def merge_with_base(trained: Path, settings: Model, factor: float, folder: Path,
 
     Args:
         trained: Hugging Face directory of the trained model.
-        settings: the base model.
-        factor: 0 is the base model, 1 the trained one.
-        folder: to write; must not exist.
+        settings: settings of the base model.
+        factor: weight of the trained model: 0 is the base model, 1 the trained one.
+        folder: folder to write; must not exist.
         verify: load the folder in another process and compare ids and logits.
 
     Raises:
@@ -158,16 +159,16 @@ def _finish(objective: Objective, weights: Mapping[str, Any], settings: Model, f
 
 
 def _least_exact(objective: Objective, written: torch.dtype) -> torch.dtype:
-    """The type that bounds how exact a comparison can be: beside an adapter the trained model computes in bfloat16."""
+    """The type that limits the accuracy of a comparison: with an adapter the trained model computes in bfloat16."""
     return torch.bfloat16 if any(one.dtype == torch.bfloat16 for one in objective.parameters()) else written
 
 
 def _write(
     objective: Objective, weights: Mapping[str, Any], settings: Model, folder: Path, *, writes: bool = True
 ) -> torch.dtype:
-    """Write the folder; gives the type of its weights.
+    """Write the folder and return the type of its weights.
 
-    Names begin with `model.`, as in `Objective`. Where the weights are sharded every process calls.
+    Names begin with `model.`, as in `Objective`. If the weights are sharded, every process must call.
     """
     config = load_config(settings)
     config.dtype = config.dtype or torch.float32
@@ -181,12 +182,12 @@ def _write(
 
 
 def _write_descriptions(config: Any, settings: Model, folder: Path) -> None:
-    """Everything but the weights: the files of tokenizer and code are those of the base, byte for byte."""
+    """Write everything but the weights; the files of tokenizer and code are copies of the base model's."""
     generation = load_generation_settings(settings)
     eos_id = None if settings.eos is None else open_tokenizer(settings).eos_id
     if eos_id is not None:
         config.eos_token_id = eos_id
-    if getattr(config, "auto_map", None):  # the code lies in the folder itself, not in another repository
+    if getattr(config, "auto_map", None):  # the code is in the folder itself, not in another repository
         config.auto_map = {name: _local_code(code) for name, code in config.auto_map.items()}
     config.save_pretrained(folder)
     if generation is not None:
@@ -201,7 +202,7 @@ def _write_descriptions(config: Any, settings: Model, folder: Path) -> None:
 
 
 def _local_code(code: Any) -> Any:
-    """`module.Class` of `repository--module.Class`; a tokenizer has a list of two."""
+    """`module.Class` from `repository--module.Class`; a tokenizer has a list of two."""
     return [_local_code(one) for one in code] if isinstance(code, list) else code and code.rpartition("--")[2]
 
 
@@ -210,7 +211,7 @@ def _write_weights(
 ) -> None:
     if names_match(load_skeleton(settings), settings, open_model_weights(settings)):
         write_shards(plain, dtype, folder, writes=writes)
-    else:  # transformers converts the names and shapes back; it needs all weights at once for that
+    else:  # transformers converts the names and shapes back, which needs all weights at once
         gathered = {name: whole(value, dtype, wanted=writes) for name, value in plain.items()}
         if writes:
             objective.model.save_pretrained(folder, state_dict=gathered)
@@ -218,7 +219,7 @@ def _write_weights(
 
 @contextlib.contextmanager
 def system_errors(folder: Path) -> Iterator[None]:
-    """Raise errors of the disk as such, which safetensors hides in one of its own."""
+    """Raise disk errors as OSError, as safetensors wraps them in an exception of its own."""
     try:
         yield
     except SafetensorError as error:
@@ -233,7 +234,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder to write into, renamed to `folder` when the block succeeds.
 
     Raises:
-        UserError: there is one of that name, or it cannot be written.
+        UserError: the folder exists, or it cannot be written.
     """
     if folder.exists():
         raise UserError("the folder exists", where=str(folder), remedy="name another one, or delete it")

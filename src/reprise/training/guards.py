@@ -15,17 +15,17 @@ log = logging.getLogger(__name__)
 
 
 def is_spike(loss: float, recent: Sequence[float], settings: Guards) -> bool:
-    """Whether a loss is `spike_sigmas` standard deviations over the mean of the recent ones."""
+    """Whether a loss is more than `spike_sigmas` standard deviations above the mean of the recent ones."""
     if len(recent) < max(2, settings.spike_window // 2):
         return False
     return loss > statistics.fmean(recent) + settings.spike_sigmas * statistics.stdev(recent)
 
 
 class StepGuard:
-    """Decides whether a step's gradients change the weights. It sees reduced numbers, so all processes agree."""
+    """Decides whether a step's gradients change the weights. It sees reduced values, so all processes agree."""
 
     def __init__(self, settings: Guards, tell: Callable[[GuardEvent], None], moment: Callable[[], Moment]) -> None:
-        """`tell` logs an event, `moment` gives the present one."""
+        """`tell` logs an event, `moment` returns the current step."""
         self._settings, self._tell, self._moment = settings, tell, moment
 
     def decide(
@@ -35,7 +35,7 @@ class StepGuard:
 
         Args:
             loss: mean over the global batch, in nats.
-            grad_norm: before clipping.
+            grad_norm: global gradient norm before clipping.
             progress: its counters of bad steps and recent losses are updated.
             rows: which rows the step trained on.
 

@@ -1,4 +1,4 @@
-"""What one process holds of a tensor that may be sharded."""
+"""The part of a possibly sharded tensor that one process has."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from torch.distributed.tensor import DTensor, Shard
 
 
 def local_part(tensor: Any) -> Tensor:
-    """The part of a tensor that this process holds."""
+    """The part of a tensor that this process has."""
     local: Tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
     return local
 
@@ -19,7 +19,7 @@ def first_row(tensor: Any) -> int:
     for dimension, placement in enumerate(tensor.placements):
         if isinstance(placement, Shard):
             assert placement.dim == 0
-            # As torch.chunk cuts, and FSDP2 with it.
+            # The rule of torch.chunk, which FSDP2 uses.
             rows = -(-tensor.shape[0] // tensor.device_mesh.size(dimension))
             return min(rows * tensor.device_mesh.get_local_rank(dimension), tensor.shape[0])
     return 0

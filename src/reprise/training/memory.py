@@ -10,15 +10,15 @@ from pathlib import Path
 import torch
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
-"""Numbers of mallopt's settings (malloc.h of glibc)."""
+"""Parameters of mallopt (glibc's malloc.h)."""
 
 
 @contextlib.contextmanager
 def keep_freed_memory(device: torch.device) -> Iterator[None]:
-    """While the block runs, on a CPU, keep what is freed for the next allocation instead of returning it.
+    """On a CPU, keep freed memory for the next allocation inside the block instead of returning it to the system.
 
-    Activations come and go every step. glibc maps large blocks afresh each time, and the system fills every page with
-    zeros at its first touch. Afterwards the freed memory goes back. Without glibc nothing happens.
+    Activations are allocated and freed in every step. glibc maps large blocks again each time, and the system fills
+    every page with zeros on first access. Afterwards the freed memory is returned. Without glibc this does nothing.
     """
     library = ctypes.CDLL(None) if sys.platform == "linux" else None
     if device.type != "cpu" or not hasattr(library, "mallopt"):
@@ -30,7 +30,7 @@ def keep_freed_memory(device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
-        # The values that glibc begins with.
+        # glibc's defaults.
         library.mallopt(_MMAP_MAX, 65_536)
         library.mallopt(_MMAP_THRESHOLD, 128 * 1024)
         library.mallopt(_TRIM_THRESHOLD, 128 * 1024)
@@ -38,13 +38,13 @@ def keep_freed_memory(device: torch.device) -> Iterator[None]:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Largest memory of this process so far, in bytes: reserved on the GPU, or resident if there is none.
+    """Peak memory of this process so far, in bytes: reserved on the GPU, or resident if there is none.
 
-    Resident memory is that of the whole process, libraries included.
+    Resident memory includes the libraries.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
-    # Not getrusage on Linux: its value survives exec, so a child begins with what its parent had.
+    # Not getrusage on Linux: its value survives exec, so a child starts with its parent's peak.
     status = Path("/proc/self/status")
     if status.exists():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))

@@ -17,7 +17,7 @@ class Change:
     settings: dict[str, Any]
     """Setting of the recipe -> value."""
     total: int
-    """Bytes per process with them."""
+    """Peak bytes per process with these settings."""
 
     def __str__(self) -> str:
         settings = ", ".join(f"{name}={value}" for name, value in self.settings.items())
@@ -26,19 +26,20 @@ class Change:
 
 @dataclass(frozen=True)
 class _Option:
-    """One setting that takes less memory."""
+    """One setting that reduces memory."""
 
     settings: dict[str, Any]
     fields: dict[str, Any]
-    """Of `Setup`."""
+    """Field of `Setup` -> its new value."""
     group: str
-    """Of one group only one can be chosen."""
+    """Group of alternatives, of which only one can be chosen."""
 
 
 def changes_that_fit(config: Any, setup: Setup, limit: float) -> list[Change]:
     """The smallest changes, each sufficient by itself, that bring the peak under a limit in bytes; cheapest first.
 
-    Changes that leave the result as it is come first, then bfloat16 weights, an adapter, and one on 4-bit weights.
+    Changes that do not affect the result come first, then bfloat16 weights, an adapter, and an adapter on 4-bit
+    weights.
     """
     shapes: dict[Any, Shape] = {}
     fitting: list[Change] = []
@@ -55,7 +56,7 @@ def changes_that_fit(config: Any, setup: Setup, limit: float) -> list[Change]:
 
 
 def _alternatives(setup: Setup) -> Iterator[tuple[dict[str, Any], Setup]]:
-    """Setups by what they cost: exact ones first, each time one change, then several."""
+    """Alternative setups in order of cost: exact ones first; in each group one change, then several."""
     exact = _exact_options(setup)
     for other in ([], *([option] for option in _other_options(setup))):
         options = [*exact, *other]
@@ -69,7 +70,7 @@ def _alternatives(setup: Setup) -> Iterator[tuple[dict[str, Any], Setup]]:
 
 
 def _exact_options(setup: Setup) -> list[_Option]:
-    """Options that change the result by rounding alone."""
+    """Options that change the result only by rounding."""
     options = []
     if setup.gradient_accumulation == "whole":
         options.append(
@@ -89,7 +90,7 @@ def _exact_options(setup: Setup) -> list[_Option]:
 
 
 def _other_options(setup: Setup) -> list[_Option]:
-    """Options that train something else, or much slower, the smallest change first."""
+    """Options that train different weights, or much slower; the smallest change first."""
     options = []
     if setup.adapter.kind == "none":
         if setup.master_weights == "float32" and setup.compute_bytes == 2 and setup.optimizer == "adamw":

@@ -1,7 +1,7 @@
-"""How much memory a training process takes, before it takes it.
+"""Estimates the memory of a training process before it starts.
 
-Weights, moments and gradients are counted. Activations are measured on fake tensors, which have shapes and no content:
-one forward pass of the whole model, in which everything is seen that autograd keeps for the backward pass.
+Weights, moments and gradients are counted. Activations are measured on fake tensors, which have shapes but no content:
+one forward pass of the model shows everything that autograd saves for the backward pass.
 """
 
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ from reprise.training.memory_records import MemoryEstimate
 from reprise.training.network import MATRIX_PRODUCTS, decoder_layers
 
 FIXED_BYTES = {"cpu": 450 * 10**6, "cuda": 900 * 10**6}
-"""Libraries of the process; on a GPU its context and the workspaces of cuBLAS and NCCL."""
+"""Bytes taken by the libraries of the process; on a GPU by its context and the workspaces of cuBLAS and NCCL."""
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,15 @@ class Setup:
 
     device: Literal["cpu", "cuda"]
     world: int
-    """Processes."""
+    """Processes of the run."""
     local_world: int
-    """Processes of one node."""
+    """Processes on one node."""
     compute_bytes: int
     """Bytes of an element in the compute type: 2 or 4."""
     seq_len: int
     micro_batch_rows: int
     micro_batches: int
-    """Of one process in a step."""
+    """Micro-batches of one process per step."""
     sharding: Literal["full", "gradients", "hybrid"]
     gradient_accumulation: Literal["sharded", "whole"]
     activation_checkpointing: Literal["none", "full", "selective"]
@@ -87,26 +87,26 @@ class Setup:
 
 @dataclass(frozen=True)
 class Shape:
-    """What memory depends on of a model, for one micro-batch."""
+    """The sizes of a model that determine its memory, for one micro-batch."""
 
     parameters: int
-    """The base model's."""
+    """Parameters of the base model."""
     trained: int
-    """All of them, or those of the adapter, and of the embeddings where these are trained beside it."""
+    """Trained parameters: all, or the adapter's, with the embeddings if these are trained too."""
     four_bit: int
-    """Parameters of the base model that are in 4 bits."""
+    """Parameters of the base model that are stored in 4 bits."""
     largest_layer: int
     """Parameters of the largest decoder layer."""
     embeddings: int
     """Parameters of the input embeddings."""
     head: int
-    """Parameters of the output layer; 0 if it shares those of the embeddings."""
+    """Parameters of the output layer; 0 if it is tied to the embeddings."""
     vocabulary: int
     hidden_size: int
     kept: int
-    """Bytes that autograd keeps of one micro-batch if nothing is recomputed."""
+    """Bytes that autograd saves for one micro-batch if nothing is recomputed."""
     kept_of_layer: int
-    """The same of one decoder layer."""
+    """Bytes that autograd saves for one decoder layer."""
     products_of_layer: int
     """Bytes of the results of matrix products and attention in one layer."""
     layer_input: int
@@ -121,7 +121,7 @@ class Shape:
 
 
 class _Kept(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sizes of results: those of matrix products, and the largest of all."""
+    """Records the sizes of results: of matrix products, and the largest of all."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -138,10 +138,10 @@ class _Kept(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
-"""Bytes of a 4-bit weight: two in a byte, an 8-bit scale for 64 of them, a float32 scale for 256 of these."""
+"""Bytes per 4-bit weight: two per byte, an 8-bit scale per 64 weights, a float32 scale per 256 scales."""
 
 MEASURED_LAYERS = 4
-"""Layers of the model that is run; the others are taken to be like these."""
+"""Layers of the model that are run; the others are assumed to be like these."""
 
 
 def measure_shape(config: Any, setup: Setup) -> Shape:
@@ -152,7 +152,7 @@ def measure_shape(config: Any, setup: Setup) -> Shape:
         setup: dtype, length and count of rows.
 
     Raises:
-        UnknownShapeError: its forward pass depends on numbers, as that of mixtures of experts does.
+        UnknownShapeError: its forward pass depends on values, as for mixtures of experts.
     """
     with torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(config)
@@ -193,7 +193,7 @@ def measure_shape(config: Any, setup: Setup) -> Shape:
 
 
 def _trained(model: Any, layers: list[Any], adapter: Adapter) -> tuple[int, int]:
-    """Parameters that are trained, and parameters in 4 bits; puts the adapter into the model."""
+    """Add the adapter to the model; returns the count of trained parameters and of parameters in 4 bits."""
     if adapter.kind == "none":
         return sum(parameter.numel() for parameter in model.parameters()), 0
     add_adapter(model, layers, adapter.model_copy(update={"base": "compute"}), torch.float32)
@@ -203,10 +203,10 @@ def _trained(model: Any, layers: list[Any], adapter: Adapter) -> tuple[int, int]
 
 
 def _kept_beside(layer: Any, setup: Setup) -> tuple[int, int]:
-    """Bytes that autograd keeps of the adapter of a layer, and bytes of the results of its matrix products.
+    """Bytes that autograd saves for the adapter of a layer, and bytes of the results of its matrix products.
 
-    LoRA keeps the result of its first factor; its input is kept already. DoRA scales two results of the layer's width
-    by a vector that is trained, so it keeps both.
+    LoRA saves the result of its first factor; its input is saved already. DoRA scales two results of the layer's width
+    by a trained vector, so it saves both.
     """
     width = products = 0
     for module in layer.modules():
@@ -219,14 +219,14 @@ def _kept_beside(layer: Any, setup: Setup) -> tuple[int, int]:
 
 
 class UnknownShapeError(Exception):
-    """The model cannot be run without its numbers."""
+    """The model cannot be run without the values of its tensors."""
 
 
 def _forward(config: Any, setup: Setup, num_layers: int) -> tuple[int, int, int]:
     """Run the first layers of a model under fake tensors.
 
     Returns:
-        Bytes that autograd keeps, bytes of the results of matrix products, bytes of the largest result.
+        Bytes that autograd saves, bytes of the results of matrix products, bytes of the largest result.
     """
     small = type(config).from_dict(config.to_dict())
     text = small.get_text_config()
@@ -249,7 +249,7 @@ def _forward(config: Any, setup: Setup, num_layers: int) -> tuple[int, int, int]
 
 
 def _freeze(model: Any, adapter: Adapter) -> None:
-    """Of frozen norms and embeddings autograd keeps less; linear layers keep their input for the adapter there."""
+    """Freeze norms and embeddings, for which autograd saves less; linear layers save their input for the adapter."""
     ends = {model.get_input_embeddings(), model.get_output_embeddings()} if adapter.train_embeddings else set()
     for module in model.modules():
         if module not in ends and not isinstance(module, torch.nn.Linear):
@@ -262,13 +262,13 @@ def _pass_through(hidden_states: torch.Tensor, *_args: Any, **_others: Any) -> t
 
 
 def _kept_bytes(model: Any, ids: torch.Tensor, weights: set[int]) -> tuple[int, _Kept]:
-    """Bytes of distinct storages that autograd keeps in a forward pass, weights left out."""
+    """Bytes of distinct storages that autograd saves in a forward pass, without the weights."""
     kept: dict[int, Any] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in weights:
-            kept[storage._cdata] = storage  # held, so that no other gets its address
+            kept[storage._cdata] = storage  # keep a reference, so that its address is not reused
         return tensor
 
     with _Kept() as dispatched, torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
@@ -277,10 +277,10 @@ def _kept_bytes(model: Any, ids: torch.Tensor, weights: set[int]) -> tuple[int, 
 
 
 def estimate_memory(shape: Shape, setup: Setup) -> MemoryEstimate:
-    """The peak of one process.
+    """The peak memory of one process, in bytes.
 
     Args:
-        shape: sizes of the model under this setup's type, length and rows.
+        shape: sizes of the model for this setup's type, length and rows.
         setup: how it is trained.
     """
     c = setup.compute_bytes
@@ -310,7 +310,7 @@ def estimate_memory(shape: Shape, setup: Setup) -> MemoryEstimate:
             + activations
             + min(head_gradient, head * c)
             + layer_work
-            + gathered,  # its turn to the backward pass
+            + gathered,  # from the forward to the backward pass
             gradients + layer_work + gathered,  # the end of the backward pass
         )
     )
@@ -332,7 +332,7 @@ def estimate_memory(shape: Shape, setup: Setup) -> MemoryEstimate:
 
 
 class _Lasting(NamedTuple):
-    """Bytes that are there throughout."""
+    """Bytes that are allocated throughout a step."""
 
     frozen: int
     master: int
@@ -342,7 +342,7 @@ class _Lasting(NamedTuple):
 
 
 def _shards(setup: Setup) -> int:
-    """In how many parts the weights are cut."""
+    """Count of shards of the weights."""
     return 1 if setup.world == 1 else setup.local_world if setup.sharding == "hybrid" else setup.world
 
 
@@ -364,7 +364,7 @@ def _lasting(shape: Shape, setup: Setup) -> _Lasting:
 
 
 def _gradients(shape: Shape, setup: Setup) -> int:
-    """Bytes of the gradients of a step. FSDP keeps them in the type of the weights."""
+    """Bytes of the gradients of a step. With FSDP they have the type of the weights."""
     if setup.step_in_backward:
         return (4 + setup.compute_bytes) * shape.largest_weight
     each = 2 if setup.is_sharded and setup.master_weights == "bf16" else 4
@@ -373,7 +373,7 @@ def _gradients(shape: Shape, setup: Setup) -> int:
 
 
 def _activations(shape: Shape, setup: Setup) -> tuple[int, int]:
-    """Bytes kept by the forward pass, and bytes that the backward pass of one layer needs besides."""
+    """Bytes saved by the forward pass, and additional bytes for the backward pass of one layer."""
     outside = shape.kept - shape.layers * shape.kept_of_layer
     work = 2 * shape.largest_result + setup.compute_bytes * shape.four_bit // shape.layers  # 4-bit weights unpacked
     if setup.activation_checkpointing == "none":
@@ -385,7 +385,7 @@ def _activations(shape: Shape, setup: Setup) -> tuple[int, int]:
 
 
 def _gathered(shape: Shape, setup: Setup) -> int:
-    """Bytes of what FSDP has together at one time."""
+    """Bytes that FSDP has gathered at one time."""
     if not setup.is_sharded:
         return 0
     c = setup.compute_bytes

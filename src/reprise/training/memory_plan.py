@@ -1,4 +1,4 @@
-"""Whether a recipe fits the memory of its machine, for `reprise plan`, before the first step, and when it did not."""
+"""Whether a recipe fits into memory: for `reprise plan`, before the first step, and after running out of memory."""
 
 import contextlib
 from pathlib import Path
@@ -21,15 +21,15 @@ from reprise.training.memory_records import MemoryPlan
 from reprise.training.parallel import Processes, compute_dtype
 
 USABLE = 0.95
-"""Share of a GPU's memory that tensors may take; the rest is lost between them."""
+"""Share of a GPU's memory that tensors can use; the rest is lost to fragmentation."""
 
 GPUS_PER_NODE = 8
 
 REFUSE_ABOVE = 1.15
-"""An estimate so far above the memory ends a run before its first step: more than it is ever wrong."""
+"""Estimate / memory above which a run ends before its first step: larger than any error of the estimate."""
 
 WORTH_A_LOOK = 0.4
-"""Below this share of the memory for weights and moments alone nothing is estimated before a run."""
+"""If weights and moments alone take less than this share of the memory, nothing is estimated before a run."""
 
 
 def plan_memory(recipe: Recipe) -> MemoryPlan:
@@ -69,7 +69,7 @@ def plan_memory(recipe: Recipe) -> MemoryPlan:
 
 
 def memory_lines(plan: MemoryPlan) -> list[str]:
-    """A plan in words: the sum and what it consists of, then `fits` or what would."""
+    """A plan in words: the total and its parts, then `fits` or the changes that would make it fit."""
     estimate = plan["estimate"]
     if estimate is None:
         return [f"memory of a GPU: not known: {plan['note']}"]
@@ -90,7 +90,7 @@ def memory_lines(plan: MemoryPlan) -> list[str]:
 
 
 def check_memory(model: Model, training: Training, rows: Rows, processes: Processes) -> None:
-    """Refuse a run that cannot fit, before its first step.
+    """Raise if a run cannot fit into memory, before its first step.
 
     Raises:
         UserError: the estimate is far above the memory of the device.
@@ -118,7 +118,7 @@ def check_memory(model: Model, training: Training, rows: Rows, processes: Proces
 def explain_out_of_memory(
     error: BaseException, model: Model, training: Training, rows: Rows, processes: Processes
 ) -> UserError | None:
-    """One message with the settings that would help; None if the error is something else."""
+    """One message with the settings that would help; None if the error is not about memory."""
     if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
         return None
     limit = _device_memory(processes.device)
@@ -143,7 +143,7 @@ def _setup_here(training: Training, rows: Rows, processes: Processes) -> Setup:
 
 
 def _device_memory(device: torch.device) -> float | None:
-    """Bytes of the GPU, or of this machine; None if the system does not tell."""
+    """Bytes of memory of the GPU, or of this machine; None if unknown."""
     if device.type == "cuda":
         return float(torch.cuda.get_device_properties(device).total_memory)
     gib = describe_machine()["memory_gib"]

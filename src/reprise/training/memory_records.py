@@ -1,4 +1,4 @@
-"""Records of a memory estimate; without torch, so that `reprise plan` stays quick."""
+"""Records of a memory estimate, without torch, so that `reprise plan` stays fast."""
 
 from typing_extensions import TypedDict
 
@@ -7,34 +7,34 @@ from reprise.records import record
 
 @record
 class MemoryEstimate(TypedDict):
-    """Bytes that one process takes at the peak of a step, by what takes them."""
+    """Bytes that one process uses at the peak of a step, by purpose."""
 
     fixed: int
     """Libraries; on a GPU its context."""
     frozen: int
-    """Weights that are not trained, beside an adapter."""
+    """Weights that are frozen beside an adapter."""
     master: int
-    """Weights that are trained, or the shards of them that this process holds, as the optimizer changes them."""
+    """Trained weights, or this process's shards of them, in the type that the optimizer updates."""
     working: int
-    """Copy of the weights in the compute type; 0 if they are gathered, or computed with as they are."""
+    """Copy of the weights in the compute type; 0 if they are gathered, or used as they are."""
     moments: int
-    """Both moments of AdamW; of a matrix that Muon trains, its momentum."""
+    """Both moments of AdamW; for a matrix that Muon trains, its momentum."""
     average: int
     """Mean of the weights."""
     gradients: int
-    """In float32: between micro-batches, or as they grow in the backward pass."""
+    """Gradients in float32: between micro-batches, or as they accumulate in the backward pass."""
     gathered: int
-    """Layers that are gathered at one time, their gradients before these are reduced included."""
+    """Layers that are gathered at one time, including their gradients before these are reduced."""
     activations: int
-    """What the forward pass keeps for the backward pass of a micro-batch."""
+    """Activations that the forward pass saves for the backward pass of a micro-batch."""
     layer_work: int
-    """What the backward pass of one layer needs besides; recomputed activations among it."""
+    """Additional memory for the backward pass of one layer, including recomputed activations."""
     head_and_loss: int
     """Logits of one chunk of tokens, and the gradients of the output layer and its input."""
     total: int
-    """The peak: the sum, less what is not there at the same time."""
+    """The peak: the sum without what is not allocated at the same time."""
     host_while_saving: int
-    """Host memory for the copy of weights and moments while a checkpoint is written, and for what is offloaded; 0 on a
+    """Host memory for the copy of weights and moments while a checkpoint is written, and for offloaded weights; 0 on a
     CPU."""
 
 
@@ -43,15 +43,15 @@ class MemoryPlan(TypedDict):
     """Whether training fits the memory of one GPU."""
 
     gpu: str
-    """Named GPU of the estimate."""
+    """Name of the GPU."""
     gpus: int
     """GPUs that train together."""
     memory_gb: float | None
-    """Memory of each in 10^9 bytes; null if it is not known."""
+    """Memory of each GPU in 10^9 bytes; null if it is not known."""
     estimate: MemoryEstimate | None
-    """Bytes that one process takes; null if the model could not be measured."""
+    """Bytes that one process uses; null if the model could not be measured."""
     fits: bool | None
-    """Whether that is less than the usable memory; null if one of them is not known."""
+    """Whether the estimate is below the usable memory; null if either is unknown."""
     changes: list[str]
     """Changes of settings, each sufficient by itself, smallest first, if it does not fit."""
     note: str | None

@@ -1,4 +1,4 @@
-"""metrics.jsonl and trackers."""
+"""Writes metrics.jsonl and sends metrics to trackers."""
 
 import json
 import logging
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class Metrics:
-    """Appends events to `metrics.jsonl` and hands their numbers to trackers: in the first process only."""
+    """Appends events to `metrics.jsonl` and sends their values to trackers, in the first process only."""
 
     def __init__(self, folder: Path, trackers: list[Any], name: str, settings: Any) -> None:
         """Open the file.
@@ -35,7 +35,7 @@ class Metrics:
         for tracker in list(self._trackers) if numbers else ():
             try:
                 tracker.log(numbers, event["step"])
-            except Exception as error:  # whatever it is, training is worth more
+            except Exception as error:  # a failing tracker must not stop training
                 self._trackers.remove(tracker)
                 log.warning("%s gets no more values; metrics.jsonl has all of them: %s", tracker.name, error)
 
@@ -61,7 +61,7 @@ def _open(name: str, folder: Path, run: str, settings: Any) -> Any:
 
 
 def _drop_unfinished_line(path: Path) -> None:
-    """A kill can cut the last line; what is not a whole line is no event."""
+    """Remove the last line if it is incomplete, as a kill can leave it."""
     if path.exists() and not (data := path.read_bytes()).endswith(b"\n"):
         with path.open("r+b") as handle:
             handle.truncate(data.rfind(b"\n") + 1)
@@ -88,7 +88,7 @@ class _TensorBoard:
 class _WandbLike:
     """Weights & Biases, and Trackio, which has the same interface.
 
-    A resumed run continues the same run there; W&B ignores steps that are repeated.
+    A resumed run continues the same run in the tracker; W&B ignores repeated steps.
     """
 
     def __init__(self, module: str, folder: Path, name: str, settings: Any) -> None:

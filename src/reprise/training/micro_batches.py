@@ -1,4 +1,4 @@
-"""A batch as the arguments of its forward passes."""
+"""Splits a batch into the arguments of its forward passes."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,9 +14,9 @@ def micro_batches(batch: Batch, rows: int, config: Any, device: torch.device) ->
 
     Args:
         batch: the rows of this process.
-        rows: rows of one pass.
-        config: the configuration of the model, for the bounds of documents.
-        device: where it computes.
+        rows: rows per pass.
+        config: the model's configuration, for the bounds of documents.
+        device: device of the model.
     """
     for start in range(0, len(batch.ids), rows):
         part = slice(start, start + rows)
@@ -32,5 +32,5 @@ def micro_batches(batch: Batch, rows: int, config: Any, device: torch.device) ->
 
 
 def num_targets(batch: Batch) -> int:
-    """Positions of the rows that are predicted: all with a label but the first of a row."""
+    """Positions that are predicted: all positions with a label, except the first of a row."""
     return int((batch.labels[:, 1:] >= 0).sum())

@@ -1,4 +1,4 @@
-"""What other programs take of this machine's cores while training begins, and what the log says of threads."""
+"""Measures how busy other programs keep the cores when training starts, and describes threads for the log."""
 
 import os
 import resource
@@ -10,9 +10,9 @@ from reprise.progress import console
 from reprise.recipe.training import Training
 
 _LEAST_SECONDS = 0.5
-"""The kernel counts in hundredths of a second: over less time than this a share means little."""
+"""Shortest interval to measure, as the kernel counts in hundredths of a second."""
 _LEAST_CORES = 0.5
-"""Fewer busy cores than this are not worth a line."""
+"""Fewest busy cores that are reported."""
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,13 @@ class CoreTimes:
 
     moment: float
     busy: float
-    """Of all programs, on the cores that this process may use."""
+    """Seconds of all programs on the cores that this process may use."""
     own: float
-    """Of this process and the children that it waited for, on any core."""
+    """Seconds of this process and the children that it waited for, on any core."""
 
 
 def read_core_times() -> CoreTimes | None:
-    """Processor times now; None on a system that does not tell."""
+    """Processor times now; None if the system does not report them."""
     try:
         lines = Path("/proc/stat").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -46,23 +46,23 @@ def read_core_times() -> CoreTimes | None:
 
 
 def busy_cores(before: CoreTimes | None, now: CoreTimes | None) -> float | None:
-    """Cores that other programs kept busy between two moments; None if that is not known."""
+    """Cores that other programs kept busy between two measurements; None if unknown."""
     if before is None or now is None or now.moment - before.moment < _LEAST_SECONDS:
         return None
     return max(0.0, (now.busy - before.busy) - (now.own - before.own)) / (now.moment - before.moment)
 
 
 def describe_threads(training: Training, threads: int, cores: int, processes: int, others: float | None) -> list[str]:
-    """What a reader of the log should know of the threads of a training on the CPU.
+    """Lines for the log on the threads of training on a CPU.
 
-    Threads are never changed automatically: sums in another order would give other weights.
+    Threads are never changed automatically, as sums in another order would give other weights.
 
     Args:
-        training: settings of the loop.
+        training: settings of training.
         threads: threads of each process.
         cores: cores that the process may use.
         processes: processes of the run on this machine.
-        others: cores that other programs keep busy; None if that is not known.
+        others: cores that other programs keep busy; None if unknown.
     """
     lines = []
     if others is not None and others >= _LEAST_CORES:
@@ -90,11 +90,11 @@ def say_threads(name: str, training: Training, threads: int, processes: int, bef
     """Print `describe_threads`.
 
     Args:
-        name: the stage.
-        training: settings of the loop.
+        name: name of the stage.
+        training: settings of training.
         threads: threads of this process.
         processes: processes of the run on this machine.
-        before: processor times when the stage began; others are not told apart from processes of the run.
+        before: processor times when the stage started; other processes of the run count as other programs.
     """
     others = busy_cores(before, read_core_times()) if processes == 1 else None
     for line in describe_threads(training, threads, len(os.sched_getaffinity(0)), processes, others):
