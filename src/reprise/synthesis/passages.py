@@ -109,7 +109,7 @@ class Disciplines:
         return CATCH_ALL if self._catch_all else None
 
     def _score(self, text: str, language: str) -> tuple[dict[str, float], Mapping[str, int], float]:
-        """Weighted count of each discipline's words, its number of different words, and the number of words in the text."""
+        """Weighted word count of each discipline, its number of different words, and the words in the text."""
         terms = self._terms.get(language, {})
         lowered = text.lower()
         if language in WITHOUT_SPACES:
@@ -130,7 +130,7 @@ class Disciplines:
 
 
 def cut_passages(text: str, min_chars: int, max_chars: int) -> list[str]:
-    """Cut a text between paragraphs or sentences into passages of `min_chars` to `max_chars`; shorter ones are skipped."""
+    """Cut a text between paragraphs or sentences into passages of `min_chars` to `max_chars` characters."""
     passages: list[str] = []
     held = ""
     for paragraph in text.split("\n\n"):
