@@ -13,8 +13,7 @@ class Generator(Settings):
     path_fields: ClassVar[frozenset[str]] = frozenset({"model"})
 
     kind: Literal["transformers", "openai", "vllm"] = "transformers"
-    """`transformers`: in this process. `openai`: any OpenAI-compatible server. `vllm`: vLLM's engine, in this
-    process."""
+    """`transformers`: in this process. `openai`: any OpenAI-compatible server. `vllm`: vLLM's engine, in process."""
     model: AnyPath | None = None
     """Model directory or name; null: the base model of the recipe (only with `transformers` and `vllm`)."""
     base_url: ServerUrl | None = None
