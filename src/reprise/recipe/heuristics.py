@@ -74,6 +74,5 @@ class Heuristics(Settings):
 
     @model_serializer(mode="wrap")
     def _given_alone(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Only the rules that were set: null switches a rule off, so a default must not be returned as if it were
-        set."""
+        """Only the rules that were set: null switches a rule off, so a default must not look as if it were set."""
         return {name: value for name, value in dump(self).items() if name in self.model_fields_set}

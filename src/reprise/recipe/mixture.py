@@ -158,9 +158,8 @@ class Stage(Settings):
     max_epochs: Annotated[float, Field(gt=0.0)] = 4.0
     """Most passes over a bucket; after them its share is given to its siblings, with a warning."""
     trains: Literal["all", "new_tokens"] = "all"
-    """`new_tokens`: only the rows of embeddings and output layer that `vocabulary` added, as a first phase. A step
-    costs as much as one that trains everything; a stage that trains other weights than the previous one starts with new
-    moments."""
+    """`new_tokens`: only the rows of embeddings and output layer that `vocabulary` added, as a first phase. A step costs as much as one that trains all weights; a stage that trains other weights than the previous one
+    starts with new moments."""
 
     def idle(self) -> frozenset[str]:
         """Names of settings that are equivalent to not being set."""
