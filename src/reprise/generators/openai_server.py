@@ -45,7 +45,7 @@ _BODY_BYTES_PER_TOKEN = 256
 characters, and each takes six bytes if the server escapes it."""
 _CHARS_PER_TOKEN = 64
 _MOST_TOKENS = 10**9
-"""A larger number is not a valid token count."""
+"""A larger value is not a valid token count."""
 
 
 class _AnotherAttemptError(Exception):

@@ -28,7 +28,7 @@ from reprise.storage import Json, digest
 
 PIECE_BATCHES = 16
 """Batches of requests in one piece. Requests of a piece are processed together, so that the batches do not depend on
-the number of processes. At the end of a piece, rows that have ended leave their slots empty."""
+how many processes there are. At the end of a piece, rows that have ended leave their slots empty."""
 _STOP_WINDOW = 24
 """How many of the last tokens of an answer are searched for a stop text."""
 _SAME_KIND = 24

@@ -163,8 +163,8 @@ class Deduplicate(Settings):
     bands: Annotated[int, Field(ge=0, le=100_000)] = 0
     """Number of bands; 0: as many as make two documents at the threshold candidates with probability 0.99."""
     repeats: dict[Annotated[int, Field(ge=2)], Annotated[int, Field(ge=1)]] = {}
-    """Smallest size of a cluster of copies -> how many are kept, such as {3: 2, 10: 3, 1000: 1}; else one. Text that the
-    web repeats a little is often good (FineWeb-2: rehydration). Copies of held-out documents are never kept."""
+    """Smallest size of a cluster of copies -> how many are kept, such as {3: 2, 10: 3, 1000: 1}; else one. Text that
+    the web repeats a little is often good (FineWeb-2: rehydration). Copies of held-out documents are never kept."""
     memory_gb: Annotated[float, Field(gt=0.0)] = 1.0
     """Memory in GB for sorting, for all worker processes together; the rest is kept on disk. It does not change which
     documents are dropped."""

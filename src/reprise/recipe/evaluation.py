@@ -105,7 +105,7 @@ class Evaluation(Settings):
     """Also evaluate merges of the trained model with a chat model; `curve_benchmarks` may name `instructions-en`."""
     tolerance: dict[str, Share] | None = None
     """Entry of the mixture, language, or one of its sources (`en/paper`) -> largest relative increase of its bits per
-    byte that still counts as kept, for it and its sources; null: 0.02 for `en`, unless an entry of the mixture has `keep`."""
+    byte that still counts as kept, for it and its sources; null: 0.02 for `en`, unless an entry has `keep`."""
     benchmark_tolerance: Share = 0.01
     """Largest decrease of a benchmark's score, 0 to 1, that still counts as kept."""
     bootstrap_samples: Annotated[Count, Field(le=1_000_000)] = 0

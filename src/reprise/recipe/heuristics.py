@@ -26,9 +26,9 @@ class Heuristics(Settings):
     max_words: Count | None = 100_000
     """Gopher. Most words; in scripts without spaces, characters."""
     min_mean_word_length: Ratio | None = None
-    """Gopher. Smallest mean number of characters per word."""
+    """Gopher. Smallest mean word length in characters."""
     max_mean_word_length: Ratio | None = None
-    """Gopher. Largest mean number of characters per word."""
+    """Gopher. Largest mean word length in characters."""
     max_symbols_per_word: Ratio | None = 0.1
     """Gopher. Most hash signs, and most ellipses, per word."""
     max_bullet_lines: Share | None = 0.9

@@ -51,7 +51,7 @@ class Curriculum(Settings):
     """What documents are ordered and cut by: perplexity, or the grade of `documents.quality` (`ascending`: best
     last)."""
     segments: Annotated[int, Field(ge=1, le=1_000_000)] = 10
-    """`segments`: number of parts in ascending order, each shuffled. `cyclic`: number of passes from easy to hard."""
+    """`segments`: how many parts in ascending order, each shuffled. `cyclic`: how many passes from easy to hard."""
     drop_below: Share = 0.0
     """Documents below this quantile are skipped."""
     drop_above: Share = 1.0
@@ -158,8 +158,9 @@ class Stage(Settings):
     max_epochs: Annotated[float, Field(gt=0.0)] = 4.0
     """Most passes over a bucket; after them its share is given to its siblings, with a warning."""
     trains: Literal["all", "new_tokens"] = "all"
-    """`new_tokens`: only the rows of embeddings and output layer that `vocabulary` added, as a first phase. A step costs as much as one that trains all weights; a stage that trains other weights than the previous one
-    starts with new moments."""
+    """`new_tokens`: only the rows of embeddings and output layer that `vocabulary` added, as a first phase. A step
+    costs as much as one that trains all weights; a stage that trains other weights than the previous one starts with
+    new moments."""
 
     def idle(self) -> frozenset[str]:
         """Names of settings that are equivalent to not being set."""

@@ -31,7 +31,7 @@ class Passages(Settings):
     min_chars: Count = 200
     """Shortest passage in characters."""
     max_chars: Annotated[Count, Field(ge=50)] = 4000
-    """Longest passage in characters; of a longer document the best passage is used, cut between paragraphs or sentences."""
+    """Longest passage in characters; a longer document yields its best one, cut between paragraphs or sentences."""
     max_per_origin: Count = 0
     """Most passages from one file; 0: no limit. Files alternate in any case."""
     requests_per_passage: Annotated[int, Field(ge=1, le=10_000)] = 1

@@ -112,7 +112,7 @@ class Validation(Settings):
 
 
 class Adapter(Settings):
-    """A small number of weights that are trained next to the frozen base model, and merged into it at the end."""
+    """A few weights that are trained next to the frozen base model, and merged into it at the end."""
 
     kind: Literal["none", "lora", "dora"] = "none"
     """`none`: all weights are trained. `lora` (arXiv 2106.09685) and `dora` (2402.09353) need the extra `adapters`."""

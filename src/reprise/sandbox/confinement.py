@@ -29,7 +29,7 @@ CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
 READ_FILE, READ_DIR = 1 << 2, 1 << 3
 WRITE_FILE, REMOVE_FILE, MAKE_REG, TRUNCATE = 1 << 1, 1 << 5, 1 << 8, 1 << 14
 FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
-"""Landlock version -> number of file access rights that it knows; all are handled, so all are denied unless granted."""
+"""Landlock version -> how many file access rights it knows; all are handled, so all are denied unless granted."""
 
 # What an interpreter needs to compute, sleep, use threads and access files: everything else fails with EPERM.
 # Not allowed: sockets, exec, fork, kill, ptrace, mount, io_uring, bpf, shared memory, links, folders, changes of mode.

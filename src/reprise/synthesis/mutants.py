@@ -1,8 +1,8 @@
 """Wrong versions of a program, which good tests must distinguish from the correct one.
 
 Stand-ins keep the imports, constants and names of the program, but replace its function bodies: all return the same
-value, or their first argument. Mutants change one thing at one position: an operator, comparison, number or condition.
-"""
+value, or their first argument. Mutants change one thing at one position: an operator, comparison, constant or
+condition. """
 
 import ast
 import copy

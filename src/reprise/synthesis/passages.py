@@ -109,7 +109,7 @@ class Disciplines:
         return CATCH_ALL if self._catch_all else None
 
     def _score(self, text: str, language: str) -> tuple[dict[str, float], Mapping[str, int], float]:
-        """Weighted word count of each discipline, its number of different words, and the words in the text."""
+        """Weighted word count of each discipline, count of its different words, and words in the text."""
         terms = self._terms.get(language, {})
         lowered = text.lower()
         if language in WITHOUT_SPACES:

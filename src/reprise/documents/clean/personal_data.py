@@ -1,8 +1,7 @@
 """Mask personal data: email addresses, IP addresses, phone numbers, Chinese ID numbers.
 
 Digits count as a phone number only if their format leaves little doubt: an international prefix, a Chinese mobile or
-landline number, North American separators. Dates, ISBNs, versions and formulas are unchanged.
-"""
+landline prefix, North American separators. Dates, ISBNs, versions and formulas are unchanged. """
 
 import functools
 import ipaddress
@@ -32,7 +31,7 @@ _compile = functools.lru_cache(maxsize=256)(re.compile)
 
 
 def mask_personal_data(text: str, patterns: Mapping[str, Sequence[str]] | None = None) -> tuple[str, dict[str, int]]:
-    """Mask a text; returns the new text and the number of masks of each kind.
+    """Mask a text; returns the new text and the count of masks of each kind.
 
     Args:
         text: text of the document.

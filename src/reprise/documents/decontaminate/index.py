@@ -157,7 +157,7 @@ class Index:
     """lengths[i]: words (or characters) in form i."""
     lookups: dict[Unit, Lookup] = field(default_factory=dict)
     num_grams: dict[int, int] = field(default_factory=dict)
-    """Long form -> number of its different n-grams."""
+    """Long form -> count of its different n-grams."""
     all_grams: set[int] = field(default_factory=set)
     """Forms that match only if a text contains all their n-grams."""
     whole: dict[int, Hashes] = field(default_factory=dict)

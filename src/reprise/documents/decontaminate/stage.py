@@ -103,7 +103,7 @@ def _report(questions: Sequence[Question], index: Index, documents: dict[int, in
     Args:
         questions: all questions.
         index: index of these questions.
-        documents: index of a question -> number of documents that contain it.
+        documents: index of a question -> how many documents contain it.
     """
     total = Counter(question.benchmark for question in questions)
     vague = Counter(questions[question].benchmark for question in index.vague)

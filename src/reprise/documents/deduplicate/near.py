@@ -81,7 +81,7 @@ class SignatureFiles:
 
     folder: str
     first_keys: tuple[int, ...]
-    """Key of the first document of each part, then the number of documents."""
+    """Key of the first document of each part, then the count of documents."""
     permutations: int
 
     def load(self, keys: NDArray[np.int64]) -> Signatures:

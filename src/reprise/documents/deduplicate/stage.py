@@ -114,7 +114,7 @@ def run(work: Work, *, deduplicate: Deduplicate, engine: Engine) -> None:
 def _decide(
     scratch: Path, parts: Sequence[Path], first_keys: tuple[int, ...], settings: Deduplicate, engine: Engine
 ) -> int:
-    """Write the decisions on all documents to drop into `scratch/decisions`; returns the number of candidate pairs."""
+    """Write the decisions on all documents to drop into `scratch/decisions`; returns the count of candidate pairs."""
     folder = {
         name: str(scratch / name) for name in ("exact", "bands", "signatures", "pairs", "edges", "near", "decisions")
     }
