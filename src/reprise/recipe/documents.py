@@ -277,8 +277,7 @@ class Topics(Settings):
 
 
 class Quality(Settings):
-    """A grade from 0 (worst) to 5 for each document of some sources; a language model grades a sample, a small model
-    the rest."""
+    """Grades of documents from 0 (worst) to 5: a language model grades a sample, a small model the rest."""
 
     sources: list[str] = ["web"]
     """Sources whose documents get a grade."""
