@@ -7,6 +7,7 @@ from typing import Literal
 from typing_extensions import TypedDict
 
 from reprise.records import record
+from reprise.stage_names import DOCUMENT_STAGES, EVALUATE, SYNTHESIZE, TOKENIZE, VOCABULARY
 from reprise.workspace import Workspace
 
 Kind = Literal["kept", "cache", "unfinished"]
@@ -25,6 +26,8 @@ class Prunable(TypedDict):
     """What its removal costs."""
 
 
+_CACHED = (*DOCUMENT_STAGES, VOCABULARY, SYNTHESIZE, TOKENIZE, EVALUATE)
+"""Names of the folders in `cache` that stages write; any other is the user's."""
 _COSTS: dict[Kind, str] = {
     "kept": "training again if its settings return",
     "cache": "computing or asking again what a stage needs again",
@@ -37,7 +40,7 @@ def list_prunable(workspace: Workspace) -> list[Prunable]:
     root = workspace.root
     folders: list[tuple[Kind, Path]] = [
         *(("kept", path) for path in root.glob("*.kept-*")),
-        *(("cache", path) for path in root.glob("cache/*")),
+        *(("cache", path) for path in root.glob("cache/*") if path.name in _CACHED),
         *(("unfinished", path) for path in root.glob("*.partial")),
     ]
     entries: list[Prunable] = [

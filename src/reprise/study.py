@@ -219,8 +219,9 @@ def run_apart(arguments: Sequence[str], parallel: int) -> TakeThrough:
         finally:
             slots.put(slot)
         if code:
-            last = log.read_text(encoding="utf-8").strip().split("\n")[-1]
-            raise UserError(f"the run {workspace.name} ended with code {code}: {last}", where=str(log))
+            lines = log.read_text(encoding="utf-8").strip().split("\n")
+            said = next((line for line in reversed(lines) if line.startswith("error:")), lines[-1])
+            raise UserError(f"the run {workspace.name} ended with code {code}: {said}", where=str(log))
 
     return run
 

@@ -44,8 +44,8 @@ from reprise.recipe.loading import KEPT, KEPT_MARK
 from reprise.storage import Json, digest, file_checksum, find_damage, sync, write_json, write_text
 
 _BEGUN = "begun.json"
-_OUTSIDE = ("report.html", "report.json", "verified.json", "cache")
-"""What a run writes into the workspace beside its recipe and stages."""
+_OUTSIDE = ("report.html", "report.json", "verified.json")
+"""Files that a run writes into the workspace beside its recipe."""
 
 
 @dataclass
@@ -403,7 +403,7 @@ def refuse_to_replace(folder: Path, names: Sequence[str], what: str) -> None:
         what: who writes, such as "a run".
     """
     for path in (folder / name for name in names):
-        if path.is_file() or path.is_symlink() or (path.is_dir() and any(path.iterdir())):
+        if path.exists() or path.is_symlink():
             raise UserError(
                 f"this was not written by {what}, and {what} writes under this name",
                 where=str(path),

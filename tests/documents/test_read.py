@@ -231,7 +231,7 @@ def test_what_is_no_input_is_explained(tmp_path, make_work):
         "empty.jsonl": "holds no document",
         "fake.parquet": "cannot be read",
         "fake.jsonl.gz": "damaged",
-        "data.bin": "format of .* cannot be told",
+        "data.bin": "format of .* cannot be derived",
         "folder.jsonl": "this folder holds no readable file",
         "column.parquet": "no column 'text' .* the columns are body",
         "type.parquet": "holds int64, not text",

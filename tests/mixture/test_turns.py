@@ -2,7 +2,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from reprise.mixture.turns import UNITS, Turns
@@ -49,7 +49,8 @@ def test_long_runs_stay_within_a_row(num_buckets: int) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.integers(1, 1000), st.integers(-6, 6)), min_size=2, max_size=12))
+@given(st.lists(st.tuples(st.integers(1, 20), st.integers(-6, 6)), min_size=2, max_size=12))
+@example([(1, -3), (20, 6)])
 def test_buckets_that_are_owed_many_rows_get_them_and_come_back_within_one(parts: list[tuple[int, int]]) -> None:
     """As after rows of half the length, or another mixture: several deadlines are past at once."""
     paths = [("en" if number % 3 else "zh", number % 2, number) for number in range(len(parts))]
@@ -57,10 +58,11 @@ def test_buckets_that_are_owed_many_rows_get_them_and_come_back_within_one(parts
     turns.set_shares([share / sum(share for share, _ in parts) for share, _ in parts])
     turns.credit = np.array([owed * UNITS for _, owed in parts], dtype=np.int64)
     turns.balance()
-    for _ in range(400):
+    # A bucket that got 12 rows too many is on ratio again once 12 rows were its due: at most 12 * (1 + 11 * 20) rows.
+    for _ in range(3000):
         turns.next()
     assert int(turns.credit.sum()) == 0
-    assert int(turns.credit.max()) < 2 * UNITS
+    assert int(turns.credit.max()) < UNITS
 
 
 def random_tree(rng: np.random.Generator) -> tuple[list[tuple[int, int, int]], list[float]]:

@@ -215,14 +215,13 @@ def test_a_folder_of_the_users_is_never_taken_for_a_stage(tmp_path, name):
     Workspace(tmp_path).begin(Derivation(name, {}, {}, {}))
 
 
-@pytest.mark.parametrize("name", ["report.html", "report.json", "verified.json", "cache/notes.txt"])
+@pytest.mark.parametrize("name", ["report.html", "report.json", "verified.json"])
 def test_a_file_of_the_users_is_never_overwritten(tmp_path, name):
-    (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("years of work")
     (tmp_path / "thesis").mkdir()
     with pytest.raises(UserError, match="was not written by a run") as refused:
         Workspace(tmp_path).keep_recipe('# Relative paths begin at "/"\nname: x\n')
-    assert name.split("/")[0] in refused.value.where
+    assert name in refused.value.where
     (tmp_path / name).unlink()
     Workspace(tmp_path).keep_recipe('# Relative paths begin at "/"\nname: x\n')
     (tmp_path / name).write_text("of the run")
