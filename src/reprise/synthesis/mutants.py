@@ -2,7 +2,7 @@
 
 Stand-ins keep the imports, constants and names of the program, but replace its function bodies: all return the same
 value, or their first argument. Mutants change one thing at one position: an operator, comparison, constant or
-condition. """
+condition."""
 
 import ast
 import copy

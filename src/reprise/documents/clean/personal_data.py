@@ -1,7 +1,7 @@
 """Mask personal data: email addresses, IP addresses, phone numbers, Chinese ID numbers.
 
 Digits count as a phone number only if their format leaves little doubt: an international prefix, a Chinese mobile or
-landline prefix, North American separators. Dates, ISBNs, versions and formulas are unchanged. """
+landline prefix, North American separators. Dates, ISBNs, versions and formulas are unchanged."""
 
 import functools
 import ipaddress
