@@ -89,7 +89,7 @@ class _Columns:
         return list(dict.fromkeys(".".join(path) for path, _ in paths))
 
     def checked(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Validate a batch: Arrow does not check offsets and sizes in a file; with wrong ones it reads arbitrary memory.
+        """Validate a batch: Arrow does not check offsets and sizes in a file, and wrong ones make it read any memory.
 
         Raises:
             pa.ArrowInvalid: an offset or a size is wrong.
