@@ -54,7 +54,7 @@ class Guards(Settings):
     spike_window: Annotated[int, Field(ge=10)] = 50
     """Steps in the window; no loss is a spike until half of it is full."""
     retention: Literal["off", "warn", "stop", "raise_share"] = "warn"
-    """If a kept language (`evaluation.tolerance`) gets worse than allowed: warn, stop, or raise its share meanwhile."""
+    """If a kept language (`evaluation.tolerance`) loses too much: warn, stop, or raise its share until it recovers."""
     retention_step: Share = 0.1
     """`raise_share`: added to the language's share of the stage at each measurement until it is back."""
     retention_cap: Share = 0.9

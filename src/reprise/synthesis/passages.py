@@ -222,7 +222,7 @@ def choose_passages(passages: Iterable[Passage], count: int, max_per_origin: int
 
 
 def share_out(total: int, parts: Sequence[str], available: Mapping[str, int]) -> dict[str, int]:
-    """Split a total evenly over parts, to none more than is available; the remainder goes to other parts.
+    """Split a total evenly over parts, but to none more than it has; the remainder is given to other parts.
 
     The sum of the result is `total`, or everything that is available if that is less.
     """
