@@ -1,8 +1,8 @@
 """Models that this process does not compute itself: an OpenAI-compatible server, or vLLM's engine.
 
-The harness's own clients send the requests, so every benchmark runs on them as it is. Bits per byte are asked as the
-log-likelihood of a window's new tokens after its old ones, and samples as greedy generations. Imported only where such
-a backend is chosen.
+The harness's own clients send the requests, so every benchmark runs unchanged. Bits per byte are requested as the
+log-likelihood of a window's new tokens given its old ones, and samples as greedy generations. Imported only if such a
+backend is chosen.
 """
 
 import contextlib
@@ -29,10 +29,10 @@ from reprise.recipe.evaluation import Backend
 from reprise.recipe.model import Model
 
 _GROUP = 256
-"""Windows or prompts in one call of the client."""
+"""Windows or prompts per call of the client."""
 
 _TIMEOUT_S = 600
-"""Of one request."""
+"""Timeout of one request, in seconds."""
 
 
 def open_backend(model: Model, backend: Backend) -> Any:
@@ -55,9 +55,9 @@ def open_backend(model: Model, backend: Backend) -> Any:
             revision=model.revision,
             add_bos_token=begins_with_bos(
                 load_tokenizer(model)
-            ),  # the client's default is never, that of transformers the tokenizer's own
+            ),  # the client's default is never; transformers follows the tokenizer's setting
             max_length=limit,
-            num_concurrent=max(2, backend.requests_in_flight),  # its way of sending one at a time is another one
+            num_concurrent=max(2, backend.requests_in_flight),  # with 1 the client takes a different code path
             max_retries=6,
             timeout=_TIMEOUT_S,
             header=_header(backend),
@@ -80,7 +80,7 @@ def _open_vllm(model: Model, backend: Backend) -> Any:
 
 
 class _Server(LocalCompletionsAPI):  # type: ignore[misc]
-    """The harness's client, which finds out with one request whether the server tells log-probabilities of a prompt."""
+    """The harness's client; one request checks whether the server returns log-probabilities of a prompt."""
 
     _knows_logprobs = False
 
@@ -109,15 +109,15 @@ def document_bits(
     """Bits of whole documents, in the windows of `likelihood.document_nll`.
 
     Args:
-        lm: a model of the harness.
-        documents: token ids, int64[n] each, behind the token that begins a text.
-        stretches: the only tokens of each document that count; None: every token.
-        max_length: tokens in one window; cut to what the backend takes.
+        lm: the harness's model.
+        documents: token ids of each document, int64[n], after the token that begins a text.
+        stretches: for each document, the only tokens that count; None: every token.
+        max_length: tokens in one window; reduced to the backend's limit.
         stride: tokens by which the window moves.
         advance: called with the tokens scored since the last call.
 
     Returns:
-        float64[len(documents)]; every token that counts, but a document's first, is counted once.
+        float64[len(documents)]; every token that counts, except a document's first, is counted once.
 
     Raises:
         UserError: a likelihood is not finite.
@@ -160,7 +160,7 @@ def generate(lm: Any, prompts: Sequence[str], max_tokens: int) -> list[str]:
 
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
-    """Turn what the harness's client raises, after its own retries, into one message."""
+    """Turn the exceptions of the harness's client, raised after its own retries, into one message."""
     import aiohttp
     import requests
 
@@ -182,7 +182,7 @@ def explained() -> Iterator[None]:
 
 
 def _ask_limit(backend: Backend, name: str) -> int:
-    """Tokens that the server takes, if it says so; 2^31 if it does not.
+    """The server's context length in tokens; 2^31 if it does not report one.
 
     Raises:
         UserError: the server does not answer, or serves other models.

@@ -24,10 +24,10 @@ from reprise.recipe.groups import Group, Groups
 from reprise.storage import digest
 
 _FORMAT = 3
-"""Raised when the same text and model would give another result."""
+"""Increase it whenever the same text and model would give a different result."""
 
 SHARD_BYTES = 2**18
-"""Text that is measured, and kept, together."""
+"""Bytes of text that are measured, and cached, together."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class Text:
     source: str
     topic: str | None = None
     messages: str | None = None
-    """The column `messages` of the document table, if it is a conversation: its answers are measured then."""
+    """The column `messages` of the document table if this is a conversation: then only its answers are measured."""
 
     @property
     def num_bytes(self) -> int:
-        """UTF-8 bytes over which it is measured: its own, or those of its answers."""
+        """UTF-8 bytes that are measured: all of the text, or only the answers of a conversation."""
         return len(self.text.encode()) if self.messages is None else answer_bytes(load_messages(self.messages))
 
 
@@ -56,8 +56,8 @@ def measure_bits(
         evaluated: the model.
         texts: the documents.
         settings: window and batch.
-        cache: folder where the answer is kept.
-        what: shown on the progress bar.
+        cache: folder where the results are cached.
+        what: label of the progress bar.
 
     Raises:
         UserError: the tokenizer has no token that begins a text; a likelihood is not finite.
@@ -88,7 +88,7 @@ def measure_bits(
 
 
 def cut_shards(sizes: Sequence[int]) -> list[list[int]]:
-    """Positions of the documents of each shard: neighbours in length, so that their windows share batches well.
+    """Indices of the documents of each shard: similar in length, so that their windows share batches well.
 
     Args:
         sizes: bytes of each document.
@@ -107,7 +107,7 @@ def cut_shards(sizes: Sequence[int]) -> list[list[int]]:
 def _measure_texts(
     max_length: int, stride: int, batch_tokens: int, evaluated: EvaluatedModel, texts: Sequence[Text]
 ) -> list[float]:
-    """Bits of each text; JSON keeps every bit of them."""
+    """Bits of each text, as floats, which JSON stores exactly."""
     documents, stretches = encode(evaluated, texts)
     bits: list[float] = _measure(evaluated, documents, stretches, max_length, stride, batch_tokens).tolist()
     return bits
@@ -141,7 +141,7 @@ def _measure(
 def encode(
     evaluated: EvaluatedModel, texts: Sequence[Text]
 ) -> tuple[list[npt.NDArray[np.int64]], list[Stretches | None]]:
-    """Token ids of each document behind the token that begins a text, and which of them are measured (None: all)."""
+    """Token ids of each document after the token that begins a text, and which of them are measured (None: all)."""
     start = evaluated.text_tokenizer.start_id
     encoded, answers = encode_documents(
         [text.text for text in texts],
@@ -187,7 +187,7 @@ class TextGroup:
     is_judged: bool
     """Whether it gets a verdict: entries, and sources of an entry that has several; topics are only described."""
     members: npt.NDArray[np.int64]
-    """Positions of its documents; never empty."""
+    """Indices of its documents, int64[n]; never empty."""
 
 
 def group_texts(texts: Sequence[Text], groups: Groups) -> Iterator[TextGroup]:
@@ -202,7 +202,7 @@ def group_texts(texts: Sequence[Text], groups: Groups) -> Iterator[TextGroup]:
         for source in sorted({texts[position].source for position in inside}):
             part = next((group for group in judged if group.path == f"{whole.path}/{source}"), None)
             if part is None and groups.entry_of(whole.language, source) != whole.path:
-                continue  # a language that is divided into entries: its sources are there
+                continue  # a language that is divided into entries: its sources are listed under them
             members = np.array([position for position in inside if texts[position].source == source])
             path, tolerance = f"{whole.path}/{source}", None if part is None else part.tolerance
             yield TextGroup(path, whole.path, whole.language, source, None, tolerance, part is not None, members)

@@ -1,4 +1,4 @@
-"""Which choices can be scored at all."""
+"""Checks that the choices of a question can be scored."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from reprise.errors import UserError
 
 
 def check_requests(requests: Sequence[tuple[Sequence[int], Sequence[int]]], max_length: int) -> None:
-    """Refuse what lm-evaluation-harness refuses.
+    """Raise for the requests that lm-evaluation-harness rejects.
 
     A continuation without a token of its own would have the log-likelihood 0 and win against every other.
 

@@ -1,4 +1,4 @@
-"""`reprise evaluate MODEL [--against BASE]`: the measures on any model, without a run."""
+"""`reprise evaluate MODEL [--against BASE]`: evaluates any model, without a run."""
 
 import json
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ class CommandSettings(Settings):
     model: Model
     """The model."""
     against: Model | None = None
-    """The model that it came from."""
+    """The base model that `model` was trained from."""
     evaluation: Evaluation = Evaluation()
 
 
@@ -53,7 +53,7 @@ def read_settings(
     run_code: bool,
     **others: Any,
 ) -> CommandSettings:
-    """The options of the command line, with overrides of single settings over them.
+    """Settings from the options of the command line; overrides of single settings take precedence.
 
     Raises:
         UserError: a setting does not pass its check.
@@ -80,16 +80,16 @@ def evaluate_model(
     seed: int = 17,
     processes: Processes | None = None,
 ) -> Results | ModelResults:
-    """Measure one model, or compare it with the model it came from.
+    """Measure one model, or compare it with its base model.
 
     Args:
         model: the model.
         evaluation: benchmarks, limit, window, dtype.
         against: the base model; None measures `model` alone.
         text: a file whose bits per byte are measured.
-        cache: folder of answers that were computed before.
-        seed: random seed of the choice of questions.
-        processes: those that divide the work.
+        cache: folder of the cached results.
+        seed: random seed for sampling questions.
+        processes: the processes that share the work.
 
     Raises:
         UserError: there is nothing to measure, nothing could be measured, or a file cannot be read.
@@ -212,7 +212,7 @@ def _comparison_tables(results: Results) -> list[Table]:
 
 
 def _benchmark_lines(row: BenchmarkRow) -> list[list[str]]:
-    """A benchmark, and a line for each further metric of the same answers."""
+    """One line for the benchmark, and one for each other metric of the same answers."""
     lines = [
         [
             row["benchmark"],
@@ -258,7 +258,7 @@ def _interval(ci: Interval | None, unit: str = "") -> str:
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[Table]:
-    """A table; none if it has no rows."""
+    """A list of one table; empty if it has no rows."""
     table = Table(title=title, title_justify="left")
     for name in columns:
         table.add_column(name)

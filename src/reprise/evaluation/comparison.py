@@ -26,9 +26,9 @@ def compare_bits(
     Args:
         texts: the documents.
         before: float64[len(texts)], bits of each document under the base model.
-        after: float64[len(texts)], under the trained model.
+        after: float64[len(texts)], bits of each document under the trained model.
         groups: which documents belong together.
-        bootstrap_samples: resamples behind `bootstrap_ci`; 0: none.
+        bootstrap_samples: resamples for `bootstrap_ci`; 0: none.
     """
     num_bytes = byte_counts(texts)
     _, first_copy = np.unique(np.array([text.text for text in texts], object), return_inverse=True)
@@ -36,7 +36,7 @@ def compare_bits(
     for group in group_texts(texts, groups):
         members = group.members
         _, document = np.unique(first_copy[members], return_inverse=True)
-        # Copies of a text say once how it changed, so they are one document, of the size of all of them.
+        # Copies of a text are one observation, so they count as one document with the size of all of them.
         own_before, own_after, own_bytes = (
             np.bincount(document, column[members]).astype(np.float64) for column in (before, after, num_bytes)
         )
@@ -137,8 +137,8 @@ def find_untested(
     *,
     is_assistant: bool = False,
 ) -> list[Untested]:
-    """What a reader may take for tested and was not: named groups without text, benchmarks, tolerances; instruction
-    following, where the base model has a chat template."""
+    """What a reader may expect to be tested and was not: named groups without text, benchmarks, tolerances; and
+    instruction following if the base model has a chat template."""
     return [
         *_without_text(texts, groups),
         *_without_guard(verdicts, absent),
@@ -156,7 +156,7 @@ def _without_instructions(verdicts: Sequence[Verdict]) -> Iterator[Untested]:
 
 
 def _without_text(texts: Sequence[Text], groups: Groups) -> Iterator[Untested]:
-    """Groups that the recipe names and of which no document is held out."""
+    """Groups that the recipe names but that have no held-out document."""
     if not texts:
         return
     pairs = {(text.language, text.source) for text in texts}
@@ -170,7 +170,7 @@ def _without_text(texts: Sequence[Text], groups: Groups) -> Iterator[Untested]:
 
 
 def _without_guard(verdicts: Sequence[Verdict], absent: Mapping[str, str]) -> Iterator[Untested]:
-    """What nothing in the evaluation would notice if it were lost."""
+    """Abilities whose loss no part of the evaluation would detect."""
     kinds = {entry["kind"] for entry in verdicts}
     if "benchmark" not in kinds:
         reason = "; ".join(f"{name}: {why}" for name, why in absent.items())

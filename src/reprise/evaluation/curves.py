@@ -1,8 +1,8 @@
 """Forgetting over checkpoints, and gain against retention: one point per checkpoint and per merge factor.
 
 Merges with a chat model add what instruction tuning taught that model: trained + f * (chat - its base).
-A merge factor w stands for the model (1 - w) * base + w * trained, weight by weight: w = 0 is the base, 1 the trained
-model. Merging back often keeps most of the gain at a fraction of the forgetting, so the plane shows where.
+A merge factor w denotes the model (1 - w) * base + w * trained, weight by weight: w = 0 is the base, 1 the trained
+model. Merging back often keeps most of the gain at a fraction of the forgetting; the curve shows at which factors.
 """
 
 import shutil
@@ -30,14 +30,14 @@ from reprise.training.export import export_checkpoint, merge_with_base
 
 
 class MergeChat(Protocol):
-    """Writes trained + factor * (chat - base) into a folder, which does not exist."""
+    """Writes trained + factor * (chat - base) into a folder, which must not exist yet."""
 
     def __call__(self, trained: Path, base: Model, chat: Model, factor: float, folder: Path) -> None:
-        """See `publish.chat_vector.add_chat_vector`, which lies in a room above this one."""
+        """See `publish.chat_vector.add_chat_vector`, which this layer may not import."""
 
 
 class Snapshot(EvaluatedModel):
-    """Weights on the way of a run; they are written out, and loaded, only when a measure needs them."""
+    """A model from the middle of a run, written to disk and loaded only when a measure needs it."""
 
     def __init__(
         self,
@@ -52,29 +52,29 @@ class Snapshot(EvaluatedModel):
 
         Args:
             base: the base model, which has the same configuration and tokenizer.
-            evaluation: dtype.
-            identity: what decides the weights.
-            write: writes the model's directory, which does not exist.
-            scratch: folder for it, which processes that help read too; removed when the model is released.
-            processes: those that divide its work.
+            evaluation: settings of the evaluation, such as the dtype.
+            identity: everything that determines the weights.
+            write: writes the model to the folder that it is given, which does not exist yet.
+            scratch: that folder; worker processes read it too. It is removed when the model is released.
+            processes: the processes that share the work.
         """
         super().__init__(base, evaluation, processes)
         self._identity, self._write, self._scratch = identity, write, scratch
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of what decides its answers."""
+        """Hash of everything that determines the model's results."""
         return digest([self._identity, str(self.dtype), self.device.type])
 
     def __getstate__(self) -> dict[str, Any]:
-        """As of every model; it is written, as other processes must load it."""
+        """As `EvaluatedModel`; the model is written first, so that other processes can load it."""
         assert self.written
         return {name: value for name, value in super().__getstate__().items() if name != "_write"}
 
     @cached_property
     def written(self) -> Model:
         """The model in the scratch folder."""
-        shutil.rmtree(self._scratch, ignore_errors=True)  # of a killed evaluation
+        shutil.rmtree(self._scratch, ignore_errors=True)  # left by a killed evaluation
         self._write(self._scratch)
         return self.settings.model_copy(update={"path": str(self._scratch), "gguf_file": None, "revision": None})
 
@@ -84,14 +84,14 @@ class Snapshot(EvaluatedModel):
         return load_model(self.written, self.dtype, self.device)
 
     def release(self) -> None:
-        """Let go of the weights, and of the scratch folder."""
+        """Free the weights and remove the scratch folder."""
         super().release()
         if self.__dict__.pop("written", None) is not None:
             shutil.rmtree(self._scratch)
 
 
 class ChatSnapshot(Snapshot):
-    """A merge with a chat model, which has that model's template, and a tokenizer that is known once it is written."""
+    """A merge with a chat model: it has that model's template, and its tokenizer is known once it is written."""
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -127,17 +127,17 @@ def measure_curve(
     chat model.
 
     Args:
-        base: the base model, which every point is compared with.
-        start: the model that training began with, which merges are made with: the base, or the base with a larger
-            vocabulary.
+        base: the base model, with which every point is compared.
+        start: the model that training began with, and with which the trained model is merged: the base, or the base
+            with a larger vocabulary.
         stages: folders of the finished training stages, in order.
         texts: held-out documents.
-        evaluation: what is measured; benchmarks are those of `curve_benchmarks`.
+        evaluation: what is measured; the benchmarks are `curve_benchmarks`.
         groups: which documents belong together.
-        cache: folder of answers that were computed before; one that is there is not computed again.
-        scratch: a folder that does not exist, for one written model at a time.
-        seed: decides which questions are chosen.
-        processes: those that divide the work.
+        cache: folder of the cached results, which are not computed again.
+        scratch: a folder that does not exist yet, for one written model at a time.
+        seed: random seed for sampling questions.
+        processes: the processes that share the work.
         merge_chat: writes the merges of `evaluation.chat_merge`.
     """
     rows: list[CurvePoint] = []
@@ -189,7 +189,7 @@ def _models(
         for factor in chat.factors:
             add = partial(merge_chat, stages[-1] / "model", chat.base or base, chat.model, factor)
             identity = ["chat", *pair, end.fingerprint, factor]
-            # EOS is the chat model's, where it names one.
+            # EOS is the chat model's if it names one.
             own = start.model_copy(update={"eos": chat.model.eos})
             yield _facts("chat", factor=factor), ChatSnapshot(own, evaluation, identity, add, scratch, processes)
 

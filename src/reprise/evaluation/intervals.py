@@ -19,25 +19,25 @@ from reprise.stable_random import resamples
 Floats = npt.NDArray[np.float64]
 
 MAX_SHARE = 0.85
-"""Where one document has more of the text than this, the others do not tell how it varies: no interval is given (its
-coverage would be 0.88 to 0.91)."""
+"""If one document has a larger share of the text than this, the others cannot show how it varies: no interval is given
+(its coverage would be 0.88 to 0.91)."""
 
 SKEWNESS_FACTOR = 1.08
-"""By how much an interval of 95 % is too short where the changes are skewed, relative to the squared skewness of the
+"""By how much a 95 % interval is too short if the changes are skewed, relative to the squared skewness of the
 estimate: the second-order term of Edgeworth's expansion of Student's t, (q^4 + 2 q^2 - 3) / 18 with q = 1.96 (Hall, The
 Bootstrap and Edgeworth Expansion, 1992, section 2.6)."""
 
 SKEWNESS_DEGREES = 8.0
-"""Degrees of freedom at which half of that is believed: the skewness of few documents is mostly chance."""
+"""Degrees of freedom at which half of that correction is applied: the skewness of few documents is mostly chance."""
 
 MAX_SHORTENED = 0.75
-"""The side that skewness makes shorter is not shortened further beyond this part of Student's quantile at 5 %, so that
-the surest intervals, which decide among many verdicts, do not rest on an estimate of skewness."""
+"""The side that skewness shortens is not shortened further beyond this fraction of Student's quantile at 5 %, so that
+the widest intervals, which decide among many verdicts, do not depend on an estimate of skewness."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """The change of one measure, and how sure it is."""
+    """The change of one measure, and its uncertainty."""
 
     before: float
     after: float
@@ -52,13 +52,13 @@ class Estimate:
     degrees: float
     """Degrees of freedom of Student's t."""
     largest_share: float = 0.0
-    """Share of the largest document."""
+    """Share of the text that the largest document has, 0 to 1."""
     spread: float = 0.0
     """Standard deviation of the documents' relative changes; root mean square of the changes of questions."""
     skewness: float = 0.0
     """Skewness of `change` as far as the documents show it; the interval is Student's after Hall's transformation."""
     stretch: float = 1.0
-    """How much longer the interval is for skewness that only the largest documents show."""
+    """Factor that lengthens the interval for skewness that only the largest documents show."""
     without_one: tuple[float, float] | None = None
     """The lowest and the highest change if one document is skipped; None for scores."""
 
@@ -90,21 +90,21 @@ class Estimate:
 
     @property
     def center(self) -> float:
-        """The bound at which the interval has no length: `middle` but for skewness."""
+        """The bound at which the interval has length 0: `middle`, except for skewness."""
         return self.middle - self._untransform(0.0) * self.standard_error if self.skewness else self.middle
 
     def _transform(self, distance: float) -> float:
-        """Hall's cubic of a distance in standard errors, which takes the skewness away; it rises everywhere.
+        """Hall's cubic of a distance in standard errors, which removes the skewness; it increases monotonically.
 
-        Hall, Annals of Statistics 20, 1992: t + s t^2 / 3 + s^2 t^3 / 27 + s / 6. Where it shortens the interval, it
-        continues with slope 1 from `_turn`.
+        Hall, Annals of Statistics 20, 1992: t + s t^2 / 3 + s^2 t^3 / 27 + s / 6. On the side where it shortens the
+        interval, it continues with slope 1 from `_turn`.
         """
         skewness, turn = self.skewness, self._turn
         inside = max(-turn, distance) if skewness < 0 else min(turn, distance)
         return inside + skewness / 3 * inside**2 + skewness**2 / 27 * inside**3 + skewness / 6 + distance - inside
 
     def _untransform(self, value: float) -> float:
-        """The distance that `_transform` makes this value of."""
+        """Inverse of `_transform`."""
         skewness = self.skewness
         if abs(skewness) < 1e-9:
             return value
@@ -122,14 +122,14 @@ class Estimate:
 def estimate_rate(before: Floats, after: Floats, weights: Floats) -> Estimate:
     """The relative change of a rate such as bits per byte; lower is better.
 
-    The change is that of the sums, so a document counts by its bits before. Its variance is the HC2 sandwich of the
-    ratio estimator, and its degrees of freedom are those that Bell and McCaffrey (Survey Methodology 28, 2002) take,
-    with a document's variance proportional to its bits. For documents of equal size both are Student's: the standard
+    The change is computed from the sums, so a document is weighted by its bits before. Its variance is the HC2 sandwich
+    of the ratio estimator, and its degrees of freedom follow Bell and McCaffrey (Survey Methodology 28, 2002), with a
+    document's variance proportional to its bits. For documents of equal size both are Student's: the standard
     deviation over the square root of n, and n - 1. A few long documents among many short ones leave fewer degrees.
 
-    Where the changes are skewed, Student's interval is off centre and too short. The skewness of the documents'
-    relative changes says where it belongs (Hall's transformation); what the estimate's own skewness exceeds that by, as
-    a few large documents make it, lengthens the interval on both sides.
+    If the changes are skewed, Student's interval is off centre and too short. The skewness of the documents' relative
+    changes corrects the centre (Hall's transformation); the excess of the estimate's own skewness over that, which a
+    few large documents cause, lengthens the interval on both sides.
 
     Args:
         before: float64[n], the numerator of each document (bits).
@@ -172,7 +172,7 @@ def estimate_rate(before: Floats, after: Floats, weights: Floats) -> Estimate:
 
 
 def _shown_skewness(changes: Floats) -> float:
-    """Skewness of the changes, less what may be chance: G^3 / (G^2 + e^2), e being the jackknife's standard error of G.
+    """Skewness of the changes, shrunk for chance: G^3 / (G^2 + e^2), with e the jackknife's standard error of G.
 
     G is the adjusted Fisher-Pearson coefficient. One outlier in symmetric changes makes G large and e larger.
 
@@ -196,7 +196,7 @@ def _shown_skewness(changes: Floats) -> float:
 
 
 def _adjusted_skewness(count: int, second: Floats, third: Floats) -> Floats:
-    """Adjusted Fisher-Pearson coefficients from central moments; 0 if nothing differs."""
+    """Adjusted Fisher-Pearson coefficients from central moments; 0 if the second moment is 0."""
     differs = second > 1e-12 * second.max()
     skewness = third / np.where(differs, second, 1.0) ** 1.5 * np.sqrt(count * (count - 1)) / (count - 2)
     return np.where(differs, skewness, 0.0)
@@ -206,8 +206,8 @@ def estimate_score(before: Floats, after: Floats) -> Estimate:
     """The change of a mean score such as accuracy over the same questions; higher is better.
 
     Bonett and Price (Journal of Educational and Behavioral Statistics 37, 2012): one question that was won and one that
-    was lost are added for the interval. Where no answer of a small sample changed, the sample alone would give an
-    interval without width, and call a model kept that was hardly asked.
+    was lost are added for the interval. Without them, a small sample in which no answer changed would give an interval
+    of width 0, and the verdict `kept` on a model that was hardly tested.
 
     Args:
         before: float64[n], score of each question, 0 to 1.
@@ -239,14 +239,14 @@ def wilson(score: float, count: int, z: float = 1.959964) -> tuple[float, float]
 
 
 def bootstrap_interval(before: Floats, after: Floats, samples: int) -> tuple[float, float] | None:
-    """The percentile bootstrap's 95 % interval of the relative change, over resampled documents; None without samples.
+    """The percentile bootstrap's 95 % interval of the relative change, over resampled documents; None for 0 samples.
 
     It is too narrow on few documents (benchmarks/verdicts.py), so it is only reported beside the deciding interval.
 
     Args:
         before: float64[n], bits of each document.
         after: float64[n], the same documents afterwards.
-        samples: how many resamples.
+        samples: how many resamples to draw.
     """
     if samples < 1:
         return None

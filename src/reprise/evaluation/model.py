@@ -20,7 +20,7 @@ from reprise.recipe.model import Model
 from reprise.storage import digest, file_checksum
 
 _LOADED = frozenset({"model", "remote", "tokenizer", "text_tokenizer", "template", "opened", "processes", "device"})
-"""What a process that helps gets for itself."""
+"""Attributes that each worker process creates for itself."""
 
 
 class EvaluatedModel:
@@ -37,23 +37,23 @@ class EvaluatedModel:
         self.dtype: torch.dtype = native_dtype(self.device) if named == "auto" else getattr(torch, named)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For a process that helps: what identifies the model, and nothing that is loaded."""
+        """State for a worker process: what identifies the model, without anything that is loaded."""
         assert self.fingerprint
         return {name: value for name, value in self.__dict__.items() if name not in _LOADED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take what another process knows of the model."""
+        """Restore the state that another process sent."""
         self.__dict__ |= {**state, "processes": Processes(), "device": own_device()}
 
     @property
     def key(self) -> str:
-        """As `fingerprint`."""
+        """Same as `fingerprint`."""
         return self.fingerprint
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of what decides its answers: its files (on the Hub, its name and commit), the settings of its tokens and
-        its attention, and the dtype."""
+        """Hash of everything that determines the model's results: its files (on the Hub, its name and commit), the
+        settings of its tokenizer and attention, and the dtype."""
         folder = model_folder(self.settings)
         files: dict[str, Any] = {
             str(path.relative_to(folder)): file_checksum(path)["xxh128"]
@@ -104,7 +104,7 @@ class EvaluatedModel:
 
     @cached_property
     def opened(self) -> dict[str, Any]:
-        """What a measure has put around the weights, by its name."""
+        """Wrappers that measures have built around the weights, by name."""
         return {}
 
     @cached_property
@@ -113,7 +113,7 @@ class EvaluatedModel:
         return ChatTemplate(self.settings)
 
     def release(self) -> None:
-        """Let go of the weights; the next measure loads them again."""
+        """Free the weights; the next measure loads them again."""
         self.close()
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
-"""Pieces of a measurement: divided over the processes, and each kept as soon as it is done.
+"""Pieces of a measurement: shared among the processes, and each cached as soon as it is done.
 
-How the work is cut depends on the work alone, so that the numbers are the same in one process and in many.
+The division into pieces does not depend on how many processes there are, so the results do not either.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from reprise.processes import Remote
 from reprise.storage import read_checked, write_checked
 
 Piece = tuple[Path, Any]
-"""Where its result is kept, and what is measured."""
+"""File that caches its result, and what is measured."""
 
 
 def measure_pieces(
@@ -22,17 +22,17 @@ def measure_pieces(
     measure: Callable[[EvaluatedModel, Any], Any],
     own: Callable[[Any], Any] | None = None,
 ) -> list[Any]:
-    """Results of pieces, in order; those that were kept are read.
+    """Results of the pieces, in order; cached ones are read.
 
     Args:
         evaluated: the model.
-        pieces: of similar size.
-        measure: gives the result of a piece, a JSON value; a function of a module or a partial of one.
-        own: how this process measures, where it shows how far it is; None: as `measure`.
+        pieces: cache file and work of each piece, similar in size.
+        measure: returns the result of a piece, a JSON value; a module-level function or a partial of one.
+        own: the same for this process, which shows progress; None: `measure`.
     """
     results = [read_checked(path) for path, _ in pieces]
     missing = [index for index, result in enumerate(results) if result is None]
-    # A server, or an engine that has all devices, is asked by this process.
+    # Only this process sends requests to a server, or to an engine that uses all devices.
     remote = Remote(evaluated, partial(_keep, measure)) if evaluated.in_process else None
     work = own or partial(measure, evaluated)
     measured = evaluated.processes.spread(
@@ -44,7 +44,7 @@ def measure_pieces(
 
 
 def _keep(measure: Callable[[EvaluatedModel, Any], Any], evaluated: EvaluatedModel, piece: Piece) -> Any:
-    """Measure a piece in a process that helps."""
+    """Measure a piece in a worker process."""
     return _write(piece[0], measure(evaluated, piece[1]))
 
 

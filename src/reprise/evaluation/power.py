@@ -1,8 +1,8 @@
 """Which verdicts the held-out documents and the questions can reach, before anyone trains.
 
-A verdict needs an interval that is short enough. How long it will be depends on one unknown: how much
-the documents of one group differ in their change, or how many answers of a benchmark change. An evaluation measures
-it; where there was none yet, it is assumed, and the plan says which.
+A verdict needs an interval that is short enough. Its length depends on one unknown: how much the documents of one group
+differ in their change, or how many answers of a benchmark change. An evaluation measures it; before the first one it is
+assumed, and the plan says which.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,13 +19,13 @@ from reprise.recipe.groups import MIN_DOCUMENTS, Groups
 from reprise.records import record
 
 POWER = 0.8
-"""Chance with which a verdict that is true is to be reached."""
+"""Probability with which a true verdict should be reached."""
 
 DOCUMENT_SPREAD = 0.04
 """Assumed standard deviation of the relative change of a document's bits per byte."""
 
 MIN_SAMPLES, MAX_SAMPLES, SIMULATED_DOCUMENTS = 50, 400, 1_000_000
-"""Samples by which the power of a group is simulated: MAX_SAMPLES, fewer if it has very many documents."""
+"""Samples that simulate the power of a group: MAX_SAMPLES, fewer if it has very many documents."""
 
 CHANGED_ANSWERS = 0.1
 """Assumed share of the questions that are answered differently after training."""
@@ -49,15 +49,15 @@ class Reach(TypedDict):
     """Largest change for the worse that still counts as kept; null: none is set."""
     detectable: float | None
     """Smallest true change that is called gained (or, beyond the tolerance, lost) in 4 of 5 runs; relative for bits per
-    byte, a difference of shares for benchmarks; null: no change is."""
+    byte, a difference of shares for benchmarks; null: no change would be."""
     can_be_kept: bool
     """Whether a measure that does not change is called kept in 4 of 5 runs."""
     items_for_kept: int | None
-    """Documents or questions, alike in size, that `kept` takes; null without a tolerance."""
+    """Documents or questions of equal size that `kept` requires; null without a tolerance."""
 
 
 class Spread(NamedTuple):
-    """How much the documents of a group differ in their change, or which share of the answers changes."""
+    """How much the documents of a group differ in their change, or what share of the answers changes."""
 
     value: float
     run: str | None = None
@@ -76,9 +76,9 @@ def plan_reach(
     Args:
         sizes: (language, source) -> float64[n], bytes of its held-out documents.
         groups: which of them get a verdict together.
-        questions: benchmark -> questions that will be asked.
+        questions: benchmark -> count of its questions.
         benchmark_tolerance: `evaluation.benchmark_tolerance`.
-        spreads: path of a group, or benchmark -> what an evaluation measured; what is not there is assumed.
+        spreads: path of a group, or benchmark -> the spread that an evaluation measured; missing ones are assumed.
     """
     judged = groups.over(sizes)
     error = FAMILY_ERROR / max(1, len(judged) + len(questions))  # the first step of Holm's rule
@@ -113,7 +113,7 @@ def _reach_of_documents(
 
 
 def _detectable_of_documents(size: npt.NDArray[np.float64], spread: float, error: float) -> float | None:
-    """The smallest change that the interval shows with the chance POWER; None if no interval can be given.
+    """The smallest change that the interval shows with probability POWER; None if no interval can be given.
 
     By simulation of the intervals that decide, with normal changes: where nothing changes, their upper end is below
     this in so many of the samples, and a change moves the interval as a whole.
@@ -135,9 +135,9 @@ def _student(degrees: float, error: float) -> float:
 
 
 def _documents_needed(spread: float, tolerance: float, error: float) -> int:
-    """Documents of equal size with which a group that does not change is called kept with the chance POWER.
+    """Documents of equal size for which a group that does not change is called kept with probability POWER.
 
-    Where sizes are equal the interval is nearly Student's.
+    For equal sizes the interval is nearly Student's.
     """
     count = MIN_DOCUMENTS
     while (_student(count - 1, error) + ndtri(POWER)) * spread / np.sqrt(count) > tolerance:
@@ -152,7 +152,7 @@ def _detectable_of_questions(count: int, changed: float, error: float) -> float:
 
 
 def _questions_needed(changed: float, tolerance: float, error: float) -> int:
-    """Questions with which a benchmark that does not change is called kept with the chance POWER."""
+    """Questions for which a benchmark that does not change is called kept with probability POWER."""
     enough = MIN_DOCUMENTS
     while _detectable_of_questions(enough, changed, error) > tolerance:
         enough *= 2

@@ -1,4 +1,4 @@
-"""Evaluations that were made before: how much documents and answers differed in their change, for `reprise plan`."""
+"""Earlier evaluations: how much documents and answers differed in their change, for `reprise plan`."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ from reprise.yaml_text import read_yaml
 
 
 def known_spreads(workspace: Path, model: str) -> dict[str, Spread]:
-    """What the evaluation of this run measured, and for the rest those of runs of the same base model beside it.
+    """Spreads from the evaluation of this run; missing ones from neighbouring runs of the same base model.
 
     Args:
         workspace: folder of the run.
@@ -22,10 +22,10 @@ def known_spreads(workspace: Path, model: str) -> dict[str, Spread]:
 
 
 def measured_spreads(evaluations: Iterable[tuple[str, Results]]) -> dict[str, Spread]:
-    """Path of a group, or benchmark -> the spread that the first evaluation which has it measured.
+    """Path of a group, or benchmark -> its spread in the first evaluation that measured it.
 
     Args:
-        evaluations: folder of a run and its results, the nearest first.
+        evaluations: folder and results of each run, the nearest first.
     """
     spreads: dict[str, Spread] = {}
     for run, results in evaluations:
@@ -39,7 +39,7 @@ def measured_spreads(evaluations: Iterable[tuple[str, Results]]) -> dict[str, Sp
 
 
 def _evaluations(workspace: Path, model: str) -> Iterator[tuple[str, Results]]:
-    """Folder and results of evaluations: of the run itself, then of its neighbours, the latest first."""
+    """Folder and results of the evaluations: the run's own, then its neighbours', the latest first."""
     beside = [path for path in workspace.parent.glob("*/evaluate/results.json") if path.parents[1] != workspace]
     beside.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     for path in [workspace / "evaluate" / "results.json", *beside]:
@@ -49,7 +49,7 @@ def _evaluations(workspace: Path, model: str) -> Iterator[tuple[str, Results]]:
         try:
             yield str(root), TypeAdapter(Results).validate_json(path.read_bytes())
         except (OSError, ValidationError):
-            continue  # none yet, or of another version: then it cannot help
+            continue  # none yet, or written by another version
 
 
 def _model_of(root: Path) -> str | None:

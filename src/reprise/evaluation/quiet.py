@@ -1,4 +1,4 @@
-"""Keep the progress bars of lm-evaluation-harness off terminal and log; one bar of ours stands for them."""
+"""Hides the progress bars of lm-evaluation-harness from terminal and log; one bar of ours replaces them."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import tqdm.std
 
 @contextlib.contextmanager
 def without_bars() -> Iterator[None]:
-    """Draw no bar of tqdm while the block runs: the harness has one per task, and no setting that stops them all."""
+    """Disable tqdm's bars inside the block: the harness has one per task, and no setting that disables them all."""
     bar: Any = tqdm.std.tqdm
     begin = bar.__init__
 

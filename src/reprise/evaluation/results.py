@@ -16,7 +16,7 @@ class Verdict(TypedDict):
     """One measure before and after, and what was decided about it."""
 
     measure: str
-    """Name for people, such as `English/paper bits per byte`."""
+    """Readable name, such as `English/paper bits per byte`."""
     kind: Literal["bits_per_byte", "benchmark"]
     """What was measured."""
     path: str
@@ -30,17 +30,17 @@ class Verdict(TypedDict):
     change: float
     """`relative`: after / before - 1; `difference`: after - before."""
     unit: Literal["relative", "difference"]
-    """How `change`, `ci`, `judged_ci` and `tolerance` are given."""
+    """Unit of `change`, `ci`, `judged_ci` and `tolerance`."""
     better: Literal["lower", "higher"]
     """Which direction is better."""
     items: int
-    """Held-out documents, of which copies of one text are one; or questions."""
+    """Held-out documents (copies of a text count as one) or questions."""
     ci: Interval | None
     """95 % interval of `change` by itself; null with fewer than 5 documents or questions."""
     judged_error: float | None
     """Share of the 5 % error of the whole report that Holm's rule leaves to this verdict."""
     judged_ci: Interval | None
-    """Interval of `change` at that error: the verdict is what all of it supports."""
+    """Interval of `change` at that error; all of it supports the verdict."""
     tolerance: float | None
     """Largest change for the worse that still counts as kept; null: none was set."""
     verdict: VerdictWord
@@ -66,7 +66,7 @@ class BitsRow(TypedDict):
     path: str
     """`en`, `en/paper` or `en/paper/TOPIC`."""
     entry: str
-    """Entry of the mixture, or a language that no entry is named for."""
+    """Entry of the mixture, or a language that has no entry."""
     language: str
     """Language of the documents."""
     source: str | None
@@ -86,7 +86,7 @@ class BitsRow(TypedDict):
     ci: Interval | None
     """95 % interval of `change` by itself; null with fewer than 5 documents."""
     bootstrap_ci: Interval | None
-    """The percentile bootstrap's, to compare with; it decides nothing. Null without `evaluation.bootstrap_samples`."""
+    """95 % interval of the percentile bootstrap, for comparison only; null without `evaluation.bootstrap_samples`."""
     tolerance: float | None
     """Largest rise that still counts as kept; null: none was set."""
     verdict: VerdictWord | None
@@ -94,7 +94,7 @@ class BitsRow(TypedDict):
     num_bytes: int
     """UTF-8 bytes of the documents."""
     documents: int
-    """Held-out documents; copies of one text are one."""
+    """Held-out documents; copies of a text count as one."""
 
 
 @record
@@ -102,7 +102,7 @@ class TaskScore(TypedDict):
     """One model on a task of a benchmark."""
 
     questions: int
-    """Questions that it was asked."""
+    """Questions that the model answered."""
     score: float
     """Mean score, 0 to 1."""
 
@@ -120,12 +120,12 @@ class BenchmarkPart(TypedDict):
 
 
 METRIC_NAMES = {"acc_symbolic": "answers of equal value"}
-"""Metric -> what it counts, where its name does not say it."""
+"""Metric -> what it counts, for metrics whose name does not say."""
 
 
 @record
 class OtherMetric(TypedDict):
-    """Another judgement of the same answers."""
+    """Another metric of the same answers."""
 
     before: float
     """Mean score of the base model, 0 to 1."""
@@ -135,16 +135,16 @@ class OtherMetric(TypedDict):
 
 @record
 class GoldBits(TypedDict):
-    """Bits per byte of the right answers before and after: they move while a small model's score is still chance."""
+    """Bits per byte of the right answers before and after: they change while a small model's score is still chance."""
 
     before: float
-    """The base model's; lower is better."""
+    """Bits per byte of the base model; lower is better."""
     after: float
-    """The trained model's."""
+    """Bits per byte of the trained model."""
     change: float
     """after / before - 1."""
     ci: Interval | None
-    """95 % interval of `change` by itself; null with fewer than 5 questions. No verdict is made on it."""
+    """95 % interval of `change` by itself; null with fewer than 5 questions. It gets no verdict."""
     questions: int
     """Questions whose right answer was scored."""
 
@@ -166,7 +166,7 @@ class BenchmarkRow(TypedDict):
     total: int
     """Questions that the benchmark has."""
     sampled: bool
-    """Whether fewer were asked than there are."""
+    """Whether `questions` is a sample of `total`."""
     before: float
     """Mean score of the base model, 0 to 1."""
     after: float
@@ -174,7 +174,7 @@ class BenchmarkRow(TypedDict):
     change: float
     """after - before."""
     changed: float
-    """Mean square of the questions' changes: the share that is answered differently, where scores are 0 or 1."""
+    """Mean square of the questions' changes: the share that is answered differently if scores are 0 or 1."""
     ci: Interval | None
     """95 % interval of `change` by itself; null with fewer than 5 questions."""
     tolerance: float | None
@@ -192,13 +192,13 @@ class BenchmarkRow(TypedDict):
     other_metrics: dict[str, OtherMetric]
     """Other metric -> its scores; for MATH `acc_symbolic`, which compares the values of answers."""
     gold_bits_per_byte: GoldBits | None
-    """Bits per byte of the right answer as it was scored: its text, or its letter where the task scores letters. Null
-    for answers that are generated."""
+    """Bits per byte of the right answer as it was scored: its text, or its letter if the task scores letters. Null
+    for generated answers."""
 
 
 @record
 class PointName(TypedDict):
-    """Which model a point of the curve stands for."""
+    """Which model a point of the curve describes."""
 
     kind: Literal["base", "checkpoint", "merge", "chat"]
     """What the model is; `merge` is one with the base, `chat` one with `evaluation.chat_merge.model`."""
@@ -234,12 +234,12 @@ class CurvePoint(TypedDict):
 
 @record
 class Sample(TypedDict):
-    """What both models wrote after the same beginning."""
+    """What both models wrote after the same prompt."""
 
     language: str
-    """Language of the beginning."""
+    """Language of the prompt."""
     prompt: str
-    """The beginning."""
+    """The prompt: the beginning of a text."""
     before: str
     """Continuation of the base model."""
     after: str
@@ -262,13 +262,13 @@ class Results(TypedDict):
     benchmarks: list[BenchmarkRow]
     """The benchmarks that ran."""
     groups: dict[Literal["before", "after"], dict[str, float]]
-    """Group of benchmarks -> mean score, where all of its benchmarks ran."""
+    """Group of benchmarks -> mean score; only groups of which all benchmarks ran."""
     absent: dict[str, str]
     """Benchmark -> why it did not run."""
     curve: NotRequired[list[CurvePoint]]
-    """Forgetting over checkpoints and merges; only of the stage `evaluate`, with `backend.kind: transformers`."""
+    """Forgetting over checkpoints and merges; only from the stage `evaluate` with `backend.kind: transformers`."""
     samples: list[Sample]
-    """Continuations for a reader."""
+    """Continuations of the same prompts by both models, for a reader."""
     settings: dict[str, Any]
     """The section `evaluation` of the recipe, the fingerprints of both models and the version of the harness."""
 
@@ -310,11 +310,11 @@ class BenchmarkScore(TypedDict):
     ci: Interval
     """95 % interval of `score` (Wilson)."""
     questions: int
-    """Questions that were asked."""
+    """Questions that the model answered."""
     total: int
     """Questions that the benchmark has."""
     sampled: bool
-    """Whether fewer were asked than there are."""
+    """Whether `questions` is a sample of `total`."""
     parts: dict[str, TaskScore]
     """Task of the harness -> its questions and score."""
     other_metrics: dict[str, float]
@@ -329,11 +329,11 @@ class ModelResults(TypedDict):
     """One model by itself."""
 
     bits_per_byte: list[ModelBitsRow]
-    """Languages, sources, topics of the text."""
+    """Bits per byte of each language, source and topic of the text."""
     benchmarks: list[BenchmarkScore]
     """The benchmarks that ran."""
     groups: dict[str, float]
-    """Group of benchmarks -> mean score, where all of its benchmarks ran."""
+    """Group of benchmarks -> mean score; only groups of which all benchmarks ran."""
     absent: dict[str, str]
     """Benchmark -> why it did not run."""
     settings: dict[str, Any]
@@ -347,6 +347,6 @@ class EvaluateCounts(TypedDict):
     documents: int
     """Held-out documents that were measured."""
     bytes: int
-    """UTF-8 bytes of them."""
+    """UTF-8 bytes of those documents."""
     headline: str
     """The verdict in one line."""

@@ -1,4 +1,4 @@
-"""Continuations of the same beginnings by each model: for a reader of the report, not a measure."""
+"""Continuations of the same prompts by each model: for a reader of the report, not a measure."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -18,8 +18,8 @@ _BEGINNING_BYTES = 120
 
 
 def choose_prompts(texts: Sequence[Text], settings: Evaluation) -> list[tuple[str, str]]:
-    """(language, beginning): the user's own, else those of held-out documents, spread evenly over them in their order;
-    none for 0 tokens. Documents that are longer than a beginning come first."""
+    """(language, prompt) pairs: the user's own, else beginnings of held-out documents, evenly spaced in their order;
+    none for 0 tokens. Documents that are longer than a prompt are preferred."""
     if not settings.sample_tokens:
         return []
     prompts = []
@@ -32,7 +32,7 @@ def choose_prompts(texts: Sequence[Text], settings: Evaluation) -> list[tuple[st
 
 
 def _spread(texts: Sequence[str], count: int) -> list[str]:
-    """So many of the texts, from all of their length, long ones where there are enough."""
+    """`count` of the texts, evenly spaced; only long ones if there are enough."""
     long = [text for text in texts if len(text.encode()) >= 2 * _BEGINNING_BYTES]
     among = long if len(long) >= count else sorted(texts, key=len)[-count:]
     return [among[len(among) * (2 * i + 1) // (2 * count)] for i in range(min(count, len(among)))]
@@ -49,7 +49,7 @@ def beginning(text: str) -> str:
 def continue_prompts(
     evaluated: EvaluatedModel, prompts: Sequence[tuple[str, str]], settings: Evaluation, *, cache: Path
 ) -> list[str]:
-    """The greedy continuation of each beginning, without it."""
+    """The greedy continuation of each prompt, without the prompt."""
     if not prompts:
         return []
     path = cache / f"continuations-{digest([evaluated.fingerprint, list(prompts), settings.sample_tokens])}.json"

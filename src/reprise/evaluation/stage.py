@@ -30,7 +30,7 @@ RESULTS = "results.json"
 
 
 class _Means(TypedDict):
-    """What both kinds of measuring take."""
+    """Keyword arguments that both kinds of measurement take."""
 
     groups: Groups
     cache: Path
@@ -57,7 +57,7 @@ def run(
         model: the base model.
         groups: which held-out documents get a verdict together, and what each group may lose.
         last_stage: the training stage whose model is judged, such as `train-2`.
-        seed: random seed of the choice of questions.
+        seed: random seed for sampling questions.
         start: the model that training began with, if that is the base model with a larger vocabulary.
         merge_chat: writes the merges of `evaluation.chat_merge`.
 
@@ -66,7 +66,7 @@ def run(
     """
     texts = read_held_out(work.inputs["score"] / DOCUMENTS, without=work.inputs["tokenize"] / DROPPED)
     scratch = work.output / "model"
-    shutil.rmtree(scratch, ignore_errors=True)  # of a killed evaluation
+    shutil.rmtree(scratch, ignore_errors=True)  # left by a killed evaluation
     start = start or model
     trained = trained_model(start, work.inputs[last_stage])
     how: _Means = {"groups": groups, "cache": work.cache, "seed": seed, "processes": work.processes}
@@ -104,9 +104,9 @@ def compare_models(
         texts: held-out documents; may be empty.
         evaluation: what is measured.
         groups: which documents get a verdict together.
-        cache: folder of answers that were computed before.
-        seed: random seed of the choice of questions.
-        processes: those that divide the work.
+        cache: folder of the cached results.
+        seed: random seed for sampling questions.
+        processes: the processes that share the work.
     """
     sides = {
         "before": EvaluatedModel(before, evaluation, processes),
@@ -155,7 +155,7 @@ def read_held_out(folder: Path, without: Path | None = None) -> list[Text]:
 
     Args:
         folder: the document table.
-        without: table of the documents that the stage `tokenize` dropped, as no model can be measured on them.
+        without: table of the documents that the stage `tokenize` dropped; they cannot be measured and are skipped.
 
     Raises:
         UserError: there are none.

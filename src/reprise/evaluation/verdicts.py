@@ -1,9 +1,9 @@
-"""What was gained, kept and lost: verdicts that hold together, and how they are worded.
+"""What was gained, kept and lost: verdicts that are valid jointly, and how they are worded.
 
-A verdict is given where a whole interval agrees. All measures of a report are judged as one family by Holm's step-down
-rule (Scandinavian Journal of Statistics 6, 1979): the chance that any verdict of the report is wrong is at most 5 %,
-however many rows it has. A verdict that one document decides is not given. Rows that nobody asked to be judged, such as
-topics, are described by their intervals only.
+A verdict is given if the whole interval supports it. All measures of a report are judged as one family by Holm's
+step-down rule (Scandinavian Journal of Statistics 6, 1979): the probability that any verdict of the report is wrong is
+at most 5 %, however many rows it has. A verdict that depends on one document is not given. Rows that are not judged,
+such as topics, are described by their intervals only.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from reprise.evaluation.results import Untested, Verdict, VerdictWord
 from reprise.recipe.languages.packs import english_name
 
 FAMILY_ERROR = 0.05
-"""Chance that any verdict of a report is wrong."""
+"""Probability that any verdict of a report is wrong."""
 
 VERDICTS: tuple[VerdictWord, ...] = ("gained", "kept", "lost", "undecided")
 
@@ -42,7 +42,7 @@ def judge_all(measures: Sequence[tuple[Estimate, float | None]]) -> list[Judgeme
 
 
 def holm_levels(errors: Sequence[float]) -> list[float]:
-    """The part of FAMILY_ERROR that is left to each verdict of a family; it holds where its own error is at most that.
+    """The part of FAMILY_ERROR that is left to each verdict; a verdict is valid if its own error is at most that.
 
     Args:
         errors: the smallest error of each verdict.
@@ -71,7 +71,7 @@ def smallest_error(estimate: Estimate, tolerance: float | None) -> float:
 
 
 def _rise(value: float, better: Literal["lower", "higher"]) -> float:
-    """A change with its sign turned so that a rise is worse, and back."""
+    """A change with its sign flipped so that a rise is worse; applied twice, it is the change again."""
     return value if better == "lower" else -value
 
 
@@ -81,7 +81,7 @@ def judge(
     """The verdict that the whole interval supports.
 
     gained: all of it is better than no change. kept: all of it is within the tolerance. lost: all of it is worse than
-    the tolerance, or than no change where no tolerance was promised. Everything else is undecided.
+    the tolerance, or than no change if no tolerance is set. Everything else is undecided.
     """
     if ci is None:
         return "undecided"
@@ -117,7 +117,7 @@ def _judge_one(estimate: Estimate, tolerance: float | None, error: float | None,
 def _unless_one_decides(
     verdict: VerdictWord, estimate: Estimate, tolerance: float | None, error: float, ci: tuple[float, float]
 ) -> Judgement:
-    """The verdict, where the change stays on its side of the bound whichever document is skipped."""
+    """The verdict if the change stays on its side of the bound whichever document is skipped; else undecided."""
     if estimate.without_one is None:
         return Judgement(verdict, error, ci, None)
     low, high = estimate.without_one
@@ -137,9 +137,9 @@ def percent(change: float, better: Literal["lower", "higher"]) -> str:
 
 
 def headline(verdicts: Sequence[Verdict], untested: Sequence[Untested] = ()) -> str:
-    """The verdicts in one line.
+    """The verdicts in one line, such as:
 
-    Such as `gained Chinese (bits per byte fell by 12.3 %); kept English (bits per byte rose by 0.4 %, tolerance 2 %);
+    `gained Chinese (bits per byte fell by 12.3 %); kept English (bits per byte rose by 0.4 %, tolerance 2 %);
     lost nothing of what was measured. Bits per byte: lower is better.`
     """
     line = "; ".join(text for _, text in headline_parts(verdicts, untested))
@@ -163,7 +163,7 @@ def headline_parts(
 
 
 def _about_losses(verdicts: Sequence[Verdict]) -> str:
-    """What can be said of losses where no verdict is `lost`."""
+    """What can be said about losses if no verdict is `lost`."""
     promised = [entry for entry in verdicts if entry["tolerance"] is not None]
     undecided = [entry for entry in verdicts if entry["verdict"] == "undecided"]
     if not verdicts or len(undecided) == len(verdicts):
@@ -176,7 +176,7 @@ def _about_losses(verdicts: Sequence[Verdict]) -> str:
 
 
 def _named(verdicts: Sequence[Verdict], word: VerdictWord) -> list[str]:
-    """The measures of one verdict in words; sources that share a good verdict with their entry are only counted."""
+    """The measures with one verdict in words; sources that share a good verdict with their entry are only counted."""
     chosen = [entry for entry in verdicts if entry["verdict"] == word]
     paths = {entry["path"] for entry in chosen if entry["kind"] == "bits_per_byte"}
     names = []
@@ -219,5 +219,5 @@ def moved(change: float, unit: str) -> str:
 
 
 def has_loss(verdicts: Sequence[Verdict]) -> bool:
-    """Whether anything is lost: the exit code of `--fail-on-loss`."""
+    """Whether anything is lost; decides the exit code of `--fail-on-loss`."""
     return any(entry["verdict"] == "lost" for entry in verdicts)

@@ -1,1 +1,1 @@
-"""What is trained on when: budgets, curriculum, policies, the sampler."""
+"""Which data is trained on when: budgets, curriculum, policies, the sampler."""

@@ -5,18 +5,17 @@ from fractions import Fraction
 
 
 def exact(share: float) -> Fraction:
-    """The decimal number that was written in the recipe: 0.7 is 7/10, not the nearest binary fraction."""
+    """The decimal number as written in the recipe: 0.7 is 7/10, not the nearest binary fraction."""
     return Fraction(repr(float(share)))
 
 
 def apportion(total: int, shares: Sequence[Fraction | float | int]) -> list[int]:
     """Whole numbers in the ratio of the shares that sum exactly to `total`.
 
-    The method of largest remainders: round down, then give what is left to the largest fractions, the first of equals
-    first.
+    The method of largest remainders: round down, then give the remaining units to the largest fractions, ties in order.
 
     Args:
-        total: what is divided.
+        total: the integer to divide.
         shares: at least one above 0; they need not sum to 1. Floats are taken as the decimals they print as.
     """
     parts = [exact(share) if isinstance(share, float) else Fraction(share) for share in shares]

@@ -19,14 +19,14 @@ class Batch:
     """The rows of one process in one global batch."""
 
     ids: npt.NDArray[np.int64]
-    """[rows, seq_len]; padding holds the EOS id."""
+    """int64[rows, seq_len]: token ids; padding is the EOS id."""
     pieces: list[Row]
     """`pieces[i]` are the pieces of row i."""
     buckets: list[MixtureBucket]
     """`buckets[i]` is the bucket of row i."""
     document_mask: bool
     no_loss: npt.NDArray[np.bool_] | None = None
-    """[rows, seq_len]: what is not trained on in conversations; None if that is nothing."""
+    """[rows, seq_len]: True at the positions of conversations that are not trained on; None if there are none."""
     changes: list[ShareChange] = field(default_factory=list)
     """Shares that changed while the batch was dealt, because a bucket ran out."""
 
@@ -58,11 +58,11 @@ class Batch:
 
     @cached_property
     def labels(self) -> npt.NDArray[np.int64]:
-        """[rows, seq_len]: the ids, NO_LOSS at padding, where a conversation has no answer and, under a document mask,
-        where a document begins.
+        """[rows, seq_len]: the ids; NO_LOSS at padding, outside the answers of a conversation and, with a document
+        mask, at the first token of a document.
 
-        Not shifted: transformers' models compare position i with the prediction from position i - 1, which under a mask
-        belongs to another document.
+        Not shifted: transformers' models compare position i with the prediction from position i - 1, which at a
+        document's first token belongs to another document.
         """
         labels = self.ids.copy()
         labels[self.documents < 0] = NO_LOSS
@@ -85,7 +85,7 @@ def gather_row(documents: DocumentSet, pieces: Row, out: npt.NDArray[np.int64]) 
 def mask_conversations(
     documents: Sequence[DocumentSet], pieces: Sequence[Row], seq_len: int
 ) -> npt.NDArray[np.bool_] | None:
-    """bool[rows, seq_len]: where rows have no loss as they hold conversations and no answer; None if none does."""
+    """bool[rows, seq_len]: True at tokens of conversations that are not part of an answer; None if there are none."""
     if not any(one.has_conversations for one in documents):
         return None
     masked = np.zeros((len(pieces), seq_len), dtype=bool)

@@ -1,4 +1,4 @@
-"""The buckets of a stage: which documents each draws from, in which order, in which rows, with which first share."""
+"""The buckets of a stage: which documents each reads, in which order, in which rows, with which initial share."""
 
 import logging
 from collections.abc import Mapping
@@ -29,11 +29,11 @@ class OpenBucket:
     epoch_tokens: int
     """Tokens of the documents that are kept: one epoch."""
     limit_tokens: int
-    """`max_epochs` times that: all it can give."""
+    """`epoch_tokens` times `max_epochs`: the most that the bucket can supply."""
     identity: str
-    """Hash of the documents and all that decides their order: a cursor means the same wherever this is the same."""
+    """Hash of the documents and everything that determines their order: a cursor is valid only for the same hash."""
     tokens: int = 0
-    """Positions of the rows that this stage took from it, padding among them."""
+    """Positions of the rows that this stage took from the bucket, padding included."""
 
 
 def open_buckets(store: TokenStore, stage: Stage, rows: Rows, seed: int) -> list[OpenBucket]:
@@ -64,8 +64,8 @@ def first_shares(opened: list[OpenBucket], stage: Stage, inherited: Mapping[str,
 
     Args:
         opened: the buckets of the stage.
-        stage: its settings.
-        inherited: path -> share at the end of the stage before, for `topics.initial: inherit`.
+        stage: settings of the stage.
+        inherited: path -> share at the end of the previous stage, for `topics.initial: inherit`.
     """
     shares: dict[str, float] = {}
     by_source: dict[tuple[str, str], list[OpenBucket]] = {}
@@ -93,12 +93,12 @@ def _first_part(one: OpenBucket, stage: Stage, inherited: Mapping[str, float] | 
                 where=f"stage {stage.name!r}: topics.initial = inherit",
                 remedy="set it to uniform or available",
             )
-        return inherited.get(one.bucket.path, 1 / siblings)  # a topic that the stage before did not have
+        return inherited.get(one.bucket.path, 1 / siblings)  # a topic that the previous stage did not have
     return 1.0
 
 
 def _warn_of_missing_topics(store: TokenStore, name: str, language: str, source: str) -> None:
-    """Topics that have held-out text but none to train on; those without any are named by `forecast`."""
+    """Warn of topics that have held-out text but none to train on; `forecast` warns of those without any text."""
     held_out, trained = (
         {key.topic for key in split if key[:2] == (language, source) and key.topic}
         for split in (store.valid, store.train)
@@ -142,7 +142,7 @@ def _open_bucket(
             curriculum.model_dump(mode="json"),
             seed,
             bucket.path,
-            # A cursor of `concat` counts tokens, so it holds for rows of any length; one of `best_fit` counts rows.
+            # A cursor of `concat` counts tokens, so it is valid for rows of any length; one of `best_fit` counts rows.
             rows.packing if rows.packing == "concat" else [rows.packing, rows.seq_len, rows.max_padding],
         ]
     )

@@ -7,7 +7,7 @@ from reprise.recipe import Recipe
 
 
 class Budget(NamedTuple):
-    """Tokens that a stage takes from a bucket under the shares it starts with."""
+    """Tokens that a stage takes from a bucket under its initial shares."""
 
     stage: int
     """Counted from 1."""
@@ -15,7 +15,7 @@ class Budget(NamedTuple):
     """Entry of the stage's mixture: a language, or `synthetic`."""
     source: str
     topic: str | None
-    """None if the source is not split by topic, or where its topic shares are not known before the token store."""
+    """None if the source is not split by topic, or if its topic shares are unknown until the token store exists."""
     tokens: int
 
 
@@ -41,7 +41,7 @@ def budgets(recipe: Recipe) -> list[Budget]:
 
 
 def planned_topics(recipe: Recipe, stage_index: int, name: str, source: str) -> dict[str | None, float]:
-    """Topic -> share that a stage starts with, as far as the recipe alone says; {None: 1} if it does not.
+    """Topic -> initial share in a stage, if the recipe alone determines it; else {None: 1}.
 
     Args:
         stage_index: counted from 0.

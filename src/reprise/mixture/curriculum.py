@@ -12,9 +12,9 @@ from reprise.tokens.rows import DocumentSet, Order
 class DocumentOrder:
     """Which documents of a bucket are read, and in which order in each epoch.
 
-    The order depends on the perplexities or grades, on the ids (the store is sorted by them, and equal ones go by them)
-    and, if it is shuffled, on the seed: not on files, workers or the machine. `random` and `segments` are
-    reshuffled in every epoch; the other orders are the same in each.
+    The order depends on the perplexities or grades, on the ids (which order the store and break ties) and, if it is
+    shuffled, on the seed: not on files, workers or the machine. `random` and `segments` are reshuffled in every epoch;
+    the other orders are the same in each.
     """
 
     def __init__(self, documents: DocumentSet, curriculum: Curriculum, seed: int, name: str) -> None:
@@ -23,8 +23,8 @@ class DocumentOrder:
         Args:
             documents: documents of the bucket.
             curriculum: order and cuts.
-            seed: seed of the run.
-            name: path of the bucket; tells its shuffles from those of others.
+            seed: random seed of the run.
+            name: path of the bucket, such as `zh/web`; gives each bucket its own shuffles.
 
         Raises:
             UserError: perplexities or grades are needed and there are none, or the cuts leave nothing.
@@ -58,11 +58,11 @@ class DocumentOrder:
         unscored = np.flatnonzero(np.isnan(keys))
         if curriculum.order == "descending":
             kept = kept[::-1]
-        self.kept = np.concatenate([kept, unscored])  # what has no score comes last: it is not lost
+        self.kept = np.concatenate([kept, unscored])  # documents without a score are read last, not dropped
         self.num_unscored, self.num_cut = len(unscored), below + above
 
     def of_epoch(self, epoch: int) -> Order:
-        """int64 [documents that are kept]: indices of documents as the epoch `epoch` (from 0) reads them."""
+        """int64 [kept documents]: indices of the documents in the order of epoch `epoch` (from 0)."""
         order, ranked = self._curriculum.order, self.kept
         if order == "random":
             # Shuffled in the order of the ids, so that the scores do not matter.

@@ -10,7 +10,7 @@ from reprise.tokens.store import TokenStore
 
 
 class Supply(NamedTuple):
-    """Forecast of one bucket in one stage, under the shares that the stage starts with."""
+    """Forecast of one bucket in one stage, under the stage's initial shares."""
 
     stage: int
     """Counted from 1."""
@@ -20,21 +20,21 @@ class Supply(NamedTuple):
     topic: str | None
     """None if the stage does not split the source."""
     tokens: int
-    """Taken in this stage, with what it gets from siblings that ran out; those of a stage sum to its tokens."""
+    """Tokens taken in this stage, the shares of exhausted siblings included; a stage's buckets sum to its tokens."""
     available_tokens: int
     """Training tokens of its documents, without those that the curriculum cuts."""
     epochs: float
-    """Passes over them at the end of the stage, those of earlier stages counted where it went on from there."""
+    """Passes over `available_tokens` at the end of the stage, including earlier stages that the bucket continues."""
     runs_out_after: int | None
-    """Tokens of the stage after which it has been read `max_epochs` times; None if it lasts."""
+    """Tokens of the stage after which the bucket has been read `max_epochs` times; None if it does not run out."""
     answer_tokens: int | None
-    """Tokens of answers among those taken, on average; None if there are no conversations."""
+    """Expected tokens of answers among those taken; None if there are no conversations."""
     text_bytes: int | None
-    """UTF-8 bytes of text in the tokens taken, on average; None if there are conversations."""
+    """Expected UTF-8 bytes of text in the tokens taken; None if there are conversations."""
 
 
 class Segment(NamedTuple):
-    """A stretch of a stage in which the shares stay the same."""
+    """A part of a stage in which the shares stay the same."""
 
     stage: int
     start: int
@@ -45,7 +45,7 @@ class Segment(NamedTuple):
 
 
 class Forecast(NamedTuple):
-    """Of all stages."""
+    """Supply and segments of all stages."""
 
     supplies: list[Supply]
     segments: list[Segment]
@@ -55,7 +55,7 @@ class Forecast(NamedTuple):
 def forecast(recipe: Recipe, store: TokenStore) -> Forecast:
     """Divide the tokens of each stage among the buckets of the store.
 
-    Policies move shares by what is measured, so they cannot be foreseen; the forecast holds them still.
+    Policies change shares by measured losses, which cannot be predicted; the forecast keeps the shares constant.
 
     Raises:
         UserError: a source with a share has no documents, or a curriculum needs perplexities that are not there.
@@ -96,7 +96,7 @@ def _divide(
     tree: Shares,
     segments: list[Segment],
 ) -> tuple[list[float], dict[str, int]]:
-    """Tokens that each bucket gives, and after how many tokens of the stage buckets run out."""
+    """Tokens taken from each bucket, and path -> tokens of the stage after which that bucket runs out."""
     left = [one.limit_tokens - old for one, old in zip(opened, before, strict=True)]
     taken = [0.0] * len(opened)
     paths = [one.bucket.path for one in opened]

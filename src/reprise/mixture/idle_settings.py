@@ -1,4 +1,4 @@
-"""Settings of a training stage that would change nothing, or not what their name says: a check before the work."""
+"""Checks for settings of a training stage that would have no effect, or not the effect that their name says."""
 
 import math
 from collections.abc import Iterator
@@ -10,11 +10,11 @@ from reprise.recipe.recipe import Recipe
 from reprise.recipe.training import Averaging, Schedule, Training
 
 MANY = 100_000
-"""Validations that are not counted one by one."""
+"""Number of validations above which they are not counted one by one."""
 
 
 def check_idle_settings(recipe: Recipe) -> Iterator[Finding]:
-    """Schedules, policies, averages, guards and measurements that the tokens of their stage leave no room for."""
+    """Find schedules, policies, averages, guards and measurements that do not fit into the tokens of their stage."""
     step_tokens = recipe.training.batch_rows * recipe.rows.seq_len
     for index, stage in enumerate(recipe.stages):
         where = f"stages.{index}"
@@ -46,7 +46,7 @@ def _check_schedule(where: str, stage: Stage) -> Iterator[Finding]:
 
 
 def _check_rates(where: str, schedule: Schedule) -> Iterator[Finding]:
-    """Rates and lengths that the kind of schedule does not use, or that turn it upside down."""
+    """Find rates and lengths that the kind of schedule does not use, or that invert it."""
     if schedule.decay_tokens and schedule.kind != "wsd":
         yield Finding(
             f"a schedule `{schedule.kind}` does not use decay_tokens",
@@ -76,10 +76,10 @@ def _check_rates(where: str, schedule: Schedule) -> Iterator[Finding]:
 
 
 def count_updates(policy: Policy, tokens: int, step_tokens: int, validate_every: int) -> int:
-    """Times that a policy can move shares before the last row of a stage.
+    """How many times a policy can change shares before the last row of a stage.
 
     Args:
-        policy: settings.
+        policy: settings of the policy.
         tokens: tokens of the stage.
         step_tokens: tokens of an optimizer step.
         validate_every: `training.validation.every_tokens`; 0: at the start and the end only.
@@ -126,7 +126,7 @@ def _check_averaging(stage: Stage, averaging: Averaging, step_tokens: int) -> It
         return
     steps = math.ceil(stage.tokens / step_tokens)
     start = stage.tokens - averaging.tokens if averaging.kind == "mean" else 0
-    first = max(0, start) // step_tokens + 1  # the first step that ends behind the beginning of the window
+    first = max(0, start) // step_tokens + 1  # the first step that ends after the beginning of the window
     if steps // averaging.every_steps <= (first - 1) // averaging.every_steps:
         yield Finding(
             f"nothing is averaged: no step of the stage {stage.name!r} is a sample of the mean "
@@ -139,7 +139,7 @@ def _check_averaging(stage: Stage, averaging: Averaging, step_tokens: int) -> It
 
 
 def _check_measurements(recipe: Recipe) -> Iterator[Finding]:
-    """Intervals that are longer than every stage."""
+    """Find intervals that are longer than every stage."""
     training, longest = recipe.training, max(stage.tokens for stage in recipe.stages)
     intervals = {
         "training.benchmarks_every_tokens": training.benchmarks_every_tokens,
@@ -165,7 +165,7 @@ def _check_measurements(recipe: Recipe) -> Iterator[Finding]:
 
 
 def _check_retention(recipe: Recipe, longest: int) -> Iterator[Finding]:
-    """A guard that has nothing to keep, or sees it too late; entries with `keep: true` count as languages do."""
+    """Find a guard that has nothing to keep, or acts too late; entries with `keep: true` count like languages."""
     where = f"training.guards.retention = {recipe.training.guards.retention}"
     if recipe.training.guards.retention not in ("stop", "raise_share"):
         return

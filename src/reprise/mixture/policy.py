@@ -1,11 +1,11 @@
 """How topic shares change during training: state and observed losses in, shares out.
 
 A policy is a pure function of its settings, its state (a JSON object, {} before the first observation), the current
-shares, the held-out losses and the tokens trained on so far. It returns the next state and the shares that it wants;
-`update` then keeps these within the floor, the cap and the largest step. Given the same observations, every process of
-a run and every resumed run gets the same shares.
+shares, the held-out losses and the tokens trained on so far. It returns the next state and proposed shares; `update`
+then applies the floor, the cap and the largest step. Given the same observations, every process of a run and every
+resumed run gets the same shares.
 
-A topic that has no held-out loss keeps its share, whatever the rule; so does one whose share is 0: the user set it.
+A topic without a held-out loss keeps its share under every rule; so does one whose share is 0, as the user set it.
 """
 
 import math
@@ -23,14 +23,14 @@ def update(
     tokens: int,
     resampled: Mapping[str, Sequence[float]] | None = None,
 ) -> tuple[State, TopicShares]:
-    """One observation.
+    """Apply one observation.
 
     Args:
         policy: settings; `targets` and `topic_weights` are keyed by topic.
         state: what this function returned at the last observation, {} at first.
         shares: topic -> share of its source; they sum to 1.
         losses: topic -> held-out loss in nats per token.
-        tokens: trained on in this stage so far.
+        tokens: tokens trained on in this stage so far.
         resampled: see `Observation`.
 
     Returns:
@@ -70,12 +70,12 @@ def bounded(
     """Shares in the proposed ratio, as far as the bounds allow; they sum to 1.
 
     Args:
-        old: current shares.
-        proposed: 0 or above, not all 0.
+        old: topic -> current share.
+        proposed: topic -> proposed share, 0 or above, not all 0; they need not sum to 1.
         floor: no share falls below this; at most an equal share.
         cap: no share rises above this; at least an equal share.
         max_step: largest change of one share; a share outside of floor and cap moves towards them by at most this.
-        kept: topics whose share stays.
+        kept: topics whose share does not change.
     """
     equal = 1 / max(1, sum(share > 0.0 for share in old.values()))
     floor, cap = min(floor, equal), max(cap, equal)
@@ -89,7 +89,7 @@ def bounded(
     def scaled(factor: float) -> TopicShares:
         return {topic: min(max(share * factor, low[topic]), high[topic]) for topic, share in shares.items()}
 
-    # The sum rises with the factor: find where it is 1.
+    # The sum increases with the factor: find the factor at which it is 1.
     below, above = 0.0, 1.0
     while sum(scaled(above).values()) < 1.0 and above < 1e30:
         above *= 2

@@ -1,4 +1,4 @@
-"""What would be trained on when: the rows of a stage in their order, and how documents fit into them."""
+"""Preview of the training order: the rows of a stage in order, and how documents fit into them."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from reprise.tokens.rows import Row
 from reprise.tokens.store import TokenStore
 
 SAMPLE_ROWS = 2048
-"""Rows of each bucket that the report on packing looks at."""
+"""Rows of each bucket that the packing statistics cover."""
 WORD_TOKENS = 24
 """Tokens of a row that are shown as text."""
 
@@ -26,9 +26,9 @@ class PreviewRow(NamedTuple):
     step: int
     """Optimizer step that trains on it, from 1."""
     row: int
-    """From 1, over all processes."""
+    """Index of the row, from 1, over all processes."""
     bucket: str
-    """Such as `zh/web/Others`."""
+    """Path of the bucket, such as `zh/web/Others`."""
     epoch: int
     """Pass over the bucket, from 1."""
     documents: list[str]
@@ -36,7 +36,7 @@ class PreviewRow(NamedTuple):
     ppl: float | None
     """Mean perplexity of these documents, each counted once; None if none was scored."""
     words: str
-    """How the row begins."""
+    """Text of the row's first tokens."""
 
 
 class Packing(NamedTuple):
@@ -45,12 +45,12 @@ class Packing(NamedTuple):
     bucket: str
     rows: int
     padding: float
-    """Share of the positions."""
+    """Share of the positions that are padding, 0 to 1."""
     documents: int
     cut: int
     """Documents in more than one row."""
     cut_though_short: int
-    """Of these, documents that would have fitted into one row."""
+    """Documents among `cut` that would have fitted into one row."""
 
 
 def preview(
@@ -61,15 +61,15 @@ def preview(
     stage: int = 1,
     previous: SamplerState | None = None,
 ) -> Iterator[PreviewRow]:
-    """The rows of a stage from its first on, under its first shares.
+    """The rows of a stage from its first on, under its initial shares.
 
     Args:
         recipe: the run.
         store: token store of its workspace.
         decode: ids to text.
         stage: counted from 1.
-        previous: the sampler's state at the end of the stage before. Without it, that stage is dealt here under its
-            first shares.
+        previous: the sampler's state at the end of the previous stage; None: that stage is simulated under its initial
+            shares.
 
     Raises:
         UserError: see `Sampler`.
@@ -112,7 +112,7 @@ def packing(recipe: Recipe, store: TokenStore, stage: int = 1) -> list[Packing]:
 
 
 def _state_after(recipe: Recipe, store: TokenStore, stage: int) -> SamplerState:
-    """The sampler's state at the end of a stage, if no share changed on the way."""
+    """The sampler's state at the end of a stage in which no share changes."""
     previous = _state_after(recipe, store, stage - 1) if stage > 1 else None
     sampler = Sampler(store, recipe.stages[stage - 1], recipe.rows, recipe.seed, previous)
     batch = recipe.training.batch_rows

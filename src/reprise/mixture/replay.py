@@ -12,20 +12,20 @@ from reprise.recipe.mixture import Policy, Stage
 
 
 class Replayed(TypedDict):
-    """The end of one policy on one split source."""
+    """Final shares of one policy on one split source."""
 
     path: str
-    """Such as `zh/web`."""
+    """Path of the source, such as `zh/web`."""
     policy: str
     shares: dict[str, float]
-    """Topic -> its share of the source at the end."""
+    """Topic -> its final share of the source."""
     low: dict[str, float]
     high: dict[str, float]
     """95 % band of the share over resampled held-out documents; the same as `shares` if none were recorded."""
     moved: float
-    """Largest distance of a share from its start."""
+    """Largest difference between a final and an initial share."""
     beyond_chance: bool
-    """Whether that is farther than 95 % of the draws are from the shares, in the topic where they are farthest."""
+    """Whether `moved` exceeds, for 95 % of the draws, the draw's largest difference from `shares` over all topics."""
 
 
 Measured = Mapping[str, Any]
@@ -35,11 +35,11 @@ Measured = Mapping[str, Any]
 def replay(stage: Stage, validations: Iterable[tuple[int, Sequence[Measured]]]) -> list[Replayed]:
     """Run all policies, from equal shares.
 
-    Losses stay as they were recorded: the policy itself would have changed them.
+    The recorded losses are used as they are, although the policy would have changed them.
 
     Args:
-        stage: its policy gives all settings but the name.
-        validations: (tokens of the stage, rows) in their order.
+        stage: the training stage; its policy supplies all settings except the name.
+        validations: (tokens of the stage, rows of the validation) in order.
     """
     recorded = list(validations)
     replayed: list[Replayed] = []
@@ -79,7 +79,7 @@ def _replay_one(path: str, policy: Policy, topics: list[str], series: Series) ->
     ends = {topic: np.quantile(drawn[topic] or [shares[topic]], [0.025, 0.975]).tolist() for topic in topics}
     start = 1 / len(topics)
     moved = max(abs(share - start) for share in shares.values())
-    # How far a draw is from the recorded shares, in the topic where it is farthest: a band for all topics at once.
+    # The largest difference of each draw from the recorded shares over all topics: a band for all topics jointly.
     apart = [max(abs(drawn[topic][draw] - shares[topic]) for topic in topics) for draw in range(draws)]
     return {
         "path": path,
@@ -98,7 +98,7 @@ def _final(policy: Policy, topics: list[str], series: Series, draw: int | None) 
     shares = dict.fromkeys(topics, 1 / len(topics))
     for tokens, rows in series:
         losses = {t: row["nll"] if draw is None else row["nll_resampled"][draw] for t, row in rows.items()}
-        # The draws around one draw are as wide as those around the mean.
+        # The draws are assumed to spread around one draw as they do around the mean.
         around = {
             topic: [value + losses[topic] - row["nll"] for value in row["nll_resampled"]] for topic, row in rows.items()
         }

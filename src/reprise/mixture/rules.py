@@ -1,8 +1,8 @@
-"""The rules by which policies move the shares of topics; `policy.update` calls them and keeps the bounds.
+"""The rules by which policies change the shares of topics; `policy.update` calls them and applies the bounds.
 
 A rule gets the settings, its own state ({} at first), the current shares of the topics whose held-out loss is known,
-and these losses. It returns its next state and what it wants, which need not sum to 1: None leaves all shares as
-they are, and a topic that is not in it keeps its share.
+and these losses. It returns its next state and the proposed shares, which need not sum to 1: None leaves all shares
+unchanged, and a topic that is missing keeps its share.
 
 Noise. Each rule compares one statistic of its topics: the change of the perplexity, the distance to the target, the
 reward, or the slope of the loss. Its standard error, from the choice of held-out documents, is estimated by resampling
@@ -26,9 +26,9 @@ TopicShares = dict[str, float]
 Floats = npt.NDArray[np.float64]
 
 FIT_POINTS = 4
-"""Observations that a scaling law is fitted to at the least."""
+"""Fewest observations to which a scaling law is fitted."""
 MAX_POINTS = 64
-"""Observations that are kept; then every second one is forgotten, so that the state stays small."""
+"""Most observations that are kept; beyond it every second one is dropped, so that the state stays small."""
 EXPONENTS = np.geomspace(0.01, 0.8, 200)
 """Exponents of the scaling law that are tried."""
 LEAST_EXPONENT = 0.05
@@ -42,12 +42,12 @@ class Observation:
     """One validation, of the topics of one source."""
 
     tokens: int
-    """Trained on in this stage."""
+    """Tokens trained on in this stage."""
     losses: Mapping[str, float]
-    """Topic -> nats per token."""
+    """Topic -> held-out loss in nats per token."""
     resampled: Mapping[str, Sequence[float]] | None = None
-    """Topic -> its losses on resampled held-out documents, the same draws each time; empty if its noise
-    is not known, as of one document. None: the losses are taken as exact."""
+    """Topic -> its losses on resampled held-out documents, the same draws each time; empty if the noise is unknown,
+    as for a single document. None: the losses are taken as exact."""
 
     def draws(self, topic: str) -> Floats:
         """float64 [draws]; empty if the noise is not known."""
@@ -65,18 +65,18 @@ class Compared:
     variances: dict[str, float | None] = field(default_factory=dict)
 
     def add(self, topic: str, value: float, draws: Floats | None = None) -> None:
-        """A topic with the same statistic from resampled documents."""
+        """Add a topic's statistic, and the same statistic on resampled documents, float64 [draws]."""
         self.values[topic] = value
         self.variances[topic] = None if draws is None or len(draws) < 2 else float(np.mean((draws - value) ** 2))
 
     def beyond_noise(self, shares: TopicShares, limit: float) -> dict[str, float] | None:
-        """The numbers, where those within noise are the mean; None if all are.
+        """Topic -> its statistic, replaced by the mean if it is within noise; None if all are.
 
-        The variance of a difference from the mean weighs the topics by their shares and takes them as independent.
+        The variance of a difference from the mean weights the topics by their shares and assumes independence.
 
         Args:
             shares: weights of the mean.
-            limit: standard errors; 0 keeps all numbers.
+            limit: noise threshold in standard errors; 0 replaces nothing.
         """
         if limit <= 0.0:
             return self.values
@@ -101,7 +101,7 @@ def _limit(policy: Policy, seen: Observation) -> float:
 
 
 def _static(policy: Policy, state: State, shares: TopicShares, seen: Observation) -> tuple[State, TopicShares | None]:
-    """Shares stay."""
+    """Keep the shares."""
     return state, None
 
 
@@ -114,8 +114,8 @@ def _topic_perplexity(
     of the perplexity p_i. The sign is the paper's. Ours, since the paper does not give them: alpha, w_i
     (`topic_weights`), the interval (`every_tokens`), the bounds, and the normaliser: delta_i is
     (p_i(t) - p_i(t-1)) / p_i(t-1) or, with `normaliser: largest`, that over the largest such change of any topic.
-    Where no topic changed by more than noise, nothing moves, and the next change is counted from the same
-    perplexities, so that a slow one adds up. A topic whose perplexity was not measured keeps its share.
+    If no topic changed by more than noise, the shares stay, and the next change is measured from the same
+    perplexities, so that a slow one accumulates. A topic whose perplexity was not measured keeps its share.
     """
     ppl = {topic: math.exp(loss) for topic, loss in seen.losses.items()}
     before, draws_before = state.get("ppl", {}), state.get("resampled", {})
@@ -145,8 +145,8 @@ def _velocity(policy: Policy, state: State, shares: TopicShares, seen: Observati
     """More of a topic that has come less far from its first loss to its target (Velocitune, arXiv 2411.14318).
 
     w_i(t) = w_i(t-1) exp(V_i) / sum_j w_j(t-1) exp(V_j) with V_i = (l_i - target_i) / (first_i - target_i), kept within
-    0 and 1. The paper predicts the targets by a scaling law from small runs; here they are the setting `targets`, and
-    where a topic has none, `target_ratio` times its first loss (ours).
+    0 and 1. The paper predicts the targets by a scaling law from small runs; here they are the setting `targets`, or,
+    for a topic without one, `target_ratio` times its first loss (ours).
     """
     first = {**seen.losses, **state.get("first", {})}
     first_draws = {**_lists(seen), **state.get("first_resampled", {})}
@@ -165,7 +165,7 @@ def _velocity(policy: Policy, state: State, shares: TopicShares, seen: Observati
 
 
 def _remaining(policy: Policy, topic: str, loss: float, first: float) -> float:
-    """The part of the way from the first loss to the target that is still to go, 0 to 1."""
+    """Remaining fraction of the distance from the first loss to the target, 0 to 1."""
     target = policy.targets.get(topic, policy.target_ratio * first)
     distance = first - target
     return min(1.0, max(0.0, (loss - target) / distance)) if distance > 0 else 0.0
@@ -257,7 +257,7 @@ def _ado(policy: Policy, state: State, shares: TopicShares, seen: Observation) -
 
 
 def _at_least(parts: TopicShares, least: float) -> TopicShares:
-    """Parts of 1, each at least so large before they are made to sum to 1 again."""
+    """`parts` normalised to 1, each raised to `least`, and normalised again."""
     total = sum(parts.values())
     if total <= 0.0:
         return {topic: 1 / len(parts) for topic in parts}
@@ -269,7 +269,7 @@ def _at_least(parts: TopicShares, least: float) -> TopicShares:
 def _falls(
     history: list[Any], shares: TopicShares, seen: Observation, first_draws: Mapping[str, Sequence[float]]
 ) -> Compared:
-    """-n dL/dn at the last observation by the fitted law, of the topics that were observed often enough.
+    """-n dL/dn at the last observation by the fitted law, for the topics that were observed often enough.
 
     The variance has two parts: that of the fit, from what the law leaves unexplained in all topics together, and that
     of the held-out documents: the whole fall so far, computed on resampled documents.
@@ -293,7 +293,7 @@ def _falls(
         if len(draws) and draws.shape == start.shape:
             fallen = whole[topic][0]
             of_documents = float(np.mean((start - draws - fallen) ** 2))
-            # A law that is fitted to other documents has about the same shape: its fall is as the whole fall.
+            # A law fitted to other documents has about the same shape: its fall scales with the whole fall.
             relative = of_documents / fallen**2 if fallen else math.inf
             own = falls.values[topic] ** 2 * relative if falls.values[topic] else exponent**2 * of_documents
             falls.variances[topic] = own + exponent**2 * scatter / fit.spread if fit.spread > 0 else None
@@ -311,19 +311,19 @@ class PowerLaw:
     reducible: float
     """b n^-a at the last point."""
     squared_error: float
-    """Sum over the points."""
+    """Sum of the squared errors over the points."""
     spread: float
-    """Sum of squares of n^-a about their mean, in units of that at the last point."""
+    """Sum of squares of n^-a about their mean, in units of n^-a at the last point."""
 
 
 def fit_power_law(tokens: Floats, losses: Floats) -> PowerLaw:
     """Least squares over a grid of exponents.
 
     Args:
-        tokens: [k], above 0.
-        losses: [k].
+        tokens: [k], tokens trained on at each observation, above 0.
+        losses: [k], loss at each observation.
     """
-    # Powers relative to the last point, so that no exponent makes the columns vanish.
+    # Powers relative to the last point, so that the columns do not underflow for any exponent.
     powers = (tokens[None, :] / tokens[-1]) ** -EXPONENTS[:, None]
     centred, fallen = powers - powers.mean(axis=1, keepdims=True), losses - losses.mean()
     spread = (centred**2).sum(axis=1)
@@ -336,7 +336,7 @@ def fit_power_law(tokens: Floats, losses: Floats) -> PowerLaw:
 
 
 def _lists(seen: Observation) -> dict[str, list[float]]:
-    """What is kept of the draws, as JSON."""
+    """The draws to store in the state, as JSON."""
     return {topic: seen.draws(topic).tolist() for topic in seen.losses} if seen.resampled is not None else {}
 
 
@@ -350,4 +350,4 @@ RULES: dict[str, Rule] = {
 """Name in the recipe -> rule."""
 
 FIRST_UPDATE = {"static": 0, "topic_perplexity": 1, "velocity": 1, "bandit": 0, "ado": FIT_POINTS}
-"""Validations of a stage, that at its first token included, before the one at which a rule can first act."""
+"""Rule -> validations of a stage, including the one at its first token, before the one at which it can first act."""

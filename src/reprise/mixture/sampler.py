@@ -1,4 +1,4 @@
-"""The one stateful loader: which row comes when, for every process of a run."""
+"""The only stateful data loader: decides which row comes next, for every process of a run."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -29,8 +29,8 @@ T = TypeVar("T")
 class Sampler:
     """Deals the rows of a stage.
 
-    Every process holds one and calls it alike; each gathers only its own rows. What comes next depends on the store,
-    the settings, the seed and the shares so far, and on nothing else.
+    Every process has one and makes the same calls; each gathers only its own rows. The next row depends only on the
+    store, the settings, the seed and the shares so far.
     """
 
     def __init__(
@@ -41,14 +41,14 @@ class Sampler:
         seed: int,
         previous: SamplerState | None = None,
     ) -> None:
-        """Stand before the first row of a stage.
+        """Start at the first row of a stage.
 
         Args:
-            store: what to draw from.
+            store: the token store.
             stage: mixture, topics, curriculum, epochs.
             rows: length and packing.
-            seed: seed of the run.
-            previous: `state()` at the end of the stage before: topic shares for `topics.initial: inherit`, and where
+            seed: random seed of the run.
+            previous: `state()` at the end of the previous stage: topic shares for `topics.initial: inherit`, and where
                 to continue in each bucket for `documents: carry`.
 
         Raises:
@@ -75,28 +75,29 @@ class Sampler:
 
     @property
     def rows_done(self) -> int:
-        """Rows that were handed out, over all processes."""
+        """Rows returned so far, over all processes."""
         return self._rows
 
     @property
     def tokens_done(self) -> int:
-        """Positions of these rows, padding among them; rows of another length, before a change, count with theirs."""
+        """Positions of the rows returned so far, padding included; rows dealt before a change of length count with
+        their own length."""
         return self._tokens
 
     @property
     def total_rows(self) -> int:
-        """Rows of the stage: those that were handed out, and those that its other tokens still fill, rounded up."""
+        """Rows of the stage: those returned so far, and those that the remaining tokens fill, rounded up."""
         left = max(0, self._stage.tokens - self._tokens)
         return self._rows - (-left // self._rows_settings.seq_len)
 
     @property
     def total_tokens(self) -> int:
-        """Positions of these rows."""
+        """Positions of the stage's rows."""
         return self._tokens + (self.total_rows - self._rows) * self._rows_settings.seq_len
 
     @property
     def finished(self) -> bool:
-        """Whether the stage has had its tokens."""
+        """Whether all tokens of the stage were returned."""
         return self._tokens >= self._stage.tokens
 
     def shares(self) -> dict[MixtureBucket, float]:
@@ -109,7 +110,7 @@ class Sampler:
 
         Args:
             batch_rows: rows of the global batch.
-            rank: of this process; it gets a stretch of neighbouring rows.
+            rank: rank of this process, which gets consecutive rows.
             world: how many processes there are.
 
         Raises:
@@ -164,7 +165,7 @@ class Sampler:
         return one, read
 
     def _end(self, index: int) -> None:
-        """A bucket has no further row: its share goes to its siblings."""
+        """Give the share of a bucket that has no further row to its siblings."""
         path = self.opened[index].bucket.path
         old = self.shares()
         self._ended |= {path}
@@ -185,9 +186,9 @@ class Sampler:
         """Change shares from the next row on.
 
         Args:
-            shares: path (`zh`, `zh/web`, `zh/web/Others`) -> share of its parent; siblings that are not named share the
-                rest as before.
-            cause: for the log.
+            shares: path (`zh`, `zh/web`, `zh/web/Others`) -> share of its parent; siblings that are not named divide
+                the rest in their old ratio.
+            cause: cause of the change, for the log.
 
         Raises:
             UserError: see `Shares.change`; nothing is changed then.
@@ -211,9 +212,9 @@ class Sampler:
 
         Args:
             losses: (entry or language, source, topic) -> nats per token.
-            tokens: trained on in this stage; None: `tokens_done`.
-            resampled: the same keys -> losses of resampled held-out documents: how far noise reaches. None: the losses
-                are exact.
+            tokens: tokens trained on in this stage; None: `tokens_done`.
+            resampled: the same keys -> losses on resampled held-out documents, which measure the noise. None: the
+                losses are exact.
 
         Returns:
             The changes that the policy made, used from the next row.
@@ -250,12 +251,12 @@ class Sampler:
         return changes
 
     def _of_bucket(self, measured: Mapping[Any, T], bucket: MixtureBucket) -> T | None:
-        """What was measured of a bucket, under its entry's name or its language."""
+        """The measurement of a bucket, looked up by its entry's name or by its language."""
         language = self._stage.mixture[bucket.entry].language
         return measured.get(tuple(bucket), measured.get((language, bucket.source, bucket.topic)))
 
     def state(self) -> SamplerState:
-        """The state of the sampler as JSON: the rows returned so far, and everything that decides the next ones."""
+        """The state of the sampler as JSON: the rows returned so far, and everything that determines the next ones."""
         return {
             "version": VERSION,
             "store": self._store.fingerprint,
@@ -284,9 +285,8 @@ class Sampler:
 
         Args:
             state: a state of the same stage.
-            adopt: resume with the settings and store of today, where these differ: buckets whose documents and order
-                are the same continue where they were, others start again, and shares that the recipe changed
-                take effect.
+            adopt: accept settings and a store that differ from the state's: buckets with the same documents and order
+                continue where they were, others start again, and shares that the recipe changed take effect.
 
         Returns:
             The changes of shares that the new settings made.
@@ -321,7 +321,7 @@ class Sampler:
                 _warn_of_another_split(one.bucket, self._stage, gone, state["settings"]["stage"])
                 continue
             one.tokens = saved["tokens"]
-            credit[index] = saved["credit"] * old_rows.seq_len // self._rows_settings.seq_len  # in rows of today
+            credit[index] = saved["credit"] * old_rows.seq_len // self._rows_settings.seq_len  # in current rows
             if saved["identity"] == one.identity:
                 one.stream.cursor = saved["cursor"]
             elif saved["tokens"]:
@@ -339,10 +339,10 @@ class Sampler:
         return changes
 
     def _refuse_repacking(self, old: Rows) -> None:
-        """Refuse rows that cannot begin where those of a state ended.
+        """Raise if the rows cannot continue where those of a state ended.
 
-        Rows of `concat` of any length begin at any token. `best_fit` packs a window of documents as a whole: with other
-        settings the rest of a window would be other documents than those that were not read yet.
+        Rows of `concat` can begin at any token, whatever their length. `best_fit` packs a window of documents as a
+        whole: with other settings the rest of a window would not contain exactly the documents that are still unread.
 
         Raises:
             UserError: the packing changed, or the length or padding of packed rows.
@@ -360,7 +360,7 @@ class Sampler:
             )
 
     def _adopt_shares(self, fresh: Shares, state: SamplerState) -> list[ShareChange]:
-        """Shares that the recipe changed take effect, and those of buckets that are new."""
+        """Apply the shares that the recipe changed, and those of new buckets."""
         stage, before = self._settings()["stage"], state["settings"]["stage"]
         changes = []
         for parent in ["", *dict.fromkeys(path for bucket in self.buckets for path in bucket.parents)]:
@@ -375,7 +375,7 @@ class Sampler:
         return changes
 
     def _settings(self) -> OrderSettings:
-        """Everything that decides the order, besides the store."""
+        """Everything that determines the order, besides the store."""
         decides = {"mixture", "topics", "curriculum", "documents", "max_epochs"}
         return {
             "stage": self._stage.model_dump(mode="json", include=decides),
@@ -384,7 +384,7 @@ class Sampler:
         }
 
     def _carry(self, previous: SamplerState) -> None:
-        """Continue in each bucket where the stage before stopped, if it read the same documents in the same order."""
+        """Continue each bucket where the previous stage stopped, if it read the same documents in the same order."""
         saved = {bucket["identity"]: bucket["cursor"] for bucket in previous["buckets"]}
         for one in self.opened:
             if one.identity in saved:
@@ -394,7 +394,7 @@ class Sampler:
         self._turns.set_shares(self._shares.of_buckets(self._ended))
 
     def _check_supply(self) -> None:
-        """Refuse a stage whose documents cannot give its tokens."""
+        """Raise if the documents of the stage cannot supply its tokens."""
         shares = self._shares.of_buckets()
         left = sum(
             one.limit_tokens - one.stream.tokens_read
@@ -414,7 +414,7 @@ def _warn_of_another_split(bucket: MixtureBucket, stage: Stage, gone: Sequence[B
 
     Args:
         bucket: the new bucket.
-        stage: its stage.
+        stage: settings of its stage.
         gone: buckets in the state that the stage no longer has.
         before: settings of the stage in the state.
     """

@@ -1,11 +1,11 @@
-"""Which share of new text is best: laws of the loss against the share, fitted to runs, and where to run next.
+"""The best share of new text: laws of the loss against the share, fitted to runs, and which runs to make next.
 
-Each run trains a proxy with a share x of new text and measures two losses: of the text that must be kept, and of the
-new text. Both are fitted by L(x) = a + b h(p), p being the text's own share (1 - x or x): a straight line, a parabola,
+Each run trains a proxy with a share x of new text and measures two losses: on the text that must be kept, and on the
+new text. Both are fitted by L(x) = a + b h(p), with p the text's own share (1 - x or x): a straight line, a parabola,
 a logarithm as in Olmix (arXiv 2602.12237) or a power as in the laws of continual pre-training (CMR, arXiv 2407.17467;
-D-CPT, arXiv 2406.01375), whichever predicts each run best from the others (leave-one-out). The best share is the one of
-the lowest loss of new text among those whose kept text stays within its tolerance; its interval comes from fits to the
-law plus resampled residuals.
+D-CPT, arXiv 2406.01375), whichever predicts each run best from the others (leave-one-out). The best share has the
+lowest loss on new text among those whose kept text stays within its tolerance; its interval comes from fits to the law
+plus resampled residuals.
 """
 
 import math
@@ -20,11 +20,11 @@ Floats = npt.NDArray[np.float64]
 GRID = np.linspace(0.0, 1.0, 1001)
 """Shares of new text that are examined."""
 DRAWS = 400
-"""Fits to resampled residuals."""
+"""Count of fits to resampled residuals."""
 FIRST_SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Shares of the first runs."""
 SPREADS = ((-0.12, -0.04, 0.04, 0.12), (-0.08, 0.0, 0.08, 0.15), (-0.15, -0.05, 0.05))
-"""Where the runs after them lie, from the best share so far: near enough to be alike, far enough for a slope."""
+"""Offsets of the next rounds' runs from the best share so far: close enough to be similar, far enough for a slope."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Law:
 
     name: str
     columns: Callable[[Floats], list[Floats]]
-    """p -> what is fitted, besides a constant."""
+    """p, float64 [shares] -> columns of the design matrix besides the constant, float64 [shares] each."""
 
     def design(self, own_share: Floats) -> Floats:
-        """float64 [shares, coefficients]."""
+        """Design matrix, float64 [shares, coefficients]."""
         return np.stack([np.ones_like(own_share), *self.columns(own_share)], axis=1)
 
 
@@ -68,11 +68,11 @@ class Fit:
     values: Floats
     """float64 [GRID]: the loss at every share of new text."""
     left_out_error: float
-    """Root of the mean squared error of each run, predicted from the others."""
+    """Root mean squared error of the runs, each predicted from the others."""
     residuals: Floats
-    """float64 [runs], scaled up for the coefficients that were fitted."""
+    """float64 [runs]: residuals, scaled up for the fitted coefficients."""
     fitted: Floats
-    """float64 [runs]."""
+    """float64 [runs]: fitted losses."""
 
 
 class Laws:
@@ -83,7 +83,7 @@ class Laws:
 
         Args:
             own: share of new text -> the text's own share.
-            new_shares: float64 [runs].
+            new_shares: share of new text in each run, float64 [runs].
 
         Raises:
             ValueError: there are too few different shares.
@@ -111,7 +111,7 @@ class Laws:
         return min(fits, key=lambda fit: fit.left_out_error)
 
     def values(self, losses: Floats) -> Floats:
-        """float64 [draws, GRID]: the same for many draws at once; `losses` is float64 [draws, runs]."""
+        """float64 [draws, GRID]: fitted losses of many draws at once; `losses` is float64 [draws, runs]."""
         errors, values = [], []
         for _, project, extend, leverage in self._ready:
             errors.append(np.mean(((losses - losses @ project.T) / (1 - leverage)) ** 2, axis=1))
@@ -123,15 +123,15 @@ class Laws:
 
 @dataclass(frozen=True)
 class BestShare:
-    """What the runs say."""
+    """The best share by the runs, with its interval."""
 
     share: float
-    """Of new text; 0 if none keeps the kept text within its tolerance."""
+    """Share of new text; 0 if none keeps the kept text within its tolerance."""
     low: float
     high: float
-    """95 % interval."""
+    """Upper end of the 95 % interval."""
     bounded_by: str
-    """`kept`: a larger share would lose too much of the kept text; `gain`: it would gain less."""
+    """`kept`: a larger share would lose too much on the kept text; `gain`: it would gain less."""
     kept: Fit
     new: Fit
 
@@ -146,7 +146,7 @@ def best_share(
         kept: loss of the kept text in each run.
         new: loss of the new text in each run.
         limit: largest loss of the kept text.
-        draws: for the interval; 0: none is computed.
+        draws: fits for the interval; 0: no interval.
     """
     shares, kept_losses, new_losses = (np.array(values, dtype=np.float64) for values in (new_shares, kept, new))
     kept_laws, new_laws = Laws(lambda x: 1 - x, shares), Laws(lambda x: x, shares)
@@ -154,7 +154,7 @@ def best_share(
     share, bounded_by = _argbest(kept_fit.values, new_fit.values, limit)
     low = high = share
     if draws:
-        # The residuals of a run stay together: what made its kept text better by chance did so for the new.
+        # The two residuals of a run are drawn together, as chance affects its kept and its new text alike.
         chosen = np.random.default_rng(0).integers(0, len(shares), (draws, len(shares)))
         kept_values = kept_laws.values(kept_fit.fitted + kept_fit.residuals[chosen])
         new_values = new_laws.values(new_fit.fitted + new_fit.residuals[chosen])
@@ -173,7 +173,7 @@ def _argbest(kept: Floats, new: Floats, limit: float) -> tuple[float, str]:
 
 
 def next_shares(best: float, round_number: int, left: int) -> list[float]:
-    """Shares of the next runs, around the best one so far, each once and in 0.02 to 0.98.
+    """Distinct shares of the next runs, around the best one so far, within 0.02 to 0.98.
 
     Args:
         best: share of new text.

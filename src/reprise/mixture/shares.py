@@ -19,12 +19,12 @@ class MixtureBucket(NamedTuple):
 
     @property
     def path(self) -> str:
-        """`zh/web/Others`: how the bucket is named in shares, logs and the state."""
+        """Name of the bucket in shares, logs and the state, such as `zh/web/Others`."""
         return "/".join(part for part in self if part is not None)
 
     @property
     def parents(self) -> list[str]:
-        """Paths above it: `zh`, `zh/web`."""
+        """Paths of its parents, such as `zh` and `zh/web`."""
         return [self.entry] if self.topic is None else [self.entry, f"{self.entry}/{self.source}"]
 
 
@@ -33,17 +33,17 @@ class ShareChange:
     """A change of the mixture, for the log and the report."""
 
     rows: int
-    """Rows that were handed out before it took effect."""
+    """Rows returned before it took effect."""
     cause: str
-    """Policy's name, `shares.json`, `recipe`, or what ended."""
+    """Name of the policy, `shares.json`, `recipe`, or the bucket that ran out."""
     path: str
-    """What is divided: "" the stage, `zh` its sources, `zh/web` its topics."""
+    """Parent of the changed shares: "" for the entries of the stage, `zh` for its sources, `zh/web` for its topics."""
     old: dict[str, float]
-    """Child -> share of its parent, before; where a bucket ran out, bucket -> share of the stage."""
+    """Child -> share of its parent before; if a bucket ran out, bucket -> share of the stage."""
     new: dict[str, float]
 
     def to_json(self) -> dict[str, Any]:
-        """For metrics.jsonl."""
+        """The record for metrics.jsonl."""
         return dict(vars(self))
 
 
@@ -51,7 +51,7 @@ class Shares:
     """A tree of shares: of the stage, of each entry, of each split source."""
 
     def __init__(self, buckets: Iterable[MixtureBucket], shares: Mapping[str, float]) -> None:
-        """Every path of a bucket and of its parents has a share in `shares`."""
+        """`shares` contains a share for the path of every bucket and of its parents."""
         self.buckets = list(buckets)
         self.shares = dict(shares)
         self._children: dict[str, list[str]] = {}
@@ -71,8 +71,8 @@ class Shares:
         """Share of the stage that each bucket gets; they sum to 1.
 
         Args:
-            ended: paths of buckets that have no further row; their share goes to their siblings, or where all of these
-                have ended, to those of their source, then of their entry.
+            ended: paths of buckets that have no further row; their share goes to their siblings or, if all of these
+                have ended, to the siblings of their source, then of their entry.
         """
         divided: dict[str, float] = {}
         self._divide("", 1.0, divided, ended)
@@ -93,7 +93,7 @@ class Shares:
         return path not in self._children or any(self._is_alive(child, ended) for child in self._children[path])
 
     def change(self, named_shares: Mapping[str, float], *, rows: int, cause: str) -> list[ShareChange]:
-        """Set the shares of some paths; siblings that are not named share the rest as before.
+        """Set the shares of some paths; siblings that are not named divide the rest in their old ratio.
 
         Raises:
             UserError: a path is unknown, a share is not 0 to 1, or siblings cannot sum to 1. Nothing is changed then.

@@ -1,10 +1,10 @@
-"""Shares that the user changes while a stage trains: a file in the folder of the stage.
+"""Lets the user change shares while a stage trains, with a file in the folder of the stage.
 
     WORKSPACE/train-1.partial/shares.json           {"zh": 0.3, "zh/web/Others": 0.05}
     WORKSPACE/train-1.partial/shares-applied.json   what took effect, and at which row
 
-The second file makes a resumed run change its shares at the row at which the killed one did, even if its last
-checkpoint is older than the change.
+With the second file a resumed run changes its shares at the same row as the killed one, even if its last checkpoint is
+older than the change.
 """
 
 import json
@@ -27,25 +27,25 @@ CAUSE = "shares.json"
 
 @record
 class AppliedShares(TypedDict):
-    """Shares of the user's that took effect."""
+    """Shares from the user's file that took effect."""
 
     rows: int
-    """Rows of the stage that had been handed out before."""
+    """Rows of the stage returned before the change."""
     digest: str
-    """Hash of `shares`, by which a file that was read already is known."""
+    """Hash of `shares`, which identifies a file that was already read."""
     shares: dict[str, float]
     """Path, such as `zh/web` -> share of its parent, as in the file."""
 
 
 class SharesFile:
-    """Asked before every step by the process that leads; the others get its answer.
+    """Polled before every step by the first process, which broadcasts the result.
 
-    for shares in shares_file.poll(sampler):     # the leading process; then broadcast the list
+    for shares in shares_file.poll(sampler):     # in the first process; then broadcast the list
         changes = sampler.set_shares(shares, CAUSE)
     """
 
     def __init__(self, folder: Path) -> None:
-        """The folder is that of the stage at work."""
+        """`folder` is the folder of the running stage."""
         self._file, self._applied_file = folder / "shares.json", folder / "shares-applied.json"
         try:
             self._applied: list[AppliedShares] = json.loads(self._applied_file.read_text(encoding="utf-8"))
@@ -55,15 +55,15 @@ class SharesFile:
         self._seen: tuple[int, int] | None = None
 
     def poll(self, sampler: Sampler) -> list[dict[str, float]]:
-        """Shares to apply now, oldest first; a file that cannot be used is refused with a warning, once."""
+        """Shares to apply now, oldest first; warns once of a file that cannot be used."""
         now = sampler.rows_done
-        # The first time, and where training went back to a checkpoint, what came before this row is in the state.
+        # On the first call, and after a return to a checkpoint, the state contains all changes before this row.
         since = now - 1 if self._asked_at is None or now < self._asked_at else self._asked_at
         self._asked_at = now
         due = [dict(entry["shares"]) for entry in self._applied if since < entry["rows"] <= now]
         shares = self._read(sampler)
         if shares is not None:
-            # What was applied later than here belongs to a run that was lost; the user's newest file counts.
+            # Changes at later rows belong to a part of the run that was lost; the user's newest file counts.
             self._applied = [entry for entry in self._applied if entry["rows"] < now]
             self._applied.append({"rows": now, "digest": digest(shares), "shares": shares})
             write_json(self._applied_file, self._applied)

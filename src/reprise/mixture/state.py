@@ -10,7 +10,7 @@ VERSION = 4
 
 @record
 class OrderSettings(TypedDict):
-    """The settings that decide the order of the rows."""
+    """The settings that determine the order of the rows."""
 
     stage: dict[str, Json]
     """Mixture, topics, curriculum, documents and max_epochs of the training stage."""
@@ -31,30 +31,30 @@ class BucketState(TypedDict):
     topic: str | None
     """Topic; null if the stage does not split the source."""
     tokens: int
-    """Positions of the rows that the stage took from the bucket, padding among them."""
+    """Positions of the rows that the stage took from the bucket, padding included."""
     epoch: int
     """Pass over the bucket's documents, from 0."""
     cursor: list[int]
     """Where the next row begins: `[epoch, token]` with `concat`, `[epoch, document, row of the window]` with
     `best_fit`."""
     credit: int
-    """What the bucket is owed when the next turn is dealt (`mixture/turns.py`)."""
+    """Credit of the bucket before the next turn, in units of 2^-40 rows (`mixture/turns.py`)."""
     identity: str
-    """Hash of the documents and of all that decides their order: equal means that the cursor still holds."""
+    """Hash of the documents and everything that determines their order; the cursor is valid only if it is equal."""
 
 
 @record
 class SamplerState(TypedDict):
-    """All that decides which row comes next."""
+    """Everything that determines the next row."""
 
     version: int
     """Version of this record."""
     store: str
     """Fingerprint of the token store."""
     settings: OrderSettings
-    """Settings that decide the order."""
+    """Settings that determine the order."""
     rows: int
-    """Rows that were handed out, over all processes."""
+    """Rows returned so far, over all processes."""
     tokens: int
     """Positions of these rows."""
     buckets: list[BucketState]
@@ -62,7 +62,7 @@ class SamplerState(TypedDict):
     shares: dict[str, float]
     """Path, such as `zh/web` -> share of its parent."""
     policies: dict[str, dict[str, Json]]
-    """Path of a source that is split by topic -> what its policy remembers (`mixture/rules.py`)."""
+    """Path of a source that is split by topic -> state of its policy (`mixture/rules.py`)."""
 
 
 def path_of(bucket: BucketState) -> str:

@@ -1,4 +1,4 @@
-"""Whose turn it is: rows dealt to buckets so that every prefix of a run is on ratio."""
+"""Deals rows to buckets so that every prefix of a run has the ratio of the shares."""
 
 from collections.abc import Sequence
 from heapq import heappop, heappush
@@ -10,27 +10,27 @@ import numpy.typing as npt
 from reprise.mixture.apportion import apportion
 
 UNITS = 1 << 40
-"""A row, in the whole numbers in which credit is kept: sums of any length are exact."""
+"""Units of credit per row. Credit is an integer, so sums of any length are exact."""
 
 LEAST_CREDIT = UNITS // 10
-"""What an entry or source must be owed before one of its buckets is preferred."""
+"""Credit, in units, that an entry or source must have before one of its buckets is preferred."""
 HORIZON_ROWS = 16384
-"""Rows within which the deadline of a preferred bucket must lie: so far ahead deadlines are counted."""
+"""Rows ahead for which deadlines are counted; the deadline of a preferred bucket must be among them."""
 PLANNED_ROWS = 256
-"""Rows that are dealt at a time. It decides the speed only: each row follows from the credits before it alone."""
+"""Rows that are dealt at a time. It affects only the speed: each row depends only on the credits before it."""
 
 
 class Turns:
-    """Deals rows so that buckets, and as far as they allow it the sources and entries above them, are on ratio.
+    """Deals rows so that buckets and, as far as these allow, their sources and entries match the shares.
 
-    The credit of a bucket is its share of the rows so far, less the rows that it got; that of a source or an entry is
-    the sum of its buckets'. To keep every credit under one row and over minus one is Pfair scheduling on one processor
-    (Baruah et al., Algorithmica 15, 1996): the next row of a bucket is a job that may begin once the bucket is owed
-    something and must be done by the row at which it would be owed a whole one. Of the jobs that may begin, taking the
-    one with the earliest deadline never misses any. But that knows nothing of entries: one of 40 buckets falls rows
-    behind. So the bucket is preferred whose line (itself, its source, its entry) has the earliest deadline, where
-    every deadline can still be met after it: where no stretch of rows from here to its own deadline is full of
-    deadlines of others. docs/order.md has the proof, and why no rule can hold the bound through every change of
+    The credit of a bucket is its share of the rows so far, less the rows that it got; the credit of a source or an
+    entry is the sum over its buckets. Keeping every credit between minus one row and one row is Pfair scheduling on one
+    processor (Baruah et al., Algorithmica 15, 1996): the next row of a bucket is a job that may begin once the bucket
+    has positive credit and must be done by the row at which its credit would reach a whole row. Taking the job with the
+    earliest deadline among those that may begin never misses one. But this ignores entries: an entry of 40 buckets
+    can fall rows behind. So we prefer the bucket whose line (itself, its source, its entry) has the earliest deadline,
+    provided that every deadline can still be met after it: that no range of rows from here to its own deadline is full
+    of deadlines of others. docs/order.md has the proof, and why no rule can keep the bound through every change of
     shares.
     """
 
@@ -54,7 +54,7 @@ class Turns:
 
     @property
     def credit(self) -> npt.NDArray[np.int64]:
-        """int64 [buckets]: what each is owed, in units."""
+        """int64 [buckets]: credit of each bucket, in units."""
         got = np.bincount(self._plan[: self._dealt], minlength=len(self._credit)).astype(np.int64)
         return self._credit + self._dealt * self._due - UNITS * got
 
@@ -109,7 +109,7 @@ class Turns:
                 lines = job[0], deadlines[source], entry_deadlines[entry]
                 if preferred is None or (min(lines) <= best[0] and sorted(lines) < best):
                     preferred, best = job, sorted(lines)
-            if earliest is None:  # after a change of shares that left no bucket its due
+            if earliest is None:  # after a change of shares that left every bucket without credit
                 coming.sort(key=lambda job: (-jobs.credit(job[1], now), job[1]))
                 index = coming.pop(0)[1]
                 coming.sort()
@@ -130,7 +130,7 @@ class Turns:
         return dealt
 
     def hand_over(self, bucket: int, heirs: list[int], shares: list[float]) -> None:
-        """Give the credit of a bucket that ended to others."""
+        """Divide the credit of a bucket that ended among `heirs` (indices) in the ratio of their shares."""
         owed = self.credit
         credit = int(owed[bucket])
         parts = apportion(abs(credit), shares)
@@ -141,7 +141,7 @@ class Turns:
         self.credit = owed
 
     def balance(self) -> None:
-        """Take away credit that belonged to buckets that are gone, so that all credit sums to 0."""
+        """Remove the credit of buckets that no longer exist, so that all credit sums to 0."""
         owed = self.credit
         surplus = int(owed.sum())
         if surplus and len(owed):
@@ -149,10 +149,10 @@ class Turns:
 
 
 class _Jobs:
-    """The next row of each bucket, source or entry: from when on it may come, and by when it must."""
+    """The next row of each bucket, source or entry: when it may come at the earliest, and by when it must."""
 
     def __init__(self, owed: npt.NDArray[np.int64], due: npt.NDArray[np.int64], least: int) -> None:
-        """With what each is owed, what each row adds, and what it must be owed to get a row, in units."""
+        """Start from each one's credit, the credit that each row adds, and the least credit for a row, in units."""
         self._due, self._least = np.maximum(due, 1).tolist(), least
         self._taken = (-owed).tolist()
         self.starts, self.deadlines = [0] * len(due), [0] * len(due)
@@ -160,11 +160,11 @@ class _Jobs:
             self._plan(index)
 
     def credit(self, index: int, now: int) -> int:
-        """What it is owed at a row."""
+        """Credit of one, in units, at row `now`."""
         return int(now * self._due[index] - self._taken[index])
 
     def take(self, index: int) -> None:
-        """It got a row."""
+        """Record that one got a row."""
         self._taken[index] += UNITS
         self._plan(index)
 
@@ -175,7 +175,7 @@ class _Jobs:
 
 
 def _slack(owed: npt.NDArray[np.int64], due: npt.NDArray[np.int64], rows: int) -> npt.NDArray[np.int32]:
-    """int32 [rows]: of the next k rows, how many no deadline needs."""
+    """int32 [rows]: element k is how many of the next k rows no deadline needs."""
     jobs = np.maximum(0, (owed + due * (rows - 1)) // UNITS)
     bucket = np.repeat(np.arange(len(due)), jobs)
     nth = np.arange(1, len(bucket) + 1) - np.repeat(np.cumsum(jobs) - jobs, jobs)  # first, second, ... of its bucket
@@ -193,6 +193,6 @@ def _sums(
 
 
 def _number(names: Sequence[tuple[Any, ...]]) -> npt.NDArray[np.int64]:
-    """Number of each name, equal names alike, in the order of their first use."""
+    """Index of each name, equal names sharing one, in the order of first use."""
     indices = {name: index for index, name in enumerate(dict.fromkeys(names))}
     return np.array([indices[name] for name in names], dtype=np.int64)

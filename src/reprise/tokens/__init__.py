@@ -1,1 +1,1 @@
-"""Documents to a token store, and rows of one length over it."""
+"""Tokenizes documents into a token store, and builds rows of equal length over it."""

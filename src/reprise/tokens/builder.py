@@ -1,4 +1,4 @@
-"""Documents and their ids to the files of a token store: sorted runs, merged bucket by bucket."""
+"""Writes documents and their token ids to the files of a token store: sorted runs, merged bucket by bucket."""
 
 import functools
 import shutil
@@ -19,20 +19,20 @@ from reprise.tokens.runs import Columns, Run, RunWriter, SplitBucket, make_colum
 from reprise.tokens.store import STORE, VERSION, BucketDescription, BucketKey, StoreDescription, TokenStore
 
 HELD_BYTES = 64 << 20
-"""Bytes of tokens that wait in memory before they are written as a run, and that are merged at one time."""
+"""Bytes of tokens that are collected in memory before they are written as a run, and that are merged at once."""
 RUNS = "runs"
-"""Folder of the runs inside that of the store, until it is whole."""
+"""Folder of the runs inside the store's folder, until the store is complete."""
 
 TEXT_COLUMNS = pa.schema(
     [("id", pa.string()), ("text", pa.string()), ("lang", pa.string()), ("source", pa.string()),
      ("topic", pa.string()), ("split", pa.string()), ("ppl", pa.float64()), ("grade", pa.float32()),
      ("messages", pa.string())]
 )  # fmt: skip
-"""What the store takes of the document table."""
+"""Columns of the document table that the store reads."""
 
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
-    """The smallest type that holds the vocabulary."""
+    """The smallest type that can represent every id of the vocabulary."""
     return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
 
 
@@ -44,15 +44,15 @@ def add_batch(
     split_sources: frozenset[str],
     answers: Sequence[Answers | None],
 ) -> None:
-    """Give documents with their ids to a writer.
+    """Add documents with their ids to a writer.
 
     Args:
-        writer: takes them.
-        batch: with the columns of `TEXT_COLUMNS`.
-        ids: one array per text.
-        tokenizer: gives BOS and EOS.
+        writer: the writer that they are added to.
+        batch: documents with the columns of `TEXT_COLUMNS`.
+        ids: token ids, one array per text.
+        tokenizer: supplies the ids of BOS and EOS.
         split_sources: sources whose buckets are split by topic.
-        answers: where the answers of conversations are in the ids; None for other documents.
+        answers: for each conversation, the positions of its answers in the ids; None for other documents.
     """
     columns = (batch[name].to_pylist() for name in ("split", "lang", "source", "topic"))
     buckets = [
@@ -79,11 +79,11 @@ class StoreBuilder:
         self._writer = RunWriter(root / RUNS, "run", HELD_BYTES)
 
     def add(self, documents: Sequence[Mapping[str, Any]], ids: Sequence[Ids] | None = None) -> None:
-        """Take documents (id, text, lang, source, topic, split, ppl, and grade and messages if there are any).
+        """Add documents (id, text, lang, source, topic, split, ppl, and grade and messages if there are any).
 
         Args:
             documents: rows of the document table.
-            ids: token ids per text; None: they are encoded here.
+            ids: token ids per text; None: the texts are encoded here.
         """
         optional = ("grade", "messages")
         names = [name for name in TEXT_COLUMNS.names if name not in optional]
@@ -107,14 +107,14 @@ class StoreBuilder:
 def merge_runs(
     root: Path, tokenizer: Tokenizer, highest_id: int, held_bytes: int, *, engine: Engine = "native"
 ) -> TokenStore:
-    """Merge the runs in a store's folder into the store, several buckets at the same time; the runs are deleted.
+    """Merge the runs in a store's folder into the store, several buckets in parallel, and delete the runs.
 
     Args:
-        root: folder that the store is written to.
-        tokenizer: for the description.
+        root: folder of the store.
+        tokenizer: tokenizer to record in the description.
         highest_id: largest id that occurs.
-        held_bytes: bytes of tokens that are in memory at one time, of each worker.
-        engine: where the workers are.
+        held_bytes: bytes of tokens that each worker has in memory at once.
+        engine: where the workers run.
     """
     runs = sorted(path for path in (root / RUNS).glob("*") if path.suffix != ".partial")
     buckets = sorted({bucket for run in map(Run, runs) for bucket in run.buckets}, key=lambda bucket: bucket.rank)
@@ -154,7 +154,7 @@ class BucketPiece(NamedTuple):
 
     bucket: SplitBucket
     folder: str
-    """Where, below the folder of the store."""
+    """Its folder, relative to the folder of the store."""
 
 
 def _merge_bucket(root: Path, names: Sequence[str], held_bytes: int, piece: BucketPiece) -> BucketDescription:
@@ -168,7 +168,7 @@ def _merge_bucket(root: Path, names: Sequence[str], held_bytes: int, piece: Buck
         int(run.id_offsets[stop] - run.id_offsets[start]) for run, (start, stop) in zip(runs, spans, strict=True)
     )
     target = root / folder
-    shutil.rmtree(target, ignore_errors=True)  # of a worker that was killed
+    shutil.rmtree(target, ignore_errors=True)  # left by a killed worker
     target.mkdir(parents=True)
     dtype = runs[0].read(0, 0).tokens.dtype
     answers = sum(
@@ -224,7 +224,7 @@ def _merge_bucket(root: Path, names: Sequence[str], held_bytes: int, piece: Buck
 
 
 def _in_ranges(runs: Sequence[Run], spans: Sequence[tuple[int, int]], num_ranges: int) -> Iterator[Columns]:
-    """The documents of a bucket in about so many ranges of ids, in their order; equal ids are in one range."""
+    """The documents of a bucket in about `num_ranges` ranges of ids, in order; equal ids are in one range."""
     sampled = sorted(
         run.doc_id(document)
         for run, (start, stop) in zip(runs, spans, strict=True)

@@ -1,4 +1,4 @@
-"""Many slices of one array, copied at once."""
+"""Copies many slices of one array at once."""
 
 from typing import Any
 
@@ -15,9 +15,9 @@ def gather_slices(
     """Concatenate `flat[start : start + length]` in the order given.
 
     Args:
-        flat: [n].
-        starts: [k] of each slice.
-        lengths: [k] of each slice, all inside `flat`.
+        flat: [n], the array to copy from.
+        starts: [k], first element of each slice.
+        lengths: [k], elements of each slice; all slices are inside `flat`.
 
     Returns:
         [lengths.sum()], of the type of `flat`.

@@ -1,4 +1,4 @@
-"""Best-fit decreasing: documents into rows with little padding and few cuts."""
+"""Best-fit decreasing: packs documents into rows with little padding and few cuts."""
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ def pack(lengths: Sequence[int], seq_len: int, max_padding: float = 1.0) -> list
     """Put documents into rows of at most `seq_len` tokens.
 
     A document longer than a row is cut into full rows and a rest. Then, longest first, each rest or document goes into
-    the row whose gap it fits best, else into a new row: best-fit decreasing, as in Ding et al., arXiv 2404.10830. Where
+    the row whose gap it fits best, else into a new row: best-fit decreasing, as in Ding et al., arXiv 2404.10830. If
     that leaves more than `max_padding` of the positions empty, as few as possible of the emptiest rows are joined and
-    cut instead. Rows come in the order of the mean position of their documents, so that a curriculum survives.
+    cut instead. Rows are ordered by the mean position of their documents, so that a curriculum is preserved.
 
     Args:
-        lengths: tokens of each document, above 0, in the order in which they are to be read.
+        lengths: tokens of each document, above 0, in reading order.
         seq_len: tokens of a row.
-        max_padding: 1 never cuts a document that fits into a row.
+        max_padding: largest share of padding, 0 to 1; 1 never cuts a document that fits into a row.
 
     Returns:
         Rows of pieces (index, start, length); every token of every document is in exactly one piece.
@@ -63,7 +63,7 @@ def _with_less_padding(rows: list[PlannedRow], seq_len: int, max_padding: float,
 
 
 def _joined(rows: list[PlannedRow], seq_len: int) -> list[PlannedRow]:
-    """The pieces of the rows one after the other, cut every `seq_len` tokens."""
+    """The concatenated pieces of the rows, cut every `seq_len` tokens."""
     joined: list[PlannedRow] = []
     room = 0
     for index, start, length in sorted(piece for row in rows for piece in row):

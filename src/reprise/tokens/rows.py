@@ -1,7 +1,7 @@
-"""Rows of one length over documents in a given order: an index; no token is copied until a row is read.
+"""Rows of equal length over documents in a given order: an index; no token is copied until a row is read.
 
-A row is a list of pieces: stretches of documents, one after the other. `ConcatRows` and `BestFitRows` hand them out in
-order, epoch after epoch, up to a limit. Their `cursor` is the position; setting it costs the same everywhere.
+A row is a list of pieces: consecutive tokens of documents, one after the other. `ConcatRows` and `BestFitRows` return
+them in order, epoch after epoch, up to a limit. Their `cursor` is the position; seeking costs the same everywhere.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,26 +19,26 @@ Order = npt.NDArray[np.int64]
 OrderOfEpoch = Callable[[int], Order]
 
 WINDOW_ROWS = 256
-"""`best_fit` packs the documents of about this many rows at a time: no document moves farther."""
+"""`best_fit` packs the documents of about this many rows at a time; no document moves farther than that."""
 
 
 class Piece(NamedTuple):
-    """A stretch of a document inside a row."""
+    """Consecutive tokens of a document inside a row."""
 
     document: int
     """Index in the `DocumentSet`."""
     start: int
     """First token, counted from the beginning of the document."""
     length: int
-    """Tokens, BOS and EOS among them."""
+    """Number of tokens, BOS and EOS included."""
 
 
 Row = list[Piece]
-"""The pieces of a row, in order; what they do not fill is padding at the end."""
+"""The pieces of a row, in order; the rest of the row is padding."""
 
 
 class DocumentSet:
-    """The documents of one bucket or of several, numbered through."""
+    """The documents of one or several buckets under one numbering."""
 
     def __init__(self, buckets: Sequence[Bucket]) -> None:
         self.buckets = list(buckets)
@@ -91,14 +91,14 @@ class DocumentSet:
 
     @cached_property
     def bytes_per_token(self) -> float | None:
-        """UTF-8 bytes of text that a token stands for; None without tokens, and where a document is a conversation,
-        of which only the answers' bytes are known."""
+        """Mean UTF-8 bytes of text per token; None without tokens, and if any document is a conversation, as only the
+        bytes of its answers are known."""
         if self.has_conversations or not self.num_tokens:
             return None
         return float(sum(int(bucket.num_bytes.sum()) for bucket in self.buckets) / self.num_tokens)
 
     def stretches_without_loss(self, piece: Piece) -> list[tuple[int, int]]:
-        """Where no loss is taken in a piece of a conversation, (start, stop) within it; none in other documents."""
+        """(start, stop) ranges without loss within a piece of a conversation; empty for other documents."""
         bucket, index = self.locate(piece.document)
         answers = bucket.answers(index)
         if not len(answers):
@@ -109,7 +109,7 @@ class DocumentSet:
 
 
 class RowStream(Protocol):
-    """Hands out the rows of a bucket."""
+    """Returns the rows of a bucket one by one."""
 
     @property
     def exhausted(self) -> bool:
@@ -117,17 +117,17 @@ class RowStream(Protocol):
 
     @property
     def epoch(self) -> int:
-        """Passes over the documents that are complete."""
+        """Complete passes over the documents."""
 
     @property
     def tokens_read(self) -> int:
-        """Tokens of documents in the rows that were handed out."""
+        """Tokens of documents in the rows returned so far."""
 
     cursor: list[int]
-    """Where the next row begins; JSON."""
+    """Where the next row begins; serializable as JSON."""
 
     def take(self) -> Callable[[], Row]:
-        """Move on by one row; the function that is returned computes its pieces."""
+        """Advance by one row; the returned function computes its pieces."""
 
 
 class ConcatRows:
@@ -139,14 +139,14 @@ class ConcatRows:
     def __init__(
         self, documents: DocumentSet, order_of_epoch: OrderOfEpoch, epoch_tokens: int, seq_len: int, limit_tokens: int
     ) -> None:
-        """Begin at the first row.
+        """Start at the first row.
 
         Args:
-            documents: what the bucket holds.
-            order_of_epoch: epoch from 0 -> the documents that it reads, the same ones in every epoch.
+            documents: the documents of the bucket.
+            order_of_epoch: epoch, from 0 -> indices of its documents in reading order, the same set in every epoch.
             epoch_tokens: tokens of these documents.
             seq_len: tokens of a row.
-            limit_tokens: tokens that may be read in all.
+            limit_tokens: tokens that may be read in total.
         """
         self._documents, self._order_of_epoch, self._seq_len = documents, order_of_epoch, seq_len
         self._epoch_tokens, self._limit = epoch_tokens, limit_tokens
@@ -198,7 +198,7 @@ class ConcatRows:
         return row
 
     def _layout(self, epoch: int) -> tuple[Order, npt.NDArray[np.int64]]:
-        """Order of an epoch and where each of its documents ends; that of two epochs is kept."""
+        """Order of an epoch and where each of its documents ends; the results of two epochs are cached."""
         if epoch not in self._layouts:
             if len(self._layouts) > 1:
                 del self._layouts[min(self._layouts)]
@@ -219,14 +219,14 @@ class BestFitRows:
         limit_tokens: int,
         max_padding: float = 1.0,
     ) -> None:
-        """Begin at the first row.
+        """Start at the first row.
 
         Args:
-            documents: what the bucket holds.
-            order_of_epoch: epoch from 0 -> the documents that it reads, the same ones in every epoch.
+            documents: the documents of the bucket.
+            order_of_epoch: epoch, from 0 -> indices of its documents in reading order, the same set in every epoch.
             epoch_tokens: tokens of these documents.
             seq_len: tokens of a row.
-            limit_tokens: tokens that may be read in all; the first row that would pass it is not handed out.
+            limit_tokens: tokens that may be read in total; the first row that would exceed it is not returned.
             max_padding: see `packing.pack`.
         """
         self._documents, self._order_of_epoch, self._seq_len = documents, order_of_epoch, seq_len
@@ -247,7 +247,7 @@ class BestFitRows:
         if self._before >= self._limit:
             return True
         if self._rows is None and self._before + self._seq_len <= self._limit:
-            return self._epoch_tokens == 0  # a row fits, whatever it holds: no window is packed for this
+            return self._epoch_tokens == 0  # any row fits: no window needs to be packed to know
         rows = self._window()
         return not rows or self._before + self._ends[self._index] > self._limit
 
@@ -290,7 +290,7 @@ class BestFitRows:
         return lambda: row
 
     def _window(self) -> list[Row]:
-        """The rows of the window; packed when first asked for. They are the same whatever the limit is."""
+        """The rows of the window, packed on first use. They do not depend on the limit."""
         if self._rows is None:
             ahead = self._order_now()[self._first : self._first + WINDOW_ROWS * self._seq_len]
             lengths = self._documents.lengths[ahead]

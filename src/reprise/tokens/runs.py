@@ -1,4 +1,4 @@
-"""Sorted runs: documents that were encoded together, on disk in the order of the store, to be merged into it.
+"""Sorted runs: documents that were encoded together, written in the order of the store and later merged into it.
 
 A worker that encodes documents collects them in a `RunWriter` and writes a run whenever they fill its memory; `Run`
 reads one without loading it. Columns are flat arrays: there is no Python object for each document of a corpus.
@@ -41,25 +41,25 @@ class SplitBucket(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """Documents with their ids, one entry of each column to a document."""
+    """Documents with their token ids; each column has one entry per document unless it is flat."""
 
     buckets: npt.NDArray[np.int32]
-    """Position of its bucket in a list that is kept beside the columns."""
+    """Index of the document's bucket in a separate list."""
     tokens: npt.NDArray[Any]
-    """Flat, in the type of the store, with BOS and EOS."""
+    """Flat: token ids in the type of the store, with BOS and EOS."""
     lengths: npt.NDArray[np.int64]
     hashes: npt.NDArray[np.uint64]
-    """Hash of the tokens: decides between documents with one id, so that the order of arrival never does."""
+    """Hash of the tokens: orders documents with the same id, so that the order of arrival does not matter."""
     ppl: npt.NDArray[np.float32]
     grade: npt.NDArray[np.float32]
     num_bytes: npt.NDArray[np.int64]
     id_bytes: npt.NDArray[np.uint8]
-    """Flat."""
+    """Flat: UTF-8 bytes of the ids."""
     id_lengths: npt.NDArray[np.int64]
     answers: npt.NDArray[np.int32]
-    """Flat, three entries to an answer (see `Bucket.answers`)."""
+    """Flat: three entries per answer (see `Bucket.answers`)."""
     answer_lengths: npt.NDArray[np.int64]
-    """Entries of `answers` of each document: 0 if it is no conversation."""
+    """Number of entries in `answers` for each document; 0 if it is not a conversation."""
 
 
 def make_columns(
@@ -73,12 +73,12 @@ def make_columns(
     """Columns of some documents.
 
     Args:
-        batch: with the columns id, text, messages, ppl and grade.
-        ids: one array per text.
-        tokenizer: gives BOS and EOS.
+        batch: documents with the columns id, text, messages, ppl and grade.
+        ids: token ids, one array per text.
+        tokenizer: supplies the ids of BOS and EOS.
         dtype: type of the store's tokens.
-        buckets: one entry per document.
-        answers: one entry per document, None if it is no conversation.
+        buckets: index of each document's bucket, int32[documents].
+        answers: positions of each document's answers in its ids; None if it is not a conversation.
     """
     extra = 1 if tokenizer.bos_id is None else 2
     own = np.array([len(one) for one in ids], dtype=np.int64)
@@ -103,7 +103,7 @@ def make_columns(
         messages = batch["messages"].to_pylist()
         num_bytes = num_bytes.copy()
         num_bytes[is_conversation] = [answer_bytes(load_messages(messages[row])) for row in is_conversation]
-    # After the BOS.
+    # Positions count from BOS.
     flat = [one.ravel() + (extra - 1) for one in answers if one is not None]
     return Columns(
         buckets,
@@ -125,7 +125,7 @@ def _joined(batch: pa.Table, name: str, type: pa.DataType) -> Any:
 
 
 def _scores(batch: pa.Table, name: str) -> npt.NDArray[np.float32]:
-    """NaN if there is none."""
+    """float32 [documents]: the column `name`, NaN if there is no score."""
     values: npt.NDArray[np.float64] = (
         _joined(batch, name, pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False)
     )
@@ -146,12 +146,12 @@ class RunWriter:
     """Collects documents and writes a run of them whenever their tokens fill `held_bytes`."""
 
     def __init__(self, folder: Path, name: str, held_bytes: int) -> None:
-        """Begin without documents.
+        """Start without documents.
 
         Args:
             folder: where runs are written.
-            name: begins the name of each run; no other writer has it.
-            held_bytes: bytes of tokens that wait in memory.
+            name: prefix of each run's name, unique to this writer.
+            held_bytes: bytes of tokens that are collected in memory before a run is written.
         """
         self._folder, self._name, self._held_bytes = folder, name, held_bytes
         self._parts: list[Columns] = []
@@ -161,11 +161,11 @@ class RunWriter:
         self.highest_id = -1
 
     def position(self, bucket: SplitBucket) -> int:
-        """What stands for a bucket in `Columns.buckets`."""
+        """Index of a bucket in `Columns.buckets`."""
         return self._positions.setdefault(bucket, len(self._positions))
 
     def add(self, columns: Columns) -> None:
-        """Take documents."""
+        """Add documents."""
         self._parts.append(columns)
         self.num_documents += len(columns.lengths)
         self.highest_id = max(self.highest_id, int(columns.tokens.max(initial=0)))
@@ -174,7 +174,7 @@ class RunWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Write the documents that wait as one run."""
+        """Write the collected documents as one run."""
         if not self._parts:
             return
         columns = Columns(*(np.concatenate(parts) for parts in zip(*self._parts, strict=True)))
@@ -215,7 +215,7 @@ def write_run(folder: Path, columns: Columns, buckets: Sequence[SplitBucket]) ->
 def sort_documents(
     id_bytes: npt.NDArray[np.uint8], id_offsets: npt.NDArray[np.int64], hashes: npt.NDArray[np.uint64], **first: Any
 ) -> npt.NDArray[np.int64]:
-    """Positions in the order of `first`, of the ids' bytes and of the hashes."""
+    """Indices that sort documents by `first`, then by the bytes of their ids, then by their hashes."""
     ids = pa.LargeBinaryArray.from_buffers(
         pa.large_binary(), len(hashes), [None, pa.py_buffer(id_offsets.astype(np.int64)), pa.py_buffer(id_bytes)]
     )
@@ -237,7 +237,7 @@ def _sorted_slices(
 
 
 def offsets_of(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """int64[n + 1]: where each of n slices begins, and the end."""
+    """int64[n + 1]: start of each of n slices, and the end of the last."""
     return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
 
 
@@ -278,7 +278,7 @@ class Run:
 
     @cached_property
     def id_bytes(self) -> npt.NDArray[np.uint8]:
-        """Of all ids."""
+        """uint8 [bytes]: the concatenated UTF-8 bytes of all ids."""
         return self._map("id_bytes")
 
     def doc_id(self, document: int) -> bytes:
@@ -286,11 +286,11 @@ class Run:
         return self.id_bytes[self.id_offsets[document] : self.id_offsets[document + 1]].tobytes()
 
     def first_from(self, value: bytes, start: int, stop: int) -> int:
-        """The first document between two positions, whose id is not before a value."""
+        """The first document in [start, stop) whose id is not less than `value`; `stop` if there is none."""
         return start + bisect.bisect_left(range(start, stop), value, key=self.doc_id)
 
     def read(self, start: int, stop: int) -> Columns:
-        """Documents of a stretch; their buckets are left at 0."""
+        """Documents in [start, stop); their buckets are set to 0."""
         return Columns(
             np.zeros(stop - start, dtype=np.int32),
             self._map("tokens")[self.offsets[start] : self.offsets[stop]],

@@ -1,8 +1,8 @@
-"""Stage `tokenize`: scored and synthetic documents to the token store, on all cores or the cluster.
+"""Stage `tokenize`: writes scored and synthetic documents to the token store, on all cores or the cluster.
 
-Workers encode parts of the table into sorted runs (`runs`), and merge the runs of a bucket each (`builder`). The store
-does not depend on how many workers there are, and the piece of a killed worker is repeated. Conversations that the
-model's chat template refuses go to `dropped/`.
+Workers encode parts of the table into sorted runs (`runs`), then each merges the runs of a bucket (`builder`). The
+store does not depend on how many workers there are, and the piece of a killed worker is repeated. Conversations that
+the model's chat template rejects go to `dropped/`.
 """
 
 import functools
@@ -30,19 +30,19 @@ from reprise.tokens.store import TokenStore
 from reprise.workspace import Work
 
 CHAT_TEMPLATE = "chat_template"
-"""Reason of a conversation that is dropped because the model's chat template refuses it."""
+"""Reason recorded for a conversation that is dropped because the model's chat template rejects it."""
 BATCH_DOCUMENTS = 1024
 """Documents encoded at once: fewer leave the library's threads idle, more leave the caches (measured)."""
 PIECE_BYTES = 64 << 20
-"""Bytes of text, about, that a worker encodes before it reports."""
+"""Approximate bytes of text in a piece, after which a worker reports."""
 START_BYTES = 128 << 20
-"""Bytes of text that are encoded by one process in the time that a worker process needs to load a tokenizer."""
+"""Bytes of text that one process encodes in the time in which a worker process loads a tokenizer."""
 
 _opened: dict[str, Tokenizer] = {}
 """Model and library -> the tokenizer of this process."""
 
 _templates: dict[str, ChatTemplate] = {}
-"""Model -> its chat template, where a conversation needed it."""
+"""Model -> its chat template, once a conversation needed it."""
 
 
 @record
@@ -74,9 +74,9 @@ class TokenizeCounts(TypedDict):
     documents: int
     """Documents in the store."""
     dropped: int
-    """Conversations that the model's chat template refuses, which `reprise rejects` shows."""
+    """Conversations that the model's chat template rejects, which `reprise rejects` shows."""
     drops: list[BucketFlow]
-    """Languages, sources and splits that lost some of them; empty if none was dropped."""
+    """Languages, sources and splits with dropped conversations; empty if none was dropped."""
     conversations: int
     """Documents that are conversations."""
     answer_tokens: int
@@ -84,11 +84,11 @@ class TokenizeCounts(TypedDict):
     tokens: int
     """Tokens in the store."""
     tokenizer: str
-    """Library that made the ids."""
+    """Tokenizer library that computed the ids."""
     tokenizer_reason: str
-    """Why it was this one."""
+    """Why this library was used."""
     buckets: list[BucketTokens]
-    """The same for each bucket."""
+    """Documents and tokens of each bucket."""
 
 
 class EncodePiece(NamedTuple):
@@ -99,31 +99,31 @@ class EncodePiece(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """What became of a piece."""
+    """Result of encoding a piece."""
 
     documents: int
     highest_id: int
     dropped: Counter[tuple[str, str, str]]
-    """(language, source, split) -> conversations that the chat template refuses."""
+    """(language, source, split) -> conversations that the chat template rejects."""
 
 
 def run(work: Work, *, model: Model, tokens: Tokens, split_sources: list[str], engine: Engine = "native") -> None:
-    """Documents of `score` and, if there is one, of `synthesize`, to the store.
+    """Write the documents of `score` and, if that stage exists, of `synthesize` to the store.
 
     Args:
-        work: `inputs` has `score` and maybe `synthesize`.
-        model: whose tokenizer.
-        tokens: which tokenizer library, and how much memory a worker has.
+        work: the stage's folders; `inputs` contains `score` and optionally `synthesize`.
+        model: the model whose tokenizer is used.
+        tokens: tokenizer library, and memory of a worker.
         split_sources: sources whose buckets are split by topic.
-        engine: where the workers are.
+        engine: where the workers run.
 
     Raises:
-        UserError: see `open_tokenizer`; or a fast tokenizer was found to give other ids on the way.
+        UserError: see `open_tokenizer`; or a fast tokenizer returned different ids for some text.
     """
     folders = [work.inputs[name] / "documents" for name in ("score", "synthesize") if name in work.inputs]
     tokenizer = _open(model.model_dump_json(), tokens.tokenizer, os.getpid())
     parts = [part for folder in folders for part in list_parts(folder)]
-    held_bytes = tokens.memory_mb * 1_000_000 // 4  # sorting copies what is held, and so does reading it back
+    held_bytes = tokens.memory_mb * 1_000_000 // 4  # sorting copies the collected tokens, and so does reading them back
     results = run_pieces(
         functools.partial(
             encode_piece,
@@ -175,7 +175,7 @@ def run(work: Work, *, model: Model, tokens: Tokens, split_sources: list[str], e
 
 
 def _drops(store: TokenStore, dropped: Mapping[tuple[str, str, str], int]) -> list[BucketFlow]:
-    """Each language, source and split of which conversations were dropped, with all its documents."""
+    """Each language, source and split with dropped conversations, with the count of all its documents."""
     stored: Counter[tuple[str, str, str]] = Counter()
     for entry in store.description["buckets"]:
         stored[entry["language"], entry["source"], entry["split"]] += entry["documents"]
@@ -200,16 +200,16 @@ def encode_piece(
     parent: int,
     piece: EncodePiece,
 ) -> Encoded:
-    """Encode parts of the table into sorted runs; done again, it writes the same runs.
+    """Encode parts of the table into sorted runs; a repeated call writes the same runs.
 
     Args:
         root: folder of the store.
         model: the model's settings, as JSON.
-        library: which tokenizer library.
+        library: tokenizer library.
         split_sources: sources whose buckets are split by topic.
-        held_bytes: bytes of tokens that wait in memory.
-        parent: id of the process that gives out the pieces.
-        piece: what is encoded.
+        held_bytes: bytes of tokens that are collected in memory before a run is written.
+        parent: id of the process that distributes the pieces.
+        piece: parts of the table to encode.
     """
     tokenizer = _open(model, library, parent)
     writer = RunWriter(Path(root) / RUNS, f"{piece.position:06d}", held_bytes)
@@ -248,7 +248,7 @@ def _dropped_rows(part: str, refused: Mapping[int, str]) -> pa.Table:
 
     Args:
         part: a part of the table.
-        refused: row -> why the template refuses it.
+        refused: row -> why the template rejects it.
     """
     rows = pq.read_table(part, columns=["id", "lang", "source", "origin", "text", "split"]).take(list(refused))
     reasons = pa.array([CHAT_TEMPLATE] * len(refused), pa.string())
@@ -256,11 +256,11 @@ def _dropped_rows(part: str, refused: Mapping[int, str]) -> pa.Table:
 
 
 def _open(model: str, library: Library, parent: int) -> Tokenizer:
-    """The tokenizer of this process; that of a worker leaves the other cores to the other workers."""
+    """The tokenizer of this process; a worker's uses one core, as the other workers use the rest."""
     key = f"{library} {model}"
     if key not in _opened:
         if os.getpid() != parent:
-            os.environ.setdefault("RAYON_NUM_THREADS", "1")  # of the tokenizer libraries
+            os.environ.setdefault("RAYON_NUM_THREADS", "1")  # threads of the tokenizer libraries
         _opened[key] = open_tokenizer(Model.model_validate_json(model), library)
     return _opened[key]
 

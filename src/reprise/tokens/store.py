@@ -1,4 +1,4 @@
-"""Read a token store: one folder of plain NumPy files per bucket (format: ARCHITECTURE.md, "Token store")."""
+"""Reads a token store: one folder of plain NumPy files per bucket (format: ARCHITECTURE.md, "Token store")."""
 
 import contextlib
 import json
@@ -36,7 +36,7 @@ class BucketDescription(TypedDict):
     topic: str | None
     """Topic; null if the source is not split by topic."""
     folder: str
-    """Folder of its files, below that of the store."""
+    """Folder of its files, relative to the folder of the store."""
     documents: int
     """Documents."""
     tokens: int
@@ -56,15 +56,15 @@ class StoreDescription(TypedDict):
     version: int
     """Version of this record."""
     fingerprint: str
-    """Hash of everything else but the name of the tokenizer library."""
+    """Hash of all other fields except `tokenizer`."""
     dtype: str
-    """Of `tokens.npy`: `uint16` or `uint32`."""
+    """Type of `tokens.npy`: `uint16` or `uint32`."""
     vocab_size: int
-    """Tokens of the tokenizer."""
+    """Number of tokens in the tokenizer's vocabulary."""
     highest_id: int
-    """Largest id that occurs; -1 in an empty store. The model must embed it."""
+    """Largest id that occurs; -1 in an empty store. The model must have an embedding for it."""
     tokenizer: str
-    """Name of the library."""
+    """Name of the tokenizer library."""
     eos_id: int
     """Id that ends each document."""
     bos_id: int | None
@@ -74,7 +74,7 @@ class StoreDescription(TypedDict):
 
 
 class BucketKey(NamedTuple):
-    """What the text of a bucket has in common."""
+    """Language, source and topic of a bucket."""
 
     language: str
     source: str
@@ -86,7 +86,7 @@ class BucketKey(NamedTuple):
 
 
 class DocIds(Sequence[str]):
-    """Ids of the documents of a bucket, decoded when asked for."""
+    """Ids of the documents of a bucket, decoded on access."""
 
     def __init__(self, flat: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> None:
         self._flat, self._offsets = flat, offsets
@@ -149,8 +149,8 @@ class Bucket:
         return self._map("num_bytes")
 
     def answers(self, document: int) -> npt.NDArray[np.int32]:
-        """int32 [answers, 3]: first token of each answer in the document, the end of its text, and its end with the
-        tokens that end the turn. Empty where the document is no conversation: then all of it counts."""
+        """int32 [answers, 3]: for each answer of the document, its first token, the end of its text, and its end
+        including the tokens that end the turn. Empty if the document is not a conversation: then all of it counts."""
         if not self.num_conversations:
             return np.empty((0, 3), dtype=np.int32)
         start, stop = self._answer_offsets[document : document + 2].tolist()
@@ -191,7 +191,7 @@ class TokenStore:
 
     @classmethod
     def open(cls, path: Path | str) -> "TokenStore":
-        """Open a store and check that every file has its size.
+        """Open a store and check the size of every file.
 
         Raises:
             UserError: there is no store, it is of another version, or a file is missing or has another size.
@@ -227,7 +227,7 @@ class TokenStore:
         """Compare the checksum of every file; reads the whole store.
 
         Raises:
-            UserError: a file holds other bytes than were published.
+            UserError: the content of a file has changed since it was published.
         """
         files = list(_files(self.root, self.description))
         with track("verify the token store", sum(expected["size"] for _, expected in files), "bytes") as advance:
@@ -247,7 +247,7 @@ def _files(root: Path, description: StoreDescription) -> Iterator[tuple[Path, Fi
 
 
 def _allow_open_files(count: int) -> None:
-    """Raise the process's own limit, as far as the system lets it: each file that is mapped counts as open."""
+    """Raise the process's limit of open files, as far as the system allows: each mapped file counts as open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError):  # a system without /proc
         count += len(list(Path("/proc/self/fd").iterdir()))  # those of other stores, for example
