@@ -27,15 +27,15 @@ BLOCK = 16
 
 def main() -> None:
     options = argparse.ArgumentParser()
-    options.add_argument("--seconds", type=float, default=1e9)
+    options.add_argument("--seconds", type=float, default=1e9, help="Time for kills, after the whole run.")
     options.add_argument("--points", type=int, default=None, help="At most so many; default: each event once.")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--log", type=Path, default=None, help="Results so far, which a later call adds to.")
     options.add_argument("--folder", type=Path, default=None)
     arguments = options.parse_args()
     folder = arguments.folder or crash_points.new_folder()
-    start = time.monotonic()
     run = crash_points.open_run(folder)
+    start = time.monotonic()
     points = crash_points.spread(run.points, random.Random(arguments.seed))
     if arguments.points and arguments.points > len(points):
         points *= -(-arguments.points // len(points))

@@ -206,7 +206,7 @@ def test_settings_of_a_backend():
         Evaluation(backend={"base_url": "http://127.0.0.1:1/v1"})
     with pytest.raises(ValueError, match="carries no key"):
         Evaluation(backend={"kind": "openai", "base_url": "http://user:secret@127.0.0.1/v1"})
-    with pytest.raises(ValueError, match="merge_factors and curve_benchmarks need"):
+    with pytest.raises(ValueError, match="merge_factors, chat_merge and curve_benchmarks need"):
         settings_ = {"kind": "openai", "base_url": "http://127.0.0.1:1/v1"}
         Evaluation(backend=settings_, merge_factors=[0.5])
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.slow
 def test_a_kill_before_any_file_event_changes_nothing(tmp_path):
     """In a process of its own: nothing but imports may have happened before it forks."""
-    seconds = float(os.environ.get("REPRISE_CRASH_SECONDS", "45"))
+    seconds = float(os.environ.get("REPRISE_CRASH_SECONDS", "30"))
     script = str(ROOT / "benchmarks" / "crash_points.py")
     done = subprocess.run(
         [sys.executable, script, "--seconds", str(seconds), "--folder", str(tmp_path)],

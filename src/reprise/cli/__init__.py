@@ -1,4 +1,4 @@
-"""The command line: one module for each group of commands, and how a command ends."""
+"""The command line: one module for each group of commands, and the exit codes."""
 
 import signal
 import sys
@@ -22,7 +22,7 @@ app = typer.Typer(
 
 
 STOPPED = 75
-"""Exit code (EX_TEMPFAIL) of a training that a scheduler stopped and that saved: run the same command again."""
+"""Exit code (EX_TEMPFAIL) after a scheduler stopped training and a checkpoint was saved: run the same command again."""
 
 
 def _print_version(given: bool) -> None:
@@ -45,7 +45,7 @@ for _group in (recipes, run, show, measure, studies, maintenance, publish):
 
 
 def main() -> NoReturn:
-    """Run a command; the user's mistakes are one message and exit code 2, without a traceback unless --debug."""
+    """Run a command; a mistake of the user is one message and exit code 2, without a traceback unless --debug."""
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
@@ -56,19 +56,19 @@ def main() -> NoReturn:
         if isinstance(error, Interrupted) or signal_number is None:
             _leave(error, debug)
         _say_stopped(signal_number)
-    if code == 128 + signal.SIGINT:  # how typer reports KeyboardInterrupt
+    if code == 128 + signal.SIGINT:  # typer's code for KeyboardInterrupt
         _say_stopped(interrupts.settle() or signal.SIGINT)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _say_stopped(signal_number: int) -> NoReturn:
-    """End after Ctrl-C or SIGTERM; an interrupted import may have raised anything."""
+    """Exit after Ctrl-C or SIGTERM; an interrupted import may have raised anything."""
     console.print(interrupts.MESSAGE, markup=False, soft_wrap=True)
     sys.exit(128 + signal_number)
 
 
 def _leave(error: BaseException, debug: bool) -> NoReturn:
-    """End on what the user, typer and training raise, and on our own faults."""
+    """Exit after an error of the user, typer or training, or a bug of Reprise."""
     if debug or not isinstance(error, Exception):
         raise error
     if isinstance(error, UserError):
@@ -76,14 +76,14 @@ def _leave(error: BaseException, debug: bool) -> NoReturn:
         sys.exit(2)
     if isinstance(error, typer.Exit):
         sys.exit(error.exit_code)
-    if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # a wrong command line
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # an invalid command line
         console.print(f"error: {error.format_message()}", style="bold red", markup=False, highlight=False)
         sys.exit(2)
     if isinstance(error, Interrupted):
         if leads():
             console.print(str(error), markup=False, soft_wrap=True)
         sys.exit(130 if error.by_user else STOPPED)
-    if isinstance(error, BrokenPipeError):  # such as `| head`, which has read enough
+    if isinstance(error, BrokenPipeError):  # for example `| head`, which stopped reading
         sys.exit(128 + signal.SIGPIPE)
     if isinstance(error, OSError) and error.strerror:
         where = "" if error.filename is None else f"{error.filename}: "

@@ -1,4 +1,4 @@
-"""Commands that run no stage: verify, doctor and prune of a run, and the list of benchmarks."""
+"""Commands that do not run stages: verify, doctor and prune a run, and list benchmarks."""
 
 import json
 from dataclasses import asdict

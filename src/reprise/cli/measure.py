@@ -1,4 +1,4 @@
-"""Commands that measure models: evaluate, and the test of training against a plain loop."""
+"""Commands that measure models: evaluate, and selftest, which compares training with a plain loop."""
 
 import json
 from pathlib import Path
@@ -55,7 +55,7 @@ def evaluate(
     else:
         results = _evaluate_model(model, overrides or [], options)
         if results is None:
-            return  # this process has helped
+            return  # a helper process
     if as_json:
         print(json.dumps(results, ensure_ascii=False, indent=1))
     else:

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what commands do alike: run stages, and say what happened."""
+"""Options that several commands share, and common functions: run stages, print results."""
 
 import json
 import os
@@ -32,11 +32,11 @@ def bring_up(
     """Bring stages up to date, and report the result in one line.
 
     Args:
-        recipe: the run.
-        until: stages, with all that they need; None: all stages.
+        recipe: recipe of the run.
+        until: names of stages to run, with all that they need; None: all stages.
         restart: see `Restart`.
         adopt: see `Adopt`.
-        others: workspaces of runs alike, whose stages may be taken over.
+        others: workspaces of similar runs, whose stages may be reused.
     """
     from reprise.pipeline import run_stages, say_result
 
@@ -54,17 +54,17 @@ def bring_up(
 
 
 def training_stages(recipe: Recipe) -> list[str]:
-    """`train-1`, `train-2`, ...: the run's stages that train."""
+    """Names of the stages of the run that train: `train-1`, `train-2`, ..."""
     return [f"train-{index}" for index in range(1, len(recipe.stages) + 1)]
 
 
 def leads() -> bool:
-    """Whether this is the first process of those that torchrun or Slurm started, or the only one."""
+    """Whether this is the only process, or the first one that torchrun or Slurm started."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def print_json(value: Any) -> None:
-    """Print a value for a program."""
+    """Print a value as JSON on standard output."""
     print(json.dumps(value, ensure_ascii=False, indent=1))
 
 

@@ -1,4 +1,4 @@
-"""Commands that make a model of another: a larger vocabulary, exports, merges, uploads."""
+"""Commands that make a model from another one: a larger vocabulary, exports, merges, uploads."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -154,7 +154,7 @@ def extend(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fa
     try:
         bring_up(loaded, [VOCABULARY])
     finally:
-        if before is not None and leads():  # what was trained there, with its own vocabulary, stays described
+        if before is not None and leads():  # the recipe that describes what was trained there
             write_text(kept, before)
     manifest = Workspace(loaded.workspace).manifest(VOCABULARY)
     assert manifest is not None, "the stage was brought up to date"

@@ -1,4 +1,4 @@
-"""Commands about a recipe: write one, list its settings, plan it, and say what of it is up to date."""
+"""Commands about a recipe: write it, list its settings, plan it, and show which of its stages are up to date."""
 
 from pathlib import Path
 from typing import Annotated
@@ -59,7 +59,7 @@ def init(
 
 
 def _count(given: str | None, option: str) -> int | None:
-    """A count from the command line, such as `2M`."""
+    """Parse a count from the command line, such as `2M`."""
     from reprise.recipe.fields import parse_count
 
     try:

@@ -15,7 +15,7 @@ ONE_STAGE = {
     "synthesize": "Make question-answer documents about passages of the text.",
     "tokenize": "Write the token store.",
 }
-"""Stages without options -> what their commands do."""
+"""Stage whose command has no options -> help of the command."""
 
 
 def run(recipe: RecipePath, overrides: Overrides = None, restart: Restart = False, adopt: Adopt = False) -> None:
@@ -24,7 +24,7 @@ def run(recipe: RecipePath, overrides: Overrides = None, restart: Restart = Fals
 
 
 def _add_stage(app: typer.Typer, name: str, doc: str) -> None:
-    """Add the command that brings one stage up to date, and what it needs."""
+    """Add the command that brings one stage, and what it needs, up to date."""
 
     def command(recipe: RecipePath, overrides: Overrides = None) -> None:
         bring_up(open_recipe(recipe, overrides), [name])

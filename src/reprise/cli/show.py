@@ -1,4 +1,4 @@
-"""Commands that show what a run did: rejects, order, report, live page, and labels by hand."""
+"""Commands that show results of a run (rejects, order, report, live page), and label documents by hand."""
 
 import json
 from itertools import islice

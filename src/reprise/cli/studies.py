@@ -1,4 +1,4 @@
-"""`reprise study`: grids of recipes, and the studies that plan their runs themselves."""
+"""`reprise study`: grids of recipes, and studies that plan their runs themselves."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -50,7 +50,7 @@ def _run_grid(
     tokens: str | None,
     as_json: bool,
 ) -> None:
-    """Run the grid of a study, or that of `microanneal`, and say what it shows."""
+    """Run the grid of a study or of `microanneal`, and print the comparison."""
     from reprise.study import load_study, run_study
 
     arguments = [name]

@@ -11,7 +11,7 @@ _LOOKED_AT = 2000
 """Characters of a document that are examined: from its middle, since beginnings are often boilerplate."""
 
 _SURE = 0.9
-"""Confidence of py3langid from which lid.176 is not asked: above it, lid.176 is right less often than py3langid."""
+"""Confidence of py3langid above which lid.176 is not used: there it is right less often than py3langid."""
 
 UNKNOWN = "und"
 """ISO 639's code for a language that is not known."""

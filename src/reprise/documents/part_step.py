@@ -57,7 +57,7 @@ class RowsOrigin:
 
 
 Step = Callable[[pa.Table, RowsOrigin], Outcome]
-"""A function from rows, and where they come from, to what becomes of them."""
+"""Function that decides what to do with some rows, given where they come from."""
 
 _BATCH_ROWS = 2000
 

@@ -120,7 +120,7 @@ def as_table(rows: Rows, schema: pa.Schema = SCHEMA) -> pa.Table:
 
 
 def write_part(path: Path, rows: Rows, schema: pa.Schema = SCHEMA) -> int:
-    """Write one part atomically; returns its number of rows."""
+    """Write one part atomically; returns how many rows it has."""
     table = as_table(rows, schema)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")

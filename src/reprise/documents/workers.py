@@ -98,7 +98,7 @@ class Worker:
         return f"signal {-code}" if code < 0 else f"exit code {code}"
 
     def kill(self) -> None:
-        """End the process at once."""
+        """Kill the process immediately."""
         self._process.kill()
         self._process.wait()
         self._requests.close()

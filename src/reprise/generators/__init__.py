@@ -1,1 +1,1 @@
-"""Models that answer requests: in this process, behind a server, with every answer in a journal before it counts."""
+"""Models that answer requests, in this process or behind a server; every answer is saved in a journal before use."""

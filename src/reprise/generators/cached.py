@@ -1,4 +1,4 @@
-"""Ask what the journal does not know yet, and show how it goes."""
+"""Send the requests that the journal has no answer to, and show progress."""
 
 import math
 import time
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from reprise.generators.transformers_engine import InProcess
 
 ROUND_PIECES = 4
-"""Pieces of each process between two checks of their results."""
+"""Pieces per process between two checks of their results."""
 
 STOP_AFTER = 20
-"""So many requests, more than half of them without an answer, stop the stage early."""
+"""If more than half of at least this many requests have no answer, the stage stops early."""
 
 
 @record
 class Expenses(TypedDict):
-    """Requests to the generator and the judge, and their price."""
+    """Requests to the generator and the judge, and their cost."""
 
     # In the annotation, because a record that inherits these fields shows their meaning too.
     requests: Annotated[int, Field(description="Requests, those answered from the journal included.")]
@@ -47,7 +47,7 @@ class Expenses(TypedDict):
 
 @dataclass
 class Spending:
-    """What the requests of a run took."""
+    """Tokens, time and cost of the requests of a run."""
 
     requests: int = 0
     from_journal: int = 0
@@ -55,16 +55,16 @@ class Spending:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost: float = 0.0
-    """Of all answers that the run uses, those of the journal too."""
+    """Cost of all answers that the run uses, including those in the journal."""
 
     def add(self, answer: Answer, settings: GeneratorSettings) -> None:
-        """Count an answer."""
+        """Add the tokens and the cost of an answer."""
         self.prompt_tokens += answer.prompt_tokens
         self.completion_tokens += answer.completion_tokens
         self.cost += price(answer.prompt_tokens, answer.completion_tokens, settings)
 
     def record(self) -> Expenses:
-        """The numbers of today."""
+        """The current totals."""
         return {
             "requests": self.requests,
             "from_journal": self.from_journal,
@@ -76,7 +76,7 @@ class Spending:
 
 
 class Asker:
-    """A generator behind the journal."""
+    """A generator with a journal that caches its answers."""
 
     def __init__(
         self,
@@ -87,18 +87,18 @@ class Asker:
         setting: str = "generator",
         processes: Processes | None = None,
     ) -> None:
-        """Put a journal before a generator.
+        """Put a journal in front of a generator.
 
         Args:
-            generator: answers what the journal does not know.
-            settings: how the generator is asked, and its prices.
-            journal: answers that the stage has.
-            spending: what was spent before; it is added to.
+            generator: answers the requests that the journal has no answer to.
+            settings: settings of the generator, including its prices.
+            journal: answers that exist already; new ones are added.
+            spending: totals of earlier requests, to which those of new ones are added; None: start from 0.
             setting: path of the settings in the recipe, for errors.
-            processes: those that divide the requests to a model in this process.
+            processes: the processes that share the requests to a model in this process; None: only this one.
 
         Raises:
-            UserError: vLLM is asked for on several processes.
+            UserError: vLLM is configured and there are several processes.
         """
         self._processes = processes or Processes()
         if settings.kind == "vllm" and self._processes.world > 1:
@@ -112,7 +112,7 @@ class Asker:
         self.spending = spending or Spending()
 
     def ask(self, requests: Sequence[Request], what: str) -> list[Outcome]:
-        """Outcomes in the order of the requests; the journal holds every answer before this returns.
+        """Return the outcomes in the order of the requests; the journal contains every answer before this returns.
 
         Raises:
             UserError: more requests failed than the recipe allows, the cost limit was reached, or the server refuses.
@@ -156,7 +156,7 @@ class Asker:
             self._stop(failed, len(keys))
 
     def _answers(self, requests: Sequence[Request], keys: Sequence[str]) -> Iterator[list[tuple[int, Outcome]]]:
-        """(index of the request, outcome) in groups, as they come."""
+        """Yield (index of the request, outcome) in groups, as answers arrive."""
         generator, processes = self._generator, self._processes
         if processes.world == 1 or self._settings.kind != "transformers":
             yield from generator.answer(requests, keys, self._budget())
@@ -194,7 +194,7 @@ class Asker:
 def _answer_piece(
     generator: "InProcess", journal: Journal, piece: tuple[Sequence[Request], Sequence[str]]
 ) -> list[Outcome]:
-    """Outcomes of a piece, in order; the journal holds each answer as soon as it is there."""
+    """Outcomes of a piece, in order; each answer is in the journal as soon as it is complete."""
     requests, keys = piece
     outcomes: list[Outcome] = [Failure("not asked")] * len(requests)
     for group in generator.answer_piece(requests, keys):
@@ -208,7 +208,7 @@ def _answer_piece(
 def _answer_in_helper(
     folder: Path, generator: "InProcess", piece: tuple[Sequence[Request], Sequence[str]]
 ) -> list[Outcome]:
-    """As `_answer_piece`, with a journal of this process, which the first one takes over."""
+    """Like `_answer_piece`, with a journal of this process, which the first process takes over later."""
     import torch.distributed
 
     with closing(Journal(helper_folder(folder, torch.distributed.get_rank()))) as journal:
@@ -216,7 +216,7 @@ def _answer_in_helper(
 
 
 def _writable(outcome: Outcome) -> Outcome:
-    """A failure where the answer holds half a character (a lone surrogate), which no file can hold."""
+    """The outcome, or a failure if the answer contains a lone surrogate, which no file can contain."""
     if isinstance(outcome, Answer):
         try:
             outcome.text.encode()
@@ -226,13 +226,13 @@ def _writable(outcome: Outcome) -> Outcome:
 
 
 class _Meter:
-    """What the new answers of one call took, as it is shown beside the bar."""
+    """Tokens, speed and cost of the new answers of one call, shown beside the progress bar."""
 
     def __init__(self, spending: Spending) -> None:
         self._spending, self._before, self._start = spending, spending.completion_tokens, time.monotonic()
 
     def show(self, failed: int) -> str:
-        """`1,200 tokens (40/s), cost 0.12, 3 failed`; cost and failures only if there are any."""
+        """`1,200 tokens (40/s), cost 0.12, 3 failed`; cost and failures only if they are not 0."""
         tokens = self._spending.completion_tokens - self._before
         text = f"{tokens:,} tokens ({tokens / max(time.monotonic() - self._start, 1e-3):,.0f}/s)"
         if self._spending.cost:

@@ -1,4 +1,4 @@
-"""What every generator takes and gives: requests in, answers or failures out."""
+"""The interface of every generator: requests in, answers or failures out."""
 
 import hashlib
 import math
@@ -12,39 +12,39 @@ from reprise.storage import Json, digest
 
 @dataclass(frozen=True)
 class Request:
-    """One question to a model. Equal requests to the same model are the same request, and asked once."""
+    """One question to a model. Equal requests to the same model are the same request, which is sent once."""
 
     messages: tuple[tuple[str, str], ...]
-    """(role, text) of the chat."""
+    """(role, text) of each message of the chat."""
     max_tokens: int
     temperature: float
     top_p: float
     begin: str = ""
-    """First characters of the answer, which the generators in this process write for the model."""
+    """First characters of the answer, which generators in this process insert for the model."""
     stop: tuple[str, ...] = ()
-    """Texts that end the answer; they are not part of it."""
+    """Texts that end the answer; they are not included in it."""
     sample: int = 0
-    """Which of several answers to the same prompt."""
+    """Index of the answer, if several are sampled for the same prompt."""
 
     def key(self, model: Json) -> str:
-        """Hash of all that makes the answer: prompt, model and sampling."""
+        """Hash of everything that determines the answer: prompt, model and sampling."""
         return digest({"model": model, **vars(self)})
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model wrote, with the beginning that was written for it."""
+    """The text that a model generated, including the given beginning."""
 
     text: str
     finish: Literal["stop", "length"]
-    """`length`: cut off at max_tokens."""
+    """`length`: truncated at max_tokens."""
     prompt_tokens: int
     completion_tokens: int
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A request without an answer. It is not kept: the next run asks again."""
+    """A request without an answer. It is not saved: the next run sends the request again."""
 
     reason: str
 
@@ -57,28 +57,28 @@ class Generator(Protocol):
 
     @property
     def identity(self) -> Json:
-        """What tells the model from others, for the key of a request."""
+        """What identifies the model, for the keys of requests."""
 
     def answer(
         self, requests: Sequence[Request], keys: Sequence[str], budget: float = math.inf
     ) -> Iterator[list[tuple[int, Outcome]]]:
-        """Yield (index of the request, outcome) in groups, as they come; each index exactly once.
+        """Yield (index of the request, outcome) in groups, as answers arrive; each index exactly once.
 
         Args:
-            requests: what to ask.
-            keys: key of each request; its randomness follows from it.
-            budget: what the answers may cost at most, where they cost anything.
+            requests: the requests to send.
+            keys: key of each request, from which its random numbers are derived.
+            budget: most that the answers may cost, in the currency of the recipe's prices, if they have a price.
 
         Raises:
-            UserError: the model cannot be reached or refuses the user.
+            UserError: the model cannot be reached, or the server refuses the key.
         """
 
     def close(self) -> None:
-        """Let go of the model or the connections."""
+        """Free the model, or close the connections."""
 
 
 def random_seed(key: str) -> int:
-    """Seed of a request's randomness, 0 to 2^31 - 1, from its key."""
+    """Random seed of a request, 0 to 2^31 - 1, derived from its key."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") >> 1
 
 

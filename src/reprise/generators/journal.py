@@ -1,7 +1,7 @@
-"""The journal of answers: each is on disk before it is used.
+"""The journal of answers: each answer is on disk before it is used.
 
-One JSON object a line (`AnswerLine`). The key is the hash of all that made the answer, so the file outlives any change
-of the recipe: what is still asked the same way is not asked again.
+The file has one JSON object per line (`AnswerLine`). The key is the hash of everything that determined the answer, so
+the file survives any change of the recipe: a request that is unchanged is not sent again.
 """
 
 import fcntl
@@ -22,7 +22,7 @@ from reprise.storage import digest
 FILE = "answers.jsonl"
 
 _HELPER = "process-"
-"""Begin of the names of the folders of other processes."""
+"""Prefix of the folders of other processes."""
 
 
 @record
@@ -32,25 +32,25 @@ class AnswerLine(TypedDict):
     key: str
     """Hash of model, prompt and sampling settings."""
     text: str
-    """What it answered."""
+    """Text of the answer."""
     finish: Literal["stop", "length"]
-    """`length`: cut off at max_tokens."""
+    """`length`: truncated at max_tokens."""
     prompt_tokens: int
     """Tokens of the prompt."""
     completion_tokens: int
     """Tokens of the answer."""
     checksum: str
-    """Hash of the other fields."""
+    """Hash of the other fields, which detects damaged lines."""
 
 
 class Journal:
-    """An append-only file of answers with an index in memory: key -> offset."""
+    """An append-only file of answers, with an index in memory: key -> offset in bytes."""
 
     def __init__(self, folder: Path) -> None:
-        """Open or create it.
+        """Open the journal in a folder, or create it.
 
         Raises:
-            UserError: another process writes to it.
+            UserError: another process has it open.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / FILE
@@ -64,7 +64,7 @@ class Journal:
             ) from None
         self._offsets: dict[str, int] = {}
         self._read_index()
-        for helper in sorted(folder.glob(f"{_HELPER}*")):  # of a run whose processes were killed
+        for helper in sorted(folder.glob(f"{_HELPER}*")):  # left by a run whose processes were killed
             self.take_over(helper)
 
     def __contains__(self, key: str) -> bool:
@@ -79,7 +79,7 @@ class Journal:
         return _answer_of(line)
 
     def record(self, answers: Mapping[str, Answer]) -> None:
-        """Write answers and return when they are on the disk."""
+        """Write answers; they are on disk when this returns."""
         offset = self._file.seek(0, os.SEEK_END)
         lines: list[bytes] = []
         for key, answer in answers.items():
@@ -92,10 +92,10 @@ class Journal:
         os.fsync(self._file.fileno())
 
     def take_over(self, folder: Path) -> None:
-        """Record what another process has kept, and remove it there.
+        """Record the answers in another process's journal, and remove that journal.
 
         Raises:
-            UserError: that process still writes to it.
+            UserError: that process still has it open.
         """
         if not folder.exists():
             return
@@ -105,11 +105,12 @@ class Journal:
         shutil.rmtree(folder)
 
     def close(self) -> None:
-        """Close the file and let others have it."""
+        """Close the file, and release its lock."""
         self._file.close()
 
     def _read_index(self) -> None:
-        """Index the whole lines; cut off what a kill left half-written. The first answer to a key stays."""
+        """Index the complete lines, and truncate an incomplete last line. If a key occurs twice, the first answer is
+        used."""
         self._file.seek(0)
         offset = 0
         while line := self._file.readline():
@@ -123,7 +124,7 @@ class Journal:
 
 
 def helper_folder(folder: Path, rank: int) -> Path:
-    """Where another process keeps its answers until the journal of a folder takes them over."""
+    """Folder in which another process keeps its answers until the journal in `folder` takes them over."""
     return folder / f"{_HELPER}{rank}"
 
 
@@ -154,7 +155,7 @@ def _checksum(line: AnswerLine) -> str:
 
 
 def read_key(line: bytes) -> str | None:
-    """Key of a line that holds a whole answer as it was written, else None: it is then asked for again."""
+    """Key of a line that contains a complete, undamaged answer; else None, and the request is sent again."""
     try:
         written: AnswerLine = json.loads(line)
         if _checksum(written) != written["checksum"]:

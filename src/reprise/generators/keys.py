@@ -1,4 +1,4 @@
-"""The key of a server, which is read from the environment, sent, and written nowhere."""
+"""The API key of a server: read from the environment, sent to the server, never written anywhere."""
 
 import os
 
@@ -6,14 +6,14 @@ from reprise.errors import UserError
 
 
 def read_key(variable: str, setting: str) -> str:
-    """The key in an environment variable without white space around it; empty if it is not set.
+    """The key in an environment variable, without surrounding white space; empty if the variable is not set.
 
     Args:
-        variable: its name.
-        setting: dotted name of the section that names it, for the message.
+        variable: name of the environment variable.
+        setting: dotted name of the section that names the variable, for the message.
 
     Raises:
-        UserError: no HTTP header can hold it. Libraries would repeat it in their errors.
+        UserError: an HTTP header cannot contain the key. Libraries would print it in their errors.
     """
     key = os.environ.get(variable, "").strip()
     if not all(33 <= ord(character) <= 126 for character in key):

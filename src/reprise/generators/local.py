@@ -1,4 +1,4 @@
-"""What the generators in this process share: the model's identity, its chat template, the ids of a prompt."""
+"""Shared by the generators in this process: identity of the model, its chat template, token ids of a prompt."""
 
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,14 @@ _LOOKED_AT_BYTES = 1 << 20
 
 
 def load_chat_tokenizer(model: Model, setting: str) -> Any:
-    """The tokenizer of an instruct model.
+    """Load the tokenizer of an instruction-tuned model.
 
     Args:
-        model: where it is.
+        model: settings of the model.
         setting: path of its settings in the recipe, for errors.
 
     Raises:
-        UserError: there is no such model, or it was not taught to follow instructions.
+        UserError: the model does not exist, or it has no chat template.
     """
     tokenizer = load_tokenizer(model)
     if not tokenizer.chat_template:
@@ -35,16 +35,16 @@ def load_chat_tokenizer(model: Model, setting: str) -> Any:
 
 
 def prompt_ids(tokenizer: Any, request: Request) -> list[int]:
-    """Ids of a request: the chat, and the beginning of the answer."""
+    """Token ids of a request: the chat, followed by the given beginning of the answer."""
     messages = [{"role": role, "content": text} for role, text in request.messages]
     text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
     return list(tokenizer(text + request.begin, add_special_tokens=False)["input_ids"])
 
 
 def identify(model: Model) -> Json:
-    """A hash of the names, sizes, beginnings and ends of a model's files, or the Hub path of a remote model.
+    """A hash of the names, sizes, first and last bytes of a model's files, or the Hub path of a remote model.
 
-    Whole weight files are not read: that would take minutes for a large model.
+    Weight files are not read completely: that would take minutes for a large model.
     """
     folder = Path(locate_model(model))
     if not folder.is_dir():

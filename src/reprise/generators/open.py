@@ -6,11 +6,11 @@ from reprise.recipe.model import Model
 
 
 def open_generator(settings: GeneratorSettings, model: Model, setting: str) -> Generator:
-    """The generator that the recipe names.
+    """Open the generator that the recipe names.
 
     Args:
         settings: settings of the generator.
-        model: the base model of the recipe, used where the generator names none.
+        model: base model of the recipe, used if the generator names none.
         setting: path of the settings in the recipe, for errors, such as `synthesis.generator`.
 
     Raises:

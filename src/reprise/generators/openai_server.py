@@ -1,8 +1,8 @@
-"""Any server that speaks the OpenAI protocol: vLLM, SGLang, llama.cpp, Ollama, hosted ones.
+"""Client of any server with the OpenAI protocol: vLLM, SGLang, llama.cpp, Ollama, hosted ones.
 
-Many requests are in flight. 408, 409, 425, 429, 5xx, broken connections, slow answers and answers that are not what
-they should be are tried again, each time after a longer pause. The key is read from the environment, sent, and
-written nowhere: texts from the server are searched for it before they are shown.
+Many requests are in flight at once. 408, 409, 425, 429, 5xx, broken connections, slow answers and invalid answers are
+retried, each time after a longer pause. The key is read from the environment and sent, but never written: it is removed
+from texts of the server before they are shown.
 """
 
 import asyncio
@@ -36,20 +36,20 @@ _FATAL = {
     404: "check {setting}.base_url (it usually ends in /v1) and {setting}.model",
 }
 _ENDS = (None, "stop", "eos", "stop_sequence", "length")
-"""Ends of an answer that was not filtered or turned into something else."""
+"""Finish reasons of an answer that was not filtered or replaced by something else."""
 _LONGEST_PAUSE_S = 60.0
 FIRST_PAUSE_S = 0.5
 _BODY_BYTES = 1 << 20
 _BODY_BYTES_PER_TOKEN = 256
-"""A body may have so many bytes, and so many more for each token that was asked for: a token is seldom more than 16
-characters, and each of these is six bytes where the server writes escapes."""
+"""A response body may have _BODY_BYTES, and this many bytes more per requested token: a token rarely has more than 16
+characters, and each takes six bytes if the server escapes it."""
 _CHARS_PER_TOKEN = 64
 _MOST_TOKENS = 10**9
-"""More is no count of tokens."""
+"""A larger value is not a valid token count."""
 
 
 class _AnotherAttemptError(Exception):
-    """What went wrong may go well next time."""
+    """A failure that another attempt may not have."""
 
     def __init__(self, reason: str, pause_s: float = 0.0) -> None:
         super().__init__(reason)
@@ -57,14 +57,14 @@ class _AnotherAttemptError(Exception):
 
 
 class _BilledAttemptError(_AnotherAttemptError):
-    """The server answered, so it may have billed, but what it sent is no answer."""
+    """The server responded, so it may have billed the request, but the response is not a valid answer."""
 
 
 class OpenAIServer:
-    """Keeps `batch_size` requests in flight."""
+    """A client that keeps `batch_size` requests in flight."""
 
     def __init__(self, settings: GeneratorSettings, setting: str = "generator") -> None:
-        """Prepare; nothing is sent yet."""
+        """Read the key and prepare the client; nothing is sent yet."""
         self._settings, self._setting = settings, setting
         self._key = read_key(settings.api_key_env, setting)
         self._runner = asyncio.Runner()
@@ -77,16 +77,16 @@ class OpenAIServer:
 
     @property
     def identity(self) -> Json:
-        """Name of the model; the address may change."""
+        """Name of the model, without the address, which may change."""
         return {"name": self._settings.model}
 
     def answer(
         self, requests: Sequence[Request], keys: Sequence[str], budget: float = math.inf
     ) -> Iterator[list[tuple[int, Outcome]]]:
-        """Outcomes in the order in which they come, all that came since the last look in one group.
+        """Yield outcomes in the order in which they arrive; those that arrived since the last group form one group.
 
         Raises:
-            UserError: the server cannot be reached at all or refuses the user, or the cost limit is reached.
+            UserError: the server cannot be reached or refuses the key, or the cost limit is reached.
         """
         self._budget, self._committed = budget, 0.0
         done: asyncio.Queue[tuple[int, Outcome] | Exception] = asyncio.Queue()
@@ -105,7 +105,7 @@ class OpenAIServer:
                     yield answered
                 errors = [item for item in group if isinstance(item, Exception)]
                 if errors:
-                    # The server bills requests in flight: their answers are kept before the error is raised.
+                    # The server bills requests in flight: their answers are saved before the error is raised.
                     if last := self._runner.run(_finish(workers, done, stop=pending)):
                         yield last
                     raise errors[0]
@@ -133,7 +133,7 @@ class OpenAIServer:
             done.put_nowait(error)
 
     async def _ask(self, request: Request, key: str) -> Outcome:
-        """Try until there is an answer, or the attempts are used up."""
+        """Send a request until it is answered, or no attempts remain."""
         reserved = self._reserve(request)
         reason = ""
         for attempt in range(self._settings.max_retries + 1):
@@ -189,8 +189,8 @@ class OpenAIServer:
         return self._without_key(_read_answer(content, request.max_tokens))
 
     def _take_client(self) -> httpx.AsyncClient:
-        """A client that no other request uses. Each has one connection: a shared pool looks through all of its
-        connections at every request, which takes most of the time once many are in flight."""
+        """A client that no other request uses. Each has one connection: a shared pool examines all of its connections
+        at every request, which takes most of the time if many are in flight."""
         if self._free:
             return self._free.pop()
         if self._certificates is None:
@@ -204,7 +204,7 @@ class OpenAIServer:
         return client
 
     async def _wait_for_turn(self) -> None:
-        """Hold back so that no more than `requests_per_minute` begin in a minute."""
+        """Wait so that no more than `requests_per_minute` requests begin in a minute."""
         if not self._settings.requests_per_minute:
             return
         now = time.monotonic()
@@ -213,7 +213,8 @@ class OpenAIServer:
         await asyncio.sleep(start - now)
 
     def _reserve(self, request: Request) -> float:
-        """Set aside the most that the request can cost. A token is at least one byte, so bytes bound the prompt."""
+        """Reserve the largest possible cost of the request. A token has at least one byte, so bytes bound the
+        prompt."""
         prompt_bytes = sum(len(role.encode()) + len(text.encode()) + 16 for role, text in request.messages)
         most = price(prompt_bytes, request.max_tokens, self._settings)
         if self._committed + most > self._budget:
@@ -227,18 +228,18 @@ class OpenAIServer:
         return most
 
     def _settle(self, reserved: float, answer: Answer) -> None:
-        if answer.completion_tokens:  # a server that tells no usage keeps the reservation
+        if answer.completion_tokens:  # if the server reports no usage, the reservation is kept
             self._committed += price(answer.prompt_tokens, answer.completion_tokens, self._settings) - reserved
 
     def _describe(self, status: int, content: bytes | None) -> str:
-        """Status and beginning of the body, in which the key may stand with JSON escapes."""
+        """Status and beginning of the body, from which the key is removed, also in JSON escapes."""
         text = "(a body that is too large)" if content is None else content.decode(errors="replace")
         with contextlib.suppress(ValueError, RecursionError):
             text = json.dumps(json.loads(text), ensure_ascii=False)
         return f"HTTP {status} {' '.join(_printable(self._hide(text)).split())[:200]}".strip()
 
     def _hide(self, text: str) -> str:
-        """The text without the key, should the server repeat it."""
+        """The text without the key, in case the server repeats it."""
         return text.replace(self._key, "[key]") if self._key else text
 
     def _without_key(self, outcome: Outcome) -> Outcome:
@@ -248,10 +249,10 @@ class OpenAIServer:
 
 
 async def _read_body(reply: httpx.Response, limit: int) -> bytes | None:
-    """The body, unpacked; None if it has more than `limit` bytes, of which no more are ever held.
+    """The decompressed body; None if it is longer than `limit` bytes, more than which are never in memory.
 
     Raises:
-        _AnotherAttemptError: it is packed in a way that was not offered, or not whole.
+        _AnotherAttemptError: the body is truncated, or compressed in a way that was not offered.
     """
     encoding = reply.headers.get("content-encoding", "identity").lower()
     if encoding not in ("identity", "gzip", "deflate"):
@@ -269,11 +270,11 @@ async def _read_body(reply: httpx.Response, limit: int) -> bytes | None:
 
 
 def _read_answer(content: bytes, max_tokens: int) -> Outcome:
-    """What a body says.
+    """The answer in a body.
 
     Raises:
-        _BilledAttemptError: it is no chat completion, or one that no model gave: nested deeply, with a negative usage,
-            with more text than the tokens that were asked for can hold, or with half a character.
+        _BilledAttemptError: it is not a chat completion, or not one that a model can give: deeply nested, with a
+            negative usage, with more text than the requested tokens can contain, or with a lone surrogate.
     """
     try:
         data = json.loads(content.decode(errors="replace"))
@@ -299,12 +300,12 @@ def _read_answer(content: bytes, max_tokens: int) -> Outcome:
 
 
 def _printable(text: str) -> str:
-    """The text without half characters, which cannot be written anywhere."""
+    """The text without lone surrogates, which cannot be written anywhere."""
     return text.encode(errors="replace").decode()
 
 
 def _pause_s(attempt: int) -> float:
-    """Twice as long after each attempt, and spread, so that the requests do not all come back at once."""
+    """Pause in seconds: doubled after each attempt, and randomised, so that requests are not all retried at once."""
     return float(min(_LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**attempt) * random.uniform(0.5, 1.0))
 
 
@@ -316,7 +317,7 @@ def _retry_after_s(reply: httpx.Response) -> float:
 
 
 async def _drain(done: "asyncio.Queue[Any]") -> list[Any]:
-    """Wait for one item, and take what else is there."""
+    """Wait for one item, and return it with all others that are in the queue."""
     items = [await done.get()]
     while not done.empty():
         items.append(done.get_nowait())
@@ -324,7 +325,7 @@ async def _drain(done: "asyncio.Queue[Any]") -> list[Any]:
 
 
 async def _finish(workers: "list[asyncio.Task[None]]", done: "asyncio.Queue[Any]", stop: Iterator[int]) -> list[Any]:
-    """Begin nothing more, wait for what is in flight, and return it."""
+    """Start no more requests, wait for those in flight, and return their outcomes."""
     for _ in stop:
         pass
     await asyncio.gather(*workers, return_exceptions=True)

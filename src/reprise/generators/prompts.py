@@ -1,4 +1,4 @@
-"""Prompt files: where the one of a task and language is, what it asks, and how it is filled."""
+"""Prompt files: find the prompt of a task and language, read it, and fill in its placeholders."""
 
 import importlib.resources
 import re
@@ -22,18 +22,18 @@ class Prompt:
     """A prompt file."""
 
     name: str
-    """KIND.LANGUAGE@VERSION, for the provenance."""
+    """KIND.LANGUAGE@VERSION, for the provenance records."""
     sections: dict[str, str]
-    """Section -> the mark that begins it, in order; empty if the answer is free."""
+    """Section -> mark at its beginning, in order; empty if the answer has no sections."""
     messages: tuple[tuple[str, str], ...]
-    """(role, text with placeholders such as {text})."""
+    """(role, text with placeholders such as {text}) of each message."""
     begin: str = ""
     stop: tuple[str, ...] = ()
     endings: tuple[tuple[str, str], ...] = ()
-    """Name -> text for the placeholder {ending}."""
+    """Name -> text that replaces the placeholder {ending}."""
 
     def request(self, *, max_tokens: int, temperature: float, top_p: float, sample: int = 0, **values: str) -> Request:
-        """The request with the placeholders filled; inserted text is not searched for placeholders again.
+        """The request with filled placeholders; inserted text is not searched for placeholders.
 
         Raises:
             KeyError: a placeholder of the prompt has no value.
@@ -52,20 +52,20 @@ def find_prompt(
     given: Sequence[tuple[Any, str]] = (),
     placeholders: Sequence[str] = (),
 ) -> Prompt | None:
-    """The prompt of a task in a language; None if nobody has one.
+    """The prompt of a task in a language; None if there is none.
 
-    The first that there is of TASK.LANGUAGE.yaml in the user's folder, of what is `given`, and of the package's own
-    folder `prompts`.
+    The first of these that exists is used: TASK.LANGUAGE.yaml in the user's folder, the prompts in `given`, the folder
+    `prompts` of the package.
 
     Args:
-        task: what is asked, such as `topic`.
+        task: name of the task, such as `topic`.
         language: language of the prompt, such as `tr`.
-        folder: the user's folder of prompts.
-        setting: that names it, for errors.
-        package: whose prompts are the last resort.
-        given: prompts of a recipe or a language pack (a mapping as in a prompt file; None or empty: none), each with
-            where it stands.
-        placeholders: names that the messages must hold in braces.
+        folder: the user's folder of prompts; None: there is none.
+        setting: dotted name of the setting with this folder, for errors.
+        package: package whose prompts are used last.
+        given: prompts of a recipe or a language pack, each as (mapping as in a prompt file, or None or empty if there
+            is none; where it comes from, for errors).
+        placeholders: names that the messages must contain in braces.
 
     Raises:
         UserError: the user's folder does not exist, or a prompt is damaged or lacks a placeholder.
@@ -96,8 +96,8 @@ def parse_prompt(text: str, name: str, where: str) -> Prompt:
 
     Args:
         text: YAML with version, messages and perhaps sections, begin, stop, endings.
-        name: KIND.LANGUAGE.
-        where: the file, for errors.
+        name: KIND.LANGUAGE of the prompt.
+        where: path of the file, for errors.
 
     Raises:
         UserError: it is not a prompt file.

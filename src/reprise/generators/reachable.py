@@ -1,4 +1,4 @@
-"""Whether a server answers one small request, before hours of work lead up to it."""
+"""Check that a server answers one small request, before a run spends hours on the stages that precede its use."""
 
 import http.client
 import urllib.error
@@ -12,18 +12,18 @@ TIMEOUT_S = 5.0
 
 
 def ask_models(base_url: str, key: str, timeout_s: float, num_bytes: int = 8 << 20) -> bytes:
-    """What a server says of its models, at most so many bytes of it.
+    """The server's response to a query for its models, at most `num_bytes` of it.
 
     Args:
         base_url: address of the server.
-        key: sent to this address alone, and not where it redirects to; empty: none.
-        timeout_s: seconds without an answer.
-        num_bytes: bytes of the answer to read.
+        key: API key, sent only to this address and not to redirects; empty: none is sent.
+        timeout_s: longest wait for a response, in seconds.
+        num_bytes: most bytes of the response to read.
 
     Raises:
-        urllib.error.HTTPError: it refuses.
-        OSError: it does not answer.
-        ValueError: what answers speaks no HTTP.
+        urllib.error.HTTPError: the server refuses the request.
+        OSError: the server does not answer.
+        ValueError: the server's answer is not HTTP.
     """
     request = urllib.request.Request(f"{base_url}/models")
     if key:
@@ -37,11 +37,11 @@ def ask_models(base_url: str, key: str, timeout_s: float, num_bytes: int = 8 << 
 
 
 def check_server(base_url: str, api_key_env: str, setting: str) -> Iterator[Finding]:
-    """Ask a server for its models, without retries; any answer but a refusal of the key will do.
+    """Ask a server for its models, once; only a refused key or no answer is a finding.
 
     Args:
         base_url: address of the server.
-        api_key_env: environment variable that holds the key.
+        api_key_env: environment variable that contains the key.
         setting: dotted name of the section that names the server.
 
     Raises:

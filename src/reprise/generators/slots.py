@@ -1,7 +1,7 @@
-"""Slots of a key-value cache: rows are generated together, and a finished row gives its slot to the next.
+"""Slots of a key-value cache: rows are generated together, and a finished row's slot is given to the next row.
 
-All rows end at the same position of the cache, so that a token of each is one slice; a shorter row begins later. A new
-row is put beside the others with as much room before it as they are longer.
+All rows end at the same position of the cache, so that one slice contains a token of each; a shorter row begins later.
+When a new row joins, the shorter rows are padded at the left.
 """
 
 from collections.abc import Sequence
@@ -12,25 +12,25 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 _ROOM = 64
-"""Positions that are made room for at a time."""
+"""Number of positions by which a layer grows at a time."""
 
 Row = TypeVar("Row")
 
 
 class RoomyLayer(DynamicLayer):
-    """A cache layer that grows in steps: a token does not copy all those before it."""
+    """A cache layer that grows in steps, so that appending a token does not copy all earlier ones."""
 
     _view: Any = None
     _key_room: Any
     _value_room: Any
 
     def update(self, key_states: Any, value_states: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        """Write the new states, [rows, heads, positions, dimensions], behind those that are there; return all."""
+        """Append the new states, [rows, heads, positions, dimensions], and return all states."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         held = self.get_seq_length()
         end = held + key_states.shape[-2]
-        # Whoever selects, cuts or joins rows replaces the views with other tensors: then the room is allocated again.
+        # Selecting, cutting or joining rows replaces the views with other tensors: then the room is allocated again.
         if self._view is None or self._view is not self.keys or end > self._key_room.shape[-2]:
             self._key_room, self._value_room = (
                 _make_room(old, new, held, end + _ROOM)
@@ -51,7 +51,8 @@ def _make_room(old: Any, new: torch.Tensor, held: int, positions: int) -> torch.
 
 
 def new_cache(model: Any) -> DynamicCache:
-    """An empty cache for a model: layers that keep all they read are roomy, others (sliding windows) as they come."""
+    """An empty cache for a model: layers that keep every position grow in steps; others (sliding windows) are
+    unchanged."""
     cache = DynamicCache(config=model.config)
     if all(type(layer) is DynamicLayer for layer in cache.layers):
         cache.layers = [RoomyLayer() for _ in cache.layers]  # type: ignore[no-untyped-call]
@@ -59,27 +60,27 @@ def new_cache(model: Any) -> DynamicCache:
 
 
 class Slots(Generic[Row]):
-    """The rows at work, their cache, and the logits of the token that each has read last, [rows, vocabulary]."""
+    """The active rows, their cache, and the logits after the last token that each has read, [rows, vocabulary]."""
 
     def __init__(self, model: Any) -> None:
         self.rows: list[Row] = []
         self.logits = torch.empty(0)
         self._cache: Any = new_cache(model)
         self._mask = torch.empty(0)
-        """[rows, positions]: 1 if the row has a token."""
+        """[rows, positions]: 1 where the row has a token, 0 for padding."""
         layers = self._cache.layers
         self.can_be_refilled = bool(layers) and all(type(layer) is RoomyLayer for layer in layers)
-        """Rows can join others only where every layer keeps all positions; else all end before others begin."""
+        """Rows can join others only if every layer keeps all positions; otherwise all rows end before others begin."""
         self._masks_itself = self.can_be_refilled and model.config._attn_implementation == "sdpa"
 
     def join(self, rows: Sequence[Row], cache: Any, mask: torch.Tensor, logits: torch.Tensor) -> None:
-        """Take in rows that have read their prompts.
+        """Add rows that have read their prompts.
 
         Args:
-            rows: the new ones.
-            cache: what they have read.
-            mask: [rows, positions], 1 if a row has a token.
-            logits: [rows, vocabulary].
+            rows: the new rows.
+            cache: key-value cache of their prompts.
+            mask: [rows, positions], 1 where a row has a token.
+            logits: [rows, vocabulary], after the last token of each prompt.
         """
         if not self.rows:
             self.rows, self._cache, self._mask, self.logits = list(rows), cache, mask, logits
@@ -93,7 +94,7 @@ class Slots(Generic[Row]):
             layer.values = torch.cat([_lengthen(part, length, 2) for part in (layer.values, new.values)])
 
     def keep(self, lines: Sequence[int]) -> None:
-        """Let the other rows go, and the positions that only they had."""
+        """Keep only these rows, and only the positions that they use."""
         self.rows = [self.rows[line] for line in lines]
         if not lines:
             return
@@ -107,12 +108,12 @@ class Slots(Generic[Row]):
                 layer.keys, layer.values = layer.keys[:, :, unused:], layer.values[:, :, unused:]
 
     def grow(self) -> dict[str, Any]:
-        """Make every row a token longer; what the model is called with beside the ids."""
+        """Make room for one more token per row; returns the arguments of the model's forward pass besides the ids."""
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(self.rows), 1)], dim=1)
         mask = self._mask
         if self._masks_itself:
-            # Where no row is padded, transformers leaves the mask away, and attention with fewer key heads than query
-            # heads then takes ten times as long on a CPU: so the mask is always given, in its final form.
+            # If no row is padded, transformers omits the mask, and attention with fewer key heads than query heads then
+            # takes ten times as long on a CPU: so the mask is always given, in its final form.
             mask = torch.zeros(mask.shape, dtype=self.logits.dtype, device=mask.device)
             mask = mask.masked_fill(self._mask == 0, torch.finfo(mask.dtype).min)[:, None, None]
         return {
@@ -123,7 +124,7 @@ class Slots(Generic[Row]):
 
 
 def _lengthen(part: torch.Tensor, length: int, dim: int) -> torch.Tensor:
-    """Zeros before what is there, along a dimension, up to a length."""
+    """Pad with zeros on the left along a dimension, up to a length."""
     missing = length - part.shape[dim]
     if not missing:
         return part

@@ -1,7 +1,7 @@
-"""A transformers model in this process, many requests at a time.
+"""A transformers model in this process that generates answers to many requests at a time.
 
-A request that ends frees its slot for the next one, and what the prompts of a kind begin with is computed once. Each
-request has random numbers of its own, so that its answer does not depend on the requests beside it (but for rounding).
+A request that ends frees its slot for the next one, and the common beginning of similar prompts is computed once. Each
+request has its own random numbers, so that its answer does not depend on the other requests (except for rounding).
 """
 
 import copy
@@ -27,22 +27,22 @@ from reprise.recipe.model import Model
 from reprise.storage import Json, digest
 
 PIECE_BATCHES = 16
-"""Batches of requests that are worked on together: what stands beside a request does not depend on how many processes
-there are. At the end of a piece, rows that have ended leave their slots empty."""
+"""Batches of requests in one piece. Requests of a piece are processed together, so that the batches do not depend on
+how many processes there are. At the end of a piece, rows that have ended leave their slots empty."""
 _STOP_WINDOW = 24
-"""Last tokens of an answer that are searched for a stop text."""
+"""How many of the last tokens of an answer are searched for a stop text."""
 _SAME_KIND = 24
-"""Prompts that begin with the same tokens, so many, are of one kind and worked on together."""
+"""Prompts with this many first tokens in common are of one kind and are processed together."""
 
 
 class InProcess:
-    """Generates with `model(...)` and a key-value cache."""
+    """A generator that calls `model(...)` with a key-value cache."""
 
     def __init__(self, settings: GeneratorSettings, model: Model, setting: str = "generator") -> None:
-        """Find the model and load its tokenizer.
+        """Locate the model and load its tokenizer.
 
         Raises:
-            UserError: there is no such model, or it has no chat template.
+            UserError: the model does not exist, or has no chat template.
         """
         self._opened_with = (settings, model, setting)
         self._batch_size = settings.batch_size
@@ -54,7 +54,7 @@ class InProcess:
         self._model: Any = None
 
     def _load(self) -> None:
-        """Load the weights: only once there is something to ask that the journal does not know."""
+        """Load the weights: only when there is a request that the journal cannot answer."""
         self._model = load_model(self._settings, self._dtype, self._device)
         self._eos = set(end_ids(self._model, self._tokenizer))
         self._options: dict[str, Any] = {"use_cache": True}
@@ -63,20 +63,20 @@ class InProcess:
 
     @property
     def identity(self) -> Json:
-        """Content of the model and the type it computes in: the same model in another folder is the same."""
+        """Hash of the model's content, and its compute type: the same model in another folder has the same identity."""
         return self._identity
 
     @property
     def key(self) -> str:
-        """Tells it from generators of other models and settings, in a process that helps."""
+        """Identifies the generator in a helper process that has others, with other models or settings."""
         return digest([self._identity, self._opened_with[0].model_dump(mode="json")])
 
     def __reduce__(self) -> Any:
-        """For a process that helps, which loads the weights by itself."""
+        """Pickle for a helper process, which loads the weights itself."""
         return InProcess, self._opened_with
 
     def pieces(self, requests: Sequence[Request]) -> list[list[int]]:
-        """Indices of the requests that are worked on together: those that begin alike are neighbours."""
+        """Indices of the requests of each piece; requests with a common beginning are neighbours."""
         order = sorted(range(len(requests)), key=lambda index: (requests[index].messages, index))
         size = PIECE_BATCHES * self._batch_size
         return [order[start : start + size] for start in range(0, len(order), size)]
@@ -84,14 +84,15 @@ class InProcess:
     def answer(
         self, requests: Sequence[Request], keys: Sequence[str], budget: float = math.inf
     ) -> Iterator[list[tuple[int, Outcome]]]:
-        """Answers, piece by piece."""
+        """Yield the answers, piece by piece."""
         for piece in self.pieces(requests):
             for group in self.answer_piece([requests[index] for index in piece], [keys[index] for index in piece]):
                 yield [(piece[index], outcome) for index, outcome in group]
 
     @torch.inference_mode()
     def answer_piece(self, requests: Sequence[Request], keys: Sequence[str]) -> Iterator[list[tuple[int, Answer]]]:
-        """Answers, kind by kind, the longest prompts first, so that neighbours are about as long as each other."""
+        """Yield the answers of one piece, kind by kind, the longest prompts first, so that neighbours have similar
+        lengths."""
         if self._model is None:
             self._load()
         rows = [self._row(index, request, keys[index]) for index, request in enumerate(requests)]
@@ -104,7 +105,8 @@ class InProcess:
                 if slots.rows:
                     self._advance(slots)
                 free = self._batch_size - len(slots.rows)
-                # A few slots at a time: reading one prompt takes longer than its part of reading some.
+                # Refill a few slots at a time: reading one prompt alone takes longer than reading it together with
+                # others.
                 if not slots.rows or (slots.can_be_refilled and free >= math.ceil(self._batch_size / 4)):
                     self._join(slots, waiting[:free], *prefix)
                     del waiting[:free]
@@ -116,7 +118,7 @@ class InProcess:
                 yield [(row.index, self._finish(row)) for row in finished]
 
     def close(self) -> None:
-        """Free the memory of the model."""
+        """Free the memory that the model uses."""
         self._model = None
 
     def _row(self, index: int, request: Request, key: str) -> "_Row":
@@ -125,7 +127,7 @@ class InProcess:
         return _Row(index, request, prompt, torch.from_numpy(uniforms))
 
     def _read_prefix(self, rows: "Sequence[_Row]") -> tuple[int, Any]:
-        """Number of tokens that all prompts begin with, and their cache, of one row."""
+        """Number of tokens that all prompts begin with, and the cache of these, with one row."""
         shared = _shared_prefix([row.prompt for row in rows])
         cache = new_cache(self._model)
         if shared:
@@ -134,7 +136,7 @@ class InProcess:
         return shared, cache
 
     def _join(self, slots: "Slots[_Row]", rows: "list[_Row]", shared: int, prefix: Any) -> None:
-        """Read the prompts of new rows, padded between the shared beginning and their own end, and give them slots."""
+        """Read the prompts of new rows, padded between the shared prefix and the rest of each, and give them slots."""
         longest = max(len(row.prompt) for row in rows)
         padding = [longest - len(row.prompt) for row in rows]
         ids = torch.tensor([[0] * pad + row.prompt[shared:] for pad, row in zip(padding, rows, strict=True)])
@@ -151,12 +153,12 @@ class InProcess:
         slots.join(rows, cache, mask, logits)
 
     def _advance(self, slots: "Slots[_Row]") -> None:
-        """Read the last token of every row."""
+        """Run the model on the last token of every row."""
         ids = torch.tensor([[row.generated[-1]] for row in slots.rows], device=self._device)
         slots.logits = self._model(input_ids=ids, **slots.grow(), **self._options).logits[:, -1]
 
     def _leave(self, slots: "Slots[_Row]") -> "list[_Row]":
-        """Sample a token for every row; the rows that have ended leave and are returned."""
+        """Sample a token for every row; remove and return the rows that have ended."""
         chosen = _sample(slots.logits.float().cpu(), slots.rows)
         finished = [row for row, token in zip(slots.rows, chosen, strict=True) if self._take(row, token)]
         if finished:
@@ -164,7 +166,7 @@ class InProcess:
         return finished
 
     def _take(self, row: "_Row", token: int) -> bool:
-        """Add a token to a row; whether the row has ended."""
+        """Append a token to a row; returns whether the row has ended."""
         if token in self._eos:
             row.finish = "stop"
             return True
@@ -189,7 +191,7 @@ class InProcess:
 
 @dataclass
 class _Row:
-    """A request at work."""
+    """A request that is being answered."""
 
     index: int
     request: Request
@@ -201,11 +203,11 @@ class _Row:
 
 
 def _sample(logits: torch.Tensor, rows: Sequence[_Row]) -> list[int]:
-    """One token per row, by the inverse of the cumulated probabilities at the row's next random value.
+    """Sample one token per row, by inverting the cumulative distribution at the row's next random value.
 
     Args:
         logits: float32 [rows, vocabulary].
-        rows: give temperature, top_p and the random numbers.
+        rows: one per row of `logits`, with its temperature, top_p and random values.
     """
     temperatures = torch.tensor([row.request.temperature for row in rows])
     if not temperatures.any():
@@ -228,7 +230,7 @@ def _sample(logits: torch.Tensor, rows: Sequence[_Row]) -> list[int]:
 
 
 def _shared_prefix(prompts: Sequence[list[int]]) -> int:
-    """Tokens that all prompts begin with; each keeps at least one of its own. 0 for a single prompt."""
+    """Number of tokens that all prompts begin with; each prompt keeps at least one token. 0 for a single prompt."""
     if len(prompts) == 1:
         return 0
     first, last = min(prompts), max(prompts)

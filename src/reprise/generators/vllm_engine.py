@@ -1,4 +1,4 @@
-"""vLLM's engine in this process, if it is installed: the fastest way on one machine without a server."""
+"""vLLM's engine in this process, if it is installed: the fastest generator on one machine without a server."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -22,17 +22,17 @@ except ImportError:
     ) from None
 
 GROUP = 64
-"""Requests to `batch_size` of one call: as many are lost at most if the process is killed."""
+"""Requests per call, as a multiple of `batch_size`; if the process is killed, at most this many answers are lost."""
 
 
 class VllmEngine:
-    """Hands groups of requests to `vllm.LLM`, which batches them itself."""
+    """A generator that passes groups of requests to `vllm.LLM`, which batches them itself."""
 
     def __init__(self, settings: GeneratorSettings, model: Model, setting: str = "generator") -> None:
-        """Find the model.
+        """Locate the model.
 
         Raises:
-            UserError: there is no such model, or it has no chat template.
+            UserError: the model does not exist, or has no chat template.
         """
         self._settings, self._model = settings, model
         self._tokenizer = load_chat_tokenizer(model, setting)
@@ -41,13 +41,13 @@ class VllmEngine:
 
     @property
     def identity(self) -> Json:
-        """Content of the model, and that vLLM ran it."""
+        """Hash of the model's content, and the fact that vLLM runs it."""
         return self._identity
 
     def answer(
         self, requests: Sequence[Request], keys: Sequence[str], budget: float = math.inf
     ) -> Iterator[list[tuple[int, Outcome]]]:
-        """Answers, group by group."""
+        """Yield the answers, group by group."""
         if self._engine is None and requests:
             options = {
                 "revision": self._model.revision,
@@ -67,7 +67,7 @@ class VllmEngine:
             ]
 
     def close(self) -> None:
-        """Free the memory of the engine."""
+        """Free the memory that the engine uses."""
         self._engine = None
 
     def _sampling(self, request: Request, key: str) -> Any:

@@ -1,4 +1,4 @@
-"""Everything before the token store."""
+"""Settings of the stages before the token store."""
 
 import codecs
 from pathlib import Path
@@ -14,11 +14,11 @@ from reprise.recipe.languages.packs import Pattern, load_pack, read_folder
 from reprise.recipe.model import Model
 
 ANY_LANGUAGE = "any"
-"""The key of `clean.heuristics` that holds for every language."""
+"""The key of `clean.heuristics` that applies to every language."""
 
 
 CONVERSATION_FIELDS = ("messages", "prompt", "response")
-"""Fields of `documents.inputs.N.fields` that say that the documents are conversations."""
+"""Fields of `documents.inputs.N.fields` which mean that the documents are conversations."""
 
 Name = TypeVar("Name", str, str | None)
 
@@ -34,33 +34,35 @@ class Input(Settings):
         "auto", "jsonl", "json", "csv", "tsv", "parquet", "arrow", "text", "html", "warc", "pdf", "docx", "epub", "tar",
         "zip",
     ] = "auto"  # fmt: skip
-    """File format; `auto` goes by the file name (docs/documents.md lists them)."""
+    """File format; `auto`: by the file name (docs/documents.md lists the formats)."""
     encoding: str = "auto"
-    """Encoding of text files, such as gb18030 or cp1252; `auto`: UTF-8, or UTF-16 and UTF-32 where the bytes say so."""
+    """Encoding of text files, such as gb18030 or cp1252; `auto`: UTF-8, or UTF-16 and UTF-32 if the bytes show it."""
     fields: dict[str, str | None] = {}
-    """Which field holds what: `text: content`, `text: doc.text` inside another field, `id: null` for none. Known: text,
-    id, lang, source, topic, origin, split, licence (else `license`); of conversations messages, or prompt, response,
+    """Field -> its name in the files: `text: content`, `text: doc.text` inside another field, `id: null` for none.
+    Fields: text, id, lang, source, topic, origin, split, licence (else `license`); for conversations messages, or
+        prompt, response,
     input, history and system, whose usual names are known (docs/documents.md)."""
     constants: dict[str, str] = {}
-    """Values for the whole input, over those of the files: `lang: zh`, `source: web`, `topic: Law`, `split: valid`,
-    `licence: CC-BY-4.0`."""
+    """Values for the whole input, which override those in the files: `lang: zh`, `source: web`, `topic: Law`,
+    `split: valid`, `licence: CC-BY-4.0`."""
 
     sample: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    """Share of the documents that is taken, chosen by a hash of the text; the others are counted and left out."""
+    """Share of the documents that is used, chosen by a hash of the text; the others are counted and left out."""
     language_identifier: Literal["py3langid", "both"] = "py3langid"
-    """What tells the language of documents that do not name it; `both` also asks fastText's lid.176 where py3langid is
-    unsure, for short text (pip install 'reprise-cpt[languages]')."""
+    """Detects the language of documents that do not name it; `both`: also by fastText's lid.176 if py3langid is unsure,
+    for short text (pip install 'reprise-cpt[languages]')."""
     lone_surrogates: Literal["reject", "repair"] = "reject"
-    """Half characters, as faulty programs write them: `repair` writes U+FFFD instead."""
+    """Half characters, as written by faulty programs: `repair` replaces them by U+FFFD, `reject` rejects the
+    document."""
     html: Literal["prose", "trafilatura", "resiliparse"] = "prose"
-    """Text of web pages: `prose`: all but menus, for manuals and books; `trafilatura`: the article of a page of the
-    web; `resiliparse`: the same, faster and less exact."""
+    """Text of web pages: `prose`: everything except menus, for manuals and books; `trafilatura`: the article of a web
+    page; `resiliparse`: the same, faster and less exact."""
     pdf: Literal["file", "pages"] = "file"
-    """`pages`: each page of a PDF is a document, with its page in the origin; else the file is one."""
+    """`pages`: each page of a PDF is a document, with the page in its origin; `file`: the whole file is one."""
     parse_seconds: Annotated[float, Field(gt=0.0, le=1e6)] = 60.0
-    """Time for one web page, PDF, DOCX or EPUB; one that takes longer is rejected."""
+    """Longest time in seconds for one web page, PDF, DOCX or EPUB; a file that takes longer is rejected."""
     parse_memory_gb: Annotated[float, Field(gt=0.0, le=1e6)] = 2.0
-    """Memory for one of them; one that takes more is rejected."""
+    """Most memory in GB for one of these files; a file that takes more is rejected."""
 
     @field_validator("encoding")
     @classmethod
@@ -100,22 +102,22 @@ def _check_names(names: dict[str, Name], known: tuple[str, ...]) -> dict[str, Na
 
 
 class Clean(Settings):
-    """Repair and filter. The thresholds of the heuristics depend on the language."""
+    """Repair and filter documents. The thresholds of the heuristics depend on the language."""
 
     enabled: bool = True
-    """Switch the whole step off."""
+    """Run the step; false: all documents pass unchanged."""
     fix_unicode: bool = True
     """Repair mojibake and normalise to NFC."""
     min_chars: Count = 100
-    """Shorter documents are dropped."""
+    """Documents with fewer characters are dropped."""
     mask_personal_data: bool = False
-    """Replace mail addresses, IP addresses, phone numbers and Chinese ID numbers by a mask."""
+    """Replace email addresses, IP addresses, phone numbers and Chinese ID numbers by a mask."""
     heuristics_sources: list[str] = ["web"]
-    """Sources that the heuristics look at. They were made for web pages: good formulas and programs break them."""
+    """Sources that the heuristics apply to. They are made for web pages: good formulas and programs break them."""
     heuristics: dict[str, Heuristics] = {}
-    """Language, or `any` for all -> what differs from its pack, and nothing else; null switches a rule off."""
+    """Language, or `any` for all -> only the rules that differ from its pack; null switches a rule off."""
     personal_data: dict[str, dict[str, list[Pattern]]] = {}
-    """Language -> kind, such as `phone` -> regular expressions that are masked besides ours and the pack's."""
+    """Language -> kind, such as `phone` -> regular expressions to mask, in addition to ours and the pack's."""
 
     @field_validator("heuristics", mode="before")
     @classmethod
@@ -130,7 +132,7 @@ class Clean(Settings):
         return normalise_keys(given)
 
     def rules_of(self, language: str) -> Heuristics:
-        """The thresholds of a language: its pack's, changed by what the recipe gives for all and for it."""
+        """The thresholds of a language: its pack's, with the recipe's changes for all languages and for this one."""
         layers = (load_pack(language).heuristics, self.heuristics.get(ANY_LANGUAGE), self.heuristics.get(language))
         rules: dict[str, Any] = {}
         for layer in layers:
@@ -138,34 +140,34 @@ class Clean(Settings):
         return Heuristics.model_validate(rules)
 
     def personal_data_of(self, language: str) -> dict[str, list[Pattern]]:
-        """Kind -> regular expressions of the language's pack and the recipe."""
+        """Kind -> regular expressions from the language's pack and the recipe."""
         pack, given = load_pack(language).personal_data, self.personal_data.get(language, {})
         return {kind: [*pack.get(kind, []), *given.get(kind, [])] for kind in sorted({*pack, *given})}
 
 
 class Deduplicate(Settings):
-    """Exact, then near duplicates, across all sources."""
+    """Drop exact, then near duplicates, across all sources."""
 
     means: ClassVar[frozenset[str]] = frozenset({"memory_gb"})
 
     enabled: bool = True
-    """Switch the whole step off."""
+    """Run the step; false: all documents pass unchanged."""
     threshold: Share = 0.8
-    """Documents whose estimated Jaccard similarity reaches this are near duplicates."""
+    """Documents with at least this estimated Jaccard similarity are near duplicates."""
     shingle_words: Annotated[int, Field(ge=1, le=1000)] = 5
-    """Words to a shingle, in languages that put spaces between words."""
+    """Words per shingle, in languages with spaces between words."""
     shingle_chars: Annotated[int, Field(ge=1, le=1000)] = 8
-    """Characters to a shingle, in languages that do not (Chinese, Japanese, Thai)."""
+    """Characters per shingle, in languages without (Chinese, Japanese, Thai)."""
     permutations: Annotated[int, Field(ge=16, le=4096)] = 128
-    """Hash functions of MinHash."""
+    """Number of MinHash hash functions."""
     bands: Annotated[int, Field(ge=0, le=100_000)] = 0
-    """Bands of the hashing; 0: as many as make two documents at the threshold candidates with probability 0.99."""
+    """Number of bands; 0: as many as make two documents at the threshold candidates with probability 0.99."""
     repeats: dict[Annotated[int, Field(ge=2)], Annotated[int, Field(ge=1)]] = {}
-    """Size of a cluster of copies, from which on -> how many of them stay, such as {3: 2, 10: 3, 1000: 1}; else one.
-    What the web repeats a little is often good (FineWeb-2: rehydration). Copies of held-out documents never stay."""
+    """Smallest size of a cluster of copies -> how many are kept, such as {3: 2, 10: 3, 1000: 1}; else one. Text that
+    the web repeats a little is often good (FineWeb-2: rehydration). Copies of held-out documents are never kept."""
     memory_gb: Annotated[float, Field(gt=0.0)] = 1.0
-    """Memory for sorting, of all worker processes together; what does not fit waits on the disk. The same documents are
-    dropped whatever it is."""
+    """Memory in GB for sorting, for all worker processes together; the rest is kept on disk. It does not change which
+    documents are dropped."""
 
     @model_validator(mode="after")
     def _bands_fit(self) -> "Deduplicate":
@@ -183,74 +185,75 @@ class Decontaminate(Settings):
     path_fields: ClassVar[frozenset[str]] = frozenset({"extra_benchmarks"})
 
     enabled: bool = True
-    """Scoring and training refuse text that was not decontaminated unless this is false."""
+    """Scoring and training refuse text that was not decontaminated, unless this is false."""
     ngram_words: Annotated[int, Field(ge=3)] = 10
-    """Words of a normalised n-gram."""
+    """Words per normalised n-gram."""
     ngram_chars: Annotated[int, Field(ge=4)] = 16
-    """Characters of a normalised n-gram, for Chinese and the like."""
+    """Characters per normalised n-gram, for languages without spaces such as Chinese."""
     min_overlap: Share = 0.5
-    """A document that holds at least this share of a question's n-grams is dropped."""
+    """A document that contains at least this share of a question's n-grams is dropped."""
     extra_benchmarks: list[AnyPath] = []
-    """More benchmark files (JSON Lines with a `question`), besides those that the recipe evaluates on."""
+    """More benchmark files (JSON Lines with a `question`), in addition to those that the recipe evaluates on."""
 
 
 class LabelGenerator(Generator):
-    """What names the topics."""
+    """The language model that labels documents."""
 
     temperature: Annotated[float, Field(ge=0.0)] = 0.0
     """Sampling temperature; 0 takes the most probable token."""
     max_tokens: Annotated[Count, Field(ge=1)] = 32
-    """Longest answer in tokens; a model that thinks before it answers needs more."""
+    """Longest answer in tokens; a model that reasons before it answers needs more."""
 
 
 class Llm(Settings):
-    """Labels for a sample of the documents, asked of a language model; the classifier learns from them."""
+    """Labels for a sample of the documents by a language model; the classifier is fitted to them."""
 
     path_fields: ClassVar[frozenset[str]] = frozenset({"prompts"})
 
     sample_per_source: Annotated[Count, Field(ge=1)] = 5000
-    """Documents of each language and source that are asked about: those with the smallest hash of the text."""
+    """Documents of each language and source that the model labels: those with the smallest hash of the text."""
     max_chars: Annotated[Count, Field(ge=100)] = 4000
-    """Characters of a document that the model is shown, from its beginning."""
+    """Characters of a document, from its beginning, that the model is given."""
     prompts: AnyPath | None = None
-    """Folder of your own prompt files, topic.LANGUAGE.yaml; they replace those of the same name."""
+    """Folder of your own prompt files, topic.LANGUAGE.yaml; they replace ours of the same name."""
     generator: LabelGenerator = LabelGenerator()
 
 
 class Encoder(Settings):
-    """A sequence classifier of transformers that is fine-tuned on the labels."""
+    """A sequence classifier of transformers, fine-tuned on the labels."""
 
     path_fields: ClassVar[frozenset[str]] = frozenset({"model"})
 
     model: AnyPath | None = None
     """Model directory or name, such as huawei-noah/TinyBERT_General_4L_312D."""
     max_length: Annotated[int, Field(ge=8)] = 512
-    """Tokens of a document that are examined, from its beginning; never more than the model's positions."""
+    """Tokens of a document, from its beginning, that are used; never more than the model's positions."""
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 3
     """Passes over the labels."""
     batch_size: Annotated[int, Field(ge=1, le=100_000)] = 32
-    """Labelled documents in one step."""
+    """Labelled documents per step."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 5e-5
-    """Highest learning rate: reached after a tenth of the steps, then down to zero in a straight line."""
+    """Highest learning rate: reached after a tenth of the steps, followed by a linear decay to zero."""
 
 
 class Topics(Settings):
-    """One topic to each document of the sources that are split by topic."""
+    """One topic for each document in the sources that are split by topic."""
 
     lists: dict[str, list[str]] = {}
-    """Language -> its topics, instead of its pack's; the last one takes documents under `min_confidence`. A
-    language whose pack has no topics has the English ones."""
+    """Language -> its topics, instead of its pack's; the last one gets documents under `min_confidence`. A language
+    whose pack has no topics uses the English ones."""
     classifier: Literal["linear", "encoder"] = "linear"
-    """`linear`: hashed character and word n-grams. `encoder`: a model of transformers, fine-tuned."""
+    """`linear`: hashed character and word n-grams. `encoder`: a transformers model, fine-tuned."""
     labelled: list[Input] = []
-    """Labelled documents to fit the classifier on (fields text, lang, topic), besides those that carry a topic."""
+    """Labelled documents to fit the classifier on (fields text, lang, topic), in addition to those that carry a
+    topic."""
     min_confidence: Share = 0.0
-    """Documents whose best topic is less probable than this go to the last topic of the list."""
+    """Documents whose best topic is less probable than this get the last topic of the list."""
     glossary: Annotated[float, Field(ge=0.0)] = 0.2
-    """Weight of our terms for the default topics beside the labels, in the linear classifier. 0 if the labels are of
-    documents like those to be labelled, and many."""
+    """Weight of our terms for the default topics relative to the labels, in the linear classifier. Use 0 if there are
+    many labels of documents like those to be labelled."""
     prompts: dict[str, dict[str, dict[str, Any]]] = {}
-    """Language -> task (`topic`, `grade`) -> what a prompt file holds, instead of the pack's."""
+    """Language -> task (`topic`, `grade`) -> content of a prompt file, instead of the pack's."""
     encoder: Encoder = Encoder()
     llm: Llm | None = None
 
@@ -274,21 +277,20 @@ class Topics(Settings):
 
 
 class Quality(Settings):
-    """A grade from 0 (worst) to 5 to each document of some sources; a language model grades a sample, a small model the
-    rest."""
+    """Grades of documents from 0 (worst) to 5: a language model grades a sample, a small model the rest."""
 
     sources: list[str] = ["web"]
-    """Sources whose documents are graded."""
+    """Sources whose documents get a grade."""
     labelled: list[Input] = []
     """Graded documents to learn from; the grade is an integer in the field `topic`: `fields: {topic: grade}`."""
     min_grade: Annotated[float, Field(ge=0.0, le=5.0)] = 0.0
-    """Documents with a lower grade are dropped (`low_grade`); 0: none."""
+    """Documents with a lower grade are dropped (`low_grade`); 0: none is dropped."""
     as_topic: bool = False
-    """These documents get the topic `Grade 0` to `Grade 5` instead of their own, so that a stage can split by it."""
+    """Replace the topic of these documents by `Grade 0` to `Grade 5`, so that a stage can split by grade."""
     classifier: Literal["linear", "encoder"] = "linear"
-    """What applies the grades, as in `topics.classifier`."""
+    """Classifier of the grades, as in `topics.classifier`."""
     prompts: dict[str, dict[str, dict[str, Any]]] = {}
-    """Language -> `grade` -> what a prompt file holds, instead of the pack's."""
+    """Language -> `grade` -> content of a prompt file, instead of the pack's."""
     encoder: Encoder = Encoder()
     llm: Llm | None = None
 
@@ -307,22 +309,22 @@ class Quality(Settings):
 
 
 class Perplexity(Settings):
-    """Scores by the base model, or by a smaller one, for the curriculum."""
+    """Scores of the base model, or of a smaller one, for the curriculum."""
 
     model: Model | None = None
-    """A smaller model that scores instead of the base model, which is cheaper."""
+    """A smaller model that scores instead of the base model, at a lower cost; null: the base model."""
     max_length: Annotated[int, Field(ge=16)] = 2048
-    """Tokens in one forward pass, never more than the model's context; longer documents are scored in windows."""
+    """Tokens per forward pass, never more than the model's context; longer documents are scored in windows."""
     stride: Annotated[int, Field(ge=1)] = 1024
-    """Tokens by which the window moves; each token is scored once, with at least max_length - stride before it."""
+    """Tokens by which the window moves; each token is scored once, after at least max_length - stride tokens."""
     batch_tokens: Count = 8192
-    """Most tokens in one batch; a CPU takes fewer."""
+    """Most tokens per batch; on a CPU batches are smaller."""
     shard_documents: Annotated[int, Field(ge=1, le=10_000_000)] = 256
-    """Documents to a shard; a killed run resumes after the last finished shard."""
+    """Documents per shard; a killed run resumes after the last finished shard."""
     min_tokens: Count = 16
-    """Documents with fewer scored tokens get no perplexity: it would say more about their length than their text."""
+    """Documents with fewer scored tokens get no perplexity: it would depend more on their length than on their text."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Number format of the model; `auto` takes bfloat16 where the device multiplies it in hardware."""
+    """Number format of the model; `auto`: bfloat16 if the device multiplies it in hardware."""
 
     @model_validator(mode="after")
     def _window_moves_less_than_its_length(self) -> "Perplexity":
@@ -332,23 +334,23 @@ class Perplexity(Settings):
 
 
 class Documents(Settings):
-    """Read, clean, deduplicate, decontaminate, label, score."""
+    """Settings of the stages that read, clean, deduplicate, decontaminate, label and score documents."""
 
     inputs: list[Input] = []
-    """The files."""
+    """The input files."""
     language_packs: AnyPath | None = None
-    """Folder of your own language packs, CODE.yaml; they override ours. docs/languages.md shows one."""
+    """Folder of your own language packs, CODE.yaml; they override ours. docs/languages.md shows an example."""
     engine: Literal["native", "ray"] = "native"
-    """Where the document steps run: in this process, or on a Ray cluster."""
+    """Where the document steps run: on this machine, or on a Ray cluster."""
     valid_share: Share = 0.02
-    """Share of the documents that is held out, chosen by a hash of the text; unused where the files give a split."""
+    """Share of the documents that is held out, chosen by a hash of the text; unused if the files give a split."""
     max_reject_share: Share = 0.01
-    """More unreadable documents than this share stop the run."""
+    """A larger share of unreadable documents stops the run."""
     max_drop_share: Share = 0.3
-    """A stage that drops more than this share of a language and source, with confidence 0.95, stops; 1: none does."""
+    """A stage stops if it drops more than this share of a language and source, with confidence 0.95; 1: never."""
     keep_text: bool = True
-    """Keep the text that each document stage wrote. Without, it is removed once the stages that read it are published,
-    and a changed setting of a document stage reads the inputs again."""
+    """Keep the text that each document stage wrote. Otherwise it is removed after the stages that read it are
+    published, and the inputs are read again when a setting of a document stage changes."""
     clean: Clean = Clean()
     deduplicate: Deduplicate = Deduplicate()
     decontaminate: Decontaminate = Decontaminate()
@@ -359,7 +361,7 @@ class Documents(Settings):
     @model_validator(mode="before")
     @classmethod
     def _lay_packs_under(cls, data: Any) -> Any:
-        """What the user's packs say becomes part of the settings, under what the recipe itself gives."""
+        """Merge the settings from the user's packs into the recipe; settings in the recipe override them."""
         folder = data.get("language_packs") if isinstance(data, dict) else None
         if not isinstance(folder, str):
             return data
@@ -376,7 +378,7 @@ class Documents(Settings):
 
 
 def _lay_under(data: Any, path: tuple[str, ...], value: Any) -> Any:
-    """Settings with a value at a path, if they do not give another; mappings are merged key by key."""
+    """Settings with a value at a path, unless they already have one; mappings are merged key by key."""
     if not path:
         return {**value, **data} if isinstance(data, dict) and isinstance(value, dict) else data or value
     if isinstance(data, Settings):

@@ -1,4 +1,4 @@
-"""What is measured before and after."""
+"""Settings of the evaluation before and after training."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,38 +28,38 @@ FOLDERS: dict[str, str | None] = {
     "cmmlu-0shot": "cmmlu",
     **dict.fromkeys(["math", "sat-math", "aqua-rat", "gaokao-mathqa", "gaokao-chemistry", "gaokao-biology"], "agieval"),
 }
-"""Benchmark -> its folder under `data`, if that is not its name; None: it is generated, there is nothing to leak."""
+"""Benchmark -> its folder under `data`, if that differs from its name; None: it is generated, nothing can leak."""
 
 
 OWN_BENCHMARKS = frozenset(name for suite in SUITES.values() for name in suite)
-"""Benchmarks that are described here; every other name is a task of the harness, a suite of a language, or a file."""
+"""Benchmarks that are defined here; every other name is a task of the harness, a suite of a language, or a file."""
 
 
 def expand_benchmarks(names: Sequence[str]) -> list[str]:
-    """Benchmarks of a list of benchmarks and suites, each once, in order; what is not ours stays as it is."""
+    """Expand suites in a list of benchmarks and suites; each once, in order; other names are unchanged."""
     return list(dict.fromkeys(name for entry in names for name in SUITES.get(entry, (entry,))))
 
 
 def benchmark_folders(names: Sequence[str]) -> list[str]:
-    """Folders under `data` that hold the questions of our benchmarks among a list of benchmarks and suites."""
+    """Folders under `data` with the questions of our benchmarks in a list of benchmarks and suites."""
     folders = [FOLDERS.get(name, name) for name in expand_benchmarks(names) if name in OWN_BENCHMARKS]
     return list(dict.fromkeys(folder for folder in folders if folder is not None))
 
 
 class Backend(Settings):
-    """What computes the measures."""
+    """Where models are evaluated."""
 
     kind: Literal["transformers", "openai", "vllm"] = "transformers"
-    """`transformers`: in this process. `openai`: a server that tells the log-probabilities of a prompt, as vLLM does.
+    """`transformers`: in this process. `openai`: a server that returns log-probabilities of a prompt, as vLLM does.
     `vllm`: vLLM's engine, in process."""
     base_url: ServerUrl | None = None
     """Address of the server, such as http://127.0.0.1:8000/v1."""
     api_key_env: KeyVariable = "OPENAI_API_KEY"
-    """Environment variable that holds the key of the server; the key itself is never written anywhere."""
+    """Environment variable that contains the key of the server; the key itself is never written anywhere."""
     served_names: dict[str, str] = {}
-    """Path of a model -> its name at the server; a model that is not here has its path as its name."""
+    """Path of a model -> its name on the server; for a model that is not listed, its path."""
     requests_in_flight: Annotated[int, Field(ge=1, le=10_000)] = 16
-    """Requests that the server gets at one time."""
+    """Most requests that are sent to the server at one time."""
     engine_options: dict[str, Any] = {}
     """Arguments for vLLM's engine, such as `tensor_parallel_size: 4`."""
 
@@ -71,14 +71,14 @@ class Backend(Settings):
 
 
 class ChatMerge(Settings):
-    """Merges of the trained model with a chat model that are measured, as `reprise merge --chat` writes them."""
+    """Also evaluate merges of the trained model with a chat model, as `reprise merge --chat` writes them."""
 
     model: Model
     """The chat model: a folder or Hub name."""
     base: Model | None = None
     """The model that the chat model was made from; null: the run's base model."""
     factors: Annotated[list[Annotated[float, Field(gt=0.0, le=2.0)]], Field(min_length=1)] = [0.5, 1.0]
-    """How much of the difference between chat model and its base is added; 1 is all of it."""
+    """Multiples of the difference between the chat model and its base to add; 1 adds all of it."""
 
 
 class Evaluation(Settings):
@@ -88,42 +88,42 @@ class Evaluation(Settings):
 
     benchmarks: list[AnyPath] = []
     """Benchmarks and suites (`quick`, `guards`, `assistant`, `paper`, `language:tr`), tasks of lm-evaluation-harness,
-    YAML tasks and files of questions of your own; `reprise benchmarks` lists them. Documents that hold a question are
+    your own YAML tasks and files of questions; `reprise benchmarks` lists them. Documents that contain a question are
     dropped."""
     run_code: bool = False
-    """Run programs that the model wrote, in a sandbox: HumanEval and MBPP need it."""
+    """Run programs that the model wrote, in a sandbox: required by HumanEval and MBPP."""
     data: AnyPath | None = None
-    """Folder of local benchmark files; null loads from the Hub."""
+    """Folder of local benchmark files; null: load them from the Hub."""
     limit: Count = 0
-    """Questions per benchmark; 0: all. A sample is marked as such."""
+    """Questions per benchmark; 0: all. Results from a sample are marked."""
     backend: Backend = Backend()
     curve_benchmarks: list[str] = []
-    """Those of the benchmarks that every kept checkpoint and merge is asked, too; each is kept in the cache."""
+    """Benchmarks that are also run on every kept checkpoint and merge; the results are cached."""
     merge_factors: list[Annotated[float, Field(gt=0.0, lt=1.0)]] = []
-    """Also measure mixtures of the trained and the base weights, such as [0.25, 0.5, 0.75]; 0 would be the base."""
+    """Also evaluate interpolations of base and trained weights, such as [0.25, 0.5, 0.75]; 0 would be the base."""
     chat_merge: ChatMerge | None = None
-    """Also measure merges of the trained model with a chat model; `curve_benchmarks` may name `instructions-en`."""
+    """Also evaluate merges of the trained model with a chat model; `curve_benchmarks` may name `instructions-en`."""
     tolerance: dict[str, Share] | None = None
-    """Entry of the mixture, language, or source of it (`en/paper`) -> largest relative rise of its bits per byte that
-    still counts as kept, for it and its sources; null: 0.02 for `en`, unless an entry of the mixture says `keep`."""
+    """Entry of the mixture, language, or one of its sources (`en/paper`) -> largest relative increase of its bits per
+    byte that still counts as kept, for it and its sources; null: 0.02 for `en`, unless an entry has `keep`."""
     benchmark_tolerance: Share = 0.01
-    """Largest fall of a benchmark's score that still counts as kept."""
+    """Largest decrease of a benchmark's score, 0 to 1, that still counts as kept."""
     bootstrap_samples: Annotated[Count, Field(le=1_000_000)] = 0
-    """Resamples behind a bootstrap interval that results.json tells beside the one that decides; 0: none."""
+    """Resamples for an additional bootstrap interval in results.json, which decides nothing; 0: none."""
     max_length: Annotated[int, Field(ge=16)] = 2048
-    """Tokens in one forward pass of the held-out measurement; never more than the model's context."""
+    """Tokens per forward pass of the held-out measurement; never more than the model's context."""
     stride: Annotated[int, Field(ge=1)] = 1024
-    """Tokens by which the window moves; each token is scored once, with at least max_length - stride before it."""
+    """Tokens by which the window moves; each token is scored once, after at least max_length - stride tokens."""
     batch_tokens: Count = 8192
-    """Most tokens in one batch; a CPU takes fewer."""
+    """Most tokens per batch; on a CPU batches are smaller."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Number format of both models; `auto` takes bfloat16 where the device multiplies it in hardware."""
+    """Number format of both models; `auto`: bfloat16 if the device multiplies it in hardware."""
     samples_per_language: Count = 2
-    """Held-out documents of each language whose beginnings both models continue, for the report."""
+    """Held-out documents per language whose beginnings both models continue, for the report."""
     sample_prompts: dict[str, list[str]] = {}
-    """Language -> beginnings of your own, instead of those."""
+    """Language -> your own beginnings, instead of those."""
     sample_tokens: Count = 64
-    """Most tokens of such a continuation; 0: none is written."""
+    """Most tokens per continuation; 0: none is generated."""
 
     @model_validator(mode="after")
     def _curve_can_be_measured(self) -> "Evaluation":
@@ -142,9 +142,9 @@ class Evaluation(Settings):
         return self
 
     def question_folders(self) -> list[str]:
-        """Folders under `data` whose questions no document may hold.
+        """Folders under `data` with questions that no document may contain.
 
-        A folder that is missing is skipped: its benchmark cannot run either, and the results name it.
+        A missing folder is skipped: its benchmark cannot be run either, and the results report it.
         """
         folders = benchmark_folders(self.benchmarks)
         if self.data is None:

@@ -1,4 +1,4 @@
-"""The kinds of value that settings are made of."""
+"""The types of value that settings have."""
 
 import os
 import re
@@ -13,9 +13,9 @@ _SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 
 
 class Settings(BaseModel):
-    """Base of every section of a recipe: unknown keys are errors, values do not change after the check.
+    """Base class of every section of a recipe: unknown keys are errors, and values do not change after the check.
 
-    The string under a field is its one-line doc; `reprise init` writes it as the comment.
+    The string below a field is its one-line doc; `reprise init` writes it as a comment.
     """
 
     model_config = ConfigDict(
@@ -23,20 +23,20 @@ class Settings(BaseModel):
     )
 
     means: ClassVar[frozenset[str]] = frozenset()
-    """Names of fields that change nothing in what a stage writes but its speed and its records."""
+    """Names of fields that change only the speed and the records of a stage, not what it writes."""
     path_fields: ClassVar[frozenset[str]] = frozenset()
-    """Names of fields that hold paths. For files on this machine the content decides, not the path."""
+    """Names of fields that contain paths. For files on this machine the content is compared, not the path."""
 
     def idle(self) -> frozenset[str]:
-        """Names of fields that change nothing under the values of the other fields."""
+        """Names of fields that have no effect, given the values of the other fields."""
         return frozenset()
 
 
 def decisive(value: Any) -> Any:
-    """What of a setting can change the output of a stage, as JSON.
+    """The part of a setting that can change the output of a stage, as JSON.
 
-    Left out are the fields in `means` and `idle`, and the paths of files on this machine: their content goes
-    into the fingerprint by itself.
+    The fields in `means` and `idle` are left out, and the paths of files on this machine: their content is included in
+    the fingerprint separately.
     """
     if isinstance(value, Settings):
         names = [name for name in type(value).model_fields if name not in value.means | value.idle()]
@@ -52,7 +52,7 @@ def decisive(value: Any) -> Any:
 
 
 def _outside(value: Any) -> Any:
-    """A path, or null if it is on this machine."""
+    """The path, or null if it is on this machine."""
     if isinstance(value, list):
         return [_outside(inner) for inner in value]
     if not isinstance(value, str) or "://" in value:
@@ -66,7 +66,7 @@ MAX_COUNT = 10**15
 
 
 def parse_count(value: Any) -> Any:
-    """Turn `92.5B`, `40M`, `8k` or a plain integer into an exact integer."""
+    """Convert `92.5B`, `40M`, `8k` or a plain integer to an exact integer."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return value
     text = str(value).strip().replace("_", "").replace(",", "")
@@ -87,11 +87,11 @@ Count = Annotated[int, BeforeValidator(parse_count), Field(ge=0)]
 """A count of tokens, documents or rows: an integer, or text with the suffix k, M, B or T."""
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-"""A part of a whole, 0 to 1."""
+"""A share of a whole, 0 to 1."""
 
 
 def check_server_url(url: str) -> str:
-    """The address without a slash at its end; ValueError if it is none, or carries a key."""
+    """The address without a trailing slash; ValueError if it is not an address, or contains credentials."""
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or not url.isprintable() or " " in url:
         raise ValueError("write an address with http:// or https://, such as http://127.0.0.1:8000/v1")
@@ -113,7 +113,8 @@ _SIGNED = re.compile(
 
 
 def holds_credentials(address: str) -> bool:
-    """Whether an address carries a password or is signed: `user:password@`, or a query such as `X-Amz-Signature=`."""
+    """Whether an address contains a password or a signature: `user:password@`, or a query such as
+    `X-Amz-Signature=`."""
     if "://" not in address:
         return False
     try:
@@ -125,7 +126,7 @@ def holds_credentials(address: str) -> bool:
 
 
 def check_path(path: str) -> str:
-    """The path; ValueError where no file can have it. An empty one would be the folder that the command runs in."""
+    """The path; ValueError if no file can have it. An empty path would be the current folder."""
     if not path.strip() or "\0" in path:
         raise ValueError("write the path of a file or folder")
     if path.startswith("~") and os.path.expanduser(path) == path:  # noqa: PTH111  pathlib raises RuntimeError
@@ -142,7 +143,7 @@ FolderPath = Annotated[str, AfterValidator(check_folder)]
 """A folder that is written to."""
 
 AnyPath = Annotated[str, AfterValidator(check_path)]
-"""A file or folder, or a name that stands for one."""
+"""A file or folder, or a name that represents one."""
 
 
 def check_input_path(path: str) -> str:
@@ -161,7 +162,7 @@ InputPath = Annotated[str, AfterValidator(check_input_path)]
 
 
 def check_key_variable(name: str) -> str:
-    """The name of an environment variable; ValueError, without repeating it, where it looks like a key itself."""
+    """The name of an environment variable; ValueError, without repeating it, if it looks like a key itself."""
     looks_like_a_key = len(name) >= 16 and "_" not in name and sum(char.isdigit() for char in name) >= 2
     if not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", name) or looks_like_a_key:
         raise ValueError(
@@ -172,10 +173,10 @@ def check_key_variable(name: str) -> str:
 
 
 KeyVariable = Annotated[str, AfterValidator(check_key_variable)]
-"""Name of the environment variable that holds a key."""
+"""Name of the environment variable that contains a key."""
 
 CONFIDENTIAL = frozenset({"base_url", "api_key_env"})
-"""Settings whose refused values are never shown: they may hold a password or a key."""
+"""Settings whose invalid values are never shown: they may contain a password or a key."""
 
 
 def check_sum(shares: dict[str, float], what: str) -> None:

@@ -1,4 +1,4 @@
-"""A model that answers requests: for labels and for synthesis."""
+"""Settings of a model that answers requests: for labels and for synthesis."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -8,42 +8,42 @@ from reprise.recipe.fields import AnyPath, Count, KeyVariable, ServerUrl, Settin
 
 
 class Generator(Settings):
-    """What writes the answers."""
+    """The model that writes the answers."""
 
     path_fields: ClassVar[frozenset[str]] = frozenset({"model"})
 
     kind: Literal["transformers", "openai", "vllm"] = "transformers"
     """`transformers`: in this process. `openai`: any OpenAI-compatible server. `vllm`: vLLM's engine, in process."""
     model: AnyPath | None = None
-    """Model directory or name; null takes the base model of the recipe (only with `transformers` and `vllm`)."""
+    """Model directory or name; null: the base model of the recipe (only with `transformers` and `vllm`)."""
     base_url: ServerUrl | None = None
     """Address of the server, such as http://127.0.0.1:8000/v1."""
     api_key_env: KeyVariable = "OPENAI_API_KEY"
-    """Environment variable that holds the key; the key itself is never written anywhere."""
+    """Environment variable that contains the key; the key itself is never written anywhere."""
     temperature: Annotated[float, Field(ge=0.0, le=100.0)] = 0.7
-    """Sampling temperature; 0 takes the most probable token."""
+    """Sampling temperature; 0: always the most probable token."""
     top_p: Share = 1.0
-    """Nucleus of the sampling."""
+    """Nucleus sampling: probability mass of the tokens that are sampled from."""
     max_tokens: Annotated[Count, Field(ge=1)] = 2048
     """Longest answer in tokens."""
     batch_size: Annotated[int, Field(ge=1, le=100_000)] = 8
-    """Requests in one batch (`transformers`), or in flight (`openai`)."""
+    """Requests per batch (`transformers`), or in flight (`openai`)."""
     timeout_s: Annotated[float, Field(gt=0.0, le=1e6)] = 600.0
-    """Deadline of one attempt at a request (`openai`)."""
+    """Longest time in seconds for one attempt at a request (`openai`)."""
     max_retries: Annotated[int, Field(ge=0, le=100)] = 6
     """Further attempts after 408, 409, 429, 5xx, a broken connection or an answer that is not valid (`openai`)."""
     requests_per_minute: Count = 0
-    """Most requests that are begun in a minute (`openai`); 0: no limit."""
+    """Most requests that are started per minute (`openai`); 0: no limit."""
     input_price: Annotated[float, Field(ge=0.0)] = 0.0
     """Price of a million prompt tokens, in any currency."""
     output_price: Annotated[float, Field(ge=0.0)] = 0.0
     """Price of a million generated tokens, in the same currency."""
     max_cost: Annotated[float, Field(ge=0.0)] = 0.0
-    """The stage stops before the answers of this recipe cost more than this; 0: no limit."""
+    """The stage stops before the answers for this recipe cost more than this; 0: no limit."""
     max_failed_share: Share = 0.02
-    """More requests without an answer than this share stop the stage; what was answered is kept."""
+    """A larger share of requests without an answer stops the stage; existing answers are kept."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where `transformers` computes."""
+    """Device of `transformers`."""
     engine_options: dict[str, Any] = {}
     """Arguments for vLLM's engine, such as `tensor_parallel_size: 4`."""
 

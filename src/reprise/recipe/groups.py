@@ -1,12 +1,12 @@
-"""Groups of held-out documents: what a name such as `en`, `law` or `law/cases` stands for, and what it may lose.
+"""Groups of held-out documents: which documents `en`, `law` or `law/cases` names, and their tolerances.
 
-The training guard, the evaluation, its headline and its exit code read names here:
+The training guard, the evaluation, its headline and its exit code interpret names in the same way:
 
-- A name is an entry of the mixture, else a language.
-- An entry with a `language` is the documents of that language from the entry's sources. An entry that is named as its
-  language is the rest of that language. A language that is no entry is all of its documents.
+- A name is an entry of the mixture, or else a language.
+- An entry with a `language` contains the documents of that language from the entry's sources. An entry with the name of
+  its language contains the rest of that language. A language that is not an entry contains all of its documents.
 - `NAME/SOURCE` is one source of it.
-- A source may lose what its entry may lose, and an entry what its language may lose, unless it is named itself.
+- A source has the tolerance of its entry, and an entry that of its language, unless it is named itself.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,22 +15,22 @@ from reprise.recipe.fields import Settings, Share
 from reprise.recipe.mixture import DEFAULT_TOLERANCE, Stage
 
 MIN_DOCUMENTS = 5
-"""With fewer documents a group gets no interval, so nothing is decided about it."""
+"""A group with fewer documents gets no interval, so it gets no verdict."""
 
 
 class Group(Settings):
-    """Held-out documents that get one verdict."""
+    """Held-out documents that get one verdict together."""
 
     path: str
     """`en`, `law`, or with a source `en/paper`."""
     language: str
     """Language of the documents."""
     sources: list[str] | None = None
-    """Only these sources; null: all of the language but `without`."""
+    """Only these sources; null: all of the language except `without`."""
     without: list[str] = []
     """Sources that belong to other entries."""
     tolerance: Share | None = None
-    """Largest relative rise of its bits per byte that still counts as kept; null: none is promised."""
+    """Largest relative increase of its bits per byte that still counts as kept; null: there is none."""
 
     @property
     def entry(self) -> str:
@@ -49,21 +49,21 @@ class Group(Settings):
         return self.sources is None or source in self.sources
 
     def narrowed(self, source: str, tolerance: float | None) -> "Group":
-        """One source of the group."""
+        """The group of one source in this group."""
         sources = [source] if self.contains(self.language, source) else []
         return Group(path=f"{self.path}/{source}", language=self.language, sources=sources, tolerance=tolerance)
 
 
 class Groups(Settings):
-    """The groups that a recipe names, and what languages that it does not name may lose."""
+    """The groups that a recipe names, and the tolerances of languages that it does not name."""
 
     named: list[Group] = []
-    """Entries of the mixtures in their order, then what only `evaluation.tolerance` names."""
+    """Entries of the mixtures in their order, followed by the names that only `evaluation.tolerance` contains."""
     other_languages: dict[str, Share] = {}
-    """Language that no group is named for -> tolerance; where no such text is held out, nothing is asked."""
+    """Language without a named group -> tolerance; ignored if no text in this language is held out."""
 
     def entry_of(self, language: str, source: str) -> str:
-        """The entry that documents belong to; where no entry has them, their language."""
+        """The entry that documents belong to, or their language if there is none."""
         owners = [group for group in self.named if group.source is None and group.contains(language, source)]
         owners.sort(key=lambda group: group.sources is None)  # an entry before a language that only has a tolerance
         return owners[0].path if owners else language
@@ -72,10 +72,10 @@ class Groups(Settings):
         """The groups that get a verdict: each entry and language, followed by its sources if it has several.
 
         Args:
-            held_out: (language, source) of the held-out documents.
+            held_out: (language, source) pairs of the held-out documents.
 
         Returns:
-            Also named groups without any held-out document.
+            The groups, including named groups without any held-out document.
         """
         pairs = sorted(set(held_out))
         wholes = [group for group in self.named if group.source is None]
@@ -104,11 +104,11 @@ def find_groups(stages: Sequence[Stage], tolerance: Mapping[str, float] | None) 
     """The groups of a recipe.
 
     Args:
-        stages: the training stages; none if there is no recipe.
-        tolerance: `evaluation.tolerance`.
+        stages: the training stages; empty if there is no recipe.
+        tolerance: `evaluation.tolerance`; None if it is not set.
 
     Raises:
-        ValueError: two settings disagree about a group, or a name has more than two parts.
+        ValueError: two settings contradict each other about a group, or a name has more than two parts.
     """
     entries = _entries(stages)
     allowed = {name: keep for stage in stages for name, keep in _kept(stage).items()}
@@ -149,7 +149,7 @@ def find_groups(stages: Sequence[Stage], tolerance: Mapping[str, float] | None) 
 
 
 def _entries(stages: Sequence[Stage]) -> dict[str, tuple[str, set[str] | None]]:
-    """Entry of the mixtures -> its language, and its sources if it is not named as its language."""
+    """Entry of the mixtures -> its language, and its sources unless it has the name of its language."""
     entries: dict[str, tuple[str, set[str] | None]] = {}
     for stage in stages:
         for name, part in stage.mixture.items():

@@ -1,8 +1,8 @@
-"""The rules that tell prose from debris, and their thresholds.
+"""The rules that distinguish prose from debris, and their thresholds.
 
-The rules are those of Gopher (arXiv 2112.11446, table A1), C4 (arXiv 1910.10683) and FineWeb (arXiv 2406.17557). A
-threshold depends on the language where words, sentences or the length of lines do: these are null here, and are in
-the language's pack (`recipe/languages/packs`). Null switches a rule off.
+The rules are those of Gopher (arXiv 2112.11446, table A1), C4 (arXiv 1910.10683) and FineWeb (arXiv 2406.17557).
+Thresholds on words, sentences or the length of lines depend on the language: they are null here, and set in the
+language's pack (`recipe/languages/packs`). Null switches a rule off.
 """
 
 from typing import Annotated, Any
@@ -18,61 +18,61 @@ Ratio = Annotated[float, Field(ge=0.0)]
 class Heuristics(Settings):
     """A document that breaks a rule is dropped; the reason is the name of the setting.
 
-    What is not given is as the language's pack has it, else the value here.
+    A threshold that is not set has the value of the language's pack, or else the value here.
     """
 
     min_words: Count | None = None
-    """Gopher. Words; in scripts without spaces, characters."""
+    """Gopher. Fewest words; in scripts without spaces, characters."""
     max_words: Count | None = 100_000
-    """Gopher."""
+    """Gopher. Most words; in scripts without spaces, characters."""
     min_mean_word_length: Ratio | None = None
-    """Gopher. Characters to a word."""
+    """Gopher. Smallest mean word length in characters."""
     max_mean_word_length: Ratio | None = None
-    """Gopher."""
+    """Gopher. Largest mean word length in characters."""
     max_symbols_per_word: Ratio | None = 0.1
-    """Gopher. Hash signs, or ellipses, per word."""
+    """Gopher. Most hash signs, and most ellipses, per word."""
     max_bullet_lines: Share | None = 0.9
-    """Gopher. Share of the lines that begin with a bullet."""
+    """Gopher. Largest share of lines that begin with a bullet."""
     max_ellipsis_lines: Share | None = 0.3
-    """Gopher. Share of the lines that end with an ellipsis."""
+    """Gopher. Largest share of lines that end with an ellipsis."""
     min_alphabetic_words: Share | None = None
-    """Gopher. Share of the words that hold a letter."""
+    """Gopher. Smallest share of words that contain a letter."""
     min_stop_words: Count | None = 2
-    """Gopher. Different stop words that the text must hold; the rule is off without stop words."""
+    """Gopher. Fewest different stop words that the text must contain; without `stop_words` the rule is off."""
     stop_words: list[str] = []
     """Frequent words of the language."""
     stop_words_within_words: bool = False
-    """Look for stop words inside words, too: particles of Korean, and scripts without spaces."""
+    """Search for stop words inside words, too: particles of Korean, and scripts without spaces."""
     max_duplicate_lines: Share | None = 0.3
-    """Gopher. Share of the lines that occurred before."""
+    """Gopher. Largest share of lines that occurred before in the document."""
     max_duplicate_line_chars: Share | None = 0.2
-    """Gopher. Share of the characters that are in such lines."""
+    """Gopher. Largest share of characters in such lines."""
     max_duplicate_paragraphs: Share | None = 0.3
-    """Gopher."""
+    """Gopher. Largest share of paragraphs that occurred before in the document."""
     max_duplicate_paragraph_chars: Share | None = 0.2
-    """Gopher."""
+    """Gopher. Largest share of characters in such paragraphs."""
     max_top_ngram_chars: dict[int, Share] = {}
-    """Gopher. Words of an n-gram -> share of the characters that the most frequent one may take up."""
+    """Gopher. Words per n-gram -> largest share of characters in the most frequent n-gram."""
     max_duplicate_ngram_chars: dict[int, Share] = {}
-    """Gopher. Words of an n-gram -> share of the characters that are in n-grams that occurred before."""
+    """Gopher. Words per n-gram -> largest share of characters in n-grams that occurred before."""
     min_terminated_lines: Share | None = None
-    """FineWeb. Share of the lines that end with terminal punctuation."""
+    """FineWeb. Smallest share of lines that end with terminal punctuation."""
     max_short_lines: Share | None = None
-    """FineWeb. Share of the lines of at most `short_line_chars`."""
+    """FineWeb. Largest share of lines with at most `short_line_chars` characters."""
     short_line_chars: Count | None = None
-    """FineWeb. Null: no line is short."""
+    """FineWeb. Characters of the longest line that counts as short; null: no line does."""
     max_lines_per_word: Ratio | None = None
-    """FineWeb. Line ends per word: lists."""
+    """FineWeb. Most line ends per word; lists have many."""
     min_sentences: Count | None = None
-    """C4, with FineWeb's threshold."""
+    """C4, with FineWeb's threshold. Fewest sentences."""
     sentence_marks: str = ""
-    """Marks that end a sentence, besides those of Unicode's Sentence_Terminal."""
+    """Marks that end a sentence, in addition to Unicode's Sentence_Terminal."""
     placeholders: list[str] = ["lorem ipsum", "enable javascript", "javascript is disabled", "please enable cookies"]
-    """C4. A text that holds one of these, in any case, is a page that was not there."""
+    """C4. A text that contains one of these, in any case, is a placeholder of a page that was not loaded."""
     curly_brackets: bool = True
-    """C4 drops every text with a `{`, and with it what teaches programming; false does as C4 does."""
+    """C4 drops every text with a `{`, and so text that teaches programming; false does the same."""
 
     @model_serializer(mode="wrap")
     def _given_alone(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Only what was given: null switches a rule off, so that a default must not come back as given."""
+        """Only the rules that were set: null switches a rule off, so a default must not look as if it were set."""
         return {name: value for name, value in dump(self).items() if name in self.model_fields_set}

@@ -1,4 +1,4 @@
-"""Every setting with its default and its one-line doc, read from the models themselves."""
+"""List every setting with its default and its one-line doc, read from the settings' classes."""
 
 import types
 import typing
@@ -12,7 +12,7 @@ from reprise.recipe.recipe import Recipe
 
 
 def list_settings() -> str:
-    """Markdown: one table per section of the recipe."""
+    """The settings as Markdown: one table per section of the recipe."""
     parts: list[str] = []
     _section("", Recipe, parts)
     return "\n".join(parts)
@@ -39,7 +39,7 @@ def _section(prefix: str, model: type[BaseModel], parts: list[str]) -> None:
 
 
 def _model_of(kind: Any) -> type[BaseModel] | None:
-    """The section that a field holds, itself or in a list or mapping."""
+    """The section in a field's type, directly or in a list or mapping; None if there is none."""
     if typing.get_origin(kind) in (list, dict, typing.Union, types.UnionType):
         models = [_model_of(argument) for argument in typing.get_args(kind)]
         return next((model for model in models if model is not None), None)

@@ -1,4 +1,4 @@
-"""YAML and dotted overrides -> Recipe, with errors that name the setting and the remedy."""
+"""Load a recipe from YAML and dotted overrides, with errors that name the setting and the remedy."""
 
 import contextlib
 import difflib
@@ -24,13 +24,13 @@ Section = TypeVar("Section", bound=BaseModel)
 
 
 def presets() -> list[str]:
-    """Names that `reprise init --preset` takes."""
+    """Names that `reprise init --preset` accepts."""
     folder = importlib.resources.files("reprise.recipe") / "presets"
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
 def read_preset(name: str) -> str:
-    """The YAML text of a preset."""
+    """YAML text of a preset."""
     if name not in presets():
         raise UserError(f"there is no preset {name!r}", remedy=f"choose one of: {', '.join(presets())}")
     return (importlib.resources.files("reprise.recipe") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
@@ -41,10 +41,10 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
 
     Args:
         path: the YAML file.
-        overrides: `dotted.name=value` each, the value in YAML; list entries are counted from 0.
+        overrides: `dotted.name=value` each, with the value in YAML; list entries are counted from 0.
 
     Raises:
-        UserError: the file is missing, is not YAML, or holds a setting that does not pass its check.
+        UserError: the file is missing or not YAML, or contains an invalid setting.
     """
     path = Path(path)
     try:
@@ -62,14 +62,14 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 KEPT = "recipe.yaml"
-"""The resolved recipe in the folder of a run."""
+"""Name of the file with the resolved recipe in the folder of a run."""
 
 
 def open_recipe(path: Path, overrides: Sequence[str] | None) -> Recipe:
-    """The recipe of a file, or the one that a run's folder keeps; the folder is then the workspace, wherever it is.
+    """Load a recipe from a file, or from the folder of a run, which is then the workspace, wherever it is.
 
     Raises:
-        UserError: as `load_recipe`; or the folder is no run.
+        UserError: as `load_recipe`; or the folder is not a run.
     """
     if not path.is_dir():
         return load_recipe(path, overrides or [])
@@ -88,26 +88,26 @@ def open_recipe(path: Path, overrides: Sequence[str] | None) -> Recipe:
 
 
 def runs_in(folder: Path) -> list[Path]:
-    """Folders of the runs in the folder of a study, by name; none if it is a run itself, or no folder."""
+    """Folders of the runs in the folder of a study, by name; empty if it is a run itself, or not a folder."""
     if not folder.is_dir() or (folder / KEPT).exists():
         return []
     return sorted(path.parent for path in folder.glob(f"*/{KEPT}"))
 
 
 KEPT_MARK = "# Relative paths begin at "
-"""Beginning of the file in a run's folder; the rest of the line is the folder at which they begin, as JSON."""
+"""First words of the file in a run's folder; the rest of the line is the folder of its relative paths, as JSON."""
 
 
 def format_kept(recipe: Recipe) -> str:
-    """The resolved recipe as a run keeps it: YAML, and the folder at which its relative paths begin."""
+    """The resolved recipe as a run keeps it: YAML, and the folder that its relative paths are relative to."""
     return f"{KEPT_MARK}{json.dumps(os.getcwd())}\n{format_yaml(recipe.model_dump(mode='json'))}"  # noqa: PTH109
 
 
 def parse_recipe(text: str, overrides: Sequence[str] = (), where: str = "recipe") -> Recipe:
-    """`load_recipe` for text that is in memory already."""
+    """`load_recipe` for text in memory."""
     data = parse_yaml(text, where)
     if text.startswith(KEPT_MARK):
-        with contextlib.suppress(ValueError, TypeError):  # edited by hand
+        with contextlib.suppress(ValueError, TypeError):  # the line was edited by hand
             _anchor(data, Path(json.loads(text.partition("\n")[0].removeprefix(KEPT_MARK))))
     for override in overrides:
         apply_override(data, override)
@@ -115,17 +115,17 @@ def parse_recipe(text: str, overrides: Sequence[str] = (), where: str = "recipe"
 
 
 def parse_yaml(text: str, where: str) -> dict[str, Any]:
-    """Settings that are not checked yet.
+    """Parse settings without checking them.
 
     Raises:
-        UserError: the text is not YAML, or no list of settings; with the line.
+        UserError: the text is not YAML, or not a mapping of settings; names the line.
     """
     try:
         data = read_yaml(text)
         _check_size(data, where)
     except RecursionError:
         raise UserError("the recipe is nested too deeply", where=where, remedy="see `reprise init`") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a value that Python does not accept
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an invalid date or another value that Python rejects
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).partition(";")[0]
@@ -138,14 +138,14 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
 _PLACES = frozenset(
     {"path", "model", "prompts", "data", "problems", "language_packs", "extra_benchmarks", "benchmarks"}
 )
-"""Settings whose text, or texts in a list, name files or folders."""
+"""Settings whose text, or texts in a list, are paths of files or folders."""
 
 
 def _anchor(data: Any, base: Path) -> None:
-    """Make paths absolute that lead to something from another folder, and to nothing from the current one.
+    """Make paths absolute that exist relative to another folder, but not relative to the current one.
 
     Args:
-        data: settings that are not checked yet; changed.
+        data: settings that are not checked yet; changed in place.
         base: the other folder.
     """
     if isinstance(data, list):
@@ -156,7 +156,7 @@ def _anchor(data: Any, base: Path) -> None:
             if key in _PLACES and isinstance(value, str):
                 data[key] = _anchored(value, base)
             elif key in _PLACES and isinstance(value, list) and all(isinstance(entry, str) for entry in value):
-                # `mmlu` is the name of a benchmark, also where a folder is called so.
+                # `mmlu` is the name of a benchmark, even if there is a folder with this name.
                 data[key] = [_anchored(one, base) if "/" in one or "." in one else one for one in value]
             else:
                 _anchor(value, base)
@@ -175,11 +175,11 @@ def _leads_somewhere(path: str, base: Path) -> bool:
 
 
 MAX_VALUES = 100_000
-"""Values of a recipe, aliases counted as often as they are used."""
+"""Most values in a recipe; aliases are counted as often as they are used."""
 
 
 def _check_size(data: Any, where: str) -> None:
-    """Refuse a recipe that a few lines of aliases blow up."""
+    """Refuse a recipe that a few lines of aliases expand to an enormous size."""
     count, queue = 0, [data]
     while queue:
         value = queue.pop()
@@ -196,7 +196,7 @@ def check(section: type[Section], data: Any, where: str) -> Section:
     """Check the settings of a section.
 
     Raises:
-        UserError: one line per mistake: the setting, its value, and what would be right.
+        UserError: one line per mistake: the setting, its value, and what would be valid.
     """
     try:
         return section.model_validate(data)
@@ -205,7 +205,7 @@ def check(section: type[Section], data: Any, where: str) -> Section:
 
 
 def apply_override(data: dict[str, Any], override: str) -> None:
-    """Set one dotted name in raw settings."""
+    """Set one dotted name in unchecked settings."""
     dotted, equals, value = override.partition("=")
     if not equals or not dotted:
         raise UserError(
@@ -246,7 +246,7 @@ def _child(node: Any, key: str, dotted: str, override: str) -> Any:
 
 
 def _explain(section: type[BaseModel], error: ValidationError) -> str:
-    """One line per mistake: the setting, its value, and what would be right."""
+    """One line per mistake: the setting, its value, and what would be valid."""
     lines = []
     for item in error.errors():
         name = ".".join(str(part) for part in item["loc"])

@@ -1,4 +1,4 @@
-"""Which text a stage trains on, in which shares and in which order."""
+"""Settings of a training stage: the text that it trains on, in which shares and in which order."""
 
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
@@ -10,23 +10,23 @@ from reprise.recipe.languages.codes import OptionalLanguage, find_language, norm
 from reprise.recipe.training import Schedule
 
 DEFAULT_TOLERANCE = 0.02
-"""Of an entry with `keep: true` and no `tolerance`; of English, where a recipe keeps nothing by name."""
+"""Tolerance of an entry with `keep: true` and no `tolerance`; of English, if a recipe keeps nothing by name."""
 
 
 class MixtureEntry(Settings):
-    """One entry of the first level of a stage's mixture: a language, or the synthetic text."""
+    """One entry at the first level of a stage's mixture: a language, or the synthetic text."""
 
     means: ClassVar[frozenset[str]] = frozenset({"keep", "tolerance"})
     share: Share
     """Share of the stage's tokens; the shares of a stage sum to 1."""
     language: OptionalLanguage = ""
-    """Language of its documents; empty: the entry's own name."""
+    """Language of the entry's documents; empty: the entry's own name."""
     sources: dict[str, Share]
     """Source -> share within this entry; they sum to 1."""
     keep: bool = False
-    """The model must not lose this entry: it gets a tolerance in the training guard, the verdicts and the exit code."""
+    """The model must not lose this entry: it has a tolerance in the training guard, the verdicts and the exit code."""
     tolerance: Share | None = None
-    """`keep`: largest relative rise of the entry's bits per byte that still counts as kept; null: 0.02."""
+    """`keep`: largest relative increase of the entry's bits per byte that still counts as kept; null: 0.02."""
 
     @field_validator("sources")
     @classmethod
@@ -46,69 +46,70 @@ class Curriculum(Settings):
     """Order of the documents inside a bucket."""
 
     order: Literal["ascending", "descending", "random", "segments", "cyclic"] = "random"
-    """By perplexity: `ascending` is easy to hard (the paper, for Chinese)."""
+    """By perplexity: `ascending` is from easy to hard (the paper, for Chinese)."""
     by: Literal["perplexity", "grade"] = "perplexity"
-    """What orders and cuts: perplexity, or the grade of `documents.quality` (`ascending`: the best come last)."""
+    """What documents are ordered and cut by: perplexity, or the grade of `documents.quality` (`ascending`: best
+    last)."""
     segments: Annotated[int, Field(ge=1, le=1_000_000)] = 10
     """`segments`: how many parts in ascending order, each shuffled. `cyclic`: how many passes from easy to hard."""
     drop_below: Share = 0.0
-    """Documents under this quantile are skipped."""
+    """Documents below this quantile are skipped."""
     drop_above: Share = 1.0
-    """Documents over this quantile are skipped."""
+    """Documents above this quantile are skipped."""
 
     @property
     def is_ordered(self) -> bool:
-        """Whether the order or the cuts look at what `by` names."""
+        """Whether the order or the cuts depend on what `by` names."""
         return self.order != "random" or self.drop_below > 0.0 or self.drop_above < 1.0
 
     @property
     def needs_perplexity(self) -> bool:
-        """Whether the order or the cuts look at perplexity."""
+        """Whether the order or the cuts depend on perplexity."""
         return self.is_ordered and self.by == "perplexity"
 
 
 class Policy(Settings):
-    """How the shares of topics change while training."""
+    """How the shares of topics change during training."""
 
     name: Literal["static", "topic_perplexity", "ado", "bandit", "velocity"] = "static"
-    """`topic_perplexity` is the paper's rule: more of a topic whose perplexity rose. The others are its rivals."""
+    """`topic_perplexity` is the paper's rule: more of a topic whose perplexity rose. The others are alternatives."""
     alpha: Annotated[float, Field(ge=0.0)] = 1.0
     """Strength of the change (ours: the paper does not give it)."""
     noise: Annotated[float, Field(ge=0.0)] = 3.0
     """A topic that differs from the mean of its source by less than this many standard errors of the held-out documents
     counts as the mean; 0: every difference counts (ours)."""
     topic_weights: dict[str, Annotated[float, Field(ge=0.0)]] = {}
-    """Topic, or its path such as `zh/web/Law` -> how strongly its change counts; 1 if it is not named (ours)."""
+    """Topic, or its path such as `zh/web/Law` -> weight of its change; 1 if it is not named (ours)."""
     normaliser: Literal["relative", "largest"] = "relative"
-    """A perplexity's change counts relative to its value before, or also to the largest change of any topic (ours)."""
+    """A perplexity's change is relative to its previous value, or also to the largest change of any topic (ours)."""
     every_tokens: Count = 0
     """Tokens between two updates; 0: at every validation."""
     floor: Share = 0.01
-    """No topic falls under this share of its source (ours)."""
+    """Smallest share of a topic in its source (ours)."""
     cap: Share = 0.5
-    """No topic rises over this share of its source (ours)."""
+    """Largest share of a topic in its source (ours)."""
     max_step: Share = 0.03
-    """Largest change of a share in one update (3 %, as the same group's next model); 1 leaves a rule free."""
+    """Largest change of a share in one update (3 %, as in the same group's next model); 1 does not limit a rule."""
     targets: dict[str, Annotated[float, Field(gt=0.0)]] = {}
-    """`velocity`: topic, or its path such as `zh/web/Law` -> held-out loss, in nats per token, that it is to reach."""
+    """`velocity`: topic, or its path such as `zh/web/Law` -> target of its held-out loss, in nats per token."""
     target_ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.9
-    """`velocity`: target of the other topics, as a share of their first loss (ours)."""
+    """`velocity`: target of the other topics, as a share of their initial loss (ours)."""
     exploration: Share = 0.1
-    """`bandit` (Exp3 with every arm seen: Hedge): share that is dealt equally (gamma)."""
+    """`bandit` (Exp3 with every arm observed: Hedge): share that is distributed equally (gamma)."""
     rate: Annotated[float, Field(gt=0.0)] = 0.3
-    """`bandit`: how fast rewards tell (eta)."""
+    """`bandit`: learning rate of the rewards (eta)."""
     credit_power: Share = 0.5
-    """`ado`: how much recent use counts (s)."""
+    """`ado`: weight of recent use (s)."""
     credit_smoothing: Share = 0.1
     """`ado`: weight of the latest shares in the recent use (gamma 1)."""
     preference_smoothing: Share = 0.1
-    """`ado`: weight of the latest preference against the mean of all so far (gamma 2)."""
+    """`ado`: weight of the latest preference relative to the mean of all earlier ones (gamma 2)."""
 
     def of_source(self, path: str) -> "Policy":
-        """The policy of one split source, its settings for topics keyed by topic; a path counts more than a topic.
+        """The policy of one split source, with its settings for topics keyed by topic; a path overrides a topic.
 
         Args:
-            path: such as `zh/web`.
+            path: path of the source, such as `zh/web`.
         """
         resolved = {
             name: {key: value for key, value in given.items() if "/" not in key}
@@ -125,43 +126,44 @@ class Policy(Settings):
 
 
 class Topic(Settings):
-    """The split of sources by topic."""
+    """How sources are split by topic."""
 
     sources: list[str] = []
-    """Sources split by topic, in every mixture entry that has them."""
+    """Sources that are split by topic, in every mixture entry that has them."""
     initial: Literal["uniform", "available", "inherit"] = "uniform"
-    """First shares: equal, in proportion to the tokens of each topic, or those at the end of the stage before."""
+    """Initial shares: equal, in proportion to the tokens of each topic, or those at the end of the previous stage."""
     policy: Policy = Policy()
 
 
 class Stage(Settings):
-    """One stage of training."""
+    """One training stage."""
 
     means: ClassVar[frozenset[str]] = frozenset({"name"})
 
     name: str
-    """A word for the logs and the report."""
+    """Name in the logs and the report, one word."""
     tokens: Annotated[Count, Field(gt=0)]
     """Tokens to train on."""
     mixture: dict[str, MixtureEntry]
     """Language (or `synthetic`) -> its share and sources."""
     topics: Topic = Topic()
     curriculum: dict[str, Curriculum] = {}
-    """`zh` or `zh/web` -> order of its documents; the longer key wins; anything else is `random`."""
+    """`zh` or `zh/web` -> order of its documents; the longer key takes precedence; everything else is `random`."""
     schedule: Schedule = Schedule()
     optimizer_state: Literal["carry", "reset"] = "carry"
     """What a stage after the first does with the optimizer's moments."""
     documents: Literal["carry", "restart"] = "carry"
-    """A later stage continues in each bucket where the stage before stopped, or starts again. `carry` needs the
-    same documents and curriculum in both stages; epochs then count from the first."""
+    """A later stage continues in each bucket where the previous stage stopped, or starts again. `carry` requires the
+    same documents and curriculum in both stages; epochs are then counted from the first."""
     max_epochs: Annotated[float, Field(gt=0.0)] = 4.0
-    """Most passes over a bucket; then its share goes to its siblings, with a warning."""
+    """Most passes over a bucket; after them its share is given to its siblings, with a warning."""
     trains: Literal["all", "new_tokens"] = "all"
     """`new_tokens`: only the rows of embeddings and output layer that `vocabulary` added, as a first phase. A step
-    costs as much as one that trains all, and a stage that trains other weights than the one before has new moments."""
+    costs as much as one that trains all weights; a stage that trains other weights than the previous one starts with
+    new moments."""
 
     def idle(self) -> frozenset[str]:
-        """What every stage does if nothing else is asked for."""
+        """Names of settings that are equivalent to not being set."""
         return frozenset({"trains"}) if self.trains == "all" else frozenset()
 
     def curriculum_of(self, name: str, source: str) -> Curriculum:
@@ -179,7 +181,7 @@ class Stage(Settings):
     @model_validator(mode="before")
     @classmethod
     def _language_codes(cls, data: Any) -> Any:
-        """An entry that is named after its language has the language's code as its name."""
+        """Replace the name of an entry that is named after its language by the language's code."""
         if not isinstance(data, dict) or not isinstance(data.get("mixture"), dict):
             return data
         mixture = normalise_keys(data["mixture"], lambda name: _entry_name(name, data["mixture"].get(name)))
@@ -196,12 +198,12 @@ class Stage(Settings):
 
 
 def _entry_name(name: str, entry: Any) -> str:
-    """An entry with a `language` of its own is called as the user calls it."""
+    """Name of an entry; one with a `language` of its own keeps the name that the user gave it."""
     language = entry.get("language") if isinstance(entry, Mapping) else getattr(entry, "language", None)
     return name if language else find_language(name) or name
 
 
 def _check_names(names: Iterable[str]) -> None:
-    """Names make up paths such as `zh/web`."""
+    """Check names, which are combined to paths such as `zh/web`."""
     if bad := [name for name in names if "/" in name or not name]:
         raise ValueError(f"the name {bad[0]!r} is empty or holds a `/`, which divides entry, source and topic")

@@ -1,4 +1,4 @@
-"""The base model."""
+"""Settings of the base model."""
 
 from typing import ClassVar, Literal
 
@@ -6,7 +6,7 @@ from reprise.recipe.fields import AnyPath, Settings
 
 
 class Model(Settings):
-    """The open model that is trained on, and that scores perplexity."""
+    """The open model to train, which also scores perplexity."""
 
     path_fields: ClassVar[frozenset[str]] = frozenset({"path"})
 
@@ -17,10 +17,10 @@ class Model(Settings):
     gguf_file: str | None = None
     """A GGUF file inside `path`; it is converted once to safetensors in the user's cache."""
     trust_remote_code: bool = False
-    """Run the model's own Python code. Off unless you read that code."""
+    """Run the model's own Python code. Leave it off unless you have read that code."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"] = "auto"
-    """How attention is computed; `auto` takes the fastest that this machine and the packing allow."""
+    """Implementation of attention; `auto`: the fastest that this machine and the packing allow."""
     eos: str | None = None
-    """The token that ends a document; null takes the tokenizer's end-of-sequence token."""
+    """The token that ends a document; null: the tokenizer's end-of-sequence token."""
     bos: bool = False
     """Put the tokenizer's beginning-of-sequence token before each document (the paper does not)."""

@@ -1,4 +1,4 @@
-"""Names that one setting uses and another defines: languages, sources and topics, with "did you mean"."""
+"""Check names that one setting uses and another defines (languages, sources, topics), with "did you mean"."""
 
 import difflib
 from collections.abc import Collection, Iterable, Iterator
@@ -11,23 +11,23 @@ from reprise.recipe.recipe import Recipe
 from reprise.recipe.synthesis import Synthesis
 
 TYPO_CUTOFF = 0.6
-"""Similarity (difflib) from which a name is taken for a misspelt one."""
+"""Smallest similarity (difflib) at which a name is taken for a misspelling."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """What is known of the text before it is read."""
+    """What is known about the text before it is read."""
 
     pairs: frozenset[tuple[str, str]]
-    """(language, source) that some document has."""
+    """(language, source) pairs that some document has."""
     complete: bool
-    """Whether there can be no other."""
+    """Whether there can be no other pairs."""
 
 
 def check_names(recipe: Recipe, corpus: Corpus) -> Iterator[Finding]:
-    """Settings that name a language, source or topic that the run does not have.
+    """Yield settings that name a language, source or topic that the run does not have.
 
-    A name that could still occur in the text is a warning, unless it resembles one that does occur.
+    A name that could still occur in the text is only a warning, unless it resembles one that does occur.
     """
     pairs = mixture_pairs(recipe) | corpus.pairs
     languages, sources = {language for language, _ in pairs}, {source for _, source in pairs}
@@ -71,11 +71,11 @@ def check_names(recipe: Recipe, corpus: Corpus) -> Iterator[Finding]:
 
 
 def _check_synthesis(synthesis: Synthesis, topics: Collection[str]) -> Iterator[Finding]:
-    """Disciplines, languages and topics that the settings of synthesis name.
+    """Check the disciplines, languages and topics that the settings of synthesis name.
 
     Args:
         synthesis: the section, which is enabled.
-        topics: those of the languages of the run. Documents may bring others, so an unlike name is only a warning.
+        topics: topics of the run's languages. Documents may have others, so an unknown name is only a warning.
     """
     passages, disciplines = synthesis.passages, synthesis.disciplines
     for setting, names in (
@@ -96,7 +96,7 @@ def _check_synthesis(synthesis: Synthesis, topics: Collection[str]) -> Iterator[
 
 
 def mixture_pairs(recipe: Recipe) -> set[tuple[str, str]]:
-    """(language, source) of the text that some stage trains on."""
+    """(language, source) pairs of the text that some stage trains on."""
     return {
         (entry.language, source)
         for stage in recipe.stages
@@ -106,14 +106,14 @@ def mixture_pairs(recipe: Recipe) -> set[tuple[str, str]]:
 
 
 def unknown_name(name: str, known: Collection[str], kind: str, setting: str, *, certain: bool = True) -> Finding:
-    """The finding for a name that is not among the known ones.
+    """The finding for a name that is not a known one.
 
     Args:
-        name: as the setting has it.
-        known: names that would be right.
+        name: name in the setting.
+        known: valid names.
         kind: what it names, such as `language`.
         setting: dotted name of the setting.
-        certain: whether no other name can turn up later; if not, and nothing resembles it, it is only a warning.
+        certain: whether no other name can occur later; if not, a name that resembles no known one is only a warning.
     """
     similar = difflib.get_close_matches(name, known, n=1, cutoff=TYPO_CUTOFF)
     if similar:
@@ -125,7 +125,7 @@ def unknown_name(name: str, known: Collection[str], kind: str, setting: str, *, 
 
 
 def _check_stage(where: str, stage: Stage, recipe: Recipe) -> Iterator[Finding]:
-    """The names in one training stage; its own mixture defines them."""
+    """Check the names in one training stage, which its own mixture defines."""
     sources = {source for entry in stage.mixture.values() for source in entry.sources}
     for key in stage.curriculum:
         entry, _, source = key.partition("/")
@@ -141,7 +141,7 @@ def _check_stage(where: str, stage: Stage, recipe: Recipe) -> Iterator[Finding]:
 
 
 def _check_topics(where: str, stage: Stage, recipe: Recipe) -> Iterator[Finding]:
-    """Topics that the policy names. Documents may bring topics of their own, so an unlike name is only a warning."""
+    """Check topics that the policy names. Documents may have other topics, so an unknown name is only a warning."""
     split = [entry.language for name, entry in stage.mixture.items() if set(entry.sources) & set(stage.topics.sources)]
     known = {topic for language in split for topic in recipe.documents.topics.list_of(language)}
     known |= {entry.constants["topic"] for entry in recipe.documents.inputs if "topic" in entry.constants}
@@ -154,6 +154,6 @@ def _check_topics(where: str, stage: Stage, recipe: Recipe) -> Iterator[Finding]
 
 
 def _given(section: object, setting: str) -> Iterable[str]:
-    """The names in a setting that the recipe gives; none if it is the default."""
+    """The names in a setting that the recipe sets; empty if it has the default."""
     given: set[str] = getattr(section, "model_fields_set", set())
     return tuple(getattr(section, setting) or ()) if setting in given else ()

@@ -1,4 +1,4 @@
-"""The recipe: the root of all settings, and the checks that span sections."""
+"""The recipe: the root of all settings, and checks that involve several sections."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -26,14 +26,14 @@ class Recipe(Settings):
     means: ClassVar[frozenset[str]] = frozenset({"workspace"})
 
     name: str
-    """Name of the run, for the report."""
+    """Name of the run in the report."""
     workspace: FolderPath
     """Folder for everything the run writes; relative to the current folder."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 17
-    """Seed of every random choice."""
+    """Random seed of all random choices."""
     model: Model
     vocabulary: Vocabulary | None = None
-    """Add tokens to the base model's vocabulary first; null: train it with its own."""
+    """Add tokens to the base model's vocabulary first; null: train with the vocabulary that it has."""
     documents: Documents = Documents()
     synthesis: Synthesis = Synthesis()
     tokens: Tokens = Tokens()
@@ -48,7 +48,7 @@ class Recipe(Settings):
         names = {name for stage in self.stages for name in stage.mixture}
         names |= {part.language for stage in self.stages for part in stage.mixture.values() if part.language}
         given = self.evaluation.tolerance or {}
-        # Also a language that is only held out is known by its code.
+        # A language that is only held out is also recognised by its code.
         names |= {code for path in given if (code := find_language(path.split("/", 1)[0])) is not None}
         tolerance = normalise_keys(given, lambda path: normalise_path(path, names))
         if tolerance != given:
@@ -102,13 +102,13 @@ class Recipe(Settings):
         return self
 
     def held_out_groups(self) -> Groups:
-        """Which held-out documents get a verdict together, and how much each group may lose."""
+        """Held-out documents that get a verdict together, and the tolerance of each group."""
         return find_groups(self.stages, self.evaluation.tolerance)
 
     def start_model(self) -> Model:
-        """The model that training begins with: `model`, or with `vocabulary` what the stage of that name publishes.
+        """The model from which training starts: `model`, or with `vocabulary` the output of that stage.
 
-        `model` stays what the trained model is compared with: bits per byte do not depend on the vocabulary.
+        The trained model is still compared with `model`: bits per byte do not depend on the vocabulary.
         """
         if self.vocabulary is None:
             return self.model
@@ -116,7 +116,7 @@ class Recipe(Settings):
         return self.model.model_copy(update=larger)
 
     def vocabulary_shares(self) -> dict[str, dict[str, float]]:
-        """Language -> source -> its part of the text that tokens are learned from: by the tokens of all stages."""
+        """Language -> source -> share of the text that new tokens are learned from, by the tokens of all stages."""
         named = set(self.vocabulary.languages) if self.vocabulary is not None else set()
         tokens: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
         for stage in self.stages:
@@ -131,7 +131,7 @@ class Recipe(Settings):
         }
 
     def split_sources(self) -> set[str]:
-        """Sources that any stage splits by topic: their store buckets carry the topic."""
+        """Sources that any stage splits by topic: the token store has a bucket for each of their topics."""
         return {source for stage in self.stages for source in stage.topics.sources}
 
     def curriculum_selects(self, language: str, source: str) -> bool:

@@ -1,4 +1,4 @@
-"""Question-answer documents asked about passages of documents."""
+"""Settings of synthesis: question-answer documents about passages of documents."""
 
 import math
 from typing import Annotated, ClassVar
@@ -24,22 +24,22 @@ DISCIPLINES = (
 
 
 class Passages(Settings):
-    """Which text the questions are made from."""
+    """The text that questions are asked about."""
 
     sources: list[str] = []
-    """Sources that passages are taken from; empty: all but `code`."""
+    """Sources of the passages; empty: all except `code`."""
     min_chars: Count = 200
-    """Shortest passage."""
+    """Shortest passage in characters."""
     max_chars: Annotated[Count, Field(ge=50)] = 4000
-    """Longest passage; a longer document gives its best passage, cut between paragraphs or sentences."""
+    """Longest passage in characters; a longer document yields its best one, cut between paragraphs or sentences."""
     max_per_origin: Count = 0
-    """Most passages out of one file; 0: no limit. Files take turns in any case."""
+    """Most passages from one file; 0: no limit. Files alternate in any case."""
     requests_per_passage: Annotated[int, Field(ge=1, le=10_000)] = 1
-    """Most requests about one passage, each with another random seed, if there are fewer passages than requests."""
+    """Most requests per passage, each with its own random seed, if there are fewer passages than requests."""
     terms: dict[str, dict[str, list[str]]] = {}
-    """Your own disciplines, or more words for a known one: discipline -> language -> words that tell it."""
+    """Your own disciplines, or more words for a known one: discipline -> language -> words that identify it."""
     topics: dict[str, list[str]] = {}
-    """More topics of a discipline: passages of a document with such a label belong to one of the disciplines named."""
+    """More topics of a discipline: a passage from a document with such a topic belongs to one of its disciplines."""
 
     @field_validator("terms")
     @classmethod
@@ -48,81 +48,81 @@ class Passages(Settings):
 
 
 class Code(Settings):
-    """New programming problems after a bank of known ones."""
+    """New programming problems, modelled on a bank of known ones."""
 
     path_fields: ClassVar[frozenset[str]] = frozenset({"problems"})
 
     requests: Count = 0
-    """How many problems are asked for."""
+    """Number of problems to request."""
     problems: AnyPath | None = None
-    """JSON Lines with `problem`, `solution`, `tests`; null takes the bank that comes with Reprise."""
+    """JSON Lines with `problem`, `solution`, `tests`; null: the bank that is shipped with Reprise."""
     shots: Annotated[int, Field(ge=1, le=1000)] = 2
     """Problems of the bank in each prompt."""
     timeout_s: Annotated[float, Field(gt=0.0, le=1e6)] = 10.0
-    """Longest run of one program against its tests."""
+    """Longest time in seconds for one program with its tests."""
     max_memory_mb: Annotated[int, Field(ge=64, le=1 << 24)] = 512
-    """Address space of one program."""
+    """Address space of one program, in MB."""
     min_mutation_score: Share = 0.6
-    """Share of up to 20 wrong versions of a program on which its tests must fail; all stand-ins must fail anyway."""
+    """Share of up to 20 wrong versions of a program on which its tests must fail; they must fail on all stand-ins."""
 
 
 class Checks(Settings):
-    """What an answer must pass; what does not is kept in `dropped/` with the reason."""
+    """Checks that an answer must pass; one that does not is written to `dropped/` with the reason."""
 
     max_answer_tokens: Count = 4096
-    """Longer answers are dropped."""
+    """Answers with more tokens are dropped."""
     min_question_chars: Count = 15
     """Shorter questions are dropped."""
     max_repetition: Share = 0.2
-    """Most words that belong to a sequence of four which came before in the same text."""
+    """Largest share of words in sequences of four that occurred earlier in the same text."""
     min_new_words: Count = 4
-    """How many different content words the answer must add to those of the question."""
+    """Fewest different content words that the answer must add to those of the question."""
     max_copied_words: Count = 30
-    """Longest run of words that may be copied from the passage (two characters count as a word in Chinese)."""
+    """Longest run of words that may be copied from the passage (in Chinese two characters count as a word)."""
     min_support: Share = 0.0
-    """Least share of the answer's content words that occur in the passage or the question."""
+    """Smallest share of the answer's content words that occur in the passage or the question."""
     final_answer: list[str] = ["mathematics"]
     """Disciplines whose solutions must end in a boxed result; only for the kind `problem`."""
     self_consistency: Count = 0
-    """How many more times to solve each problem and multiple choice; the final answers must agree."""
+    """How many more times each problem and multiple choice is solved; the final answers must agree."""
     min_agreement: Share = 0.5
-    """Least share of those solutions that must give the same final answer."""
+    """Smallest share of those solutions that must have the same final answer."""
     judge: Generator | None = None
-    """A model that grades each pair, set up like `generator`; null: none."""
+    """A model that grades each pair, with settings like `generator`; null: none."""
     min_grade: Annotated[int, Field(ge=1, le=5)] = 4
-    """Least grade by the judge, 1 to 5."""
+    """Lowest grade by the judge with which a pair is kept, 1 to 5."""
 
 
 class Synthesis(Settings):
-    """Passages in, checked question-answer documents out."""
+    """Generate question-answer documents about passages, and check them."""
 
     path_fields: ClassVar[frozenset[str]] = frozenset({"prompts"})
 
     enabled: bool = False
-    """Make synthetic documents. They enter the mixture as the source `synthetic`."""
+    """Generate synthetic documents. They enter the mixture as the source `synthetic`."""
     disciplines: list[str] = list(DISCIPLINES)
-    """The disciplines of the science questions."""
+    """Disciplines of the science questions."""
     requests: Count = 0
-    """How many science question-answer pairs are asked for, over all disciplines and languages."""
+    """Number of science question-answer pairs to request, over all disciplines and languages."""
     languages: list[LanguageCode] = ["en"]
     """Languages of the questions."""
     kinds: dict[str, Share] = {"problem": 1.0}
     """Kind of text -> share of the requests: `problem` (the paper's), `question`, `multiple_choice`, `textbook`, ..."""
     prompts: AnyPath | None = None
-    """Folder of your own prompt files, KIND.LANGUAGE.yaml; they replace those of the same name."""
+    """Folder of your own prompt files, KIND.LANGUAGE.yaml; they replace ours of the same name."""
     passages: Passages = Passages()
     generator: Generator = Generator()
     checks: Checks = Checks()
     code: Code = Code()
     min_answer_tokens: Count = 20
-    """Shorter answers are dropped."""
+    """Answers with fewer tokens are dropped."""
     error_rate: Share = 0.0
-    """Share of the final answers replaced by wrong ones, for studies of data quality."""
+    """Share of the final answers that are replaced by wrong ones, for studies of data quality."""
     templates: dict[str, list[str]] = {}
-    """Language -> forms in which a pair becomes a plain document, instead of its pack's; each pair gets one
-    of them by its hash. A language without any has the question and, after an empty line, the answer."""
+    """Language -> templates that turn a pair into a plain document, instead of its pack's; each pair gets one of them
+    by its hash. Without any, the document is the question, an empty line and the answer."""
     allow_code_execution: bool = False
-    """Run generated programs against their tests in a sandbox."""
+    """Run generated programs against their tests, in a sandbox."""
 
     @field_validator("kinds")
     @classmethod
@@ -131,7 +131,7 @@ class Synthesis(Settings):
         return kinds
 
     def forms_of(self, language: str) -> list[str]:
-        """The forms of a language."""
+        """The templates of a language."""
         return self.templates.get(language) or load_pack(language).templates or ["{question}\n\n{answer}"]
 
     @field_validator("templates")

@@ -1,4 +1,4 @@
-"""The training engine."""
+"""Settings of training."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -7,31 +7,31 @@ from pydantic import Field, model_validator
 from reprise.recipe.fields import Count, Settings, Share
 
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
-"""Decay rate of a mean that forgets."""
+"""Decay rate of an exponential mean."""
 
 
 class Optimizer(Settings):
     """How gradients change the weights."""
 
     kind: Literal["adamw", "muon"] = "adamw"
-    """`muon` (arXiv 2502.16982): its updates for the matrices of the blocks, AdamW for all other weights."""
+    """`muon` (arXiv 2502.16982): Muon for the matrices of the blocks, AdamW for all other weights."""
     betas: tuple[Decay, Decay] = (0.9, 0.95)
-    """Decay rates of the two moments; Muon's momentum is the second."""
+    """Decay rates of the two moments; the second is also Muon's momentum."""
     eps: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-8
-    """Added to the root of the second moment."""
+    """Added to the square root of the second moment."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.1
     """On matrices only: not on norms, biases and embeddings."""
     clip_norm: Annotated[float, Field(ge=0.0)] = 1.0
-    """Gradients are scaled down to this global norm; 0: never."""
+    """Largest global norm of the gradients, which are scaled down to it; 0: no limit."""
 
 
 class Schedule(Settings):
     """Learning rate over the tokens of a stage."""
 
     kind: Literal["constant", "wsd", "cosine"] = "constant"
-    """After the warm-up: stay (the paper), stay and then decay (`decay_tokens`), or a cosine to `final_lr`."""
+    """After the warm-up: constant (the paper), constant, then a decay (`decay_tokens`), or a cosine to `final_lr`."""
     initial_lr: Annotated[float, Field(ge=0.0)] | Literal["last"] = 1e-7
-    """Rate at the first token; `last`: that of the last step of the stage before, to re-warm from where it ended."""
+    """Rate at the first token; `last`: the last rate of the previous stage, to re-warm from there."""
     peak_lr: Annotated[float, Field(gt=0.0)] = 1e-5
     """Rate after the warm-up."""
     final_lr: Annotated[float, Field(ge=0.0)] = 0.0
@@ -43,25 +43,25 @@ class Schedule(Settings):
 
 
 class Guards(Settings):
-    """What happens when training goes wrong."""
+    """How training reacts to bad steps, loss spikes and forgetting."""
 
     max_bad_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 5
-    """Steps in a row with a loss or gradient that is not finite, each left out, before the run stops."""
+    """The run stops after this many consecutive steps with a loss or gradient that is not finite; each is skipped."""
     spike: Literal["off", "log", "skip", "rollback"] = "log"
-    """A loss far over the recent ones: note it, leave the step out, or also go back to the last checkpoint."""
+    """If a loss is far above recent ones: log it, skip the step, or also return to the last checkpoint."""
     spike_sigmas: Annotated[float, Field(gt=0.0)] = 6.0
-    """How many standard deviations over the mean of the window are far."""
+    """Standard deviations above the mean of the window from which a loss is a spike."""
     spike_window: Annotated[int, Field(ge=10)] = 50
-    """Steps in the window; nothing is a spike before half of it is full."""
+    """Steps in the window; no loss is a spike until half of it is full."""
     retention: Literal["off", "warn", "stop", "raise_share"] = "warn"
-    """A kept language (`evaluation.tolerance`) got worse than allowed: warn, stop, or give it more until it is back."""
+    """If a kept language (`evaluation.tolerance`) loses too much: warn, stop, or raise its share until it recovers."""
     retention_step: Share = 0.1
-    """`raise_share`: added to the language's share of the stage at each measurement at which it is not back."""
+    """`raise_share`: added to the language's share of the stage at each measurement until it is back."""
     retention_cap: Share = 0.9
-    """`raise_share`: no further than this."""
+    """`raise_share`: largest share of the language."""
 
     def idle(self) -> frozenset[str]:
-        """What a guard that only warns looks at does not change the model."""
+        """Settings that do not change the model, because the guard only warns."""
         spike = {"spike", "spike_sigmas", "spike_window"} if self.spike in ("off", "log") else set()
         retention = set() if self.acts_on_retention else {"retention", "retention_step", "retention_cap"}
         return frozenset(spike | retention)
@@ -73,25 +73,25 @@ class Guards(Settings):
 
 
 class Checkpoints(Settings):
-    """What a killed run resumes from."""
+    """Checkpoints, from which a killed run resumes."""
 
     every_tokens: Count = 0
-    """Tokens between two checkpoints; 0: save at the end of a stage and on SIGTERM only."""
+    """Tokens between two checkpoints; 0: save only at the end of a stage and on SIGTERM."""
     keep_last: Annotated[int, Field(ge=1, le=1_000_000)] = 2
-    """Checkpoints kept while the stage runs, newest first."""
+    """Newest checkpoints to keep while the stage runs."""
     keep_every_tokens: Count = 0
     """Also keep the first checkpoint after each multiple of this many tokens; 0: none."""
 
 
 class Averaging(Settings):
-    """The mean of the weights, written as the stage's model; training itself continues from the weights."""
+    """A mean of the weights, which becomes the stage's model; training itself continues with the weights."""
 
     kind: Literal["none", "mean", "ema"] = "none"
-    """`mean`: over the end of the stage. `ema`: exponentially forgetting, over all of it."""
+    """`mean`: over the end of the stage. `ema`: an exponential moving average over all of it."""
     tokens: Count = 0
-    """`mean`: over this many tokens at the end of the stage."""
+    """`mean`: length of the averaged end of the stage, in tokens."""
     decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
-    """`ema`: what each sample leaves of the mean before."""
+    """`ema`: weight of the previous mean at each sample."""
     every_steps: Annotated[int, Field(ge=1, le=10**9)] = 1
     """Steps between two samples."""
 
@@ -103,41 +103,41 @@ class Averaging(Settings):
 
 
 class Validation(Settings):
-    """Held-out loss per language, source and topic, while training."""
+    """Held-out loss per language, source and topic, during training."""
 
     every_tokens: Count = 0
-    """Tokens between two validations, besides those at the start and the end of a stage; 0: only these."""
+    """Tokens between two validations, in addition to those at the start and the end of a stage; 0: only these."""
     max_tokens: Count = 65_536
-    """Most held-out tokens per bucket in one measurement."""
+    """Most held-out tokens per bucket and validation."""
 
 
 class Adapter(Settings):
-    """Few weights that are trained beside the frozen ones of the base model, and merged into them at the end."""
+    """A few weights that are trained next to the frozen base model, and merged into it at the end."""
 
     kind: Literal["none", "lora", "dora"] = "none"
     """`none`: all weights are trained. `lora` (arXiv 2106.09685) and `dora` (2402.09353) need the extra `adapters`."""
     rank: Annotated[int, Field(ge=1, le=65_536)] = 32
-    """Inner size of the two factors of each change."""
+    """Inner dimension of the two factors of each change."""
     alpha: Annotated[float, Field(gt=0.0)] = 64.0
     """The product of the factors is multiplied by alpha / rank."""
     targets: list[str] = []
     """Last part of the names of linear layers, such as `q_proj`; empty: all linear layers of the blocks."""
     train_embeddings: bool = False
-    """Train the input embeddings and the output layer as well, whole, as for a new language."""
+    """Also train the input embeddings and the output layer, completely, for example for a new language."""
     embeddings_lr_scale: Annotated[float, Field(gt=0.0)] = 0.2
     """Learning rate of these, as a multiple of the schedule's."""
     base: Literal["compute", "nf4"] = "compute"
-    """Frozen weights: in the compute type, or in 4 bits (NF4) by bitsandbytes, on one GPU (extra `nf4`)."""
+    """Type of the frozen weights: the compute type, or 4 bits (NF4) by bitsandbytes, on one GPU (extra `nf4`)."""
 
     def idle(self) -> frozenset[str]:
-        """What decides nothing while no adapter is trained, or the embeddings are not."""
+        """Settings without effect, because no adapter is trained, or the embeddings are not."""
         if self.kind == "none":
             return frozenset(type(self).model_fields) - {"kind"}
         return frozenset() if self.train_embeddings else frozenset({"embeddings_lr_scale"})
 
 
 class Training(Settings):
-    """Settings of the loop that hold for every stage."""
+    """Settings of the training loop, for all stages."""
 
     means: ClassVar[frozenset[str]] = frozenset(
         {
@@ -152,30 +152,30 @@ class Training(Settings):
         }
     )
     batch_rows: Annotated[int, Field(ge=1, le=10**8)] = 8
-    """Rows in one optimizer step, over all processes."""
+    """Rows per optimizer step, over all processes."""
     micro_batch_rows: Annotated[int, Field(ge=1, le=10**8)] = 1
-    """Rows in one forward and backward pass of a process."""
+    """Rows per forward and backward pass of a process."""
     precision: Literal["auto", "bf16", "float32"] = "auto"
-    """Compute type of matrix products. `auto`: bf16 where the processor computes it fast."""
+    """Compute type of matrix products. `auto`: bf16 if the processor computes it fast."""
     master_weights: Literal["float32", "bf16"] = "float32"
-    """Type that the optimizer changes weights in. `bf16`: no float32 copy; changes are rounded at random."""
+    """Type in which the optimizer updates weights. `bf16`: no float32 copy; updates are rounded stochastically."""
     verify_model: bool = True
-    """Load the trained model in another process, by transformers alone, and compare ids and logits before it is
-    published; takes host memory for one copy of the model."""
+    """Load the trained model in another process, with transformers alone, and compare ids and logits before it is
+    published; needs host memory for one copy of the model."""
     activation_checkpointing: Literal["none", "full", "selective"] = "none"
     """Recompute activations in the backward pass to save memory."""
     compile: bool = False
     """Use torch.compile."""
     sharding: Literal["full", "gradients", "hybrid"] = "full"
-    """What FSDP2 shards: all, or gradients and optimizer only (ZeRO-2, the paper's), or all within a node."""
+    """What FSDP2 shards: all, or only gradients and optimizer (ZeRO-2, the paper's), or all within a node."""
     shard_one_process: bool = False
-    """Shard on one process too: slower, and the same code as on many, to try a machine with one GPU."""
+    """Also shard on one process: slower, but the same code as on many, to test a machine with one GPU."""
     gradient_accumulation: Literal["sharded", "whole"] = "sharded"
-    """Between micro-batches: reduced to shards, or whole on each process: one reduction a step, 6 B per parameter."""
+    """Between micro-batches: reduced to shards, or whole on each process: one reduction per step, 6 B per parameter."""
     offload: bool = False
-    """Keep the shards of weights and moments in host memory and step there; for GPUs, much slower."""
+    """Keep the shards of weights and moments in host memory and update them there; for GPUs, much slower."""
     step_in_backward: bool = False
-    """Change each weight as soon as its gradient is there, on one process: no whole gradients, no clipping."""
+    """Update each weight as soon as its gradient is computed, on one process: no full gradients, no clipping."""
     optimizer: Optimizer = Optimizer()
     adapter: Adapter = Adapter()
     guards: Guards = Guards()
@@ -189,11 +189,11 @@ class Training(Settings):
     say_every_seconds: Annotated[float, Field(ge=0.0, le=1e9)] = 30.0
     """Seconds between two lines in the terminal; 0: none."""
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = []
-    """Where metrics go besides metrics.jsonl."""
+    """Where metrics are sent in addition to metrics.jsonl."""
     threads: Annotated[Count, Field(le=4096)] = 0
-    """CPU threads of the training process; 0: as PyTorch chooses."""
+    """CPU threads of the training process; 0: PyTorch's default."""
     collective_timeout_s: Annotated[int, Field(ge=1, le=10**7)] = 3600
-    """Seconds that a process waits for the others, such as for the download of the model, before the run fails."""
+    """Seconds that a process waits for the others, such as while a model is downloaded, before the run fails."""
 
     @model_validator(mode="after")
     def _micro_batch_fits(self) -> "Training":

@@ -1,4 +1,4 @@
-"""A larger vocabulary for the base model."""
+"""Settings of a larger vocabulary for the base model."""
 
 from typing import Annotated
 
@@ -12,10 +12,10 @@ class Vocabulary(Settings):
     """Tokens that are learned from the run's own text before it is tokenized: the stage `vocabulary`."""
 
     tokens: Annotated[Count, Field(ge=1)] = 4096
-    """Most tokens to add; every old token keeps its id."""
+    """Most tokens to add; existing tokens keep their ids."""
     languages: list[LanguageCode] = []
-    """Languages whose text tokens are learned from; none: all of the mixture. Text is taken by the mixture's shares."""
+    """Languages from whose text tokens are learned, with the mixture's shares; empty: all languages of the mixture."""
     min_count: Annotated[int, Field(ge=1)] = 20
-    """Occurrences in that text below which a token is not added."""
+    """Fewest occurrences in that text with which a token is added."""
     megabytes: Annotated[float, Field(gt=0.0, le=100_000.0)] = 20.0
-    """UTF-8 text to learn from, of all languages, in 10^6 bytes; in memory while tokens are learned."""
+    """UTF-8 text to learn from, in 10^6 bytes for all languages together; it is in memory while tokens are learned."""

@@ -1,7 +1,7 @@
-"""The child process of `run.py`: drops every right that a program under test does not need, then runs it.
+"""The child process of `run.py`: drops every right that a program under test does not need, then runs the program.
 
 Run as a script with an empty environment; reads one JSON object from stdin and writes one to the descriptor it names.
-Only the standard library: it starts without site-packages. Linux only; the numbers are those of the kernel's headers.
+Uses only the standard library: it starts without site-packages. Linux only; the numbers are those of kernel headers.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ LOAD_WORD, JUMP_EQUAL, JUMP_SET, RETURN = 0x20, 0x15, 0x45, 0x06
 """Opcodes of classic BPF."""
 OFFSET_NUMBER, OFFSET_ARCH, OFFSET_ARGUMENTS = 0, 4, 16
 TERMINAL_QUERIES = (0x5401, 0x5450, 0x5451)
-"""ioctl: TCGETS, FIONCLEX, FIOCLEX: what opening a file needs."""
+"""ioctl: TCGETS, FIONCLEX, FIOCLEX: required to open a file."""
 
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
 READ_FILE, READ_DIR = 1 << 2, 1 << 3
@@ -31,8 +31,8 @@ WRITE_FILE, REMOVE_FILE, MAKE_REG, TRUNCATE = 1 << 1, 1 << 5, 1 << 8, 1 << 14
 FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 """Landlock version -> how many file access rights it knows; all are handled, so all are denied unless granted."""
 
-# What an interpreter needs to compute, sleep, use threads and touch files: everything else fails with EPERM.
-# Not there: sockets, exec, fork, kill, ptrace, mount, io_uring, bpf, shared memory, links, folders, changes of mode.
+# What an interpreter needs to compute, sleep, use threads and access files: everything else fails with EPERM.
+# Not allowed: sockets, exec, fork, kill, ptrace, mount, io_uring, bpf, shared memory, links, folders, changes of mode.
 ALLOWED = {
     "x86_64": (
         0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 28, 32, 33, 35,
@@ -51,28 +51,28 @@ SPECIAL = {  # clone, clone3, tgkill, ioctl, fcntl, prlimit64, and the architect
     "aarch64": (220, 435, 131, 29, 25, 261, 0xC00000B7),
 }
 FILE_COMMANDS = (0, 1, 2, 3, 5, 6, 7, 1030, 1034)
-"""fcntl: F_DUPFD, F_GETFD, F_SETFD, F_GETFL, locks of files, F_DUPFD_CLOEXEC, F_GET_SEALS. Not F_SETOWN, F_SETSIG and
-F_SETFL with O_ASYNC: these make the kernel send any signal to any process of the user."""
+"""fcntl: F_DUPFD, F_GETFD, F_SETFD, F_GETFL, file locks, F_DUPFD_CLOEXEC, F_GET_SEALS. Not F_SETOWN, F_SETSIG and
+F_SETFL with O_ASYNC: with these the kernel sends any signal to any process of the user."""
 
 
 class Task(TypedDict):
-    """What the parent writes to stdin."""
+    """The JSON object that the parent writes to stdin."""
 
     program: str
     tests: str
     report_fd: int
     """Descriptor that the verdict is written to."""
     nonce: str
-    """Repeated in the report, so that the program cannot write one."""
+    """Random text, repeated in the report so that the program cannot forge one."""
     scratch: str
     """Folder that the program may write to."""
     readable: list[str]
-    """Folders that it may read."""
+    """Folders that the program may read."""
     seconds: int
-    """Limit on processor time."""
+    """Limit on processor time, in seconds."""
     memory_bytes: int
     file_bytes: int
-    """Limit on the size of a file."""
+    """Limit on the size of a file, in bytes."""
 
 
 class Outcome(TypedDict):
@@ -102,7 +102,7 @@ def execute(program: str, tests: str) -> Outcome:
             exec(compile(text, name, "exec"), namespace)
         except MemoryError:
             return {"verdict": "memory", "detail": f"the {name} ran out of memory"}
-        except BaseException as error:  # also SystemExit: leaving early is not passing
+        except BaseException as error:  # also SystemExit: an early exit does not pass
             return {"verdict": "failed", "detail": f"{name}: {type(error).__name__}: {error}"[:300]}
     return {"verdict": "passed", "detail": ""}
 
@@ -128,13 +128,14 @@ def confine(task: Task) -> None:
 
 
 def drop_capabilities(libc: Any) -> None:
-    """Root without its powers. The user id stays: the interpreter may lie in root's home."""
+    """Drop all capabilities, also of root. The user id is unchanged: the interpreter may be in root's home."""
     header = struct.pack("<Ii", 0x20080522, 0)
     _call(libc.capset(header, struct.pack("<6I", 0, 0, 0, 0, 0, 0)), "capset")
 
 
 def restrict_files(libc: Any, readable: list[str], scratch: str) -> None:
-    """Landlock: the interpreter's library can be read, the scratch folder written, nothing else opened."""
+    """Landlock: the interpreter's library can be read, the scratch folder can be written, nothing else can be
+    opened."""
     version = libc.syscall(CREATE_RULESET, None, 0, 1)
     if version < 1:
         raise OSError(ctypes.get_errno(), "this kernel has no Landlock")
@@ -159,7 +160,7 @@ def restrict_files(libc: Any, readable: list[str], scratch: str) -> None:
 
 
 def restrict_calls(libc: Any) -> None:
-    """seccomp: a list of system calls that work; a call that is not on it fails, and a new process is never made."""
+    """seccomp: allow a list of system calls; any other call fails, and no new process can be created."""
     machine = platform.machine()
     clone, clone3, tgkill, ioctl, fcntl, prlimit, arch = SPECIAL[machine]
     program = [
@@ -171,7 +172,7 @@ def restrict_calls(libc: Any) -> None:
     for call in ALLOWED[machine]:
         program += [(JUMP_EQUAL, 0, 1, call), (RETURN, 0, 0, RET_ALLOW)]
     program += [(JUMP_EQUAL, 0, 1, clone3), (RETURN, 0, 0, RET_ERRNO | ENOSYS)]
-    # Threads of this process, and nothing else that clone makes.
+    # clone may create threads of this process, and nothing else.
     program += [(JUMP_EQUAL, 0, 4, clone), (LOAD_WORD, 0, 0, OFFSET_ARGUMENTS), (JUMP_SET, 0, 1, CLONE_THREAD)]
     program += [(RETURN, 0, 0, RET_ALLOW), (RETURN, 0, 0, RET_ERRNO | EPERM)]
     for call, argument, values in (

@@ -1,19 +1,19 @@
-"""Run a program that nobody has read against its tests, in a child process that can do little else.
+"""Run an unreviewed program against its tests, in a child process with few rights.
 
-What holds it (Linux 5.13 or later, x86-64; written for 64-bit ARM too, but not tested there):
+What confines it (Linux 5.13 or later, x86-64; written for 64-bit ARM too, but not tested there):
 
-    time          wall clock by the parent, but what it waits for a processor; processor time by rlimit
+    time          wall clock by the parent, without time spent waiting for a processor; processor time by rlimit
     memory        address space by rlimit
     processes     none but its own threads: seccomp refuses fork and exec
     files         Landlock: reads the interpreter's library, writes files in a scratch folder that is removed
-    size          each file by rlimit, all of the scratch folder by the parent, who looks every 50 ms
+    size          each file by rlimit, the whole scratch folder by the parent, which checks every 50 ms
     network       seccomp refuses every kind of socket
     other work    no signals to others, no capabilities (also for root), no environment, no open descriptors
 
-What it does not protect from: faults of the kernel or the processor; a program that uses up its share of processor,
-memory and disk until a limit stops it, or writes faster than the parent looks; the names and sizes of files, which can
-be asked for though none can be opened; a program that finds the report in the interpreter's memory and forges it, so
-"passed" is evidence of honest programs only. Run hostile code in a virtual machine.
+What it does not protect against: bugs of the kernel or the processor; a program that uses its share of processor,
+memory and disk until a limit stops it, or writes faster than the parent checks; queries for the names and sizes of
+files, although none can be opened; a program that finds the report in the interpreter's memory and forges it, so
+"passed" is evidence only for honest programs. Run hostile code in a virtual machine.
 """
 
 import contextlib
@@ -55,12 +55,12 @@ for forbidden in (os.fork, socket.socket, lambda: os.listdir("/")):
 
 @dataclass(frozen=True)
 class Limits:
-    """What a program may use."""
+    """Limits on what a program may use."""
 
     seconds: float = 10.0
     memory_mb: int = 512
     file_mb: int = 4
-    """Of one file, of all files together, and of what is printed."""
+    """Limit on each file, on all files together, and on printed text, in MB."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,9 @@ def run_program(program: str, tests: str, limits: Limits = _DEFAULT) -> Verdict:
     """Run `program`, then `tests` in the same namespace; both are Python. No exception means passed.
 
     Args:
-        program: source text.
-        tests: source text, such as assert statements that call what the program defines.
-        limits: what it may use.
+        program: Python source.
+        tests: Python source, such as assert statements that call functions of the program.
+        limits: limits of time, memory and file sizes.
 
     Raises:
         UserError: this machine cannot confine a program.
@@ -96,10 +96,10 @@ def run_program(program: str, tests: str, limits: Limits = _DEFAULT) -> Verdict:
 
 @cache
 def require_sandbox() -> None:
-    """Make sure, once, that a program is confined on this machine.
+    """Check, once per process, that this machine can confine a program.
 
     Raises:
-        UserError: it is not.
+        UserError: it cannot.
     """
     problem = f"it works on Linux only, and this is {sys.platform}"
     if sys.platform == "linux":
@@ -154,7 +154,7 @@ def _run(program: str, tests: str, limits: Limits) -> Verdict:
 
 
 def _watch(process: "subprocess.Popen[bytes]", task: bytes, scratch: Path, limits: Limits) -> Verdict | None:
-    """Feed the child and wait for its end; the verdict if a limit ends it."""
+    """Send the task to the child and wait until it ends; returns the verdict if a limit ended it."""
     deadline = time.monotonic() + limits.seconds
     try:
         assert process.stdin is not None
@@ -169,7 +169,7 @@ def _watch(process: "subprocess.Popen[bytes]", task: bytes, scratch: Path, limit
                 return None
             except subprocess.TimeoutExpired:
                 pass
-            # What it waited for the processor is not its own: a busy machine changes no verdict.
+            # Time spent waiting for a processor does not count: a busy machine does not change a verdict.
             if time.monotonic() > deadline and time.monotonic() > deadline + run_delay(process.pid):
                 return Verdict("timeout", f"not at its end after {limits.seconds:g} s")
             if (problem := _oversized(scratch, limits)) is not None:
@@ -181,7 +181,7 @@ def _watch(process: "subprocess.Popen[bytes]", task: bytes, scratch: Path, limit
 
 
 def _oversized(scratch: Path, limits: Limits) -> str | None:
-    """What is too much in the scratch folder, which has no folders of its own."""
+    """What is too large in the scratch folder (which has no subfolders), or None."""
     num_bytes = 0
     for files, file in enumerate(scratch.iterdir(), start=1):
         with contextlib.suppress(FileNotFoundError):
@@ -195,7 +195,7 @@ def _read_report(report: bytes, nonce: str, status: int, printed: str) -> Verdic
     try:
         entry = json.loads(report)
         if entry["nonce"] == nonce and entry["verdict"] in VERDICTS:
-            # A program can raise an error whose text holds lone surrogates, which no file can hold.
+            # A program can raise an error whose text contains lone surrogates, which no file can contain.
             return Verdict(entry["verdict"], str(entry["detail"]).encode(errors="replace").decode())
     except (ValueError, KeyError, TypeError, RecursionError):
         pass
@@ -211,7 +211,7 @@ def _read_report(report: bytes, nonce: str, status: int, printed: str) -> Verdic
 
 @cache
 def _readable() -> list[str]:
-    """Paths the interpreter reads from while it runs: its library, shared libraries, random numbers, time zones."""
+    """Paths that the interpreter reads while it runs: its library, shared libraries, random numbers, time zones."""
     library = Path(os.path.realpath(sysconfig.get_path("stdlib")))
     paths = [str(library), f"{sys.base_prefix}/lib", "/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo"]
     return [*dict.fromkeys(os.path.realpath(path) for path in paths), "/dev/urandom", "/dev/null", "/etc/localtime"]

@@ -1,4 +1,4 @@
-"""Passage documents in, checked question-answer documents out.
+"""Turn passages of documents into checked question-answer documents.
 
-passages -> prompts -> generator (behind a journal) -> parsing -> checks -> documents, each with where it came from.
+passages -> prompts -> generator (with a journal) -> parsing -> checks -> documents, each with its provenance.
 """

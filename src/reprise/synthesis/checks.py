@@ -1,4 +1,4 @@
-"""What a pair must pass by itself. Each check gives None, or (reason, detail)."""
+"""Checks of a single pair. Each returns None if the pair passes, else (reason, detail)."""
 
 import re
 from collections import Counter
@@ -13,7 +13,7 @@ Drop = tuple[str, str]
 """(reason, detail)."""
 
 _PROMPT_RUN = 12
-"""Words in a row that an answer may have in common with what it was asked by."""
+"""Most consecutive words that an answer may have in common with its prompt."""
 
 _WORDS = re.compile(r"[^\W_]+")
 _CJK = re.compile(r"[\u3400-\u9fff]")
@@ -51,7 +51,7 @@ _STOP_WORDS = frozenset(
 
 
 def content_words(text: str, language: str) -> list[str]:
-    """Lower-case words; pairs of neighbouring characters where a language has no spaces."""
+    """Lower-case words; pairs of adjacent characters in languages without spaces."""
     words = _WORDS.findall(text.lower())
     if language not in WITHOUT_SPACES:
         return words
@@ -61,15 +61,15 @@ def content_words(text: str, language: str) -> list[str]:
 def check_pair(
     pair: Pair, *, language: str, passage: str, answer_tokens: int, minimum: int, checks: Checks
 ) -> Drop | None:
-    """The first check that a pair fails.
+    """Drop by the first check that a pair fails; None if it passes all.
 
     Args:
-        pair: what was parsed.
-        language: in which it was asked for.
-        passage: text that it was made from; empty if there is none.
+        pair: the parsed pair.
+        language: language that was requested.
+        passage: text that the pair was made from; empty if there is none.
         answer_tokens: length of the answer in tokens of the base model.
-        minimum: tokens that an answer must have.
-        checks: settings.
+        minimum: fewest tokens that an answer must have.
+        checks: settings of the checks.
     """
     if pair.question and len(pair.question) < checks.min_question_chars:
         return "short_question", f"{len(pair.question)} characters, at least {checks.min_question_chars} wanted"
@@ -94,14 +94,14 @@ def _check_repetition(pair: Pair, language: str, limit: float) -> Drop | None:
 
 
 def repetition(words: Sequence[str]) -> float:
-    """Share of the runs of four words that came before in the same text."""
+    """Share of the runs of four words that occurred earlier in the same text."""
     runs = Counter(tuple(words[at : at + 4]) for at in range(len(words) - 3))
     total = runs.total()
     return 1 - len(runs) / total if total else 0.0
 
 
 def _check_language(pair: Pair, language: str) -> Drop | None:
-    """Between Chinese and the rest by script, which short and mathematical texts show too; else by a classifier."""
+    """Tell Chinese from other languages by script, also in short and mathematical texts; others by a classifier."""
     prose = _LATEX.sub(" ", _CODE.sub(" ", f"{pair.question}\n{pair.answer}"))
     letters = len(_LETTERS.findall(prose))
     if not letters:
@@ -135,12 +135,12 @@ def _check_self_contained(pair: Pair, language: str) -> Drop | None:
 
 
 def check_instructions(pair: Pair, instructions: str, language: str) -> Drop | None:
-    """Small models say the instructions again, or the examples in them.
+    """Drop a pair that repeats its instructions, or the examples in them, as small models do.
 
     Args:
-        pair: what was parsed.
+        pair: the parsed pair.
         instructions: text of the prompt file.
-        language: of both.
+        language: language of both.
     """
     said = content_words(f"{pair.question}\n{pair.answer}", language)
     run = longest_common_run(said, content_words(instructions, language))
@@ -149,7 +149,7 @@ def check_instructions(pair: Pair, instructions: str, language: str) -> Drop | N
 
 
 def _check_echo(pair: Pair, language: str, least: int) -> Drop | None:
-    """An answer that says the question again answers nothing."""
+    """Drop a pair whose answer only repeats the question."""
     if not pair.question or pair.program:
         return None
     question, answer = set(content_words(pair.question, language)), content_words(pair.answer, language)
@@ -164,7 +164,7 @@ def _check_copying(pair: Pair, passage: str, language: str, limit: int) -> Drop 
 
 
 def longest_common_run(one: Sequence[str], other: Sequence[str]) -> int:
-    """Length of the longest sequence of words that both hold. A run of n holds one of n - 1, so halving finds it."""
+    """Length of the longest sequence of words that both contain, by bisection: a run of n contains one of n - 1."""
     low, high = 0, min(len(one), len(other))
     while low < high:
         middle = (low + high + 1) // 2
@@ -186,17 +186,17 @@ def _check_support(pair: Pair, passage: str, language: str, least: float) -> Dro
 
 
 def support(pair: Pair, passage: str, language: str) -> float:
-    """Share of the content words of question and answer of the passage: low where the model made things up."""
+    """Share of the content words of question and answer that the passage contains: low if the model made things up."""
     words = [word for word in content_words(f"{pair.question}\n{pair.answer}", language) if word not in _STOP_WORDS]
     known = set(content_words(passage, language))
-    if language in WITHOUT_SPACES:  # pairs of characters may be split differently
+    if language in WITHOUT_SPACES:  # the texts may be split into different pairs of characters
         return sum(word in passage.lower() for word in words) / len(words) if words else 0.0
     stems = {_stem(word) for word in known}
     return sum(_stem(word) in stems for word in words) / len(words) if words else 0.0
 
 
 def _stem(word: str) -> str:
-    """A word without its commonest English endings, so that `cells` and `cell` are the same."""
+    """A word without the most common English endings, so that `cells` and `cell` are equal."""
     for ending in ("ing", "ed", "es", "s"):
         if word.endswith(ending) and len(word) - len(ending) >= 4:
             return word[: -len(ending)]

@@ -1,4 +1,4 @@
-"""What the synthetic part of a mixture needs, what there is, and what the rest would cost."""
+"""Synthetic tokens that a mixture needs, those that exist, and the estimated cost of the missing ones."""
 
 import json
 import math
@@ -15,50 +15,50 @@ from reprise.synthesis.records import SynthesisCounts
 
 @dataclass(frozen=True)
 class Rates:
-    """How requests turn into tokens."""
+    """How many tokens a request takes and yields."""
 
     tokens_per_request: float
-    """Tokens of documents, drops counted in."""
+    """Tokens of kept documents per request, including requests that yield none."""
     prompt_tokens: float
-    """Per request."""
+    """Prompt tokens per request."""
     completion_tokens: float
-    """Per request."""
+    """Generated tokens per request."""
     tokens_per_second: float | None
-    """Generated tokens; None if no run has shown the speed."""
+    """Generated tokens per second; None if no run has measured it."""
 
 
 @record
 class Need(TypedDict):
-    """Synthetic tokens, and what the missing ones would take."""
+    """Synthetic tokens that are needed, and the estimated cost of the missing ones."""
 
     tokens_needed: int
     """Tokens that the mixtures take from synthetic buckets."""
     tokens_there: int
-    """Tokens that the token store contains already."""
+    """Tokens that the token store already contains."""
     tokens_missing: int
-    """The difference, at least 0."""
+    """tokens_needed - tokens_there, at least 0."""
     requests: int
-    """Requests that the missing tokens take."""
+    """Requests that would generate the missing tokens."""
     prompt_tokens: int
     """Tokens of their prompts."""
     completion_tokens: int
-    """Generated tokens."""
+    """Tokens that the generator would write."""
     cost: float
-    """In the currency of the recipe's prices; 0 without prices."""
+    """Cost, in the currency of the recipe's prices; 0 without prices."""
     hours: float | None
-    """Time of the generator; null before a run has measured its speed."""
+    """Hours that the generator needs; null before a run has measured its speed."""
     measured: bool
-    """Whether the rates are those of a run; otherwise they are assumed."""
+    """Whether the rates were measured in a run; otherwise they are assumed."""
 
 
 def estimate_need(synthesis: Synthesis, *, tokens_needed: int, tokens_there: int, stage: Path | None) -> Need:
-    """What the missing synthetic tokens take.
+    """Estimate the requests, tokens, cost and time that the missing synthetic tokens take.
 
     Args:
         synthesis: settings, for the prices and the length of answers.
-        tokens_needed: that the mixtures take from synthetic buckets.
-        tokens_there: tokens of the synthetic buckets of the token store; 0 if there is none.
-        stage: folder of a published `synthesize` stage, whose rates are taken over.
+        tokens_needed: tokens that the mixtures take from synthetic buckets.
+        tokens_there: tokens in the synthetic buckets of the token store; 0 if there is none.
+        stage: folder of a published `synthesize` stage from which rates are measured; None: they are assumed.
     """
     rates = measure_rates(stage, tokens_there) if stage is not None else None
     measured = rates is not None
@@ -80,20 +80,20 @@ def estimate_need(synthesis: Synthesis, *, tokens_needed: int, tokens_there: int
 
 
 def assume_rates(synthesis: Synthesis) -> Rates:
-    """Before any run: answers half as long as they may be, half of them kept; a passage, and a prompt of 300 tokens.
+    """Rates before any run: answers half as long as allowed, half of them kept; prompts of a passage and 300 tokens.
 
-    These are guesses of ours; ten requests tell more.
+    These are guesses; a run with ten requests gives better rates.
     """
     completion = synthesis.generator.max_tokens / 2
     return Rates(completion / 2, 300 + synthesis.passages.max_chars / 8, completion, None)
 
 
 def measure_rates(stage: Path, tokens_there: int) -> Rates | None:
-    """The rates of a published stage; None if it kept nothing or is not there.
+    """Measure the rates of a published stage; None if it does not exist or kept nothing.
 
     Args:
-        stage: its folder.
-        tokens_there: tokens that its documents have in the store; 0 if they are not counted yet.
+        stage: folder of the stage.
+        tokens_there: tokens of its documents in the token store; 0 if they are not counted yet.
     """
     try:
         manifest = json.loads((stage / "manifest.json").read_text(encoding="utf-8"))
@@ -106,6 +106,6 @@ def measure_rates(stage: Path, tokens_there: int) -> Rates | None:
     completion = counts["completion_tokens"] / answered
     kept = counts["documents_out"] / counts["documents_in"]
     per_request = tokens_there / counts["documents_in"] if tokens_there else completion * kept
-    # A run that took answers from the journal does not show how long they took.
+    # A run that took answers from the journal does not show how long it takes to generate them.
     speed = None if counts["from_journal"] else counts["completion_tokens"] / max(manifest["seconds"], 1e-3)
     return Rates(per_request, counts["prompt_tokens"] / answered, completion, speed)

@@ -1,4 +1,4 @@
-"""Further answers about an answer: solve the problem again, or have it graded."""
+"""Check an answer by further model calls: solve the problem again, or have a judge grade the pair."""
 
 import re
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ _GRADE = re.compile(r"^\W*(?:Grade|评分)\s*[:：]\s*\**([1-5])\b\W*$", re.IGNO
 
 
 def check_agreement(tasks: Sequence[Task], synthesis: Synthesis, asker: Asker) -> None:
-    """Solve what has a final result again; drop that on whose result (boxed, or a letter) the solutions disagree."""
+    """Solve problems with a final result again; drop those whose solutions disagree on it (boxed, or a letter)."""
     checks, generator = synthesis.checks, synthesis.generator
     tasks = [task for task in tasks if task.drop is None and task.pair and task.pair.final]
     if not checks.self_consistency or not tasks:
@@ -49,7 +49,7 @@ def check_agreement(tasks: Sequence[Task], synthesis: Synthesis, asker: Asker) -
 
 
 def judge(tasks: Sequence[Task], synthesis: Synthesis, asker: Asker) -> None:
-    """Have each pair graded; drop those under the least grade, and those that got none."""
+    """Have each pair graded by the judge; drop pairs with a grade below the minimum or without a grade."""
     settings = synthesis.checks.judge
     tasks = [task for task in tasks if task.drop is None]
     if settings is None or not tasks:

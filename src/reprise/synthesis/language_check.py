@@ -1,4 +1,4 @@
-"""What a recipe's languages still lack: prompts, labels, thresholds. Told at once, before the work."""
+"""Report what a recipe's languages lack (prompts, labels, thresholds) before the work begins."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -17,7 +17,7 @@ _LOOKED_AT = 20
 
 
 def check_languages(recipe: Recipe) -> Iterator[Finding]:
-    """Everything that one of the recipe's languages needs and has not."""
+    """Yield a finding for everything that one of the recipe's languages needs but lacks."""
     yield from _check_synthesis(recipe)
     pairs = {
         (entry.language, source)
@@ -96,5 +96,5 @@ def _without_topic(recipe: Recipe) -> set[str]:
                 if isinstance(record, Record) and record.fields["source"] in split and not record.fields["topic"]:
                     languages.add(record.fields["lang"] or detect_languages([str(record.fields["text"])])[0])
         except UserError:
-            continue  # preflight's check of the inputs says it
+            continue  # the preflight check of the inputs reports it
     return languages

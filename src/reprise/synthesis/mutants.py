@@ -1,8 +1,8 @@
-"""Wrong versions of a program: what tests must be able to tell from the right one.
+"""Wrong versions of a program, which good tests must distinguish from the correct one.
 
-Stand-ins keep the imports, constants and names of the program, and replace what its functions do: all return the same
-value, or their first argument. Mutants change one thing in one place: an operator, a comparison, a number, a condition.
-"""
+Stand-ins keep the imports, constants and names of the program, but replace its function bodies: all return the same
+value, or their first argument. Mutants change one thing at one position: an operator, comparison, constant or
+condition."""
 
 import ast
 import copy
@@ -23,7 +23,7 @@ _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def stand_ins(program: str) -> Iterator[tuple[str, str]]:
-    """(what it does, source) of each program that computes nothing."""
+    """Yield (what the functions do, source) for each program that computes nothing."""
     for value in CONSTANTS:
         yield f"returns {value}", _with_bodies(program, lambda function, value=value: value)  # type: ignore[misc]
     yield "returns its first argument", _with_bodies(program, _first_argument)
@@ -44,7 +44,7 @@ def _first_argument(function: _Function) -> str:
 
 
 def mutants(program: str, limit: int) -> list[tuple[str, str]]:
-    """(where and what, source) of programs with one change each, at most `limit`, spread over the program."""
+    """(position and change, source) of programs with one change each, at most `limit`, spread over the program."""
     tree = ast.parse(program)
     changes = [
         (i, k) for i, node in enumerate(ast.walk(tree)) for k, _ in enumerate(_changes(node)) if _inside(tree, node)
@@ -63,7 +63,7 @@ def mutants(program: str, limit: int) -> list[tuple[str, str]]:
 
 
 def _inside(tree: ast.Module, node: ast.AST) -> bool:
-    """Whether the node is part of what a function does (no default, no annotation, no text that documents it)."""
+    """Whether the node is in a function body (not in a default, an annotation or a docstring)."""
     return any(
         node is part
         for function in ast.walk(tree)
@@ -75,7 +75,7 @@ def _inside(tree: ast.Module, node: ast.AST) -> bool:
 
 
 def _changes(node: ast.AST) -> Iterator[tuple[str, Callable[[], None]]]:
-    """What can be changed at a node; each change is made in place."""
+    """Yield (description, function that makes the change in place) for each possible change at a node."""
     match node:
         case ast.Compare(ops=[operator]) if type(operator) in _COMPARISONS:
             new = _COMPARISONS[type(operator)]
@@ -99,5 +99,5 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, Callable[[], None]]]:
 
 
 def _drop_not(node: ast.UnaryOp) -> None:
-    """`not x` becomes `bool(x)`, written as a double negation."""
+    """Change `not x` to `bool(x)`, written as a double negation."""
     node.op, node.operand = ast.Not(), ast.UnaryOp(ast.Not(), node.operand)

@@ -1,4 +1,4 @@
-"""Calls near those of the tests: a table of answers gives one fallback for nearly all of them, a program does not."""
+"""Call a program near its tests' arguments: a table of answers returns one fallback for most, a program does not."""
 
 import ast
 from collections import Counter
@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 MIN_ANSWERS = 3
-"""Different answers that the tests must expect; with fewer, honest programs give one outcome for most calls too."""
+"""Fewest different answers that the tests must expect; with fewer, honest programs also return one for most calls."""
 MAX_CALLS = 80
 SPELLED = 0.6
-"""From this share of answers whose values are in the program, it may be a table of them."""
+"""If the program contains the values of at least this share of the answers, it may be a table of them."""
 FALLBACK = 0.6
-"""A table gives the same outcome for this share of the calls near those of its tests."""
+"""A table returns the same result for at least this share of the calls near those of its tests."""
 HIDDEN_FALLBACK = 0.8
-"""The same if the answers are not in the program: it may compute them (`'3,60;-21,33'.split(';')`)."""
+"""The same if the program does not contain the answers: it may compute them (`'3,60;-21,33'.split(';')`)."""
 SPREAD = 0.4
-"""Most that one answer may take of the tests' own calls: else an honest program gives it often, too."""
+"""Largest share of the tests' own calls with the same answer: above it, an honest program often returns it too."""
 
 MARK = "SAME OUTCOME"
 
@@ -43,11 +43,11 @@ class _Call(NamedTuple):
 
 
 def nearby_test(program: str, tests: str) -> str | None:
-    """Source of a test that fails, with MARK, on a program which looks like a table of its tests' answers.
+    """Source of a test that fails, with MARK, on a program that looks like a table of its tests' answers.
 
-    It does so where the calls near those of the tests give one outcome (or an error) for most of them and at most one
-    that the tests do not expect; for more of them if the program does not contain the answers. None if that is not
-    clear: few answers that differ, or arguments that are not literals.
+    It fails if most of the calls near those of the tests have the same outcome (a result or an error) and the tests do
+    not expect at most one of the outcomes; a larger share of calls is required if the program does not contain the
+    answers. None if such a test is not reliable: few different answers, or arguments that are not literals.
     """
     calls = list(_calls(ast.parse(tests)))
     answers = Counter(repr(call.answer) for call in calls)
@@ -72,7 +72,7 @@ def nearby_test(program: str, tests: str) -> str | None:
 
 
 def _calls(tests: ast.Module) -> Iterator[_Call]:
-    """Asserts of the form `name(values) == value`."""
+    """Calls in asserts of the form `name(values) == value`."""
     for node in ast.walk(tests):
         match node:
             case ast.Assert(
@@ -90,7 +90,7 @@ def _calls(tests: ast.Module) -> Iterator[_Call]:
 
 
 def _neighbours(arguments: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
-    """Arguments of which one is a little different and of the same type."""
+    """Yield variants of the arguments in which one is slightly different and of the same type."""
     for i, value in enumerate(arguments):
         for other in _variants(value):
             yield (*arguments[:i], other, *arguments[i + 1 :])
@@ -131,7 +131,7 @@ def _variants_of_text(text: str) -> Iterator[str]:
 
 
 def _leaves(value: Any) -> set[object]:
-    """Numbers and texts of a value; signs, and values that any program may contain, do not count."""
+    """Numbers and strings in a value, without signs and without values that any program may contain."""
     return _leaves_of(ast.parse(repr(value), mode="eval"))
 
 

@@ -1,8 +1,8 @@
-"""Synthetic documents go through what every document goes through, and must be new to the corpus.
+"""Run the document stages on synthetic documents, and drop those that are not new to the corpus.
 
 Cleaning, deduplication among themselves and decontamination are the stages of `reprise.documents`, run on a small
-table. Against the corpus only the synthetic documents are indexed; the corpus streams past them, held-out documents
-included, and is not changed.
+table. For the comparison with the corpus only the synthetic documents are indexed; the corpus, including held-out
+documents, is streamed and not changed.
 """
 
 import functools
@@ -39,19 +39,19 @@ def drop_by_documents(
     questions: Mapping[Path, str],
     engine: Engine,
 ) -> None:
-    """Set `drop` of the tasks whose documents do not pass, and `text` to the cleaned text of the others.
+    """Set `drop` of the tasks whose documents are dropped, and `text` to the cleaned text of the others.
 
     Args:
-        tasks: with their documents, none dropped so far.
+        tasks: tasks with documents, none of them dropped yet.
         corpus: table of the labelled documents.
-        scratch: folder to work in; the caller removes it.
-        clean: settings.
-        deduplicate: settings.
-        decontaminate: settings.
-        benchmarks: whose questions must not be there.
-        data: folder of their files.
-        questions: more files of questions, with the names of their benchmarks.
-        engine: runs the steps.
+        scratch: folder for temporary files; the caller removes it.
+        clean: settings of the cleaning.
+        deduplicate: settings of the deduplication.
+        decontaminate: settings of the decontamination.
+        benchmarks: benchmarks whose questions the documents must not contain.
+        data: folder of the benchmark files.
+        questions: path of each additional file of questions -> name of its benchmark.
+        engine: where the steps run.
     """
     _drop_same_questions(tasks)
     by_id = {str(index): task for index, task in enumerate(tasks) if task.drop is None}
@@ -85,7 +85,7 @@ def drop_by_documents(
 
 
 def _drop_same_questions(tasks: Sequence[Task]) -> None:
-    """The first pair of each question stays, whatever the later answers are."""
+    """Keep only the first pair with each question, even if later answers differ."""
     seen: dict[str, Task] = {}
     for task in tasks:
         if task.pair is None or not task.pair.question:
@@ -101,7 +101,7 @@ def _work(scratch: Path, stage: str, before: str) -> Work:
 
 
 def _drop_known(tasks: Sequence[Task], corpus: Path, settings: Deduplicate, engine: Engine) -> None:
-    """Drop what is a near copy of a document of the corpus, found by the bands of its signature."""
+    """Drop near copies of documents in the corpus, which are found by the bands of their signatures."""
     if not tasks:
         return
     signatures = sign_texts([task.text for task in tasks], [task.language for task in tasks], settings)
@@ -118,18 +118,18 @@ def _drop_known(tasks: Sequence[Task], corpus: Path, settings: Deduplicate, engi
 
 
 class NearCopy(NamedTuple):
-    """A synthetic text that is almost a document of the corpus."""
+    """A synthetic text that is nearly the same as a document of the corpus."""
 
     task: int
-    """Index of the task that made it."""
+    """Index of the task that the text belongs to."""
     similarity: float
-    """Estimated Jaccard similarity of their shingles."""
+    """Estimated Jaccard similarity of the shingles of both."""
     document: str
-    """Id of the document."""
+    """Id of the document in the corpus."""
 
 
 def _find_known(signatures: Any, settings: Deduplicate, part: str) -> list[NearCopy]:
-    """The near copies in a part of the corpus of the texts with these signatures."""
+    """Near copies between the texts with these signatures and the documents in one part of the corpus."""
     bands, band_rows = choose_bands(settings)
     holders: dict[tuple[int, bytes], list[int]] = defaultdict(list)
     for task, signature in enumerate(signatures):

@@ -1,4 +1,4 @@
-"""Read an answer, strictly: what is not exactly in the form that was asked for does not parse."""
+"""Parse answers strictly: an answer that does not have exactly the requested format is rejected."""
 
 import re
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
 class DoesNotParseError(ValueError):
-    """The answer has another form; the message says what is wrong."""
+    """The answer has another format; the message says what is wrong."""
 
 
 @dataclass(frozen=True)
@@ -26,16 +26,16 @@ class Pair:
     question: str
     answer: str
     final: str | None = None
-    """The final result, where the answer marks one: what is boxed, or the letter of the right option."""
+    """The final result, if the answer marks one: the content of the box, or the letter of the right option."""
     program: str | None = None
     tests: str | None = None
 
 
 def split_sections(text: str, marks: Mapping[str, str]) -> dict[str, str]:
-    """The text under each mark: every mark once, in order, at the start of a line, nothing before the first.
+    """The text below each mark: every mark once, in order, at the start of a line, and no text before the first.
 
     Raises:
-        DoesNotParseError: it is not so, or a section is empty.
+        DoesNotParseError: a mark is missing or misplaced, or a section is empty.
     """
     rest = text.strip()
     sections: dict[str, str] = {}
@@ -59,22 +59,22 @@ def split_sections(text: str, marks: Mapping[str, str]) -> dict[str, str]:
 
 
 def _find_mark(text: str, mark: str) -> int | None:
-    """Offset of a mark at the start of a line. A heading mark must be the whole line."""
+    """Offset of a mark at the start of a line, or None. A heading mark must be the whole line."""
     tail = r"[ \t]*$" if mark.startswith("#") else ""
     match = re.search(rf"^{re.escape(mark)}{tail}", text, re.MULTILINE)
     return match.start() if match else None
 
 
 def parse_answer(kind: str, text: str, marks: Mapping[str, str]) -> Pair:
-    """The pair in an answer.
+    """Parse the pair in an answer.
 
     Args:
         kind: kind of the text, such as `problem`.
         text: the answer.
-        marks: section -> its mark, of the prompt.
+        marks: section -> its mark in the prompt.
 
     Raises:
-        DoesNotParseError: the answer is not in the form of its kind.
+        DoesNotParseError: the answer does not have the format of its kind.
     """
     sections = split_sections(text, marks)
     if headings := [line for section in sections.values() for line in section.splitlines() if line.startswith("## ")]:
@@ -95,7 +95,7 @@ def parse_answer(kind: str, text: str, marks: Mapping[str, str]) -> Pair:
         case "code":
             program, tests = _code(sections["solution"], "solution"), _code(sections["tests"], "tests")
             return Pair(sections["question"], sections["solution"], program=program, tests=tests)
-    # A kind of the user's own: the first section is the question, the others together are the answer.
+    # For a kind of the user's own, the first section is the question, and the others together are the answer.
     question, *answers = sections.values()
     return Pair(question, "\n\n".join(answers)) if answers else Pair("", question)
 
@@ -155,9 +155,9 @@ def _code(text: str, what: str) -> str:
 
 
 def normalize_final(final: str) -> str:
-    """A final answer as it is compared with others: no spaces, dollar signs, trailing zeros or full stops."""
+    """The form in which final answers are compared: without spaces, dollar signs, trailing zeros and full stops."""
     plain = re.sub(r"\\(?:text|mathrm|left|right|,|;|!| )|[\s$]", "", final).rstrip(".。").lower()
-    if re.fullmatch(r"\{[^{}]*\}", plain):  # of \text{...}
+    if re.fullmatch(r"\{[^{}]*\}", plain):  # the braces of \text{...}
         plain = plain[1:-1]
     if _NUMBER.fullmatch(plain):
         plain = plain.replace(",", "")
@@ -166,15 +166,15 @@ def normalize_final(final: str) -> str:
 
 
 def corrupt_final(answer: str, final: str, choice: float) -> tuple[str, str] | None:
-    """The answer with another final result, and that result; None if there is nothing that can be changed surely.
+    """Replace the final result of an answer; returns the answer and the wrong result, or None if no change is reliable.
 
-    The last occurrence of the first number of the result is changed, by -50 % to +150 % but never by nothing, or the
-    letter of a multiple choice. What leads to the result stays, as in the study of wrong answers.
+    The last occurrence of the first number of the result is changed by -50 % to +150 %, but never by 0, or the letter
+    of a multiple choice is changed. The steps that lead to the result are kept, as in the study of wrong answers.
 
     Args:
-        answer: holds the result in a box, or begins with its letter.
+        answer: text that contains the result in a box, or begins with its letter.
         final: the result.
-        choice: uniform in [0, 1); selects the wrong result.
+        choice: uniform random value in [0, 1) that selects the wrong result.
     """
     if final in tuple("ABCD") and answer.startswith(final):
         wrong = [letter for letter in "ABCD" if letter != final][int(choice * 3) % 3]

@@ -1,8 +1,8 @@
-"""Passages to make questions from: sorted into disciplines, the best first, topics and files in turn.
+"""Choose passages for questions: sorted into disciplines, the best first, alternating between topics and files.
 
-A passage belongs to the discipline whose words make up most of it, once it holds at least two different ones and they
-are one word in `_RAREST` or more; else to `general education`, or to no discipline where the recipe does not list that.
-Where the topic of the document is known to be of some disciplines, only these come into question, and one word will do.
+A passage belongs to the discipline with most of its words, provided that it contains at least two different ones and
+these are at least one in `_RAREST` words; else to `general education`, or to no discipline if the recipe does not
+list that. If the document's topic belongs to known disciplines, only these are considered, and one word is enough.
 """
 
 import heapq
@@ -25,20 +25,20 @@ from reprise.yaml_text import read_yaml
 CATCH_ALL = "general education"
 _RAREST = 60
 _LOOKED_AT = 8000
-"""Characters of a document that tell the discipline of those of its passages that do not tell their own."""
+"""Characters of a document that decide the discipline of its passages that cannot be assigned by themselves."""
 _WORD = re.compile(r"[^\W\d_]+")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
 _TERM_WEIGHT_LIMIT = 3
-"""A word counts at most so often: a passage that repeats one word is not more of its discipline."""
+"""Most occurrences of a word that count, so that repeating one word does not make a passage more typical."""
 
 
 @dataclass(frozen=True)
 class Passage:
-    """A passage of a document."""
+    """A passage of a document, with its discipline and quality."""
 
     document_id: str
     index: int
-    """Index of the passage in its document, from 0."""
+    """Index of the passage in the document, from 0."""
     text: str
     language: str
     discipline: str
@@ -54,12 +54,12 @@ def _ours() -> dict[str, Any]:
 
 
 def discipline_name(discipline: str, language: str) -> str:
-    """Its name in a language, as the prompts write it; its own name if none is known."""
+    """Name of the discipline in a language, as used in prompts; `discipline` itself if no name is known."""
     return str(_ours().get(discipline, {}).get("names", {}).get(language, discipline))
 
 
 class Disciplines:
-    """Tells the discipline of a passage by its words."""
+    """Finds the discipline of a passage by its words."""
 
     def __init__(
         self,
@@ -67,15 +67,15 @@ class Disciplines:
         own_terms: Mapping[str, Mapping[str, Sequence[str]]],
         own_topics: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        """Gather the words and the topics of each discipline.
+        """Collect the words and the topics of each discipline.
 
         Raises:
-            UserError: a discipline has no words in any language.
+            UserError: there are no words for a discipline in any language.
         """
         self._terms: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
         self._topics: dict[str, set[str]] = defaultdict(set)
         self._catch_all = CATCH_ALL in disciplines
-        for discipline in {*_ours(), *disciplines}:  # a topic of a discipline that is not asked for is of no other one
+        for discipline in {*_ours(), *disciplines}:  # the topics of a discipline that is not listed belong to no other
             for topic in [*_ours().get(discipline, {}).get("topics", []), *(own_topics or {}).get(discipline, [])]:
                 self._topics[topic.casefold()].add(discipline)
         for discipline in disciplines:
@@ -92,12 +92,12 @@ class Disciplines:
                     self._terms[language][term.lower()].add(discipline)
 
     def of(self, text: str, language: str, topic: str | None = None) -> str | None:
-        """The discipline of a passage, None if it has none.
+        """The discipline of a passage, or None.
 
         Args:
-            text: the passage.
-            language: of it.
-            topic: label of its document.
+            text: text of the passage.
+            language: language of the passage.
+            topic: topic of its document; None if it has none.
         """
         scores, kinds, length = self._score(text, language)
         of_topic = self._topics.get((topic or "").casefold(), set())
@@ -109,7 +109,7 @@ class Disciplines:
         return CATCH_ALL if self._catch_all else None
 
     def _score(self, text: str, language: str) -> tuple[dict[str, float], Mapping[str, int], float]:
-        """Words of each discipline that come into question, how many different ones, and the words of the text."""
+        """Weighted word count of each discipline, count of its different words, and words in the text."""
         terms = self._terms.get(language, {})
         lowered = text.lower()
         if language in WITHOUT_SPACES:
@@ -130,7 +130,7 @@ class Disciplines:
 
 
 def cut_passages(text: str, min_chars: int, max_chars: int) -> list[str]:
-    """Passages of at most `max_chars`, cut between paragraphs, else between sentences; shorter ones are skipped."""
+    """Cut a text between paragraphs or sentences into passages of `min_chars` to `max_chars` characters."""
     passages: list[str] = []
     held = ""
     for paragraph in text.split("\n\n"):
@@ -148,7 +148,7 @@ def cut_passages(text: str, min_chars: int, max_chars: int) -> list[str]:
 
 
 def quality_of(text: str) -> float:
-    """0 to 1: how much of a passage is prose. Lists, tables, code and menus score low.
+    """Estimate how much of a passage is prose, from 0 to 1. Lists, tables, code and menus get low values.
 
     The product of the share of letters, the share of lines that end a sentence, and the variety of words.
     """
@@ -163,12 +163,12 @@ def quality_of(text: str) -> float:
 def find_passages(
     rows: Iterable[Mapping[str, Any]], disciplines: Disciplines, languages: Sequence[str], settings: Passages
 ) -> Iterator[Passage]:
-    """Every passage that a question may be asked about, held-out documents excepted: they must not be trained on.
+    """Yield every passage that can be used for a question; held-out documents are skipped: they must not be trained on.
 
     Args:
         rows: documents with id, text, lang, source, topic, split, origin.
-        disciplines: tells them apart.
-        languages: those that are asked for.
+        disciplines: finds the discipline of each passage.
+        languages: languages of the questions.
         settings: settings of the passages.
     """
     for row in rows:
@@ -189,9 +189,9 @@ def find_passages(
 
 
 def choose_passages(passages: Iterable[Passage], count: int, max_per_origin: int) -> list[Passage]:
-    """At most `count` passages of one language and discipline, the same ones whatever the order in which they come.
+    """Choose at most `count` passages of one language and discipline, whatever the order of the input.
 
-    Topics and origins (files) take turns, and within them documents do; each gives its best passages first.
+    Topics and origins (files) alternate, and so do documents within them; the best passages of each are chosen first.
     """
     grouped: dict[tuple[str, str], dict[str, list[Passage]]] = defaultdict(lambda: defaultdict(list))
     for passage in passages:
@@ -222,9 +222,9 @@ def choose_passages(passages: Iterable[Passage], count: int, max_per_origin: int
 
 
 def share_out(total: int, parts: Sequence[str], available: Mapping[str, int]) -> dict[str, int]:
-    """Split a total evenly over parts, none beyond what it has; the rest goes to the others.
+    """Split a total evenly over parts, but to none more than it has; the remainder is given to other parts.
 
-    The sum is `total`, or all that is available if that is less.
+    The sum of the result is `total`, or everything that is available if that is less.
     """
     given = dict.fromkeys(parts, 0)
     left = min(total, sum(available.get(part, 0) for part in parts))

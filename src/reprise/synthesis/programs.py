@@ -1,4 +1,4 @@
-"""New programming problems after a bank of known ones, and whether their solutions pass their tests."""
+"""Generate new programming problems from a bank of known ones, and check that their solutions pass their tests."""
 
 import importlib.resources
 import json
@@ -25,7 +25,7 @@ DISCIPLINE = "programming"
 
 @dataclass(frozen=True)
 class Problem:
-    """A problem of the bank."""
+    """A problem in the bank."""
 
     id: str
     problem: str
@@ -34,10 +34,10 @@ class Problem:
 
 
 def read_bank(path: str | None) -> list[Problem]:
-    """The user's problems, or those that come with Reprise.
+    """Read the user's problems, or those shipped with Reprise.
 
     Raises:
-        UserError: the file is not there, or a line is not a problem.
+        UserError: the file does not exist, or a line is not a problem.
     """
     if path is None:
         name = "problems.jsonl"
@@ -70,7 +70,7 @@ def read_bank(path: str | None) -> list[Problem]:
 
 
 def code_tasks(synthesis: Synthesis, seed: int) -> list[Task]:
-    """Requests for new problems, the languages in turn, each with other problems of the bank as examples.
+    """Requests for new problems, alternating between languages, each with other problems of the bank as examples.
 
     Raises:
         UserError: the bank cannot be read, a prompt is missing, or programs cannot be confined on this machine.
@@ -107,9 +107,9 @@ def _show(problem: Problem, marks: dict[str, str]) -> str:
 
 
 def verify_programs(tasks: Sequence[Task], synthesis: Synthesis) -> None:
-    """Drop copies of the bank and tests that test nothing; run the rest, if the recipe allows that.
+    """Drop copies of the bank and tests that check nothing; run the other programs if the recipe allows it.
 
-    What is run carries its mutation score (`proof.py`) in the notes of its task.
+    The mutation score (`proof.py`) of a program that was run is saved in the notes of its task.
     """
     tasks = [task for task in tasks if task.kind == "code" and task.drop is None]
     if not tasks:

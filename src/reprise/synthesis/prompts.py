@@ -1,4 +1,4 @@
-"""The prompt files of synthesis, one for each task and language: the user's, else ours."""
+"""Prompt files of synthesis, one for each task and language: the user's, or those shipped with Reprise."""
 
 import importlib.resources
 from functools import cache
@@ -9,10 +9,10 @@ from reprise.generators.prompts import Prompt, find_prompt
 
 @cache
 def load_prompt(kind: str, language: str, folder: str | None = None) -> Prompt:
-    """The prompt file KIND.LANGUAGE.yaml of the user's folder, else the one that comes with Reprise.
+    """Load KIND.LANGUAGE.yaml from the user's folder, or the one shipped with Reprise.
 
     Raises:
-        UserError: there is none, or it is not a prompt file.
+        UserError: the prompt does not exist, or the file is not a prompt file.
     """
     prompt = find_prompt(kind, language, folder=folder, setting="synthesis.prompts", package="reprise.synthesis")
     if prompt is None:
@@ -26,6 +26,6 @@ def load_prompt(kind: str, language: str, folder: str | None = None) -> Prompt:
 
 
 def known() -> list[str]:
-    """KIND.LANGUAGE of the prompts that come with Reprise."""
+    """KIND.LANGUAGE of the prompts shipped with Reprise."""
     folder = importlib.resources.files("reprise.synthesis") / "prompts"
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))

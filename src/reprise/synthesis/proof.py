@@ -1,4 +1,4 @@
-"""Whether tests prove a program: they pass on it, compare plain values, and fail on wrong versions of it."""
+"""Whether tests prove a program correct: they pass on it, compare plain values, and fail on wrong versions of it."""
 
 import ast
 import builtins
@@ -15,9 +15,9 @@ from reprise.synthesis.nearby import MARK, nearby_test
 
 MIN_ASSERTS = 3
 MAX_MUTANTS = 20
-"""Wrong versions that are run, besides the stand-ins."""
+"""Most wrong versions that are run, in addition to the stand-ins."""
 _HARD_CODED = 0.5
-"""From this share of asserts whose values the program contains, it contains a table of its answers."""
+"""If the program contains the values of at least this share of the asserts, it is a table of answers."""
 
 
 def _words(text: str) -> frozenset[str]:
@@ -84,24 +84,24 @@ def _guard():
 _guard()
 del _guard
 """
-"""Runs between the program and the tests: what functions return must be of a plain type, as any other can define an
-`==` that is always true."""
+"""Runs between the program and the tests: functions must return values of a plain type, because any other type can
+define an `==` that is always true."""
 
 
 @dataclass(frozen=True)
 class Proof:
-    """How well tests prove a program."""
+    """How well tests prove a program correct."""
 
     drop: Drop | None
-    """Why it is not proven."""
+    """Why the program is dropped; None if it is proven."""
     mutation_score: float | None = None
-    """Share of the wrong versions on which the tests fail; None if it did not come to that."""
+    """Share of the wrong versions on which the tests fail; None if none were run."""
     mutants: int = 0
-    """Wrong versions that were run, without the stand-ins, all of which must fail."""
+    """Wrong versions that were run, without the stand-ins, on all of which the tests must fail."""
 
 
 def prove(program: str, tests: str, code: Code) -> Proof:
-    """Run the tests on the program, on stand-ins for it and on mutants of it, in the sandbox."""
+    """Run the tests in the sandbox on the program, on stand-ins for it and on its mutants."""
     if (drop := read_program(program, tests)) is not None:
         return Proof(drop)
     names = _defined(ast.parse(program))
@@ -117,7 +117,7 @@ def prove(program: str, tests: str, code: Code) -> Proof:
         if MARK in outcome:
             detail = f"of most inputs near those of its tests it makes the same ({outcome.partition(f'{MARK}: ')[2]})"
             return Proof(("hard_coded", detail))
-    # A wrong version may never end; it need not be given more than a few times what the right one took.
+    # A wrong version may never end; it gets at most a few times as long as the correct version took.
     limits = replace(limits, seconds=min(limits.seconds, 1.0 + 5 * (time.monotonic() - start)))
     for what, source in stand_ins(program):
         if run_program(source, tests, limits).passed:
@@ -133,7 +133,7 @@ def prove(program: str, tests: str, code: Code) -> Proof:
 
 
 def read_program(program: str, tests: str) -> Drop | None:
-    """What can be seen without running: tests that never call the program, and means to deceive them."""
+    """Checks that do not run anything: tests that never call the program, and attempts to deceive the tests."""
     code, checks = ast.parse(program), ast.parse(tests)
     names = _defined(code)
     if not names:
@@ -160,7 +160,7 @@ def _defined(tree: ast.Module) -> set[str]:
 
 
 def _deceptions(code: ast.Module, checks: ast.Module) -> Iterator[str]:
-    """Means by which a wrong program passes tests, or tests pass on any program."""
+    """Yield the means by which a wrong program would pass the tests, or the tests would pass on any program."""
     for where, tree in (("solution", code), ("tests", checks)):
         for node in ast.walk(tree):
             for module in _imported(node):
@@ -185,7 +185,7 @@ def _names(node: ast.AST) -> list[str]:
 
 
 def _bound(statement: ast.stmt) -> set[str]:
-    """Names that a statement of the module binds."""
+    """Names that a statement at module level binds."""
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return {statement.name}
     bound = {node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and _stores(node)}
@@ -197,7 +197,7 @@ def _stores(name: ast.Name) -> bool:
 
 
 def _catches_one_error(node: ast.AST) -> bool:
-    """Whether a `try` waits for an error and asserts that it came: `else` or the end of the body says what if not."""
+    """Whether a `try` expects a specific error and asserts that it is raised, in `else` or at the end of its body."""
     if not isinstance(node, ast.Try) or not node.handlers:
         return False
     named = all(isinstance(handler.type, ast.Name) for handler in node.handlers)
@@ -214,7 +214,7 @@ def _imported(node: ast.AST) -> list[str]:
 
 
 def _literals(tree: ast.AST) -> set[object]:
-    """Numbers from 10 on and texts of three or more characters: values that are not in a program by chance."""
+    """Numbers of at least 10 and strings of at least three characters, which a program does not contain by chance."""
     values: set[object] = set()
     for node in ast.walk(tree):
         value = node.value if isinstance(node, ast.Constant) else None
@@ -225,7 +225,7 @@ def _literals(tree: ast.AST) -> set[object]:
 
 
 def _spelled(tree: ast.AST) -> set[object]:
-    """Numbers from 10 on in texts: a table of answers may have `str(numbers)` as its keys."""
+    """Numbers of at least 10 inside strings: a table of answers may have `str(numbers)` as its keys."""
     texts = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str))
     values = {float(value) for text in texts for value in re.findall(r"\d{2,15}(?:\.\d+)?", text)}
     return {value for value in values if value >= 10}

@@ -1,4 +1,4 @@
-"""Records of the stage `synthesize`: its counts, `funnel.json`, `samples.json` and a line of `provenance.jsonl`."""
+"""Records of the stage `synthesize`: counts, `funnel.json`, `samples.json` and the lines of `provenance.jsonl`."""
 
 from typing import Any, NotRequired
 
@@ -13,25 +13,25 @@ class SynthesisCounts(Expenses):
     """Counts of the stage `synthesize`, for its manifest."""
 
     documents_in: int
-    """Requests."""
+    """Requests for documents."""
     documents_out: int
     """Documents that were written."""
     dropped: int
-    """Requests that gave none."""
+    """Requests that did not yield a document."""
     dropped_by_reason: dict[str, int]
     """Reason -> requests, most frequent first."""
 
 
 @record
 class FunnelCounts(TypedDict):
-    """Pairs that each step left, of all disciplines or of one."""
+    """Pairs that remain after each step, for all disciplines or for one."""
 
     requests: int
-    """Pairs that were asked for."""
+    """Pairs that were requested."""
     answered: int
     """Requests with an answer."""
     parsed: int
-    """Answers that parse as a pair."""
+    """Answers that were parsed as a pair."""
     kept: int
     """Pairs that became documents."""
     dropped: dict[str, int]
@@ -40,24 +40,24 @@ class FunnelCounts(TypedDict):
 
 @record
 class Funnel(TypedDict):
-    """From requests to documents."""
+    """Counts from requests to documents."""
 
     total: FunnelCounts
-    """All disciplines."""
+    """Counts of all disciplines together."""
     disciplines: dict[str, FunnelCounts]
-    """Each discipline."""
+    """Discipline -> its counts."""
     spending: Expenses
-    """What the requests took."""
+    """Tokens and cost of the requests."""
 
 
 @record
 class SyntheticSample(TypedDict):
-    """A pair for a reader."""
+    """A pair shown in the report."""
 
     id: str
-    """Id of its document."""
+    """Id of the pair's document."""
     discipline: str
-    """Discipline, or `code`."""
+    """Discipline of the pair, or `code`."""
     language: str
     """Language of the pair."""
     kind: str
@@ -65,16 +65,16 @@ class SyntheticSample(TypedDict):
     passage: str
     """Text that the question was asked about; empty for code."""
     text: str
-    """The document; of a dropped pair the answer."""
+    """The document; for a dropped pair the answer."""
     reason: str | None
     """Why it was dropped; null if it was kept."""
     detail: str | None
-    """What was measured."""
+    """The measured value and the limit of the check; null if it was kept."""
 
 
 @record
 class SyntheticSamples(TypedDict):
-    """A few kept and a few dropped pairs, chosen by hash."""
+    """A few kept and a few dropped pairs, selected by hash."""
 
     kept: list[SyntheticSample]
     """Pairs that became documents."""
@@ -87,25 +87,25 @@ class PassageOrigin(TypedDict):
     """The passage that a question was asked about."""
 
     id: str
-    """Id of the document."""
+    """Id of the passage's document."""
     passage: int
     """Index of the passage in the document."""
     origin: str
-    """File and line of the document."""
+    """File and line of the passage's document."""
 
 
 @record
 class Sampling(TypedDict):
-    """How the answer was sampled."""
+    """Sampling settings of an answer."""
 
     temperature: float
-    """Temperature; 0 is greedy."""
+    """Sampling temperature; 0 is greedy."""
     top_p: float
-    """Nucleus."""
+    """Nucleus sampling: probability mass of the tokens that are sampled from."""
     max_tokens: int
-    """Longest answer."""
+    """Longest answer in tokens."""
     sample: int
-    """Index of this answer among those to the same prompt."""
+    """Index of the answer among those to the same prompt."""
 
 
 @record
@@ -113,13 +113,13 @@ class Corruption(TypedDict):
     """A final answer that was made wrong on purpose (`synthesis.error_rate`)."""
 
     right: str | None
-    """The answer of the generator."""
+    """Final answer of the generator."""
     wrong: str
-    """What the document says."""
+    """Final answer in the document."""
 
 
 class TaskNotes(TypedDict, total=False):
-    """What the checks measured; they go into the provenance under the same names."""
+    """Measurements of the checks, written to the provenance under the same names."""
 
     agreement: float
     grade: int
@@ -131,7 +131,7 @@ class TaskNotes(TypedDict, total=False):
 
 @record
 class Provenance(TypedDict):
-    """Where one synthetic document comes from."""
+    """The provenance of one synthetic document."""
 
     id: str
     """Id of the document."""
@@ -140,30 +140,30 @@ class Provenance(TypedDict):
     reason: str | None
     """Why it was dropped; null if it was kept."""
     discipline: str
-    """Discipline, or `code`."""
+    """Discipline of the pair, or `code`."""
     language: str
     """Language of the pair."""
     kind: str
     """Kind of question."""
     passage: PassageOrigin | None
-    """What the question was asked about; null for code."""
+    """The passage that the question was asked about; null for code."""
     examples: list[str]
-    """Ids of the problems that a code prompt showed."""
+    """Ids of the example problems in a code prompt."""
     prompt: str
     """Name and version of the prompt."""
     model: dict[str, Any]
-    """Name and identity of the generator."""
+    """Name and identity of the generator's model."""
     sampling: Sampling
-    """Settings of the sampling."""
+    """Settings with which the answer was sampled."""
     agreement: NotRequired[float]
-    """Share of the further answers with the same final result; only if it was checked."""
+    """Share of further solutions with the same final result; only if this was checked."""
     grade: NotRequired[int]
-    """The judge's grade; only with a judge."""
+    """Grade by the judge; only if there is a judge."""
     verified: NotRequired[bool]
     """Whether the program passed its tests; only for code."""
     mutation_score: NotRequired[float | None]
     """Share of mutated programs that the tests reject; only for code that ran."""
     corrupted: NotRequired[Corruption]
-    """Only if the final answer was made wrong."""
+    """The replaced final answer; only if it was made wrong."""
     form: NotRequired[int]
-    """Index of the form of the plain text; only for pairs with a question that were kept."""
+    """Index of the template of the plain text; only for kept pairs that have a question."""

@@ -1,12 +1,12 @@
-"""Stage `synthesize`: passages, answers, checks, documents.
+"""Stage `synthesize`: generate question-answer documents about passages, and check them.
 
-    documents/        kept, in the table's schema: source `synthetic`, split `train`
-    dropped/          the answers that are not, each with its reason
-    provenance.jsonl  one object per request: passage, prompt and its version, model, sampling, what the checks found
-    funnel.json       numbers per discipline, from requests to documents
-    samples.json      ten kept and ten dropped, for the report
+    documents/        kept documents, in the table's schema: source `synthetic`, split `train`
+    dropped/          answers that were dropped, each with its reason
+    provenance.jsonl  one object per request: passage, prompt and its version, model, sampling, results of the checks
+    funnel.json       counts per discipline, from requests to documents
+    samples.json      ten kept and ten dropped pairs, for the report
 
-The answers themselves are in the journal of `work.cache`, which outlives the stage.
+The answers themselves are in the journal of `work.cache`, which is kept when the stage is run again.
 """
 
 import json
@@ -69,23 +69,23 @@ def run(
     seed: int,
     engine: Engine,
 ) -> None:
-    """Make synthetic documents from the labelled ones.
+    """Generate synthetic documents from the labelled ones.
 
     Args:
-        work: reads `label`, writes into `output`, keeps answers in `cache`.
-        synthesis: settings.
-        model: base model; its tokenizer counts the tokens of answers, and it writes them where no other is named.
-        clean: settings of the cleaning that synthetic documents go through.
-        deduplicate: settings of the deduplication, among themselves and against the corpus.
+        work: the stage; it reads the output of `label`, writes to `output` and keeps answers in `cache`.
+        synthesis: settings of the synthesis.
+        model: base model; its tokenizer counts the tokens of answers, and it generates them if no other model is named.
+        clean: settings for cleaning the synthetic documents.
+        deduplicate: settings for deduplicating them, among themselves and against the corpus.
         decontaminate: settings of the decontamination.
-        benchmarks: names of the benchmarks whose questions must not be among the answers.
-        data: folder of their files.
-        questions: more files of questions, with the names of their benchmarks.
-        seed: chooses templates and corrupted answers.
-        engine: runs the document steps.
+        benchmarks: names of the benchmarks whose questions the documents must not contain.
+        data: folder of the benchmark files.
+        questions: path of each additional file of questions -> name of its benchmark.
+        seed: random seed for the choice of templates and of corrupted answers.
+        engine: where the document steps run.
 
     Raises:
-        UserError: no passage, no generator, too many failed requests, or the cost limit.
+        UserError: there is no passage or no generator, too many requests failed, or the cost limit was reached.
     """
     if not synthesis.requests + synthesis.code.requests:
         raise UserError(
@@ -148,7 +148,7 @@ def kept(tasks: Sequence[Task]) -> list[Task]:
 
 
 def inspect(tasks: Sequence[Task], synthesis: Synthesis, model: Model) -> None:
-    """Parse each answer and check it by itself."""
+    """Parse each answer and run the checks of a single pair."""
     tokenizer = load_tokenizer(model)
 
     def count_tokens(text: str) -> int:
@@ -184,7 +184,7 @@ def _inspect_one(task: Task, synthesis: Synthesis, count_tokens: Callable[[str],
 
 
 def _corrupt(tasks: Sequence[Task], error_rate: float, seed: int) -> None:
-    """Replace that share of the final answers that can be changed surely; which ones depends on keys and seed alone."""
+    """Replace this share of the final answers that can be changed reliably, chosen by keys and seed alone."""
     changed = []
     for task in kept(tasks):
         if task.pair is not None and task.pair.final is not None:
@@ -199,7 +199,7 @@ def _corrupt(tasks: Sequence[Task], error_rate: float, seed: int) -> None:
 
 
 def _document(task: Task, forms: Sequence[str], seed: int) -> str:
-    """The plain text: the pair in one of the forms, or the passage as it is."""
+    """The plain text: the pair in one of the templates, or the passage as it is."""
     assert task.pair is not None
     if not task.pair.question:
         return task.pair.answer
@@ -207,13 +207,13 @@ def _document(task: Task, forms: Sequence[str], seed: int) -> str:
     task.notes["form"] = index
     question, answer = task.pair.question, task.pair.answer
     before, _, rest = forms[index].partition("{question}")
-    if "{answer}" in before:  # a form may give the answer first
+    if "{answer}" in before:  # a template may begin with the answer
         before = before.replace("{answer}", answer)
     return before + question + rest.replace("{answer}", answer)
 
 
 def _fraction(text: str) -> float:
-    """A pseudo-random value in [0, 1), derived from the text."""
+    """A pseudo-random value in [0, 1), computed from the text."""
     return xxhash.xxh3_64_intdigest(text.encode()) / 2**64
 
 
@@ -223,7 +223,7 @@ def _rows(folder: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def _write(work: Work, tasks: Sequence[Task], identity: dict[str, Any], spending: Spending) -> None:
-    for name in (DOCUMENTS, DROPPED):  # of a run that was killed between here and its publication
+    for name in (DOCUMENTS, DROPPED):  # left by a run that was killed between here and its publication
         shutil.rmtree(work.output / name, ignore_errors=True)
     dropped = TableWriter(work.output / DROPPED, DROPPED_SCHEMA)
     with TableWriter(work.output / DOCUMENTS) as documents, dropped:
@@ -254,7 +254,7 @@ def _write(work: Work, tasks: Sequence[Task], identity: dict[str, Any], spending
 
 
 def document_id(task: Task) -> str:
-    """Id of the document of a task."""
+    """Id of a task's document."""
     return f"{SOURCE}-{task.key}"
 
 
@@ -288,7 +288,7 @@ def _provenance(task: Task, identity: dict[str, Any]) -> Provenance:
 
 
 def _funnel(tasks: Sequence[Task], spending: Spending) -> Funnel:
-    """Counts per discipline: each line is what is left of the one before."""
+    """Counts per discipline: each count includes only what the step before kept."""
     names = sorted({task.discipline for task in tasks})
     return {
         "total": _funnel_of(tasks),

@@ -1,4 +1,4 @@
-"""What is asked for: passages, disciplines, languages and kinds become requests, the same ones for the same text."""
+"""Turn passages, disciplines, languages and kinds into requests, the same requests for the same text."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -20,7 +20,7 @@ _SPARE_PASSAGES = 10_000
 
 @dataclass
 class Task:
-    """One pair on its way from a passage to a document."""
+    """One pair, from its passage to its document."""
 
     kind: str
     language: str
@@ -28,29 +28,29 @@ class Task:
     prompt: Prompt
     request: Request
     passage: Passage | None = None
-    """What a question is asked about; None for code."""
+    """The passage that the question is about; None for code."""
     examples: tuple[str, ...] = ()
-    """Problems of the bank that a code task showed."""
+    """Ids of the example problems in a code prompt."""
     key: str = ""
     outcome: Outcome | None = None
     pair: Pair | None = None
     drop: tuple[str, str] | None = None
-    """(reason, detail) once it is dropped."""
+    """(reason, detail) once it is dropped, else None."""
     notes: TaskNotes = field(default_factory=TaskNotes)
-    """What the checks measured, for the provenance."""
+    """Measurements of the checks, for the provenance."""
     text: str = ""
-    """The document."""
+    """Text of the document."""
 
 
 def science_tasks(synthesis: Synthesis, rows: Iterable[Mapping[str, Any]]) -> list[Task]:
-    """Tasks of the science questions.
+    """Create the tasks of the science questions.
 
     Args:
-        synthesis: settings.
-        rows: the labelled documents.
+        synthesis: settings of the synthesis.
+        rows: rows of the labelled documents.
 
     Raises:
-        UserError: there is no passage at all, or a prompt is missing.
+        UserError: there are no passages, or a prompt is missing.
     """
     prompts = {
         (kind, language): load_prompt(kind, language, synthesis.prompts)
@@ -64,7 +64,7 @@ def science_tasks(synthesis: Synthesis, rows: Iterable[Mapping[str, Any]]) -> li
     for passage in find_passages(rows, disciplines, synthesis.languages, synthesis.passages):
         bucket = passages[_bucket(passage.language, passage.discipline)]
         bucket.append(passage)
-        # What is not chosen among some is not chosen among more, so memory is bounded without a change of the choice.
+        # A passage not chosen among some is not chosen among more: memory can be bounded without changing the choice.
         if len(bucket) > 2 * synthesis.requests + _SPARE_PASSAGES:
             bucket[:] = choose_passages(bucket, synthesis.requests, synthesis.passages.max_per_origin)
     if not passages:
@@ -123,14 +123,14 @@ def _bucket(language: str, discipline: str) -> str:
 
 
 class _Kinds:
-    """Deals out kinds so that the shares hold as well as they can after every request."""
+    """Yields kinds so that their shares are as exact as possible after every request."""
 
     def __init__(self, shares: Mapping[str, float]) -> None:
         self._shares = shares
         self._given = dict.fromkeys(shares, 0)
 
     def next(self) -> str:
-        """The kind that is furthest behind its share."""
+        """The kind that is furthest below its share."""
         total = sum(self._given.values()) + 1
         kind = max(self._shares, key=lambda name: self._shares[name] * total - self._given[name])
         self._given[kind] += 1

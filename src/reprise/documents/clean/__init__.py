@@ -1,1 +1,1 @@
-"""Repair text, mask personal data, drop what the heuristics reject."""
+"""Repair text, mask personal data, and drop documents that the heuristics reject."""

@@ -1,4 +1,4 @@
-"""The rules of Gopher, C4 and FineWeb on a batch of documents; their thresholds are in `recipe/heuristics.py`."""
+"""The rules of Gopher, C4 and FineWeb for a batch of documents; their thresholds are in `recipe/heuristics.py`."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,23 +12,23 @@ from reprise.documents.words import Words, mix, split_words
 from reprise.recipe.heuristics import Heuristics
 
 Broken = tuple[str, str]
-"""(rule, what was measured)."""
+"""(name of the rule, measured value and limit)."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What one rule measured in a batch of documents, and the limits that it sets."""
+    """What one rule measured in a batch of documents, and its limits."""
 
     name: str
-    """The setting."""
+    """Name of the setting."""
     values: NDArray[np.float64]
-    """float64[documents]."""
+    """Measured value of each document, float64[documents]."""
     low: float | None = None
     high: float | None = None
     size: int | None = None
     """Words per n-gram, if the rule is about n-grams."""
     strings: Sequence[str] | None = None
-    """What each document holds, where the rule forbids a string."""
+    """For a rule that forbids strings: the one that each document contains."""
 
     @property
     def broken(self) -> NDArray[np.bool_]:
@@ -41,7 +41,7 @@ class Rule:
         return is_broken
 
     def explain(self, document: int) -> str:
-        """The value of a document that breaks it, and the limit."""
+        """The value of a document that breaks the rule, and the limit."""
         if self.strings is not None:
             return self.strings[document]
         limit = self.low if self.low is not None and self.values[document] < self.low else self.high
@@ -50,10 +50,10 @@ class Rule:
 
 
 def find_broken(texts: Sequence[str], rules: Heuristics) -> list[Broken | None]:
-    """The first rule that each text breaks, None if it breaks none.
+    """The first rule that each text breaks, or None.
 
     Args:
-        texts: documents of one language; the arrays of the whole batch are held at once.
+        texts: documents of one language; the arrays of the whole batch are in memory at once.
         rules: the thresholds of their language.
     """
     broken: list[Broken | None] = [None] * len(texts)
@@ -64,7 +64,7 @@ def find_broken(texts: Sequence[str], rules: Heuristics) -> list[Broken | None]:
 
 
 def measure_rules(texts: Sequence[str], rules: Heuristics) -> Iterator[Rule]:
-    """Every rule that is on, in the order in which they are judged; one of n-grams comes once for each size."""
+    """Yield every rule that is on, in the order in which they are checked; a rule about n-grams once for each size."""
     if not texts:
         return
     words = split_words(texts)
@@ -139,7 +139,7 @@ def _sum_by_document(words: Words, values: NDArray[np.generic]) -> NDArray[np.in
 
 
 def _count_stop_words(words: Words, stop_words: Sequence[str]) -> NDArray[np.int64]:
-    """Different stop words in each document: int64[documents]."""
+    """Number of different stop words in each document: int64[documents]."""
     hits = np.flatnonzero(np.isin(words.hashes, np.unique(split_words(stop_words).hashes)))
     document = words.document_of()[hits]
     pairs = np.unique(words.hashes[hits] ^ mix(document.astype(np.uint64)), return_index=True)[1]

@@ -1,4 +1,4 @@
-"""What each rule of cleaning would drop of a sample of the documents, per language and source. Drops nothing."""
+"""What each cleaning rule would drop from a sample of the documents, per language and source. Drops nothing."""
 
 import heapq
 from collections import defaultdict
@@ -24,19 +24,19 @@ class Example(TypedDict):
 
     origin: str
     detail: str
-    """The value and the limit."""
+    """The measured value and the limit."""
     excerpt: str
 
 
 class RuleLoss(TypedDict):
-    """What one rule would drop of a bucket's sample."""
+    """What one rule would drop from a bucket's sample."""
 
     rule: str
-    """The setting; of n-grams with the size after it."""
+    """Name of the setting; for n-grams followed by the size."""
     documents: int
-    """Documents that break it, whatever else they break."""
+    """Documents that break the rule, including those that break others too."""
     alone: int
-    """Documents that break no other rule: what switching it off would keep."""
+    """Documents that break only this rule: those that would be kept if it were switched off."""
     examples: list[Example]
 
 
@@ -46,11 +46,11 @@ class BucketRetention(TypedDict):
     language: str
     source: str
     judged: bool
-    """Whether the heuristics look at this source."""
+    """Whether the heuristics apply to this source."""
     documents: int
     kept: int
     rules: list[RuleLoss]
-    """Those that would drop something, the costliest first."""
+    """The rules that would drop something, those with the most documents first."""
 
 
 class Measured(TypedDict):
@@ -61,19 +61,19 @@ class Measured(TypedDict):
 
 
 def measure_stage(read: Path, clean: Clean, *, sample: int = 500, examples: int = 2) -> list[BucketRetention]:
-    """Measure the documents that `read` published.
+    """Measure the documents that the stage `read` published.
 
     Args:
-        read: folder of the stage.
-        clean: settings.
-        sample: documents of each language and source, those with the smallest hash of the text.
-        examples: documents shown for each rule.
+        read: folder of the stage `read`.
+        clean: settings of the cleaning.
+        sample: documents per language and source: those with the smallest hash of the text.
+        examples: documents to return for each rule.
     """
     buckets: dict[tuple[str, str], list[tuple[str, Measured]]] = defaultdict(list)
     for batch in read_table(read / DOCUMENTS, ["text", "lang", "source", "origin", "messages"]):
         for row in batch.to_pylist():
             if row["messages"] is not None:
-                continue  # the rules do not hold for conversations
+                continue  # the rules do not apply to conversations
             bucket = buckets[row["lang"], row["source"]]
             bucket.append((hash_text(row["text"]), {"text": row["text"], "origin": row["origin"]}))
             if len(bucket) > 2 * sample + 1000:

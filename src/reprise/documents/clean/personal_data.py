@@ -1,8 +1,7 @@
-"""Mask personal data: mail addresses, IP addresses, phone numbers, Chinese ID numbers.
+"""Mask personal data: email addresses, IP addresses, phone numbers, Chinese ID numbers.
 
-Digits count as a phone number only if their form leaves little doubt: an international prefix, a Chinese mobile or
-land line, North American separators. Dates, ISBNs, versions and formulas stay.
-"""
+Digits count as a phone number only if their format leaves little doubt: an international prefix, a Chinese mobile or
+landline prefix, North American separators. Dates, ISBNs, versions and formulas are unchanged."""
 
 import functools
 import ipaddress
@@ -32,11 +31,11 @@ _compile = functools.lru_cache(maxsize=256)(re.compile)
 
 
 def mask_personal_data(text: str, patterns: Mapping[str, Sequence[str]] | None = None) -> tuple[str, dict[str, int]]:
-    """The text with masks, and how many of each kind were set.
+    """Mask a text; returns the new text and the count of masks of each kind.
 
     Args:
-        text: a document.
-        patterns: kind -> regular expressions of its language, masked first.
+        text: text of the document.
+        patterns: kind -> regular expressions for the language of the text; they are applied first.
     """
     counts: dict[str, int] = {}
     for kind, expressions in (patterns or {}).items():
@@ -67,7 +66,8 @@ def _mask(
 
 
 def _is_ip(text: str) -> bool:
-    """Private and loopback addresses name nobody; four digits are a version or a section, `a::b` is a program."""
+    """Whether an address may identify a person: private and loopback addresses do not, four single digits are a version
+    or a section number, and `a::b` is code."""
     groups = [group for group in re.split("[.:]", text) if group]
     if all(len(group) < 2 for group in groups) or len(groups) < 3:
         return False
@@ -78,7 +78,7 @@ def _is_ip(text: str) -> bool:
 
 
 def _is_chinese_id(text: str) -> bool:
-    """Check digit of GB 11643-1999, and a date of birth."""
+    """Whether the check digit (GB 11643-1999) is correct and the digits contain a date of birth."""
     total = sum(int(digit) * weight for digit, weight in zip(text[:17], _ID_WEIGHTS, strict=True))
     month, day = int(text[10:12]), int(text[12:14])
     return _ID_CHECKS[total % 11] == text[17].upper() and 1 <= month <= 12 and 1 <= day <= 31

@@ -1,4 +1,4 @@
-"""How much of each document lies in n-grams of words that occur more than once in it."""
+"""How much of each document consists of n-grams of words that occur more than once in it."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,8 +9,8 @@ from reprise.documents.words import NgramHashes, Words, mix
 class Repetition:
     """Repetition in every document of a batch, for n-grams of several sizes.
 
-    Sizes are asked for in ascending order. An n-gram that occurs once begins no longer one that occurs twice, so each
-    size looks only at the positions that the one before kept: the cost is that of the smallest size.
+    Sizes must be measured in ascending order. An n-gram that occurs once cannot begin a longer one that occurs twice,
+    so each size examines only the positions that the previous one kept: the cost is that of the smallest size.
     """
 
     def __init__(self, words: Words) -> None:
@@ -26,10 +26,10 @@ class Repetition:
         self._last: tuple[int, tuple[NDArray[np.float64], NDArray[np.float64]]] | None = None
 
     def measure(self, size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Share of the characters in the most frequent n-gram, and in n-grams that occurred before.
+        """Share of the characters in the most frequent n-gram, and in n-grams that occurred earlier in the document.
 
         Args:
-            size: words per n-gram; not smaller than in the call before.
+            size: words per n-gram; not smaller than in the previous call.
 
         Returns:
             two arrays float64[documents].
@@ -71,9 +71,9 @@ class Repetition:
 
 
 def _may_repeat(keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Which keys may occur more than once: all that do, and few others.
+    """Which keys may occur more than once: all that do, and a few others.
 
-    Cheaper than a stable sort of all: a plain sort finds the values, and a table of hashed bits their positions.
+    Cheaper than a stable sort: a plain sort finds the repeated values, and a table of hashed bits their positions.
     """
     ordered = np.sort(keys)
     repeated = ordered[1:][ordered[1:] == ordered[:-1]]

@@ -1,4 +1,5 @@
-"""The characters with Unicode's property Sentence_Terminal (Unicode 17), which Python's unicodedata does not know."""
+"""The characters with Unicode's property Sentence_Terminal (Unicode 17), which Python's unicodedata does not
+provide."""
 
 _RANGES = (
     0x21, 0x2E, 0x3F, 0x589, (0x61D, 0x61F), 0x6D4, (0x700, 0x702), 0x7F9, 0x837, 0x839, (0x83D, 0x83E),
@@ -19,4 +20,4 @@ _RANGES = (
 SENTENCE_TERMINAL = "".join(
     chr(code) for entry in _RANGES for code in (range(entry[0], entry[1] + 1) if isinstance(entry, tuple) else (entry,))
 )
-"""As `\\p{Sentence_Terminal}` of the package regex gives them; a test compares."""
+"""Equal to `\\p{Sentence_Terminal}` of the package regex; a test compares them."""

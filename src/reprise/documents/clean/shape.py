@@ -1,4 +1,4 @@
-"""Lines, paragraphs, sentences and symbols of a batch of documents, counted on arrays of code points."""
+"""Count lines, paragraphs, sentences and symbols in a batch of documents, on arrays of code points."""
 
 import functools
 import sys
@@ -15,7 +15,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _CLOSING = "\"'”’»›」』》）)]…"
-"""Characters that may stand between the end of a sentence and the space."""
+"""Characters that may occur between the end of a sentence and the following space."""
 _LINE_END_MARKS = "\"'”’»›」』》）)…：；"
 _BULLETS = "•-*·●▪◦■"
 _SPACE, _SENTENCE, _FULL_STOP, _CLOSE, _LINE_END, _BULLET, _WORD, _IDEOGRAPH = (1 << bit for bit in range(8))
@@ -23,15 +23,15 @@ _SPACE, _SENTENCE, _FULL_STOP, _CLOSE, _LINE_END, _BULLET, _WORD, _IDEOGRAPH = (
 
 @dataclass(frozen=True)
 class Shape:
-    """Counts, one per document."""
+    """Counts and shares, one value per document."""
 
     chars: Ints
     lines: Ints
-    """Lines that hold more than white space."""
+    """Lines that contain more than white space."""
     bullet_lines: Ints
     ellipsis_lines: Ints
     terminated_lines: Ints
-    """Lines whose end is the end of a sentence, a quotation or a list."""
+    """Lines that end with the end of a sentence, a quotation or a list."""
     short_lines: Ints
     sentences: Ints
     hashes: Ints
@@ -40,7 +40,7 @@ class Shape:
     duplicate_lines: Floats
     """Share of the lines with a word that occurred before in the document."""
     duplicate_line_chars: Floats
-    """Share of the characters that are in such lines."""
+    """Share of the characters in such lines."""
     duplicate_paragraphs: Floats
     duplicate_paragraph_chars: Floats
 
@@ -48,14 +48,14 @@ class Shape:
 def measure_shape(texts: Sequence[str], *, short_line_chars: int, sentence_marks: str = "") -> Shape:
     """Count lines, paragraphs, sentences and symbols.
 
-    A line is the text between line ends, without the white space around it. A sentence ends with a mark of Unicode's
-    Sentence_Terminal; a full stop, exclamation or question mark of ASCII counts before white space, an ideograph or the
-    end alone, with closing quotation marks and brackets between them.
+    A line is the text between line ends, without surrounding white space. A sentence ends with a mark of Unicode's
+    Sentence_Terminal; an ASCII full stop, exclamation or question mark counts only before white space, an ideograph or
+    the end of the text, possibly with closing quotation marks and brackets in between.
 
     Args:
         texts: the documents.
-        short_line_chars: longest line that is short.
-        sentence_marks: more marks that end a sentence.
+        short_line_chars: length in characters of the longest line that counts as short.
+        sentence_marks: additional marks that end a sentence.
     """
     codes = encode(texts)
     kinds = _kinds(sentence_marks)[codes]
@@ -92,13 +92,13 @@ def measure_shape(texts: Sequence[str], *, short_line_chars: int, sentence_marks
 
 @dataclass(frozen=True)
 class _Pieces:
-    """Lines or paragraphs: first and last character that is no white space, and the document of each."""
+    """Lines or paragraphs: the first and last character of each that is not white space, and its document."""
 
     first: Ints
     last: Ints
     document: Ints
     index: Ints
-    """Index of the line in the batch, counting empty lines."""
+    """Index of the line in the batch, including empty lines."""
 
     def select(self, chosen: NDArray[np.bool_]) -> "_Pieces":
         return _Pieces(self.first[chosen], self.last[chosen], self.document[chosen], self.index[chosen])
@@ -106,7 +106,7 @@ class _Pieces:
 
 @functools.lru_cache(maxsize=32)
 def _kinds(sentence_marks: str) -> NDArray[np.uint8]:
-    """What each code point is: flags, uint8[code points]."""
+    """Flags of each code point, uint8[code points]."""
     kinds = np.zeros(sys.maxunicode + 1, np.uint8)
     for code in range(0x20000):
         char = chr(code)
@@ -143,7 +143,7 @@ def _find_lines(codes: NDArray[np.uint32], kinds: NDArray[np.uint8], edges: Ints
 
 
 def _join_paragraphs(lines: _Pieces) -> _Pieces:
-    """Runs of lines of one document without an empty line between them."""
+    """Join runs of lines of one document without an empty line between them."""
     if not len(lines.first):
         return lines
     begins = np.ones(len(lines.first), bool)
@@ -154,7 +154,7 @@ def _join_paragraphs(lines: _Pieces) -> _Pieces:
 
 
 def _sentence_ends(kinds: NDArray[np.uint8]) -> Ints:
-    """Positions of the marks that end a sentence; in a run of marks, that of the last."""
+    """Positions of the marks that end a sentence; for a run of marks, the position of the last."""
     is_mark = (kinds & (_SENTENCE | _FULL_STOP)) > 0
     marks = np.flatnonzero(is_mark)  # the last code is a line end, never a mark
     marks = marks[~is_mark[marks + 1]]
@@ -168,7 +168,7 @@ def _sentence_ends(kinds: NDArray[np.uint8]) -> Ints:
 
 
 def _runs(codes: NDArray[np.uint32], code: int, size: int, more: int = 0) -> tuple[Ints, Ints]:
-    """Positions where runs of a character begin, and (length + more) // size of each."""
+    """Positions where runs of a character begin, and (length + more) // size of each run."""
     positions = np.flatnonzero(codes == code)
     begins = np.ones(len(positions), bool)
     begins[1:] = np.diff(positions) > 1
@@ -187,14 +187,14 @@ def _count_at(positions: Ints, weights: Ints | None = None, *, edges: Ints) -> I
 
 
 def _hash_codes(codes: NDArray[np.uint32]) -> NgramHashes:
-    """Hashes of runs of characters."""
+    """Hashes from which those of runs of characters are computed."""
     count = len(codes)
     none = np.zeros(0, np.bool_)
     return NgramHashes(Words(mix(codes.astype(np.uint64)), none, none, np.ones(0, np.int64), np.array([0, count])))
 
 
 def _duplicates(pieces: _Pieces, text_hashes: NgramHashes, lengths: Ints) -> tuple[Floats, Floats]:
-    """Share of the pieces, and of the characters of each document, that occurred before in it."""
+    """Share of the pieces that occurred before in their document, and share of the document's characters in them."""
     size = pieces.last - pieces.first + 1
     keys = text_hashes.of(pieces.first, size) ^ mix(
         (pieces.document.astype(np.uint64) << np.uint64(32)) + size.astype(np.uint64)

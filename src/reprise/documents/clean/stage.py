@@ -1,4 +1,4 @@
-"""Stage `clean`: repair the text, mask personal data where asked, drop what no model should read."""
+"""Stage `clean`: repair the text, mask personal data if configured, drop documents unfit for training."""
 
 import functools
 import re
@@ -19,9 +19,9 @@ from reprise.workspace import Work
 
 _BATCH_CHARS = 400_000
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff\ufffe\uffff]")
-"""Control characters but tab and line ends, byte order marks, and code points that are no characters."""
+"""Control characters except tab and line ends, byte order marks, and code points that are not characters."""
 _MAY_BE_MOJIBAKE = re.compile("[\x80-\u200f\u2020\u2021\u2030\u20a0-\u2dff\uf8ff\ufb01\ufb02\ufffd]")
-"""What every sign of a wrong decoding holds at least one of: cheaper to look for than the signs themselves."""
+"""Every sign of a wrong decoding contains at least one of these; they are cheaper to search for than the signs."""
 _LINE_ENDS = re.compile("\r\n?|\u2028|\u2029|\x85")
 
 
@@ -51,9 +51,10 @@ def run(work: Work, *, clean: Clean, engine: Engine) -> None:
 
 
 def clean_rows(clean: Clean, rows: pa.Table, origin: RowsOrigin) -> Outcome:
-    """Repaired texts, and which rows are dropped.
+    """Repair the texts of some rows and decide which rows are dropped.
 
-    The messages of a conversation are repaired one by one. Short ones and odd ones stay: the rules are made for pages.
+    The messages of a conversation are repaired one by one. `min_chars` and the heuristics do not apply to
+    conversations: they are made for pages.
     """
     conversations = [None if one is None else load_messages(one) for one in rows["messages"].to_pylist()]
     before = [
@@ -95,7 +96,7 @@ def clean_rows(clean: Clean, rows: pa.Table, origin: RowsOrigin) -> Outcome:
 def _put_back(
     conversations: Sequence[list[Message] | None], parts: Sequence[Sequence[str]]
 ) -> tuple[list[list[Message] | None], list[Drop]]:
-    """Conversations with repaired contents; those of which a message is empty now are dropped."""
+    """Conversations with repaired contents; those in which a message is now empty are dropped."""
     changed: list[list[Message] | None] = []
     drops: list[Drop] = []
     for row, (messages, contents) in enumerate(zip(conversations, parts, strict=True)):
@@ -111,7 +112,7 @@ def _put_back(
 
 
 def _judge(clean: Clean, lang: str, rows: Sequence[int], texts: Sequence[str]) -> Iterator[Drop]:
-    """Drops by the heuristics among rows of one language."""
+    """Drops by the heuristics, among rows of one language."""
     rules = clean.rules_of(lang)
     for start, batch in batch_texts([texts[row] for row in rows]):
         for index, broken in enumerate(find_broken(batch, rules), start):
@@ -120,7 +121,7 @@ def _judge(clean: Clean, lang: str, rows: Sequence[int], texts: Sequence[str]) -
 
 
 def batch_texts(texts: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
-    """(first, texts): runs of texts of bounded length together."""
+    """Yield (index of the first text, texts): runs of texts with a bounded total length."""
     first, num_chars = 0, 0
     for index, text in enumerate(texts):
         num_chars += len(text)
@@ -130,9 +131,9 @@ def batch_texts(texts: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
 
 
 def repair(text: str) -> str:
-    """Mojibake repaired, NFC, one kind of line end, no control characters, no white space at the ends.
+    """Repair mojibake, normalise to NFC and one kind of line end, and strip control characters and outer white space.
 
-    Full-width punctuation, ligatures and quotation marks stay as they are: they are the author's.
+    Full-width punctuation, ligatures and quotation marks are unchanged: the author chose them.
     """
     if not text.isascii():
         text = _repair_mojibake(text)
@@ -141,7 +142,7 @@ def repair(text: str) -> str:
 
 
 def _repair_mojibake(text: str) -> str:
-    """Undo wrong decodings line by line. Lines without a suspect sequence, nearly all, are not examined again."""
+    """Undo wrong decodings line by line. Lines without a suspect sequence, nearly all, are not examined further."""
     import ftfy
     from ftfy.badness import is_bad
 

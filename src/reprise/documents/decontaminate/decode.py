@@ -1,4 +1,4 @@
-"""Decode what was escaped: JSON, URLs, mail, bytes and code points written out, text decoded by the wrong encoding."""
+"""Decode escapes: JSON, URLs, mail, bytes and code points written as text, text decoded with the wrong encoding."""
 
 import quopri
 import re
@@ -7,7 +7,7 @@ from urllib.parse import unquote_to_bytes
 
 
 def decode_once(text: str) -> str:
-    """The text with one layer of escapes decoded; equal where it shows no signs of any."""
+    """Decode one layer of escapes; a text without signs of any is returned unchanged."""
     for decode in _DECODERS if any(sign in text for sign in "\\%=+") else ():
         text = decode(text)
     return text if text.isascii() else _MOJIBAKE.sub(_decode_again, text)
@@ -16,11 +16,12 @@ def decode_once(text: str) -> str:
 _CODE_POINT = re.compile(
     r"(?:U\+|%u|\\x\{|\\(?=[0-9a-fA-F]{4}))([0-9a-fA-F]{4,6})(?:\}|\b\s?)|\\([3-5][0-9a-fA-F]{2})\s"
 )
-"""The second form is CSS for Greek, Cyrillic, Hebrew and others."""
+"""The second pattern is CSS for Greek, Cyrillic, Hebrew and others."""
 
 
 def _decode_code_points(text: str) -> str:
-    """Characters beyond ASCII as `U+6C34`, `%u6C34` (JavaScript), `\\x{6C34}` (Perl) and `\\6C34 ` (CSS)."""
+    """Decode non-ASCII characters written as `U+6C34`, `%u6C34` (JavaScript), `\\x{6C34}` (Perl) and `\\6C34 `
+    (CSS)."""
     if not any(sign in text for sign in ("U+", "%u", "\\")):
         return text
     return _CODE_POINT.sub(_decode_code_point, text)
@@ -28,7 +29,7 @@ def _decode_code_points(text: str) -> str:
 
 def _decode_code_point(match: re.Match[str]) -> str:
     code = int(match[1] or match[2], 16)
-    # Radicals such as U+2F54, which stand for letters in text from PDFs, are symbols to Unicode.
+    # Radicals such as U+2F54, which represent letters in text from PDFs, are symbols in Unicode.
     is_written = 0x80 <= code <= 0x10FFFF and unicodedata.category(chr(code))[0] != "C"
     return chr(code) if is_written else match[0]
 
@@ -37,7 +38,7 @@ _UTF8_BYTES = re.compile(r"(?:\\x[89a-fA-F][0-9a-fA-F]){2,}|(?:\\[23][0-7]{2}){2
 
 
 def _decode_bytes(text: str) -> str:
-    """UTF-8 as bytes, in hexadecimal (`\\xe6\\xb0\\xb4`, Python) or octal (`\\346\\260\\264`, C)."""
+    """Decode UTF-8 bytes written in hexadecimal (`\\xe6\\xb0\\xb4`, Python) or octal (`\\346\\260\\264`, C)."""
     return _UTF8_BYTES.sub(_decode_utf8, text) if "\\" in text else text
 
 
@@ -52,17 +53,17 @@ def _decode_utf8(match: re.Match[str]) -> str:
 
 _UNICODE_ESCAPE = re.compile(r"\\+(?:u\{([0-9a-fA-F]{1,6})\}|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|x([0-9a-fA-F]{2}))")
 _LINE_ESCAPE = re.compile(r"\\+(?:[nr]|t(?!ext[a-z]{0,6}\{))")
-"""Not the beginning of `\\text{...}` of LaTeX."""
+"""Does not match the beginning of LaTeX's `\\text{...}`."""
 _JSON_SIGN = re.compile(r"\\+(?:u\{?[0-9a-fA-F]{2}|U000|x[0-9a-fA-F]{2}|[nrt](?![a-z])|\")")
 
 
 def _decode_backslashes(text: str) -> str:
-    """Escapes of JSON, Python and JavaScript."""
+    """Decode escapes of JSON, Python and JavaScript."""
     if "\\" not in text or not _JSON_SIGN.search(text):
         return text
     text = _UNICODE_ESCAPE.sub(_decode_unicode_escape, text)
     text = _LINE_ESCAPE.sub("\n", text).replace('\\"', '"').replace("\\/", "/")
-    # A character beyond U+FFFF is two escapes.
+    # A character beyond U+FFFF is written as two escapes.
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -98,7 +99,7 @@ _DECODERS = (_decode_code_points, _decode_bytes, _decode_backslashes, _decode_pe
 
 
 def _wrong_bytes() -> dict[str, int]:
-    """Character -> the byte that Windows-1252 (Latin-1 if that has none) makes it of."""
+    """Character -> the byte that Windows-1252 decodes to it (Latin-1 for bytes that Windows-1252 does not define)."""
     chars = [bytes([byte]).decode("cp1252", "replace") for byte in range(0x80, 0x100)]
     named = {char: byte for byte, char in enumerate(chars, 0x80) if char != "\ufffd"}
     return {chr(byte): byte for byte in range(0x80, 0x100)} | named
@@ -107,7 +108,7 @@ def _wrong_bytes() -> dict[str, int]:
 _WRONG_BYTES = _wrong_bytes()
 _CONTINUATION = re.escape("".join(char for char, byte in _WRONG_BYTES.items() if byte < 0xC0))
 _MOJIBAKE = re.compile(f"(?:[\u00c2-\u00f4][{_CONTINUATION}]{{1,3}}){{2,}}")
-"""UTF-8 that was read as Windows-1252 or Latin-1 (`ä½\xa0å¥½`)."""
+"""UTF-8 that was decoded as Windows-1252 or Latin-1 (`ä½\xa0å¥½`)."""
 
 
 def _decode_again(match: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""Fold characters that stand for others: look-alikes of letters, letters in a style, Traditional Chinese, accents."""
+"""Fold disguised characters: look-alikes of letters, letters in a style, Traditional Chinese, accents."""
 
 import functools
 import re
@@ -16,7 +16,7 @@ _CYRILLIC = range(0x400, 0x530)
 
 
 def fold_chars(text: str) -> str:
-    """Fold what shows signs of a disguise; other text comes back equal."""
+    """Fold a text that shows signs of a disguise; other text is returned unchanged."""
     if text.isascii():
         return text
     chars = _telling_chars(text)
@@ -27,7 +27,7 @@ def fold_chars(text: str) -> str:
 
 @functools.cache
 def _lookalikes() -> dict[int, str]:
-    """Letters that look like a Latin letter or a digit, by Unicode's table of confusables (UTS 39)."""
+    """Letter -> the Latin letter or digit that it looks like, from Unicode's table of confusables (UTS 39)."""
     try:
         from confusable_homoglyphs.confusables import confusables_data
     except ImportError as error:
@@ -43,7 +43,8 @@ def _lookalikes() -> dict[int, str]:
 
 @functools.cache
 def _styled() -> dict[int, str]:
-    """Latin letters in a style that Unicode knows by name alone: small capitals, letters in circles, squares, flags."""
+    """Latin letters in a style that only their Unicode names give: small capitals, letters in circles, squares,
+    flags."""
     styled = {}
     for block in (range(0x250, 0x2B0), range(0x1D00, 0x1D80), range(0xA720, 0xA800), range(0x1F100, 0x1F200)):
         for code in block:
@@ -57,13 +58,13 @@ _STYLED_NAME = re.compile(
     r"REGIONAL INDICATOR SYMBOL LETTER) ([A-Z])$"
 )
 _MIN_STYLED = 5
-"""So many different letters in a style are a text in that style; phonetic writing uses one or two. In Chinese text one
-is enough, since a question there may hold no other Latin letter."""
+"""A text with this many different letters in a style is written in that style; phonetic writing uses one or two. In
+Chinese text one is enough, since a question there may contain no other Latin letter."""
 
 
 @functools.cache
 def _is_telling() -> NDArray[np.bool_]:
-    """Whether each code point can be the sign of a disguise: bool[code points]."""
+    """Whether each code point can be a sign of a disguise: bool[code points]."""
     telling = np.zeros(sys.maxunicode + 1, np.bool_)
     telling[list(_lookalikes())] = True
     telling[[ord(char) for char in _traditional()[1] | _MARKS | _ACCENTED | _KANA.keys()]] = True
@@ -72,18 +73,18 @@ def _is_telling() -> NDArray[np.bool_]:
 
 
 def _telling_chars(text: str) -> frozenset[str]:
-    """Those characters of a text by which the folds below decide; a set of all its characters costs much more."""
+    """The characters of a text on which the folds below depend; a set of all its characters costs much more."""
     codes = encode([text])
     return frozenset(map(chr, np.unique(codes[_is_telling()[codes]]).tolist()))
 
 
 def fold_lookalikes(text: str) -> str:
-    """Make all letters of other scripts that look like a Latin one that Latin one, whatever is beside them."""
+    """Replace all letters of other scripts that look like a Latin letter by that letter, in any context."""
     return text if text.isascii() else text.translate(_lookalikes())
 
 
 def _fold_lookalikes(text: str, chars: frozenset[str]) -> str:
-    """The same if such letters are inside Latin words, or are the only ones of the Cyrillic script."""
+    """The same, but only if such letters are inside Latin words, or are the only Cyrillic letters of the text."""
     folds = _lookalikes()
     present = "".join(map(chr, folds.keys() & map(ord, chars)))
     if not present:
@@ -101,13 +102,13 @@ def _fold_lookalikes(text: str, chars: frozenset[str]) -> str:
 
 
 _KANA = dict(zip("ニハカトロタエー", "二八力卜口夕工一", strict=True))
-"""Kana that look like an ideograph, by the same table."""
+"""Kana that look like an ideograph, according to the same table."""
 _KANA_IN_HAN = re.compile(f"[{HAN}][{''.join(_KANA)}]|[{''.join(_KANA)}][{HAN}]")
 _HIRAGANA = re.compile("[\u3041-\u3096]")
 
 
 def _fold_kana(text: str, chars: frozenset[str]) -> str:
-    """Ideographs for the kana that look like them, in text that is not Japanese."""
+    """Replace kana by the ideographs that they look like, in text that is not Japanese."""
     if chars.isdisjoint(_KANA) or _HIRAGANA.search(text) or not _KANA_IN_HAN.search(text):
         return text
     return text.translate({ord(kana): char for kana, char in _KANA.items()})
@@ -115,10 +116,10 @@ def _fold_kana(text: str, chars: frozenset[str]) -> str:
 
 @functools.cache
 def _traditional() -> tuple[dict[int, str], frozenset[str]]:
-    """The Simplified character of each Traditional one, by OpenCC; and those that no Simplified text uses.
+    """Traditional -> Simplified character, by OpenCC; and the Traditional characters that no Simplified text uses.
 
-    Characters are converted one by one, since the same character must become the same one in a question and in a
-    document, whatever is beside it.
+    Characters are converted one by one, because a character must become the same one in a question and in a document,
+    in any context.
     """
     try:
         from opencc import OpenCC
@@ -144,7 +145,7 @@ _ACCENTED = frozenset(map(chr, [*range(0xC0, 0x250), *range(0x1E00, 0x1F00)]))
 
 
 def _drop_marks(text: str, chars: frozenset[str]) -> str:
-    """Drop accents and strokes on letters that have no such form (`h\u0336`)."""
+    """Drop accents and strokes on letters that have no composed form (`h\u0336`)."""
     if chars.isdisjoint(_MARKS):
         return text
     return "".join(char for char in unicodedata.normalize("NFC", text) if char not in _MARKS)
@@ -154,12 +155,12 @@ _MARK = "[\u0300-\u036f]"
 _ACCENTS = re.compile(
     f"(?:[\u00c0-\u024f\u1e00-\u1eff]{_MARK}*|[a-zA-Z]{_MARK}+){{5,}}|(?:[\u0400-\u052f]{_MARK}+){{3,}}|[{HAN}]{_MARK}"
 )
-"""So many accented letters in a row, or an accent on an ideograph, are no writing of any language."""
+"""No language is written with this many accented letters in a row, or with an accent on an ideograph."""
 _ACCENT = re.compile(f"(?<=[a-zA-Z]){_MARK}+|(?<=[\u0400-\u052f])(?<!\u0438)(?<!\u0435){_MARK}+")
 
 
 def _drop_accents(text: str, chars: frozenset[str]) -> str:
-    """Drop all accents of a text in which every letter has one; й and ё are letters of their own."""
+    """Drop all accents in a text in which every letter has one; й and ё are letters of their own."""
     if chars.isdisjoint(_MARKS) and chars.isdisjoint(_ACCENTED):
         return text
     composed = unicodedata.normalize("NFC", text)

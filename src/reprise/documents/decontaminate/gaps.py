@@ -1,7 +1,7 @@
-"""Compare a question with a stretch of text into which something was inserted.
+"""Compare a question with a span of text into which something was inserted.
 
-Seeds (short n-grams that both have) say where the question lies in the text. Between two seeds that follow each other
-in both, the letters are compared by their longest common subsequence: inserted letters cost nothing, missing ones do.
+Seeds (short n-grams that occur in both) locate the question in the text. Between two seeds that follow each other in
+both, the letters are compared by longest common subsequence: inserted letters cost nothing, missing ones do.
 """
 
 from bisect import bisect_left
@@ -15,15 +15,16 @@ from reprise.documents.words import Words
 
 @dataclass(frozen=True)
 class Letters:
-    """A text without anything between its letters and digits, and where its words begin there."""
+    """The letters and digits of a text without anything between them, and the offsets at which its words begin
+    there."""
 
     text: str
     starts: list[int]
-    """starts[i]: offset of word i in `text`; one more at the end."""
+    """starts[i]: offset of word i in `text`; the last entry is the length of `text`."""
 
     @classmethod
     def build(cls, letters: str, words: Words, index: int) -> "Letters":
-        """Of text `index` of the words; `letters` is its `words.join_letters`."""
+        """From text `index` in `words`; `letters` is its `words.join_letters`."""
         lengths = words.num_chars[words.offsets[index] : words.offsets[index + 1]]
         return cls(letters, np.concatenate([[0], np.cumsum(lengths)]).tolist())
 
@@ -31,14 +32,15 @@ class Letters:
 def match_letters(
     question: Letters, text: Letters, seeds: Sequence[tuple[int, int]], size: int, min_seeded: float
 ) -> float:
-    """Share of the question's letters that the text has, in order.
+    """Share of the question's letters that the text contains in the same order.
 
     Args:
         question: the question.
-        text: the text.
-        seeds: pairs (word of the text, word of the question) at which both have the same `size` words, by the text.
-        size: words of a seed.
-        min_seeded: where seeds cover less of the question, nothing else is compared.
+        text: the text to search in.
+        seeds: pairs (word of the text, word of the question) from which on both have the same `size` words, sorted by
+            text.
+        size: words per seed.
+        min_seeded: if seeds cover a smaller share of the question than this, nothing else is compared.
     """
     runs = _join_seeds(_longest_chain(seeds), size)
     seeded = sum(question.starts[last] - question.starts[first] for first, last, _, _ in runs)
@@ -62,12 +64,12 @@ def match_letters(
 
 
 def _reach(missing: str) -> int:
-    """Letters of the text that are searched for this many letters of the question, at one of its ends."""
+    """Letters of the text to search for this many letters that are missing at one end of the question."""
     return len(missing) * 3 // 2 + 4 if missing else 0
 
 
 def _match_between(missing: str, between: str) -> int:
-    """Letters of the question between two runs, at the ends of what the text has there."""
+    """Count the letters of the question between two runs that are at the ends of the text between these runs."""
     reach = _reach(missing)
     if len(between) > 2 * reach:
         between = between[:reach] + between[len(between) - reach :]
@@ -90,11 +92,12 @@ def _common(first: str, second: str) -> int:
 
 
 def _longest_chain(seeds: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The most seeds that follow each other in both (longest increasing subsequence by patience sorting)."""
+    """The longest chain of seeds that follow each other in both (longest increasing subsequence by patience
+    sorting)."""
     ends: list[int] = []
     last: list[int] = []
     previous: list[int] = []
-    # Of seeds at the same word of the text, one: the later ones of the question come first, so none follows another.
+    # Only one seed per word of the text: later words of the question come first, so none of them follows another.
     ordered = sorted(seeds, key=lambda seed: (seed[0], -seed[1]))
     for i, (_, position) in enumerate(ordered):
         k = bisect_left(ends, position)
@@ -113,7 +116,7 @@ def _longest_chain(seeds: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _join_seeds(chain: Sequence[tuple[int, int]], size: int) -> list[tuple[int, int, int, int]]:
-    """Runs of words that both have: (first, end) in the question, (first, end) in the text, none overlapping."""
+    """Runs of words that occur in both: (first, end) in the question, (first, end) in the text, none overlapping."""
     runs: list[tuple[int, int, int, int]] = []
     for text_first, question_first in chain:
         text_end, question_end = text_first + size, question_first + size

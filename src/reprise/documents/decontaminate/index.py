@@ -1,17 +1,17 @@
 """Build the index of benchmark questions that `search.py` looks up in texts.
 
-Questions are matched in normalised words over the whole text (by characters, if they have any of a script without
+Questions are matched as normalised words over the whole text (as characters, if they contain any of a script without
 spaces), so that line ends, white space, punctuation, case, full-width forms and markup make no difference. A text
-contains a question if it has
+contains a question if it contains
 
-    of an n-gram or more  `min_overlap` of its n-grams, or its letters in order with an insertion
-    of a shorter one      the whole question
-    of a generic or tiny  ("Which of the following is true?") the whole question, followed by its options
+    for an n-gram or more  `min_overlap` of its n-grams, or its letters in order with an insertion
+    for a shorter one      the whole question
+    if generic or tiny     ("Which of the following is true?") the whole question, followed by its options
 
 Questions that are too vague to be searched for (tiny, without options) are listed in `Index.vague`.
 
-A question has two forms: its own, and the one that `reveal` gives if it differs, since texts are searched in both
-forms too.
+A question has two forms: the original and, if it differs, the one that `reveal` returns, since texts are searched in
+both forms too.
 """
 
 import functools
@@ -32,64 +32,65 @@ from reprise.recipe.documents import Decontaminate
 
 
 class Unit(Enum):
-    """What a text is cut into."""
+    """The units that a text is split into."""
 
     WORDS = "words"
     CHARS = "characters"
-    """For questions with any character of a script without spaces."""
+    """For questions that contain a character of a script without spaces."""
     LETTERS = "letters"
-    """Questions in words, for texts that lost the spaces between words or have some inside them."""
+    """For questions in words, in texts that lost the spaces between words or have spaces inside them."""
 
 
 TELLING = {Unit.WORDS: 6, Unit.CHARS: 6}
-"""Length from which a question that is not generic is looked for without its options. Shorter ones are everybody's
+"""Length from which a question that is not generic is searched for without its options. Shorter ones are common
 phrases: see the figures in docs/documents.md."""
 TELLING_SENTENCE = {Unit.WORDS: 4, Unit.CHARS: 5}
-"""The same where it ends in a question mark: shorter, but no common phrase."""
+"""The same if it ends with a question mark: shorter, but not a common phrase."""
 TELLING_WITH_OPTIONS = 12
 """Length that a generic or tiny question needs together with its options."""
 GENERIC_USES = 5
-"""An n-gram that occurs in this many questions identifies none of them."""
+"""An n-gram that occurs in this many questions does not identify any of them."""
 SEED_SIZE = {Unit.WORDS: 4, Unit.CHARS: 5}
-"""Length of the n-grams by which a question with insertions is recognised."""
+"""Length of the n-grams that locate a question with insertions."""
 MIN_GAPPED = {Unit.WORDS: 7, Unit.CHARS: 10}
-"""Length of a question from which it is searched for with insertions."""
+"""Shortest question that is searched for with insertions."""
 LETTER_NGRAM = 24
 _LETTER_STRIDE = 8
-"""Every eighth n-gram of letters is kept, so that they take about as much memory as those of words."""
+"""Every eighth n-gram of letters is indexed, so that they take about as much memory as n-grams of words."""
 _GENERIC_SIZE = {Unit.WORDS: 3, Unit.CHARS: 4}
 _ANCHORS = (6, 4, 2, 1)
 """Short questions are looked up by this many of their first words."""
 _BITS = (16, 26)
-"""Leading bits of a hash by which a table of few and of many keys turns hashes away: 8 KiB to 8 MiB."""
+"""Leading bits of a hash that index the filter of a table with few and with many keys: 8 KiB to 8 MiB."""
 _BITS_PER_KEY = 64
-"""So few of the bits are set that hardly a hash is looked up in vain."""
+"""Bits of the filter per key: few enough are set that hardly any hash is looked up in vain."""
 _INSIDE_WORDS = re.compile(r"(?<=\w)['\u2019\u2010\u2011-](?=\w)")
-"""Who strips punctuation makes `dont` of `don't`, which is two words here."""
+"""If punctuation is stripped, `don't`, which is two words here, becomes `dont`."""
 
 
 @dataclass
 class Grams:
-    """Hashes of n-grams -> the forms that hold them, and where."""
+    """Hashes of n-grams -> the forms that contain them, and where."""
 
     keys: Hashes
-    """Sorted, each once."""
+    """Sorted and unique."""
     offsets: NDArray[np.int64]
-    """keys[i] occurs in forms[offsets[i]:offsets[i + 1]], at the words `positions` of these."""
+    """keys[i] occurs in forms[offsets[i]:offsets[i + 1]], at these words of them: positions[offsets[i]:offsets[i +
+    1]]."""
     forms: NDArray[np.int32]
     positions: NDArray[np.int32]
     bits: NDArray[np.uint8]
-    """A bit for each value of a hash's leading bits, set if a key has them: nearly all n-grams of a corpus are turned
-    away here. Few keys have a small table, which stays in the processor's cache."""
+    """Filter: the bit of a hash's leading bits is set if a key has the same ones, which rejects nearly all n-grams of a
+    corpus. Few keys have a small filter, which fits into the processor's cache."""
 
     @property
     def shift(self) -> np.uint64:
-        """By how many bits a hash is shifted to leave its leading ones."""
+        """By how many bits a hash is shifted to the right to get its leading bits."""
         return np.uint64(64 - (8 * len(self.bits) - 1).bit_length())
 
     @classmethod
     def build(cls, hashes: Hashes, forms: NDArray[np.int64], positions: NDArray[np.int64]) -> "Grams":
-        """From triples in any order."""
+        """From triples (hash, form, position) in any order."""
         order = np.argsort(hashes, kind="stable")
         keys, offsets = np.unique(hashes[order], return_index=True)
         leading_bits = min(max((_BITS_PER_KEY * len(keys)).bit_length(), _BITS[0]), _BITS[1])
@@ -103,7 +104,7 @@ class Grams:
         """Pairs (index into `hashes`, index into `forms`) of equal hashes, as two arrays."""
         leading = hashes >> self.shift
         candidates = np.flatnonzero(self.bits[leading >> np.uint64(3)] >> (leading & np.uint64(7)) & np.uint8(1))
-        # Sorted, so that the search walks through the keys once.
+        # Sorted, so that the search passes over the keys once.
         candidates = candidates[np.argsort(hashes[candidates])]
         keys = np.searchsorted(self.keys, hashes[candidates])
         same = keys < len(self.keys)
@@ -115,13 +116,13 @@ class Grams:
         return np.repeat(candidates, counts), entries
 
     def hashes_at(self, entries: NDArray[np.int64]) -> Hashes:
-        """Hashes of the n-grams that some indices into `forms` belong to."""
+        """Hashes of the n-grams at these indices into `forms`."""
         return np.asarray(self.keys[np.searchsorted(self.offsets, entries, "right") - 1])
 
 
 @dataclass
 class Seeds:
-    """Shorter n-grams of the long forms, those that few questions have."""
+    """Short n-grams of the long forms, without those that many questions contain."""
 
     size: int
     by_char: bool
@@ -130,50 +131,50 @@ class Seeds:
 
 @dataclass
 class Lookup:
-    """The questions in one unit."""
+    """The questions in one unit, such as words."""
 
     size: int
-    """Words of an n-gram."""
+    """Words per n-gram."""
     grams: Grams
-    """Index of the forms that are that long."""
+    """N-grams of the forms that are at least that long."""
     seeds: Seeds | None = None
-    """Anchors of the same forms."""
+    """Seeds of the same forms."""
     anchors: dict[int, Grams] = field(default_factory=dict)
-    """Length -> the beginnings of the shorter forms."""
+    """Length -> the first words of the shorter forms."""
 
 
 @dataclass
 class Index:
-    """Questions, ready to be looked up by index."""
+    """The index of all questions."""
 
     ids: list[str]
-    """ids[i]: benchmark and id of question i, for a person."""
+    """ids[i]: benchmark and id of question i, for messages."""
     questions: list[int] = field(default_factory=list)
-    """questions[i] is the question that form i is of."""
+    """questions[i]: index of the question of form i."""
     texts: list[str] = field(default_factory=list)
-    """texts[i]: form i."""
+    """texts[i]: text of form i."""
     lengths: list[int] = field(default_factory=list)
-    """lengths[i]: words (or characters) of form i."""
+    """lengths[i]: words (or characters) in form i."""
     lookups: dict[Unit, Lookup] = field(default_factory=dict)
     num_grams: dict[int, int] = field(default_factory=dict)
-    """Long form -> its different n-grams."""
+    """Long form -> count of its different n-grams."""
     all_grams: set[int] = field(default_factory=set)
-    """Forms that count only where a text has all their n-grams."""
+    """Forms that match only if a text contains all their n-grams."""
     whole: dict[int, Hashes] = field(default_factory=dict)
-    """Shorter form -> its words."""
+    """Shorter form -> hashes of its words."""
     options: dict[int, list[Hashes]] = field(default_factory=dict)
-    """Form of a generic or tiny question -> the words of each of its options."""
+    """Form of a generic or tiny question -> hashes of the words of each option."""
     vague: list[int] = field(default_factory=list)
     """Questions that are not searched for."""
 
     @functools.cached_property
     def length_array(self) -> NDArray[np.int64]:
-        """`lengths` as an array. Asked for once all are in."""
+        """`lengths` as an array. Read only after all forms are added."""
         return np.array(self.lengths, np.int64)
 
     @functools.cached_property
     def endings(self) -> tuple[NDArray[np.int64], Hashes]:
-        """Length in words and last word of the shorter forms; 0 for the others. Asked for once all are in."""
+        """Length in words and last word of the shorter forms; 0 for the others. Read only after all forms are added."""
         lengths, last = np.zeros(len(self.texts), np.int64), np.zeros(len(self.texts), np.uint64)
         for form, words in self.whole.items():
             lengths[form], last[form] = len(words), words[-1]
@@ -181,10 +182,10 @@ class Index:
 
 
 def build_index(questions: Sequence[Question], settings: Decontaminate) -> Index:
-    """Decide how each question is searched for.
+    """Build the index, and decide how each question is searched for.
 
     Raises:
-        UserError: the libraries of the extra `documents` are missing.
+        UserError: the libraries of the extra `documents` are not installed.
     """
     index = Index(ids=[f"{question.benchmark} {question.id}" for question in questions])
     plain = [strip_markup(question.text) for question in questions]
@@ -200,7 +201,7 @@ def build_index(questions: Sequence[Question], settings: Decontaminate) -> Index
 def _add_unit(
     index: Index, questions: Sequence[Question], plain: Sequence[str], chosen: Sequence[int], unit: Unit, size: int
 ) -> None:
-    """Add the questions `chosen`, all of one unit, to the index."""
+    """Add the questions `chosen`, all in the same unit, to the index."""
     by_char = unit is Unit.CHARS
     base = split_words([plain[question] for question in chosen], by_char=by_char)
     generic = dict(zip(chosen, _find_generic([questions[question] for question in chosen], base, unit), strict=True))
@@ -231,7 +232,7 @@ def _add_unit(
 
 
 def _forms(plain: str, is_short: bool) -> Iterator[str]:
-    """The question as it is, revealed, and if it is short without apostrophes and hyphens inside words."""
+    """The question as it is; revealed; and, if it is short, without apostrophes and hyphens inside words."""
     yield plain
     if is_short and _INSIDE_WORDS.search(plain):
         yield _INSIDE_WORDS.sub("", plain)
@@ -243,7 +244,7 @@ def _forms(plain: str, is_short: bool) -> Iterator[str]:
 
 
 def _add_short(index: Index, question: Question, form: int, whole: Hashes, unit: Unit, is_generic: bool) -> bool:
-    """Add a form that is shorter than an n-gram; False if it is too vague."""
+    """Add a form that is shorter than an n-gram; returns False if it is too vague."""
     enough = TELLING_SENTENCE if question.text.rstrip().endswith(("?", "？")) else TELLING
     if is_generic or len(whole) < enough[unit]:
         options = [option for option in _split_each(question.choices, unit) if len(option)]
@@ -259,7 +260,7 @@ def _add_short(index: Index, question: Question, form: int, whole: Hashes, unit:
 
 
 def _grams_of(words: Words, size: int, first: int) -> tuple[Hashes, NDArray[np.int64], NDArray[np.int64]]:
-    """Hash, position in its form, and form of each n-gram."""
+    """Hash of each n-gram, its position in its form, and the form."""
     hashes, starts = hash_ngrams(words, size)
     texts = words.document_of()[starts]
     return hashes, starts - words.offsets[texts], texts + first
@@ -272,7 +273,7 @@ def _count_grams(index: Index, hashes: Hashes, forms: NDArray[np.int64]) -> None
 
 
 def distinct_pairs(hashes: Hashes, owners: NDArray[np.int64]) -> tuple[Hashes, NDArray[np.int64]]:
-    """Each pair once, sorted by owner, then hash."""
+    """Unique pairs, sorted by owner, then hash."""
     order = np.lexsort((hashes, owners))
     hashes, owners = hashes[order], owners[order]
     first = np.ones(len(order), bool)
@@ -281,7 +282,7 @@ def distinct_pairs(hashes: Hashes, owners: NDArray[np.int64]) -> tuple[Hashes, N
 
 
 def _build_seeds(index: Index, words: Words, unit: Unit, first: int) -> Seeds:
-    """The seeds of the forms that say enough without options, but those that `GENERIC_USES` questions have."""
+    """The seeds of the forms that are specific without options, except those that `GENERIC_USES` questions contain."""
     hashes, positions, forms = _grams_of(words, SEED_SIZE[unit], first)
     is_specific = np.array(index.lengths, np.int64) >= MIN_GAPPED[unit]
     is_specific[list(index.options)] = False
@@ -291,14 +292,14 @@ def _build_seeds(index: Index, words: Words, unit: Unit, first: int) -> Seeds:
 
 
 def _count_uses(index: Index, hashes: Hashes, forms: NDArray[np.int64]) -> NDArray[np.int64]:
-    """In how many questions each n-gram is."""
+    """Number of questions that contain each n-gram."""
     owners = np.array(index.questions, np.int64)[forms]
     keys, uses = np.unique(distinct_pairs(hashes, owners)[0], return_counts=True)
     return np.asarray(uses[np.searchsorted(keys, hashes)])
 
 
 def _add_letters(index: Index, first: int, specific: set[int]) -> None:
-    """Add each specific question once more, as a sequence of letters."""
+    """Add each specific question again, as a sequence of letters."""
     old = [
         form
         for form in range(first, len(index.questions))
@@ -327,8 +328,8 @@ def _build_anchors(pairs: Sequence[tuple[int, int]]) -> Grams:
 
 
 def _find_generic(questions: Sequence[Question], words: Words, unit: Unit) -> list[bool]:
-    """Whether a question says nothing without its options: another one asks the same with other options, or each of
-    its short n-grams is in several questions.
+    """Whether each question says nothing without its options: another question has the same text with other options, or
+    each of its short n-grams is in several questions.
     """
     options_of: dict[bytes, set[frozenset[str]]] = defaultdict(set)
     texts = [words.hashes[a:b].tobytes() for a, b in zip(words.offsets[:-1], words.offsets[1:], strict=True)]

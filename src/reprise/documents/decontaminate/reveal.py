@@ -1,8 +1,8 @@
-"""Undo what hides words: markup, escapes of JSON, URLs and mail, cut words, look-alike letters, and others.
+"""Undo disguises of text: markup, escapes of JSON, URLs and mail, cut words, look-alike letters, and others.
 
 `strip_markup` runs on every text. `reveal` does the rest; it changes only texts that show signs of a disguise, because
-each step can also damage plain text (LaTeX's `\\nabla` holds the escape of a line end). So a text is searched as it
-is and, if they differ, as `reveal` returns it.
+each step can also damage plain text (LaTeX's `\\nabla` contains the escape of a line end). So a text is searched as
+it is and, if they differ, as `reveal` returns it.
 """
 
 import html
@@ -23,7 +23,7 @@ _TAG_IN_WORD = re.compile(
     r"|<!--.{0,300}?-->)+(?=[^\W\d_])"
 )
 _DECODING_ROUNDS = 3
-"""Text is decoded again while that changes it: JSON in a URL is two layers."""
+"""Decoding is repeated while it changes the text: JSON in a URL is two layers."""
 
 
 def strip_markup(text: str) -> str:
@@ -35,13 +35,13 @@ def strip_markup(text: str) -> str:
 
 
 def _strip_all_markup(text: str) -> str:
-    """The same, and tags inside words leave no space: `so<b>di</b>um`."""
+    """Like `strip_markup`, but tags inside words leave no space: `so<b>di</b>um`."""
     text = html.unescape(text) if "&" in text else text
     return strip_markup(_TAG_IN_WORD.sub("", text) if "<" in text else text)
 
 
 def reveal(text: str, *, strewn_letters: bool = False) -> str:
-    """Decode, join and fold the text where it shows signs of a disguise; a text without such signs comes back equal.
+    """Decode, join and fold a text that shows signs of a disguise; a text without such signs is returned unchanged.
 
     Args:
         text: any text.
@@ -60,8 +60,8 @@ def reveal(text: str, *, strewn_letters: bool = False) -> str:
 def changed_parts(plain: str, revealed: str) -> list[str]:
     """The lines of a revealed text that differ from the plain one, each with _CONTEXT characters on either side.
 
-    The rest was searched in the plain text, so nothing new can be in it. Lines are compared in order: a line that is
-    not the next one of the plain text is searched for in the following ones, and was changed if it is none of them.
+    The rest was searched in the plain text, so it contains nothing new. Lines are compared in order: a line that is not
+    the next one of the plain text is searched for in the following ones, and was changed if it is not among them.
     """
     if len(revealed) <= 2 * _CONTEXT:
         return [revealed]
@@ -82,9 +82,9 @@ def changed_parts(plain: str, revealed: str) -> list[str]:
 
 
 _CONTEXT = 2000
-"""A question with its options, and what may be inserted into it, on either side of a change."""
+"""Characters on either side of a change: enough for a question with its options and what may be inserted into it."""
 _RESYNC = 40
-"""Lines among which to search for the next one that is the same in both texts."""
+"""How many lines are searched for the next one that is the same in both texts."""
 
 _LONE_NUMBER = re.compile(
     r"\n[^\S\n]*+(?:[-\u2013\u2014|*#\[(~·.•_][^\S\n]*+)*+"
@@ -96,12 +96,12 @@ _TIME = re.compile(
     r"\n[^\S\n]*+[\[(]?\d{1,2}:\d{2}(?::\d{2})?(?:[.,]\d{1,3})?[\])]?"
     r"(?:[^\S\n]*-->[^\S\n]*\d{1,2}:\d{2}[\d:.,]*[^\n]*)?[^\S\n]*\n?"
 )
-"""At the beginning of a line: of a subtitle, with the number before it, or of a line of a transcript."""
+"""A time at the beginning of a line: of a subtitle, with the number before it, or of a line of a transcript."""
 _HEADER = re.compile(
     r"\n(?<=[^\s.!?:;|>。！？：；]\n)\s*(?:[^\n]{2,60}?[^\S\n][0-9]{1,4}|[0-9]{1,4}[^\S\n]+[^\n]{2,60})[^\S\n]*\n"
     r"\s*(?=[^\W\d_A-Z])"
 )
-"""A short line with a number at its end or beginning, in the middle of a sentence: the header of a page."""
+"""A short line with a number at its end or beginning, in the middle of a sentence: a page header."""
 _LINE_NUMBER = re.compile(r"(?m)^[^\S\n]*[\[(]?(\d{1,5})(?:[\])]?[.:|)]?[^\S\n]+|[\])]?[.:|)]\|?(?!\d))(?=\S)")
 _SENTENCE_ENDS = frozenset(".!?;。！？；")
 _LATEX_STYLE = re.compile(
@@ -113,21 +113,21 @@ _EMPHASIS = re.compile(r"(\*{1,3}|~~|`)([^\W\d_]{2,30})\1")
 _FORUM_STYLE = re.compile(r"\[/?(?:b|i|u|s|color(?:=#?\w{1,20})?|size(?:=\w{1,9})?)\]")
 _TERMINAL_STYLE = re.compile(r"\[[0-9;]{1,8}m")
 _BRACKETED_READING = re.compile(f"(?<=[{HAN}])[(\uff08][a-zü\u00e0-\u024f\u3040-\u309f\u3105-\u312f]{{1,8}}[)\uff09]")
-"""Pinyin or kana in brackets behind a character."""
+"""Pinyin or kana in brackets after a character."""
 _MIN_READINGS = 4
-"""So many are a text with readings; one may be an abbreviation."""
+"""A text with this many has readings throughout; a single one may be an abbreviation."""
 _NOTE_NUMBER = re.compile(r"\[(?:\d{1,3}(?:\s?[,\u2013-]\s?\d{1,3})*|note \d{1,3}|citation needed)\]")
 _RAISED_NUMBER = re.compile(
     "[\u00b9\u00b2\u00b3\u2070\u2074-\u2079](?<=[^\\W\\d_]{3}.)[\u00b9\u00b2\u00b3\u2070\u2074-\u2079]*"
 )
-"""The number of a note behind a word; behind one or two letters it may be a power (`m²`)."""
+"""The number of a note after a word; after one or two letters it may be a power (`m²`)."""
 _LINK_TARGET = re.compile(r"\]\([^()\s]{1,300}\)")
 _STREWN_LETTER = re.compile(f"(?<=[{HAN}])\\s?[a-zA-Z]\\s?(?=[{HAN}])|(?<!\\S)(?![AIaiOo])[^\\W\\d_{HAN}](?!\\S)\\s*")
 
 
 def _drop_insertions(text: str) -> str:
-    """Page numbers on a line of their own, headers, numbers of lines, times of subtitles, numbers of notes, targets of
-    links, readings, styles."""
+    """Drop page numbers on a line of their own, page headers, line numbers, times of subtitles, note numbers, link
+    targets, readings and styles."""
     text = _HEADER.sub("\n", _drop_line_numbers(_LONE_NUMBER.sub("", text)))
     if ":" in text:
         text = _TIME.sub("\n", text)
@@ -149,16 +149,16 @@ def _drop_insertions(text: str) -> str:
 
 
 def _join_emphasis(match: re.Match[str]) -> str:
-    """`so**di**um` without its marks; those around whole words cut none."""
+    """Remove emphasis marks inside a word (`so**di**um`); marks around whole words are kept."""
     text, (start, end) = match.string, match.span()
     is_inside = text[start - 1 : start].isalpha() or text[end : end + 1].isalpha()
     return match[2] if is_inside else match[0]
 
 
 def _drop_line_numbers(text: str) -> str:
-    """Drop numbers at the beginnings of lines that count up by one, as listings have them.
+    """Drop numbers at the beginnings of lines that count up by one, as in listings.
 
-    In lists they follow the end of a sentence: where most of those of a run do, they stay.
+    In a list such numbers follow the end of a sentence: a run in which most of them do is kept.
     """
     runs: list[list[re.Match[str]]] = []
     expected = -1
@@ -184,6 +184,6 @@ _CUT_WORD_SIGNS = [re.compile(hyphen + r"[^\S\n]*\n") for hyphen in ("-", "\u201
 
 
 def _join_lines(text: str) -> str:
-    """Join words that were hyphenated at the end of a line, also where lines begin with a mark of quotation."""
+    """Join words that were hyphenated at the end of a line, also if lines begin with a quotation mark."""
     signs = _CUT_WORD_SIGNS[:1] if text.isascii() else _CUT_WORD_SIGNS
     return _CUT_WORD.sub("", text) if any(sign.search(text) for sign in signs) else text

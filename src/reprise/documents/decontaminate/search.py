@@ -13,27 +13,27 @@ from reprise.documents.decontaminate.reveal import changed_parts, reveal, strip_
 from reprise.documents.words import Hashes, Words, hash_runs, join_letters, split_words
 
 MIN_LETTERS = 0.95
-"""Share of a question's letters that must be there, in order, where something was inserted into it."""
+"""Share of a question's letters that a text must contain, in order, if something was inserted into the question."""
 MIN_SEEDED = 0.5
 """Share of a question that seeds must cover before its other letters are compared."""
 _OPTIONS_WINDOW = 40
-"""Words between a question and its options that do not count: letters, numbers, instructions."""
+"""Words between a question and its options that are ignored: letters, numbers, instructions."""
 _INSERTION = 20
-"""Words that may be inserted into a question, besides half its length: a page's header and footer."""
+"""Words that may be inserted into a question, besides half its length: a page header and footer."""
 _STREWN = (3, 16)
-"""So many single letters, each between two words, within so many words are taken for letters strewn into the text."""
+"""(letters, words): this many single letters, each between two words, within this many words are strewn letters."""
 _SPACED_RUN = 8
-"""So many single letters in a row are taken for words with spaces inside them."""
+"""This many single letters in a row are taken for words with spaces inside them."""
 _LONG_WORD = 30
 """A word of at least this many letters is taken for several words without spaces."""
 
 Found = list[dict[int, float]]
-"""Element i: the questions that text i contains -> the share of them that is there."""
+"""Element i: the questions that text i contains -> the share of them that it contains."""
 
 
 @dataclass(frozen=True)
 class _View:
-    """The texts in one form, or parts of them: `owners[i]` is the text that view i is of."""
+    """The texts in one form, or parts of them: `owners[i]` is the index of the text that view i belongs to."""
 
     texts: list[str]
     owners: NDArray[np.int64]
@@ -41,7 +41,7 @@ class _View:
 
 
 def find_questions(index: Index, texts: Sequence[str], min_overlap: float) -> Found:
-    """For each text, the questions that it holds -> the share that is there (1 if it was searched for as a whole)."""
+    """For each text, the questions that it contains -> the share of them (1 for those that are matched as a whole)."""
     matches: Found = [{} for _ in texts]
     plain = [strip_markup(text) for text in texts]
     words = split_words(plain)
@@ -68,13 +68,13 @@ def _make_view(texts: list[str], owners: NDArray[np.int64], *, by_char: bool) ->
 
 
 def _by_chars(view: _View) -> _View:
-    """The texts of the view that have characters of scripts without spaces, by characters."""
+    """The view by characters, only of texts that contain characters of scripts without spaces."""
     some = np.unique(view.words.document_of()[view.words.is_single])
     return _make_view([view.texts[i] for i in some], view.owners[some], by_char=True)
 
 
 def _find_strewn(words: Words) -> set[int]:
-    """Texts with many single letters between their words; formulas have theirs between letters and digits."""
+    """Texts with many single letters between words; in formulas single letters are between letters and digits."""
     count, within = _STREWN
     is_word = words.has_letter & (words.is_single | (words.num_chars > 1))
     is_letter = (words.num_chars == 1) & words.has_letter & ~words.is_single & ~np.isin(words.hashes, _common_letters())
@@ -89,12 +89,12 @@ def _find_strewn(words: Words) -> set[int]:
 
 @functools.cache
 def _common_letters() -> Hashes:
-    """Single letters that English writes between words: words, and what follows an apostrophe."""
+    """Single letters that English has between words: one-letter words, and what follows an apostrophe."""
     return split_words(["a i o d m s t"]).hashes
 
 
 def _find_unspaced(views: Sequence[_View]) -> Iterator[NDArray[np.int64]]:
-    """Texts whose words are cut or run together, at most one array of them."""
+    """Texts whose words are cut or run together; yields at most one array of indices."""
     chosen: set[int] = set()
     for view in views:
         words = view.words
@@ -110,7 +110,7 @@ def _find_unspaced(views: Sequence[_View]) -> Iterator[NDArray[np.int64]]:
 
 
 def _look_up(index: Index, lookup: Lookup, views: Sequence[_View], min_overlap: float, matches: Found) -> None:
-    """Add to `matches` what the views contain."""
+    """Add the questions that the views contain to `matches`."""
     _look_up_grams(index, lookup, views, min_overlap, matches)
     for view in views:
         for length, anchors in lookup.anchors.items():
@@ -120,7 +120,7 @@ def _look_up(index: Index, lookup: Lookup, views: Sequence[_View], min_overlap: 
 
 
 def _look_up_grams(index: Index, lookup: Lookup, views: Sequence[_View], min_overlap: float, matches: Found) -> None:
-    """An n-gram counts in whichever form of the text it is."""
+    """Match n-grams; each counts in whichever form of the text contains it."""
     parts: list[tuple[Hashes, NDArray[np.int64]]] = []
     for view in views:
         indices, keys = _find_runs(view.words, lookup.grams, lookup.size)
@@ -138,7 +138,7 @@ def _look_up_grams(index: Index, lookup: Lookup, views: Sequence[_View], min_ove
 
 
 def _find_runs(words: Words, grams: Grams, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pairs (word at which a run of the index starts, index into its `forms`), as two arrays."""
+    """Pairs (word at which a run in the index starts, index into its `forms`), as two arrays."""
     indices, keys = grams.look_up(hash_runs(words, size))
     inside = words.in_one_document(indices, size)
     return indices[inside], keys[inside]
@@ -155,7 +155,7 @@ def _look_up_anchors(index: Index, anchors: Grams, length: int, view: _View, mat
     forms = anchors.forms[keys]
     lengths, last_words = index.endings
     ends = indices + lengths[forms]
-    # Nearly all of them end otherwise, or with their text.
+    # Nearly all candidates have another last word, or would reach beyond their text.
     same = ends <= words.offsets[document[indices] + 1]
     same[same] = words.hashes[ends[same] - 1] == last_words[forms[same]]
     for start, form in zip(indices[same].tolist(), forms[same].tolist(), strict=True):
@@ -167,7 +167,7 @@ def _look_up_anchors(index: Index, anchors: Grams, length: int, view: _View, mat
 
 
 def _stands_at(index: Index, form: int, words: Words, start: int, text: int) -> bool:
-    """Whether the question begins there and, if it needs them, its options follow it, in any order."""
+    """Whether the question begins at `start` and, if it needs them, its options follow it, in any order."""
     options = index.options.get(form, [])
     rest = words.hashes[start : words.offsets[text + 1]]
     whole = index.whole[form]
@@ -185,7 +185,7 @@ def _contains(words: Hashes, run: Hashes) -> bool:
 
 
 def _look_up_gapped(index: Index, seeds: Seeds, view: _View, matches: Found) -> None:
-    """Questions that have something inserted: seeds close together say which and where, their letters decide."""
+    """Match questions with insertions: close seeds say which question and where, its letters decide."""
     size, by_char = seeds.size, seeds.by_char
     indices, keys = _find_runs(view.words, seeds.grams, size)
     if not len(indices):
@@ -225,8 +225,8 @@ def _look_up_gapped(index: Index, seeds: Seeds, view: _View, matches: Found) -> 
 def _best_starts(
     dense: NDArray[np.int64], group: NDArray[np.int64], indices: NDArray[np.int64], reach: NDArray[np.int64]
 ) -> list[int]:
-    """For each group, the first seed of the stretch that has the most of them."""
-    # Groups are sorted and so are the word indices inside them: one key in which both compare.
+    """For each group, the first seed of the span that contains the most of them."""
+    # Groups are sorted, and so are the word indices inside each: one key orders both.
     width = int(max(indices.max(initial=0), reach.max(initial=0))) + 1
     ends = np.searchsorted(group * width + indices, group[dense] * width + reach[dense], "right")
     order = np.lexsort((dense, dense - ends, group[dense]))

@@ -1,4 +1,4 @@
-"""Stage `decontaminate`: drop documents that contain questions of a benchmark (what that means: search.py)."""
+"""Stage `decontaminate`: drop documents that contain questions of a benchmark (defined in index.py)."""
 
 import functools
 import pickle
@@ -62,12 +62,12 @@ def run(
     """Write `documents/` and `dropped/` of the stage, and the matches per benchmark into the counts.
 
     Args:
-        work: reads `deduplicate`.
-        decontaminate: settings.
-        benchmarks: names of the benchmarks that the recipe evaluates on, suites resolved.
+        work: the stage; it reads the output of `deduplicate`.
+        decontaminate: settings of the decontamination.
+        benchmarks: names of the benchmarks that the recipe evaluates on, with suites expanded.
         data: folder of the local benchmark files.
-        questions: more files of questions, with the names of their benchmarks.
-        engine: where the work is done.
+        questions: path of each additional file of questions -> name of its benchmark.
+        engine: where the documents are searched.
 
     Raises:
         UserError: the questions of a benchmark are missing or cannot be read.
@@ -102,8 +102,8 @@ def _report(questions: Sequence[Question], index: Index, documents: dict[int, in
 
     Args:
         questions: all questions.
-        index: of them.
-        documents: index of a question -> documents that contain it.
+        index: index of these questions.
+        documents: index of a question -> how many documents contain it.
     """
     total = Counter(question.benchmark for question in questions)
     vague = Counter(questions[question].benchmark for question in index.vague)
@@ -131,7 +131,7 @@ def _load_index(path: str) -> Index:
 
 
 def _drop_contaminated(path: str, min_overlap: float, rows: pa.Table, origin: RowsOrigin) -> Outcome:
-    """Runs in a worker."""
+    """Drop the rows that contain questions. Runs in a worker."""
     index = _load_index(path)
     drops: list[Drop] = []
     tally: Tally = Counter()
@@ -148,7 +148,7 @@ def _drop_contaminated(path: str, min_overlap: float, rows: pa.Table, origin: Ro
 
 
 def _text_batches(texts: Sequence[str]) -> Iterator[list[str]]:
-    """Runs of texts of bounded length together."""
+    """Yield runs of texts with a bounded total length."""
     batch: list[str] = []
     num_chars = 0
     for text in texts:

@@ -1,4 +1,4 @@
-"""Exact copies: documents that equal another but for white space, case and full width."""
+"""Exact copies: documents that equal another one except for white space, case and full width."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,8 @@ SCHEMA = pa.schema(
         ("key", pa.int64()),
     ]
 )
-"""One document: the hash of its normalised text in two halves, then what decides which copy stays, in this order."""
+"""One document: the hash of its normalised text in two halves, then the fields that decide which copy is kept, in
+order."""
 
 DECISIONS = pa.schema(
     [
@@ -35,20 +36,21 @@ DECISIONS = pa.schema(
         ("tie", pa.uint64()),
     ]
 )
-"""A document that is dropped. `kept_key`: the one that it equals or resembles; `held_out`: whether it, or any that it
-resembles, is held out; `priority` and `tie`: its order among the copies of a document."""
+"""A document that is dropped. `kept_key`: the document that it equals or resembles; `held_out`: whether it, or any
+document that it resembles, is held out; `priority` and `tie`: its order among the copies of a document."""
 
 _TRAIN_BIT = np.uint64(1 << 63)
 
 
 def hash_normal(normal: Sequence[str]) -> np.ndarray:
-    """uint64[texts, 2]: hash of each normalised text without its white space."""
+    """Hash of each normalised text without its white space, uint64[texts, 2]."""
     hashes = (xxhash.xxh3_128_intdigest("".join(text.split()).encode()) for text in normal)
     return np.array([(value >> 64, value & 0xFFFFFFFFFFFFFFFF) for value in hashes], np.uint64).reshape(-1, 2)
 
 
 def find_exact_copies(folder: str, target: str, chosen: Range) -> int:
-    """Decide on the documents whose hash lies in a range; write the copies' keys and decisions. Runs in a worker."""
+    """Find the copies among the documents whose hash is in a range; write their keys and decisions. Runs in a
+    worker."""
     table = load_table_range(Path(folder), "exact", chosen, SCHEMA)
     high, low = (table[name].to_numpy() for name in ("exact", "exact_low"))
     order = np.lexsort([low, high])

@@ -1,4 +1,5 @@
-"""Near copies: pairs of documents that share a band, compared by their signatures, then one choice over all pairs."""
+"""Near copies: pairs of documents that share a band are compared by signature, then all pairs decide what is
+dropped."""
 
 import bisect
 from collections.abc import Iterator, Sequence
@@ -26,9 +27,9 @@ from reprise.documents.deduplicate.records import (
 from reprise.documents.deduplicate.signatures import Signatures, estimate_similarity
 
 _PARTNERS = 8
-"""A document is compared with this many of the first documents that share its band hash, so the cost is linear."""
+"""A document is compared with at most this many of the first documents that share its band hash: the cost is linear."""
 _COMPARED_ROWS = 50_000
-"""Pairs whose signatures are in memory at the same time."""
+"""Pairs whose signatures are in memory at one time."""
 
 DROP = np.dtype(
     [
@@ -39,9 +40,9 @@ DROP = np.dtype(
         ("held_out", np.bool_),
     ]
 )
-"""A near copy and the document that stays; `held_out`: whether it, or any document that it resembles, is held out."""
+"""A near copy and the document that is kept; `held_out`: whether it, or any document that it resembles, is held out."""
 _FIRST_TRAIN = np.uint64(1 << 63)
-"""The smallest priority of a document to train on."""
+"""Smallest priority of a training document."""
 
 
 def pair_up(bands: str, copies: str, target: str, chosen: Range) -> int:
@@ -76,15 +77,15 @@ def _pairs(second: Records, kept: Records) -> Records:
 
 @dataclass(frozen=True)
 class SignatureFiles:
-    """The signatures of all documents, one file to a part of the table."""
+    """The signatures of all documents, in one file per part of the table."""
 
     folder: str
     first_keys: tuple[int, ...]
-    """Key of the first document of each part, and the count of documents."""
+    """Key of the first document of each part, then the count of documents."""
     permutations: int
 
     def load(self, keys: NDArray[np.int64]) -> Signatures:
-        """The signatures of documents, in the order of `keys`."""
+        """Signatures of the documents with these keys, in the order of `keys`."""
         once, where = np.unique(keys, return_inverse=True)
         loaded = np.empty((len(once), self.permutations), np.uint32)
         start = 0
@@ -98,7 +99,7 @@ class SignatureFiles:
 
 
 def compare_pairs(pairs: str, target: str, signatures: SignatureFiles, threshold: float, chosen: Range) -> int:
-    """Write the pairs of a range of keys that reach the threshold. Runs in a worker."""
+    """Write the pairs in a range of keys that reach the threshold; returns how many. Runs in a worker."""
     once = sort_once(load_range(Path(pairs), "key", chosen, PAIR))
     once = once[np.argsort(once["kept_key"], kind="stable")]
     edges = [np.zeros(0, EDGE)]
@@ -117,7 +118,8 @@ def compare_pairs(pairs: str, target: str, signatures: SignatureFiles, threshold
 
 
 def choose_near_copies(edges: str, target: str, block_edges: int, num_documents: int) -> int:
-    """Walk all documents in their order, a block of edges at a time; write the drops. Runs in one worker."""
+    """Decide on all documents in order, a block of edges at a time; write the drops, return how many. Runs in one
+    worker."""
     is_dropped = np.zeros(num_documents, bool)
     count = 0
     for chosen in _blocks(Path(edges), block_edges):
@@ -129,7 +131,7 @@ def choose_near_copies(edges: str, target: str, block_edges: int, num_documents:
 
 
 def _blocks(folder: Path, block_edges: int) -> Iterator[Range]:
-    """Ranges of priority with about so many edges each: a document's edges are never in two of them."""
+    """Ranges of priority with about this many edges each; all edges of a document are in the same range."""
     sample, total = [], 0
     for path in sorted(folder.glob("*.npy")):
         priorities = np.load(path, mmap_mode="r")["priority"]
@@ -142,16 +144,18 @@ def _blocks(folder: Path, block_edges: int) -> Iterator[Range]:
 
 
 def choose_copies(edges: Records, is_dropped: NDArray[np.bool_]) -> Records:
-    """Which documents go: in the order of (priority, key), one with an edge to a document that stays.
+    """Decide which documents to drop: in the order of (priority, key), each with an edge to a document that is kept.
 
-    All edges of a document must be given at once. Rounds settle every document whose earlier neighbours are settled.
+    All edges of a document must be given in one call. Each round decides the documents whose earlier neighbours are
+    decided.
 
     Args:
         edges: EDGE[edges].
-        is_dropped: bool[documents]: what was dropped of earlier blocks.
+        is_dropped: bool[documents]: what earlier blocks dropped.
 
     Returns:
-        DROP[dropped]: each with its most similar document that stays, of equals the first in the order.
+        DROP[dropped]: each with the most similar document that is kept; among equally similar ones the first in the
+        order.
     """
     seconds, document = np.unique(edges["key"], return_inverse=True)
     position = np.searchsorted(seconds, edges["kept_key"]).clip(max=max(0, len(seconds) - 1))
@@ -184,16 +188,16 @@ def choose_copies(edges: Records, is_dropped: NDArray[np.bool_]) -> Records:
 
 @dataclass(frozen=True)
 class PartGroup:
-    """Neighbouring parts of the table."""
+    """Adjacent parts of the table."""
 
     index: int
     paths: Sequence[str]
     first_keys: Sequence[int]
-    """Key of the first document of each part, and the first key after them."""
+    """Key of the first document of each part, then the first key after the last part."""
 
 
 def describe_drops(drops: str, target: str, group: PartGroup) -> int:
-    """Write the decisions on near copies of the documents in some parts, with the origin of these. Runs in a worker."""
+    """Write the decisions on near copies among the documents of some parts, with their origins. Runs in a worker."""
     chosen = Range(group.index, group.first_keys[0], group.first_keys[-1])
     records = load_range(Path(drops), "kept_key", chosen, DROP)
     records = records[np.argsort(records["kept_key"], kind="stable")]

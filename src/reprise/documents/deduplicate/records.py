@@ -10,19 +10,19 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 Records = NDArray[np.void]
-"""A structured array."""
+"""A structured array with one of the types below."""
 
 BAND = np.dtype([("hash", np.uint64), ("priority", np.uint64), ("key", np.int64)])
-"""One band of one document. `priority` orders documents: the smaller one stays; `key` is the row of the table."""
+"""One band of one document. `priority` orders documents: the smaller one is kept; `key` is the row in the table."""
 PAIR = np.dtype([("key", np.int64), ("priority", np.uint64), ("kept_key", np.int64), ("kept_priority", np.uint64)])
-"""Two documents with a band in common; that of `kept_key` comes first in the order."""
+"""Two documents with a common band; the one of `kept_key` comes first in the order."""
 EDGE = np.dtype([*PAIR.descr, ("similarity", np.float64)])
-"""A pair that reaches the threshold."""
+"""A pair whose similarity reaches the threshold."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """A half-open range of the sorted field; the last one of all has no end."""
+    """A half-open range of the sorted field; the last range has no end."""
 
     index: int
     first: int
@@ -30,7 +30,7 @@ class Range:
 
 
 def save_sorted(path: Path, records: Records, *fields: str) -> None:
-    """Write records in the order of `fields`, whole or not at all."""
+    """Write records sorted by `fields`, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as file:
@@ -39,7 +39,8 @@ def save_sorted(path: Path, records: Records, *fields: str) -> None:
 
 
 def load_range(folder: Path, field: str, chosen: Range, dtype: np.dtype[np.void]) -> Records:
-    """The records of all files of a folder with `first <= field < end`, file after file; the files are sorted by it."""
+    """The records of all files in a folder with `first <= field < end`, file after file; each file is sorted by
+    `field`."""
     slices = [np.zeros(0, dtype)]
     for path in sorted(folder.glob("*.npy")):
         records = np.load(path, mmap_mode="r")
@@ -49,7 +50,7 @@ def load_range(folder: Path, field: str, chosen: Range, dtype: np.dtype[np.void]
 
 
 def save_table(path: Path, table: pa.Table) -> None:
-    """Write a table that `load_table_range` reads, whole or not at all."""
+    """Write a table that `load_table_range` reads, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
@@ -58,7 +59,7 @@ def save_table(path: Path, table: pa.Table) -> None:
 
 
 def load_table_range(folder: Path, field: str, chosen: Range, schema: pa.Schema) -> pa.Table:
-    """Like `load_range`, of tables."""
+    """Like `load_range`, for tables."""
     tables = []
     for path in sorted(folder.glob("*.arrow")):
         with pa.memory_map(str(path)) as source:
@@ -71,14 +72,14 @@ def load_table_range(folder: Path, field: str, chosen: Range, schema: pa.Schema)
 
 
 def _bounds(values: NDArray[np.generic], chosen: Range) -> tuple[int, int]:
-    """Where the range begins and ends; numpy's own search would copy the field of the whole file first."""
+    """Indices at which the range begins and ends; np.searchsorted would copy the field of the whole file first."""
     start = bisect.bisect_left(values, chosen.first)
     stop = len(values) if chosen.end is None else bisect.bisect_left(values, chosen.end)
     return start, stop
 
 
 def sort_once(pairs: Records) -> Records:
-    """Pairs in the order of their two keys, each once."""
+    """Sort pairs by their two keys and remove duplicates."""
     pairs = pairs[np.lexsort([pairs["kept_key"], pairs["key"]])]
     is_new = np.ones(len(pairs), bool)
     is_new[1:] = (pairs["key"][1:] != pairs["key"][:-1]) | (pairs["kept_key"][1:] != pairs["kept_key"][:-1])
@@ -86,19 +87,19 @@ def sort_once(pairs: Records) -> Records:
 
 
 def split_hashes(num_bytes: int, memory_bytes: int, workers: int) -> list[Range]:
-    """Ranges of a hash of 64 bits, of which `workers` at a time fit into the memory together, three times over."""
+    """Ranges of a 64-bit hash, small enough that `workers` of them fit into the memory three times over."""
     count = max(workers, -(-3 * num_bytes * workers // memory_bytes), 1) if num_bytes else 1
     bounds = [(index << 64) // count for index in range(count + 1)]
     return as_ranges(bounds[:-1])
 
 
 def as_ranges(firsts: Sequence[int]) -> list[Range]:
-    """One range from each value to the next."""
+    """Ranges from each value to the next."""
     return [
         Range(index, first, end) for index, (first, end) in enumerate(zip(firsts, [*firsts[1:], None], strict=True))
     ]
 
 
 def count_bytes(folder: Path, suffix: str) -> int:
-    """Bytes of all files of a folder with this suffix."""
+    """Total size in bytes of all files in a folder with this suffix."""
     return sum(path.stat().st_size for path in folder.glob(f"*{suffix}"))

@@ -1,8 +1,8 @@
-"""Copies that stay after all: how many of a cluster, by its size ("rehydration", FineWeb-2, arXiv 2506.20920).
+"""Keep some copies: how many of a cluster depends on its size ("rehydration", FineWeb-2, arXiv 2506.20920).
 
-What the web repeats a few times is on average better than what occurs once, and what it repeats a thousand times
-is worse. FineWeb-2 writes the document that was kept several times; here that many documents of the cluster stay, so
-that documents in = documents out + dropped still holds.
+Text that the web repeats a few times is on average better than text that occurs once, and text that it repeats a
+thousand times is worse. FineWeb-2 writes the kept document several times; here that many documents of the cluster are
+kept, so that documents in = documents out + dropped still holds.
 """
 
 from collections.abc import Mapping
@@ -17,14 +17,15 @@ from reprise.documents.deduplicate.records import Range, load_table_range
 
 
 def choose_repeats(decisions: Path, repeats: Mapping[int, int]) -> NDArray[np.int64]:
-    """Keys of the copies that stay, sorted. Holds 50 bytes to each copy in memory.
+    """Sorted keys of the copies that are kept. Uses 50 bytes of memory per copy.
 
-    A cluster is a document that was kept and all exact and near copies that go for it. Copies that equal or resemble a
-    held-out document never stay. Which ones do depends on the documents alone.
+    A cluster is a kept document with all exact and near copies that are dropped because of it. Copies that equal or
+    resemble a held-out document are never kept. The choice depends only on the documents.
 
     Args:
-        decisions: folder of the tables DECISIONS, one row to a copy.
-        repeats: size of a cluster from which on -> how many of its documents stay, the kept one among them.
+        decisions: folder of the tables DECISIONS, with one row per copy.
+        repeats: smallest size of a cluster -> how many of its documents are kept, including the one that is kept
+            anyway.
     """
     columns = DECISIONS.names
     table = load_table_range(decisions, "key", Range(0, 0, None), DECISIONS).select(
@@ -49,7 +50,7 @@ def choose_repeats(decisions: Path, repeats: Mapping[int, int]) -> NDArray[np.in
 def _roots(
     key: NDArray[np.int64], kept: NDArray[np.int64], held_out: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """The document that stays for each copy: what an exact copy equals may be a near copy itself, and go."""
+    """The kept document of each copy: the document that an exact copy equals may itself be dropped as a near copy."""
     if not len(key):
         return kept, held_out
     order = np.argsort(key)
@@ -65,6 +66,6 @@ def save_repeats(path: Path, keys: NDArray[np.int64]) -> None:
 
 
 def without_repeats(drops: pa.Table, path: Path) -> pa.Table:
-    """The decisions but those on copies that stay."""
+    """The decisions without those on copies that are kept."""
     stays = np.isin(drops["key"].to_numpy(), np.load(path, mmap_mode="r"))
     return drops.filter(pa.array(~stays))

@@ -1,11 +1,11 @@
-"""Texts to what is compared: normalised text for exact copies, words or characters for shingles. In batches, by arrays.
+"""Normalise texts for exact copies, and split them into words or characters for shingles. In batches, on arrays.
 
-The outcome for one text is defined by two lines of Python (a test compares them):
+The result for one text is defined by two lines of Python (a test compares them):
 
     normal = unicodedata.normalize("NFKC", text).casefold()
     words = re.sub(r"[\\W_]+", " ", normal).strip()
 
-The arrays do the same for characters that stand for themselves or for one other character, which is nearly all text.
+The arrays do the same for characters that normalise to one character, independent of context, which is nearly all text.
 """
 
 import functools
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from reprise.documents.words import normalise
 
 _ALONE = 0x30000
-"""Code points from here on go the slow way: they are rare, and the table would take long to build."""
+"""Code points from here on are handled one by one: they are rare, and a larger table would take long to build."""
 _SLOW = 0xFFFFFFFF
 _SPACE = 32
 
@@ -73,15 +73,15 @@ def _codes(text: str) -> NDArray[np.uint32]:
 
 @functools.cache
 def _in_words() -> NDArray[np.bool_]:
-    """Whether a code point is matched by `\\w` and is no underscore; the last entry is unused."""
+    """Whether a code point is matched by `\\w` and is not an underscore; the last entry is unused."""
     return np.array([chr(code).isalnum() for code in range(_ALONE + 1)])
 
 
 @functools.cache
 def _single_forms() -> NDArray[np.uint32]:
-    """Code point -> the one code point that stands for it in the normalised text, whatever is beside it; else _SLOW.
+    """Code point -> the one code point that it normalises to in any context; _SLOW if there is none.
 
-    A character depends on its neighbours where it combines (a class above 0) or can be the second of a composition.
+    A character depends on its neighbours if it is combining (a class above 0) or can be the second of a composition.
     """
     seconds = {chr(code) for code in [*range(0x1161, 0x1176), *range(0x11A8, 0x11C3)]}
     for code in range(_ALONE):

@@ -18,8 +18,9 @@ _CANDIDATE_PROBABILITY = 0.99
 
 
 def choose_bands(settings: Deduplicate) -> tuple[int, int]:
-    """Bands, and hashes per band: the longest bands that still make two documents at the threshold candidates with
-    probability 0.99. Two documents of Jaccard similarity s share a band with probability 1 - (1 - s^rows)^bands.
+    """Number of bands, and hashes per band: the longest bands with which two documents at the threshold become
+    candidates with probability 0.99. Documents of Jaccard similarity s share a band with probability 1 - (1 -
+    s^rows)^bands.
     """
     if settings.bands:
         return settings.bands, settings.permutations // settings.bands
@@ -31,12 +32,12 @@ def choose_bands(settings: Deduplicate) -> tuple[int, int]:
 
 
 def shingle_text(text: str, lang: str) -> str:
-    """What MinHash sees of a text: normalised words, or characters in languages without spaces, with single spaces."""
+    """The text that MinHash uses: normalised words, or characters in languages without spaces, with single spaces."""
     return split_shingle_words(normalise_texts([text]), by_char=lang in WITHOUT_SPACES)[0]
 
 
 def sign_texts(texts: Sequence[str], langs: Sequence[str], settings: Deduplicate) -> Signatures:
-    """Signatures of texts, from the texts as they are."""
+    """Signatures of texts, which are normalised first."""
     return sign_normal(normalise_texts(texts), langs, settings)
 
 
@@ -55,7 +56,7 @@ def sign_normal(normal: Sequence[str], langs: Sequence[str], settings: Deduplica
 
 
 def hash_bands(signatures: Signatures, bands: int, band_rows: int) -> NDArray[np.uint64]:
-    """uint64[documents, bands]; the index of the band is part of its hash."""
+    """Hashes of the bands, uint64[documents, bands]; the index of the band is part of the hash."""
     parts = signatures[:, : bands * band_rows].reshape(len(signatures), bands, band_rows)
     hashes = np.broadcast_to(mix(np.arange(bands, dtype=np.uint64)), parts.shape[:2])
     for row in range(band_rows):

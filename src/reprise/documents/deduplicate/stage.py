@@ -1,4 +1,4 @@
-"""Stage `deduplicate`: exact copies, then near copies, in the memory that the recipe allows."""
+"""Stage `deduplicate`: drop exact copies, then near copies, within the memory limit of the recipe."""
 
 import functools
 import itertools
@@ -52,23 +52,23 @@ class DeduplicateCounts(StepCounts):
     """Counts of the stage `deduplicate`, for its manifest."""
 
     bands: int
-    """Bands that a signature is cut into."""
+    """Bands per signature."""
     band_rows: int
-    """Hashes of a band."""
+    """Hashes per band."""
     candidate_pairs: int
     """Pairs of documents whose signatures were compared."""
     repeated: int
-    """Copies that stay, by `documents.deduplicate.repeats`."""
+    """Copies that are kept because of `documents.deduplicate.repeats`."""
 
 
 @dataclass(frozen=True)
 class SignPiece:
-    """A part of the table to sign."""
+    """A part of the table whose documents get signatures."""
 
     index: int
     path: str
     first_key: int
-    """Key of its first document: its row in the whole table."""
+    """Key of its first document: the row in the whole table."""
 
 
 def run(work: Work, *, deduplicate: Deduplicate, engine: Engine) -> None:
@@ -114,7 +114,7 @@ def run(work: Work, *, deduplicate: Deduplicate, engine: Engine) -> None:
 def _decide(
     scratch: Path, parts: Sequence[Path], first_keys: tuple[int, ...], settings: Deduplicate, engine: Engine
 ) -> int:
-    """Write the decisions on all documents that go into `scratch/decisions`; returns how many pairs were candidates."""
+    """Write the decisions on all documents to drop into `scratch/decisions`; returns the count of candidate pairs."""
     folder = {
         name: str(scratch / name) for name in ("exact", "bands", "signatures", "pairs", "edges", "near", "decisions")
     }
@@ -163,7 +163,7 @@ def _group_parts(parts: Sequence[Path], first_keys: Sequence[int], count: int) -
 
 
 def _sign_part(settings: Deduplicate, scratch: str, piece: SignPiece) -> None:
-    """Write what the later steps need of a part: hashes for exact copies, bands and signatures. Runs in a worker."""
+    """Write what later steps need from a part: hashes for exact copies, bands and signatures. Runs in a worker."""
     num_bands, band_rows = choose_bands(settings)
     columns = ["id", "text", "lang", "source", "split", "origin"]
     tables, bands, signatures = (
@@ -196,7 +196,8 @@ def _sign_part(settings: Deduplicate, scratch: str, piece: SignPiece) -> None:
 def _exact_records(
     batch: pa.RecordBatch, texts: list[str], normal: list[str], first_key: int
 ) -> tuple[pa.Table, np.ndarray]:
-    """Rows of exact.SCHEMA, and priorities: a bit that says whether it is to train on, then 63 of the text's hash."""
+    """Rows of exact.SCHEMA, and priorities: one bit that is set for training documents, then 63 bits of the text's
+    hash."""
     exact = hash_normal(normal)
     ranks = np.where(np.array(batch["split"].to_pylist()) == "valid", _HELD_OUT, _TRAIN).astype(np.uint64)
     text_hashes = [xxhash.xxh3_128_digest(text.encode()) for text in texts]
@@ -218,7 +219,7 @@ def _exact_records(
 
 
 def _write_copies(scratch: Path, num_documents: int) -> Path:
-    """Write whether each document is an exact copy that goes: bool[documents]."""
+    """Write whether each document is an exact copy that is dropped: bool[documents]."""
     is_copy = np.zeros(num_documents, bool)
     for path in sorted((scratch / "decisions").glob("exact-*.arrow")):
         with pa.memory_map(str(path)) as source:
@@ -231,7 +232,7 @@ def _write_copies(scratch: Path, num_documents: int) -> Path:
 def _drop_copies(
     decisions: str, first_keys: dict[str, int], repeated: str | None, rows: pa.Table, origin: RowsOrigin
 ) -> Outcome:
-    """Runs in a worker."""
+    """Drop the copies among some rows. Runs in a worker."""
     first = first_keys[origin.part] + origin.first_row
     drops = _decisions_on(decisions, first, first + rows.num_rows)
     if repeated is not None:

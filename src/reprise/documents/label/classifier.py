@@ -12,7 +12,7 @@ DESCRIPTION = "classifier.json"
 
 
 class Classifier(Protocol):
-    """Gives each text a probability for each topic."""
+    """Computes the probability of each topic for a text."""
 
     topics: list[str]
 

@@ -1,4 +1,4 @@
-"""Files that hold files: tar, zip and WARC."""
+"""Files that contain other files: tar, zip and WARC."""
 
 import stat
 import tarfile
@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, cast
 from reprise.errors import missing_extra
 
 DAMAGED = (tarfile.TarError, zipfile.BadZipFile)
-"""What reading a broken archive raises."""
+"""Exceptions raised by reading a damaged archive."""
 
 _TAR_BLOCK = 512
 
@@ -22,13 +22,13 @@ class Member:
     name: str
     size: int
     stream: BinaryIO | None
-    """None if it is encrypted, or no file."""
+    """None if the member is encrypted, or not a file."""
     kind: str = ""
-    """What it is if it is no file, such as `link`."""
+    """What the member is if it is not a file, such as `link`."""
 
 
 def read_tar(stream: BinaryIO) -> Iterator[Member]:
-    """The files of a tar archive, in its order; each must be read before the next is asked for."""
+    """The files in a tar archive, in its order; each must be read before the next one is requested."""
     readable = _Readable(stream)
     with tarfile.open(fileobj=cast(BinaryIO, readable), mode="r|") as archive:
         for info in archive:
@@ -39,12 +39,12 @@ def read_tar(stream: BinaryIO) -> Iterator[Member]:
                 yield Member(info.name, 0, None, kind)
     if readable.failure is not None:
         raise readable.failure
-    if any(readable.last):  # tarfile takes a header that is cut off for the end
+    if any(readable.last):  # tarfile takes a truncated header for the end of the archive
         raise EOFError("the tar archive ends without its mark")
 
 
 def read_zip(stream: BinaryIO) -> Iterator[Member]:
-    """The files of a zip archive, in its order."""
+    """The files in a zip archive, in its order."""
     try:
         opened_archive = zipfile.ZipFile(stream)
     except NotImplementedError as error:  # a version that does not exist yet
@@ -72,15 +72,15 @@ class Response:
     """A response of a web server in a WARC file."""
 
     index: int
-    """Place among all records of the file, counted from 1."""
+    """Index among all records of the file, from 1."""
     content_type: str
     status: int
     content: bytes | None
-    """None if it is too long."""
+    """Body of the response; None if it is too long."""
 
 
 def read_warc(stream: BinaryIO, max_bytes: int) -> Iterator[Response]:
-    """The responses of a WARC file.
+    """Yield the responses in a WARC file.
 
     Raises:
         UserError: FastWARC is not installed.
@@ -104,18 +104,18 @@ def read_warc(stream: BinaryIO, max_bytes: int) -> Iterator[Response]:
 
 
 class _Readable:
-    """A stream for libraries that pass over its errors."""
+    """A stream for libraries that ignore its errors."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._position = 0
         self.failure: Exception | None = None
-        """FastWARC takes an exception for the end of the file."""
+        """The exception of a read, which FastWARC takes for the end of the file."""
         self.last = b""
-        """End of what was read last."""
+        """Last bytes that were read."""
 
     def read(self, size: int = -1) -> bytes:
-        """At most so many bytes."""
+        """Read at most `size` bytes."""
         try:
             block = self._stream.read(size)
         except Exception as error:
@@ -126,11 +126,11 @@ class _Readable:
         return block
 
     def tell(self) -> int:
-        """Bytes that were read."""
+        """Bytes read so far."""
         return self._position
 
     def seek(self, *_: Any) -> None:
-        """Not done by what we call."""
+        """Never called by the libraries that use this stream."""
         raise OSError("not seekable")
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
-"""Records that hold a conversation, in the usual shapes, to messages; what is broken is rejected with its reason.
+"""Convert records that contain a conversation, in the usual formats, to messages; invalid ones are rejected.
 
 messages: [{role, content}, ...]       also `conversations` with `from` and `value`, `conversation`, `dialogue`
 prompt + response                      also `completion`; each a text, or messages
-instruction + input + output           with `history` (pairs) and `system` if they are there
+instruction + input + output           with `history` (pairs) and `system` if present
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,10 +13,10 @@ from reprise.model.conversation import Message, Role
 from reprise.recipe.documents import CONVERSATION_FIELDS, Input
 
 Lookup = Callable[[str], Any]
-"""Name in the file -> value, None if there is none."""
+"""Function from a name in the file to its value, None if there is none."""
 
 UNANSWERED = "messages behind the last answer"
-"""Counted among what was skipped: nothing in training would need them."""
+"""Key under which skipped messages are counted: they would not be trained on."""
 
 _USUAL: dict[str, tuple[str, ...]] = {
     "messages": ("messages", "conversations", "conversation", "dialogue", "dialog"),
@@ -35,7 +35,7 @@ _TOOL_ROLES = {"tool", "function", "observation", "ipython", "function_call", "t
 
 
 def names_of_conversations(entry: Input) -> dict[str, tuple[str, ...]]:
-    """Field -> names that may hold it: those that the recipe maps, else the usual ones."""
+    """Field -> names that it may have in the file: those that the recipe maps, or else the usual ones."""
     names = {}
     for field, usual in _USUAL.items():
         mapped = entry.fields.get(field)
@@ -52,15 +52,15 @@ def is_told(entry: Input) -> bool:
 
 
 def may_be_recognised(entry: Input) -> bool:
-    """Whether a record without a text may be a conversation: not where the recipe names its field of text."""
+    """Whether a record without a text may be a conversation; not if the recipe names the field of the text."""
     return "text" not in entry.fields
 
 
 def find_conversation(lookup: Lookup, entry: Input) -> tuple[list[Message], bool] | None:
-    """The messages of a record, and whether some after the last answer were skipped; None: it has no such fields.
+    """The messages of a record, and whether some after the last answer were skipped; None if there are no such fields.
 
     Raises:
-        UnreadableError: it has, and they are no conversation.
+        UnreadableError: the fields exist, but do not contain a valid conversation.
     """
     values = {
         field: next((value for name in names if (value := lookup(name)) is not None), None)
@@ -87,7 +87,7 @@ def _as_list(value: Any) -> Sequence[Any]:
 
 
 def _of_pair(values: Mapping[str, Any]) -> Iterator[Any]:
-    """The messages of a prompt and a response."""
+    """Yield the messages of a prompt and a response."""
     for pair in _as_list(values["history"]) if values.get("history") else []:
         if not isinstance(pair, list | tuple) or len(pair) != 2:
             raise UnreadableError("history_is_not_of_pairs")
@@ -124,9 +124,9 @@ def _message(value: Any) -> Message:
 
 
 def _checked(messages: list[Message]) -> tuple[list[Message], bool]:
-    """A system message or none, then user and assistant in turn up to the last answer."""
+    """Check the order: an optional system message, then user and assistant alternating up to the last answer."""
     if messages and messages[0]["role"] == "system" and not messages[0]["content"].strip():
-        del messages[0]  # the same as none
+        del messages[0]  # equivalent to no system message
     first = int(bool(messages) and messages[0]["role"] == "system")
     if len(messages) == first:
         raise UnreadableError("no_messages")

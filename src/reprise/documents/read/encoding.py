@@ -1,4 +1,4 @@
-"""Text in other encodings than UTF-8: recognised, and turned into UTF-8 as it is read."""
+"""Recognise text in other encodings than UTF-8, and convert it to UTF-8 as it is read."""
 
 import codecs
 import io
@@ -9,7 +9,7 @@ from typing import BinaryIO, cast
 from reprise.documents.read.streams import BlockReader, peek
 
 _BOMS = (
-    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16: its mark begins with that one's
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose byte order mark is a prefix of this one
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
@@ -18,16 +18,16 @@ _BOMS = (
 _LOOKED_AT = 4096
 _BLOCK = 1 << 20
 _UNDECODABLE = "\udcff"
-"""Stands for bytes that cannot be decoded; in UTF-8 it is invalid, so the document that contains it is rejected."""
+"""Replaces bytes that cannot be decoded; it is invalid in UTF-8, so the document that contains it is rejected."""
 
 codecs.register_error("reprise.mark", lambda error: (_UNDECODABLE, getattr(error, "end", 0)))
 
 
 def guess_encoding(sample: bytes) -> str:
-    """The encoding of a text by its byte order mark, or by the positions of its zero bytes; otherwise `utf-8`.
+    """Guess the encoding of a text from its byte order mark, or the positions of its zero bytes; otherwise `utf-8`.
 
-    Text in UTF-16 or UTF-32 without a mark has a zero byte in every line end and space; UTF-8 text has none. Encodings
-    of one byte, and GB 18030, Shift JIS and the like, cannot be recognised from bytes alone.
+    Text in UTF-16 or UTF-32 without a byte order mark has a zero byte in every line end and space; UTF-8 text has none.
+    Single-byte encodings, and GB 18030, Shift JIS and the like, cannot be recognised from bytes alone.
     """
     for mark, encoding in _BOMS:
         if sample.startswith(mark):
@@ -49,11 +49,11 @@ def _reads_as_text(sample: bytes, encoding: str) -> bool:
 
 
 def to_utf8(stream: BinaryIO, encoding: str) -> BinaryIO:
-    """The same text as UTF-8, without a byte order mark.
+    """Convert a stream to UTF-8 without a byte order mark.
 
     Args:
-        stream: the bytes as they are stored.
-        encoding: a codec of Python, or `auto`.
+        stream: bytes of the text as they are stored.
+        encoding: name of a Python codec, or `auto`.
     """
     if encoding == "auto":
         sample, stream = peek(stream, _LOOKED_AT)

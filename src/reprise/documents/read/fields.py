@@ -1,4 +1,4 @@
-"""The values of a record to the fields of a document: nested names, types other than text, lone surrogates."""
+"""Convert the values of a record to the fields of a document: nested names, types other than text, lone surrogates."""
 
 import datetime
 import decimal
@@ -12,22 +12,22 @@ from reprise.recipe.languages.codes import find_language, is_undetermined
 
 FIELDS = ("text", "id", "lang", "source", "topic", "origin", "split", "licence")
 _USUAL_NAMES = {"licence": "license", "origin": None, "split": None}
-"""Names that are read where the recipe maps none; `origin` and `split` often mean something else in files."""
+"""Names that are read if the recipe maps none; `origin` and `split` often mean something else in files."""
 _OPTIONAL = ("id", "topic", "licence")
-"""Fields that nothing needs: a value that cannot be text is skipped and counted."""
+"""Fields that no stage requires: a value that cannot be converted to text is skipped and counted."""
 _UUID_BYTES = 16
 
 
 class UnreadableError(Exception):
-    """The reason why a record is no document."""
+    """The reason why a record is not a document."""
 
 
 class _NoTextError(Exception):
-    """A value that has no one text."""
+    """A value that cannot be converted to one text."""
 
 
 def names_to_read(entry: Input) -> dict[str, str]:
-    """Field -> name in the file."""
+    """Field -> its name in the file."""
     names = {}
     for field in FIELDS:
         name = entry.fields.get(field, _USUAL_NAMES.get(field, field))
@@ -37,7 +37,7 @@ def names_to_read(entry: Input) -> dict[str, str]:
 
 
 def find_value(values: Any, name: str) -> Any:
-    """The value of a name; `a.b.0` looks inside objects and lists where no key has the whole name. None: none."""
+    """The value of a name, or None; `a.b.0` looks inside objects and lists if no key is equal to the whole name."""
     if isinstance(values, Mapping):
         if name in values:
             return values[name]
@@ -52,14 +52,14 @@ def find_value(values: Any, name: str) -> Any:
 
 
 def check_fields(values: dict[str, Any], entry: Input) -> tuple[dict[str, str | None], tuple[str, ...]]:
-    """The fields of a document, and those whose values were skipped since they are no text.
+    """The fields of a document, and the names of fields that were skipped because their value is not text.
 
     Args:
-        values: field -> value as the file gives it.
-        entry: the input, with its constants.
+        values: field -> value in the file.
+        entry: the input in the recipe, with its constants.
 
     Raises:
-        UnreadableError: with the reason.
+        UnreadableError: the record is not a document; the message is the reason.
     """
     text = values.get("text")
     if text is None or (isinstance(text, float) and math.isnan(text)):
@@ -94,13 +94,13 @@ def check_fields(values: dict[str, Any], entry: Input) -> tuple[dict[str, str | 
 
 
 def as_text(value: Any) -> str | None:
-    """A value of another type as text; None for what stands for a missing one.
+    """Convert a value of another type to text; None if it represents a missing value.
 
-    Numbers without a fraction are written without one (pandas makes 1.0 of an id), bytes as UTF-8, as a UUID where they
-    are 16, or hexadecimal; of `{"$oid": ...}` and of a list of one value, the value counts.
+    Floats without a fractional part are written as integers (pandas turns an id into 1.0), bytes as UTF-8, or as a UUID
+    if there are 16, or in hexadecimal; for `{"$oid": ...}` and for a list with one element, that value is converted.
 
     Raises:
-        _NoTextError: it holds several values or none that is text.
+        _NoTextError: the value contains several values, or none that is text.
     """
     if value is None or isinstance(value, str):
         return value
@@ -132,23 +132,23 @@ def _bytes_as_text(value: bytes) -> str:
 
 
 def _without_surrogates(value: str, entry: Input) -> str:
-    """The value, if it is Unicode text.
+    """The value, if it is valid Unicode text.
 
     Raises:
-        UnreadableError: it holds a lone surrogate, and the recipe does not ask to repair it.
+        UnreadableError: it contains a lone surrogate, and the recipe does not repair these.
     """
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
         if entry.lone_surrogates == "reject":
             raise UnreadableError("lone_surrogate") from None
-        # Halves that follow each other are one character; a half alone becomes U+FFFD.
+        # Adjacent halves are joined to one character; a single half becomes U+FFFD.
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return value
 
 
 def _language_of(code: str) -> str | None:
-    """The normalised code; None if the file says that it does not know, so that the language is detected."""
+    """The normalised code; None if the file says that the language is unknown, so that it is detected."""
     language = find_language(code)
     if language is None and not is_undetermined(code):
         raise UnreadableError("unknown_language_code")

@@ -1,4 +1,4 @@
-"""Find the files of an input, here or in an object store, and name those that are skipped. Imports without Daft."""
+"""Find the files of an input, locally or in an object store, and report skipped files. Imports without Daft."""
 
 import glob
 import importlib.util
@@ -19,7 +19,7 @@ from reprise.records import record
 from reprise.storage import printable
 
 _DATASET_FILES = frozenset({"dataset_info.json", "state.json", "dataset_dict.json"})
-"""What `save_to_disk` of Hugging Face datasets writes beside the data."""
+"""Files that `save_to_disk` of Hugging Face datasets writes next to the data."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class SourceFile:
     """Local path or URL."""
     format: Format
     size: int
-    """Bytes as stored."""
+    """Size in bytes as stored."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class SkippedFile:
 
     path: str
     reason: str
-    """Such as `unknown extension`."""
+    """Why it is skipped, such as `unknown extension`."""
     size: int
     kind: str = ""
-    """Its kind, if it has no extension that says it, such as `image/png`."""
+    """Its type if the extension does not show it, such as `image/png`; else empty."""
 
 
 @record
@@ -50,15 +50,15 @@ class SkippedKind(TypedDict):
     """Skipped files of one extension and reason, for the manifest."""
 
     extension: str
-    """Such as `.png`; empty: the names have none."""
+    """Extension, such as `.png`; empty if the names have none."""
     reason: str
     """Why they were skipped."""
     files: int
-    """Files."""
+    """Number of files."""
     bytes: int
-    """Bytes of these files."""
+    """Total size of these files."""
     first: str
-    """Path of the first of them."""
+    """Path of the first of these files."""
 
 
 @dataclass
@@ -66,7 +66,7 @@ class Listing:
     """The files of an input."""
 
     files: list[SourceFile] = field(default_factory=list)
-    """In the order of their paths."""
+    """The files to read, in the order of their paths."""
     skipped: list[SkippedFile] = field(default_factory=list)
 
 
@@ -76,17 +76,17 @@ def find_files(entry: Input, where: str) -> list[SourceFile]:
 
 
 def list_input(entry: Input, where: str) -> Listing:
-    """The files of an input, and those that are skipped.
+    """List the files of an input, and those that are skipped.
 
-    A folder stands for the files in it, at any depth, whose names tell a format; links are followed. With a format in
-    the recipe, it stands for the files whose names tell that format or none.
+    A folder represents the files in it, at any depth, whose names have a known format; links are followed. If the
+    recipe sets a format, it represents the files whose names have that format or none.
 
     Args:
-        entry: the input of the recipe.
+        entry: the input in the recipe.
         where: name of the setting, such as `documents.inputs.0.path`.
 
     Raises:
-        UserError: there is no file to read, or the format is not known.
+        UserError: there is no file to read, or the format is unknown.
     """
     listing = Listing()
     if is_remote(entry.path):
@@ -122,7 +122,7 @@ def list_input(entry: Input, where: str) -> Listing:
 
 
 def _is_read_as(name_format: Format | None, format: str) -> bool:
-    """Whether a file of one name can be asked to be read as another format: JSON Lines often ends in .json."""
+    """Whether a file named for one format can be read as another one: JSON Lines files are often named .json."""
     return name_format in ARCHIVES or {name_format, format} == {"json", "jsonl"}
 
 
@@ -149,7 +149,7 @@ def summarise_skipped(skipped: Iterable[SkippedFile]) -> list[SkippedKind]:
 
 
 def describe_skipped(kinds: Sequence[SkippedKind]) -> str:
-    """`2 .png (unknown extension, 1,204 bytes, first pictures/a.png), ...` for a message."""
+    """`2 .png (unknown extension, 1,204 bytes, first pictures/a.png), ...`, for a message."""
     return ", ".join(
         f"{kind['files']:,} {kind['extension']} ({kind['reason']}, {kind['bytes']:,} bytes, first {kind['first']})"
         for kind in kinds
@@ -157,13 +157,13 @@ def describe_skipped(kinds: Sequence[SkippedKind]) -> str:
 
 
 class _DatasetFolders:
-    """Which files of a folder are data, where `save_to_disk` of Hugging Face datasets wrote it."""
+    """Which files in a folder written by `save_to_disk` of Hugging Face datasets are data."""
 
     def __init__(self) -> None:
         self._data_files: dict[Path, frozenset[str] | None] = {}
 
     def reason_to_skip(self, path: str) -> str | None:
-        """Why a file is no data of its own; None for one that is read."""
+        """Why a file is not data; None for a file that is read."""
         if is_remote(path):
             return None
         folder, name = Path(path).parent, Path(path).name
@@ -177,10 +177,10 @@ class _DatasetFolders:
         return "no data file of the saved data set" if name.endswith(".arrow") else None
 
     def _of(self, folder: Path) -> frozenset[str] | None:
-        """Names of the data files; None if the folder is no saved data set.
+        """Names of the data files; None if the folder is not a saved data set.
 
         Raises:
-            UserError: the saved data set is a selection of rows, which is not read.
+            UserError: the saved data set is a selection of rows, which is not supported.
         """
         if folder not in self._data_files:
             self._data_files[folder] = None
@@ -200,7 +200,7 @@ class _DatasetFolders:
 
 
 def _find_local(path: str, where: str, skipped: list[SkippedFile]) -> tuple[bool, list[tuple[str, int]]]:
-    """Whether `path` is a folder, and paths with sizes; what cannot be taken is added to `skipped`."""
+    """Whether `path` is a folder, and paths with sizes; files that cannot be read are added to `skipped`."""
     if path.startswith("package:"):
         path = _inside_package(path.removeprefix("package:"), where)
     root = Path(path).expanduser()
@@ -224,7 +224,7 @@ def _find_local(path: str, where: str, skipped: list[SkippedFile]) -> tuple[bool
 
 
 def _literal_start(pattern: Path) -> str:
-    """The pattern, with the folders at its beginning that exist under exactly this name taken as they are written."""
+    """The pattern, with its existing leading folders escaped, so that their names are matched literally."""
     start = Path(pattern.anchor)
     rest = list(pattern.parts[1:] if pattern.anchor else pattern.parts)
     while len(rest) > 1 and (start / rest[0]).is_dir():
@@ -234,7 +234,7 @@ def _literal_start(pattern: Path) -> str:
 
 
 def _walk(root: Path, skipped: list[SkippedFile]) -> Iterator[tuple[str, int]]:
-    """Files below a folder with their sizes; links are followed, and a folder is entered once."""
+    """Yield files below a folder with their sizes; links are followed, and each folder is visited once."""
     entered = {_identity(root)}
     waiting = [root]
     while waiting:

@@ -1,4 +1,4 @@
-"""What the name of a file says: its format, and how it is compressed."""
+"""Format and compression of a file, from its name."""
 
 import gzip
 import lzma
@@ -28,13 +28,13 @@ _BOTH: dict[str, tuple[Format, Compression]] = {
 }  # fmt: skip
 
 SEEKING: frozenset[Format] = frozenset({"parquet", "arrow", "zip"})
-"""Formats that are read out of order, so that compression around them is not taken off."""
+"""Formats that are read out of order, so compression around them is not removed."""
 ARCHIVES: frozenset[Format] = frozenset({"tar", "zip"})
 PAGES: frozenset[Format] = frozenset({"html", "warc", "pdf", "docx", "epub"})
-"""Formats that a parser in a process of its own turns into text."""
+"""Formats that are converted to text by a parser in a process of its own."""
 
 DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError)
-"""What reading a broken archive raises; bz2 raises OSError."""
+"""Exceptions raised by reading a damaged file; bz2 raises OSError."""
 
 KNOWN = "known names end in .jsonl, .json, .csv, .tsv, .parquet, .arrow, .txt, .md, .html, .warc, .pdf, .docx, .epub, \
 .tar or .zip, most of them also with .gz, .zst, .xz or .bz2"
@@ -42,14 +42,14 @@ KNOWN = "known names end in .jsonl, .json, .csv, .tsv, .parquet, .arrow, .txt, .
 
 @dataclass(frozen=True)
 class NameFormat:
-    """What a name says."""
+    """Format and compression that a file name indicates."""
 
     format: Format | None
     compression: Compression | None = None
 
 
 def format_of(path: str) -> NameFormat:
-    """Format and compression by the end of a name; no format where the name tells none."""
+    """Format and compression by the extension of a name; the format is None if the extension is unknown."""
     suffixes = [suffix.lower() for suffix in PurePosixPath(path).suffixes]
     if not suffixes:
         return NameFormat(None)
@@ -62,7 +62,7 @@ def format_of(path: str) -> NameFormat:
 
 
 def extension_of(path: str) -> str:
-    """What a ledger calls the kind of a file: the end of its name with the compression, such as `.jsonl.lz4`."""
+    """Extension of a file including its compression, such as `.jsonl.lz4`, by which skipped files are counted."""
     suffixes = PurePosixPath(path).suffixes
     if not suffixes:
         return "no extension"
@@ -74,4 +74,4 @@ NO_TEXT_FILES = (
     b"\x28\xb5\x2f\xfd", b"PAR1", b"ARROW1", b"Rar!\x1a", b"7z\xbc\xaf", b"\x7fELF", b"SQLite format 3\0", b"WARC/1.",
     b"\xd0\xcf\x11\xe0",
 )  # fmt: skip
-"""What files begin with that hold no text by themselves, whatever they are called."""
+"""First bytes of files that contain no text themselves, whatever their name."""

@@ -1,4 +1,4 @@
-"""One web page, PDF, DOCX or EPUB to text. Runs in a process of its own (`parsing`), as any of these may be broken."""
+"""Convert a web page, PDF, DOCX or EPUB to text. Runs in a process of its own (`parsing`), as files may be damaged."""
 
 import io
 import re
@@ -20,28 +20,28 @@ _MAX_LINK_SHARE = 0.6
 _MENU_CHARS, _MENU_ITEM_CHARS = 200, 30
 _SENTENCE_END = re.compile(r"[.!?。！？।؟።။៕]\s*$")
 _OLE = b"\xd0\xcf\x11\xe0"
-"""What a .doc begins with, and a .docx with a password."""
+"""First bytes of a .doc file, and of a .docx file with a password."""
 _MAX_MEMBER_BYTES = 64 << 20
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
 _MAX_CONTROL_SHARE = 0.02
-"""Largest share of a page's characters; more are from a program or a picture."""
+"""Largest share of control characters in a page; with more, it is text of a program or a picture."""
 
 
 class NoPageError(Exception):
-    """The reason why a file has no text: a word."""
+    """The reason why a file has no text, as one word."""
 
 
 def parse(format: str, html: str, data: bytes) -> list[str]:
-    """The texts of a file: one, or one to each chapter of a book or page of a PDF; those without text are empty.
+    """The texts of a file: one, or one per chapter of a book or page of a PDF; empty ones are included.
 
     Args:
         format: `html`, `pdf`, `docx` or `epub`.
-        html: how web pages are read, or `pages` for a PDF that gives one text to a page: `recipe.documents.Input`.
-        data: the file.
+        html: how web pages are read, or `pages` for one text per page of a PDF: see `recipe.documents.Input`.
+        data: content of the file.
 
     Raises:
-        NoPageError: with the reason.
-        UserError: the library is not installed.
+        NoPageError: the file has no text; the message is the reason.
+        UserError: the library for the format is not installed.
     """
     try:
         return _PARSERS[format](data, html)
@@ -61,7 +61,7 @@ def _parse_html(data: bytes, html: str) -> list[str]:
 
 
 def _extract_prose(text: str) -> str:
-    """All text of a page but menus: blocks that are mostly links, short lists of links, and what is no text."""
+    """Text of a page without menus (blocks that are mostly links, short lists of links) and elements without text."""
     import lxml.html
     from lxml import etree
     from resiliparse.extract.html2text import extract_plain_text
@@ -129,7 +129,7 @@ def _parse_pdf(data: bytes, way: str) -> list[str]:
     pages = []
     for page in pdf:
         text = page.get_textpage().get_text_range()
-        # pdfium writes U+FFFE for a hyphen at the end of a line that is no part of the word.
+        # pdfium writes U+FFFE for a hyphen at the end of a line that does not belong to the word.
         pages.append(re.sub("[\x02\ufffe](\r?\n)?", "", text).replace("\r\n", "\n").strip())
     return pages if way == "pages" else ["\n\n".join(page for page in pages if page)]
 
@@ -143,7 +143,7 @@ def _parse_docx(data: bytes, html: str) -> list[str]:
         document = docx.Document(io.BytesIO(data))
     except ImportError:
         raise
-    except Exception as error:  # zipfile, lxml and python-docx raise many kinds for a broken file
+    except Exception as error:  # zipfile, lxml and python-docx raise many types of error for a damaged file
         raise NoPageError("damaged_docx") from error
     blocks = []
     for block in document.iter_inner_content():
@@ -155,7 +155,7 @@ def _parse_docx(data: bytes, html: str) -> list[str]:
 
 
 def _parse_epub(data: bytes, html: str) -> list[str]:
-    """The chapters of a book in their order: what the spine of its package lists."""
+    """The chapters of a book, in the order of the spine in its package file."""
     from lxml import etree
 
     try:

@@ -1,4 +1,4 @@
-"""Run the parsers of pages in a process with limits: a broken file may hang, take all memory or crash its library."""
+"""Run page parsers in a process with limits: a damaged file may hang, exhaust the memory or crash its library."""
 
 import contextlib
 import resource
@@ -11,24 +11,24 @@ from reprise.errors import UserError
 
 
 class PageParser:
-    """A parser process, started at the first page and again after each that ended it. A context manager."""
+    """A parser process, started with the first page and again after a page that ended it. A context manager."""
 
     def __init__(self) -> None:
         self._worker: Worker | None = None
 
     def parse(self, format: str, html: str, data: bytes, *, seconds: float, memory_gb: float) -> list[str]:
-        """The texts of a file (see `pages.parse`).
+        """Convert a file to texts (see `pages.parse`).
 
         Args:
             format: format of the file.
             html: how web pages are read.
-            data: the file.
-            seconds: time for it.
-            memory_gb: memory for it, beyond what the process takes when it starts.
+            data: content of the file.
+            seconds: time limit for this file.
+            memory_gb: memory limit for this file in GB, in addition to what the process uses at its start.
 
         Raises:
-            UnreadableError: with the reason.
-            UserError: a library is not installed.
+            UnreadableError: the file cannot be converted; the message is the reason.
+            UserError: the library for the format is not installed.
         """
         if self._worker is None:
             self._worker = Worker()
@@ -65,7 +65,7 @@ class PageParser:
 
 
 def _import_libraries(_: None) -> None:
-    """Before the clock of the first page starts."""
+    """Import libraries before the time of the first page is measured."""
     with contextlib.suppress(ImportError):
         import resiliparse.extract.html2text  # noqa: F401
 
@@ -74,7 +74,7 @@ _limit: list[int] = []
 
 
 def _parse_within(request: tuple[str, str, bytes, int]) -> tuple[list[str], str | None]:
-    """(texts, reason why there are none). Runs in the parser process."""
+    """Returns (texts, reason if there are none). Runs in the parser process."""
     file_format, html, data, memory_bytes = request
     if not _limit:
         _limit.append(memory_bytes)
@@ -87,7 +87,7 @@ def _parse_within(request: tuple[str, str, bytes, int]) -> tuple[list[str], str 
         return [], "parser_out_of_memory"
     except UserError:
         raise
-    except Exception:  # a library met what it did not expect
+    except Exception:  # an unexpected error inside a library
         return [], f"damaged_{file_format}"
 
 

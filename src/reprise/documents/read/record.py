@@ -1,4 +1,4 @@
-"""A record: a document as its file gives it, or the reason why it is none."""
+"""A record: a document as read from its file, or the reason why it cannot be read."""
 
 import contextlib
 import functools
@@ -21,28 +21,28 @@ from reprise.model.conversation import dump_messages, text_of
 from reprise.recipe.documents import Input
 
 MAX_DOCUMENT_BYTES = 64 << 20
-"""A longer line or text file is rejected: one document must fit into the memory of a worker many times over."""
+"""Longer lines and text files are rejected: a document must fit into the memory of a worker many times over."""
 
 _EXCERPT_CHARS = 200
 
 
 @dataclass(frozen=True)
 class Record:
-    """A document as its file gives it."""
+    """A document as read from its file."""
 
     file: str
-    """Path as it is shown."""
+    """Path as shown to the user."""
     line: int
-    """Line or row, counted from 1."""
+    """Line or row, from 1."""
     fields: dict[str, str | None]
     """Known field -> value."""
     left_out: tuple[str, ...] = ()
-    """Fields whose value is no text and was skipped."""
+    """Fields that were skipped because their value is not text."""
 
 
 @dataclass(frozen=True)
 class Reject:
-    """A document that cannot be read."""
+    """A document that cannot be read, and why."""
 
     file: str
     line: int
@@ -56,13 +56,13 @@ Item = Record | Reject
 def split_documents(
     stream: BinaryIO, format: str, first_line: int = 1, size: Callable[[], float] = lambda: math.inf
 ) -> Iterator[tuple[int, bytes | None]]:
-    """(line, bytes) of each document; None for one that is too long, which is skipped without being kept in memory.
+    """Yield (line, bytes) of each document; None if it is too long, and skipped without being kept in memory.
 
     Args:
-        stream: UTF-8.
-        format: `text`, which is one document, or `jsonl`.
+        stream: UTF-8 text.
+        format: `text` (the whole stream is one document) or `jsonl`.
         first_line: line at which the stream begins, from 1; above 1, the stream begins inside the line before it.
-        size: bytes after which no line may begin.
+        size: returns the offset in bytes at or after which no line may begin.
     """
     if format == "text":
         raw = stream.read(MAX_DOCUMENT_BYTES + 1)
@@ -83,7 +83,7 @@ def split_documents(
 
 
 def _pass_line(stream: BinaryIO) -> int:
-    """Read to the end of the line; returns how many bytes it had left."""
+    """Skip the rest of the line; returns its length in bytes."""
     count = 0
     while raw := stream.readline(1 << 20):
         count += len(raw)
@@ -115,10 +115,10 @@ def read_one(file: str, line: int, raw: bytes | None, format: str, entry: Input,
 
 
 def decode(raw: bytes, entry: Input) -> str:
-    """UTF-8 bytes as text; halves of characters that were encoded on their own stay where they will be repaired.
+    """Decode UTF-8; surrogates that were encoded separately are kept if they will be repaired.
 
     Raises:
-        UnreadableError: it is no UTF-8.
+        UnreadableError: it is not valid UTF-8.
     """
     try:
         return raw.decode("utf-8")
@@ -130,17 +130,17 @@ def decode(raw: bytes, entry: Input) -> str:
 
 
 def as_record(file: str, line: int, values: dict[str, Any], entry: Input, lookup: Lookup | None = None) -> Record:
-    """The record of a document's values.
+    """The record with a document's values.
 
     Args:
-        file: path as it is shown.
-        line: line or row.
-        values: field -> value as the file gives it.
-        entry: the input.
-        lookup: the value of any other name in the record, for conversations; None if there are no others.
+        file: path as shown to the user.
+        line: line or row, from 1.
+        values: field -> value in the file.
+        entry: the input in the recipe.
+        lookup: returns the value of any other name in the record, for conversations; None if there are none.
 
     Raises:
-        UnreadableError: they make no document.
+        UnreadableError: the values are not a document.
     """
     unanswered = False
     if lookup is not None and (is_told(entry) or (values.get("text") is None and may_be_recognised(entry))):
@@ -153,7 +153,7 @@ def as_record(file: str, line: int, values: dict[str, Any], entry: Input, lookup
 
 
 def excerpt_of(raw: bytes | str | None) -> str:
-    """The beginning of a document that cannot be read."""
+    """The first characters of a document that cannot be read."""
     if raw is None:
         return ""
     if isinstance(raw, str):

@@ -1,4 +1,4 @@
-"""Files to records, whatever their format."""
+"""Read the records of files of any format."""
 
 import codecs
 import contextlib
@@ -40,7 +40,7 @@ __all__ = ["Item", "Record", "Reject", "SourceFile", "read_records"]
 
 
 _HELD_BYTES = 64 << 20
-"""A table in an archive is held in memory up to this size, and on the disk beyond it."""
+"""Bytes of a table in an archive that are kept in memory; a larger one is written to a temporary file."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Reading:
     entry: Input
     parser: PageParser
     skip: Callable[[SkippedFile], None] = lambda skipped: None
-    """Told of members of archives that are skipped."""
+    """Called with each skipped member of an archive."""
 
 
 def read_records(
@@ -59,16 +59,16 @@ def read_records(
     skip: Callable[[SkippedFile], None] | None = None,
     parser: PageParser | None = None,
 ) -> Iterator[Item]:
-    """The records of a file in order; holds one at a time, or one batch of a table's rows.
+    """Yield the records of a file in order; keeps one in memory at a time, or one batch of a table's rows.
 
     Args:
-        file: the file.
+        file: the file to read.
         entry: its input in the recipe.
-        skip: told of members of archives that are skipped.
-        parser: reads web pages, PDF and the like; None: one of its own.
+        skip: called with each skipped member of an archive; None: not reported.
+        parser: converts web pages, PDF and the like; None: a new one is started.
 
     Raises:
-        UserError: the file cannot be read at all, is damaged, or lacks the column that holds the text.
+        UserError: the file cannot be read at all, is damaged, or lacks the column with the text.
     """
     if parser is None:
         with PageParser() as parser:
@@ -89,15 +89,15 @@ def read_records(
 
 
 def failures(file: SourceFile) -> tuple[type[Exception], ...]:
-    """What reading the file may raise; behind a URL that is whatever the store's library raises when it says no."""
+    """Exceptions that reading the file may raise; for a URL, any that the library of its object store raises."""
     if is_remote(file.path):
         return (Exception,)
-    # UnicodeDecodeError: the names of columns and of files in an archive.
+    # UnicodeDecodeError: from names of columns, and of files in an archive.
     return (*DAMAGED, *containers.DAMAGED, OSError, pa.ArrowException, UnicodeDecodeError)
 
 
 def read_span(file: SourceFile, entry: Input, span: Span) -> Iterator[Item]:
-    """The records of the lines that belong to a part of a JSON Lines file; raises as `read_records` does."""
+    """Yield the records of the lines in a span of a JSON Lines file; raises the errors of `read_records`."""
     name, names = printable(file.path), names_to_read(entry)
     line = span.first_line
     try:
@@ -112,7 +112,7 @@ def read_span(file: SourceFile, entry: Input, span: Span) -> Iterator[Item]:
 
 
 def read_stream(stream: BinaryIO, name: str, format: str, reading: Reading) -> Iterator[Item]:
-    """The records of an open file, without its compression."""
+    """Yield the records of an open, uncompressed file."""
     entry = reading.entry
     if format == "parquet":
         yield from tables.read_parquet(stream, name, entry)
@@ -138,7 +138,7 @@ def read_stream(stream: BinaryIO, name: str, format: str, reading: Reading) -> I
 def _read_pages(
     data: bytes | None, name: str, line: int, format: str, reading: Reading, *, in_warc: bool = False
 ) -> Iterator[Item]:
-    """The document of a page, or of each chapter of a book or page of a PDF, whose index is then the line."""
+    """The document of a page, or of each chapter of a book or page of a PDF, with its index as the line."""
     entry = reading.entry
     try:
         if data is None:
@@ -162,7 +162,7 @@ _CONTENT_TYPES = {"text/html": "html", "application/xhtml+xml": "html", "text/pl
 
 
 def _read_warc(stream: BinaryIO, name: str, reading: Reading) -> Iterator[Item]:
-    """The pages of a WARC file; the index of the record is the line."""
+    """The pages in a WARC file, with the index of the record as the line."""
     for response in containers.read_warc(stream, MAX_DOCUMENT_BYTES):
         kind = _CONTENT_TYPES.get(response.content_type)
         size = len(response.content or b"")
@@ -178,7 +178,7 @@ def _read_warc(stream: BinaryIO, name: str, reading: Reading) -> Iterator[Item]:
 
 
 def _read_archive(stream: BinaryIO, name: str, format: str, reading: Reading) -> Iterator[Item]:
-    """The documents of the files in an archive, whose names are those of the archive and the file with `!` between."""
+    """The documents of the files in an archive; each is named `ARCHIVE!FILE`."""
     for member in containers.read_tar(stream) if format == "tar" else containers.read_zip(stream):
         path = f"{name}!{printable(member.name)}"
         kind = format_of(member.name)

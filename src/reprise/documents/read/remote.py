@@ -1,7 +1,7 @@
-"""Files behind URLs: `hf://` through huggingface_hub, `gs://` through pyarrow, `s3://` and all others through Daft.
+"""Access files behind URLs: `hf://` by huggingface_hub, `gs://` by pyarrow, `s3://` and all others by Daft.
 
-Daft goes to huggingface.co and storage.googleapis.com whatever the environment says; the other two take a mirror of the
-Hub (HF_ENDPOINT) and a server instead of Google's (STORAGE_EMULATOR_HOST). Imports without Daft.
+Daft always connects to huggingface.co and storage.googleapis.com; the other two support a mirror of the Hub
+(HF_ENDPOINT) and a server instead of Google's (STORAGE_EMULATOR_HOST). Imports without Daft.
 """
 
 import datetime
@@ -23,20 +23,20 @@ def is_remote(path: str) -> bool:
 
 
 def list_files(url: str, *, is_folder: bool) -> list[tuple[str, int]]:
-    """URLs with sizes in bytes: of all files below a folder, or of those that a glob or the URL itself names.
+    """List URLs with sizes in bytes: of all files below a folder, or of those that a glob or the URL itself matches.
 
     Raises:
-        Exception: what the library that was asked raises, where the store cannot be reached or says no.
+        Exception: any error of the library, if the store cannot be reached or refuses access.
     """
     if (opened := _file_system(url)) is None:
-        from daft.daft import io_glob  # a data frame would choose a runner for this process
+        from daft.daft import io_glob  # a data frame would start a runner for this process
 
         entries = io_glob(f"{url.rstrip('/')}/**" if is_folder else url)
         return [(str(entry["path"]), int(entry["size"] or 0)) for entry in entries if entry["type"] == "File"]
     system, path = opened
     scheme = url.split("://")[0]
     if is_folder or glob.has_magic(path):
-        # `find` and `glob` take a store that cannot be reached for an empty one.
+        # `find` and `glob` return an empty list if a store cannot be reached.
         system.ls(path if is_folder else re.split(r"[*?[]", path, maxsplit=1)[0].rpartition("/")[0])
     if is_folder:
         inside = system.find(path, detail=True)
@@ -50,10 +50,10 @@ def list_files(url: str, *, is_folder: bool) -> list[tuple[str, int]]:
 
 
 def open_url(url: str) -> BinaryIO:
-    """The bytes of a file as they are stored; seekable.
+    """Open a file as a seekable stream of its stored bytes.
 
     Raises:
-        Exception: what the library that was asked raises.
+        Exception: any error of the library.
     """
     if (opened := _file_system(url)) is None:
         import daft
@@ -64,7 +64,7 @@ def open_url(url: str) -> BinaryIO:
 
 
 def _file_system(url: str) -> tuple[Any, str] | None:
-    """The file system of fsspec that has the URL, and its path there; None if Daft has to do it."""
+    """The fsspec file system for the URL, and its path there; None if Daft must be used."""
     scheme, _, path = url.partition("://")
     if scheme == "hf":
         from huggingface_hub import HfFileSystem
@@ -85,7 +85,7 @@ def _file_system(url: str) -> tuple[Any, str] | None:
 
 
 def _has_google_credentials() -> bool:
-    """Whether the environment, gcloud or a machine of Google's has some: elsewhere the search takes minutes."""
+    """Whether the environment, gcloud or a Google machine provides credentials: elsewhere the search takes minutes."""
     gcloud = os.environ.get("CLOUDSDK_CONFIG") or Path.home() / ".config" / "gcloud"
     product = Path("/sys/class/dmi/id/product_name")
     return (

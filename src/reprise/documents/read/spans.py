@@ -1,8 +1,8 @@
-"""Long JSON Lines files in pieces, so that all cores read one file: plain ones by bytes, zstd ones by frames.
+"""Split long JSON Lines files, so that all cores read one file: uncompressed ones by bytes, zstd ones by frames.
 
-A span is a range of the stored bytes. A line belongs to the span in which the byte before it lies, so that each span
-begins by passing over the end of a line; the first line of a file belongs to its first span. The stored ranges meet,
-so every line is read once.
+A span is a range of the stored bytes. A line belongs to the span that contains the byte before it, so each span begins
+by skipping the end of a line; the first line of a file belongs to its first span. The ranges are adjacent, so every
+line is read once.
 """
 
 import io
@@ -31,13 +31,13 @@ class Span:
 
     start: int
     end: int
-    """Range of the bytes as they are stored."""
+    """First byte and end of the range, as stored."""
     first_line: int = 1
-    """Line with which its documents begin."""
+    """Line of the file at which its documents begin."""
 
 
 def split_file(file: SourceFile, entry: Input, span_bytes: int) -> list[Span]:
-    """The spans of a file, without their lines' numbers; none for one that is read whole."""
+    """The spans of a file, without line numbers; empty if the file is read whole."""
     if file.format != "jsonl" or is_remote(file.path) or file.size < 2 * span_bytes:
         return []
     compression = format_of(file.path).compression
@@ -63,11 +63,11 @@ def split_file(file: SourceFile, entry: Input, span_bytes: int) -> list[Span]:
 
 
 class SpanStream:
-    """The text of a span, and of what follows it."""
+    """The text of a span, and of what follows it in the file."""
 
     def __init__(self, raw: BinaryIO, span: Span, compression: str | None) -> None:
         self.size: float = math.inf
-        """Bytes of text in the span; known once they have been read."""
+        """Bytes of text in the span; known after they have been read."""
         raw.seek(span.start)
         blocks = self._plain(raw, span) if compression is None else self._frames(raw, span)
         self.stream = cast(BinaryIO, io.BufferedReader(BlockReader(blocks), _BLOCK))
@@ -80,7 +80,7 @@ class SpanStream:
     def _frames(self, raw: BinaryIO, span: Span) -> Iterator[bytes]:
         position, size, decoder = span.start, 0, None
         while True:
-            # Not beyond the end of the span: what is decompressed up to there is its size.
+            # Do not read beyond the end of the span: the text decompressed up to there gives its size.
             left = span.end - position if position < span.end else _BLOCK
             if position == span.end:
                 self.size = size
@@ -100,7 +100,7 @@ class SpanStream:
 
 
 def count_line_ends(path: str, span: Span) -> int:
-    """Line ends in the text of a span."""
+    """Count the line ends in the text of a span."""
     position = count = 0
     try:
         with open_raw(path) as raw:
@@ -115,7 +115,7 @@ def count_line_ends(path: str, span: Span) -> int:
 
 
 def number_lines(spans: list[Span], line_ends: list[int]) -> list[Span]:
-    """The spans with the line at which the documents of each begin."""
+    """The spans, with the line at which the documents of each begin."""
     numbered, before = [], 0
     for index, (span, count) in enumerate(zip(spans, line_ends, strict=True)):
         numbered.append(Span(span.start, span.end, before + 2 if index else 1))
@@ -124,7 +124,7 @@ def number_lines(spans: list[Span], line_ends: list[int]) -> list[Span]:
 
 
 def _frame_starts(raw: BinaryIO, size: int) -> Iterator[int]:
-    """Where each frame of a zstd file begins (RFC 8878), from the headers of its blocks; none is decompressed."""
+    """Offset of each frame in a zstd file (RFC 8878), from the headers of its blocks; nothing is decompressed."""
     position = 0
     while position < size:
         yield position

@@ -35,7 +35,7 @@ from reprise.workspace import Work
 REJECTS = "rejects.jsonl"
 
 SPAN_BYTES = 2 * PART_BYTES
-"""A longer JSON Lines file is read in pieces of this size, as it is stored."""
+"""Longer JSON Lines files are split into spans of this many bytes, as stored."""
 _BATCH_ROWS, _BATCH_CHARS = 1000, 4 << 20
 _PIECE_FILES = 1000
 
@@ -56,53 +56,53 @@ class BucketCount(TypedDict):
 
 @record
 class ReadCounts(TypedDict):
-    """Counts of the manifest."""
+    """Counts of the stage `read`, for its manifest."""
 
     documents_in: int
-    """Records of the inputs."""
+    """Records in the inputs."""
     documents_out: int
     """Documents that were written."""
     rejects: int
     """Records that could not be read."""
     not_in_sample: int
-    """Records that `sample` of their input leaves out."""
+    """Records that the `sample` of their input leaves out."""
     reject_reasons: dict[str, int]
     """Reason -> rejects, most frequent first."""
     text_bytes: int
     """UTF-8 bytes of the documents."""
     languages_detected: int
-    """Documents whose language was detected, as nothing named it."""
+    """Documents whose language was detected, because neither the file nor the recipe names it."""
     conversations: int
     """Documents that are conversations."""
     licences: dict[str, dict[str, int]]
     """Source -> licence that documents carry -> documents, for the model card."""
     fields_left_out: dict[str, int]
-    """Field -> documents whose value was no text: the id is then the hash of the text, the topic is left to `label`."""
+    """Field -> documents whose value was not text: the id is then the hash of the text; `label` chooses the topic."""
     buckets: list[BucketCount]
     """Documents of each language, source and split."""
     files: int
-    """Files of the inputs."""
+    """Files in the inputs."""
     file_bytes: int
-    """Bytes of these files."""
+    """Total size of these files."""
     skipped: list[SkippedKind]
-    """Files of the inputs that were not read."""
+    """Files in the inputs that were not read."""
 
 
 @dataclass(frozen=True)
 class FilePart:
-    """A file, or a part of a long one."""
+    """A file, or a part of a long file."""
 
     file: SourceFile
     span: Span | None = None
 
     def num_bytes(self) -> int:
-        """Bytes as stored."""
+        """Size in bytes as stored."""
         return self.file.size if self.span is None else self.span.end - self.span.start
 
 
 @dataclass(frozen=True)
 class ReadPiece:
-    """What one worker reads at a time: files of one input, of about PART_BYTES together."""
+    """What one worker reads at a time: files of one input with a total size of about PART_BYTES."""
 
     index: int
     input_index: int
@@ -112,7 +112,7 @@ class ReadPiece:
 
 @dataclass
 class PieceCounts:
-    """What a worker counted in a piece."""
+    """Counts of one piece."""
 
     documents: int = 0
     rejects: Counter[str] = field(default_factory=Counter)
@@ -129,7 +129,7 @@ class PieceCounts:
     skipped: list[SkippedFile] = field(default_factory=list)
 
     def add(self, other: "PieceCounts") -> None:
-        """Add what another piece counted."""
+        """Add the counts of another piece."""
         self.documents += other.documents
         self.rejects.update(other.rejects)
         self.buckets.update(other.buckets)
@@ -146,7 +146,7 @@ def run(work: Work, *, inputs: list[Input], engine: Engine, valid_share: float, 
     """Write `documents/` and `rejects.jsonl`.
 
     Raises:
-        UserError: a file is missing or damaged, an input holds no document, or too many documents cannot be read.
+        UserError: a file is missing or damaged, an input contains no document, or too many documents cannot be read.
     """
     if not inputs:
         raise UserError("there is no input", where="documents.inputs=[]", remedy="name at least one file or folder")
@@ -211,7 +211,7 @@ def _setting(index: int) -> str:
 
 
 def _split_long_files(files: Sequence[SourceFile], entry: Input, engine: Engine) -> list[FilePart]:
-    """Each file, long ones in parts whose lines are numbered."""
+    """Each file as one part, or if it is long as several parts with known line numbers."""
     spans = {file: split_file(file, entry, SPAN_BYTES) for file in files}
     pieces = [(file.path, span) for file, parts in spans.items() for span in parts]
     if not pieces:
@@ -231,7 +231,7 @@ def _count_line_ends(piece: tuple[str, Span]) -> int:
 
 
 def _pieces(inputs: Sequence[Input], parts_of_inputs: Sequence[Sequence[FilePart]]) -> Iterator[ReadPiece]:
-    """Groups of files of one input, of about PART_BYTES: many small files make one piece."""
+    """Group files of one input into pieces of about PART_BYTES, so that many small files make one piece."""
     index = 0
     for input_index, (entry, parts) in enumerate(zip(inputs, parts_of_inputs, strict=True)):
         group: list[FilePart] = []
@@ -246,7 +246,7 @@ def _pieces(inputs: Sequence[Input], parts_of_inputs: Sequence[Sequence[FilePart
 
 
 def _read_piece(output: str, valid_share: float, piece: ReadPiece) -> PieceCounts:
-    """Runs in a worker: the files of one piece into parts that are named after it."""
+    """Read the files of one piece into parts that are named after it. Runs in a worker."""
     entry = piece.entry
     counts = PieceCounts()
     rejects = Path(output, f"{REJECTS}.{piece.index:06d}")
@@ -286,7 +286,7 @@ Row = dict[str, Any]
 
 
 def _batches(items: Iterator[Item]) -> Iterator[tuple[list[Record], list[Reject]]]:
-    """Records and rejects, a bounded amount of text at a time."""
+    """Yield records and rejects in batches with a bounded amount of text."""
     records: list[Record] = []
     bad: list[Reject] = []
     num_chars = 0
@@ -310,14 +310,14 @@ def _as_row(record: Record) -> Row:
 
 
 def _sampled(text: str, share: float) -> bool:
-    """Whether a document is in the sample: by a hash of its text, other than the one that decides the split."""
+    """Whether a document is in the sample: by a hash of its text that differs from the one that decides the split."""
     return share >= 1.0 or xxhash.xxh3_64_intdigest(text.encode(), seed=1) < share * 2.0**64
 
 
 def _fill(rows: list[Row], valid_share: float, identifier: Identifier) -> int:
-    """Set the split where the files give none, and the language; returns how many languages were detected.
+    """Set the split if the file gives none, and the language; returns how many languages were detected.
 
-    The split is a function of the text alone: copies of a text in several files cannot straddle it.
+    The split depends only on the text, so copies of a text in several files have the same split.
     """
     unknown = [row for row in rows if row["lang"] is None]
     if unknown:
@@ -332,7 +332,7 @@ def _fill(rows: list[Row], valid_share: float, identifier: Identifier) -> int:
 
 
 def _by_source(licences: Counter[tuple[str, str]]) -> dict[str, dict[str, int]]:
-    """Source -> licence -> documents, the most frequent first."""
+    """Source -> licence -> documents, most frequent first."""
     table: dict[str, dict[str, int]] = {}
     for (source, licence), count in sorted(licences.items(), key=lambda item: (item[0][0], -item[1], item[0][1])):
         table.setdefault(source, {})[licence] = count
@@ -340,7 +340,7 @@ def _by_source(licences: Counter[tuple[str, str]]) -> dict[str, dict[str, int]]:
 
 
 def _join_rejects(output: Path) -> int:
-    """Put the pieces' rejects into one file, in order; returns how many there are."""
+    """Concatenate the pieces' rejects into one file, in order; returns how many there are."""
     count = 0
     pieces = sorted(output.glob(f"{REJECTS}.*"))
     with (output / REJECTS).open("w", encoding="utf-8") as joined:

@@ -1,4 +1,4 @@
-"""Open files here or in an object store, and take their compression off."""
+"""Open local or remote files, and decompress them."""
 
 import bz2
 import gzip
@@ -17,14 +17,14 @@ from reprise.storage import printable
 
 _BLOCK = 16 << 10
 MAX_WINDOW = 1 << 31
-"""As `zstd --long=31`, the largest there is; the memory is taken only by files that were written with it."""
+"""Limit of `zstd --long=31`, the largest possible; only files written with it take so much memory."""
 
 
 def open_raw(path: str) -> BinaryIO:
-    """Open a file or URL for reading its bytes as they are stored.
+    """Open a file or URL to read its stored bytes.
 
     Raises:
-        UserError: it cannot be opened.
+        UserError: the file cannot be opened.
     """
     try:
         return open_url(path) if is_remote(path) else Path(path).open("rb")
@@ -34,7 +34,7 @@ def open_raw(path: str) -> BinaryIO:
 
 
 def damaged(name: str, line: int, error: Exception) -> UserError:
-    """The error for a file that cannot be read to its end."""
+    """The error for a file that cannot be read to the end."""
     what = "is damaged or cut off" if isinstance(error, DAMAGED) else "cannot be read"
     return UserError(
         f"the file {what}: {first_line(error)}",
@@ -49,7 +49,7 @@ def first_line(error: BaseException) -> str:
 
 
 def decompress(stream: BinaryIO, compression: Compression | None) -> BinaryIO:
-    """The bytes without their compression. Reading may raise one of `formats.DAMAGED`, or OSError."""
+    """A decompressed stream. Reading may raise one of `formats.DAMAGED`, or OSError."""
     if compression == "gzip":
         return cast(BinaryIO, gzip.GzipFile(fileobj=stream))
     if compression == "zstd":
@@ -62,7 +62,7 @@ def decompress(stream: BinaryIO, compression: Compression | None) -> BinaryIO:
 
 
 def peek(stream: BinaryIO, size: int) -> tuple[bytes, BinaryIO]:
-    """The first bytes, and a stream that still begins with them."""
+    """The first bytes, and a stream that still contains them."""
     head = b""
     while len(head) < size and (block := stream.read(size - len(head))):
         head += block
@@ -76,7 +76,7 @@ def peek(stream: BinaryIO, size: int) -> tuple[bytes, BinaryIO]:
 
 
 def _zstd_blocks(raw: BinaryIO) -> Iterator[bytes]:
-    """Decompressed blocks of all frames. The library's own reader takes a truncated frame for the end of the file."""
+    """Decompressed blocks of all frames. The library's own reader treats a truncated frame as the end of the file."""
     decoder = None
     while block := raw.read(_BLOCK):
         while block:
@@ -89,18 +89,18 @@ def _zstd_blocks(raw: BinaryIO) -> Iterator[bytes]:
 
 
 class BlockReader(io.RawIOBase):
-    """A file over an iterator of blocks."""
+    """A file object over an iterator of blocks."""
 
     def __init__(self, blocks: Iterator[bytes]) -> None:
         self._blocks = blocks
         self._held = memoryview(b"")
 
     def readable(self) -> bool:
-        """It is."""
+        """True."""
         return True
 
     def readinto(self, buffer: object) -> int:
-        """Fill the buffer from one block; 0 at the end."""
+        """Fill the buffer from one block; returns 0 at the end."""
         target = memoryview(cast(bytearray, buffer))
         while not self._held:
             block = next(self._blocks, None)

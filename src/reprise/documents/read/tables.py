@@ -1,4 +1,4 @@
-"""Tables: Parquet, Arrow (as `save_to_disk` of Hugging Face datasets writes it), CSV and TSV."""
+"""Read tables: Parquet, Arrow (as written by `save_to_disk` of Hugging Face datasets), CSV and TSV."""
 
 import csv
 import io
@@ -20,14 +20,14 @@ _ARROW_FILE = b"ARROW1"
 
 
 def read_parquet(stream: BinaryIO, name: str, entry: Input) -> Iterator[record.Item]:
-    """The rows of a Parquet file; only the columns that are needed are read."""
+    """Yield the rows of a Parquet file; only the required columns are read."""
     with pq.ParquetFile(stream) as file:
         columns = _Columns(name, entry, file.schema_arrow)
         yield from columns.read(file.iter_batches(batch_size=_BATCH_ROWS, columns=columns.paths()))
 
 
 def read_arrow(stream: BinaryIO, name: str, entry: Input) -> Iterator[record.Item]:
-    """The rows of an Arrow file or stream."""
+    """Yield the rows of an Arrow file or stream."""
     is_file = stream.read(len(_ARROW_FILE)) == _ARROW_FILE
     stream.seek(0)
     if is_file:
@@ -42,14 +42,14 @@ def read_arrow(stream: BinaryIO, name: str, entry: Input) -> Iterator[record.Ite
 
 
 class _Columns:
-    """Where the fields of a document lie in a table."""
+    """Which columns of a table contain the fields of a document."""
 
     def __init__(self, name: str, entry: Input, schema: pa.Schema) -> None:
         self._name, self._entry = name, entry
         self._columns: dict[str, tuple[list[str], str]] = {}
-        """Field -> (column and fields of structs on the way, what is left of the dotted name)."""
+        """Field -> (column and nested struct fields, rest of the dotted name)."""
         self._others = _conversation_columns(schema, entry)
-        """The same of the columns that conversations are made of."""
+        """The same for the columns of conversations."""
         for field, column in names_to_read(entry).items():
             located = _locate(schema, column)
             if located is not None:
@@ -89,21 +89,21 @@ class _Columns:
         return list(dict.fromkeys(".".join(path) for path, _ in paths))
 
     def checked(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """A batch of a file whose offsets and sizes Arrow takes as they are: with wrong ones it reads any memory.
+        """Validate a batch: Arrow does not check offsets and sizes in a file, and wrong ones make it read any memory.
 
         Raises:
-            pa.ArrowInvalid: they are wrong.
+            pa.ArrowInvalid: an offset or a size is wrong.
         """
         for name in dict.fromkeys(path[0] for path, _ in [*self._columns.values(), *self._others.values()]):
             column = batch.column(batch.schema.names.index(name))
             if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-                # As bytes: text that is no UTF-8 is a reject of its row, not of the file.
+                # As bytes: text that is not UTF-8 rejects its row, not the file.
                 column = column.view(pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary())
             column.validate(full=True)
         return batch
 
     def read(self, batches: Iterator[pa.RecordBatch]) -> Iterator[record.Item]:
-        """The records of all rows."""
+        """Yield the records of all rows."""
         row = 0
         for batch in batches:
             for start in range(0, batch.num_rows, _BATCH_ROWS):
@@ -129,7 +129,7 @@ class _Columns:
             return record.Reject(self._name, row, str(reason), record.excerpt_of(excerpt))
 
     def _decode(self, values: dict[str, Any], columns: dict[str, tuple[list[str], str]]) -> None:
-        """Bytes of text columns to text, and what is inside of other columns by the rest of its name."""
+        """Decode bytes of text columns, and look up the rest of each dotted name inside other columns."""
         for field, value in values.items():
             if value is _UNDECODABLE:
                 raise UnreadableError("not_utf8")
@@ -140,7 +140,7 @@ class _Columns:
 
 
 def _conversation_columns(schema: pa.Schema, entry: Input) -> dict[str, tuple[list[str], str]]:
-    """The columns that conversations are made of, where the recipe says so or there is no column of text."""
+    """The columns of conversations, if the recipe maps them or there is no text column."""
     if not is_told(entry) and ("text" in entry.fields or "text" in schema.names):
         return {}
     names = [name for field_names in names_of_conversations(entry).values() for name in field_names]
@@ -149,15 +149,15 @@ def _conversation_columns(schema: pa.Schema, entry: Input) -> dict[str, tuple[li
 
 
 class _Utf8(bytes):
-    """Bytes of a column that says that it holds text."""
+    """Bytes from a column whose type is text."""
 
 
 _UNDECODABLE = object()
-"""Stands for a value that Arrow cannot turn into a Python object, for invalid UTF-8 somewhere inside."""
+"""Replaces a value that Arrow cannot convert to Python, because of invalid UTF-8 somewhere inside."""
 
 
 def _locate(schema: pa.Schema, name: str) -> tuple[list[str], str] | None:
-    """The column of a dotted name, the fields of structs inside it, and the rest; None if there is none."""
+    """Column of a dotted name, its nested struct fields, and the rest of the name; None if there is no such column."""
     if name in schema.names:
         return [name], ""
     for cut in (index for index, char in enumerate(name) if char == "."):
@@ -175,13 +175,13 @@ def _locate(schema: pa.Schema, name: str) -> tuple[list[str], str] | None:
 
 
 def _heads(name: str) -> Iterator[str]:
-    """`a.b`, then `a`, of `a.b`: longest first."""
+    """For `a.b`, yield `a.b`, then `a`: longest first."""
     parts = name.split(".")
     return (".".join(parts[:count]) for count in range(len(parts), 0, -1))
 
 
 def _values(rows: pa.RecordBatch, path: list[str]) -> list[Any]:
-    """The values of a column, text as bytes of the kind _Utf8: Arrow does not check that it is valid."""
+    """The values of a column, text as _Utf8 bytes, because Arrow does not check that it is valid."""
     column = rows.column(rows.schema.names.index(path[0]))
     for child in path[1:]:
         column = pc.struct_field(column, child)
@@ -212,10 +212,10 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 def read_csv(stream: BinaryIO, name: str, format: str, entry: Input) -> Iterator[record.Item]:
-    """The rows of a table in text, whose first line names the columns; the line is that on which a row ends.
+    """Yield the rows of a text table whose first line names the columns; the line of a record is the one where it ends.
 
     Raises:
-        UserError: there is no such column, or a quotation mark has no end.
+        UserError: a required column does not exist, or a quotation mark is not closed.
     """
     csv.field_size_limit(record.MAX_DOCUMENT_BYTES)
     text = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
@@ -237,7 +237,7 @@ def read_csv(stream: BinaryIO, name: str, format: str, entry: Input) -> Iterator
 
 
 def _conversation_header(header: list[str], entry: Input) -> dict[str, int]:
-    """Name -> column of what conversations are made of, where the recipe says so or there is no column of text."""
+    """Name -> column of the conversation fields, if the recipe maps them or there is no text column."""
     if not is_told(entry) and ("text" in entry.fields or "text" in header):
         return {}
     names = [name for field_names in names_of_conversations(entry).values() for name in field_names]

@@ -1,4 +1,4 @@
-"""JSON files: JSON Lines under the name .json, an array of objects, or objects one after another on any lines."""
+"""JSON files: JSON Lines named .json, an array of objects, or objects one after another on any lines."""
 
 import functools
 import io
@@ -18,10 +18,10 @@ _SPACE = " \t\r\n"
 
 
 def read_json(stream: BinaryIO, name: str, entry: Input) -> Iterator[record.Item]:
-    """The documents of a JSON file; each element of an array is one, and its index is its line.
+    """Yield the documents of a JSON file; each element of an array is one, and its index is its line.
 
     Raises:
-        UserError: what follows a document is no JSON: nobody could say what was lost.
+        UserError: what follows a document is not JSON: it is unknown what would be lost.
     """
     head, stream = peek(stream, _LOOKED_AT)
     names = names_to_read(entry)
@@ -42,7 +42,7 @@ def read_json(stream: BinaryIO, name: str, entry: Input) -> Iterator[record.Item
 
 
 def _is_json_lines(head: bytes) -> bool:
-    """Whether the first line that is not blank is an object of its own, or no JSON value continues after it."""
+    """Whether the first line that is not blank is a complete object, so that no JSON value continues after it."""
     for line in head.splitlines()[:100]:
         if line.strip():
             try:
@@ -53,7 +53,7 @@ def _is_json_lines(head: bytes) -> bool:
 
 
 def _top_values(stream: BinaryIO, name: str) -> Iterator[tuple[Any, str]]:
-    """Each element of the array, or each value of the file, with its text; holds one at a time."""
+    """Yield each element of the array, or each value in the file, with its text; keeps one in memory at a time."""
     text = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
     decoder = json.JSONDecoder()
     buffer, start, count, in_array = "", 0, 0, False

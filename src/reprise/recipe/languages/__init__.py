@@ -1,1 +1,1 @@
-"""What Reprise knows about languages: their codes, and a pack of settings for each."""
+"""Language codes, and a pack of settings for each language."""

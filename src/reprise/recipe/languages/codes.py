@@ -1,7 +1,7 @@
-"""One code for each language, whatever a file or a recipe calls it.
+"""One code per language, whatever a file or a recipe calls it.
 
-`zh-CN`, `zho_Hans`, `cmn_Hani`, `chi`, `wuu` and `yue` are all `zh`. langcodes does the work: 180 kB with its tables
-(Babel: 11 MB, most of it for numbers and dates), typed, and knows the aliases of CLDR and of ISO 639.
+`zh-CN`, `zho_Hans`, `cmn_Hani`, `chi`, `wuu` and `yue` are all `zh`. The package langcodes finds it: 180 kB with its
+tables (Babel: 11 MB, most of it for numbers and dates), typed, with the aliases of CLDR and of ISO 639.
 """
 
 import functools
@@ -17,13 +17,13 @@ from pydantic import AfterValidator
 Value = TypeVar("Value")
 
 _UNDETERMINED = frozenset({"und", "mul", "zxx", "mis"})
-"""Codes that say that the language is not known, or that there is none."""
+"""Codes for an unknown language, or for text that has none."""
 _HOME = {
     **{code: "zh" for code, macro in data_dicts.MACROLANGUAGES.items() if macro in ("zh", "zho")},
     "nb": "no",
     "sh": "sr",
 }
-"""Codes that ISO 639 keeps apart and text collections do not: written Chinese is labelled with the codes of its spoken
+"""Codes that ISO 639 separates and text collections do not: written Chinese is labelled with the codes of its spoken
 varieties, and Norwegian Bokmål as Norwegian."""
 _NAMES = {
     "afrikaans": "af", "albanian": "sq", "amharic": "am", "arabic": "ar", "armenian": "hy", "azerbaijani": "az",
@@ -42,15 +42,15 @@ _NAMES = {
     "urdu": "ur", "uyghur": "ug", "uzbek": "uz", "vietnamese": "vi", "welsh": "cy", "xhosa": "xh", "yoruba": "yo",
     "zulu": "zu",
 }  # fmt: skip
-"""English names that collections use instead of a code."""
+"""English names that collections use instead of codes."""
 
 WITHOUT_SPACES = frozenset({"zh", "ja", "th", "lo", "km", "my", "bo", "dz", "shn", "mnw", "nod", "kht"})
-"""Languages that do not put spaces between words: characters stand for words in shingles and rules."""
+"""Languages without spaces between words: shingles and rules use characters instead of words."""
 
 
 @functools.lru_cache(maxsize=10_000)
 def find_language(code: str) -> str | None:
-    """The ISO 639-1 code of a language, else its ISO 639-3 code; None if `code` names no language.
+    """The ISO 639-1 code of a language, else its ISO 639-3 code; None if `code` is not a language.
 
     Args:
         code: BCP 47 (`zh-CN`), ISO 639 in two or three letters, with a script (`zho_Hans`), or an English name. Region
@@ -70,15 +70,15 @@ def find_language(code: str) -> str | None:
 
 
 def is_undetermined(code: str) -> bool:
-    """Whether a code says that the language is not known (`und`, `mul`, `zxx`, `mis`)."""
+    """Whether a code means that the language is not known (`und`, `mul`, `zxx`, `mis`)."""
     return code.strip().casefold() in _UNDETERMINED
 
 
 def normalise_language(code: str) -> str:
-    """`find_language`, for settings.
+    """Like `find_language`, for settings.
 
     Raises:
-        ValueError: `code` names no language.
+        ValueError: `code` is not a language.
     """
     language = find_language(code)
     if language is None:
@@ -95,14 +95,14 @@ OptionalLanguage = Annotated[str, AfterValidator(lambda code: normalise_language
 def normalise_keys(
     given: Mapping[str, Value], normalise: Callable[[str], str] = normalise_language
 ) -> dict[str, Value]:
-    """The same settings under normalised codes.
+    """The same settings with normalised codes as keys.
 
     Args:
         given: language code -> setting.
-        normalise: gives the code that a key becomes.
+        normalise: function that returns the normalised code of a key.
 
     Raises:
-        ValueError: a key names no language, or two keys name the same one.
+        ValueError: a key is not a language, or two keys are the same one.
     """
     normal: dict[str, Value] = {}
     names: dict[str, str] = {}
@@ -115,7 +115,7 @@ def normalise_keys(
 
 
 def normalise_path(path: str, names: Iterable[str]) -> str:
-    """A path such as `zho_Hans/web` under the name of its mixture entry: `zh/web`, where `zh` is one of the names."""
+    """Normalise the entry in a path such as `zho_Hans/web`: `zh/web`, if `zh` is one of the names."""
     first, slash, rest = path.partition("/")
     names = set(names)
     if first in names:

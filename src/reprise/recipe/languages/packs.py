@@ -1,7 +1,7 @@
-"""A language pack: what the stages need to know about one language, as one YAML file.
+"""A language pack: the settings that stages need for one language, in one YAML file.
 
-Ours are `packs/CODE.yaml`; a recipe can name a folder of its own (`documents.language_packs`), whose files are laid
-over ours. A pack says what it knows: a threshold that it does not give is off, never that of another language.
+Ours are `packs/CODE.yaml`; a recipe can name a folder of its own (`documents.language_packs`), whose files override
+ours. A threshold that a pack does not set is off; it never has the value of another language.
 """
 
 import functools
@@ -31,31 +31,31 @@ def _compiles(pattern: str) -> str:
 
 
 Pattern = Annotated[str, AfterValidator(_compiles)]
-"""A regular expression of Python's `re`."""
+"""A regular expression for Python's `re`."""
 
 
 class Pack(Settings):
-    """One language."""
+    """The settings of one language."""
 
     name: str
     """English name of the language."""
     source: str = ""
-    """Where the figures come from, and under which licence."""
+    """Source of the figures, and its licence."""
     heuristics: Heuristics = Heuristics()
     """Thresholds, stop words and sentence marks for `documents.clean.heuristics`."""
     personal_data: dict[str, list[Pattern]] = {}
-    """Kind, such as `phone` or `id` -> regular expressions, masked besides those of every language."""
+    """Kind, such as `phone` or `id` -> regular expressions to mask, in addition to those for every language."""
     topics: list[str] = []
     """Names of the topics; empty: the English ones."""
     prompts: dict[str, dict[str, Any]] = {}
-    """Task, such as `topic` or `grade` -> what a prompt file holds; a task without one is asked about in English."""
+    """Task, such as `topic` or `grade` -> content of a prompt file; without one, the English prompt is used."""
     templates: list[str] = []
-    """Forms of a question-answer document, with {question} and {answer}."""
+    """Templates of a question-answer document, with {question} and {answer}."""
 
 
 @functools.cache
 def load_pack(language: str) -> Pack:
-    """Our pack of a language; of its macrolanguage if it has none; an empty one if neither has one."""
+    """Our pack of a language, or of its macrolanguage; an empty one if neither exists."""
     macro = find_language(data_dicts.MACROLANGUAGES.get(language, "")) or language
     for code in (language, macro):
         path = FOLDER / f"{code}.yaml"
@@ -65,9 +65,9 @@ def load_pack(language: str) -> Pack:
 
 
 def english_name(path: str) -> str:
-    """A path of the mixture such as `no` or `zh/web`, with the English name of a language that has a pack of ours.
+    """A path of the mixture such as `no` or `zh/web`, with the English name of the language if we have a pack for it.
 
-    A sentence must not say "gained no" of Norwegian, or "lost it" of Italian.
+    A sentence must not say "gained no" for Norwegian, or "lost it" for Italian.
     """
     entry, slash, source = path.partition("/")
     return f"{load_pack(entry).name}{slash}{source}" if entry in shipped() else path
@@ -75,7 +75,7 @@ def english_name(path: str) -> str:
 
 @functools.cache
 def shipped() -> tuple[str, ...]:
-    """Codes of the languages that have a pack of ours."""
+    """Codes of the languages for which we have a pack."""
     return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
 
 
@@ -83,7 +83,7 @@ def read_pack(path: Path) -> Pack:
     """Read and check a pack.
 
     Raises:
-        UserError: the file cannot be read, is not YAML, or a value does not pass its check.
+        UserError: the file cannot be read, is not YAML, or contains an invalid value.
     """
     try:
         return Pack.model_validate(read_yaml(path.read_text(encoding="utf-8")))
@@ -99,10 +99,10 @@ def read_pack(path: Path) -> Pack:
 
 
 def read_folder(folder: Path) -> dict[str, Pack]:
-    """Language -> pack, of the user's folder of files CODE.yaml.
+    """Language -> pack, from the user's folder of files CODE.yaml.
 
     Raises:
-        UserError: the folder does not exist or holds no pack, a file name is no language code, or a pack is not valid.
+        UserError: the folder does not exist or contains no pack, a file name is no language code, or a pack is invalid.
     """
     paths = sorted(folder.glob("*.yaml"))
     if not paths:
