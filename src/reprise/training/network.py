@@ -265,7 +265,7 @@ class Network:
         self.weights.zero_grad(set_to_none=True)
 
     def reshard(self) -> None:
-        """Free what was gathered."""
+        """Free the gathered weights."""
         for module in self.weights.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()
@@ -338,7 +338,7 @@ def recompute_activations(model: Any, training: Training) -> None:
 
 
 def _recomputed_forward(layer: Any, *args: Any, **inputs: Any) -> Any:
-    """A layer's own forward, of which little is kept."""
+    """Run a layer's own forward and save little of it for the backward pass."""
     return checkpoint(partial(type(layer).forward, layer), *args, **layer.recompute_options, **inputs)
 
 

@@ -26,7 +26,7 @@ class Combined:
 
     @property
     def state(self) -> dict[Any, Any]:
-        """Parameter -> its state, whichever part trains it."""
+        """Parameter -> its optimizer state, from all parts."""
         return {parameter: state for part in self.parts for parameter, state in part.state.items()}
 
     def step(self) -> None:
@@ -111,7 +111,7 @@ def learning_rate(schedule: Schedule, tokens_done: int, total_tokens: int, last_
         schedule: the stage's schedule.
         tokens_done: tokens of the stage before the step.
         total_tokens: tokens of the stage.
-        last_rate: rate of the last step of the stage before.
+        last_rate: rate of the last step of the previous stage.
     """
     if tokens_done < schedule.warmup_tokens:
         first = last_rate if schedule.initial_lr == "last" else schedule.initial_lr
@@ -135,7 +135,7 @@ def set_learning_rate(optimizer: AnyOptimizer, rate: float) -> None:
 
 
 def gradients_of(model: nn.Module) -> list[Tensor]:
-    """The gradients of this process, as they are: shards where the model is sharded."""
+    """The gradients of this process; shards if the model is sharded."""
     return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
 
 
@@ -172,7 +172,7 @@ def squared_norm(gradients: Sequence[Tensor]) -> Tensor:
 
 
 def _copies(tensor: Tensor) -> int:
-    """How many processes hold the same part of a tensor."""
+    """How many processes have the same part of a tensor."""
     if not isinstance(tensor, DTensor):
         return 1
     mesh = tensor.device_mesh
@@ -187,5 +187,5 @@ def scale_gradients(gradients: Sequence[Tensor], factor: float) -> None:
 
 
 def optimizer_steps(optimizer: AnyOptimizer) -> int:
-    """Steps that the moments have seen, those of stages before included."""
+    """Steps that the moments have seen, including those of previous stages."""
     return max((int(state["step"]) for state in optimizer.state.values() if "step" in state), default=0)

@@ -50,7 +50,7 @@ class Rounding(TypedDict):
 
 
 class SelftestResult(TypedDict):
-    """What the two loops differ by."""
+    """Differences between the two loops."""
 
     steps: int
     batch_rows: int
@@ -61,7 +61,7 @@ class SelftestResult(TypedDict):
     grad_norm: float
     """Worst relative difference of the gradient norm over the first NORM_STEPS steps."""
     grad_norm_all_steps: float
-    """The same over all steps; told, not judged."""
+    """Worst relative difference of the gradient norm over all steps; reported, not judged."""
     weights: float
     """After the last step, worst over the weights: norm of the difference by the norm of the weight."""
     weight: str
@@ -73,7 +73,7 @@ class SelftestResult(TypedDict):
     limits: dict[str, float]
     passed: bool
     rounding: Rounding | None
-    """Null if it was not asked for."""
+    """Differences by rounding alone; null if they were not measured."""
 
 
 class _Trace(NamedTuple):

@@ -24,7 +24,7 @@ class SingleAdamW(torch.optim.Optimizer):
     def __init__(
         self, groups: Iterable[dict[str, Any]], *, betas: tuple[float, float], eps: float, seed: int = 0
     ) -> None:
-        """Make it.
+        """Create the optimizer.
 
         Args:
             groups: parameters with `weight_decay`; `lr` is set before each step.
@@ -108,6 +108,6 @@ def round_at_random(values: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _mix(*numbers: int) -> int:
-    """A seed of 63 bits that all of the numbers decide."""
+    """A 63-bit seed that depends on all arguments."""
     text = ",".join(map(str, numbers)).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1

@@ -1,4 +1,4 @@
-"""Stage `train-N`."""
+"""Stage `train-N`: trains one stage of the recipe, or resumes it."""
 
 import os
 from pathlib import Path
@@ -55,11 +55,11 @@ class BucketSpent(TypedDict):
     topic: str | None
     """Topic; null if the stage does not split the source."""
     spent: int
-    """Positions of its rows, padding among them."""
+    """Positions of its rows, padding included."""
     available: int
     """Tokens of its documents."""
     epochs: float
-    """Passes over them."""
+    """Passes over the bucket's documents."""
     answer_tokens: NotRequired[int]
     """Tokens of answers among those trained on, on average; absent if there are no conversations."""
     text_bytes: NotRequired[int]
@@ -296,7 +296,7 @@ def _begin(trainer: Trainer, previous: Path | None) -> None:
 
 
 def _plan_next(trainer: Trainer, progress: Progress) -> None:
-    """When the next checkpoint and benchmarks are due."""
+    """Set when the next checkpoint and benchmarks are due."""
     progress.next_checkpoint = next_multiple(progress.tokens, trainer.training.checkpoints.every_tokens)
     progress.next_benchmarks = next_multiple(progress.tokens, trainer.training.benchmarks_every_tokens)
 

@@ -1,4 +1,4 @@
-"""The status line: progress, losses and speed, printed now and then."""
+"""The status line: progress, losses and speed, printed at intervals."""
 
 import time
 from collections.abc import Mapping, Sequence

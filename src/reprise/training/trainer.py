@@ -60,13 +60,13 @@ GIVE_UP_S = 5.0
 
 
 class Update(NamedTuple):
-    """What became of a batch; all processes get the same."""
+    """Result of training on a batch, the same in all processes."""
 
     kind: Literal["done", "left out", "rolled back", "given up"]
     loss: float | None = None
     """Mean over the targets of the global batch, in nats."""
     grad_norm: float | None = None
-    """Before clipping."""
+    """Global gradient norm before clipping."""
 
 
 @dataclass
@@ -325,7 +325,7 @@ class Trainer:
             raise failure
 
     def measure_benchmarks(self) -> None:
-        """Run the benchmarks on the present weights."""
+        """Run the benchmarks on the current weights."""
         progress = self.progress
         progress.next_benchmarks = next_multiple(progress.tokens, self.training.benchmarks_every_tokens)
         assert self.benchmarks is not None
@@ -342,7 +342,7 @@ class Trainer:
                 self.log_changes(self.sampler.set_shares(shares, CAUSE))
 
     def moment(self) -> Moment:
-        """The present step, for an event."""
+        """The current step, for an event."""
         seconds = round(time.monotonic() - self._start, 3)
         return {"step": self.progress.step, "tokens": self.progress.tokens, "seconds": seconds}
 

@@ -54,7 +54,7 @@ class BucketLoss:
         return self.nll * self.tokens / math.log(2) / max(self.num_bytes, 1)
 
     def to_json(self) -> BucketMeasurement:
-        """As metrics.jsonl keeps it."""
+        """The record for metrics.jsonl."""
         return {
             "language": self.key.language,
             "source": self.key.source,

@@ -28,7 +28,7 @@ from reprise.training.parallel import Processes
 
 
 class CheckpointError(Exception):
-    """A checkpoint could not be written; what was saved before is whole."""
+    """A checkpoint could not be written; earlier ones are intact."""
 
 
 class _NamelessFiles(FileSystemWriter):
