@@ -94,7 +94,7 @@ def test_every_setting_has_its_doc():
         line for line in list_settings().splitlines() if line.startswith("| `") and line.rstrip(" |").endswith("|")
     ]
     assert undocumented == []
-    assert "| `seq_len` | `8192` | Tokens in a row. |" in list_settings()
+    assert "| `seq_len` | `8192` | Tokens per row. |" in list_settings()
 
 
 def test_only_documents_with_a_curriculum_are_scored():
