@@ -422,9 +422,7 @@ def workspace_bytes(recipe: Recipe) -> int:
     checkpoints = len(recipe.stages) * (weights + 12 * parameters) + kept * 12 * parameters
     if recipe.vocabulary is not None:
         checkpoints += weights  # the model with a larger vocabulary
-    copies = (
-        len(DOCUMENT_STAGES) if recipe.documents.keep_text else 2
-    )  # one that is read, and one that is written
+    copies = len(DOCUMENT_STAGES) if recipe.documents.keep_text else 2  # one that is read, and one that is written
     return int(copies * text / PARQUET_COMPRESSED + text + checkpoints)
 
 
