@@ -8,21 +8,21 @@ from typing import NoReturn
 
 from reprise import interrupts
 
-# Turns of GNU OpenMP's waiting loop before a thread sleeps (default: 300,000, some milliseconds). With the default,
-# threads that wait take the core from the one that they wait for as soon as another program runs beside them.
+# Iterations that a GNU OpenMP thread spins before it sleeps (default: 300,000, a few milliseconds). With the
+# default, waiting threads take the core from the thread that they wait for as soon as another program runs.
 SPIN_COUNT = "1000"
 
 
 def yield_cores() -> None:
-    """Let OpenMP's threads sleep soon where they wait, unless the environment decides. Torch comes after this."""
+    """Make waiting OpenMP threads sleep early, unless the environment decides. Call this before importing torch."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 
 def main() -> NoReturn:
-    """Run the command line, and end the process before the interpreter takes its libraries apart.
+    """Run the command line, then exit without the interpreter's shutdown of its libraries.
 
-    Threads of Daft and others crash in that ("FATAL: exception not rethrown", SIGSEGV); by then all is written.
+    Threads of Daft and others crash in it ("FATAL: exception not rethrown", SIGSEGV); everything is written by then.
     """
     yield_cores()
     interrupts.exit_at_once()

@@ -1,4 +1,4 @@
-"""`reprise annotate`: labels by hand for the documents of a run, and how far other labels agree with them."""
+"""`reprise annotate`: label documents of a run by hand, and measure how far other labels agree."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,13 +33,13 @@ class Annotated(TypedDict):
     labelled: int
     """Labels in the file."""
     new: int
-    """Of these, labels of this session."""
+    """Labels added in this session."""
     in_recipe: bool
-    """Whether `documents.topics.labelled` takes the file."""
+    """Whether `documents.topics.labelled` accepts the file."""
     topics: dict[str, list[str]]
-    """Language of the documents -> the topics to choose from."""
+    """Document language -> the topics to choose from."""
     agreement: dict[str, Agreement]
-    """Other labelling -> its agreement with the file."""
+    """Other set of labels -> its agreement with the file."""
 
 
 def annotate_run(
@@ -55,16 +55,16 @@ def annotate_run(
     """Label a sample of a run's documents, and compare.
 
     Args:
-        recipe: the run's.
-        path: the file of labels; made if there is none.
+        recipe: recipe of the run.
+        path: label file; created if it does not exist.
         bring_up_to_date: runs the stages up to `decontaminate`.
-        documents: documents to label, those that are labelled already counted.
-        language: only documents in it; None: in all.
-        against: files of other people; then their documents are labelled.
-        ask: whether to ask at all.
+        documents: how many documents to label, including those that already have a label.
+        language: only label documents in this language; None: in all languages.
+        against: label files of other people; their documents are then labelled.
+        ask: whether to ask for labels at all.
 
     Raises:
-        UserError: no source is split by topic, there is nothing to label, or a file is not one of labels.
+        UserError: no source is split by topic, there is nothing to label, or a file is not a label file.
     """
     topics, split = recipe.documents.topics, sorted(recipe.split_sources())
     if language is not None:
@@ -76,7 +76,7 @@ def annotate_run(
             remedy="name the sources to split, such as `topics: {sources: [web]}`; training works without topics",
         )
     others = {f"annotator {other.name}": AnnotationFile.read(other) for other in against}
-    labels = AnnotationFile.open(path)  # before the recipe is checked, which may name this file
+    labels = AnnotationFile.open(path)  # before checking the recipe, which may name this file
     bring_up_to_date(recipe)
     workspace = Workspace(recipe.workspace)
     table = workspace.folder("decontaminate") / DOCUMENTS
@@ -122,12 +122,12 @@ def _check_sample(sample: Sequence[Asked], language: str | None) -> None:
 
 
 def _others_of(recipe: Recipe, path: Path) -> list[Input]:
-    """The labelled files of the recipe but this one."""
+    """The labelled files of the recipe, except this one."""
     return [entry for entry in recipe.documents.topics.labelled if Path(entry.path).resolve() != path.resolve()]
 
 
 def say_result(result: Annotated) -> list[str]:
-    """Lines for a person."""
+    """Format the result as lines for the terminal."""
     lines = [f"{result['file']}: {result['labelled']:,} labels ({result['new']:,} new)"]
     lines += [say_agreement(name, agreement) for name, agreement in result["agreement"].items()]
     if result["labelled"] and not result["in_recipe"]:

@@ -1,4 +1,4 @@
-"""`reprise.open(RUN)`: what a run holds, for a script or a notebook."""
+"""`reprise.open(RUN)`: read a run from a script or a notebook."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,28 +38,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """A run, finished or not; nothing is written, and nothing is read before it is asked for."""
+    """A run, finished or not. Nothing is written, and data is only read when needed."""
 
     folder: Path
     """The workspace."""
     recipe: Recipe
-    """Its settings, as the last command resolved them."""
+    """The settings, as resolved by the last command."""
 
     def stages(self) -> dict[str, dict[str, Json] | None]:
-        """Stage -> what it counted (`documents_out`, `dropped`, ...), in order; None if it is not done."""
+        """Stage -> its counts (`documents_out`, `dropped`, ...), in order; None if it is not done."""
         from reprise.stages import stages
 
         manifests = {stage.name: self._workspace.manifest(stage.name) for stage in stages(self.recipe)}
         return {name: None if manifest is None else manifest.counts for name, manifest in manifests.items()}
 
     def metrics(self, stage: str = "train-1") -> list[Event]:
-        """Records of a training stage in order, also while it trains; what a restart did again is there once.
+        """Records of a training stage in order, also during training; steps repeated after a restart appear once.
 
-        `kind` says what a record is: `step` (loss, learning rate, tokens per second), `validation`, `benchmarks`,
-        `checkpoint`, `shares`, `guard`; docs/formats.md has the fields of each.
+        `kind` is the type of a record: `step` (loss, learning rate, tokens per second), `validation`, `benchmarks`,
+        `checkpoint`, `shares`, `guard`; docs/formats.md lists the fields of each.
 
         Raises:
-            UserError: there is no such stage, or it has not begun.
+            UserError: there is no such stage, or it has not started.
         """
         self._index_of(stage)
         paths = [self.folder / folder / "metrics.jsonl" for folder in (stage, f"{stage}.partial")]
@@ -69,10 +69,10 @@ class Run:
         return cast(list[Event], drop_repeated(read_metrics(path)[0]))
 
     def results(self) -> Results:
-        """What was measured on both models, and the verdicts (`evaluate/results.json`).
+        """Measurements of both models, and the verdicts (`evaluate/results.json`).
 
         Raises:
-            UserError: the evaluation is not done.
+            UserError: the evaluation is not finished.
         """
         path = self.folder / "evaluate" / RESULTS
         if not path.is_file():
@@ -86,14 +86,14 @@ class Run:
         return make_plan(self.recipe)
 
     def documents(self, stage: str = "score", columns: list[str] | None = None) -> Iterator[dict[str, Json]]:
-        """Documents after a stage, one at a time.
+        """Documents written by a stage, one at a time.
 
         Args:
             stage: `read`, `clean`, `deduplicate`, `decontaminate`, `label` or `score`.
             columns: such as `["id", "text", "lang", "source", "topic", "split"]`; None: all.
 
         Raises:
-            UserError: the stage is not done.
+            UserError: the stage is not finished.
         """
         folder = self.folder / stage / DOCUMENTS
         if not folder.is_dir():
@@ -113,13 +113,13 @@ class Run:
 
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
-        """The tokenizer of the run, as transformers builds it: the base model's, or the larger one of `vocabulary`."""
+        """The run's tokenizer, as loaded by transformers: the base model's, or the larger one from `vocabulary`."""
         return load_tokenizer(self.recipe.start_model())
 
     def order(self, stage: str = "train-1") -> Iterator[PreviewRow]:
-        """What is trained on when: step, bucket, epoch, documents, perplexity and first words of each row.
+        """The order of training: step, bucket, epoch, documents, perplexity and first words of each row.
 
-        Under the stage's first shares, as `batches`.
+        Computed with the stage's initial shares, as in `batches`.
 
         Raises:
             UserError: there is no such stage, or the text is not tokenized.
@@ -135,21 +135,21 @@ class Run:
     ) -> Iterator[Batch]:
         """The batches of a training stage, in the order of training.
 
-        Rows, order and masks are those that training sees, as long as the shares stay as they began: a policy, a
-        guard or a command that changes shares while the model trains is not repeated here.
+        Rows, order and masks are the same as in training, as long as the shares keep their initial values: changes of
+        the shares during training (by a policy, a guard or a command) are not reproduced.
 
         Args:
             stage: such as `train-1`.
             batch_rows: rows of a global batch; None: `training.batch_rows`.
-            rank: process whose rows are gathered.
-            world: processes that share a global batch.
-            skip: global batches to skip; costs almost nothing.
+            rank: process whose rows are returned.
+            world: how many processes share a global batch.
+            skip: global batches to skip; almost free.
 
         Yields:
             Arrays [batch_rows / world, seq_len]: `ids`, `labels`, `position_ids`, `documents`; `buckets` of the rows.
 
         Raises:
-            UserError: there is no such stage, the text is not tokenized or does not suffice.
+            UserError: there is no such stage, the text is not tokenized, or there is too little of it.
         """
         rows = batch_rows or self.recipe.training.batch_rows
         sampler = self._sampler(stage)
@@ -170,7 +170,7 @@ class Run:
             stage: such as `train-1`; None: the last one.
 
         Raises:
-            UserError: there is no such stage, or it is not done.
+            UserError: there is no such stage, or it is not finished.
         """
         name = stage or f"train-{len(self.recipe.stages)}"
         self._index_of(name)
@@ -184,7 +184,7 @@ class Run:
         return Workspace(self.folder)
 
     def _index_of(self, stage: str) -> int:
-        """Index of a training stage, from 1."""
+        """Index of a training stage, counted from 1."""
         names = [f"train-{index + 1}" for index in range(len(self.recipe.stages))]
         if stage not in names:
             remedy = f"name {' or '.join(names)}"
@@ -192,7 +192,7 @@ class Run:
         return names.index(stage) + 1
 
     def _previous(self, index: int) -> SamplerState | None:
-        """The sampler's state at the end of the stage before, where that one is done."""
+        """The sampler's state at the end of the previous stage, if that stage is finished."""
         state = self.folder / f"train-{index - 1}" / "state"
         return read_facts(state)["sampler"] if state.is_dir() else None
 
@@ -207,7 +207,7 @@ class Run:
 class BatchDataset(IterableDataset[dict[str, Tensor]]):
     """The batches of a training stage as tensors, for a `DataLoader` with `batch_size=None`.
 
-    With workers, each makes every n-th batch, and the loader returns them in the order of training.
+    Each of n workers makes every n-th batch, and the loader returns them in the order of training.
     """
 
     def __init__(self, run: Run, stage: str, batch_rows: int, rank: int, world: int) -> None:
@@ -231,7 +231,7 @@ def _deal(sampler: Sampler, rows: int, rank: int, world: int) -> Iterator[Batch]
 
 
 def _pass_over(sampler: Sampler, rows: int) -> None:
-    """Leave rows out, at most those that the stage still has."""
+    """Skip rows, at most as many as the stage has left."""
     sampler.skip(min(rows, sampler.total_rows - sampler.rows_done))
 
 
@@ -241,7 +241,7 @@ def _tensors(batch: Batch) -> dict[str, Tensor]:
 
 
 def open_run(run: str | Path) -> Run:
-    """A run by its folder or its recipe.
+    """Open a run by its folder or its recipe.
 
     Raises:
         UserError: there is no run, or its recipe does not pass its checks.

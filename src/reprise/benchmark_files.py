@@ -1,11 +1,11 @@
-"""Benchmark files on this machine: the only reader of them, for decontamination and for evaluation.
+"""Benchmark files on this machine: read here only, for decontamination and for evaluation.
 
     DATA/FOLDER/test.jsonl   the questions
-    DATA/FOLDER/dev.jsonl    examples for the prompt; may be missing, then there are none
+    DATA/FOLDER/dev.jsonl    examples for the prompt; optional
 
-One JSON object a line. Every question has `question` (text); to be evaluated it needs `answer` (text). `choices` (list
-of texts, without letters) makes it multiple choice, and `answer` is then a letter, or several. The other fields are
-those of `Item`. Imports without Daft.
+One JSON object per line. `question` (text) is required; evaluation also needs `answer` (text). `choices` (list
+of texts, without letters) makes it multiple choice; `answer` is then a letter, or several. The other fields are
+listed in `Item`. This module does not import Daft.
 """
 
 import json
@@ -22,12 +22,12 @@ _REMEDY = "correct the file; docs/evaluation.md describes the format"
 
 
 class Item(TypedDict, total=False):
-    """A question that can be evaluated: it has at least `question` and `answer`, and from a file the first five."""
+    """A question that can be evaluated: has `question` and `answer`, and from a file the first five fields."""
 
     id: str
-    """Its own, else file:line."""
+    """The id in the file, else file:line."""
     subject: str
-    """`all` where the benchmark has none."""
+    """`all` if the benchmark has no subjects."""
     question: str
     answer: str
     choices: list[str]
@@ -36,11 +36,11 @@ class Item(TypedDict, total=False):
     solution: str
     """Worked solution, for the examples of MATH and MMLU-Pro."""
     answer_type: str
-    """SciEval's kind of question."""
+    """SciEval: the type of question."""
     support: str
-    """A paragraph that has the answer."""
+    """A paragraph that contains the answer."""
     entry_point: str
-    """Name of the function that is tested, for programs."""
+    """For programs: name of the tested function."""
     test: str
     test_list: list[str]
     test_setup_code: str
@@ -53,7 +53,7 @@ class Item(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Question:
-    """A question that documents are searched for; it needs no answer."""
+    """A question to search for in documents; an answer is not needed."""
 
     benchmark: str
     id: str
@@ -75,22 +75,22 @@ class LocalSet:
         return sorted({item["subject"] for item in self.test})
 
     def subject(self, *names: str) -> "LocalSet":
-        """Only these subjects."""
+        """The questions with these subjects only."""
         keep = [[item for item in items if item["subject"] in names] for items in (self.test, self.dev)]
         return LocalSet(*keep)
 
 
 def set_files(data: Path, folder: str) -> tuple[Path, Path]:
-    """The files of a benchmark's questions and of its examples, whether they exist or not."""
+    """Paths of a benchmark's questions and examples, whether or not they exist."""
     return data / folder / "test.jsonl", data / folder / "dev.jsonl"
 
 
 def read_set(data: Path, folder: str, subjects: Sequence[str] | None = None) -> LocalSet | None:
-    """Read a benchmark to evaluate on; None if there is no file of it.
+    """Read a benchmark for evaluation; None if it has no file.
 
     Args:
         data: the folder of all benchmarks.
-        folder: name of the benchmark's folder in it.
+        folder: name of the benchmark's folder in `data`.
         subjects: keep only these.
 
     Raises:
@@ -104,12 +104,12 @@ def read_set(data: Path, folder: str, subjects: Sequence[str] | None = None) -> 
 
 
 def question_files(benchmarks: Sequence[str], data: str | None, extra: Sequence[str]) -> dict[Path, str]:
-    """File -> name of its benchmark, in order: all files with questions that documents are searched for.
+    """File -> name of its benchmark, in order: all files with questions to search for in documents.
 
     Args:
-        benchmarks: names; each is a folder of `data` that holds JSON Lines files.
+        benchmarks: names; each is a folder of `data` that contains JSON Lines files.
         data: folder of the benchmarks.
-        extra: more files; the stem of the name is the name of the benchmark, or all of the path where stems are alike.
+        extra: more files, each named as a benchmark by its stem, or by its whole path if stems coincide.
 
     Raises:
         UserError: a benchmark or file does not exist.
@@ -184,7 +184,7 @@ def _read_items(path: Path) -> Iterator[Item]:
 
 
 def _read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each line's `file:line` and object, with a text `question` and a list of texts `choices`."""
+    """Yield `file:line` and the object of each line, with `question` as text and `choices` as a list of texts."""
     for line_index, line in enumerate(path.read_bytes().split(b"\n"), 1):
         where = f"{path}:{line_index}"
         if not line.strip():

@@ -1,4 +1,4 @@
-"""`reprise doctor`: preflight, and a sample of each input through read and clean, before anything is written."""
+"""`reprise doctor`: preflight, and read and clean on a sample of each input, without writing anything."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -23,12 +23,12 @@ from reprise.recipe.documents import Input
 from reprise.records import record
 
 SAMPLE_DOCUMENTS = 200
-"""Documents of each input that are examined."""
+"""How many documents of each input are examined."""
 
 
 @record
 class SampledBucket(TypedDict):
-    """What the stages read and clean would do with a sample of one language and source of an input."""
+    """What the stages read and clean would do with a sample of an input that has one language and source."""
 
     input: int
     """Position in `documents.inputs`, from 0."""
@@ -36,7 +36,7 @@ class SampledBucket(TypedDict):
     source: str
     documents: int
     dropped: dict[str, int]
-    """Rule of the stage clean -> documents that it would drop."""
+    """Rule of the `clean` stage -> documents that it would drop."""
 
 
 @record
@@ -50,20 +50,20 @@ class SampledInput(TypedDict):
     rejects: dict[str, int]
     """Reason -> documents that could not be read."""
     errors: list[str]
-    """Files that cannot be read, or why there is none; each ends a run."""
+    """Unreadable files, or why there are no files; any of these stops a run."""
 
 
 def diagnose(
     recipe: Recipe, limit: int = SAMPLE_DOCUMENTS
 ) -> tuple[list[Finding], list[SampledInput], list[SampledBucket]]:
-    """Preflight, and what read and clean would do with the first documents of each input.
+    """Run preflight, and report what read and clean would do with the first documents of each input.
 
     Args:
         recipe: the run.
-        limit: documents of each input, shared among its files.
+        limit: documents per input, split among its files.
 
     Returns:
-        Findings of the preflight and files that cannot be read, one entry for each input, one for each language and
+        Findings of preflight including unreadable files; one entry per input; one per language and
         source of an input.
     """
     findings = preflight.inspect(recipe)
@@ -99,9 +99,9 @@ def sample_records(entry: Input, where: str, limit: int) -> Iterator[Item | User
     """The first records of the files of an input, about equally many of each; an error for a file that cannot be read.
 
     Args:
-        entry: the input.
-        where: its setting, for errors.
-        limit: records in all.
+        entry: input to sample.
+        where: name of its setting, for errors.
+        limit: records in total.
     """
     try:
         files: list[SourceFile] = find_files(entry, where)[:limit]
@@ -118,7 +118,7 @@ def sample_records(entry: Input, where: str, limit: int) -> Iterator[Item | User
 
 
 def _clean_sample(recipe: Recipe, index: int, records: list[Record]) -> Iterator[SampledBucket]:
-    """What the stage clean would drop of the records of one input."""
+    """What the `clean` stage would drop from the records of one input."""
     if not records:
         return
     texts = [str(record.fields["text"]) for record in records]

@@ -1,17 +1,17 @@
-"""Errors that a user can fix: a single one, or a list of findings that are reported together."""
+"""Errors that a user can fix: one error, or several findings reported together."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 Severity = Literal["error", "missing", "warning"]
-"""`error`: the recipe or a file is wrong. `missing`: something is not there yet. Both stop a run before its first
+"""`error`: the recipe or a file is wrong. `missing`: something does not exist yet. Both stop a run before its first
 stage; `reprise plan` refuses only errors, so that a run can be planned before its data exist. `warning`: printed."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One result of a check before the work (preflight)."""
+    """One result of a preflight check."""
 
     what: str
     where: str = ""
@@ -21,7 +21,7 @@ class Finding:
 
     @classmethod
     def of(cls, error: "UserError", severity: Severity = "error") -> "Finding":
-        """The finding that says what an error would have said."""
+        """Make a finding with the message of an error."""
         return cls(error.what, error.where, error.remedy, severity)
 
     def __str__(self) -> str:
@@ -30,9 +30,9 @@ class Finding:
 
 
 class UserError(ValueError):
-    """A mistake in the user's recipe, files or machine: one message says what, where and what to do.
+    """A mistake in the user's recipe, files or machine: the message says what is wrong, where, and what to do.
 
-    The command line prints it without a traceback and leaves with exit code 2.
+    The command line prints it without a traceback and exits with code 2.
     """
 
     def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
@@ -41,7 +41,7 @@ class UserError(ValueError):
 
     @classmethod
     def of(cls, findings: Sequence[Finding]) -> "UserError":
-        """One error that says all findings."""
+        """Combine all findings into one error."""
         if len(findings) == 1:
             return cls(findings[0].what, where=findings[0].where, remedy=findings[0].remedy)
         lines = [f"{index}. {finding}".replace("\n", "\n   ") for index, finding in enumerate(findings, 1)]
@@ -57,10 +57,10 @@ def missing_extra(package: str, extra: str, purpose: str) -> UserError:
 
 
 def out_of_memory(error: BaseException, remedy: str) -> UserError | None:
-    """The message for an error that says that memory ran out, on the host or a device; None for any other error.
+    """The error to report if memory ran out on the host or a device; None for any other error.
 
     Args:
-        error: whatever a library raised.
+        error: exception raised by a library.
         remedy: the settings that help.
     """
     said = str(error)

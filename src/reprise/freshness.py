@@ -1,4 +1,4 @@
-"""Which stages of a run are up to date: what each would be made from today, against what it was made from."""
+"""Which stages of a run are up to date: the inputs and settings of each now, against those it was made from."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,22 +14,22 @@ from reprise.storage import InputRecord, printable, record_input
 from reprise.workspace import Status, Workspace
 
 UNREAD = "not read yet"
-"""Stands for the checksum of a new or changed file when files must not be read."""
+"""Replaces the checksum of a new or changed file when files must not be read."""
 
 
 def walk_stages(
     recipe: Recipe, workspace: Workspace, until: Sequence[str] | None = None, *, read_files: bool = True
 ) -> Iterator[tuple[Stage, Derivation | None, Status]]:
-    """Each stage of `until` and what these need, with what it would be made from now, and whether it is fresh.
+    """Yield each stage of `until` and its needs, with its derivation (what it would be made from now) and status.
 
-    What a stage is made from is known once the stages before it are fresh; until then it is None. Each stage is looked
-    at when it is asked for, so a caller that makes the stages that are not fresh gets all of them right.
+    A derivation is only known once the stages before it are fresh; until then it is None. Each stage is examined
+    when the iterator reaches it, so a caller can make each stale stage before the next one is examined.
 
     Args:
         recipe: the run.
-        workspace: its folder.
+        workspace: folder of the run.
         until: names of stages.
-        read_files: whether files of the user that are new or changed are read for their checksums; without, a stage
+        read_files: whether new or changed files of the user are read to compute checksums; if False, a stage
             that reads such a file is stale.
     """
     every = stages(recipe)
@@ -66,13 +66,13 @@ def _derive(
     records: dict[str, InputRecord],
     read_files: bool,
 ) -> Derivation:
-    """What a stage would be made from now; the stages that it needs are fresh.
+    """What a stage would be made from now; the stages that it needs must be fresh.
 
     Args:
         stage: the stage.
         workspace: folder of the run.
         manifest: manifest of the published stage.
-        records: of files of the user that were examined before, by path; added to.
+        records: records of the user's files examined so far, by path; updated.
         read_files: as in `walk_stages`.
     """
     files = {}
@@ -98,7 +98,7 @@ def _derive(
 
 
 def _record(file: Path | SourceFile, known: InputRecord | None, read_files: bool) -> InputRecord:
-    """What identifies a file: its content; in an object store, which is not read for this, its size."""
+    """What identifies a file: its content, or in an object store, which is not read for this, its size."""
     if isinstance(file, SourceFile):
         return {"path": printable(file.path), "size": file.size, "mtime_ns": 0, "xxh128": f"{file.size} bytes"}
     if read_files:
@@ -115,7 +115,7 @@ def statuses(recipe: Recipe, workspace: Workspace) -> list[tuple[str, Status]]:
 
 
 def with_needs(every: Sequence[Stage], until: Sequence[str] | None) -> set[str]:
-    """The stages of `until`, None for all, and all that they need."""
+    """The stages of `until`, None for all, and everything that they need."""
     by_name = {stage.name: stage for stage in every}
     chosen: set[str] = set()
     queue = list(by_name if until is None else until)

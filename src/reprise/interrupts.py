@@ -1,6 +1,6 @@
-"""Ctrl-C and SIGTERM end a command with one line and the exit code 130 or 143, at whatever moment they come.
+"""Ctrl-C and SIGTERM end a command with one line and the exit code 130 or 143, whenever they arrive.
 
-Imports nothing that takes long: the handlers are installed before the rest of the program is imported.
+Only imports fast modules: the handlers are installed before the rest of the program is imported.
 """
 
 import os
@@ -11,7 +11,7 @@ from typing import NoReturn
 MESSAGE = "stopped; the same command continues from here"
 
 _REPEAT_S = 1.0
-"""An exception that is raised inside a destructor or a callback of a library is swallowed: raise it again then."""
+"""An exception raised inside a destructor or a callback of a library is swallowed, so it is raised again."""
 
 
 class Stopped(BaseException):
@@ -22,7 +22,7 @@ _received: list[int] = []
 
 
 def exit_at_once() -> None:
-    """Leave at a signal without unwinding: for the time of imports, when nothing has begun that could be lost."""
+    """Exit at a signal without unwinding. Used during imports, when there is no work to lose yet."""
 
     def leave(signal_number: int, frame: FrameType | None) -> NoReturn:
         os.write(2, f"{MESSAGE}\n".encode())
@@ -48,9 +48,9 @@ def _receive(signal_number: int, frame: FrameType | None) -> NoReturn:
 
 
 def settle() -> int | None:
-    """The signal that ended the command, None if none came; further ones are ignored from now on.
+    """Return the signal that ended the command, or None, and ignore any further ones.
 
-    Nothing happens in a process that did not call `raise_at_signals`.
+    Does nothing in a process that did not call `raise_at_signals`.
     """
     if signal.getsignal(signal.SIGALRM) is not _receive:
         return _received[0] if _received else None

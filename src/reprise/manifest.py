@@ -1,4 +1,4 @@
-"""The manifest of a stage: what it was made from, what it wrote, and why it must be made again."""
+"""The manifest of a stage: what it was made from, what it wrote, and why it is stale."""
 
 import json
 from dataclasses import dataclass, field
@@ -15,52 +15,52 @@ MANIFEST = "manifest.json"
 
 @record
 class Comparison(TypedDict):
-    """The files of a stage were read again and had the checksums that they had when they were published."""
+    """The result of reading a stage's files again and finding the checksums from their publication."""
 
     files: int
-    """Files that were read."""
+    """How many files were read."""
     bytes: int
-    """Bytes of them."""
+    """Their total size in bytes."""
     seconds: float
-    """Time that it took."""
+    """Duration of the comparison."""
 
 
 @record
 @dataclass(frozen=True)
 class Manifest:
-    """What a published stage says of itself."""
+    """The record that a published stage keeps of itself."""
 
     stage: str
     """Name of the stage."""
     fingerprint: str
-    """Hash of all that it was made from: `Derivation.fingerprint`."""
+    """Hash of everything that it was made from: `Derivation.fingerprint`."""
     content: str
     """Hash of the files that later stages read; equal content leaves them fresh."""
     settings: Json
-    """Settings that decide what it wrote."""
+    """Settings that determine its output."""
     inputs: dict[str, str]
-    """Stage that it read -> its content."""
+    """Stage that it read -> the content of that stage."""
     files: dict[str, InputRecord]
-    """File of the user, by a name that does not depend on its folder."""
+    """The user's file, by a name that does not depend on its folder."""
     outputs: dict[str, FileChecksum]
     """File of the stage, relative to its folder."""
     counts: dict[str, Json]
     """Numbers of the stage: a record of its own, in docs/formats.md under `counts`."""
     seconds: float
-    """Time that the work took."""
+    """Duration of the work."""
     hashing_seconds: float
-    """Time that the checksums of the outputs took, after the work."""
+    """Duration of computing the output checksums, after the work."""
     compared: dict[str, Comparison]
-    """Stage that it read -> the comparison of its files before the work began; none where this process had just
+    """Stage that it read -> the comparison of its files before the work began; empty if this process had just
     written them."""
     version: str
     """Version of Reprise that wrote it."""
     finished: str
     """UTC time, ISO 8601."""
     precious: bool = False
-    """Took so long that it is kept when its settings change."""
+    """Took so long to make that it is kept when its settings change."""
     removed: dict[str, FileChecksum] = field(default_factory=dict)
-    """Outputs that were removed once they had been read, to save disk space."""
+    """Outputs that were removed once they were read, to save disk space."""
     checksum: str = ""
     """Hash of the other fields."""
 
@@ -72,34 +72,34 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Derivation:
-    """All that decides what a stage writes."""
+    """Everything that determines what a stage writes."""
 
     stage: str
     settings: Json
     inputs: dict[str, str]
-    """Stage that it reads -> its content."""
+    """Stage that it reads -> the content of that stage."""
     files: dict[str, InputRecord]
-    """File of the user, by a name that does not depend on its folder."""
+    """The user's file, by a name that does not depend on its folder."""
     resumable: bool = False
-    """A killed run of the stage can be resumed."""
+    """Whether a killed run of the stage can be resumed."""
     precious: bool = False
-    """Took so long that nothing of it is discarded when a setting changes, unless the user says so."""
+    """Takes so long to make that nothing is discarded when a setting changes, unless the user asks for it."""
     records: tuple[str, ...] = ()
-    """Patterns of outputs that no later stage but the report reads; they are no part of the content."""
+    """Patterns of outputs that no later stage but the report reads; they are not part of the content."""
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the settings, of the content of the stages and of the content of the files."""
+        """Hash of the settings, the content of the stages and the content of the files."""
         contents = {name: entry["xxh128"] for name, entry in self.files.items()}
         return digest({"stage": self.stage, "settings": self.settings, "inputs": self.inputs, "files": contents})
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest in a file.
+    """Read a manifest from a file.
 
     Raises:
-        FileNotFoundError: there is none.
-        UserError: it is damaged.
+        FileNotFoundError: the file does not exist.
+        UserError: the file is damaged.
     """
     try:
         entry = json.loads(path.read_bytes())
@@ -114,10 +114,10 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def refuse_damage(stage: Path, begin: str = "") -> None:
-    """Compare files of a stage's folder, whose names begin so, with its manifest; a folder without one is no stage.
+    """Compare the files in a stage's folder whose names start with `begin` with its manifest, if it has one.
 
     Raises:
-        UserError: a file is missing, or is not what was written.
+        UserError: a file is missing, or differs from what was written.
     """
     if not (stage / MANIFEST).is_file():
         return
@@ -131,11 +131,11 @@ def refuse_damage(stage: Path, begin: str = "") -> None:
 
 
 def read_output(path: Path) -> Json:
-    """The JSON value in a file that a stage published.
+    """Read the JSON value in a file that a stage published.
 
     Raises:
-        FileNotFoundError: there is none.
-        UserError: it is not what was written.
+        FileNotFoundError: the file does not exist.
+        UserError: the file differs from what was written.
     """
     refuse_damage(path.parent, path.name)
     return json.loads(path.read_text(encoding="utf-8"))
@@ -152,7 +152,7 @@ def _checksum(entry: dict[str, Json]) -> str:
 
 
 def differences(old: Json, new: Json, prefix: str = "") -> list[str]:
-    """`name: old -> new` for each setting that differs."""
+    """`name: old -> new` for each setting that changed."""
     if isinstance(old, dict) and isinstance(new, dict):
         changes = []
         for key in [*old, *(key for key in new if key not in old)]:
@@ -171,7 +171,7 @@ def _short(value: Json, limit: int = 60) -> str:
 
 
 def stale_reasons(manifest: Manifest, derivation: Derivation) -> list[str]:
-    """Why a stage is stale: what differs between its manifest and today."""
+    """Why a stage is stale: what differs between its manifest and the current derivation."""
     reasons = differences(manifest.settings, derivation.settings)
     reasons += [f"{name} changed" for name, print_ in derivation.inputs.items() if manifest.inputs.get(name) != print_]
     for name in sorted(manifest.files.keys() | derivation.files.keys()):

@@ -1,7 +1,7 @@
-"""Mathematical answers: find the boxed one, and decide whether two of them are equal.
+"""Mathematical answers: find the boxed answer, and decide whether two of them are equal.
 
-Equality is decided by math-verify (a parser of LaTeX over sympy) in a process of its own, since an answer of a model
-can keep sympy busy for ever or fill the memory: the process is bounded in memory and killed when it takes too long.
+Equality is decided by math-verify (a parser of LaTeX over sympy) in a separate process, since a model's answer
+can keep sympy busy forever or fill the memory: the process has a memory limit and is killed when it takes too long.
 """
 
 import atexit
@@ -20,17 +20,17 @@ from reprise.errors import missing_extra
 from reprise.run_delay import run_delay
 
 TIMEOUT_SECONDS = 5.0
-"""A comparison that takes longer, without what it waited for the processor, is given up: the answers are different."""
+"""A comparison that takes longer, not counting time waiting for the processor, is stopped: the answers differ."""
 _STARTUP_SECONDS = 120.0
 _MEMORY_BYTES = 4 << 30
 MAX_CHARS = 1_000
-"""A longer answer equals only itself."""
+"""A longer answer is only equal to itself."""
 
 
 def boxed(text: str) -> str | None:
-    r"""Content of the last `\boxed{...}` or `\fbox{...}`, braces balanced, or what follows `\boxed ` up to its end.
+    r"""The content of the last `\boxed{...}` or `\fbox{...}`, braces balanced, or what follows `\boxed ` up to its end.
 
-    None if there is none, or it is empty or never closed.
+    None if there is no box, or it is empty or never closed.
     """
     start = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
     if start < 0:
@@ -49,7 +49,7 @@ def boxed(text: str) -> str | None:
 
 
 class Judge:
-    """Decides whether two answers are the same value. Starts its process at the first question; for many threads."""
+    """Decides whether two answers have the same value. Starts its process on first use; thread-safe."""
 
     def __init__(self, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
         self._timeout = timeout_seconds
@@ -57,7 +57,7 @@ class Judge:
         self._replies: queue.Queue[str] = queue.Queue()
         self._lock = threading.Lock()
         self.given_up = 0
-        """Comparisons that took too long or ended the process."""
+        """How many comparisons took too long or ended the process."""
 
     def equal(self, first: str, second: str) -> bool:
         """Whether both are the same number, expression, set, tuple, interval, equation, matrix or text.
@@ -84,10 +84,10 @@ class Judge:
             return reply == "equal\n"
 
     def _wait(self, process: subprocess.Popen[str]) -> str:
-        """The next line of the process.
+        """Wait for the next line from the process.
 
         Raises:
-            queue.Empty: it took too long, without the time for which other programs had the processor.
+            queue.Empty: it took too long, not counting time when other programs had the processor.
         """
         start, delayed = time.monotonic(), run_delay(process.pid)
         limit = self._timeout
@@ -143,10 +143,10 @@ def _forward(stream: IO[str], replies: "queue.Queue[str]") -> None:
 
 
 def serve() -> None:
-    """Answer comparisons, one JSON list a line, until the input ends: what the judge's process does."""
+    """Answer comparisons, one JSON list per line, until the input ends; runs in the judge's process."""
     import logging
 
-    import math_verify  # noqa: F401 - the caller learns here that it is missing
+    import math_verify  # noqa: F401 - fails early if it is missing
 
     logging.disable(logging.CRITICAL)
     print("ready", flush=True)
@@ -178,9 +178,9 @@ _UNIT_NAMES = {
     )
     for name in names
 }  # fmt: skip
-"""Name of a unit -> its first name."""
+"""Name of a unit -> the first name of the same unit."""
 _POINTS = re.compile(r"(?<![\\A-Za-z])[A-Z]{2,}(?![a-z])")
-"""Names of lines, angles and polygons, whose letters are no product."""
+"""Names of lines, angles and polygons, whose letters are not a product."""
 _VARIABLE = re.compile(r"\s*([a-zA-Z]\w?)\s*=\s*([^=,]+)$")
 _SCIENTIFIC = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)[eE]([+-]?\d{1,3})(?![\w.])")
 _REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{(\d{1,20})\}")
@@ -195,7 +195,7 @@ _FUNCTIONS = frozenset(
 def _compare(first: str, second: str) -> bool:
     a, b = _Answer(first), _Answer(second)
     if a.is_text or b.is_text:
-        # math-verify reads a word as the product of its letters, so that `even` equals `neve`.
+        # math-verify parses a word as a product of letters, so that `even` equals `neve`.
         return a.words == b.words
     if a.points != b.points:
         return False
@@ -208,8 +208,8 @@ def _compare(first: str, second: str) -> bool:
 
 
 class _Answer:
-    """An answer in parts: `words` if it is only letters (`is_text`: and surely no product of them); its value, and
-    if it has them unit, base of its digits, name of the variable that equals it, and kind of bracket around it.
+    """An answer in parts: `words` if it is only letters (`is_text`: and surely not a product); its value, and
+    if present, its unit, the base of its digits, the variable that equals it, and the kind of bracket around it.
     """
 
     def __init__(self, text: str) -> None:
@@ -221,7 +221,7 @@ class _Answer:
         self.words: str | None = None
         if (match := _WORDS.fullmatch(re.sub(r"[()\s]+", " ", plain).strip())) and match[0] not in _FUNCTIONS:
             self.words = " ".join(match[0].casefold().split())
-        # Two letters may be a product; three are rather a word, or the corners of a triangle.
+        # Two letters may be a product; three are more likely a word, or the corners of a triangle.
         self.is_text = self.words is not None and (len(self.words) > 2 or _TEXT.search(text) is not None)
         self.points = sorted(_POINTS.findall(plain))
         self.unit = self.base = self.variable = ""
@@ -244,7 +244,7 @@ class _Answer:
             self.value = re.sub(r"[, ]", "", self.value)
 
     def _is_unit(self, unit: str) -> bool:
-        """One letter is a variable, not a unit, except metres, grams and the like behind white space."""
+        """One letter is a variable, not a unit, except metres, grams and the like after white space."""
         letters = re.sub(r"[^a-zA-Zµ]", "", unit)
         if letters in _FUNCTIONS or unit.startswith("\\"):
             return False
@@ -253,7 +253,7 @@ class _Answer:
 
 
 def _unit_name(text: str) -> str:
-    """One name for the names of a unit, singular or plural."""
+    """The canonical name of a unit, given in singular or plural."""
     name = text.strip().rstrip(".").casefold()
     return _UNIT_NAMES.get(name) or _UNIT_NAMES.get(name.removesuffix("s")) or name
 
@@ -275,7 +275,7 @@ def _values_equal(first: str, second: str) -> bool:
         config = [LatexExtractionConfig(boxed_match_priority=0)]
         parsed.append(parse(f"\\boxed{{{text}}}", extraction_config=config, parsing_timeout=None))
     # Gold and answer are treated differently (a gold equation may be given by its right side): equal in one direction
-    # is enough. 15 digits, as an approximation is not the value.
+    # is enough. 15 digits, since an approximation is not equal.
     return any(
         bool(verify(gold, answer, float_rounding=15, timeout_seconds=None)) for gold, answer in (parsed, parsed[::-1])
     )

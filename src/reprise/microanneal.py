@@ -1,8 +1,8 @@
 """`reprise study microanneal`: is a source worth adding? Short annealing runs with it and without it, paired by seed.
 
-A grid like any other (`study.py`, which makes stages that the runs have in common once and resumes): the learning rate
-of the varied stage falls to 0, so that a few tokens tell what the text teaches (the microanneals of OLMo 2,
-arXiv 2501.00656). Both runs are trained on as many tokens; the other sources of the entry make room for the candidate.
+A grid like any other (`study.py`, which makes common stages once and resumes): the learning rate
+of the varied stage falls to 0, so that a few tokens show the effect of the text (the microanneals of OLMo 2,
+arXiv 2501.00656). Both runs use as many tokens; the candidate replaces part of the other sources.
 """
 
 import json
@@ -17,10 +17,10 @@ from reprise.study import Study
 
 
 class Microanneal(Settings):
-    """What is tried, and how."""
+    """Settings of a microanneal."""
 
     recipe: AnyPath
-    """Recipe whose mixture has the candidate among its sources, whatever its share."""
+    """Recipe whose mixture includes the candidate as a source, whatever its share."""
     workspace: FolderPath
     """Folder of the runs."""
     source: str
@@ -28,15 +28,15 @@ class Microanneal(Settings):
     stage: Annotated[int, Field(ge=0)] = 0
     """Stage that is annealed, counted from 0; the runs end with it."""
     share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
-    """Share of the candidate in its entry, in the run with it (half, as OLMo 2's microanneals mix)."""
+    """Share of the candidate in its entry, in the run with it (half, as in OLMo 2's microanneals)."""
     tokens: Count | None = None
-    """Tokens of the stage; null: those of the recipe."""
+    """Tokens of the stage; null: as in the recipe."""
     seeds: list[int] = Field(default=[1, 2, 3], min_length=1)
-    """A run with the candidate and one without it for each."""
+    """One run with the candidate and one without it per seed."""
 
 
 def plan_microanneal(settings: Microanneal) -> Study:
-    """The study that answers it: variants `without` (the baseline) and `with`.
+    """Make the study: variants `without` (the baseline) and `with`.
 
     Raises:
         UserError: the mixture has no such source, or the source is alone in its entry.

@@ -1,4 +1,4 @@
-"""Bring the stages of a run up to date: run those that are not."""
+"""Bring the stages of a run up to date: run the stale and missing ones."""
 
 import contextlib
 import errno
@@ -24,7 +24,7 @@ from reprise.workspace import Work, Workspace
 T = TypeVar("T")
 
 SAY_HASHING_S = 1.0
-"""Checksums that took less are not worth a line."""
+"""Checksums that took less time are not reported."""
 
 
 def run_stages(
@@ -36,21 +36,21 @@ def run_stages(
     others: Sequence[Path] = (),
     say: Callable[[str], None] = print,
 ) -> int:
-    """Run the stages that are not fresh, each after the stages that it needs.
+    """Run the stages that are not fresh, each after those that it needs.
 
     Args:
         recipe: the run.
         until: names of stages; None: all.
-        restart: discard the progress of a half-trained stage whose settings changed.
+        restart: discard the progress of a partly trained stage whose settings changed.
         adopt: resume from it with the new settings.
-        others: workspaces of runs alike; a stage that one of them made in the same way is taken over from there.
-        say: told what happens, a line each.
+        others: workspaces of similar runs; a stage that one of them made in the same way is reused.
+        say: called with a line about each event.
 
     Returns:
         How many stages ran.
 
     Raises:
-        UserError: a stage refused its settings or its input; what was published before stays.
+        UserError: a stage refused its settings or its input; what was published before is kept.
     """
     workspace = Workspace(recipe.workspace)
     processes = open_processes(recipe.training.collective_timeout_s)
@@ -69,7 +69,7 @@ def run_stages(
 
 @contextlib.contextmanager
 def _explain_full_disk(root: Path) -> Iterator[None]:
-    """Turn the error of a full or read-only disk into one message, whatever was being written."""
+    """Turn the error of a full or read-only disk into one message, no matter what was being written."""
     try:
         yield
     except OSError as error:
@@ -84,10 +84,10 @@ def _explain_full_disk(root: Path) -> Iterator[None]:
 
 
 def _preflight(recipe: Recipe, workspace: Workspace, until: Sequence[str] | None, say: Callable[[str], None]) -> None:
-    """Say everything that is knowably wrong with the stages that are about to run.
+    """Report everything that is known to be wrong with the stages that are about to run.
 
     Raises:
-        UserError: something would stop them.
+        UserError: something would stop the run.
     """
     try:
         walk = walk_stages(recipe, workspace, until, read_files=False)
@@ -104,7 +104,7 @@ def _preflight(recipe: Recipe, workspace: Workspace, until: Sequence[str] | None
 
 @dataclass
 class _Run:
-    """One command at work on the stages of a run."""
+    """The work of one command on the stages of a run."""
 
     recipe: Recipe
     workspace: Workspace
@@ -114,14 +114,14 @@ class _Run:
     others: Sequence[Path]
     say: Callable[[str], None]
     count: int = 0
-    """Stages that ran."""
+    """How many stages ran."""
     known_whole: set[str] = field(default_factory=set)
     """Stages whose files this process wrote, or compared with their checksums."""
     up_to_date: set[str] = field(default_factory=set)
     """Stages that are fresh, or were made by this process."""
 
     def bring_up(self, until: Sequence[str] | None) -> str | None:
-        """Make the stages that are not fresh; None when all are, else the name of a damaged stage that was met."""
+        """Make the stages that are not fresh; None once all are, else the name of a damaged stage."""
         processes = self.processes
         by_name = {stage.name: stage for stage in stages(self.recipe)}
         walk = walk_stages(self.recipe, self.workspace, until)
@@ -156,12 +156,12 @@ class _Run:
         return None
 
     def _share(self, action: Callable[[], T]) -> T:
-        """Let the first process do something, and give all processes what came out of it."""
+        """Run the action in the first process, and give its result to all processes."""
         result: T = self.processes.same(self.processes.first(action))
         return result
 
     def _remove_text(self) -> None:
-        """Where the recipe says so, remove the text of the document stages that all readers of it have read."""
+        """If the recipe asks for it, remove the text of document stages that no later stage still needs."""
         if self.recipe.documents.keep_text:
             return
         every = stages(self.recipe)
@@ -174,7 +174,7 @@ class _Run:
                     self.say(f"{stage.name}: its text was read and is removed ({freed / 1e6:,.1f} MB)")
 
     def _found_elsewhere(self, stage: Stage, derivation: Derivation) -> bool:
-        """Take the stage from what was kept of it or from a run alike; whether there was one, whole."""
+        """Restore the stage if it was kept, or take it from a similar run; whether an undamaged one was found."""
         if stage.precious and self._share(lambda: self.workspace.restore(derivation)):
             self.say(f"{stage.name}: was made from these settings before and was kept")
             return True
@@ -184,11 +184,11 @@ class _Run:
         return False
 
     def _is_damaged(self, name: str, compared: dict[str, Comparison]) -> bool:
-        """Compare the files of a stage that is about to be read with their checksums, once in a process.
+        """Compare the files of a stage that is about to be read with their checksums, once per process.
 
         Args:
             name: the stage.
-            compared: what was read is put in here.
+            compared: updated with what was read.
 
         Returns:
             Whether it is damaged and must be made again.
@@ -239,9 +239,9 @@ class _Run:
 
 
 def _reopen_finished(stage: Stage, derivation: Derivation, workspace: Workspace, say: Callable[[str], None]) -> None:
-    """For --adopt: let a finished training stage resume from its end, where more tokens are asked for.
+    """For --adopt: let a finished training stage resume from its end, if more tokens are asked for.
 
-    A stage that follows a training stage that changed begins from other weights, so it is trained from its beginning.
+    A stage after a changed training stage starts from different weights, so it is trained from the beginning.
 
     Raises:
         UserError: nothing would be left to train.
@@ -273,7 +273,7 @@ def _reopen_finished(stage: Stage, derivation: Derivation, workspace: Workspace,
 
 
 def _check_decontaminated(recipe: Recipe, decontaminate: Manifest | None) -> None:
-    """Refuse to score or train on text that may hold benchmark questions, unless the recipe wants that.
+    """Refuse to score or train on text that may contain benchmark questions, unless the recipe allows it.
 
     Raises:
         UserError: the published documents were not checked against the benchmarks.
@@ -306,7 +306,7 @@ _MEMORY_SETTINGS = {
 
 
 def _run_with_memory(stage: Stage, work: Work) -> None:
-    """Run a stage; memory that runs out is one message with the settings that help."""
+    """Run a stage; running out of memory is reported with the settings that help."""
     try:
         stage.run()(work, **stage.settings, **stage.means)
     except UserError:
@@ -322,13 +322,13 @@ def _run_with_memory(stage: Stage, work: Work) -> None:
 
 
 def _summary(work: Work) -> str:
-    """The single numbers among a stage's counts, for one line in the terminal."""
+    """Format a stage's scalar counts as one line for the terminal."""
     counts = [f"{name.replace('_', ' ')} {value:,}" for name, value in work.counts.items() if type(value) is int]
     return f" ({', '.join(counts[:6])})" if counts else ""
 
 
 def open_processes(timeout_s: int) -> Processes:
-    """The processes that torchrun or Slurm started for this command; one if they did not.
+    """The processes that torchrun or Slurm started for this command; else one process.
 
     Args:
         timeout_s: seconds that a process waits for the others in a collective of training.

@@ -1,7 +1,7 @@
 """Preflight: problems that can be found in seconds, before the first stage runs. All findings are reported together.
 
-To add a check: write `check_...(recipe) -> Iterator[Finding]` in the module that knows the subject, and name it in
-`CHECKS` below with the stages that it matters to. A check may also raise `UserError`, which becomes one finding. It
+To add a check: write `check_...(recipe) -> Iterator[Finding]` in the module for that subject, and add it to
+`CHECKS` below with the stages that it concerns. A check may also raise `UserError`, which becomes one finding. It
 must not load weights, read whole files, or wait for long.
 """
 
@@ -38,22 +38,22 @@ from reprise.vocabulary.merges import read_bpe
 from reprise.workspace import Workspace
 
 TRAIN = "train"
-"""Stands for all of the stages `train-N`."""
+"""Matches all of the stages `train-N`."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One look at a recipe."""
+    """One check of a recipe."""
 
     look: Callable[[Recipe], Iterable[Finding]]
     stages: tuple[str, ...] = ()
-    """Stages that it matters to; none: any."""
+    """Stages that it concerns; empty: any."""
     raised: Severity = "error"
     """Severity of a UserError that the check raises."""
 
 
 def inspect(recipe: Recipe, stages: Collection[str] | None = None) -> list[Finding]:
-    """Everything that is knowably wrong with a run.
+    """Find everything that can be known to be wrong with a run.
 
     Args:
         recipe: the run.
@@ -76,14 +76,14 @@ def inspect(recipe: Recipe, stages: Collection[str] | None = None) -> list[Findi
 
 
 def refuse(findings: Iterable[Finding], *severities: Severity) -> None:
-    """Raise one UserError with all findings of these severities (default: what stops a run); none: return."""
+    """Raise one UserError with all findings of these severities (default: those that stop a run), if there are any."""
     stopping = [finding for finding in findings if finding.severity in (severities or ("error", "missing"))]
     if stopping:
         raise UserError.of(stopping)
 
 
 def check_inputs(recipe: Recipe) -> Iterator[Finding]:
-    """Whether each input has files, and none that the run itself writes."""
+    """Check that each input has files, and none that the run itself writes."""
     documents = recipe.documents
     if not documents.inputs:
         yield Finding("there is no input", "documents.inputs=[]", "name at least one file or folder", "missing")
@@ -108,7 +108,7 @@ def check_inputs(recipe: Recipe) -> Iterator[Finding]:
 
 
 def _holds(path: str, workspace: Path) -> bool:
-    """Whether a folder or pattern of an input reaches into the workspace; what is hidden is not read."""
+    """Whether a folder or pattern of an input reaches into the workspace; hidden files are not read."""
     if path.startswith("package:"):
         return False
     root, target = Path(path).expanduser(), workspace.resolve()
@@ -125,15 +125,15 @@ def _holds(path: str, workspace: Path) -> bool:
 
 
 SAMPLED_FILES, SAMPLED_RECORDS = 20, 200
-"""Files of each input, and records of each file, that are read to see which languages and sources there are."""
+"""How many files per input, and records per file, are read to find the languages and sources."""
 
 
 def sample_corpus(recipe: Recipe, *splits: str) -> Corpus:
-    """Languages and sources of the text: those that the stage `read` counted, else of the first records of each input.
+    """Languages and sources of the text: as counted by the stage `read`, else from the first records of each input.
 
     Args:
         recipe: the run.
-        splits: only documents of these splits, once they are counted; none given: of any.
+        splits: only documents in these splits, once they are counted; none given: in any.
     """
     manifest = Workspace(recipe.workspace).manifest("read")
     if manifest is not None:
@@ -149,7 +149,7 @@ def sample_corpus(recipe: Recipe, *splits: str) -> Corpus:
 
 
 def _tells_buckets(entry: Input) -> bool:
-    """Whether the first records of an input say their language and source; else these are detected, or far away."""
+    """Whether an input's first records give language and source; else these are detected later, or are remote."""
     return {"lang", "source"} <= entry.constants.keys() or any(_sampled_pairs(entry))
 
 
@@ -160,7 +160,7 @@ def _sampled_pairs(entry: Input) -> Iterator[tuple[str, str]]:
 
 
 def _sampled_records(entry: Input, formats: Collection[str] | None = None) -> Iterator[Record]:
-    """The first records of the first files of a local input; only of files of these formats, None: of any."""
+    """The first records of the first files of a local input; only from files in these formats, None for any."""
     if is_remote(entry.path):
         return
     try:
@@ -174,16 +174,16 @@ def _sampled_records(entry: Input, formats: Collection[str] | None = None) -> It
                 if isinstance(record, Record):
                     yield record
     except UserError:
-        return  # `check_inputs` or the stage `read` says it
+        return  # `check_inputs` or the stage `read` reports it
 
 
 def check_setting_names(recipe: Recipe) -> Iterator[Finding]:
-    """Languages, sources and topics in settings, against the mixture and the inputs."""
+    """Check languages, sources and topics in settings against the mixture and the inputs."""
     return check_names(recipe, sample_corpus(recipe))
 
 
 def check_text_for_mixture(recipe: Recipe) -> Iterator[Finding]:
-    """A share above 0 of text that no input has, or none of the records that were examined."""
+    """Report a share above 0 for text that no input, or none of the examined records, contains."""
     corpus = sample_corpus(recipe, "train")
     if not corpus.complete and not all(_tells_buckets(entry) for entry in recipe.documents.inputs):
         return
@@ -207,13 +207,13 @@ def check_text_for_mixture(recipe: Recipe) -> Iterator[Finding]:
 
 
 SAMPLED_CONVERSATIONS = 50
-"""Conversations of each input of which the chat template has to take one."""
+"""How many conversations per input are tried; the chat template must accept at least one."""
 RECORDS_OF_CONVERSATIONS = frozenset({"jsonl", "json", "csv", "tsv", "parquet", "arrow"})
 """Formats whose records may be conversations."""
 
 
 def has_conversations(recipe: Recipe) -> bool:
-    """Whether any document is a conversation: as the stage `read` counted, else among the first records of inputs."""
+    """Whether any document is a conversation: as counted by the stage `read`, else in the inputs' first records."""
     manifest = Workspace(recipe.workspace).manifest("read")
     if manifest is not None:
         return bool(manifest.counts.get("conversations"))
@@ -228,7 +228,7 @@ def has_conversations(recipe: Recipe) -> bool:
 
 
 def check_chat_template(recipe: Recipe) -> Iterator[Finding]:
-    """Whether the model can write conversations, where there are some.
+    """Check that the model's template can format conversations, if the text has any.
 
     Raises:
         UserError: it has no template, or one that cannot be followed.
@@ -242,7 +242,7 @@ def check_chat_template(recipe: Recipe) -> Iterator[Finding]:
 
 
 def _check_conversations(recipe: Recipe, template: ChatTemplate) -> Iterator[Finding]:
-    """Whether the template can write any of the first conversations of each input; those it refuses are dropped."""
+    """Check that the template accepts any of the first conversations of each input; refused ones are dropped."""
     for index, entry in enumerate(recipe.documents.inputs):
         if not (is_told(entry) or may_be_recognised(entry)):
             continue
@@ -268,7 +268,7 @@ def _check_conversations(recipe: Recipe, template: ChatTemplate) -> Iterator[Fin
 
 
 def check_vocabulary(recipe: Recipe) -> Iterator[Finding]:
-    """Whether the model's vocabulary can be continued, where the recipe asks for that.
+    """Check that the model's vocabulary can be extended, if the recipe asks for that.
 
     Raises:
         UserError: it cannot.
@@ -279,7 +279,7 @@ def check_vocabulary(recipe: Recipe) -> Iterator[Finding]:
 
 
 def check_model_files(recipe: Recipe) -> Iterator[Finding]:
-    """Whether the model's folder and files are there and whole, as far as small files tell."""
+    """Check that the model's folder and files exist and are complete, judging by small files only."""
     try:
         model_files(recipe.model)
     except UserError as error:
@@ -289,7 +289,7 @@ def check_model_files(recipe: Recipe) -> Iterator[Finding]:
 
 
 def check_chat_merge(recipe: Recipe) -> Iterator[Finding]:
-    """Whether the chat model of `evaluation.chat_merge` can be merged with what is trained.
+    """Check that the chat model of `evaluation.chat_merge` can be merged with the trained model.
 
     Raises:
         UserError: it cannot.
@@ -303,7 +303,7 @@ def check_chat_merge(recipe: Recipe) -> Iterator[Finding]:
 
 
 def check_benchmark_files(recipe: Recipe) -> Iterator[Finding]:
-    """Whether the questions that documents are checked against are there."""
+    """Check that the questions to search for in documents exist."""
     settings, evaluation = recipe.documents.decontaminate, recipe.evaluation
     if settings.enabled:
         question_files(evaluation.question_folders(), evaluation.data, settings.extra_benchmarks)
@@ -311,12 +311,12 @@ def check_benchmark_files(recipe: Recipe) -> Iterator[Finding]:
 
 
 def check_benchmark_names(recipe: Recipe) -> Iterator[Finding]:
-    """Whether each benchmark that is not ours exists, and its questions can be had."""
+    """Check that each external benchmark exists, and that its questions are available."""
     return check_entries(recipe.evaluation.benchmarks)
 
 
 def check_packages(recipe: Recipe) -> Iterator[Finding]:
-    """Whether the packages of the extras that the recipe uses are installed."""
+    """Check that the packages of the extras that the recipe uses are installed."""
     for module, extra, purpose in _packages(recipe):
         if importlib.util.find_spec(module) is None:
             yield Finding.of(missing_extra(module, extra, purpose), "missing")
@@ -353,20 +353,20 @@ _PAGE_PACKAGES = {"html": "resiliparse", "epub": "resiliparse", "warc": "fastwar
 
 
 def _page_packages(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    """(module, what needs it) of the local inputs that are web pages, books and the like."""
+    """(module, what needs it) for local inputs such as web pages and books."""
     for entry in recipe.documents.inputs:
         if is_remote(entry.path):
             continue
         try:
             formats = {file.format for file in find_files(entry, "documents.inputs")}
         except UserError:
-            continue  # `check_inputs` says it
+            continue  # `check_inputs` reports it
         for name in sorted(formats & _PAGE_PACKAGES.keys()):
             yield _PAGE_PACKAGES[name], f"reading {name}"
 
 
 def generators(recipe: Recipe) -> Iterator[tuple[str, Generator]]:
-    """Models that the run asks for labels, documents and grades: (setting, generator)."""
+    """Models that write labels, documents and grades for the run: (setting, generator)."""
     llm, quality, synthesis = recipe.documents.topics.llm, recipe.documents.quality, recipe.synthesis
     if llm is not None and recipe.split_sources():
         yield "documents.topics.llm.generator", llm.generator
@@ -379,14 +379,14 @@ def generators(recipe: Recipe) -> Iterator[tuple[str, Generator]]:
 
 
 def check_generator_servers(recipe: Recipe) -> Iterator[Finding]:
-    """Whether the servers that write labels, documents and grades answer."""
+    """Check that the servers that write labels, documents and grades respond."""
     for setting, generator in generators(recipe):
         if generator.base_url is not None:
             yield from check_server(generator.base_url, generator.api_key_env, setting)
 
 
 def check_evaluation_server(recipe: Recipe) -> Iterator[Finding]:
-    """Whether the server that evaluates answers."""
+    """Check that the evaluation server responds."""
     backend = recipe.evaluation.backend
     if backend.base_url is not None:
         yield from check_server(backend.base_url, backend.api_key_env, "evaluation.backend")
@@ -399,7 +399,7 @@ COMPRESSED = 4.0
 
 
 def input_bytes(recipe: Recipe) -> int:
-    """Bytes of text in the local inputs, about: compressed files count four times."""
+    """Approximate bytes of text in the local inputs; compressed files count four times."""
     total = 0.0
     for entry in recipe.documents.inputs:
         if not is_remote(entry.path):
@@ -413,7 +413,7 @@ def input_bytes(recipe: Recipe) -> int:
 
 
 def workspace_bytes(recipe: Recipe) -> int:
-    """Bytes that a whole run writes, about: copies of the text, token ids, the models and checkpoints."""
+    """Approximate bytes that a whole run writes: copies of the text, token ids, the models and checkpoints."""
     text = input_bytes(recipe)
     weights = sum(path.stat().st_size for path in _weights(recipe))
     kept = recipe.training.checkpoints.keep_last + 1
@@ -422,9 +422,7 @@ def workspace_bytes(recipe: Recipe) -> int:
     checkpoints = len(recipe.stages) * (weights + 12 * parameters) + kept * 12 * parameters
     if recipe.vocabulary is not None:
         checkpoints += weights  # the model with a larger vocabulary
-    copies = (
-        len(DOCUMENT_STAGES) if recipe.documents.keep_text else 2
-    )  # the one that is read, and the one that is written
+    copies = len(DOCUMENT_STAGES) if recipe.documents.keep_text else 2  # one that is read, and one that is written
     return int(copies * text / PARQUET_COMPRESSED + text + checkpoints)
 
 
@@ -436,7 +434,7 @@ def _weights(recipe: Recipe) -> list[Path]:
 
 
 def check_disk(recipe: Recipe) -> Iterator[Finding]:
-    """Whether the workspace's file system has room for the run."""
+    """Check that the workspace's file system has enough space for the run."""
     folder = Path(recipe.workspace).absolute()
     while not folder.exists():
         folder = folder.parent

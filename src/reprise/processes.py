@@ -1,4 +1,4 @@
-"""The processes that torchrun or Slurm started for one command: what one does for all, and what they divide.
+"""The processes that torchrun or Slurm started for one command: shared results and divided work.
 
 Imports torch only if there are several.
 """
@@ -16,11 +16,11 @@ R = TypeVar("R")
 
 
 class Tool(Protocol):
-    """What a helper needs for its pieces, such as a model. It is pickled without what it has opened."""
+    """What a helper needs for its pieces, such as a model. Pickled without its open resources."""
 
     @property
     def key(self) -> str:
-        """Tools with equal keys are the same: a helper keeps the one that it has opened."""
+        """Tools with equal keys are the same: a helper keeps an open one."""
 
     def close(self) -> None:
         """Free its memory."""
@@ -31,31 +31,31 @@ class Remote(NamedTuple):
 
     tool: Tool
     function: Callable[[Any, Any], Any]
-    """Given the tool and a piece; a function of a module or a partial of one, which can be pickled."""
+    """Called with the tool and a piece; a module-level function or a partial of one, so that it can be pickled."""
 
 
 class _End(NamedTuple):
-    """The first process is done."""
+    """Message that the first process is done."""
 
     failed: bool
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those of a command; the only one by default."""
+    """The processes of a command, as seen by this one; by default it is the only one."""
 
     rank: int = 0
     world: int = 1
     group: Any = field(default=None, kw_only=True)
-    """Process group of the messages, on the CPU; None: the default one."""
+    """Process group for messages, on the CPU; None: the default one."""
 
     @property
     def is_first(self) -> bool:
-        """Whether this process does what is done once."""
+        """Whether this process does the work that is done only once."""
         return self.rank == 0
 
     def same(self, value: Any) -> Any:
-        """What the first process says."""
+        """The first process's value, in every process."""
         if self.world == 1:
             return value
         import torch.distributed
@@ -65,7 +65,7 @@ class Processes:
         return box[0]
 
     def gather(self, value: Any) -> list[Any]:
-        """What each process says, in the order of their ranks."""
+        """The values of all processes, in order of rank."""
         values = [value] * self.world
         if self.world > 1:
             import torch.distributed
@@ -74,16 +74,16 @@ class Processes:
         return values
 
     def wait(self) -> None:
-        """Return when every process is here."""
+        """Block until every process has called this."""
         if self.world > 1:
             import torch.distributed
 
             torch.distributed.barrier(group=self.group)
 
     def first(self, action: Callable[[], T]) -> T | None:
-        """Let the first process act while the others help it (`spread`); they get None.
+        """Let the first process run the action while the others help (`spread`) and get None.
 
-        Where it fails the others exit silently: the first process reports the error.
+        If it fails, the others exit silently: the first process reports the error.
 
         Args:
             action: called in the first process; every process must call this method.
@@ -104,15 +104,15 @@ class Processes:
         return result
 
     def spread(self, pieces: Sequence[T], own: Callable[[T], R], remote: Remote | None = None) -> list[R]:
-        """Results of pieces of work, in their order. Called by the first process alone, inside `first`.
+        """Process pieces in parallel; results are in order. Only called by the first process, inside `first`.
 
-        Which process works on a piece does not change its result. A process that is killed loses the piece that it
-        was working on, where the functions keep what they return.
+        Which process works on a piece does not change its result. A killed process only loses the piece that it
+        was working on, if the functions save their results.
 
         Args:
-            pieces: of similar size; they are pickled.
-            own: works on a piece in this process.
-            remote: how the others do; None leaves all pieces to this process.
+            pieces: work items of similar size; they are pickled.
+            own: processes a piece in this process.
+            remote: how the others process a piece; None: this process does all the work.
         """
         if self.world == 1 or remote is None or not pieces:
             return [own(piece) for piece in pieces]
@@ -129,7 +129,7 @@ class Processes:
         return pieces[self.rank :: self.world]
 
     def _help(self) -> None:
-        """Work on pieces until the first process is done."""
+        """Process pieces until the first process is done."""
         held: Tool | None = None
         while not isinstance(message := self.same(None), _End):
             remote, pieces = message
@@ -144,7 +144,7 @@ class Processes:
             sys.exit(2)
 
     def _exchange(self, pieces: Sequence[T], work: Callable[[T], Any]) -> list[tuple[list[Any], Exception | None]]:
-        """Work on the pieces of this process; gives results and failure of each process."""
+        """Process this rank's pieces; returns the results and the failure of each process."""
         values: list[Any] = []
         failure: Exception | None = None
         try:
@@ -155,7 +155,7 @@ class Processes:
 
 
 def _portable(error: Exception | None, rank: int) -> Exception | None:
-    """An error that another process can raise."""
+    """Convert an error so that another process can raise it."""
     if error is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""How far the work is: a bar with rate and remaining time in a terminal, a line now and then in a log."""
+"""Progress of the work: a bar with rate and remaining time in a terminal, an occasional line in a log."""
 
 import contextlib
 import sys
@@ -29,7 +29,7 @@ class _Stderr:
 
     @property
     def _file(self) -> Any:
-        # While a bar is shown rich replaces stderr with an object that prints to the console.
+        # While a bar is shown, rich replaces stderr with an object that prints to the console.
         return getattr(sys.stderr, "rich_proxied_file", sys.stderr)
 
     def __getattr__(self, name: str) -> Any:
@@ -37,32 +37,32 @@ class _Stderr:
 
 
 console = Console(file=_Stderr())  # type: ignore[arg-type]
-"""Everything that is for a person goes to stderr; results that a program may read go to stdout."""
+"""Messages for people go to stderr; results that a program may read go to stdout."""
 
 
 LINE_EVERY_S = 60.0
-"""Seconds between two lines where stderr is not a terminal, but the log of a job."""
+"""Seconds between two lines if stderr is not a terminal but a job's log."""
 _BAR_WIDTH = 40
 _SHORTEST_BAR = 8
-"""A shorter bar says nothing and is left out."""
+"""Shorter bars are left out."""
 
 
 class Advance(Protocol):
     """Called with the amount of work that was done since the last call."""
 
     def __call__(self, amount: float = 1.0, note: str = "", /) -> None:
-        """Add to what is done; the note, such as `3 failed`, is shown beside the rate."""
+        """Add to the amount done; the note, such as `3 failed`, is shown beside the rate."""
 
 
 @contextmanager
 def track(what: str, total: float | None, unit: str, *, logs: bool = True) -> Iterator[Advance]:
-    """Show how far the block is: as a bar, or in a log as a line a minute.
+    """Show the progress of the block: as a bar, or in a log as one line per minute.
 
     Args:
-        what: the work, such as `score`.
-        total: amount of work, or None if it is not known.
-        unit: what the amount counts, such as `documents`.
-        logs: whether a log gets lines; not where the block writes better ones.
+        what: name of the work, such as `score`.
+        total: total amount of work, or None if it is not known.
+        unit: unit of the amount, such as `documents`.
+        logs: whether to write lines to a log; False if the block writes better ones.
     """
     with Progress(_Line(unit), console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(what, total=total, rate="", note="")
@@ -85,7 +85,7 @@ class _Line(ProgressColumn):
     """`score ━━━━━━ 1,200/6,000 documents, 10.0/s, 3 failed, 0:02:00, 0:08:00 left`; what does not fit is left out.
 
     Args:
-        unit: what the amount counts.
+        unit: unit of the amount.
     """
 
     max_refresh = 0.1
@@ -95,13 +95,13 @@ class _Line(ProgressColumn):
         self._unit = unit
 
     def render(self, task: Task) -> RenderableType:
-        """The line, as wide as the terminal at most."""
+        """Render the line, at most as wide as the terminal."""
         done = f"{task.completed:,.0f}" + ("" if task.total is None else f"/{task.total:,.0f}")
         left = "" if task.time_remaining is None else f"{format_duration(task.time_remaining)} left"
         elapsed = "" if task.elapsed is None else format_duration(task.elapsed)
         parts = [f"{done} {self._unit}", task.fields["rate"], task.fields["note"], elapsed, left]
         room = console.width - cell_len(task.description) - 1
-        for dropped in (3, 1, 4, 2):  # what matters least first
+        for dropped in (3, 1, 4, 2):  # the least important first
             if cell_len(", ".join(filter(None, parts))) > room:
                 parts[dropped] = ""
         text = ", ".join(filter(None, parts))

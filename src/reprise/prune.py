@@ -1,4 +1,4 @@
-"""What a run keeps beside its published stages, what that takes, and its removal."""
+"""List and remove what a run keeps besides its published stages."""
 
 import shutil
 from pathlib import Path
@@ -18,16 +18,16 @@ class Prunable(TypedDict):
     """Something in a workspace that can be removed."""
 
     kind: Kind
-    """`kept`: a training stage of other settings. `cache`: cached answers and results. `unfinished`: a
-    stage that was begun."""
+    """`kept`: a training stage made under other settings. `cache`: cached answers and results. `unfinished`: a
+    stage that was started."""
     path: str
     bytes: int
     costs: str
-    """What its removal costs."""
+    """What is lost by removing it."""
 
 
 _CACHED = (*DOCUMENT_STAGES, VOCABULARY, SYNTHESIZE, TOKENIZE, EVALUATE)
-"""Names of the folders in `cache` that stages write; any other is the user's."""
+"""Names of the folders in `cache` that stages write; all others belong to the user."""
 _COSTS: dict[Kind, str] = {
     "kept": "training again if its settings return",
     "cache": "computing or asking again what a stage needs again",
@@ -36,7 +36,7 @@ _COSTS: dict[Kind, str] = {
 
 
 def list_prunable(workspace: Workspace) -> list[Prunable]:
-    """All that can be removed while every published stage stays fresh, the largest first."""
+    """Everything that can be removed while every published stage stays fresh, the largest first."""
     root = workspace.root
     folders: list[tuple[Kind, Path]] = [
         *(("kept", path) for path in root.glob("*.kept-*")),
@@ -55,7 +55,7 @@ def folder_bytes(folder: Path) -> int:
 
 
 def remove(workspace: Workspace, kinds: set[Kind]) -> list[Prunable]:
-    """Remove all of some kinds; returns what was removed.
+    """Remove everything of the given kinds, and return what was removed.
 
     Raises:
         UserError: another process runs in the workspace.

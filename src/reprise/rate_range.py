@@ -1,11 +1,11 @@
-"""`reprise study rate`: which learning rates are worth trying, from one run whose rate rises step by step.
+"""`reprise study rate`: which learning rates are worth trying, from one run whose rate rises in steps.
 
     WORKSPACE/
-      run/         the run: a training stage for each rate, which resumes from the one before
-      rate.json    the rates, what each did to the held-out text, and the answer (`RateAnswer`)
+      run/         the run: one training stage per rate, each resuming from the one before
+      rate.json    the rates, the effect of each on the held-out text, and the answer (`RateAnswer`)
 
-A range test (Smith, arXiv 1506.01186) on held-out text instead of the training loss, and on the text that must be kept
-as well. Later rates meet a model that has already learned, so the test finds a range and not the best rate.
+A range test (Smith, arXiv 1506.01186) on held-out text, not on the training loss, and including the text that must be
+kept. Later rates start from a model that has already learned, so the test finds a range, not the best rate.
 """
 
 import json
@@ -26,18 +26,18 @@ from reprise.storage import write_json
 
 
 class RateStudy(Settings):
-    """The rates."""
+    """Settings of the range test."""
 
     recipe: AnyPath
-    """Recipe of the run; its first stage gives mixture, order and topics."""
+    """Recipe of the run; its first stage defines the mixture, order and topics."""
     workspace: FolderPath
     """Folder of the study."""
     lowest: Annotated[float, Field(gt=0.0)] = 1e-6
     """First rate."""
     highest: Annotated[float, Field(gt=0.0)] = 1e-2
-    """Last rate; the run ends earlier if the loss is not finite or the new text becomes worse than at the start."""
+    """Last rate; the run stops early if the loss is not finite or the new text becomes worse than at the start."""
     rates: Annotated[int, Field(ge=3)] = 9
-    """Rates, evenly spread on a logarithmic scale."""
+    """How many rates, evenly spaced on a logarithmic scale."""
     tokens: Annotated[Count, Field(gt=0)] = 8192
     """Tokens at each rate."""
 
@@ -49,11 +49,11 @@ class RateStudy(Settings):
 
 
 class RateStep(TypedDict):
-    """One rate."""
+    """Measurements at one rate."""
 
     rate: float
     before: dict[str, float]
-    """Entry of the mixture -> bits per byte of its held-out text when this rate began."""
+    """Entry of the mixture -> bits per byte of its held-out text at the start of this rate."""
     after: dict[str, float]
 
 
@@ -65,16 +65,16 @@ class RateAnswer(TypedDict):
     """Tokens at each rate."""
     steps: list[RateStep]
     broke_at: float | None
-    """Rate at which training diverged; null: none did."""
+    """Rate at which training diverged; null if it never did."""
     fastest: float | None
-    """Rate at which the bits per byte of the entries that are not kept fell most; null: at none."""
+    """Rate at which the bits per byte of the entries that are not kept fell the most; null if they never fell."""
     highest_kept: float | None
-    """Highest rate up to which every kept entry stayed within its tolerance; null if nothing is kept."""
+    """Highest rate at which every kept entry still stayed within its tolerance; null if nothing is kept."""
     sentence: str
 
 
 def find_rates(study: RateStudy) -> RateAnswer:
-    """Run what is missing and answer.
+    """Run what is missing and compute the answer.
 
     Raises:
         UserError: the recipe is refused, or it has no held-out text.
@@ -103,7 +103,7 @@ def find_rates(study: RateStudy) -> RateAnswer:
 
 
 def _recipe_of(study: RateStudy, recipe: Recipe, rates: list[float]) -> Recipe:
-    """A stage for each rate; each continues with the optimizer and in the text of the one before."""
+    """Make one stage per rate; each continues with the optimizer state and text order of the one before."""
     first = recipe.stages[0].model_dump(mode="json")
     first["schedule"] = {"kind": "constant", "warmup_tokens": 0}
     stages = [
@@ -112,7 +112,7 @@ def _recipe_of(study: RateStudy, recipe: Recipe, rates: list[float]) -> Recipe:
             "name": f"rate {rate:.2g}",
             "tokens": study.tokens,
             "schedule": first["schedule"] | {"peak_lr": rate, "initial_lr": rate},
-            "max_epochs": 1e9,  # a short run on little text; what it says is about rates
+            "max_epochs": 1e9,  # a short run on little text, only to compare rates
         }
         for rate in rates
     ]
@@ -144,7 +144,7 @@ def _kept(recipe: Recipe) -> dict[str, float]:
 
 
 def _step(workspace: Path, index: int, rate: float, recipe: Recipe) -> RateStep:
-    """What a stage measured at its start and at its end."""
+    """Measurements of a stage at its start and at its end."""
     path = workspace / f"train-{index}" / "metrics.jsonl"
     groups = recipe.held_out_groups()
     measured = [record for record in drop_repeated(read_metrics(path)[0]) if record["kind"] == "validation"]
@@ -166,12 +166,12 @@ def _step(workspace: Path, index: int, rate: float, recipe: Recipe) -> RateStep:
 
 
 def _new(step: RateStep, kept: dict[str, float]) -> list[str]:
-    """The entries that are judged by what they gain: those that are not kept, or all."""
+    """The entries that are judged by their gain: those that are not kept, or all if all are kept."""
     return [name for name in step["after"] if name not in kept] or list(step["after"])
 
 
 def _got_worse(steps: list[RateStep], kept: dict[str, float]) -> bool:
-    """Whether the new text is now worse than before the first rate: higher rates only repeat it."""
+    """Whether the new text is now worse than before the first rate: higher rates would only repeat this."""
     return (
         any(
             not math.isfinite(steps[-1]["after"][name]) or steps[-1]["after"][name] > steps[0]["before"][name]
@@ -209,7 +209,7 @@ def _answer(study: RateStudy, steps: list[RateStep], broke_at: float | None, kep
 
 
 def _sentence(answer: RateAnswer, falls: dict[float, float], kept: dict[str, float]) -> str:
-    """The answer, and what it does not say."""
+    """Format the answer and its limits as text."""
     base = f"one run, {answer['tokens']:,} tokens at each of {len(answer['steps'])} rates"
     if answer["fastest"] is None:
         return f"No rate made the held-out text better ({base})."

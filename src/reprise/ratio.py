@@ -1,12 +1,12 @@
-"""`reprise study ratio`: how much new text to train on, found with runs of a small recipe.
+"""`reprise study ratio`: how much new text to train on, determined by runs of a small recipe.
 
     WORKSPACE/
       share-0.300-seed-1/   a run like any other, with 0.3 of the stage's tokens from the new entry
       ratio.json            the runs and the answer (`RatioAnswer`)
       proposed.yaml         the recipe with the best share
 
-Five runs spread over all shares, then rounds around the best one so far; killed, it resumes with the run that was at
-work. What the runs say is computed in `mixture/share_laws.py`.
+Five runs cover all shares, then rounds around the best one so far; if killed, it resumes with the run in progress.
+The runs are analysed in `mixture/share_laws.py`.
 """
 
 import itertools
@@ -28,10 +28,10 @@ from reprise.yaml_text import format_yaml
 
 
 class RatioStudy(Settings):
-    """What is varied, and what must be kept."""
+    """Settings of the study."""
 
     recipe: AnyPath
-    """Recipe of the runs: small enough to be run so often; its other entries keep their proportions."""
+    """Recipe of the runs: small enough to run many times; the proportions of its other entries are kept."""
     workspace: FolderPath
     """Folder of the runs."""
     stage: Annotated[int, Field(ge=0)] = 0
@@ -41,21 +41,21 @@ class RatioStudy(Settings):
     kept: str = ""
     """Language that must be kept; empty: the one in `evaluation.tolerance`."""
     runs: Annotated[int, Field(ge=len(FIRST_SHARES) + 1)] = 16
-    """Most runs."""
+    """Maximum count of runs."""
     seeds: list[int] = Field(default=[1, 2, 3], min_length=1)
-    """Taken in turn, so that what differs by chance is seen."""
+    """Used in turn, so that random variation becomes visible."""
 
 
 class RatioRun(TypedDict):
-    """One run."""
+    """Result of one run."""
 
     share: float
     """Share of the new entry."""
     seed: int
     kept: float
-    """Bits per byte of the kept language after training, over those before."""
+    """Bits per byte of the kept language after training, divided by the value before."""
     new: float
-    """The same of the new language."""
+    """The same for the new language."""
 
 
 class RatioAnswer(TypedDict):
@@ -66,7 +66,7 @@ class RatioAnswer(TypedDict):
     kept: str
     tolerance: float
     tokens: int
-    """Tokens of the stage, in each run."""
+    """Tokens of the stage, trained in each run."""
     runs: list[RatioRun]
     share: float
     low: float
@@ -74,17 +74,17 @@ class RatioAnswer(TypedDict):
     """95 % interval of `share`."""
     bounded_by: str
     laws: dict[str, str]
-    """`kept` and `new` -> the law that predicted their runs best."""
+    """`kept` and `new` -> the law that best predicted its runs."""
     left_out_error: dict[str, float]
-    """How far a law was off on a run that it was not fitted to, as a share of the loss."""
+    """Prediction error of a law on a run that it was not fitted to, as a share of the loss."""
     sentence: str
 
 
 def find_ratio(study: RatioStudy) -> RatioAnswer:
-    """Run what is missing and answer.
+    """Run what is missing and compute the answer.
 
     Raises:
-        UserError: the recipe does not say which text is new and which must be kept, or a run was refused.
+        UserError: the recipe does not define which text is new and which must be kept, or a run was refused.
     """
     recipe = load_recipe(study.recipe)
     entry, kept, tolerance = _roles(study, recipe)
@@ -156,7 +156,7 @@ def _roles(study: RatioStudy, recipe: Recipe) -> tuple[str, str, float]:
 
 
 def _shares(recipe: Recipe, stage: int, entry: str, share: float) -> dict[str, float]:
-    """Entry of the mixture -> its share, the others in their proportions; they sum to 1."""
+    """Entry of the mixture -> its share, with the proportions of the others kept; the shares sum to 1."""
     mixture = recipe.stages[stage].mixture
     others = {name: one.share for name, one in mixture.items() if name != entry}
     total = sum(others.values()) or 1.0
@@ -177,7 +177,7 @@ class _Measured(TypedDict):
 
 
 def _measured(workspace: Path, kept: str, entry: str, language: str) -> _Measured:
-    """after / before of the kept text and of the new entry's, or where nothing of it is held out of its language's."""
+    """after / before for the kept text and the new entry's, or its language's if the entry has nothing held out."""
     results = read_results(workspace)
     kept_bits = held_out_bits(results, kept)
     new_bits = held_out_bits(results, entry) or held_out_bits(results, language)
@@ -194,7 +194,7 @@ def _best(runs: list[RatioRun], tolerance: float, *, last: bool) -> BestShare:
 
 
 def _sentence(answer: RatioAnswer) -> str:
-    """The answer, and how sure it is."""
+    """The answer, and how certain it is."""
     kept, entry = answer["kept"], answer["entry"]
     base = f"{len(answer['runs'])} runs of {answer['tokens']:,} tokens"
     if answer["share"] <= 0.0:
@@ -209,7 +209,7 @@ def _sentence(answer: RatioAnswer) -> str:
 
 
 def _propose(study: RatioStudy, recipe: Recipe, answer: RatioAnswer) -> None:
-    """Write the recipe with the best share; its own settings stay as they were written."""
+    """Write the recipe with the best share; its other settings are left as written."""
     data = parse_yaml(Path(study.recipe).read_text(encoding="utf-8"), study.recipe)
     mixture = data["stages"][study.stage]["mixture"]
     shares = _shares(recipe, study.stage, answer["entry"], answer["share"])

@@ -1,7 +1,7 @@
-"""Records that cross a file: TypedDicts with a doc under each field.
+"""Records that are stored in files: TypedDicts with a docstring under each field.
 
 `reprise.schemas` turns them into JSON Schema files and into docs/formats.md, so the types, the files that a run writes
-and their documentation cannot drift apart.
+and their documentation stay in sync.
 """
 
 from pydantic import ConfigDict, with_config

@@ -1,4 +1,4 @@
-"""Which files of the user each stage reads, by names that do not depend on the folder that they are in."""
+"""The user's files that each stage reads, by names that do not depend on their folder."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ from reprise.recipe.generator import Generator
 
 
 def named_files(prefix: str, paths: Iterable[Path | SourceFile]) -> dict[str, Path | SourceFile]:
-    """Files by names that do not depend on where they are: the prefix, and the path below the folder of them all."""
+    """Name files independently of their location: the prefix, and the path below their common folder."""
     named = [(file.path if isinstance(file, SourceFile) else str(file), file) for file in paths]
     folders = {os.path.dirname(os.path.abspath(path)) for path, _ in named if not is_remote(path)}  # noqa: PTH100, PTH120
     root = os.path.commonpath(folders) if folders else ""
@@ -26,7 +26,7 @@ def named_files(prefix: str, paths: Iterable[Path | SourceFile]) -> dict[str, Pa
 
 
 def input_files(inputs: Sequence[Input], setting: str) -> dict[str, Path | SourceFile]:
-    """The files of inputs; those of an object store stay as they are, with their size."""
+    """The files of inputs; those in an object store are kept as they are, with their size."""
     files: dict[str, Path | SourceFile] = {}
     for index, entry in enumerate(inputs):
         of_entry = find_files(entry, f"{setting}.{index}.path")
@@ -37,13 +37,13 @@ def input_files(inputs: Sequence[Input], setting: str) -> dict[str, Path | Sourc
 
 
 def learned_labels(recipe: Recipe) -> list[Topics | Quality]:
-    """The settings of the labels that are learned."""
+    """Settings of the learned labels."""
     documents = recipe.documents
     return [documents.topics, *([documents.quality] if documents.quality is not None else [])]
 
 
 def label_files(recipe: Recipe) -> dict[str, Path | SourceFile]:
-    """The labelled files, the user's prompts, and the files of the models that labels are learned with or asked of."""
+    """The labelled files, the user's prompts, and the files of the models that learn or write labels."""
     files: dict[str, Path | SourceFile] = {}
     for name, labels in zip(("topics", "quality"), learned_labels(recipe), strict=False):
         files |= input_files(labels.labelled, f"documents.{name}.labelled")
@@ -56,7 +56,7 @@ def label_files(recipe: Recipe) -> dict[str, Path | SourceFile]:
 
 
 def synthesis_files(recipe: Recipe) -> dict[str, Path | SourceFile]:
-    """The user's prompts and problems, the models that are asked in this process, and what answers are checked with."""
+    """The user's prompts and problems, the models that run in this process, and the files used to check answers."""
     synthesis = recipe.synthesis
     files = named_files("model", model_files(recipe.model)) | decontamination_files(recipe)
     files |= named_files("prompts", _prompts(synthesis.prompts))
@@ -71,14 +71,14 @@ def synthesis_files(recipe: Recipe) -> dict[str, Path | SourceFile]:
 
 
 def _asked_model(generator: Generator, recipe: Recipe) -> list[Path]:
-    """Files of the model that answers in this process; none where a server does."""
+    """Files of the model if it runs in this process; none if a server answers."""
     if generator.kind == "openai":
         return []
     return model_files(recipe.model) if generator.model is None else _local_model(generator.model)
 
 
 def _local_model(path: str | None) -> list[Path]:
-    """Files of a model directory; none of a model that is a name on the Hub."""
+    """Files of a model directory; none for a model named on the Hub."""
     return sorted(file for file in Path(path).iterdir() if file.is_file()) if path and Path(path).is_dir() else []
 
 
@@ -88,7 +88,7 @@ def _prompts(folder: str | None) -> list[Path]:
 
 
 def decontamination_files(recipe: Recipe) -> dict[str, Path | SourceFile]:
-    """The files of benchmark questions that documents are checked against."""
+    """Files of benchmark questions to search for in documents."""
     settings = recipe.documents.decontaminate
     if not settings.enabled:
         return {}
@@ -99,13 +99,13 @@ def decontamination_files(recipe: Recipe) -> dict[str, Path | SourceFile]:
 
 
 def _external_questions(recipe: Recipe) -> dict[str, Path | SourceFile]:
-    """The files of questions of benchmarks that are not ours; those of the harness's tasks are written on first use."""
+    """Question files of external benchmarks; those of the harness's tasks are written on first use."""
     files = searched_files(external(recipe.evaluation.benchmarks))
     return {f"benchmarks/{benchmark}/questions": path for path, benchmark in files.items()}
 
 
 def evaluation_files(recipe: Recipe) -> dict[str, Path | SourceFile]:
-    """The files of benchmark questions that the models are asked (none where our benchmarks come from the Hub), and of
+    """Files of the evaluated benchmark questions (none if our benchmarks come from the Hub), and of
     the chat model that is merged."""
     evaluation = recipe.evaluation
     others = _external_questions(recipe) | {

@@ -1,6 +1,6 @@
 """What a run consists of: its stages in order, and what each depends on.
 
-A stage gets the settings named here and no others, so that a change re-runs exactly the stages that depend on it.
+A stage only gets the settings named here, so that a change re-runs exactly the stages that depend on it.
 """
 
 import importlib
@@ -34,7 +34,7 @@ from reprise.workspace import Work
 Run = Callable[..., None]
 
 DROPPED = ("dropped/*",)
-"""Records of the stages that drop documents."""
+"""Type of the records that each document stage writes about dropped documents."""
 
 
 @dataclass(frozen=True)
@@ -43,31 +43,31 @@ class Stage:
 
     name: str
     run: Callable[[], Run]
-    """Imports the function that does the work, only when there is work."""
+    """Imports and returns the function that does the work; called only if there is work."""
     needs: tuple[str, ...] = ()
     """Stages whose output it reads."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """Settings that decide what it writes; keyword arguments of the function."""
+    """Settings that determine its output; keyword arguments of the function."""
     means: dict[str, Any] = field(default_factory=dict)
-    """Settings that decide only how fast it is written (engine, threads); keyword arguments, not in the fingerprint."""
+    """Settings that only affect its speed (engine, threads); keyword arguments, not in the fingerprint."""
     files: Callable[[], Mapping[str, Path | SourceFile]] = dict
-    """The user's files that it reads, by names that do not depend on the folder that they are in."""
+    """The user's files that it reads, by names that do not depend on their folder."""
     resumable: bool = False
     precious: bool = False
     records: tuple[str, ...] = ()
     """Patterns of outputs that no later stage but the report reads."""
     reads_records: bool = False
-    """Whether it reads the records, counts and times of the stages that it needs: the report."""
+    """Whether it reads records, counts and times of the stages that it needs (the report does)."""
     outdated: Callable[[Mapping[str, Json]], str] = lambda counts: ""
-    """Given the counts of the published stage, why it would not pass now; empty if it would. For a setting that only
-    refuses, such as `max_reject_share`, so that a change of it does not make the stage again."""
+    """Called with the published stage's counts: why it would fail now, or empty. For a setting that only
+    rejects output, such as `max_reject_share`, so that changing it does not re-run the stage."""
     parallel: bool = False
-    """Whether every process that `torchrun` starts runs it; other stages run in the first one, and the others help it
+    """Whether every process started by `torchrun` runs it; other stages run in the first one, and the others help
     if it has a model."""
     passes_text: bool = False
-    """Whether it writes the text of its input again, so that its own may be removed once it was read."""
+    """Whether it copies its input's text, so that its own copy may be removed once it was read."""
     version: int = 1
-    """Raised when the same settings and inputs would give another output."""
+    """Version, increased when the same settings and inputs would give a different output."""
 
 
 def stages(recipe: Recipe) -> list[Stage]:
@@ -125,7 +125,7 @@ def stages(recipe: Recipe) -> list[Stage]:
 
 
 def _document_stages(recipe: Recipe) -> list[Stage]:
-    """From the user's files to scored documents, and the vocabulary that these are written with."""
+    """From the user's files to scored documents, and the vocabulary to encode them with."""
     return [
         _read_stage(recipe),
         _clean_stage(recipe),
@@ -204,7 +204,7 @@ def _label_stage(recipe: Recipe) -> Stage:
             "topics": documents.topics,
             "quality": documents.quality,
             "split_sources": split,
-            # Runs with other seeds have their scores in common if nothing is learned.
+            # Runs with other seeds share their scores if nothing is learned.
             "seed": recipe.seed if split or documents.quality is not None else 0,
             **_if(any(labels.llm is not None for labels in learned_labels(recipe)), {"model": recipe.model}),
         },
@@ -225,7 +225,7 @@ def _label_stage(recipe: Recipe) -> Stage:
 
 
 def _vocabulary_stages(recipe: Recipe) -> list[Stage]:
-    """The stage `vocabulary`, where the recipe asks for one."""
+    """The stage `vocabulary`, if the recipe asks for it."""
     if recipe.vocabulary is None:
         return []
     return [
@@ -241,12 +241,12 @@ def _vocabulary_stages(recipe: Recipe) -> list[Stage]:
 
 
 def _larger(recipe: Recipe) -> tuple[str, ...]:
-    """What a stage needs that takes the model that training begins with, if that is not the user's own."""
+    """The stage that writes the initial model for training, as needs; empty if that is the user's own model."""
     return () if recipe.vocabulary is None else (VOCABULARY,)
 
 
 def _start_files(recipe: Recipe) -> dict[str, Path | SourceFile]:
-    """The user's files of the model that training begins with; none where a stage writes that model."""
+    """The user's files of the initial model for training; empty if a stage writes that model."""
     return named_files("model", model_files(recipe.model)) if recipe.vocabulary is None else {}
 
 
@@ -328,7 +328,7 @@ def _training_stages(recipe: Recipe) -> list[Stage]:
 
 
 def _validations_decide(recipe: Recipe, stage: TrainingStage) -> bool:
-    """Whether what a validation measures changes what is trained on; else it is only recorded."""
+    """Whether validation results influence training; else they are only recorded."""
     return stage.topics.policy.name != "static" or recipe.training.guards.acts_on_retention
 
 
@@ -337,19 +337,19 @@ def _if(condition: bool, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _verified_since(counts: Mapping[str, Json], root: Path) -> str:
-    """Why a report does not show the last verification."""
+    """Why the report does not show the last verification yet."""
     last = read_verification(root)
     return "" if last is None or last["when"] == counts["verified"] else f"`reprise verify` ran at {last['when']}"
 
 
 def _too_many_rejects(counts: Mapping[str, Json], max_share: float) -> str:
-    """Why the stage `read`, which passed under another limit, would be refused now."""
+    """Why the stage `read`, which passed under another limit, would fail now."""
     total = counts["documents_out"] + counts["rejects"]
     return f"documents.max_reject_share: {max_share:g}" if counts["rejects"] > max_share * total else ""
 
 
 def _scored_buckets(recipe: Recipe) -> list[tuple[str, str]]:
-    """(language, source) of the documents that need a perplexity."""
+    """(language, source) of documents that need a perplexity."""
     pairs = {
         (entry.language, source)
         for stage in recipe.stages
@@ -360,7 +360,7 @@ def _scored_buckets(recipe: Recipe) -> list[tuple[str, str]]:
 
 
 def _with_questions(run: Run, recipe: Recipe) -> Run:
-    """A stage that searches documents for questions, with the files of benchmarks that are not ours."""
+    """Wrap a stage that searches documents for questions, adding the files of external benchmarks."""
 
     def run_with(work: Work, **settings: Any) -> None:
         run(work, questions=searched_files(external(recipe.evaluation.benchmarks)), **settings)
@@ -369,7 +369,7 @@ def _with_questions(run: Run, recipe: Recipe) -> Run:
 
 
 def _limited(name: str, recipe: Recipe) -> Run:
-    """A document stage, refused where it drops too much; the limit is no setting of it, as it changes no output."""
+    """Wrap a document stage to fail if it drops too much; the limit is not its setting, as it changes no output."""
     run = _import(f"reprise.documents.{name}.stage")
 
     def run_and_check(work: Work, **settings: Any) -> None:
@@ -380,7 +380,7 @@ def _limited(name: str, recipe: Recipe) -> Run:
 
 
 def _tokenize_limited(recipe: Recipe) -> Run:
-    """The stage `tokenize`, refused where the chat template refuses too many conversations."""
+    """Wrap the stage `tokenize` to fail if the chat template refuses too many conversations."""
     run = _import("reprise.tokens.stage")
 
     def run_and_check(work: Work, **settings: Any) -> None:
@@ -391,7 +391,7 @@ def _tokenize_limited(recipe: Recipe) -> Run:
 
 
 def _trained_pairs(recipe: Recipe) -> set[tuple[str, str]]:
-    """(language, source) of the text that is trained on."""
+    """(language, source) of the training text."""
     return {
         (entry.language, source)
         for stage in recipe.stages
@@ -407,14 +407,14 @@ def _import(module: str) -> Run:
 
 
 def _merge_chat(trained: Path, base: Model, chat: Model, factor: float, folder: Path) -> None:
-    """What the evaluation calls to write a merge with a chat model."""
+    """Write a merge with a chat model; called by the evaluation."""
     from reprise.publish.chat_vector import add_chat_vector  # imports torch
 
     add_chat_vector(trained, base, chat, folder, factor=factor)
 
 
 def _benchmarks_during(recipe: Recipe) -> Callable[[Any, str], list[LiveScore]]:
-    """What training calls to run the recipe's benchmarks on the model that it holds."""
+    """Make the function that training calls to run the recipe's benchmarks on its model."""
 
     def measure(model: Any, fingerprint: str) -> list[LiveScore]:
         from reprise.evaluation.benchmarks.live import measure_live

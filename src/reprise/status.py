@@ -1,4 +1,4 @@
-"""`reprise status`: which stages of a run are fresh, stale and missing, and how far the runs of a study are."""
+"""`reprise status`: which stages of a run are fresh, stale and missing, and the progress of a study's runs."""
 
 from pathlib import Path
 
@@ -31,22 +31,22 @@ class RunStatus(TypedDict):
     run: str
     """Name of its folder."""
     fresh: int
-    """Stages that are fresh."""
+    """How many stages are fresh."""
     stages: int
     next: str
     """The first stage that is not fresh; empty if all are."""
     reason: str
-    """Why that is so; or why nothing is known of the run."""
+    """Why it is not fresh, or why the run cannot be opened."""
 
 
 def status_of_run(recipe: Recipe) -> list[StageStatus]:
-    """Every stage of a run, in their order."""
+    """Every stage of a run, in order."""
     states = statuses(recipe, Workspace(recipe.workspace))
     return [{"stage": name, "state": status.state, "reason": status.reason} for name, status in states]
 
 
 def status_of_runs(folders: list[Path]) -> list[RunStatus]:
-    """How far each of several runs is; a run that cannot be opened is reported in its line."""
+    """The progress of several runs; a run that cannot be opened is reported in its line."""
     lines: list[RunStatus] = []
     for folder in folders:
         try:
@@ -68,7 +68,7 @@ def status_of_runs(folders: list[Path]) -> list[RunStatus]:
 
 
 def run_table(stages: list[StageStatus], title: str) -> Table:
-    """The stages of a run for a terminal."""
+    """Format the stages of a run for a terminal."""
     table = Table("stage", "state", "why", title=title)
     for stage in stages:
         style = {"fresh": "green", "stale": "yellow"}.get(stage["state"])
@@ -77,7 +77,7 @@ def run_table(stages: list[StageStatus], title: str) -> Table:
 
 
 def study_table(runs: list[RunStatus], title: str) -> Table:
-    """The runs of a study for a terminal."""
+    """Format the runs of a study for a terminal."""
     table = Table("run", "fresh stages", "next", "why", title=title)
     for run in runs:
         table.add_row(run["run"], f"{run['fresh']} of {run['stages']}", run["next"], run["reason"])

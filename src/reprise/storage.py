@@ -1,4 +1,4 @@
-"""Files that are written whole and checked when they are read: atomic writes, checksums of files and of JSON values."""
+"""Atomic writes and checked reads of files, and checksums of files and of JSON values."""
 
 import errno
 import hashlib
@@ -16,14 +16,14 @@ from typing_extensions import TypedDict
 from reprise.records import record
 
 Json = Any
-"""What `json` reads and writes."""
+"""A value that `json` can read and write."""
 
 _BLOCK_BYTES = 1 << 20
 
 
 @record
 class FileChecksum(TypedDict):
-    """What a file is, by content."""
+    """Size and hash of a file's content."""
 
     size: Annotated[int, Field(description="Bytes.")]
     xxh128: Annotated[str, Field(description="XXH3-128 of its bytes.")]
@@ -34,13 +34,13 @@ class InputRecord(FileChecksum):
     """A file of the user."""
 
     path: str
-    """Its path; bytes that are no UTF-8 are written as `\\xd6`."""
+    """Its path; bytes that are not UTF-8 are written as `\\xd6`."""
     mtime_ns: int
-    """Time of its last change; the file is hashed again only when this or the size differs."""
+    """Modification time; the file is hashed again only when this or the size differs."""
 
 
 def digest(value: Json) -> str:
-    """Hash of a JSON value; equal values give equal hashes, whatever the order of their keys."""
+    """Hash of a JSON value; equal values give equal hashes, regardless of key order."""
     canonical = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:32]
 
@@ -49,7 +49,7 @@ def file_checksum(path: Path) -> FileChecksum:
     """Size and hash of a file's content, read in blocks of 1 MiB.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     hasher = xxhash.xxh3_128()
     size = 0
@@ -61,12 +61,12 @@ def file_checksum(path: Path) -> FileChecksum:
 
 
 def printable(path: str) -> str:
-    """A path as it is shown and stored: bytes that are no UTF-8 are written as `\\xd6`."""
+    """Format a path for output and storage: bytes that are not UTF-8 are written as `\\xd6`."""
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def from_printable(path: str) -> Path:
-    """The file of a path that `printable` made."""
+    """The path that `printable` formatted."""
     if Path(path).exists():
         return Path(path)
     raw = re.sub(rb"\\x([89a-f][0-9a-f])", lambda match: bytes.fromhex(match[1].decode()), path.encode())
@@ -74,11 +74,11 @@ def from_printable(path: str) -> Path:
 
 
 def record_input(path: Path, known: Mapping[str, Json] | None = None) -> InputRecord:
-    """Path, size, time of change and checksum of a file.
+    """Path, size, modification time and checksum of a file.
 
     Args:
         path: the file.
-        known: an earlier record; its checksum is taken over if path, size and time match.
+        known: an earlier record; its checksum is reused if path, size and time match.
     """
     stat = path.stat()
     if known and (known["path"], known["size"], known["mtime_ns"]) == (
@@ -93,10 +93,10 @@ def record_input(path: Path, known: Mapping[str, Json] | None = None) -> InputRe
 
 
 def cache_folder() -> Path:
-    """Folder of what outlives runs, such as converted models: `REPRISE_CACHE`, else `reprise` in the user's cache.
+    """Folder of data shared by runs, such as converted models: `REPRISE_CACHE`, else `reprise` in the user's cache.
 
     Raises:
-        PermissionError: it is not there and cannot be made.
+        PermissionError: it does not exist and cannot be created.
     """
     shared = os.environ.get("XDG_CACHE_HOME", "")
     home = Path(shared if Path(shared).is_absolute() else os.path.expanduser("~/.cache"))  # noqa: PTH111
@@ -112,12 +112,12 @@ def cache_folder() -> Path:
 
 
 def find_damage(folder: Path, records: Mapping[str, FileChecksum], *, content: bool) -> list[str]:
-    """Files that are missing or are not what their records say; one sentence each.
+    """Find files that are missing or differ from their records; one sentence each.
 
     Args:
         folder: names in `records` are relative to it.
         records: name -> size and checksum.
-        content: read every file and compare checksums; without, sizes only.
+        content: read every file and compare checksums; if False, sizes only.
     """
     damage = []
     for name, expected in records.items():
@@ -136,7 +136,7 @@ def find_damage(folder: Path, records: Mapping[str, FileChecksum], *, content: b
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old or the new one, never half of it, even after a power cut."""
+    """Write a file so that readers see the old or the new version, never half of it, even after a power cut."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as handle:
@@ -155,13 +155,13 @@ def write_json(path: Path, value: Json) -> None:
 
 
 def write_checked(path: Path, value: Json) -> None:
-    """Write a JSON value together with its checksum, for `read_checked`; makes the folder."""
+    """Write a JSON value together with its checksum, for `read_checked`; creates the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"checksum": digest(value), "value": value})
 
 
 def read_checked(path: Path) -> Json | None:
-    """The value of a file of `write_checked`; None if it is missing or damaged, so that it is computed again."""
+    """Read a value written by `write_checked`; None if it is missing or damaged and must be computed again."""
     try:
         entry = json.loads(path.read_bytes())
         value = entry["value"]
@@ -171,7 +171,7 @@ def read_checked(path: Path) -> Json | None:
 
 
 def sync(path: Path) -> None:
-    """Return when what was written to a file, or the names in a folder, are on the disk."""
+    """Block until a file's content, or a folder's entries, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,14 +1,14 @@
-"""`reprise study`: a grid of recipes with seeds, and what the numbers do and do not show.
+"""`reprise study`: a grid of recipes with seeds, and what the results do and do not show.
 
     WORKSPACE/
       VARIANT-seed-N/     the run of a variant, a workspace like any other
-      VARIANT-seed-N.log  what it said, where several run at the same time
+      VARIANT-seed-N.log  its output, if several run at the same time
       study.json          results (report/study_records.py)
       study.html          the same as a page
 
-A stage that several runs have in common is made once: the pipeline takes it over from the run that made it. Runs are
-paired by seed: the difference to the baseline is taken seed by seed, and its interval is Student's, so three seeds give
-an interval that is honest about being three.
+A stage that several runs have in common is made once: the pipeline reuses it from the run that made it. Runs are
+paired by seed: the difference to the baseline is computed per seed, and has Student's interval, so that three seeds
+give an appropriately wide one.
 """
 
 import importlib.resources
@@ -44,16 +44,16 @@ from reprise.storage import write_json, write_text
 from reprise.workspace import refuse_to_replace
 
 TakeThrough = Callable[[Recipe, Sequence[Path]], None]
-"""Takes a recipe to its evaluation, with the workspaces of the other runs; does nothing if it is done."""
+"""Runs a recipe up to its evaluation, given the workspaces of the other runs; does nothing if it is finished."""
 
 
 class Study(Settings):
-    """What is varied, and what is measured."""
+    """Settings of a study: what is varied, and what is measured."""
 
     name: str
-    """A word for the page."""
+    """Short name, shown on the page."""
     question: str
-    """What the study asks, in one sentence."""
+    """The question of the study, in one sentence."""
     recipe: AnyPath
     """Recipe that every variant starts from; relative to the current folder."""
     workspace: FolderPath
@@ -91,7 +91,7 @@ class Study(Settings):
 
 
 def shipped_studies() -> list[str]:
-    """Names of the studies that come with Reprise."""
+    """Names of the studies shipped with Reprise."""
     return sorted(entry.name.removesuffix(".yaml") for entry in _shipped().iterdir() if entry.name.endswith(".yaml"))
 
 
@@ -99,11 +99,11 @@ def load_study(name: Path | str, overrides: dict[str, Any] | None = None) -> Stu
     """Read and check a study.
 
     Args:
-        name: a YAML file, or the name of a study that is shipped.
-        overrides: settings that replace those of the file (recipe, workspace, seeds, ...).
+        name: a YAML file, or the name of a study shipped with Reprise.
+        overrides: settings that override those in the file (recipe, workspace, seeds, ...).
 
     Raises:
-        UserError: it cannot be read, or a setting does not pass its check.
+        UserError: the file cannot be read, or a setting does not pass its check.
     """
     is_shipped = str(name) in shipped_studies() and not Path(name).exists()
     path = _shipped() / f"{name}.yaml" if is_shipped else Path(name)
@@ -121,18 +121,18 @@ def load_study(name: Path | str, overrides: dict[str, Any] | None = None) -> Stu
 
 
 def run_study(study: Study, *, arguments: Sequence[str] = (), only: str | None = None) -> StudyResult | None:
-    """Run what is missing and compare.
+    """Run what is missing and compare the variants.
 
     Args:
         study: the study.
-        arguments: arguments of the command `reprise study`, with which runs at the same time are started.
-        only: run this one alone, such as `random-seed-1`; nothing is compared.
+        arguments: arguments of the command `reprise study`, used to start parallel runs.
+        only: only run this one, such as `random-seed-1`; nothing is compared.
 
     Returns:
-        The comparison, which is also written; None with `only`.
+        The comparison, which is also written to files; None with `only`.
 
     Raises:
-        UserError: there is no such run; or a run has no such measure.
+        UserError: there is no such run; or a run lacks a measure.
     """
     recipes = {run: _recipe(study, *run) for run in itertools.product(study.variants, study.seeds)}
     root = Path(study.workspace)
@@ -158,7 +158,7 @@ def run_study(study: Study, *, arguments: Sequence[str] = (), only: str | None =
 
 
 def run_all(study: Study, recipes: Mapping[tuple[str, int], Recipe], arguments: Sequence[str]) -> None:
-    """Run the grid, as many runs at the same time as the study says.
+    """Run the grid, with as many parallel runs as the study allows.
 
     Args:
         study: the study.
@@ -177,7 +177,7 @@ def run_all(study: Study, recipes: Mapping[tuple[str, int], Recipe], arguments: 
 
 
 def take_through(recipe: Recipe, others: Sequence[Path]) -> None:
-    """Take a recipe to its evaluation, in this process."""
+    """Run a recipe up to its evaluation, in this process."""
     run_stages(
         recipe,
         until=["evaluate"],
@@ -187,11 +187,11 @@ def take_through(recipe: Recipe, others: Sequence[Path]) -> None:
 
 
 def run_apart(arguments: Sequence[str], parallel: int) -> TakeThrough:
-    """Each run in a process of its own, with an accelerator of its own if there are several.
+    """Start each run in its own process, with its own accelerator if there are several.
 
     Args:
-        arguments: of `reprise study`, for this study.
-        parallel: runs at the same time.
+        arguments: arguments of `reprise study` for this study.
+        parallel: how many runs execute at the same time.
     """
     import torch
 
@@ -243,7 +243,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float, tuple[float, float] |
 
 
 def detectable_difference(values: Sequence[float]) -> float | None:
-    """The smallest true difference that as many pairs, scattered as these are, show in 4 of 5 studies; None for one.
+    """The smallest true difference that this many pairs with this scatter detect in 4 of 5 studies; None for one.
 
     (t_0.975 + t_0.8) s / sqrt(n): the power of a paired t test, about 0.8.
     """
@@ -272,20 +272,20 @@ def _find(recipes: dict[tuple[str, int], Recipe], name: str) -> tuple[str, int]:
 
 
 def _batches(study: Study) -> list[list[tuple[str, int]]]:
-    """The first run goes alone, and the baseline of each seed before the others, which then find the stages that they
-    have in common instead of making them at the same time."""
+    """Batches of runs: the first run alone, then the baseline of each seed, then the others, which find the common
+    stages finished instead of making them at the same time."""
     baselines = [(study.baseline, seed) for seed in study.seeds]
     others = [(variant, seed) for variant in study.variants if variant != study.baseline for seed in study.seeds]
     return [baselines[:1], baselines[1:], others]
 
 
 def run_one(recipes: Mapping[tuple[str, int], Recipe], run: tuple[str, int], take: TakeThrough) -> None:
-    """One run of a grid, with the cached answers of other runs.
+    """Run one recipe of a grid, with the cached answers of other runs.
 
     Args:
-        recipes: (variant, seed) -> its recipe, of all runs so far.
-        run: which of them.
-        take: takes it through.
+        recipes: (variant, seed) -> its recipe, for all runs so far.
+        run: which one to run.
+        take: runs the recipe up to its evaluation.
     """
     target = Path(recipes[run].workspace)
     others = [Path(recipe.workspace) for other, recipe in recipes.items() if other != run]
@@ -300,10 +300,10 @@ def run_one(recipes: Mapping[tuple[str, int], Recipe], run: tuple[str, int], tak
 
 
 def read_results(workspace: Path) -> Results:
-    """The evaluation of a run.
+    """Read the evaluation of a run.
 
     Raises:
-        UserError: there is none.
+        UserError: it does not exist.
     """
     path = workspace / "evaluate" / "results.json"
     try:
@@ -319,7 +319,7 @@ def held_out_bits(results: Results, name: str) -> tuple[float, float] | None:
     Args:
         results: the evaluation of a run.
         name: `en`, `law` or `law/cases`: an entry of the mixture or a source of it, as in the verdicts; else a
-            language, which is the text of all of its entries.
+            language, with the text of all of its entries.
     """
     rows = results["bits_per_byte"]
     named = [row for row in rows if row["path"] == name]
@@ -348,7 +348,7 @@ def _value(results: Results, measure: str) -> float:
 
 
 def _compare_all(study: Study, outcomes: dict[tuple[str, int], Results]) -> dict[str, MeasureComparison]:
-    """Every measure of every variant against the baseline; all sentences hold together by Holm's rule."""
+    """Compare every measure of every variant with the baseline; Holm's rule controls the joint error."""
     compared = {measure: _compare(study, measure, outcomes) for measure in study.measures}
     differences = [
         (measure, variant, difference)
@@ -364,7 +364,7 @@ def _compare_all(study: Study, outcomes: dict[tuple[str, int], Results]) -> dict
 
 
 def smallest_error(values: Sequence[float]) -> float:
-    """The smallest error at which Student's interval of the mean excludes 0; 1 for one value."""
+    """The smallest error probability at which Student's interval of the mean excludes 0; 1 for one value."""
     from scipy.stats import ttest_1samp
 
     if len(values) < 2 or not any(values):
@@ -395,7 +395,7 @@ def _compare(study: Study, measure: str, outcomes: dict[tuple[str, int], Results
 def _sentence(
     study: Study, measure: str, variant: str, difference: PairedDifference, is_shown: bool, num_compared: int
 ) -> str:
-    """What the numbers do and do not show."""
+    """State what the results do and do not show."""
     mean, ci, detectable = difference["mean"], difference["ci"], difference["detectable"]
     relative = difference["unit"] == "relative"
     unit, count = ("%" if relative else "points"), len(study.seeds)

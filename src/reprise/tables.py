@@ -1,4 +1,4 @@
-"""Print a table on a terminal of any width: columns get narrower at spaces, and no figure and no name is cut."""
+"""Print a table on a terminal of any width: columns wrap at spaces, and no figure or name is cut."""
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -7,14 +7,14 @@ from rich.table import Table
 LONGEST_WORD = 24
 """A longer word, such as a path, may continue on the next line."""
 _FRAME, _BORDER = 3, 1
-"""Characters of a row besides its text: for each column, and once."""
+"""Extra characters of a row besides its text: per column, and once per row."""
 
 
 def print_table(table: Table) -> None:
-    """Print a table to stdout; where its words do not fit side by side, one line per cell.
+    """Print a table to stdout; if its words do not fit side by side, one line per cell.
 
     Args:
-        table: of text, in which brackets are no markup.
+        table: table of text; brackets are not treated as markup.
     """
     console = Console(markup=False, highlight=False)
     columns = [[str(column.header), *map(str, column.cells)] for column in table.columns]
@@ -27,7 +27,7 @@ def print_table(table: Table) -> None:
         _print_lines(table, columns, console)
         return
     order = sorted(range(len(columns)), key=lambda index: whole[index] - least[index])
-    for index in order:  # the columns that lack least are filled first
+    for index in order:  # columns that need the least are filled first
         extra = min(left, whole[index] - least[index])
         table.columns[index].width, table.columns[index].overflow = least[index] + extra, "fold"
         left -= extra
@@ -35,7 +35,7 @@ def print_table(table: Table) -> None:
 
 
 def _print_lines(table: Table, columns: list[list[str]], console: Console) -> None:
-    """`column: cell` for each cell, and an empty line between two rows."""
+    """Print `column: cell` for each cell, and an empty line between two rows."""
     if table.title:
         console.print(table.title, style="italic", soft_wrap=True)
     headers = [cells[0] for cells in columns]

@@ -1,4 +1,4 @@
-"""The record of `reprise verify`: which files of a run were read, and what was damaged; the report shows it."""
+"""The record of `reprise verify`: which files were read and which were damaged; shown in the report."""
 
 from pathlib import Path
 
@@ -12,12 +12,12 @@ VERIFIED = "verified.json"
 
 @record
 class Verified(TypedDict):
-    """Some files of a run that were read and compared."""
+    """A group of files of a run that were read and compared."""
 
     what: str
     """A stage, `cache/STAGE`, or `inputs`: the files of the user, the base model among them."""
     manifest: str | None
-    """Hash of the stage's manifest as it was then; null for what has no manifest that could be read."""
+    """Hash of the stage's manifest at that time; null without a readable manifest."""
     files: int
     """How many files were read."""
     bytes: int
@@ -31,19 +31,19 @@ class Verification(TypedDict):
     """The result of `reprise verify`, kept with its checksum in `WORKSPACE/verified.json`."""
 
     when: str
-    """When it began to read, in UTC."""
+    """Start time, in UTC."""
     seconds: float
-    """How long it took."""
+    """Duration."""
     parts: list[Verified]
     """What was read."""
 
 
 def read_verification(root: Path) -> Verification | None:
-    """What `reprise verify` last wrote into a run's folder; None if it has not, or the file is damaged."""
+    """Read the last result of `reprise verify` for a run; None if there is none, or the file is damaged."""
     result: Verification | None = read_checked(root / VERIFIED)
     return result
 
 
 def damage_of(result: Verification) -> list[str]:
-    """All damaged or missing files of a verification."""
+    """All damaged or missing files in a verification."""
     return [sentence for part in result["parts"] for sentence in part["damage"]]

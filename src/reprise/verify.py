@@ -1,4 +1,4 @@
-"""Compare everything that a run has published with the checksums that were taken when it was written."""
+"""Compare everything that a run has published with the checksums recorded when it was written."""
 
 import time
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ def verify_run(recipe: Recipe) -> Verification:
 
 
 def _stages(workspace: Workspace) -> Iterator[Verified]:
-    """The published stages, and those that were kept."""
+    """The published stages, and the kept ones."""
     for path in sorted(workspace.root.glob(f"*/{MANIFEST}")):
         if path.parent.suffix in (".partial", ".retired"):
             continue
@@ -53,7 +53,7 @@ def _stages(workspace: Workspace) -> Iterator[Verified]:
 
 
 def _caches(workspace: Workspace) -> Iterator[Verified]:
-    """Cached answers: a damaged one is computed or asked for again, but it is named here."""
+    """Cached answers: a damaged one is computed or requested again, but is still reported here."""
     for folder in sorted((workspace.root / "cache").glob("*/")):
         files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
         damage = []
@@ -71,14 +71,14 @@ def _caches(workspace: Workspace) -> Iterator[Verified]:
 
 
 def _inputs(workspace: Workspace) -> Iterator[Verified]:
-    """The user's files that published stages were made from, as they are on the disk now."""
+    """The user's files that published stages were made from, as they are on disk now."""
     seen: dict[str, str] = {}
     num_bytes, damage = 0, []
     for path in sorted(workspace.root.glob(f"*/{MANIFEST}")):
         try:
             manifest = read_manifest(path)
         except UserError:
-            continue  # named by `_stages`
+            continue  # reported by `_stages`
         for entry in manifest.files.values():
             if entry["path"] in seen or "://" in entry["path"]:
                 continue

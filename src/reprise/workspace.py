@@ -1,17 +1,17 @@
-"""Where a stage's output lives: atomic publication, manifest, fingerprint.
+"""The folder of a run: atomic publication, manifest, fingerprint.
 
     WORKSPACE/
-      recipe.yaml            the resolved recipe of the last run
-      STAGE/                 a published stage; present means complete
+      recipe.yaml            the resolved recipe of the last command
+      STAGE/                 a published stage; complete if it exists
         manifest.json        written last, before the folder is published
-      STAGE/documents/       of a document stage: gone once it was read, where documents.keep_text is false
+      STAGE/documents/       of a document stage; removed once read if documents.keep_text is false
       STAGE.kept-HASH/       a precious stage (training) made under other settings; restored when they return
       STAGE.partial/         an unfinished stage, running or killed; never read by another stage
-        begun.json           the fingerprint and settings it was begun under
-      cache/STAGE/           cached answers and results, keyed by content; survives changes of the settings
+        begun.json           the fingerprint and settings it was started with
+      cache/STAGE/           cached answers and results, keyed by content; kept when settings change
 
-A stage depends on the settings, stages and files that it declares and gets nothing else, so its fingerprint is exact.
-It depends on the content of these stages and files, not on where they are: a stage that is made again with the same
+A stage depends on the settings, stages and files that it declares, and on nothing else, so its fingerprint is exact.
+It depends on the content of these stages and files, not on their location: a stage that is made again with the same
 output leaves the stages after it fresh.
 """
 
@@ -45,29 +45,29 @@ from reprise.storage import Json, digest, file_checksum, find_damage, sync, writ
 
 _BEGUN = "begun.json"
 _OUTSIDE = ("report.html", "report.json", "verified.json")
-"""Files that a run writes into the workspace beside its recipe."""
+"""Files that a run writes into the workspace besides its recipe."""
 
 
 @dataclass
 class Work:
-    """What a stage gets while it runs."""
+    """What a stage receives to do its work."""
 
     output: Path
-    """Unpublished folder to write into."""
+    """Unpublished folder to write to."""
     inputs: Mapping[str, Path]
-    """Folders of the stages that it needs."""
+    """Stage that it needs -> its folder."""
     cache: Path
-    """Folder that outlives changes of the settings, for cached answers keyed by content; made when used."""
+    """Folder for cached answers keyed by content, kept when settings change; created on first use."""
     counts: dict[str, Json] = field(default_factory=dict)
-    """Numbers for the manifest and the report."""
+    """Counts for the manifest and the report."""
     outside: list[Path] = field(default_factory=list)
-    """Files of the stage that lie outside its folder, such as the report; missed when they are gone."""
+    """Files of the stage outside its folder, such as the report; if one is missing, the stage is stale."""
     adopt: bool = False
-    """The user wants to resume from what is in the folder, whatever settings it was begun under."""
+    """Whether to resume from the folder's content even if it was started with other settings."""
     compared: dict[str, Comparison] = field(default_factory=dict)
     """Stage that it reads -> how its files were compared with their checksums."""
     processes: Processes = field(default_factory=Processes)
-    """Those of the command: some stages run in each, the others in the first, which may spread pieces of its work."""
+    """Processes of the command: some stages run in all, others in the first, which may spread pieces of its work."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Workspace:
         return self.root / stage
 
     def adopt_finished(self) -> None:
-        """Give their names to stages that were killed between their manifest and the rename; remove cut files."""
+        """Publish stages that were killed between writing the manifest and the rename; remove partial files."""
         for partial in self.root.glob("*.partial"):
             if (partial / MANIFEST).exists():
                 (partial / _BEGUN).unlink(missing_ok=True)
@@ -101,14 +101,14 @@ class Workspace:
                 leftover.unlink(missing_ok=True)
 
     def keep_recipe(self, text: str) -> None:
-        """Keep the resolved recipe, so that the folder alone says what the run is.
+        """Save the resolved recipe, so that the folder alone describes the run.
 
         Args:
-            text: see `recipe.loading.format_kept`.
+            text: text of the recipe, see `recipe.loading.format_kept`.
 
         Raises:
-            UserError: the user has a file of this name there, such as the recipe itself where the workspace is `.`,
-                or the folder is no run yet and contains what a run would write over.
+            UserError: the user has a file with this name there, such as the recipe itself if the workspace is `.`,
+                or the folder is not a run yet and contains files that a run would overwrite.
         """
         path = self.root / KEPT
         if not path.exists() and not any(self.root.glob(f"*/{MANIFEST}")):
@@ -124,10 +124,10 @@ class Workspace:
             write_text(path, text)
 
     def manifest(self, stage: str) -> Manifest | None:
-        """Manifest of a published stage, None if there is none.
+        """Manifest of a published stage; None if it is not published.
 
         Raises:
-            UserError: the manifest is there but cannot be read.
+            UserError: the manifest exists but cannot be read.
         """
         path = self.folder(stage) / MANIFEST
         try:
@@ -136,7 +136,7 @@ class Workspace:
             return None
 
     def damage(self, manifest: Manifest) -> str | None:
-        """The first output file that is missing or has another size than the manifest says, None if all is well."""
+        """The first output file that is missing or whose size differs from the manifest; None if all match."""
         damage = find_damage(self.folder(manifest.stage), manifest.outputs, content=False)
         return damage[0] if damage else None
 
@@ -168,16 +168,16 @@ class Workspace:
         shutil.rmtree(retired)
 
     def remove_table(self, stage: str, table: str) -> int:
-        """Remove a table of a published stage that no other stage has to read; the stage stays fresh.
+        """Remove a table of a published stage that no other stage needs; the stage stays fresh.
 
-        A stage that must read it later makes the stage again: `compare` says that it is not whole.
+        If a later stage does need it, the stage is made again, since `compare` reports it as incomplete.
 
         Args:
-            stage: its name.
-            table: folder of the table in that of the stage.
+            stage: name of the stage.
+            table: folder of the table inside the stage's folder.
 
         Returns:
-            Bytes that this freed.
+            How many bytes were freed.
         """
         manifest = self.manifest(stage)
         folder = self.folder(stage) / table
@@ -185,23 +185,23 @@ class Workspace:
             return 0
         chosen = {name: entry for name, entry in manifest.outputs.items() if Path(name).parts[0] == table}
         rest = {name: entry for name, entry in manifest.outputs.items() if name not in chosen}
-        if chosen:  # the manifest first: what a kill leaves is then never read as whole
+        if chosen:  # the manifest first, so that a kill never leaves a stage that looks complete
             write_manifest(self.folder(stage), replace(manifest, outputs=rest, removed=manifest.removed | chosen))
         shutil.rmtree(folder)
         return sum(entry["size"] for entry in chosen.values())
 
     def begin(self, derivation: Derivation, *, restart: bool = False, adopt: bool = False) -> Work:
-        """Make or take over the unpublished folder of a stage.
+        """Create or reuse the unpublished folder of a stage.
 
-        What a killed stage left is discarded, unless the stage is resumable and was begun under the same fingerprint.
+        What a killed stage left is discarded, unless the stage is resumable and was started with the same fingerprint.
 
         Args:
             derivation: what the stage is made from.
-            restart: discard what a precious stage left, whatever its settings were.
-            adopt: resume from it with the settings of today.
+            restart: discard what a precious stage left, regardless of its settings.
+            adopt: resume from it with the current settings.
 
         Raises:
-            UserError: a precious stage (training) was begun under other settings, and neither flag is given.
+            UserError: a precious stage (training) was started with other settings, and neither flag is given.
         """
         partial = self._partial(derivation.stage)
         self._refuse_foreign(derivation.stage)
@@ -220,7 +220,7 @@ class Workspace:
                 "or --adopt to resume from its checkpoint with the new settings",
             )
         partial.mkdir(parents=True, exist_ok=True)
-        for leftover in partial.rglob(".*.tmp"):  # of a write that was killed
+        for leftover in partial.rglob(".*.tmp"):  # left by a killed write
             leftover.unlink()
         write_json(partial / _BEGUN, {"fingerprint": derivation.fingerprint, "settings": derivation.settings})
         work = self.join(derivation)
@@ -228,7 +228,7 @@ class Workspace:
         return work
 
     def _refuse_foreign(self, stage: str) -> None:
-        """Raise UserError where a folder of the user's has the name of a stage: publishing it would remove that."""
+        """Raise UserError if a folder of the user has the name of a stage: publishing the stage would remove it."""
         folder = self.folder(stage)
         if folder.exists() and not (folder / MANIFEST).exists() and not (folder.is_dir() and not any(folder.iterdir())):
             raise UserError(
@@ -242,9 +242,9 @@ class Workspace:
         return self._partial(stage).exists()
 
     def reopen(self, manifest: Manifest, lay_out: Callable[[Path, Path], None]) -> None:
-        """Make an unpublished folder out of a finished stage, as if it had been stopped at its end.
+        """Make an unpublished folder from a finished stage, as if it had been stopped at its end.
 
-        The finished one stays published until the stage is finished again.
+        The old version stays published until the stage is finished again.
 
         Args:
             manifest: manifest of the finished stage.
@@ -259,7 +259,7 @@ class Workspace:
         sync(self.root)
 
     def join(self, derivation: Derivation) -> Work:
-        """What a further process of a stage gets, after the first one began it."""
+        """The work of an additional process of a stage that the first process has started."""
         return Work(
             output=self._partial(derivation.stage),
             inputs={name: self.folder(name) for name in derivation.inputs},
@@ -267,7 +267,7 @@ class Workspace:
         )
 
     def publish(self, derivation: Derivation, work: Work, seconds: float) -> None:
-        """Write the manifest of a finished stage, and give its folder its name."""
+        """Write the manifest of a finished stage, and rename its folder to its final name."""
         start = time.monotonic()
         outputs = {
             str(path.relative_to(work.output)): file_checksum(path)
@@ -299,7 +299,7 @@ class Workspace:
         self._replace(work.output, self.folder(derivation.stage))
 
     def restore(self, derivation: Derivation) -> bool:
-        """Put back a precious stage that was made from the same settings, inputs and files; False: none was kept."""
+        """Put back a precious stage that was made from the same settings, inputs and files; False if none was kept."""
         kept = self._kept(derivation.stage, derivation.fingerprint)
         if not kept.exists():
             return False
@@ -307,7 +307,7 @@ class Workspace:
         return True
 
     def borrow(self, derivation: Derivation, others: Sequence[Path]) -> Path | None:
-        """Link a stage that another workspace published from the same settings, inputs and files; None: there is none.
+        """Link a stage that another workspace published from the same settings, inputs and files, or return None.
 
         Args:
             derivation: what the stage is made from.
@@ -329,7 +329,7 @@ class Workspace:
         return None
 
     def status(self, derivation: Derivation) -> Status:
-        """Whether a stage must run, and why, judged by its manifest and the sizes of its files."""
+        """Whether a stage must run, and why, based on its manifest and the sizes of its files."""
         manifest = self.manifest(derivation.stage)
         if manifest is None:
             partial = self._partial(derivation.stage).exists()
@@ -346,7 +346,7 @@ class Workspace:
         return self.root / f"{stage}.kept-{fingerprint[:12]}"
 
     def _replace(self, new: Path, old: Path) -> None:
-        """Give `new` the name of `old`. A kill in between leaves no `old`, never a mixture of the two."""
+        """Rename `new` to `old`. A kill in between leaves no `old`, never a mixture of the two."""
         if old.exists():
             self._refuse_foreign(old.name)
             retired = self._retirement(old)
@@ -360,7 +360,7 @@ class Workspace:
         sync(old.parent)
 
     def _retirement(self, folder: Path) -> Path:
-        """Where a published stage goes when it is replaced: a precious and whole one is kept permanently."""
+        """Path that a replaced stage is moved to: a precious and undamaged one is kept permanently."""
         manifest = self.manifest(folder.name)
         if manifest is None or not manifest.precious or self.damage(manifest):
             return folder.with_name(f"{folder.name}.retired")
@@ -368,10 +368,10 @@ class Workspace:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the workspace: two runs in one folder would overwrite each other.
+        """Lock the workspace: two runs in one folder would overwrite each other's files.
 
         Raises:
-            UserError: another process holds it, or it cannot be written.
+            UserError: another process has the lock, or the folder is not writable.
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -395,12 +395,12 @@ class Workspace:
 
 
 def refuse_to_replace(folder: Path, names: Sequence[str], what: str) -> None:
-    """Raise UserError where a folder that we have not written to yet contains a file that we would write over.
+    """Raise UserError if a folder that we have not written to yet contains a file that we would overwrite.
 
     Args:
-        folder: it may not exist.
+        folder: folder to check; it may not exist.
         names: what will be written there.
-        what: who writes, such as "a run".
+        what: what writes the files, such as "a run".
     """
     for path in (folder / name for name in names):
         if path.exists() or path.is_symlink():
@@ -416,7 +416,7 @@ def _is_record(name: str, patterns: Sequence[str]) -> bool:
 
 
 def _read_json(path: Path) -> Json:
-    """Content of a JSON file, None if it is missing or cut."""
+    """Content of a JSON file, None if it is missing or truncated."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError, RecursionError):
@@ -430,13 +430,13 @@ def _is_written(temporary: Path) -> bool:
         os.kill(int(process), 0)
     except (ValueError, ProcessLookupError):
         return False
-    except PermissionError:  # of another user
+    except PermissionError:  # it belongs to another user
         return True
     return int(process) != os.getpid()
 
 
 def _link(source: str, target: str) -> str:
-    """A second name for a file of a published stage, which never changes; a copy where the file system has none."""
+    """Hard-link a file of a published stage, which never changes; copy it if the file system has no links."""
     try:
         os.link(source, target)
     except OSError:

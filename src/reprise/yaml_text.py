@@ -1,4 +1,4 @@
-"""YAML with the words of YAML 1.2: only true and false are booleans, so `no` is Norwegian and `off` is a word.
+"""YAML with the booleans of YAML 1.2: only true and false, so `no` is Norwegian and `off` is a word.
 
 PyYAML reads YAML 1.1, where `no`, `off` and `y` are booleans, `12:30` is 750, `010` is 8, `1e-4` is text and
 2024-01-01 a date. Every YAML file is read and written here.
@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 MAX_DEPTH = 50
-"""Brackets inside each other."""
+"""Maximum depth of nested brackets."""
 
 _NUMBER = r"[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9_]*)?)"
 _RESOLVERS: tuple[tuple[str, str, str], ...] = (
@@ -20,17 +20,17 @@ _RESOLVERS: tuple[tuple[str, str, str], ...] = (
     ("null", r"~|null|Null|NULL|", "~nN"),
     ("merge", r"<<", "<"),
 )
-"""Tag, what has it, and the characters that it can begin with; the first that fits counts."""
+"""Tag, pattern, and possible first characters; the first match counts."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without tags; a key that is given twice in one mapping is an error, not a silent choice of the last."""
+    """YAML without tags; a duplicate key in a mapping is an error, instead of silently using the last."""
 
     yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012  PyYAML's own way
 
     def fetch_flow_collection_start(self, token_class: type[yaml.Token]) -> None:
         super().fetch_flow_collection_start(token_class)
-        if self.flow_level > MAX_DEPTH:  # each bracket costs the scanner time for all that are open
+        if self.flow_level > MAX_DEPTH:  # for each bracket the scanner visits all open ones
             raise RecursionError
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -45,7 +45,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes text so that the loader above reads text, and PyYAML's own as well."""
+    """Writes text so that both the loader above and PyYAML's own read it as text."""
 
     yaml_implicit_resolvers: dict[str, list[Any]] = {  # noqa: RUF012
         first: list(resolvers) for first, resolvers in yaml.SafeDumper.yaml_implicit_resolvers.items()
@@ -60,7 +60,7 @@ for _tag, _pattern, _first in _RESOLVERS:
 
 
 _ODD_BREAKS = re.compile("[\\x85\\u2028\\u2029\\ufeff]")
-"""Line ends of Unicode and the mark of byte order, which PyYAML writes as they are and reads as something else."""
+"""Unicode line ends and the byte order mark, which PyYAML writes unescaped but reads as something else."""
 
 
 def _represent_str(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
@@ -87,16 +87,16 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
 
 
 def read_yaml(text: str | bytes) -> Any:
-    """What a YAML text says.
+    """Parse YAML text.
 
     Raises:
         yaml.YAMLError: it is not YAML, has a tag, or gives a key twice.
         RecursionError: it is nested too deeply.
-        ValueError: a value that Python does not accept.
+        ValueError: it has a value that Python does not accept.
     """
     return yaml.load(text, _Loader)
 
 
 def format_yaml(data: Any) -> str:
-    """YAML that is read back as the same, keys in their order."""
+    """Format as YAML that is read back unchanged, with keys in order."""
     return yaml.dump(data, Dumper=_Dumper, allow_unicode=True, sort_keys=False)

@@ -48,11 +48,11 @@ WARN_EPOCHS = 4.0
 
 
 _UNKNOWN = ("available_tokens", "epochs", "runs_out_after", "answer_tokens", "text_bytes")
-"""What a plan does not know of a bucket before the text is tokenized."""
+"""Fields of a bucket that a plan does not know before the text is tokenized."""
 
 
 def make_plan(recipe: Recipe, findings: Sequence[Finding] = ()) -> Plan:
-    """Budgets, epochs, steps and cost of a run.
+    """Compute budgets, epochs, steps and cost of a run.
 
     Args:
         recipe: the settings; neither its data nor its model need exist yet.
@@ -119,13 +119,13 @@ def make_plan(recipe: Recipe, findings: Sequence[Finding] = ()) -> Plan:
 
 
 def _as_trained(recipe: Recipe) -> Recipe:
-    """The recipe with the model that training begins with as its model, if that is there already."""
+    """The recipe with its model replaced by the initial model for training, if that already exists."""
     start = recipe.start_model()
     return recipe.model_copy(update={"model": start}) if Path(start.path, "config.json").is_file() else recipe
 
 
 def _vocabulary(recipe: Recipe) -> PlannedVocabulary | None:
-    """What the stage `vocabulary` added; None if the recipe asks for none, and before that stage."""
+    """What the stage `vocabulary` added; None before that stage, or if the recipe does not have it."""
     manifest = None if recipe.vocabulary is None else Workspace(recipe.workspace).manifest(VOCABULARY)
     if manifest is None:
         return None
@@ -147,7 +147,7 @@ def _vocabulary(recipe: Recipe) -> PlannedVocabulary | None:
 
 
 def _reach(recipe: Recipe, store: TokenStore | None) -> list[Reach]:
-    """Which verdicts can be reached: by held-out text once it is tokenized, by questions whose files are here."""
+    """Which verdicts can be reached: by held-out text once it is tokenized, by questions whose files are local."""
     sizes: defaultdict[tuple[str, str], list[npt.NDArray[np.float64]]] = defaultdict(list)
     for key, bucket in (store.valid if store is not None else {}).items():
         sizes[key.language, key.source].append(np.asarray(bucket.num_bytes, dtype=np.float64))
@@ -159,7 +159,7 @@ def _reach(recipe: Recipe, store: TokenStore | None) -> list[Reach]:
             items = read_set(Path(evaluation.data).expanduser(), folder[0])
             if items is not None and items.test:
                 questions[name] = min(len(items.test), evaluation.limit or len(items.test))
-    with contextlib.suppress(UserError):  # the findings of the plan say it
+    with contextlib.suppress(UserError):  # reported in the findings of the plan
         for benchmark in external(evaluation.benchmarks):
             count = count_questions(benchmark)
             questions[benchmark.name] = min(count, evaluation.limit or count)
@@ -199,7 +199,7 @@ def _summarise(recipe: Recipe, stages: list[PlannedStage]) -> Summary:
 
 
 def _cpu_hours(recipe: Recipe, flops: float | None) -> float | None:
-    """Hours of training on the cores of this machine; None where it or the recipe has a GPU, or FLOPs are not known."""
+    """Hours of training on the cores of this machine; None if it or the recipe has a GPU, or FLOPs are not known."""
     import torch
 
     if flops is None or "gpu" in recipe.hardware.model_fields_set or torch.cuda.is_available():

@@ -31,7 +31,7 @@ class Summary(TypedDict):
     cpu_cores: int
     """Cores of the machine that made the plan."""
     cpu_hours: float | None
-    """Hours of training on these cores; null where the machine has a GPU, the recipe names one (`hardware.gpu`), or the
+    """Hours of training on these cores; null if the machine has a GPU, the recipe names one (`hardware.gpu`), or the
     model's size is not known."""
     cost: float | None
     """Price of the GPU-hours at `hardware.price_per_hour`; null without a price."""
@@ -157,7 +157,7 @@ class PlannedText(TypedDict):
     language: str
     """Language."""
     held_out: bool
-    """Whether it was measured on held-out text; else on what tokens were learned from."""
+    """Whether it was measured on held-out text; else on the text that tokens were learned from."""
     tokens: int
     """Tokens that all stages train on."""
     bytes_before: int
@@ -168,14 +168,14 @@ class PlannedText(TypedDict):
 
 @record
 class PlannedVocabulary(TypedDict):
-    """What the stage `vocabulary` added, and what that makes of the budget."""
+    """What the stage `vocabulary` added, and its effect on the budget."""
 
     tokens_added: int
     """Tokens that were added."""
     rows: int
     """Rows of the embeddings now."""
     languages: list[PlannedText]
-    """Languages that tokens were learned from."""
+    """Languages from whose text tokens were learned."""
 
 
 @record

@@ -33,7 +33,7 @@ def summary_line(summary: Summary) -> str:
 
 
 def _in_words(hours: float) -> str:
-    """A time in the unit that a person would name: minutes, hours or days."""
+    """Format a time in a readable unit: minutes, hours or days."""
     if hours < 1 / 60:
         return "under a minute"
     if hours < 2:

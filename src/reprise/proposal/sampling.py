@@ -35,7 +35,7 @@ TEXT_FIELDS = (
     "abstract",
     "story",
 )
-"""Names under which files hold the text, tried in this order."""
+"""Field names that contain the text, tried in this order."""
 SOURCES = {
     "web": r"web|crawl|\bcc\b|html|warc|common",
     "encyclopedia": r"wiki|encyclop",
@@ -57,7 +57,7 @@ SAMPLED_RECORDS = 400
 SAMPLED_BYTES = 16 << 20
 """Stored bytes of a sampled file that are read, at least: readers look ahead by a megabyte, so less would not tell."""
 DETECTED_RECORDS = 40
-"""Of these, records whose language is detected where the file does not say it."""
+"""Of these, records whose language is detected if the file does not give it."""
 ONE_LANGUAGE = 0.95
 """From this share of the bytes on a group counts as being in one language."""
 
@@ -70,7 +70,7 @@ class Group:
     source: str
     files: list[SourceFile]
     keep: bool = False
-    """Text of what the model must not lose."""
+    """Whether it is text that the model must not lose."""
     text_field: str = "text"
     names_language: bool = False
     names_source: bool = False
@@ -148,7 +148,7 @@ def _by_ending(files: Sequence[SourceFile]) -> dict[str, list[SourceFile]]:
 
 
 def guess_source(name: str, otherwise: str = "web") -> str:
-    """What kind of text a file or folder holds, by its name; `otherwise` where the name says nothing."""
+    """Guess the kind of text in a file or folder from its name; `otherwise` if the name gives no hint."""
     lowered = name.lower()
     for source, pattern in SOURCES.items():
         if re.search(pattern, lowered):
@@ -187,12 +187,12 @@ def sample(group: Group, notes: list[str]) -> None:
 
 
 def _spaced(files: Sequence[SourceFile]) -> Sequence[SourceFile]:
-    """A few files from all over a list."""
+    """A few files, evenly spaced in a list."""
     return files[:: max(1, len(files) // SAMPLED_FILES)][:SAMPLED_FILES]
 
 
 def _add(group: Group, records: Sequence[Record], scale: float) -> None:
-    """Add what the first records of a file say, each of which stands for `scale` records."""
+    """Add the measurements of a file's first records, each of which represents `scale` records."""
     texts = [str(record.fields["text"]) for record in records]
     group.documents += len(records) * scale
     group.samples += texts[:: max(1, len(texts) // 20)][:20]
@@ -206,12 +206,12 @@ def _add(group: Group, records: Sequence[Record], scale: float) -> None:
 
 
 def _entry_that_reads(group: Group, files: Sequence[SourceFile], parser: PageParser) -> Input:
-    """An input with the field of the text, and with the guessed source where the files do not say it.
+    """An input with the field of the text, and with the guessed source if the files do not give it.
 
     Args:
         group: its path and guessed source.
         files: one of each kind; the input that reads most of them is taken.
-        parser: of pages.
+        parser: parser of pages.
     """
     best: tuple[int, Input | None] = 0, None
     for name in TEXT_FIELDS:

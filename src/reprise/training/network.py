@@ -39,7 +39,7 @@ def open_network(
         model: the base model.
         rows: whether documents in a row see each other.
         training: precision, sharding, what is recomputed.
-        highest_id: largest token id of the text.
+        highest_id: largest token id in the text.
         seed: random seed of the run, for the weights of an adapter.
         processes: all of them call.
 
@@ -199,7 +199,7 @@ class Network:
             module.set_reshard_after_backward(is_last)
 
     def _hand_over(self, master: nn.Parameter, working: torch.Tensor) -> None:
-        """Add a gradient to that of the master weight, in float32."""
+        """Add a gradient to the gradient of the master weight, in float32."""
         gradient, working.grad = working.grad, None
         assert gradient is not None
         if master.grad is None:
@@ -299,7 +299,7 @@ def decoder_layers(model: Any) -> list[Any]:
     """The repeated blocks of a model: the entries of its longest list of modules.
 
     Raises:
-        UserError: it has none.
+        UserError: it has no list of modules.
     """
     lists = [list(module) for module in model.modules() if isinstance(module, nn.ModuleList)]
     if not lists:

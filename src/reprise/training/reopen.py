@@ -1,4 +1,4 @@
-"""A finished training stage as one that was stopped at its end, so that it can be trained further."""
+"""Turns a finished training stage into one that was stopped at its end, so that it can be trained further."""
 
 import os
 import shutil
@@ -7,13 +7,13 @@ from pathlib import Path
 from reprise.training.checkpoint import checkpoint_name, read_facts
 
 COPIED = ("metrics.jsonl", "shares.json", "shares-applied.json")
-"""Files that are written on."""
+"""Files that are appended to."""
 
 
 def lay_out_unfinished(finished: Path, partial: Path) -> None:
     """Fill an unpublished folder with a finished stage's records, and its last state as the latest checkpoint.
 
-    Checkpoints are never written on, so they are second names of the same files where the file system has these.
+    Checkpoints are never modified, so they are hard links to the same files if the file system has these.
 
     Args:
         finished: folder of the stage; it stays as it is.

@@ -41,7 +41,7 @@ it differed by 4e-6 at most in 8 steps and by 2e-3 in 30, where the losses diffe
 
 
 class Rounding(TypedDict):
-    """What the plain loop differs by from itself, with each row by itself and the last row first: rounding alone."""
+    """How far two plain loops differ by rounding alone, one with each row by itself and the last row first."""
 
     loss: float
     grad_norm_all_steps: float
@@ -92,7 +92,7 @@ def selftest(
     happens between steps (validation, guards, averages).
 
     Args:
-        recipe: whose model, token store, mixture, packing and optimizer.
+        recipe: recipe with the model, token store, mixture, packing and optimizer.
         steps: optimizer steps.
         batch_rows: rows of a batch, at most that of the recipe.
         seq_len: tokens of a row, at most that of the recipe.
@@ -181,8 +181,8 @@ def _by_a_plain_loop(
     """The same steps as PyTorch's documentation writes them; also how far the weights moved.
 
     Args:
-        recipe: whose model.
-        training: whose optimizer.
+        recipe: recipe with the model.
+        training: settings of the optimizer.
         batches: one for each step.
         rates: learning rate of each step.
         device: to compute on.
@@ -231,7 +231,7 @@ def _by_a_plain_loop(
 
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Decay on matrices that are no embedding, as docs/order.md says of the optimizer."""
+    """Decay on matrices that are no embedding, as described in docs/order.md."""
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     decays = {name: value.dim() >= 2 and id(value) not in tables for name, value in model.named_parameters()}
     return [
@@ -241,7 +241,7 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 
 def _inputs(batch: Batch, device: torch.device) -> dict[str, Tensor]:
-    """Ids; where documents do not see each other, also a mask of every pair of positions, and restarting positions."""
+    """Ids; if documents do not see each other, also a mask of every pair of positions, and restarting positions."""
     inputs = {"input_ids": torch.from_numpy(batch.ids.copy())}
     if batch.document_mask:
         documents = torch.from_numpy(batch.documents.copy())

@@ -13,7 +13,7 @@ class Interrupted(Exception):  # noqa: N818 - nothing went wrong
     def __init__(self, step: int, tokens: int, checkpoint: Path) -> None:
         self.step, self.tokens, self.checkpoint = step, tokens, checkpoint
         self.by_user = StopSignal.last == signal.SIGINT
-        """Whether Ctrl-C asked, not a scheduler."""
+        """Whether the signal was Ctrl-C, not one from a scheduler."""
         super().__init__(
             f"stopped after step {step:,} ({tokens:,} tokens) and saved {checkpoint}; the same command continues"
         )

@@ -185,7 +185,7 @@ def build(
 
 
 def _without_decay(training: Training) -> Training:
-    """The settings under which a weight with a gradient of zero stays as it is."""
+    """The settings, changed so that a weight with a zero gradient does not change."""
     return training.model_copy(update={"optimizer": training.optimizer.model_copy(update={"weight_decay": 0.0})})
 
 
@@ -241,7 +241,7 @@ def _resume(trainer: Trainer, previous: Path | None) -> None:
     """Load the latest whole checkpoint of this stage, or else the state at the end of the stage before.
 
     Raises:
-        UserError: there are checkpoints and none is whole, or the latest is of other settings.
+        UserError: there are checkpoints but none is complete, or the latest has other settings.
     """
     folder, facts, refused = _newest(trainer)
     trainer.log(
@@ -302,7 +302,7 @@ def _plan_next(trainer: Trainer, progress: Progress) -> None:
 
 
 def _newest(trainer: Trainer) -> tuple[Path | None, CheckpointFacts | None, list[str]]:
-    """The state at the end where the stage got that far, else the latest whole checkpoint; with its facts."""
+    """The state at the end if the stage got that far, else the latest whole checkpoint; with its facts."""
     final = trainer.work.output / "state"
     if trainer.processes.same(final.exists()):
         try:

@@ -152,7 +152,7 @@ class Trainer:
         return due and progress.last_validation != progress.tokens
 
     def step(self) -> None:
-        """Train on the next batch, or leave it out where a guard says so."""
+        """Train on the next batch, or skip it if a guard asks for that."""
         start = time.perf_counter()
         progress, sampler, training = self.progress, self.sampler, self.training
         rate = learning_rate(self.stage.schedule, progress.tokens, self.sampler.total_tokens, progress.rate_before)
@@ -219,7 +219,7 @@ class Trainer:
         torch.manual_seed((self.settings["seed"] * 1_000_003 + self.progress.step) * 4_096 + self.processes.rank)
 
     def _refuse(self, loss: float, grad_norm: float, batch: Batch, first_row: int) -> Update | None:
-        """What becomes of a batch that must not change the weights; None if it may."""
+        """The result for a batch that must not change the weights; None if it may."""
         decision = self.step_guard.decide(loss, grad_norm, self.progress, self._rows_of(batch, first_row))
         if decision == "keep":
             return None
@@ -429,8 +429,8 @@ class Trainer:
         """Wait until the checkpoint of this step is published, then stop.
 
         Raises:
-            Interrupted: always, where the checkpoint could be written.
-            UserError: it could not.
+            Interrupted: if the checkpoint was written.
+            UserError: the checkpoint could not be written.
         """
         self.finish_checkpoint()
         folder = self.checkpoints / checkpoint_name(self.progress.step)

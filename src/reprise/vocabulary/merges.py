@@ -1,7 +1,7 @@
 """Continue the merges of a byte-level BPE on more text (arXiv 2512.03989), so that every added token can be reached.
 
 New merges come after all old ones, so encoding does what it did before and then joins more: a text without a new token
-keeps its ids, and each new token stands for exactly the old tokens that it was joined from.
+keeps its ids, and each new token represents exactly the old tokens that it was joined from.
 """
 
 import json
@@ -17,7 +17,7 @@ from reprise.errors import UserError
 from reprise.recipe.model import Model
 
 _FIRST_CHAR = 0x10000
-"""Old tokens stand as characters from here on while merges are learned: the trainer merges characters."""
+"""While merges are learned, old tokens are represented by characters from this one on: the trainer merges characters."""
 _MAX_PARTS = 24
 """Most old tokens that one new token joins."""
 _REMEDY = (
@@ -41,7 +41,7 @@ def read_bpe(settings: Model) -> dict[str, Any]:
     """The content of a model's tokenizer.json, if its merges can be continued.
 
     Raises:
-        UserError: it has none that can be read, or one of another kind.
+        UserError: it has no readable tokenizer.json, or one of another kind.
     """
     from reprise.model.loading import tokenizer_file  # imports torch
 
@@ -98,7 +98,7 @@ def learn_tokens(content: Mapping[str, Any], texts: Iterable[str], num_tokens: i
     """Learn tokens, most frequent first, and skip those that are rare once all are known.
 
     Args:
-        content: tokenizer.json, of which `check_bpe` holds.
+        content: tokenizer.json, accepted by `check_bpe`.
         texts: text to learn from.
         num_tokens: most tokens to add.
         min_count: occurrences in the text below which a token is not added.

@@ -10,7 +10,7 @@ from reprise.records import record
 
 @record
 class Compression(TypedDict):
-    """Bytes of text that a token stands for, with the base model's vocabulary and with the larger one."""
+    """Bytes of text per token, with the base model's vocabulary and with the larger one."""
 
     language: str
     """Language of the text."""
