@@ -1,8 +1,8 @@
 """Causal attention for training: blocks of matrix products on a CPU, documents by their bounds on a GPU.
 
-On a CPU, in bfloat16, PyTorch's own kernel leaves a third of the time on the table: it divides the work by heads,
-which do not divide evenly among few cores, and its products are small. Here queries come in blocks of all heads that
-share a key, and each block meets only the keys up to its end. Scores are rounded to bfloat16 before the softmax, as in
+On a CPU, in bfloat16, PyTorch's own kernel wastes a third of the time: it divides the work by heads,
+which do not divide evenly among few cores, and its products are small. Here queries are in blocks of all heads that
+share a key, and each block uses only the keys up to its end. Scores are rounded to bfloat16 before the softmax, as in
 the eager attention of transformers; the softmax itself works in float32. What this does not cover goes to PyTorch's
 kernel.
 
@@ -29,10 +29,10 @@ BLOCKED_UNMASKED = "reprise_blocked_unmasked"
 BLOCK = 128
 """Queries in a block: best of 32 to 256 with one thread and with two (measured)."""
 _KERNEL_GROUPS_HEADS = "enable_gqa" in inspect.signature(varlen_attn).parameters
-"""Whether PyTorch's kernel takes fewer heads of keys than of queries; that of 2.11 does not."""
+"""Whether PyTorch's kernel accepts fewer key heads than query heads; PyTorch 2.11 does not."""
 KEPT_LENGTH = 1024
-"""In rows of up to this many tokens the probabilities are kept for the backward pass, a quarter of which they save.
-They take `heads * T` bytes a token and layer; in longer rows that is soon more than all else that a layer keeps."""
+"""In rows of up to this many tokens the probabilities are kept, which saves a quarter of the backward pass.
+They take `heads * T` bytes per token and layer; in longer rows that soon exceeds everything else a layer keeps."""
 
 
 def choose_attention(
@@ -47,10 +47,10 @@ def choose_attention(
 
     Args:
         model: a transformers model; its weights may still be on the meta device.
-        setting: `model.attention`; anything but `auto` stays as it was loaded.
-        device: where it will run.
-        document_mask: rows hold documents that must not see each other.
-        dtype: type that queries, keys and values have.
+        setting: `model.attention`; with anything but `auto` the attention stays as it was loaded.
+        device: where the model will run.
+        document_mask: whether rows contain documents that must not attend to each other.
+        dtype: dtype of queries, keys and values.
     """
     current = str(model.config._attn_implementation)
     if setting == "auto" and current == "sdpa":
@@ -66,7 +66,7 @@ def choose_attention(
 
 
 def _on_gpu(config: Any, device: torch.device, dtype: torch.dtype, *, document_mask: bool) -> str | None:
-    """The attention that takes the bounds of documents or windows, or none at all; None: that of transformers."""
+    """The attention for document bounds or windows, or for neither; None for the default of transformers."""
     if not (document_mask or _windows(config)) and _layer_kinds(config) == {"full_attention"} and _is_plain(config):
         return CAUSAL
     if runs_varlen(device, dtype) and fits_varlen(config):
@@ -80,7 +80,7 @@ def runs_varlen(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def fits_varlen(config: Any) -> bool:
-    """Whether every layer is what the kernel computes: causal attention over whole documents or a sliding window."""
+    """Whether every layer is causal attention over whole documents or a sliding window, as the kernel computes it."""
     text = config.get_text_config()
     # DeepSeek's latent attention has values of another size than keys; flash attention takes up to 256 numbers a head.
     sizes = {getattr(text, name, None) for name in ("qk_head_dim", "v_head_dim")} - {None}
@@ -100,7 +100,7 @@ def _windows(config: Any) -> bool:
 
 
 def _is_plain(config: Any) -> bool:
-    """Whether scores go to the softmax as they are."""
+    """Whether scores go into the softmax unchanged."""
     text = config.get_text_config()
     return not any(getattr(text, name, None) for name in ("attn_logit_softcapping", "attention_chunk_size"))
 
@@ -130,7 +130,7 @@ def blocked_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, m
         key: [B, key heads, T, D].
         value: [B, key heads, T, D].
         scale: factor applied to the scores.
-        mask: bool[B, 1, T, T], True if a query sees a key; never beyond the causal triangle. None: all of that.
+        mask: bool[B, 1, T, T], True if a query sees a key; never beyond the causal triangle. None: all of it.
 
     Returns:
         [B, heads, T, D].
@@ -205,7 +205,7 @@ AttentionMaskInterface.register(BLOCKED, sdpa_mask)
 AttentionInterface.register(BLOCKED_UNMASKED, _attention_forward)
 AttentionInterface.register(VARLEN, _varlen_forward)
 AttentionInterface.register(CAUSAL, sdpa_attention_forward)
-# These two get no function that makes masks. So transformers does not look for documents in the positions, which makes
+# Neither has a mask function, so that transformers does not look for documents in the positions, which would make
 # the host wait for the GPU in every forward pass.
 
 

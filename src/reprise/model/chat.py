@@ -1,8 +1,8 @@
-"""Conversations to token ids by the model's own chat template, and which of the tokens are answers.
+"""Convert conversations to token ids with the model's own chat template, and find the tokens of the answers.
 
-The rendered text is tokenized as a whole, as transformers does it; the characters of a token say which message it
+The rendered text is tokenized as a whole, as in transformers; the characters of a token determine which message it
 belongs to. An answer is what the template writes between its generation prompt and the token that ends the turn.
-Control tokens count as such only where the template writes them: in a message `<|im_end|>` is text.
+Control tokens count as such only if the template writes them: in a message `<|im_end|>` is text.
 """
 
 import json
@@ -22,7 +22,7 @@ Answers = npt.NDArray[np.int32]
 """int32[answers, 3]: first token, end of the text, end with the tokens that end the turn."""
 
 _FIXED_DATE = "{%- macro strftime_now(format) %}26 Jul 2024{% endmacro %}"
-"""Laid before a template that asks for today's date, so that a document has the same ids on every day."""
+"""Prepended to a template that uses today's date, so that a document has the same ids on every day."""
 _PROBE: list[Message] = [
     {"role": "user", "content": "One?"}, {"role": "assistant", "content": "Two."},
     {"role": "user", "content": "Three?"}, {"role": "assistant", "content": "Four."},
@@ -30,7 +30,7 @@ _PROBE: list[Message] = [
 
 
 class RefusedConversationError(UserError):
-    """The chat template cannot be followed for one conversation; `why` says it without the conversation."""
+    """The chat template does not work for one conversation; `why` is the reason, without the conversation."""
 
     why: str
 
@@ -86,7 +86,7 @@ class ChatTemplate:
         self._ends = sorted({token.content for token in added})
         """Tokens that may end a turn."""
         self._control = sorted({token.content for token in added if token.special})
-        # Its post-processor would take white space out of the positions of tokens.
+        # Its post-processor would remove white space from the positions of tokens.
         self._whole = _without_post_processor(tokenizer.backend_tokenizer)
         self._plain = _without_post_processor(tokenizer.backend_tokenizer)
         self._whole.encode_special_tokens = False
@@ -97,13 +97,13 @@ class ChatTemplate:
     def render(self, messages: Sequence[Message]) -> Rendered:
         """The ids of a conversation whose last message is an answer.
 
-        What the template writes behind the end of the last answer is skipped: nothing follows that needs it.
+        What the template writes after the end of the last answer is dropped: nothing follows that needs it.
 
         Args:
-            messages: an optional system message, then user and assistant in turn.
+            messages: an optional system message, then alternating user and assistant messages.
 
         Raises:
-            RefusedConversationError: the template refuses the conversation, or does not write its messages once and in
+            RefusedConversationError: the template refuses the conversation, or does not write each message once and in
             order.
         """
         messages = self._fold_system(messages)
@@ -155,7 +155,7 @@ class ChatTemplate:
         return all(message["content"] in text for message in messages)
 
     def _fold_system(self, messages: Sequence[Message]) -> list[Message]:
-        """A system message is put before the first question where the template has no way to write one."""
+        """Put a system message before the first question if the template does not support system messages."""
         if messages[0]["role"] != "system" or self._takes_system:
             return list(messages)
         first = messages[1]
@@ -163,8 +163,8 @@ class ChatTemplate:
         return [{"role": first["role"], "content": content}, *messages[2:]]
 
     def _locate(self, messages: list[Message], text: str) -> tuple[list[_Span], str]:
-        """Positions of the messages in the rendered text, and the control token, with what is before it, that ends an
-        answer; empty if none does."""
+        """Positions of the messages in the rendered text, and the control token that ends an answer with the text before
+        it; empty if there is none."""
         between = self._between(messages)
         if not text.startswith(between[0]):
             raise self._refuse(messages, "what it writes depends on the messages in a way that cannot be followed")
@@ -187,7 +187,7 @@ class ChatTemplate:
         return spans, tail[: min(ends)] if ends else ""
 
     def _between(self, messages: list[Message]) -> list[str]:
-        """What the template writes before, between and behind the contents of messages."""
+        """What the template writes before, between and after the contents of messages."""
         marks = [f"\ue000{index}\ue001" for index in range(len(messages))]
         frame = self._apply(
             [{"role": message["role"], "content": mark} for message, mark in zip(messages, marks, strict=True)]
@@ -208,14 +208,14 @@ class ChatTemplate:
     def _changed_answer(
         self, asked: list[Message], text: str, position: int, after: str, *, is_last: bool
     ) -> _Span | None:
-        """An answer that the template changes (thinking that it moves or leaves out): all behind the generation prompt.
+        """An answer that the template changes (moved or omitted thinking): everything after the generation prompt.
 
         Args:
             asked: the messages before it.
-            text: what the template wrote.
-            position: end of the message before the answer in it.
+            text: the rendered text.
+            position: end in `text` of the message before the answer.
             after: what follows the answer.
-            is_last: whether it is the last message.
+            is_last: whether the answer is the last message.
         """
         prompt = self._prompt(asked)
         if not text.startswith(prompt, position):
@@ -245,7 +245,7 @@ class ChatTemplate:
         return np.array(ids, dtype=np.uint32), positions[:, 0], positions[:, 1]
 
     def _pieces(self, spans: Sequence[_Span], length: int) -> Iterator[tuple[tokenizers.Tokenizer, int, int]]:
-        """The text of the template and of the messages by themselves: a control token in a message is text."""
+        """Split into text of the template and text of messages: a control token in a message is text."""
         at = 0
         for span in spans:
             yield self._whole, at, span.start
@@ -271,14 +271,14 @@ def encode_documents(
     template: Callable[[], ChatTemplate] | None,
     refused: dict[int, str] | None = None,
 ) -> tuple[list[Ids], list[Answers | None]]:
-    """Ids of documents, and where the answers of conversations are in them; None for other documents.
+    """Ids of documents, and the positions of the answers in conversations; None for other documents.
 
     Args:
         texts: one per document.
-        messages: the column `messages`: None if a document is no conversation.
+        messages: the column `messages`: None if a document is not a conversation.
         tokenizer: encodes texts.
-        template: opens the model's chat template; called where there is a conversation.
-        refused: takes the row of each conversation that the template refuses, which gets no ids, and why; None: a
+        template: opens the model's chat template; called if there is a conversation.
+        refused: filled with the row of each conversation that the template refuses, and why; it gets no ids. None: a
             refusal is an error.
 
     Raises:
@@ -304,7 +304,7 @@ def encode_documents(
 
 
 def _match(text: str, position: int, content: str, after: str, *, is_last: bool) -> _Span | None:
-    """A content in the rendered text, as it is or without white space at its ends."""
+    """Find a message's content in the rendered text, unchanged or without white space at its ends."""
     for form in dict.fromkeys((content, content.strip(), content.rstrip(), content.lstrip())):
         stop = position + len(form)
         if text.startswith(form, position) and (text[stop:] == after if is_last else text.startswith(after, stop)):

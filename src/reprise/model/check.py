@@ -1,4 +1,4 @@
-"""What is knowably wrong with a base model, from its small files and the headers of its weights; imports no torch.
+"""Find problems of a base model from its small files and the headers of its weights, without importing torch.
 
 The full comparison of names, shapes and values needs the model's architecture and happens when it is loaded.
 """
@@ -18,15 +18,15 @@ from reprise.recipe.model import Model
 
 CONFIG = "config.json"
 DEQUANTIZED = {"fp8", "mxfp4"}
-"""Quantized weights that become ordinary ones while they are loaded."""
+"""Quantization methods whose weights are dequantized on loading."""
 
 
 def check_model(model: Model, seq_len: int) -> Iterator[Finding]:
-    """Look at a model folder on this machine; of a model on the Hub only whether it is here already.
+    """Check a model folder on this machine; for a model on the Hub, only whether it is already downloaded.
 
     Args:
         model: the base model.
-        seq_len: tokens of a row.
+        seq_len: tokens in a row.
     """
     folder = model_folder(model)
     if folder is None and not isinstance(try_to_load_from_cache(model.path, CONFIG, revision=model.revision), str):
@@ -49,10 +49,10 @@ def check_model(model: Model, seq_len: int) -> Iterator[Finding]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A JSON object.
+    """Read a JSON object.
 
     Raises:
-        UserError: it is something else.
+        UserError: the file contains something else.
     """
     if not path.is_file():
         raise UserError(f"the model folder has no {path.name}", where=str(path.parent), remedy=_WHOLE)
@@ -93,13 +93,13 @@ def _check_config(config: dict[str, Any], model: Model, seq_len: int) -> Iterato
 
 
 def is_rotary(config: dict[str, Any]) -> bool:
-    """Whether positions are computed, so that a model can be run on more of them than it has learned."""
+    """Whether positions are computed, so that a model can run on more of them than it was trained with."""
     names = ("rope_parameters", "rope_theta", "rope_scaling", "rotary_emb_base", "rotary_pct", "alibi")
     return any(config.get(name) for name in names)
 
 
 def positions_finding(positions: int, seq_len: int, *, is_rotary: bool) -> Finding:
-    """Rows that are longer than the model's context: an error where positions are a table, else a warning."""
+    """The finding for rows longer than the model's context: an error if positions are a table, else a warning."""
     return Finding(
         f"rows.seq_len = {seq_len} is more than the {positions} positions of the model"
         + (", which has not learned longer ones; evaluation uses shorter windows" if is_rotary else ""),
@@ -129,7 +129,7 @@ def _check_tokenizer(folder: Path, model: Model) -> Iterator[Finding]:
 
 
 def _tokens(tokenizer: dict[str, Any]) -> set[str]:
-    """Tokens of a tokenizer.json, as far as its kind lists them by name."""
+    """Tokens of a tokenizer.json, if its model type lists them by name."""
     added = {token.get("content") for token in tokenizer.get("added_tokens") or () if isinstance(token, dict)}
     vocabulary = (tokenizer.get("model") or {}).get("vocab")
     listed = vocabulary if isinstance(vocabulary, dict) else ()

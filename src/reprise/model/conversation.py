@@ -1,4 +1,4 @@
-"""A conversation: messages of a system, a user and an assistant, as the document table holds them beside the text."""
+"""A conversation: messages of a system, a user and an assistant, as stored in the document table beside the text."""
 
 import json
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ class Message(TypedDict):
 
 
 def dump_messages(messages: Sequence[Message]) -> str:
-    """Messages as the column `messages` holds them: a JSON list of objects with `role` and `content`."""
+    """Messages as stored in the column `messages`: a JSON list of objects with `role` and `content`."""
     return json.dumps(
         [{"role": message["role"], "content": message["content"]} for message in messages], ensure_ascii=False
     )
@@ -33,5 +33,5 @@ def text_of(messages: Sequence[Message]) -> str:
 
 
 def answer_bytes(messages: Sequence[Message]) -> int:
-    """UTF-8 bytes of the answers: what bits per byte of a conversation are counted over, whatever the template."""
+    """UTF-8 bytes of the answers: the denominator of a conversation's bits per byte, whatever the template."""
     return sum(len(message["content"].encode()) for message in messages if message["role"] == "assistant")

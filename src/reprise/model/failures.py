@@ -1,4 +1,4 @@
-"""What libraries raise while a model is loaded, as one message."""
+"""Turn what libraries raise while a model is loaded into one message."""
 
 import contextlib
 import logging
@@ -16,9 +16,9 @@ def explain_loading(path: str, what: str = "model", where: str = "model.path") -
     """Turn whatever a library raises for a missing or broken model into one message.
 
     Args:
-        path: the model, as the user named it.
-        what: what it is, for the message.
-        where: the setting that names it.
+        path: the model, as the user specified it.
+        what: kind of thing that is loaded, for the message.
+        where: the setting that specifies it.
 
     Raises:
         UserError: the block could not load the model.

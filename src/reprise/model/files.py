@@ -1,4 +1,4 @@
-"""Where a model's files are, without importing torch."""
+"""Locate a model's files, without importing torch."""
 
 import importlib.util
 import json
@@ -18,7 +18,7 @@ def model_folder(settings: Model) -> Path | None:
     """Folder of a model on this machine; None if `path` is a name on the Hub.
 
     Raises:
-        UserError: the package or the folder does not exist, or it contains GGUF files and none is named.
+        UserError: the package or the folder does not exist, or it contains GGUF files and none is specified.
     """
     if settings.path.startswith(PACKAGE):
         return _refuse_unnamed_gguf(_package_folder(settings.path.removeprefix(PACKAGE)), settings)
@@ -67,7 +67,7 @@ def model_files(settings: Model) -> list[Path]:
 
 
 def _indexed_elsewhere(folder: Path) -> Iterator[Path]:
-    """Files of weights that an index names in other folders."""
+    """Weight files that an index lists in other folders."""
     for index in folder.glob("*.index.json"):
         try:
             names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
@@ -77,7 +77,7 @@ def _indexed_elsewhere(folder: Path) -> Iterator[Path]:
 
 
 def sentencepiece_file(settings: Model) -> Path | None:
-    """`tokenizer.model` of a model on this machine, if there is no `tokenizer.json` that decides."""
+    """`tokenizer.model` of a model on this machine, unless there is a `tokenizer.json`, which takes precedence."""
     folder = model_folder(settings)
     if folder is None or settings.gguf_file is not None or (folder / "tokenizer.json").is_file():
         return None

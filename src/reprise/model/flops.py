@@ -1,4 +1,4 @@
-"""How much a token costs."""
+"""Estimate what training on a token costs, in FLOPs."""
 
 from typing import Any, NamedTuple
 
@@ -11,13 +11,13 @@ class ParameterCounts(NamedTuple):
 
     total: int
     lookup: int
-    """Of input embeddings that multiply no matrix: those that the output layer does not share."""
+    """Parameters of input embeddings that are only looked up: those not shared with the output layer."""
     active: int
-    """That a token meets: all, less the experts that its router leaves out."""
+    """Parameters that a token uses: all, without the experts that its router does not choose."""
 
 
 def count_parameters(config: Any) -> ParameterCounts:
-    """Count the parameters of a model by its configuration; loads no weights."""
+    """Count the parameters of a model from its configuration; loads no weights."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     text = config.get_text_config()
@@ -35,9 +35,9 @@ def count_parameters(config: Any) -> ParameterCounts:
 
 
 def training_flops_per_token(config: Any, seq_len: int, *, frozen: bool = False) -> float:
-    """Floating-point operations of forward and backward for one token of a row of `seq_len` tokens.
+    """Floating-point operations of the forward and backward pass for one token of a row of `seq_len` tokens.
 
-    6 for each parameter that multiplies, the chosen experts only, and for attention
+    6 for each parameter used in a multiplication (of experts, only the chosen ones), and for attention
     6 * heads * (size of a key + size of a value) * context in each layer (PaLM, arXiv 2204.02311, appendix B: the
     causal half is not subtracted; recomputed activations do not count). Weights that are frozen beside an adapter have
     no gradient: 4 for each instead of 6; the adapter's own are not counted.
@@ -53,7 +53,7 @@ def training_flops_per_token(config: Any, seq_len: int, *, frozen: bool = False)
 
 
 def _context(text: Any, layer: int, seq_len: int) -> float:
-    """Keys of a token in a layer, by the convention that a causal row of T tokens counts T: twice the mean."""
+    """Keys per token in a layer, by the convention that a causal row of T tokens counts T: twice the mean."""
     kinds = getattr(text, "layer_types", None)
     window = getattr(text, "sliding_window", None)
     windowed = kinds[layer] == "sliding_attention" if kinds else getattr(text, "use_sliding_window", True)

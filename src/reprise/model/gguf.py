@@ -1,4 +1,4 @@
-"""A GGUF file as a Hugging Face model directory, converted once."""
+"""Convert a GGUF file to a Hugging Face model directory, once."""
 
 import functools
 import importlib.util
@@ -18,10 +18,10 @@ from reprise.storage import cache_folder, digest, file_checksum, find_damage, re
 
 
 def convert_gguf(source: Path) -> Path:
-    """Directory with the weights of a GGUF file as safetensors, made on first use and kept by the file's content.
+    """Directory with the weights of a GGUF file as safetensors, created on first use and cached by the file's content.
 
     Raises:
-        UserError: the file cannot be read, or its weights are not those of the model that it describes.
+        UserError: the file cannot be read, or its weights do not match the model that it describes.
     """
     stat = source.stat()
     key = digest([_content_hash(source, stat.st_size, stat.st_mtime_ns), transformers.__version__])[:12]
@@ -57,7 +57,7 @@ _CHECKSUMS = "checksums.json"
 
 @functools.cache
 def _is_whole(target: Path) -> bool:
-    """Whether a converted model is as it was written; a damaged one is removed, and converted again."""
+    """Whether a converted model is unchanged since it was written; a damaged one is removed and converted again."""
     if not target.exists():
         return False
     checksums = read_checked(target / _CHECKSUMS)
@@ -73,7 +73,7 @@ def _content_hash(source: Path, _size: int, _mtime_ns: int) -> str:
 
 
 def read_gguf(source: Path) -> tuple[Any, Any]:
-    """A GGUF file as a transformers model, in float32, and what it says of the tensors."""
+    """A GGUF file as a transformers model, in float32, and its loading info about the tensors."""
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         str(source.parent),
         gguf_file=source.name,

@@ -1,4 +1,4 @@
-"""Negative log-likelihood of tokens: what scoring, validation and evaluation share.
+"""Negative log-likelihood of tokens, shared by scoring, validation and evaluation.
 
 Three things make it fast and small without changing the result:
 
@@ -26,7 +26,7 @@ _CHUNK_LOGITS = 2**24
 """Logits that exist at one time: 64 MB in float32."""
 
 _CPU_BATCH_TOKENS = 512
-"""More tokens at a time do not fit a processor's caches: SmolLM2-135M took 1.8 times as long with 4,096."""
+"""More tokens at a time do not fit into a CPU's caches: SmolLM2-135M took 1.8 times as long with 4,096."""
 
 Stretches = npt.NDArray[np.int32]
 """int32[n, 2]: first token and end of the parts of a document that are scored, such as answers of a conversation."""
@@ -35,16 +35,16 @@ _head_is_known: "weakref.WeakKeyDictionary[Any, bool]" = weakref.WeakKeyDictiona
 
 
 class TokenScores(NamedTuple):
-    """What the model thinks of given tokens."""
+    """Scores that a model assigns to given tokens."""
 
     nll: Tensor
     """float32[...], nats; 0 if the label is IGNORE."""
     greedy: Tensor | None
-    """bool[...]: the token is the most probable one."""
+    """bool[...]: whether the token is the most probable one."""
 
 
 def native_dtype(device: str | torch.device = "cpu") -> torch.dtype:
-    """bfloat16 where the device multiplies it in hardware, else float32."""
+    """bfloat16 if the device multiplies it in hardware, else float32."""
     kind = torch.device(device).type
     if kind == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
@@ -57,7 +57,7 @@ def native_dtype(device: str | torch.device = "cpu") -> torch.dtype:
 
 
 def fit_window(config: Any, max_length: int, stride: int) -> tuple[int, int]:
-    """(max_length, stride), cut to the context of the model with this configuration."""
+    """(max_length, stride), limited to the context of the model with this configuration."""
     limit = getattr(config.get_text_config(), "max_position_embeddings", None)
     if limit is None or max_length <= limit:
         return max_length, stride
@@ -65,7 +65,7 @@ def fit_window(config: Any, max_length: int, stride: int) -> tuple[int, int]:
 
 
 def fit_batch(batch_tokens: int, device: str | torch.device) -> int:
-    """Tokens in one batch, cut to what a processor's caches hold where the device is a CPU."""
+    """Tokens in one batch, limited on a CPU to what fits into its caches."""
     return min(batch_tokens, _CPU_BATCH_TOKENS) if torch.device(device).type == "cpu" else batch_tokens
 
 
@@ -80,15 +80,15 @@ def token_nll(
     """Negative log-likelihood of each token given those before it in its row.
 
     Args:
-        model: a causal language model of transformers; FSDP-wrapped too, then every rank must call.
+        model: a causal language model of transformers; if it is wrapped in FSDP, every rank must call this function.
         input_ids: int64[B, T].
-        position_ids: int64[B, T], where documents in a row restart at 0.
-        attention_mask: whatever the model takes; needless for padding on the right.
-        labels: int64[B, T]: `labels[:, t]` is the token whose probability at position t is asked for, IGNORE where none
-            is. Default: `input_ids`.
+        position_ids: int64[B, T], restarting at 0 for each document in a row.
+        attention_mask: whatever the model accepts; not needed for padding on the right.
+        labels: int64[B, T]: `labels[:, t]` is the token to score at position t, or IGNORE. Default:
+            `input_ids`.
 
     Returns:
-        float32[B, T-1] in nats, 0 if nothing was asked.
+        float32[B, T-1] in nats, 0 if the label is IGNORE.
     """
     labels = input_ids if labels is None else labels
     return token_scores(model, input_ids, labels, position_ids=position_ids, attention_mask=attention_mask).nll
@@ -98,14 +98,14 @@ def token_nll(
 def token_scores(
     model: Any, input_ids: Tensor, labels: Tensor, *, with_greedy: bool = False, **inputs: Any
 ) -> TokenScores:
-    """`token_nll`, and on demand whether each token is the greedy choice.
+    """Like `token_nll`, and optionally whether each token is the greedy choice.
 
     Args:
         model: as in `token_nll`.
         input_ids: int64[B, T].
         labels: int64[B, T].
         with_greedy: also compare with the most probable token.
-        inputs: more arguments of the model's forward (`past_key_values`, `position_ids`, ...); None is skipped.
+        inputs: other arguments of the model's forward (`past_key_values`, `position_ids`, ...); None is skipped.
     """
     inputs = {name: value for name, value in inputs.items() if value is not None}
     targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE)
@@ -140,10 +140,10 @@ def document_nll(
         documents: token ids, int[n] each; n may be 0.
         max_length: tokens in one window.
         stride: tokens by which the window moves, below `max_length`.
-        batch_tokens: most tokens in one batch, padding counted; less on a CPU; one window is never cut.
+        batch_tokens: maximum tokens in one batch, including padding; less on a CPU; a window is never split.
         device: where the model is.
         advance: called with the tokens processed since the last call.
-        stretches: the only tokens of each document that are scored; None, for one or for all: every token.
+        stretches: the tokens of each document to score; None, for a document or for all: every token.
 
     Returns:
         nll: float64[len(documents)], nats, summed over the scored tokens.
@@ -189,10 +189,10 @@ def require_finite(values: npt.ArrayLike, where: str, of_what: str) -> None:
     Args:
         values: float64[n].
         where: the model, for the message.
-        of_what: what they are the likelihoods of, for the message.
+        of_what: what was scored, for the message.
 
     Raises:
-        UserError: there are any.
+        UserError: a likelihood is infinite or NaN.
     """
     finite = np.isfinite(values)
     if not finite.all():
@@ -205,7 +205,7 @@ def require_finite(values: npt.ArrayLike, where: str, of_what: str) -> None:
 
 
 def name_of(model: Any) -> str:
-    """Where a model of transformers came from, for messages."""
+    """Name or path that a transformers model was loaded from, for messages."""
     return str(getattr(model.config, "name_or_path", "") or "model.path")
 
 
@@ -232,7 +232,7 @@ def cut_windows(length: int, max_length: int, stride: int) -> Iterator[tuple[int
 
 
 def _batches(windows: list[Any], batch_tokens: int) -> Iterator[list[Any]]:
-    """Windows of similar length together, longest first: a batch that does not fit in memory is found at once."""
+    """Batch windows of similar length, longest first, so that running out of memory shows at once."""
     batch: list[Any] = []
     for window in sorted(windows, key=lambda window: window[1] - window[2]):
         longest = batch[0][2] - batch[0][1] if batch else 0
@@ -247,9 +247,9 @@ def _batches(windows: list[Any], batch_tokens: int) -> Iterator[list[Any]]:
 def _score_in_chunks(
     model: Any, input_ids: Tensor, targets: Tensor, with_greedy: bool, inputs: dict[str, Any]
 ) -> TokenScores:
-    """Run the model with an output layer that gives scores instead of logits.
+    """Run the model with an output layer that returns scores instead of logits.
 
-    The layer is met inside the model's own forward, because there FSDP has its weights together.
+    The layer is replaced inside the model's own forward, because FSDP gathers its weights there.
     """
     head = model.get_output_embeddings()
     is_target = targets.flatten() != IGNORE
@@ -281,14 +281,14 @@ def _score_logits(logits: Tensor, labels: Tensor, with_greedy: bool) -> TokenSco
 
 
 def _logits(head: Any, hidden: Tensor, config: Any) -> Tensor:
-    """The output layer with the scaling that some families (Gemma, Granite, Cohere) put after it."""
+    """The output layer with the scaling that some families (Gemma, Granite, Cohere) apply after it."""
     return scale_logits(F.linear(hidden, head.weight, getattr(head, "bias", None)), head_scaling(config))
 
 
 def has_known_head(model: Any, input_ids: Tensor) -> bool:
-    """Whether hidden states through `_logits` are the model's logits: found out once per model, on two tokens.
+    """Whether `_logits` of the hidden states gives the model's logits: tested once per model, on two tokens.
 
-    Where they are not, the scores come from the model's own logits, which takes memory for all of them.
+    If not, the scores are computed from the model's own logits, which takes memory for all of them.
     """
     if model not in _head_is_known:
         head = model.get_output_embeddings()
@@ -313,7 +313,7 @@ def has_known_head(model: Any, input_ids: Tensor) -> bool:
 
 @contextlib.contextmanager
 def replaced_forward(module: Any, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Let a module compute something else while the block runs."""
+    """Replace a module's forward while the block runs."""
     before = module.__dict__.get("forward")
     module.forward = forward
     try:

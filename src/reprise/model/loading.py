@@ -41,7 +41,7 @@ def locate_model(settings: Model) -> str:
 
 
 def load_config(settings: Model) -> Any:
-    """The model's configuration. It says nothing of quantization, since the weights are loaded as ordinary ones.
+    """The model's configuration, without its quantization, since the weights are dequantized on loading.
 
     Raises:
         UserError: it cannot be loaded, the model is not a causal language model, or its weights stay quantized.
@@ -79,7 +79,7 @@ def _read_config(settings: Model) -> Any:
 
 
 def quantization_method(config: Any) -> str | None:
-    """How a configuration says that the weights are quantized."""
+    """The quantization method in a configuration."""
     for part in (config, config.get_text_config()):
         quantization = getattr(part, "quantization_config", None)
         if quantization is not None:
@@ -91,10 +91,10 @@ def quantization_method(config: Any) -> str | None:
 def load_model(
     settings: Model, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
 ) -> PreTrainedModel:
-    """The model with the weights of its files and no others, in evaluation mode, without a key-value cache.
+    """Load a model with exactly the weights of its files, in evaluation mode, without a key-value cache.
 
     Raises:
-        UserError: it cannot be loaded or is not a causal language model; or a weight is missing, surplus, of another
+        UserError: it cannot be loaded or is not a causal language model; or a weight is missing, unexpected, of another
             shape, not of floating point, infinite or NaN.
     """
     skeleton, stored = load_skeleton(settings), open_model_weights(settings)
@@ -129,14 +129,14 @@ def load_model(
 
 
 def names_match(skeleton: PreTrainedModel, settings: Model, stored: StoredWeights) -> bool:
-    """Whether the files hold the weights of a model as they are: under its own names and not quantized."""
+    """Whether the files contain the model's weights without conversion: under its own names and not quantized."""
     return quantization_method(_read_config(settings)) is None and are_names_of(skeleton, stored)
 
 
 def stop_freezing_padding(model: Any) -> Any:
-    """Let every embedding learn: torch gives that of the padding token no gradient, and that may be EOS.
+    """Make every embedding trainable: torch gives the padding token, which may be EOS, no gradient.
 
-    No row holds padding that is trained on, whatever `pad_token_id` says.
+    Padding is never trained on, whatever `pad_token_id` is.
     """
     for module in model.modules():
         if isinstance(module, torch.nn.Embedding):
@@ -149,7 +149,7 @@ def _as_dict(quantization: Any) -> dict[str, Any]:
 
 
 def _forget_quantization(model: Any) -> None:
-    """Take away what is left of the quantizer once the weights are ordinary ones; saving would refuse else."""
+    """Remove the remains of the quantizer once the weights are dequantized; otherwise saving fails."""
     model.hf_quantizer = None
     model.is_quantized = False
     for part in (model.config, model.config.get_text_config()):
@@ -161,7 +161,7 @@ def load_skeleton(settings: Model) -> PreTrainedModel:
     """The model with its weights on the meta device, where they take no memory; buffers are real.
 
     Raises:
-        UserError: as `load_config`, or the model cannot be built.
+        UserError: see `load_config`; or the model cannot be built.
     """
     config = load_config(settings)
     attention = None if settings.attention == "auto" else settings.attention
@@ -178,7 +178,7 @@ def load_skeleton(settings: Model) -> PreTrainedModel:
 
 
 def open_model_weights(settings: Model) -> StoredWeights:
-    """The weights that a model's files hold, downloaded from the Hub if they are not here.
+    """The weights in a model's files, downloaded from the Hub if necessary.
 
     Raises:
         UserError: see `weights.open_weights`.
@@ -204,7 +204,7 @@ _KEPT_FILES = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.tiktoken", "*.model",
     "chat_template*", "*.jinja", "*.py", "LICENSE*", "NOTICE*",
 )  # fmt: skip
-"""What a published model takes from its base as it is: tokenizer, code, licence."""
+"""Files that a published model takes unchanged from its base: tokenizer, code, licence."""
 
 
 def copy_tokenizer_and_code(settings: Model, target: Path) -> None:
@@ -231,10 +231,10 @@ def copy_tokenizer_and_code(settings: Model, target: Path) -> None:
 
 
 def load_generation_settings(settings: Model) -> GenerationConfig | None:
-    """How the model's makers say that text is to be generated, if they say so.
+    """The generation settings that come with the model, if any.
 
     Raises:
-        UserError: the file is there and cannot be read.
+        UserError: the file exists but cannot be read.
     """
     path = locate_model(settings)
     with explain_loading(settings.path):
@@ -254,7 +254,7 @@ def load_tokenizer(settings: Model) -> PreTrainedTokenizerBase:
     Ids of document text come from `model.tokenizer.open_tokenizer`.
 
     Raises:
-        UserError: it cannot be loaded, or `model.eos` is none of its tokens.
+        UserError: it cannot be loaded, or `model.eos` is not one of its tokens.
     """
     path = locate_model(settings)
     if sentencepiece_file(settings) is not None and importlib.util.find_spec("sentencepiece") is None:
@@ -275,10 +275,10 @@ def load_tokenizer(settings: Model) -> PreTrainedTokenizerBase:
 
 
 def hub_commit(settings: Model) -> str:
-    """The commit of a model on the Hub that its path stands for: the folder name in the cache.
+    """The Hub commit that a model's path resolves to: the folder name in the cache.
 
     Raises:
-        UserError: it is not there.
+        UserError: the model is not in the cache.
     """
     with explain_loading(settings.path):
         return Path(str(cached_file(settings.path, "config.json", revision=settings.revision))).parent.name
@@ -298,12 +298,12 @@ def tokenizer_file(settings: Model) -> Path | None:
 
 @contextlib.contextmanager
 def _weights_on_meta() -> Any:
-    """Move every weight to the meta device as soon as a module has it; buffers, which no file holds, stay."""
+    """Move every weight to the meta device when a module registers it; buffers, which no file contains, stay."""
     register = torch.nn.Module.register_parameter
 
     def register_on_meta(self: Any, name: str, parameter: Any) -> None:
         register(self, name, parameter)
-        if parameter is not None and not parameter.is_meta:  # one that is: tied to another module's
+        if parameter is not None and not parameter.is_meta:  # a weight on meta is tied to another module's
             on_meta = parameter.detach().to("meta")
             self._parameters[name] = torch.nn.Parameter(on_meta, requires_grad=parameter.requires_grad)
 

@@ -1,4 +1,4 @@
-"""Cross-entropy of the output layer without the whole logits."""
+"""Cross-entropy of the output layer without materializing all logits."""
 
 from typing import Any, NamedTuple
 
@@ -9,16 +9,16 @@ IGNORE = -100
 """Label of a position that is not trained on."""
 
 CHUNK_LOGITS = {"cpu": 2**24, "cuda": 2**27}
-"""Logits that exist at one time, by device: 64 MB and 512 MB in float32, and as much again to work in. A GPU is idle in
-small chunks, and has the memory; on a CPU larger ones fall out of the caches."""
+"""Logits that exist at one time, by device: 64 MB and 512 MB in float32, plus as much workspace. A GPU is idle in
+small chunks, and has the memory; on a CPU larger ones do not fit into the caches."""
 
 FEW_CHUNKS = 4
-"""Up to this many chunks the gradient of the output layer is summed in its own type, above in float32: in bfloat16 the
+"""Up to this many chunks the gradient of the output layer is summed in its own dtype, above in float32: in bfloat16 the
 relative error of the sum was 0.15 % for one chunk and 0.91 % for 63 (8,192 tokens, a vocabulary of 128,256)."""
 
 
 class HeadScaling(NamedTuple):
-    """What some families do to the logits: `cap * tanh(scale * logits / cap)`."""
+    """Transformation of the logits in some families: `cap * tanh(scale * logits / cap)`."""
 
     scale: float = 1.0
     cap: float | None = None
@@ -36,7 +36,7 @@ def head_scaling(config: Any) -> HeadScaling:
 
 
 def scale_logits(logits: Tensor, scaling: HeadScaling) -> Tensor:
-    """Logits as the family scales and caps them."""
+    """Scale and cap logits."""
     if scaling.scale != 1.0:
         logits = logits * scaling.scale
     return logits if scaling.cap is None else scaling.cap * torch.tanh(logits / scaling.cap)
@@ -49,21 +49,21 @@ def linear_cross_entropy(
     scaling: HeadScaling = PLAIN,
     bias: Tensor | None = None,
 ) -> Tensor:
-    """Sum of the cross-entropy of `hidden @ weight.T + bias` in nats.
+    """Summed cross-entropy of `hidden @ weight.T + bias`, in nats.
 
-    The gradient is computed in the forward pass, chunk of tokens by chunk, so nothing of the size
-    [tokens, vocabulary] outlives a chunk and nothing is computed twice. Positions that do not count are computed and
+    The gradient is computed in the forward pass, one chunk of tokens at a time, so nothing of the size
+    [tokens, vocabulary] is ever stored and nothing is computed twice. Positions that do not count are computed and
     multiplied by zero: to leave them out, the host would have to wait for the device to learn how many there are.
 
     Args:
         hidden: float[n, d].
-        weight: float[vocabulary, d], in the type of `hidden`.
-        labels: int64[n], IGNORE where a position does not count.
+        weight: float[vocabulary, d], in the dtype of `hidden`.
+        labels: int64[n], IGNORE if a position does not count.
         scaling: see `HeadScaling`.
         bias: float[vocabulary].
 
     Returns:
-        float32 scalar. Its gradient may be taken once.
+        float32 scalar. It supports only one backward pass.
     """
     loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, labels, scaling, bias)  # type: ignore[no-untyped-call]
     return loss
@@ -75,7 +75,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, scaling: HeadScaling, bias: Tensor | None
     ) -> Tensor:
         rows = chunk_rows(hidden.shape[0], weight.shape[0], hidden.device)
-        # Buffers for the largest chunk: memory of this size fresh from the system costs as much as a pass over it.
+        # Buffers for the largest chunk: allocating this much from the system costs as much as a pass over it.
         raw = hidden.new_empty((rows, weight.shape[0]))
         wide = torch.empty((2, *raw.shape), dtype=torch.float32, device=raw.device)
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
@@ -114,7 +114,7 @@ def chunk_rows(tokens: int, vocabulary: int, device: torch.device) -> int:
 
 
 class _HeadGradient:
-    """Gradient of the output layer, summed over the chunks: in float32 where there are many."""
+    """Gradient of the output layer, summed over the chunks: in float32 if there are many."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, *, many: bool) -> None:
         self._dtype = weight.dtype
@@ -134,7 +134,7 @@ class _HeadGradient:
             self._bias += torch.mm(d_logits.T, counts)[:, 0]
 
     def sums(self) -> tuple[Tensor, Tensor | None]:
-        """In the type of the weights."""
+        """The summed gradients in the dtype of the weights."""
         return self._weight.to(self._dtype), None if self._bias is None else self._bias.to(self._dtype)
 
 
@@ -143,7 +143,7 @@ def _losses_and_gradient(logits: Tensor, wide: Tensor, labels: Tensor, scaling: 
 
     Args:
         logits: float[n, vocabulary], before scaling.
-        wide: float32[2, n, vocabulary] to work in.
+        wide: float32[2, n, vocabulary], workspace.
         labels: int64[n].
         scaling: see `HeadScaling`.
     """

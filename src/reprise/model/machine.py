@@ -1,4 +1,4 @@
-"""What a result was computed on: part of how to repeat it."""
+"""Describe the machine that computed a result, so that the result can be reproduced."""
 
 import importlib.metadata
 import os
@@ -14,12 +14,12 @@ from reprise.records import record
 PACKAGES = ("reprise", "torch", "transformers", "safetensors", "numpy", "pyarrow", "tokenizers")
 """Packages whose versions can change a result."""
 CPU_FLOPS_PER_CORE = {"bfloat16": 1.0e11, "float32": 3.0e10}
-"""FLOP/s of training on one core that estimates assume (measured: 1.2e11 in bfloat16 where the core has it)."""
+"""FLOP/s of training on one core, for estimates (measured: 1.2e11 in bfloat16 if the core supports it)."""
 
 
 @record
 class Machine(TypedDict):
-    """What a process ran on."""
+    """The machine that a process ran on."""
 
     processor: Annotated[str, Field(description="Name of the processor.")]
     cores: Annotated[int | None, Field(description="Cores that the process may use; null if not known.")]
@@ -32,7 +32,7 @@ class Machine(TypedDict):
 
 def describe_machine() -> Machine:
     """Processor, memory, accelerators, operating system and versions of this process's machine."""
-    import torch  # not at the top: the record is read by programs that need no torch
+    import torch  # not at the top: programs that read the record need no torch
 
     return {
         "processor": _processor(),
@@ -51,7 +51,7 @@ def count_cores() -> int:
 
 
 def cpu_flops_per_s() -> float:
-    """FLOP/s of training on the cores of this process, in the precision that they multiply in hardware."""
+    """FLOP/s of training on the cores of this process, in the precision that they support in hardware."""
     import torch
 
     from reprise.model.likelihood import native_dtype
@@ -60,7 +60,7 @@ def cpu_flops_per_s() -> float:
 
 
 def _processor() -> str:
-    """Name of the processor; its architecture where the system does not tell."""
+    """Name of the processor; its architecture if the system does not report one."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -70,7 +70,7 @@ def _processor() -> str:
 
 
 def _memory_gib() -> float | None:
-    """Memory of the machine in GiB, None if the system does not tell."""
+    """Memory of the machine in GiB, None if the system does not report it."""
     try:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     except (AttributeError, ValueError, OSError):

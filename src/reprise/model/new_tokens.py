@@ -1,4 +1,4 @@
-"""Which tokens a larger vocabulary has besides the base model's, as the stage `vocabulary` lists them."""
+"""The list of tokens that the stage `vocabulary` added to the base model's."""
 
 from pathlib import Path
 from typing import final
@@ -10,7 +10,7 @@ from reprise.records import record
 from reprise.storage import write_json
 
 NEW_TOKENS = "new_tokens.json"
-"""Name of the list in the folder of the stage."""
+"""File name of the list in the stage's folder."""
 
 
 @final
@@ -19,16 +19,16 @@ class NewTokens(TypedDict):
     """The tokens that were added, in the order of their ids."""
 
     first_id: int
-    """Id of the first of them; the others follow, and nothing comes after them."""
+    """Id of the first new token; the others follow, and they are the last of the vocabulary."""
     tokens: list[str]
-    """Their text; bytes that are no whole character show as U+FFFD."""
+    """Text of the new tokens; incomplete UTF-8 bytes are shown as U+FFFD."""
 
 
 def read_new_tokens(folder: Path) -> NewTokens:
-    """The list in the folder of the stage."""
+    """Read the list from the stage's folder."""
     return TypeAdapter(NewTokens).validate_json((folder / NEW_TOKENS).read_bytes())
 
 
 def write_new_tokens(folder: Path, tokens: NewTokens) -> None:
-    """Write the list into the folder of the stage."""
+    """Write the list to the stage's folder."""
     write_json(folder / NEW_TOKENS, tokens)

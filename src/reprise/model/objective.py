@@ -10,7 +10,7 @@ from reprise.model.loss import IGNORE, head_scaling, linear_cross_entropy
 
 
 def one_type(model: nn.Module) -> Any:
-    """A context in which a model computes in half precision where only some of its weights are of that type."""
+    """A context in which a model computes in half precision if only some of its weights have that dtype."""
     types = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
     half = torch.bfloat16 if torch.bfloat16 in types else torch.float16
     device = next(model.parameters()).device.type
@@ -18,10 +18,10 @@ def one_type(model: nn.Module) -> Any:
 
 
 class Objective(nn.Module):
-    """Wraps a model of transformers.
+    """Wraps a transformers model to compute its loss.
 
-    With labels the forward pass gives the summed loss; without, the model's own output, so that `token_nll` takes this
-    object for the model. The loss is computed inside the forward pass because there FSDP has the weights together.
+    With labels, forward returns the summed loss; without, the model's own output, so that `token_nll` accepts this
+    object as a model. The loss is computed inside forward because FSDP gathers the weights there.
     """
 
     def __init__(self, model: Any) -> None:
@@ -34,10 +34,10 @@ class Objective(nn.Module):
             self.find_head(model)
 
     def find_head(self, model: Any | None = None) -> None:
-        """Find out whether the loss can be computed from hidden states; call when the weights are there.
+        """Test whether the loss can be computed from hidden states; call it after the weights are loaded.
 
         Args:
-            model: what computes; default: this object, in which FSDP gathers the weights. Then every process calls.
+            model: model to test; default: this object, in which FSDP gathers the weights, so every process must call.
         """
         ids = torch.zeros((1, 2), dtype=torch.int64, device=self.model.device)
         with torch.no_grad(), one_type(self):
@@ -52,8 +52,8 @@ class Objective(nn.Module):
 
         Args:
             input_ids: int64[B, T].
-            labels: int64[B, T], not shifted: position t is predicted from those before it; IGNORE does not count.
-            inputs: more arguments of the model (`position_ids`, `attention_mask`).
+            labels: int64[B, T], not shifted: token t is predicted from those before it; IGNORE does not count.
+            inputs: other arguments of the model (`position_ids`, `attention_mask`).
         """
         if labels is None:
             return self.model(input_ids=input_ids, **inputs)

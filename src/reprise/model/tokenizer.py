@@ -1,7 +1,7 @@
-"""Text to token ids: the one way in which scoring, the token store, validation, evaluation and samples get them.
+"""Convert text to token ids, for scoring, the token store, validation, evaluation and samples alike.
 
-The ids are those of the model's `tokenizer.json`, else those that transformers gives with `tokenizer.model` or with
-the code of the model. Document text is text: the characters `<|endoftext|>` in a document are split like any others
+The ids come from the model's `tokenizer.json`, else from transformers with `tokenizer.model` or with
+the model's code. Document text is text: the characters `<|endoftext|>` in a document are split like any others
 and never become the control token. A faster library is used if it gives the same ids.
 """
 
@@ -44,7 +44,7 @@ PLAIN_TEXT = ("The cat didn't sit on 123 mats, did it?", "人工智能的研究�
 """Text that no tokenizer normalizes."""
 
 CHECKED_DOCUMENTS, CHECKED_CHARS = 512, 2_000
-"""Documents of the first batch, and characters of each, on which the fast library is compared; later, one a batch."""
+"""Documents of the first batch, and characters of each, on which the fast library is checked; later, one per batch."""
 
 
 class Tokenizer:
@@ -54,12 +54,12 @@ class Tokenizer:
         library: which library `encode` calls.
         encode: texts to ids.
         vocab_size: how many ids there are.
-        eos_id: ends a document.
-        bos_id: begins a document; None: nothing does.
-        reason: why this library.
-        reference: gives the right ids, if that is not `encode` itself.
-        start_id: put before a text whose first token is scored; None: `bos_id`, else `eos_id`.
-        num_embeddings: tokens that the model embeds; None: all of the vocabulary.
+        eos_id: id that ends a document.
+        bos_id: id that begins a document, or None.
+        reason: why this library is used.
+        reference: encoder with the correct ids, if that is not `encode` itself.
+        start_id: id prepended to a text whose first token is scored; None: `bos_id`, else `eos_id`.
+        num_embeddings: rows of the model's embeddings; None: the vocabulary size.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Tokenizer:
         """Ids of each text, uint32.
 
         Raises:
-            UserError: a text that was compared has other ids by the reference (in the first batch the first
+            UserError: the reference gives other ids for a text that was compared (in the first batch the first
                 `CHECKED_DOCUMENTS`, in every later one a single text, each time another one of the batch), or an id is
                 outside the model's embeddings.
         """
@@ -121,16 +121,16 @@ class Tokenizer:
 def open_tokenizer(model: Model, library: Library = "tokenizers") -> Tokenizer:
     """The model's tokenizer, checked against its own file.
 
-    `fastokens` is used only if it gives the ids of `tokenizers` on `HARD_TEXT`, and is compared all the time while it
+    `fastokens` is used only if it gives the ids of `tokenizers` on `HARD_TEXT`, and is compared continuously while it
     is used; the choice and the reason are logged and kept in `Tokenizer.reason`.
 
     Args:
-        model: whose tokenizer.
-        library: `auto` takes the fast one if it passes.
+        model: model whose tokenizer is opened.
+        library: library to use; `auto` uses the fast one if it passes.
 
     Raises:
         UserError: the vocabulary does not fit the model; there is no EOS or BOS token; what transformers builds gives
-            other ids than the file; or the library that was named is missing or gives other ids.
+            other ids than the file; or the requested library is missing or gives other ids.
     """
     from reprise.model.loading import load_config, load_tokenizer, tokenizer_file
 
@@ -170,7 +170,7 @@ def special_ids(model: Model, tokenizer: Any) -> tuple[int, int | None]:
     """Ids of the tokens that end and begin a document; the second is None if nothing begins one.
 
     Raises:
-        UserError: there is no such token.
+        UserError: there is no token that ends a document.
     """
     if tokenizer.eos_token_id is None:
         raise UserError(
@@ -191,16 +191,16 @@ def begins_with_bos(tokenizer: Any) -> bool:
 
 
 def end_ids(model: Any, tokenizer: Any) -> list[int]:
-    """Ids at which a model of transformers stops writing: those of its generation settings, and its tokenizer's EOS."""
+    """Ids at which a transformers model stops generating: from its generation settings, and its tokenizer's EOS."""
     configured = model.generation_config.eos_token_id
     ids = configured if isinstance(configured, list) else [configured]
     return sorted({int(token) for token in [*ids, tokenizer.eos_token_id] if token is not None})
 
 
 def _reference(tokenizer: Any, file: Path | None, sentencepiece_file: Path | None) -> EncodeBatch:
-    """Encoding by the model's own tokenizer file, once transformers is known to give the same ids.
+    """Encode with the model's own tokenizer file, after checking that transformers gives the same ids.
 
-    Without a `tokenizer.json` it is sentencepiece with `tokenizer.model`, else by transformers.
+    Without a `tokenizer.json`, sentencepiece is used with `tokenizer.model`, else transformers.
 
     Raises:
         UserError: transformers gives other ids than the file.
@@ -234,10 +234,10 @@ def _reference(tokenizer: Any, file: Path | None, sentencepiece_file: Path | Non
 
 
 def _sentencepiece(file: Path, built: EncodeBatch) -> EncodeBatch:
-    """Encoding by sentencepiece itself: transformers leaves out the normalization that `tokenizer.model` may hold.
+    """Encode with sentencepiece itself: transformers omits the normalization that `tokenizer.model` may contain.
 
     Raises:
-        UserError: the two differ where there is nothing to normalize.
+        UserError: the two differ on text without anything to normalize.
     """
     import sentencepiece
 
@@ -263,7 +263,7 @@ def _sentencepiece(file: Path, built: EncodeBatch) -> EncodeBatch:
 
 
 def _encode_with(tokenizer: Any) -> EncodeBatch:
-    """Encoding by a tokenizer of `tokenizers`, or of transformers if it is written in Python."""
+    """Encode with a tokenizer of `tokenizers`, or of transformers if it is written in Python."""
     if not isinstance(tokenizer, tokenizers.Tokenizer):
 
         def encode_slowly(texts: list[str]) -> list[Ids]:
@@ -285,15 +285,15 @@ def _encode_with(tokenizer: Any) -> EncodeBatch:
 def _fastokens(
     tokenizer: Any, reference: EncodeBatch, early: Future[EncodeBatch] | None
 ) -> tuple[EncodeBatch | None, str]:
-    """Encoding by `fastokens`, or None and why it cannot be used.
+    """Encode with `fastokens`; None, and the reason, if it cannot be used.
 
     On two cores it encodes 230 to 320 MB of English a second, `tokenizers` 5.
 
     Args:
         tokenizer: built by transformers.
-        reference: gives the right ids.
-        early: the library opened with the model's file. Where that fails or gives other ids, it is opened once more
-            with what transformers made of the file.
+        reference: encoder with the correct ids.
+        early: the library opened with the model's file. If that fails or gives other ids, it is opened once more
+            with the file as converted by transformers.
     """
     if not tokenizer.is_fast:
         return None, "the tokenizer has no tokenizer.json"
@@ -306,10 +306,10 @@ def _fastokens(
             problem = _difference(texts, encode(texts), right)
         except ImportError:
             return None, str(missing_extra("fastokens", "documents", "fast tokenizing")).splitlines()[0]
-        except Exception as error:  # whatever the library raises for a vocabulary that it does not take
+        except Exception as error:  # whatever the library raises for an unsupported vocabulary
             said = str(error).splitlines()[0][:100] if str(error) else repr(error)
             problem = f"it refuses the vocabulary ({said})"
-        except BaseException as error:  # a Rust panic is no Exception
+        except BaseException as error:  # a Rust panic is not an Exception
             if type(error).__name__ != "PanicException":
                 raise
             problem = f"it fails on the vocabulary ({str(error)[:100]})"
@@ -334,12 +334,12 @@ def _open_fastokens(tokenizer_json: str) -> EncodeBatch:
 
 
 def compared_texts(tokenizer: Any) -> list[str]:
-    """Text on which two ways of encoding are compared: hard text, and the spelling of every added token."""
+    """Texts on which two encoders are compared: hard text, and the spelling of every added token."""
     return [*HARD_TEXT, *sorted(token.content for token in tokenizer.added_tokens_decoder.values())]
 
 
 def _difference(texts: Sequence[str], got: Sequence[Ids], right: Sequence[Ids]) -> str:
-    """What is wrong with ids, or an empty text."""
+    """Describe how ids differ; empty if they do not."""
     for text, ids, expected in zip(texts, got, right, strict=True):
         if not np.array_equal(ids, expected):
             return f"it gives other ids on {text[:40]!r}: {_shorten(ids)}, not {_shorten(expected)}"

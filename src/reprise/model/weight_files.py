@@ -1,7 +1,7 @@
-"""Which files of a model folder hold its weights, and which tensors they hold; imports torch only for `.bin` files.
+"""Find the weight files of a model folder and the tensors in them; imports torch only for `.bin` files.
 
-An index decides if there is one: `model.safetensors.index.json`, else `model.safetensors`, else the same of
-`pytorch_model.bin`. Whatever else lies in the folder, such as shards of an older save, is left alone.
+If there is an index, it decides: `model.safetensors.index.json`, else `model.safetensors`, else the same for
+`pytorch_model.bin`. Anything else in the folder, such as shards of an older save, is ignored.
 """
 
 import json
@@ -21,19 +21,19 @@ _SHOWN_NAMES = 5
 
 
 class StoredWeights:
-    """The tensors of a model folder, by name; none is read before it is asked for."""
+    """The tensors of a model folder, by name; each is read only when it is used."""
 
     def __init__(self, folder: Path, files: Mapping[str, Path], is_safetensors: bool) -> None:
         self.folder, self.is_safetensors = folder, is_safetensors
         self.files = dict(files)
-        """Name of a tensor -> the file that has it."""
+        """Name of a tensor -> the file that contains it."""
 
     def open(self) -> dict[str, Any]:
-        """Name -> what gives the tensor when it is indexed (`[:]` all of it), with `get_shape` and `get_dtype`."""
+        """Name -> lazy tensor, read by indexing (`[:]` for all of it), with `get_shape` and `get_dtype`."""
         return {name: entry for path in self.paths for name, entry in self._open_file(path)}
 
     def read(self, name: str) -> Any:
-        """One tensor, as `open` gives it; its file is closed when nothing refers to it any more."""
+        """One tensor, as returned by `open`; its file is closed when nothing refers to it any more."""
         path = self.files[name]
         if not self.is_safetensors:
             return _read_bin(path)[name]
@@ -56,11 +56,11 @@ class StoredWeights:
 
 
 def open_weights(folder: Path) -> StoredWeights:
-    """The tensors that a model folder holds, by its index if it has one.
+    """The tensors in a model folder, by its index if it has one.
 
     Raises:
         UserError: there are no weights; a file of the index is missing, cut off, a pointer of Git LFS or lacks a
-            tensor; or the folder holds an adapter.
+            tensor; or the folder contains an adapter.
     """
     if (folder / "adapter_config.json").is_file():
         raise UserError(
@@ -109,7 +109,7 @@ def _names_in(path: Path) -> list[str]:
     """Names of the tensors of a file.
 
     Raises:
-        UserError: it is truncated, or not a file of weights.
+        UserError: the file is truncated, or not a weight file.
     """
     refuse_lfs_pointer(path)
     if path.suffix != ".safetensors":
@@ -125,7 +125,7 @@ def refuse_lfs_pointer(path: Path) -> None:
     """Refuse a file that Git LFS has not downloaded.
 
     Raises:
-        UserError: it is a pointer.
+        UserError: the file is a pointer.
     """
     with path.open("rb") as file:
         if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
@@ -135,7 +135,7 @@ def refuse_lfs_pointer(path: Path) -> None:
 
 
 def _read_bin(path: Path) -> dict[str, Any]:
-    """Tensors of a file of `torch.save`, mapped where its format allows."""
+    """Tensors of a file of `torch.save`, memory-mapped if its format allows."""
     import torch
 
     try:
@@ -155,6 +155,6 @@ _DOWNLOAD = "download the model again, with all its files"
 
 
 def show_names(names: Sequence[str]) -> str:
-    """The first few names, and how many there are besides."""
+    """The first few names, and how many more there are."""
     more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
     return ", ".join(names[:_SHOWN_NAMES]) + more

@@ -1,7 +1,7 @@
-"""Compare the tensors of a model's files with those that the model needs.
+"""Compare the tensors in a model's files with those that the model needs.
 
-Every tensor of the model must be in the files, with its shape and as floating-point numbers, and nothing else may be: a
-tensor that is missing would be filled with random numbers, one too many belongs to another architecture.
+Every tensor of the model must be in the files, with its shape and in floating point, and nothing else may be: a
+missing tensor would be initialized at random, an unexpected one belongs to another architecture.
 """
 
 import re
@@ -21,11 +21,11 @@ from reprise.model.weight_files import StoredWeights, show_names
 
 _FLOATING = {"F64", "F32", "F16", "BF16", "float64", "float32", "float16", "bfloat16"}
 _CONSTANTS = {"inv_freq", "position_ids", "masked_bias"}
-"""Last part of the name of tensors that older files hold and no model learns."""
+"""Last part of the name of tensors that older files contain and no model trains."""
 
 
 def are_names_of(model: PreTrainedModel, stored: StoredWeights) -> bool:
-    """Whether the files hold every weight under the model's own name; else transformers converts them."""
+    """Whether the files contain every weight under the model's own name; else transformers converts them."""
     if not all(name in stored.files for name, _ in model.named_parameters()):
         return False
     converters = [entry for entry in get_model_conversion_mapping(model) if isinstance(entry, WeightConverter)]
@@ -35,22 +35,22 @@ def are_names_of(model: PreTrainedModel, stored: StoredWeights) -> bool:
 
 @dataclass(frozen=True)
 class Misfits:
-    """How the tensors of the files differ from those that a model needs, by name."""
+    """How the tensors in the files differ from those that a model needs, by name."""
 
     missing: Sequence[str] = ()
     surplus: Sequence[str] = ()
     reshaped: Sequence[str] = ()
-    """With both shapes."""
+    """Names with both shapes."""
     untied: Sequence[str] = ()
-    """Pairs of names that config.json calls one weight and the files hold with different values."""
+    """Pairs of names that config.json ties but that have different values in the files."""
     integers: Sequence[str] = ()
-    """With their type."""
+    """Names with their dtype."""
 
     def refuse(self, folder: Path) -> None:
-        """Raise if there are any.
+        """Raise an error if there are any.
 
         Raises:
-            UserError: with the names.
+            UserError: there are any; the message lists the names.
         """
         problems = [
             f"{len(names)} {noun}{'s' if len(names) > 1 else ''} {what}: {show_names(names)}"
@@ -71,11 +71,11 @@ _SAME_MODEL = "config.json and the weights must be of the same model: download i
 
 
 def compare(model: PreTrainedModel, stored: StoredWeights) -> Misfits:
-    """What the files lack or have too much, where they use the model's own names; values are read of tied weights only.
+    """Compare files that use the model's own names with the model; only values of tied weights are read.
 
     Args:
         model: may be on the meta device.
-        stored: the files, of which `are_names_of` is true.
+        stored: the files, for which `are_names_of` is true.
     """
     needed, tensors = model.state_dict(), stored.open()
     tied = tied_pairs(model)
@@ -100,7 +100,7 @@ def compare(model: PreTrainedModel, stored: StoredWeights) -> Misfits:
 
 
 def compare_loaded(model: PreTrainedModel, loading_info: Mapping[str, Iterable[Any]]) -> Misfits:
-    """The same from what transformers reports of a model that it converted while it loaded it."""
+    """Like `compare`, from the report of transformers about a model that it converted while loading."""
     return Misfits(
         missing=sorted(loading_info["missing_keys"]),
         surplus=surplus(model, loading_info["unexpected_keys"]),
@@ -112,7 +112,7 @@ def compare_loaded(model: PreTrainedModel, loading_info: Mapping[str, Iterable[A
 
 
 def surplus(model: PreTrainedModel, names: Iterable[str]) -> list[str]:
-    """Names among these that the model does not know, but for constants and what its authors say may be left out."""
+    """Names that the model does not have, except constants and those that its authors declare ignorable."""
     known = set(model.state_dict())
     patterns = [re.compile(pattern) for pattern in model._keys_to_ignore_on_load_unexpected or ()]
     buffers = {tuple(name.split(".")[-2:]) for name, _ in model.named_buffers()}
@@ -127,7 +127,7 @@ def surplus(model: PreTrainedModel, names: Iterable[str]) -> list[str]:
 
 
 def tied_pairs(model: PreTrainedModel) -> list[tuple[str, str]]:
-    """Names that are one weight."""
+    """Pairs of names that are the same weight."""
     return [(str(target), str(source)) for target, source in getattr(model, "all_tied_weights_keys", {}).items()]
 
 
@@ -139,7 +139,7 @@ def vocabulary_tensors(model: PreTrainedModel) -> set[str]:
 
 
 def untied(model: PreTrainedModel, tensors: Mapping[str, Any]) -> list[str]:
-    """Pairs of names that are one weight of the model and two different ones in the files."""
+    """Pairs of names that are one weight in the model but two different ones in the files."""
     return sorted(
         f"{one} and {other}"
         for one, other in tied_pairs(model)
@@ -167,7 +167,7 @@ def refuse_not_finite(names: Iterable[str], where: str) -> None:
         where: the model.
 
     Raises:
-        UserError: there are any.
+        UserError: a weight is infinite or NaN.
     """
     if names := sorted(names):
         raise UserError(
@@ -180,6 +180,6 @@ def refuse_not_finite(names: Iterable[str], where: str) -> None:
 @torch.no_grad()
 def not_finite(model: nn.Module) -> list[str]:
     """Names of the weights with infinite or NaN elements."""
-    # A buffer may be a mask, where minus infinity is meant.
+    # A buffer may be a mask, in which minus infinity is intended.
     nans = [name for name, value in model.named_buffers() if bool(value.isnan().any())]
     return [name for name, value in model.named_parameters() if not bool(value.isfinite().all())] + nans
