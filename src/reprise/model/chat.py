@@ -163,8 +163,8 @@ class ChatTemplate:
         return [{"role": first["role"], "content": content}, *messages[2:]]
 
     def _locate(self, messages: list[Message], text: str) -> tuple[list[_Span], str]:
-        """Positions of the messages in the rendered text, and the control token that ends an answer with the text before
-        it; empty if there is none."""
+        """Positions of the messages in the rendered text, and the control token that ends an answer, with the text
+        before it; empty if there is none."""
         between = self._between(messages)
         if not text.startswith(between[0]):
             raise self._refuse(messages, "what it writes depends on the messages in a way that cannot be followed")

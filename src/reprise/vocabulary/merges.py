@@ -17,7 +17,7 @@ from reprise.errors import UserError
 from reprise.recipe.model import Model
 
 _FIRST_CHAR = 0x10000
-"""While merges are learned, old tokens are represented by characters from this one on: the trainer merges characters."""
+"""While merges are learned, characters from this one on represent old tokens: the trainer merges characters."""
 _MAX_PARTS = 24
 """Most old tokens that one new token joins."""
 _REMEDY = (
