@@ -181,8 +181,10 @@ def test_a_small_part_in_another_language_is_not_given_the_language_of_the_rest(
         (tmp_path / "data").mkdir(exist_ok=True)
         text = texts["zh"][0] if index == 3 else " ".join(texts["en"]) * 20
         (tmp_path / "data" / f"{index}.txt").write_text(text, encoding="utf-8")
-    _, recipe = proposed(tmp_path, tiny_model, keep=())
+    proposal, recipe = proposed(tmp_path, tiny_model, keep=())
     assert all("lang" not in entry.constants for entry in recipe.documents.inputs)
+    assert "zh" not in recipe.stages[0].mixture
+    assert any("seem to be in zh" in note and "not trained on" in note for note in proposal.assumptions)
 
 
 def test_empty_folder_is_refused(tmp_path, tiny_model):

@@ -52,7 +52,7 @@ def _subjects(groups: Sequence[Group]) -> set[str]:
 
 def make_entries(groups: Sequence[Group], kept: Sequence[Group], notes: list[str]) -> list[Entry]:
     """The mixture: new text by its size, and a share of what is to be kept."""
-    new, old = _by_language(groups), _by_language(kept)
+    new, old = _by_language(groups, notes), _by_language(kept, notes)
     subjects = _subjects(groups)
     for language in [name for name in new if name in old and name not in subjects]:
         counts, documents = new.pop(language)
@@ -77,7 +77,7 @@ def make_entries(groups: Sequence[Group], kept: Sequence[Group], notes: list[str
     return entries + _share_out(old, replay, keep=True, taken={entry.name for entry in entries})
 
 
-def _by_language(groups: Sequence[Group]) -> dict[str, tuple[Counter[str], float]]:
+def _by_language(groups: Sequence[Group], notes: list[str]) -> dict[str, tuple[Counter[str], float]]:
     """Language -> (source -> bytes, documents)."""
     languages: dict[str, tuple[Counter[str], float]] = {}
     everything = sum(group.language_bytes.total() for group in groups)
@@ -90,7 +90,14 @@ def _by_language(groups: Sequence[Group]) -> dict[str, tuple[Counter[str], float
             share = 1.0 if group.language is not None else count / total
             counts.update({source: int(size * share) for source, size in group.source_bytes.items()})
             languages[language] = counts, documents + group.documents * share
-    return {lang: item for lang, item in languages.items() if item[0].total() >= SMALLEST_LANGUAGE * everything}
+    small = [lang for lang, (counts, _) in languages.items() if counts.total() < SMALLEST_LANGUAGE * everything]
+    for language in small:
+        counts, _ = languages.pop(language)
+        notes.append(
+            f"{counts.total() / 1e6:,.2f} MB seem to be in {language}: under {SMALLEST_LANGUAGE:.0%} of the text, so it"
+            " is no entry of the mixture and is not trained on"
+        )
+    return languages
 
 
 def _share_out(
