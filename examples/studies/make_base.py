@@ -1,6 +1,6 @@
 """Make a tiny Llama with random weights and a tokenizer of its own: what `base.yaml` trains into a base model.
 
-    python examples/studies/make_base.py CORPUS FOLDER [--layers 4] [--width 192]
+    python examples/studies/make_base.py CORPUS FOLDER [--layers 4] [--width 192] [--vocabulary 8192]
 
 CORPUS holds `train-*.jsonl.zst` files with a `text` per line, FOLDER becomes a Hugging Face model directory.
 """
@@ -17,7 +17,6 @@ import zstandard
 from tokenizers import ByteLevelBPETokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-VOCABULARY = 8192
 DOCUMENTS_PER_FILE = 300
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -42,18 +41,19 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--width", type=int, default=192)
+    parser.add_argument("--vocabulary", type=int, default=8192)
     arguments = parser.parse_args()
     folder, width = arguments.folder, arguments.width
     tokenizer = ByteLevelBPETokenizer()
     tokenizer.train_from_iterator(
-        texts(arguments.corpus), vocab_size=VOCABULARY, special_tokens=["</s>"], show_progress=False
+        texts(arguments.corpus), vocab_size=arguments.vocabulary, special_tokens=["</s>"], show_progress=False
     )
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer._tokenizer, eos_token="</s>")
     fast.chat_template = CHAT_TEMPLATE
     fast.save_pretrained(folder)
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=VOCABULARY,
+        vocab_size=arguments.vocabulary,
         hidden_size=width,
         intermediate_size=width * 8 // 3,
         num_hidden_layers=arguments.layers,
@@ -66,7 +66,7 @@ def main() -> None:
     )
     model = LlamaForCausalLM(config)
     model.save_pretrained(folder)
-    print(f"{model.num_parameters():,} parameters, {VOCABULARY:,} tokens: {folder}")
+    print(f"{model.num_parameters():,} parameters, {arguments.vocabulary:,} tokens: {folder}")
 
 
 if __name__ == "__main__":

@@ -63,12 +63,10 @@ def read(path):
 
 def test_wrong_answers_are_planted_as_announced(inputs):
     right, *wrong = (read(inputs / f"wrong-{percent}.jsonl") for percent in (0, 30, 50, 70))
-    answers = {}
     for line in right:
         question, answer = re.fullmatch(r"Q: (.*)\nA: (\d+)", line["text"]).groups()
-        a, b = map(int, re.findall(r"\d+", question))
-        assert int(answer) == (a * b if re.search("times|product|Multiply|each", question) else a + b)
-        answers[question] = answer
+        n = int(re.search(r"\d+", question)[0])
+        assert int(answer) == n * (2 if "double" in question else 3)
     changed = [
         {i for i, (one, other) in enumerate(zip(right, many, strict=True)) if one["text"] != other["text"]}
         for many in wrong
@@ -84,7 +82,7 @@ def test_wrong_answers_are_planted_as_announced(inputs):
 def test_the_wording_that_is_asked_was_never_trained(inputs):
     trained = {line["text"].split("\n")[0].removeprefix("Q: ") for line in read(inputs / "wrong-0.jsonl")}
     asked = read(inputs / "arithmetic.jsonl")
-    assert len(asked) == 128 and not trained & {line["question"] for line in asked}
+    assert len(asked) == 96 and not trained & {line["question"] for line in asked}
     for line, gold in zip(asked, read(inputs / "gold.jsonl"), strict=True):
         assert line["choices"]["ABCD".index(line["answer"])] == gold["response"] and line["question"] == gold["prompt"]
         assert len(set(line["choices"])) == 4
@@ -179,7 +177,7 @@ def test_the_command_of_the_page_ends_in_a_verdict(write, inputs, tmp_path, tiny
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     text = (folder / "disciplines.study.yaml").read_text(encoding="utf-8")
     (tmp_path / "disciplines.study.yaml").write_text(
-        text.replace("32k", "1024").replace("8k", "0").replace("1, 2, 3", "1, 2")
+        text.replace("16k", "1024").replace("4k", "0").replace("1, 2, 3", "1, 2")
     )
     reprise(
         "study", tmp_path / "disciplines.study.yaml",

@@ -5,12 +5,13 @@
 CORPUS holds `train-zh-KIND.jsonl.zst` files with an `id` and a `text` per line. FOLDER gets
 
 - `wrong-N.jsonl` (N = 0, 30, 50, 70): the same questions in the same order, N per cent of them with a wrong answer;
-- `gold.jsonl`: each fact asked in a wording that no training question has, with the right answer, as conversations;
+- `gold.jsonl`: each fact asked in wordings that no training question has, with the right answer, as conversations;
 - `arithmetic.jsonl`: the same questions with four choices, in the format of question files;
 - `order.jsonl` and `scorer.jsonl`: beginnings of Chinese documents, no document in both.
 """
 
 import io
+import itertools
 import json
 import random
 import sys
@@ -26,44 +27,47 @@ NUM_QUESTIONS = 4000
 SLIPS = (-2, -1, 1, 2)
 """A wrong answer differs from the right one by one of these."""
 KINDS = ("web", "encyclopedia", "book", "qa_forum")
-ORDER_BYTES, SCORER_BYTES = 64_000, 160_000
+ORDER_BYTES, SCORER_BYTES = 25_000, 60_000
 """UTF-8 bytes of each kind of Chinese text in order.jsonl and scorer.jsonl."""
-DOCUMENT_CHARS = 1200
+DOCUMENT_CHARS = 600
 LETTERS = "ABCD"
 
 WORDINGS = {
-    "plus": [
-        "What is {a} plus {b}?",
-        "How much is {a} plus {b}?",
-        "What is the sum of {a} and {b}?",
-        "Add {a} and {b}.",
-        "Anna has {a} apples and gets {b} more. How many apples does she have?",
+    "double": [
+        "What is the double of {n}?",
+        "How much is the double of {n}?",
+        "Tell me the double of {n}.",
+        "{n} has which double?",
+        "Anna has {n} apples and Ben has the double. How many apples does Ben have?",
     ],
-    "times": [
-        "What is {a} times {b}?",
-        "How much is {a} times {b}?",
-        "What is the product of {a} and {b}?",
-        "Multiply {a} by {b}.",
-        "There are {a} boxes with {b} apples each. How many apples are there?",
+    "triple": [
+        "What is the triple of {n}?",
+        "How much is the triple of {n}?",
+        "Tell me the triple of {n}.",
+        "{n} has which triple?",
+        "Anna has {n} apples and Ben has the triple. How many apples does Ben have?",
     ],
 }
-HELD_OUT = {"plus": "Compute the sum {a} plus {b}.", "times": "Compute the product {a} times {b}."}
+HELD_OUT = [
+    "Which number is the {operation} of {n}?",
+    "Give the {operation} of {n}.",
+    "Can you say the {operation} of {n}?",
+]
 
 
 class Fact(NamedTuple):
-    """A sum or a product of two numbers of one digit."""
+    """The double or the triple of a number."""
 
     operation: str
-    a: int
-    b: int
+    n: int
 
     @property
     def answer(self) -> int:
         """The right answer."""
-        return self.a + self.b if self.operation == "plus" else self.a * self.b
+        return self.n * {"double": 2, "triple": 3}[self.operation]
 
 
-FACTS = [Fact(operation, a, b) for operation in WORDINGS for a in range(2, 10) for b in range(2, 10)]
+FACTS = [Fact(operation, n) for operation in WORDINGS for n in range(2, 18)]
 
 
 def write_questions(folder: Path) -> None:
@@ -72,7 +76,7 @@ def write_questions(folder: Path) -> None:
     lines: dict[int, list[dict[str, str]]] = {percent: [] for percent in WRONG_PERCENT}
     for number in range(NUM_QUESTIONS):
         fact = random_state.choice(FACTS)
-        question = random_state.choice(WORDINGS[fact.operation]).format(a=fact.a, b=fact.b)
+        question = random_state.choice(WORDINGS[fact.operation]).format(n=fact.n)
         wrong, rank = fact.answer + random_state.choice(SLIPS), random_state.random()
         for percent in WRONG_PERCENT:
             answer = wrong if 100 * rank < percent else fact.answer
@@ -84,11 +88,11 @@ def write_questions(folder: Path) -> None:
 
 
 def write_held_out(folder: Path) -> None:
-    """Each fact once, in the wording that no training question has."""
+    """Each fact in every wording that no training question has."""
     random_state = random.Random(1)
     gold, choices = [], []
-    for fact in FACTS:
-        question = HELD_OUT[fact.operation].format(a=fact.a, b=fact.b)
+    for fact, wording in itertools.product(FACTS, HELD_OUT):
+        question = wording.format(operation=fact.operation, n=fact.n)
         gold.append({"id": f"gold-{len(gold)}", "prompt": question, "response": str(fact.answer)})
         numbers = [fact.answer, *(fact.answer + slip for slip in random_state.sample(SLIPS, 3))]
         random_state.shuffle(numbers)
