@@ -9,7 +9,6 @@ import pyarrow as pa
 from rich.table import Table
 from typing_extensions import TypedDict
 
-from reprise import preflight
 from reprise.documents.clean.stage import clean_rows
 from reprise.documents.language import detect_languages
 from reprise.documents.part_step import RowsOrigin
@@ -18,6 +17,7 @@ from reprise.documents.read.parsing import PageParser
 from reprise.documents.read.record import Item, Record
 from reprise.documents.read.records import read_records
 from reprise.errors import Finding, UserError
+from reprise.preflight.checks import inspect
 from reprise.recipe import Recipe
 from reprise.recipe.documents import Input
 from reprise.records import record
@@ -66,7 +66,7 @@ def diagnose(
         Findings of preflight including unreadable files; one entry per input; one per language and
         source of an input.
     """
-    findings = preflight.inspect(recipe)
+    findings = inspect(recipe)
     inputs: list[SampledInput] = []
     buckets: list[SampledBucket] = []
     for index, entry in enumerate(recipe.documents.inputs):

@@ -10,11 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from reprise import preflight
 from reprise.documents.table import DOCUMENTS
 from reprise.errors import UserError, out_of_memory
 from reprise.freshness import walk_stages, with_needs
 from reprise.manifest import Comparison, Derivation, Manifest, differences
+from reprise.preflight.checks import inspect, refuse
+from reprise.preflight.inputs import check_text_for_mixture
 from reprise.processes import Processes
 from reprise.recipe import Recipe
 from reprise.recipe.loading import format_kept
@@ -93,11 +94,11 @@ def _preflight(recipe: Recipe, workspace: Workspace, until: Sequence[str] | None
         walk = walk_stages(recipe, workspace, until, read_files=False)
         names = [stage.name for stage, _, status in walk if status.state != "fresh"]
     except UserError:
-        preflight.refuse(preflight.inspect(recipe, with_needs(stages(recipe), until)))
+        refuse(inspect(recipe, with_needs(stages(recipe), until)))
         raise
     if names:
-        findings = preflight.inspect(recipe, names)
-        preflight.refuse(findings)
+        findings = inspect(recipe, names)
+        refuse(findings)
         for finding in findings:
             say(f"warning: {finding}")
 
@@ -129,7 +130,7 @@ class _Run:
         while (step := self._share(lambda: next(steps, None))) is not None:
             stage, derivation, status = by_name[step[0]], step[1], step[2]
             if "read" in stage.needs:  # now the languages and sources of the text are counted
-                processes.first(lambda: preflight.refuse(preflight.check_text_for_mixture(self.recipe)))
+                processes.first(lambda: refuse(check_text_for_mixture(self.recipe)))
             if status.state == "fresh":
                 self.up_to_date.add(stage.name)
                 processes.first(self._remove_text)

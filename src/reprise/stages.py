@@ -15,7 +15,6 @@ from reprise.evaluation.benchmarks.external import external, searched_files
 from reprise.model.files import model_files
 from reprise.recipe import Recipe
 from reprise.recipe.mixture import Stage as TrainingStage
-from reprise.recipe.model import Model
 from reprise.stage_files import (
     decontamination_files,
     evaluation_files,
@@ -106,7 +105,6 @@ def stages(recipe: Recipe) -> list[Stage]:
                 "seed": recipe.seed,
                 **_if(recipe.vocabulary is not None, {"start": recipe.start_model()}),
             },
-            means={"merge_chat": _merge_chat},
             files=lambda: named_files("model", model_files(recipe.model)) | evaluation_files(recipe),
             resumable=True,
             version=8,
@@ -404,13 +402,6 @@ def _trained_pairs(recipe: Recipe) -> set[tuple[str, str]]:
 def _import(module: str) -> Run:
     run: Run = importlib.import_module(module).run
     return run
-
-
-def _merge_chat(trained: Path, base: Model, chat: Model, factor: float, folder: Path) -> None:
-    """Write a merge with a chat model; called by the evaluation."""
-    from reprise.publish.chat_vector import add_chat_vector  # imports torch
-
-    add_chat_vector(trained, base, chat, folder, factor=factor)
 
 
 def _benchmarks_during(recipe: Recipe) -> Callable[[Any, str], list[LiveScore]]:

@@ -11,7 +11,6 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from reprise import preflight
 from reprise.benchmark_files import read_set
 from reprise.errors import Finding, UserError
 from reprise.evaluation.benchmarks.external import count_questions, external
@@ -32,6 +31,7 @@ from reprise.plan.records import (
     SourceTokens,
     Summary,
 )
+from reprise.preflight.disk import workspace_bytes
 from reprise.recipe import Recipe
 from reprise.recipe.evaluation import benchmark_folders, expand_benchmarks
 from reprise.recipe.groups import Groups
@@ -194,7 +194,7 @@ def _summarise(recipe: Recipe, stages: list[PlannedStage]) -> Summary:
         "utilisation": recipe.hardware.utilisation,
         "utilisation_source": "hardware.utilisation" if given else PUBLISHED_UTILISATION,
         "cost": gpu_hours * price if price and gpu_hours is not None else None,
-        "disk_gb": preflight.workspace_bytes(recipe) / 1e9,
+        "disk_gb": workspace_bytes(recipe) / 1e9,
     }
 
 
