@@ -1,14 +1,13 @@
 """`reprise study`: a grid of recipes with seeds, and what the results do and do not show.
 
     WORKSPACE/
-      VARIANT-seed-N/     the run of a variant, a workspace like any other
-      VARIANT-seed-N.log  its output, if several run at the same time
+      VARIANT-seed-N/     the run of a variant, an ordinary workspace
+      VARIANT-seed-N.log  its output, if runs are parallel
       study.json          results (report/study_records.py)
       study.html          the same as a page
 
-A stage that several runs have in common is made once: the pipeline reuses it from the run that made it. Runs are
-paired by seed: the difference to the baseline is computed per seed, and has Student's interval, so that three seeds
-give an appropriately wide one.
+A stage that several runs have in common runs once; the other runs reuse it. Runs are paired by seed: the difference
+from the baseline is computed per seed, with Student's interval, which is appropriately wide for a few seeds.
 """
 
 import importlib.resources
@@ -44,16 +43,16 @@ from reprise.storage import write_json, write_text
 from reprise.workspace import refuse_to_replace
 
 TakeThrough = Callable[[Recipe, Sequence[Path]], None]
-"""Runs a recipe up to its evaluation, given the workspaces of the other runs; does nothing if it is finished."""
+"""Runs a recipe up to its evaluation unless it is finished; also gets the workspaces of the other runs."""
 
 
 class Study(Settings):
-    """Settings of a study: what is varied, and what is measured."""
+    """Settings of a study: what is varied and what is measured."""
 
     name: str
-    """Short name, shown on the page."""
+    """Short name, for the page."""
     question: str
-    """The question of the study, in one sentence."""
+    """Question of the study, in one sentence."""
     recipe: AnyPath
     """Recipe that every variant starts from; relative to the current folder."""
     workspace: FolderPath
@@ -63,11 +62,11 @@ class Study(Settings):
     baseline: str
     """The variant that the others are compared with."""
     seeds: list[int] = Field(min_length=1)
-    """Seeds; each variant runs once with each."""
+    """Random seeds; each variant runs once with each."""
     measures: list[str] = Field(min_length=1)
     """`bits_per_byte/NAME` (an entry, `ENTRY/SOURCE` or a language), `benchmark/NAME` or `group/NAME`."""
     parallel: Annotated[int, Field(ge=1)] = 1
-    """Runs at the same time."""
+    """Number of parallel runs."""
 
     @field_validator("variants")
     @classmethod
@@ -100,7 +99,7 @@ def load_study(name: Path | str, overrides: dict[str, Any] | None = None) -> Stu
 
     Args:
         name: a YAML file, or the name of a study shipped with Reprise.
-        overrides: settings that override those in the file (recipe, workspace, seeds, ...).
+        overrides: settings that replace those in the file (recipe, workspace, seeds, ...).
 
     Raises:
         UserError: the file cannot be read, or a setting does not pass its check.
@@ -125,14 +124,14 @@ def run_study(study: Study, *, arguments: Sequence[str] = (), only: str | None =
 
     Args:
         study: the study.
-        arguments: arguments of the command `reprise study`, used to start parallel runs.
-        only: only run this one, such as `random-seed-1`; nothing is compared.
+        arguments: arguments of the command `reprise study`, to start parallel runs with.
+        only: run only this one, such as `random-seed-1`, and compare nothing.
 
     Returns:
         The comparison, which is also written to files; None with `only`.
 
     Raises:
-        UserError: there is no such run; or a run lacks a measure.
+        UserError: there is no run `only`, or a run lacks a measure.
     """
     recipes = {run: _recipe(study, *run) for run in itertools.product(study.variants, study.seeds)}
     root = Path(study.workspace)
@@ -158,14 +157,14 @@ def run_study(study: Study, *, arguments: Sequence[str] = (), only: str | None =
 
 
 def run_all(study: Study, recipes: Mapping[tuple[str, int], Recipe], arguments: Sequence[str]) -> None:
-    """Run the grid, with as many parallel runs as the study allows.
+    """Run the grid, with `study.parallel` runs at a time.
 
     Args:
         study: the study.
         recipes: (variant, seed) -> its recipe.
         arguments: see `run_study`.
     """
-    if study.parallel == 1:  # in this thread, since training catches signals
+    if study.parallel == 1:  # in the main thread, as training handles signals
         for run in itertools.chain(*_batches(study)):
             run_one(recipes, run, take_through)
         return
@@ -187,11 +186,11 @@ def take_through(recipe: Recipe, others: Sequence[Path]) -> None:
 
 
 def run_apart(arguments: Sequence[str], parallel: int) -> TakeThrough:
-    """Start each run in its own process, with its own accelerator if there are several.
+    """Make a function that runs each recipe in its own process, with its own accelerator if there are several.
 
     Args:
         arguments: arguments of `reprise study` for this study.
-        parallel: how many runs execute at the same time.
+        parallel: number of parallel runs.
     """
     import torch
 
@@ -227,7 +226,7 @@ def run_apart(arguments: Sequence[str], parallel: int) -> TakeThrough:
 
 
 def student_quantile(degrees: int, probability: float = 0.975) -> float:
-    """Quantile of Student's t."""
+    """Quantile of Student's t distribution."""
     from scipy.stats import t as student
 
     return float(student.ppf(probability, degrees))
@@ -243,9 +242,9 @@ def mean_interval(values: Sequence[float]) -> tuple[float, tuple[float, float] |
 
 
 def detectable_difference(values: Sequence[float]) -> float | None:
-    """The smallest true difference that this many pairs with this scatter detect in 4 of 5 studies; None for one.
+    """The smallest true difference that 4 of 5 studies with as many pairs and this variance detect; None for one pair.
 
-    (t_0.975 + t_0.8) s / sqrt(n): the power of a paired t test, about 0.8.
+    (t_0.975 + t_0.8) s / sqrt(n), for a power of about 0.8 of a paired t test.
     """
     if len(values) < 2:
         return None
@@ -272,8 +271,10 @@ def _find(recipes: dict[tuple[str, int], Recipe], name: str) -> tuple[str, int]:
 
 
 def _batches(study: Study) -> list[list[tuple[str, int]]]:
-    """Batches of runs: the first run alone, then the baseline of each seed, then the others, which find the common
-    stages finished instead of making them at the same time."""
+    """Batches of runs: the first run alone, then the baseline of each seed, then the others.
+
+    Later batches find common stages finished, instead of running them in parallel.
+    """
     baselines = [(study.baseline, seed) for seed in study.seeds]
     others = [(variant, seed) for variant in study.variants if variant != study.baseline for seed in study.seeds]
     return [baselines[:1], baselines[1:], others]
@@ -283,9 +284,9 @@ def run_one(recipes: Mapping[tuple[str, int], Recipe], run: tuple[str, int], tak
     """Run one recipe of a grid, with the cached answers of other runs.
 
     Args:
-        recipes: (variant, seed) -> its recipe, for all runs so far.
-        run: which one to run.
-        take: runs the recipe up to its evaluation.
+        recipes: (variant, seed) -> its recipe.
+        run: (variant, seed) to run.
+        take: runs a recipe up to its evaluation.
     """
     target = Path(recipes[run].workspace)
     others = [Path(recipe.workspace) for other, recipe in recipes.items() if other != run]
@@ -303,7 +304,7 @@ def read_results(workspace: Path) -> Results:
     """Read the evaluation of a run.
 
     Raises:
-        UserError: it does not exist.
+        UserError: the run has no evaluation.
     """
     path = workspace / "evaluate" / "results.json"
     try:
@@ -314,12 +315,12 @@ def read_results(workspace: Path) -> Results:
 
 
 def held_out_bits(results: Results, name: str) -> tuple[float, float] | None:
-    """Bits per byte before and after; None if no such text is held out.
+    """Held-out bits per byte before and after training; None without such held-out text.
 
     Args:
         results: the evaluation of a run.
-        name: `en`, `law` or `law/cases`: an entry of the mixture or a source of it, as in the verdicts; else a
-            language, with the text of all of its entries.
+        name: an entry of the mixture (`law`) or a source of it (`law/cases`), as in the verdicts; else a language,
+            with the text of all of its entries.
     """
     rows = results["bits_per_byte"]
     named = [row for row in rows if row["path"] == name]
@@ -348,7 +349,7 @@ def _value(results: Results, measure: str) -> float:
 
 
 def _compare_all(study: Study, outcomes: dict[tuple[str, int], Results]) -> dict[str, MeasureComparison]:
-    """Compare every measure of every variant with the baseline; Holm's rule controls the joint error."""
+    """Compare every variant with the baseline in every measure; Holm's method controls the family-wise error."""
     compared = {measure: _compare(study, measure, outcomes) for measure in study.measures}
     differences = [
         (measure, variant, difference)
@@ -364,7 +365,7 @@ def _compare_all(study: Study, outcomes: dict[tuple[str, int], Results]) -> dict
 
 
 def smallest_error(values: Sequence[float]) -> float:
-    """The smallest error probability at which Student's interval of the mean excludes 0; 1 for one value."""
+    """Two-sided p-value of the mean against 0 (one-sample t test); 1 for a single value."""
     from scipy.stats import ttest_1samp
 
     if len(values) < 2 or not any(values):
@@ -395,7 +396,7 @@ def _compare(study: Study, measure: str, outcomes: dict[tuple[str, int], Results
 def _sentence(
     study: Study, measure: str, variant: str, difference: PairedDifference, is_shown: bool, num_compared: int
 ) -> str:
-    """State what the results do and do not show."""
+    """State in one sentence what the results do and do not show."""
     mean, ci, detectable = difference["mean"], difference["ci"], difference["detectable"]
     relative = difference["unit"] == "relative"
     unit, count = ("%" if relative else "points"), len(study.seeds)
