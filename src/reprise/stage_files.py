@@ -105,7 +105,7 @@ def _external_questions(recipe: Recipe) -> dict[str, Path | SourceFile]:
 
 
 def evaluation_files(recipe: Recipe) -> dict[str, Path | SourceFile]:
-    """Files with questions of the evaluated benchmarks (none for those from the Hub), and of the chat model to merge."""
+    """Question files of the evaluated benchmarks (none for those from the Hub), and the chat model to merge."""
     evaluation = recipe.evaluation
     others = _external_questions(recipe) | {
         f"tasks/{name}": path for name, path in task_files(external(evaluation.benchmarks)).items()

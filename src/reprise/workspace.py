@@ -136,7 +136,7 @@ class Workspace:
             return None
 
     def damage(self, manifest: Manifest) -> str | None:
-        """Describe the first output file that is missing or whose size is not that of the manifest; None if all match."""
+        """Describe the first output file that is missing or differs in size from the manifest; None if all match."""
         damage = find_damage(self.folder(manifest.stage), manifest.outputs, content=False)
         return damage[0] if damage else None
 

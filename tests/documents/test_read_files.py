@@ -323,9 +323,7 @@ def test_preflight_names_the_package_that_an_input_needs(tmp_path, monkeypatch):
     (tmp_path / "r.yaml").write_text(json.dumps(values))
     recipe = load_recipe(tmp_path / "r.yaml", [])
     here = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "resiliparse" else here(name)
-    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "resiliparse" else here(name))
     findings = [str(finding) for finding in check_packages(recipe)]
     assert any("reading html needs the package `resiliparse`" in text for text in findings)
 

@@ -5,13 +5,13 @@ import json
 import pytest
 from tests.chats import CHATML, write_chat_model
 
-from reprise.preflight.checks import inspect
 from reprise.documents.rejects import read_rejects
 from reprise.documents.table import read_table
 from reprise.errors import UserError
 from reprise.evaluation.stage import read_held_out
 from reprise.pipeline import run_stages
 from reprise.plan.build import make_plan
+from reprise.preflight.checks import inspect
 from reprise.recipe.loading import parse_recipe
 from reprise.report.corpus import corpus_facts
 from reprise.schemas import FORMATS

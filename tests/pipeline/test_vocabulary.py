@@ -13,12 +13,12 @@ from tests.pipeline.conftest import small_recipe
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
-from reprise.preflight.checks import inspect
 from reprise.cli import app
 from reprise.errors import UserError
 from reprise.freshness import statuses
 from reprise.pipeline import run_stages
 from reprise.plan.build import make_plan
+from reprise.preflight.checks import inspect
 from reprise.publish.card import write_card
 from reprise.recipe.loading import open_recipe, parse_recipe
 from reprise.recipe.model import Model

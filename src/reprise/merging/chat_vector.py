@@ -159,8 +159,8 @@ def _sum(tensors: list[Any], shape: tuple[int, ...], dtype: torch.dtype, factor:
     """
     result = torch.empty(shape, dtype=dtype)
     largest = 0.0
-    for out, *blocks in zip(blocks(result), *map(blocks, tensors), strict=True):
-        own, base, chat = (block.double() for block in blocks)
+    for out, *parts in zip(blocks(result), *map(blocks, tensors), strict=True):
+        own, base, chat = (part.double() for part in parts)
         difference, below = _two_sum(chat, -base)
         largest = max(largest, float(difference.abs().max()) if difference.numel() else 0.0)
         total, error = _two_sum(own, factor * difference)

@@ -145,4 +145,3 @@ def _clashes(own: Side, side: Side) -> Iterator[tuple[int, str, str]]:
     for token_id, token in own.tokens.items():
         if ids.get(token, token_id) != token_id:
             yield token_id, token, f"{side.tokens.get(token_id)} (which has {token!r} at {ids[token]})"
-

@@ -68,7 +68,6 @@ def refuse(findings: Iterable[Finding], *severities: Severity) -> None:
         raise UserError.of(stopping)
 
 
-
 CHECKS: tuple[Check, ...] = (
     Check(check_inputs, ("read", "label")),
     Check(check_setting_names),

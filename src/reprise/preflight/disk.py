@@ -23,7 +23,7 @@ def input_bytes(recipe: Recipe) -> int:
     for entry in recipe.documents.inputs:
         if not is_remote(entry.path):
             try:
-                files: list[SourceFile] = find_files(entry, "documents.inputs")
+                files = find_files(entry, "documents.inputs")
             except UserError:
                 continue
             packed = (".gz", ".zst", ".zstd", ".parquet", ".bz2", ".xz")
@@ -65,4 +65,3 @@ def check_disk(recipe: Recipe) -> Iterator[Finding]:
             "free some space, or name a folder on another disk",
             "warning",  # an estimate; a full disk stops the run and loses nothing
         )
-

@@ -108,5 +108,3 @@ def _check_conversations(recipe: Recipe, template: ChatTemplate) -> Iterator[Fin
                 f"documents.inputs.{index}.path={printable(str(entry.path))}",
                 "bring them into the form that the template writes, or use a model with another chat template",
             )
-
-

@@ -100,5 +100,3 @@ def check_benchmark_files(recipe: Recipe) -> Iterator[Finding]:
 def check_benchmark_names(recipe: Recipe) -> Iterator[Finding]:
     """Check that each external benchmark exists, and that its questions are available."""
     return check_entries(recipe.evaluation.benchmarks)
-
-

@@ -105,7 +105,7 @@ class CheckpointWriter:
         self.stall_s = time.perf_counter() - start
 
     def _copied(self, tensors: dict[str, Any]) -> dict[str, Any]:
-        """Copy the tensors to the host. Pinned memory is reused unless their structure changes, as by a weight average."""
+        """Copy the tensors to the host. Pinned memory is reused unless a weight average changes their structure."""
         names = tree_structure(tensors)
         if names != self._staged:
             self._stager, self._staged = BlockingAsyncStager(cache_staged_state_dict=self._pins), names
