@@ -58,7 +58,7 @@ def annotate_run(
         recipe: recipe of the run.
         path: file of labels; created if it does not exist.
         bring_up_to_date: runs the stages of a recipe up to `decontaminate`.
-        documents: number of documents to label, including those that already have a label.
+        documents: how many documents to label, including those that already have a label.
         language: label only documents in this language; None: in any.
         against: label files of other people; if given, their documents are labelled.
         ask: whether to ask for labels, or only compare.

@@ -142,7 +142,7 @@ class Run:
             stage: such as `train-1`.
             batch_rows: rows of a global batch; None: `training.batch_rows`.
             rank: process whose rows are returned.
-            world: number of processes that share a global batch.
+            world: how many processes share a global batch.
             skip: global batches to skip; this takes almost no time.
 
         Yields:

@@ -100,7 +100,7 @@ def sample_records(entry: Input, where: str, limit: int) -> Iterator[Item | User
     Args:
         entry: input to sample.
         where: name of its setting, for errors.
-        limit: total number of records.
+        limit: how many records in total.
     """
     try:
         files: list[SourceFile] = find_files(entry, where)[:limit]

@@ -1,8 +1,8 @@
 """`reprise study microanneal`: is a source worth adding? Short annealing runs with it and without it, paired by seed.
 
 A grid of runs like any other (`study.py`). The learning rate of the varied stage falls to 0, so that few tokens are
-enough to show the effect of the text (the microanneals of OLMo 2, arXiv 2501.00656). Both variants train on the same
-number of tokens; the candidate replaces part of the other sources.
+enough to show the effect of the text (the microanneals of OLMo 2, arXiv 2501.00656). Both variants train on equally
+many tokens; the candidate replaces part of the other sources.
 """
 
 import json

@@ -41,7 +41,7 @@ class RatioStudy(Settings):
     kept: str = ""
     """Language that must be kept; empty: the one in `evaluation.tolerance`."""
     runs: Annotated[int, Field(ge=len(FIRST_SHARES) + 1)] = 16
-    """Maximum number of runs."""
+    """How many runs at most."""
     seeds: list[int] = Field(default=[1, 2, 3], min_length=1)
     """Random seeds, used in turn so that random variation becomes visible."""
 

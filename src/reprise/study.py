@@ -190,7 +190,7 @@ def run_apart(arguments: Sequence[str], parallel: int) -> TakeThrough:
 
     Args:
         arguments: arguments of `reprise study` for this study.
-        parallel: number of parallel runs.
+        parallel: how many runs are parallel.
     """
     import torch
 

@@ -31,7 +31,7 @@ class Entry:
 
 
 def tell_apart(groups: Sequence[Group], kept: Sequence[Group], notes: list[str]) -> None:
-    """Rename the sources of kept text in a language that the new text teaches, so that the two can be told apart."""
+    """Rename the sources of kept text in a language that the new text teaches, so that they can be distinguished."""
     subjects = _subjects(groups)
     for group in kept:
         if group.language in subjects:

@@ -87,7 +87,7 @@ def check_gguf_file(model: Model, file: Path, quantization: str, texts: Sequence
 
 
 def _documents(encoded: Sequence[Any]) -> list[list[int]]:
-    """Token ids of the beginnings of documents, up to the number that is compared."""
+    """Token ids of the beginnings of the documents that are compared."""
     documents: list[list[int]] = []
     for ids in encoded:
         room = CHECKED_TOKENS - sum(map(len, documents))

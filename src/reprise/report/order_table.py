@@ -79,7 +79,7 @@ def plan_order(
         recipe: the run.
         store: token store of the run.
         stage: training stage, counted from 1.
-        rows: number of rows to compute.
+        rows: how many rows to compute.
         previous: state of the sampler at the end of the previous stage, see `preview`.
         picture: HTML file for a plot of the mixture over tokens; None: no plot.
     """

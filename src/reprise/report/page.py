@@ -265,7 +265,7 @@ def moment(when: str) -> str:
 
 
 def unbroken(headline: str) -> str:
-    """The headline with typographic minus signs, and no line break between a number and its unit."""
+    """The headline with typographic minus signs, and no line break before a unit."""
     return re.sub(r" (%|points?\b)", "\u202f\\1", headline).replace("(-", "(\u2212")
 
 
@@ -280,7 +280,7 @@ def amount(row: Json, side: str) -> str:
 
 
 def fixed(value: float | None, digits: int = 3) -> str:
-    """Format a float with a number of decimals."""
+    """Format a float with fixed decimals."""
     return "–" if value is None else f"{value:,.{digits}f}".replace("-", "\u2212")
 
 

@@ -82,7 +82,7 @@ def write_shards(weights: Mapping[str, Any], dtype: torch.dtype, folder: Path, *
         writes: whether this process writes; the others only take part in gathering.
     """
     sizes = {name: _num_bytes(value, dtype) for name, value in weights.items()}
-    write_files(sizes, lambda name: whole(weights[name], dtype, wanted=writes), folder, writes=writes)
+    write_files(sizes, lambda name: whole(weights[name], dtype, writes=writes), folder, writes=writes)
 
 
 def write_files(
@@ -109,13 +109,13 @@ def write_files(
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
 
 
-def whole(value: Any, dtype: torch.dtype, *, wanted: bool = True) -> torch.Tensor:
-    """Gather a tensor on the CPU, floating-point ones as `dtype`; processes that do not need it get an empty tensor."""
+def whole(value: Any, dtype: torch.dtype, *, writes: bool = True) -> torch.Tensor:
+    """Gather a tensor on the CPU, floating-point ones as `dtype`; empty in a process that writes nothing."""
     if isinstance(value, MergedWeight):
         full = value.full()
     else:
         full = value.full_tensor() if isinstance(value, DTensor) else value
-    if not wanted:
+    if not writes:
         return torch.empty(0)
     tensor: torch.Tensor = full.detach().to("cpu", dtype if full.is_floating_point() else full.dtype).contiguous()
     return tensor

@@ -312,7 +312,7 @@ class Trainer:
         progress.last_validation = progress.tokens
         progress.next_validation = next_multiple(progress.tokens, self.training.validation.every_tokens)
         self.log({**self.moment(), "kind": "validation", "validation": [loss.to_json() for loss in losses]})
-        # Rounded far below noise, as the last digits depend on the number of processes, and shares determine the rows.
+        # Rounded far below noise: last digits depend on how many processes there are, and shares determine the rows.
         self.log_changes(
             self.sampler.observe(
                 {loss.key: round(loss.nll, 4) for loss in losses},

@@ -150,7 +150,7 @@ class HeldOut:
                 model.train(was_training)
                 return None
             index = round_index * processes.world + processes.rank
-            # FSDP needs the same number of forward passes in every process; one without a batch repeats the last one.
+            # FSDP needs equally many forward passes in every process; one without a batch repeats the last one.
             batch = self._batches[min(index, len(self._batches) - 1)]
             nll, tokens = _run(model, batch, processes.device)
             if index < len(self._batches):
@@ -201,14 +201,14 @@ def _choose(bucket: Bucket, max_tokens: int) -> np.ndarray[Any, Any]:
 
 
 def _text_of(ids: Ids, special_ids: Collection[int]) -> tuple[Ids, int]:
-    """The tokens of a document without BOS and EOS, and the number of tokens removed before it."""
+    """The tokens of a document without BOS and EOS, and how many tokens were removed before it."""
     start = int(len(ids) > 0 and int(ids[0]) in special_ids)
     end = len(ids) - int(len(ids) > start and int(ids[-1]) in special_ids)
     return ids[start:end], start
 
 
 def _run(model: Any, batch: list[_Window], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sum of losses in nats and number of scored tokens of each window, float64 [windows] each."""
+    """Sum of losses in nats and count of scored tokens of each window, float64 [windows] each."""
     shape = (len(batch), max(len(window.ids) for window in batch))
     ids = np.zeros(shape, dtype=np.int64)
     labels = np.full(shape, IGNORE, dtype=np.int64)
