@@ -1,14 +1,13 @@
 """`reprise study`: a grid of recipes with seeds, and what the results do and do not show.
 
     WORKSPACE/
-      VARIANT-seed-N/     the run of a variant, a workspace like any other
-      VARIANT-seed-N.log  its output, if several run at the same time
+      VARIANT-seed-N/     the run of a variant, an ordinary workspace
+      VARIANT-seed-N.log  its output, if runs are parallel
       study.json          results (report/study_records.py)
       study.html          the same as a page
 
-A stage that several runs have in common is made once: the pipeline reuses it from the run that made it. Runs are
-paired by seed: the difference to the baseline is computed per seed, and has Student's interval, so that three seeds
-give an appropriately wide one.
+A stage that several runs have in common runs once; the other runs reuse it. Runs are paired by seed: the difference
+from the baseline is computed per seed, with Student's interval, which is appropriately wide for a few seeds.
 """
 
 import importlib.resources
@@ -43,7 +42,7 @@ from reprise.storage import write_json, write_text
 from reprise.workspace import refuse_to_replace
 
 TakeThrough = Callable[[Recipe, Sequence[Path]], None]
-"""Runs a recipe up to its evaluation, given the workspaces of the other runs; does nothing if it is finished."""
+"""Runs a recipe up to its evaluation unless it is finished; also gets the workspaces of the other runs."""
 
 
 class Halving(Settings):
@@ -56,12 +55,12 @@ class Halving(Settings):
 
 
 class Study(Settings):
-    """Settings of a study: what is varied, and what is measured."""
+    """Settings of a study: what is varied and what is measured."""
 
     name: str
-    """Short name, shown on the page."""
+    """Short name, for the page."""
     question: str
-    """The question of the study, in one sentence."""
+    """Question of the study, in one sentence."""
     recipe: AnyPath
     """Recipe that every variant starts from; relative to the current folder."""
     workspace: FolderPath
@@ -71,11 +70,11 @@ class Study(Settings):
     baseline: str
     """The variant that the others are compared with."""
     seeds: list[int] = Field(min_length=1)
-    """Seeds; each variant runs once with each."""
+    """Random seeds; each variant runs once with each."""
     measures: list[str] = Field(min_length=1)
     """`bits_per_byte/NAME` (an entry, `ENTRY/SOURCE` or a language), `benchmark/NAME` or `group/NAME`."""
     parallel: Annotated[int, Field(ge=1)] = 1
-    """Runs at the same time."""
+    """Number of parallel runs."""
     halving: Halving | None = None
     """Stop variants that are behind before they have run with every seed; null: every variant runs with every seed."""
 
@@ -118,7 +117,7 @@ def load_study(name: Path | str, overrides: dict[str, Any] | None = None) -> Stu
 
     Args:
         name: a YAML file, or the name of a study shipped with Reprise.
-        overrides: settings that override those in the file (recipe, workspace, seeds, ...).
+        overrides: settings that replace those in the file (recipe, workspace, seeds, ...).
 
     Raises:
         UserError: the file cannot be read, or a setting does not pass its check.
@@ -143,14 +142,14 @@ def run_study(study: Study, *, arguments: Sequence[str] = (), only: str | None =
 
     Args:
         study: the study.
-        arguments: arguments of the command `reprise study`, used to start parallel runs.
-        only: only run this one, such as `random-seed-1`; nothing is compared.
+        arguments: arguments of the command `reprise study`, to start parallel runs with.
+        only: run only this one, such as `random-seed-1`, and compare nothing.
 
     Returns:
         The comparison, which is also written to files; None with `only`.
 
     Raises:
-        UserError: there is no such run; or a run lacks a measure.
+        UserError: there is no run `only`, or a run lacks a measure.
     """
     recipes = {run: _recipe(study, *run) for run in itertools.product(study.variants, study.seeds)}
     root = Path(study.workspace)
@@ -182,14 +181,14 @@ def run_study(study: Study, *, arguments: Sequence[str] = (), only: str | None =
 
 
 def run_all(study: Study, recipes: Mapping[tuple[str, int], Recipe], arguments: Sequence[str]) -> None:
-    """Run the grid, with as many parallel runs as the study allows.
+    """Run the grid, with `study.parallel` runs at a time.
 
     Args:
         study: the study.
         recipes: (variant, seed) -> its recipe.
         arguments: see `run_study`.
     """
-    if study.parallel == 1:  # in this thread, since training catches signals
+    if study.parallel == 1:  # in the main thread, as training handles signals
         for run in itertools.chain(*_batches(study)):
             run_one(recipes, run, take_through)
         return
@@ -256,11 +255,11 @@ def take_through(recipe: Recipe, others: Sequence[Path]) -> None:
 
 
 def run_apart(arguments: Sequence[str], parallel: int) -> TakeThrough:
-    """Start each run in its own process, with its own accelerator if there are several.
+    """Make a function that runs each recipe in its own process, with its own accelerator if there are several.
 
     Args:
         arguments: arguments of `reprise study` for this study.
-        parallel: how many runs execute at the same time.
+        parallel: how many runs are parallel.
     """
     import torch
 
@@ -313,8 +312,10 @@ def _find(recipes: dict[tuple[str, int], Recipe], name: str) -> tuple[str, int]:
 
 
 def _batches(study: Study) -> list[list[tuple[str, int]]]:
-    """Batches of runs: the first run alone, then the baseline of each seed, then the others, which find the common
-    stages finished instead of making them at the same time."""
+    """Batches of runs: the first run alone, then the baseline of each seed, then the others.
+
+    Later batches find common stages finished, instead of running them in parallel.
+    """
     baselines = [(study.baseline, seed) for seed in study.seeds]
     others = [(variant, seed) for variant in study.variants if variant != study.baseline for seed in study.seeds]
     return [baselines[:1], baselines[1:], others]
@@ -324,9 +325,9 @@ def run_one(recipes: Mapping[tuple[str, int], Recipe], run: tuple[str, int], tak
     """Run one recipe of a grid, with the cached answers of other runs.
 
     Args:
-        recipes: (variant, seed) -> its recipe, for all runs so far.
-        run: which one to run.
-        take: runs the recipe up to its evaluation.
+        recipes: (variant, seed) -> its recipe.
+        run: (variant, seed) to run.
+        take: runs a recipe up to its evaluation.
     """
     target = Path(recipes[run].workspace)
     others = [Path(recipe.workspace) for other, recipe in recipes.items() if other != run]
@@ -344,7 +345,7 @@ def read_results(workspace: Path) -> Results:
     """Read the evaluation of a run.
 
     Raises:
-        UserError: it does not exist.
+        UserError: the run has no evaluation.
     """
     path = workspace / "evaluate" / "results.json"
     try:

@@ -7,7 +7,7 @@ import numpy as np
 
 
 def student_quantile(degrees: int, probability: float = 0.975) -> float:
-    """Quantile of Student's t."""
+    """Quantile of Student's t distribution."""
     from scipy.stats import t as student
 
     return float(student.ppf(probability, degrees))
@@ -23,9 +23,9 @@ def mean_interval(values: Sequence[float]) -> tuple[float, tuple[float, float] |
 
 
 def detectable_difference(values: Sequence[float]) -> float | None:
-    """The smallest true difference that this many pairs with this scatter detect in 4 of 5 studies; None for one.
+    """The smallest true difference that 4 of 5 studies with as many pairs and this variance detect; None for one pair.
 
-    (t_0.975 + t_0.8) s / sqrt(n): the power of a paired t test, about 0.8.
+    (t_0.975 + t_0.8) s / sqrt(n), for a power of about 0.8 of a paired t test.
     """
     if len(values) < 2:
         return None
@@ -35,7 +35,7 @@ def detectable_difference(values: Sequence[float]) -> float | None:
 
 
 def smallest_error(values: Sequence[float]) -> float:
-    """The smallest error probability at which Student's interval of the mean excludes 0; 1 for one value."""
+    """Two-sided p-value of the mean against 0 (one-sample t test); 1 for a single value."""
     from scipy.stats import ttest_1samp
 
     if len(values) < 2 or not any(values):

@@ -12,12 +12,12 @@ from reprise.report.study_records import MeasureComparison, PairedDifference, St
 
 
 def held_out_bits(results: Results, name: str) -> tuple[float, float] | None:
-    """Bits per byte before and after; None if no such text is held out.
+    """Held-out bits per byte before and after training; None without such held-out text.
 
     Args:
         results: the evaluation of a run.
-        name: `en`, `law` or `law/cases`: an entry of the mixture or a source of it, as in the verdicts; else a
-            language, with the text of all of its entries.
+        name: an entry of the mixture (`law`) or a source of it (`law/cases`), as in the verdicts; else a language,
+            with the text of all of its entries.
     """
     rows = results["bits_per_byte"]
     named = [row for row in rows if row["path"] == name]
@@ -61,7 +61,7 @@ def compare_all(
     stopped: Mapping[str, StoppedVariant],
     halving: str | None,
 ) -> dict[str, MeasureComparison]:
-    """Compare every measure of every variant with the baseline; Holm's rule controls the joint error.
+    """Compare every variant with the baseline in every measure; Holm's method controls the family-wise error.
 
     Of variants that were chosen by their first seeds only the later ones are judged: chosen values are too good.
 
@@ -146,7 +146,7 @@ def _sentence(
     num_compared: int,
     later: str,
 ) -> str:
-    """State what the results do and do not show."""
+    """State in one sentence what the results do and do not show."""
     mean, ci, detectable = difference["mean"], difference["ci"], difference["detectable"]
     relative = difference["unit"] == "relative"
     unit, count = ("%" if relative else "points"), len(difference["values"])

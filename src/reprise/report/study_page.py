@@ -1,4 +1,4 @@
-"""A study as a page: what each measure shows, the paired differences with their intervals, seed by seed."""
+"""A study as a page: the results for each measure, and the paired differences with their intervals and seeds."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from reprise.report.study_records import MeasureComparison, PairedDifference, St
 from reprise.storage import Json
 
 MAX_TICK_CHARS = 16
-"""Longest name of a variant on an axis, so that the names of neighbours do not meet; the table has it whole."""
+"""Maximum length of a variant's name on an axis, so that neighbours do not overlap; the table has the full name."""
 
 
 def render_study(result: StudyResult) -> str:
-    """One self-contained page, on the templates of the report."""
+    """Render a study as a self-contained page, with the templates of the report."""
     drawn = {
         measure: [_chart(index, measure, result, comparison)]
         for index, (measure, comparison) in enumerate(result["measures"].items())
@@ -40,7 +40,7 @@ def _pad(cells: list[str], num_seeds: int) -> list[str]:
 
 
 def _value_rows(comparison: MeasureComparison, num_seeds: int) -> list[Json]:
-    """Each variant: its mean, its interval, and its value for each seed."""
+    """Rows with the mean of each variant, its interval, and its value for each seed."""
     return [
         {
             "name": variant,
@@ -55,7 +55,7 @@ def _value_rows(comparison: MeasureComparison, num_seeds: int) -> list[Json]:
 
 
 def _difference_rows(comparison: MeasureComparison, num_seeds: int) -> list[Json]:
-    """Each variant against the baseline, with a picture in which better is always left."""
+    """Rows with the difference of each variant from the baseline, and a picture in which better is always left."""
     rows: list[dict[str, Any]] = [
         {
             "name": variant,
@@ -78,24 +78,24 @@ def _difference_rows(comparison: MeasureComparison, num_seeds: int) -> list[Json
 
 
 def _verdict(numbers: PairedDifference, higher_is_better: bool) -> str:
-    """The style of a row: `gained` or `lost` where the interval does not hold 0."""
+    """Style of a row: `gained` or `lost` if the interval excludes 0, else `undecided`."""
     if numbers["ci"] is None or numbers["ci"][0] <= 0 <= numbers["ci"][1]:
         return "undecided"
     return "gained" if (numbers["mean"] > 0) == higher_is_better else "lost"
 
 
 def _amount(value: float, unit: str) -> str:
-    """A difference as `-1.20 %`, or in points of a share."""
+    """Format a difference as `-1.20 %`, or in percentage points."""
     return percent(value, 2) if unit == "relative" else f"{points(value, 2)}\u202fpoints"
 
 
 def _short(name: str) -> str:
-    """A name for an axis; the table has it whole."""
+    """Shorten a name for an axis."""
     return name if len(name) <= MAX_TICK_CHARS else f"{name[: MAX_TICK_CHARS - 1]}…"
 
 
 def _chart(index: int, measure: str, result: StudyResult, comparison: MeasureComparison) -> Chart:
-    """Differences from the baseline: each seed as a point, their mean with its interval."""
+    """Chart of the differences from the baseline: a point per seed, and their mean with its interval."""
     differences = comparison["differences"]
     names = list(differences)
     xs = list(range(len(names)))
