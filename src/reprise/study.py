@@ -164,6 +164,7 @@ def run_study(study: Study, *, arguments: Sequence[str] = (), only: str | None =
     else:
         stopped = _run_in_halves(study, study.halving, recipes, arguments)
     outcomes = _read_outcomes(study, recipes, {name: stop["seeds"] for name, stop in stopped.items()})
+    halving = None if study.halving is None else study.halving.measure
     result: StudyResult = {
         "name": study.name,
         "question": study.question,
@@ -171,9 +172,9 @@ def run_study(study: Study, *, arguments: Sequence[str] = (), only: str | None =
         "variants": study.variants,
         "baseline": study.baseline,
         "seeds": study.seeds,
-        "halving": study.halving and study.halving.measure,
+        "halving": halving,
         "stopped": stopped,
-        "measures": compare_all(_compared(study), outcomes, stopped, study.halving and study.halving.measure),
+        "measures": compare_all(_compared(study), outcomes, stopped, halving),
     }
     write_json(root / "study.json", result)
     write_text(root / "study.html", render_study(result))
