@@ -22,6 +22,7 @@ from reprise.documents.read.remote import is_remote
 from reprise.errors import Finding, Severity, UserError, missing_extra
 from reprise.evaluation.benchmarks.external import check_entries
 from reprise.generators.reachable import check_server
+from reprise.mirror import check_mirror
 from reprise.mixture.idle_settings import check_idle_settings
 from reprise.model.chat import ChatTemplate, RefusedConversationError
 from reprise.model.check import check_model
@@ -302,6 +303,17 @@ def check_chat_merge(recipe: Recipe) -> Iterator[Finding]:
     return iter(())
 
 
+def check_mirror_access(recipe: Recipe) -> Iterator[Finding]:
+    """Check that the mirror exists and can be written.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if recipe.mirror:
+        check_mirror(recipe.mirror)
+    return iter(())
+
+
 def check_benchmark_files(recipe: Recipe) -> Iterator[Finding]:
     """Check that the questions to search for in documents exist."""
     settings, evaluation = recipe.documents.decontaminate, recipe.evaluation
@@ -464,5 +476,6 @@ CHECKS: tuple[Check, ...] = (
     Check(check_generator_servers, ("label", "synthesize")),
     Check(check_evaluation_server, ("evaluate",)),
     Check(check_disk),
+    Check(check_mirror_access, raised="missing"),
 )
 """All checks, in the order in which their findings are reported."""

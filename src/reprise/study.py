@@ -256,7 +256,7 @@ def detectable_difference(values: Sequence[float]) -> float | None:
 
 def _recipe(study: Study, variant: str, seed: int) -> Recipe:
     workspace = Path(study.workspace) / f"{variant}-seed-{seed}"
-    fixed = [f"seed={seed}", f"workspace={json.dumps(str(workspace))}"]
+    fixed = [f"seed={seed}", f"workspace={json.dumps(str(workspace))}", "mirror="]
     return load_recipe(study.recipe, [*study.variants[variant], *fixed])
 
 

@@ -39,6 +39,7 @@ from reprise.manifest import (
     stale_reasons,
     write_manifest,
 )
+from reprise.mirror import Mirror
 from reprise.processes import Processes
 from reprise.recipe.loading import KEPT, KEPT_MARK
 from reprise.storage import Json, digest, file_checksum, find_damage, sync, write_json, write_text
@@ -66,6 +67,8 @@ class Work:
     """Whether to resume from the folder's content even if it was started with other settings."""
     compared: dict[str, Comparison] = field(default_factory=dict)
     """Stage that it reads -> how its files were compared with their checksums."""
+    mirror: Mirror | None = None
+    """Where checkpoints are copied to while the stage runs; None in all processes but the first, or without one."""
     processes: Processes = field(default_factory=Processes)
     """Processes of the command: some stages run in all, others in the first, which may spread pieces of its work."""
 
@@ -224,7 +227,7 @@ class Workspace:
             leftover.unlink()
         write_json(partial / _BEGUN, {"fingerprint": derivation.fingerprint, "settings": derivation.settings})
         work = self.join(derivation)
-        work.adopt = begun is not None and adopt
+        work.adopt = adopt
         return work
 
     def _refuse_foreign(self, stage: str) -> None:
@@ -324,9 +327,13 @@ class Workspace:
             copy = self.root / f".{derivation.stage}.borrowed"
             shutil.rmtree(copy, ignore_errors=True)
             shutil.copytree(other.folder(derivation.stage), copy, copy_function=_link)
-            self._replace(copy, self.folder(derivation.stage))
+            self.publish_copy(copy, derivation.stage)
             return root
         return None
+
+    def publish_copy(self, copy: Path, stage: str) -> None:
+        """Publish a complete copy of a stage, in the place of the one that is there."""
+        self._replace(copy, self.folder(stage))
 
     def status(self, derivation: Derivation) -> Status:
         """Whether a stage must run, and why, based on its manifest and the sizes of its files."""
