@@ -56,6 +56,7 @@ def upload_twice(first, second, url, endpoint, at, late):
     bucket.faults()
 
 
+@pytest.mark.slow
 def test_killed_at_every_change_of_the_store_leaves_only_complete_folders(bucket, tmp_path):
     first = make_folder(tmp_path / "first", "read", "one", ("a.bin", "sub/b.bin"))
     second = make_folder(tmp_path / "second", "read", "two", ("a.bin", "c.bin"))
@@ -170,7 +171,9 @@ def test_damage_is_found_by_the_download(bucket, tmp_path, what):
     assert not (tmp_path / "target" / "manifest.json").exists()
 
 
-@pytest.mark.parametrize(("url", "why"), [("s3://nothing/run", "NoSuchBucket|NO_SUCH_BUCKET"), ("s3://closed/run", "ACCESS_DENIED")])
+@pytest.mark.parametrize(
+    ("url", "why"), [("s3://nothing/run", "NoSuchBucket|NO_SUCH_BUCKET"), ("s3://closed/run", "ACCESS_DENIED")]
+)
 def test_a_mirror_that_cannot_be_written_is_one_message(url, why):
     start = time.monotonic()
     with pytest.raises(UserError, match=why) as error:

@@ -4,8 +4,8 @@
     MIRROR/train-N.partial/checkpoints/step-XXXXXXXX/... checkpoint.json last
     MIRROR/train-N.partial/metrics.jsonl                 as it was at the newest checkpoint
 
-Every folder has a record: a file with the size and checksum of all others. It is uploaded last and deleted first, so a
-folder with a record is complete, whenever the run is killed. Uploads run in a thread; a store that fails delays nothing.
+Every folder has a record: a file with the size and checksum of all others. It is uploaded last and deleted first, so
+a folder with a record is complete, whenever the run is killed. A thread uploads; a store that fails delays nothing.
 """
 
 import json
@@ -29,6 +29,8 @@ CHECKPOINT_RECORD = "checkpoint.json"
 FILES_AT_ONCE = 4
 STALL_S = 300.0
 """A wait for uploads ends if no byte was sent for so long."""
+DROP_S = 30.0
+"""Longest wait for an upload that is given up; it ends at its next block."""
 SAY_EVERY_S = 30.0
 _PROBE = ".reprise-write-test"
 
@@ -132,7 +134,7 @@ class Mirror:
                 task.folder.path for task in (self._newest, self._current) if task is not None and task.is_checkpoint
             }
 
-    def drop_checkpoints(self, limit_s: float = 30.0) -> None:
+    def drop_checkpoints(self) -> None:
         """Give up the uploads of checkpoints: their files are about to be deleted."""
         with self._changed:
             self._newest = None
@@ -140,7 +142,7 @@ class Mirror:
             current = self._current
             if current is not None and current.is_checkpoint:
                 self.store.leave = True
-                self._changed.wait_for(lambda: self._current is not current, limit_s)
+                self._changed.wait_for(lambda: self._current is not current, DROP_S)
 
     def wait(self, limit_s: float | None = None, *, say: Callable[[str], None] | None = None) -> dict[str, str]:
         """Wait until everything is uploaded; what failed before is tried again once.
@@ -286,7 +288,7 @@ class Mirror:
         Args:
             name: folder in the mirror.
             record: name of its record.
-            files_key: field of the record, a JSON object, that lists the files. Files outside of the folder are left out.
+            files_key: field of the record that lists the files. Those outside of the folder are left out.
             target: empty folder to write to.
 
         Raises:
@@ -402,7 +404,8 @@ def _in_parallel(action: Callable[[str], None], names: Mapping[str, Any]) -> Non
     Raises:
         Exception: the first that an action raised; no further ones are begun.
     """
-    left, errors = deque(sorted(names)), []
+    left = deque(sorted(names))
+    errors: list[BaseException] = []
 
     def work() -> None:
         while left and not errors:

@@ -262,7 +262,7 @@ def open_file_system(url: str) -> tuple[Any, str]:
         allow_delayed_open=True,  # one request for a small object instead of three
         connect_timeout=CONNECT_TIMEOUT_S,
         request_timeout=REQUEST_TIMEOUT_S,
-        retry_strategy=AwsStandardS3RetryStrategy(max_attempts=2),
+        retry_strategy=AwsStandardS3RetryStrategy(max_attempts=1),  # `_try` repeats, and counts
         **where,
     )
     return system, path

@@ -125,6 +125,8 @@ class _Run:
     """Stages whose files this process wrote, or compared with their checksums."""
     up_to_date: set[str] = field(default_factory=set)
     """Stages that are fresh, or were made by this process."""
+    discarded: set[str] = field(default_factory=set)
+    """Stages that were damaged, or without text that is needed: they are made again, and not taken from the mirror."""
     mirrored: MirroredStages | None = None
     """The run's mirror; None in all processes but the first, or if the recipe names none."""
 
@@ -177,7 +179,8 @@ class _Run:
                 processes.first(partial(_reopen_finished, stage, derivation, self.workspace, self.say))
             compared: dict[str, Comparison] = {}
             for name in stage.needs:
-                if self._share(partial(self._is_damaged, name, compared)):
+                if self._share(partial(self._is_damaged, name, compared, text=not stage.reads_records)):
+                    self.discarded.add(name)
                     return name
             if processes.is_first:
                 self.say(f"{stage.name}: {status.reason}")
@@ -223,7 +226,7 @@ class _Run:
 
     def _fetch(self, derivation: Derivation) -> bool:
         """Download a stage from the mirror, if it has the same."""
-        if self.mirrored is None:
+        if self.mirrored is None or derivation.stage in self.discarded:
             return False
         fetched, refused = self.mirrored.fetch(derivation)
         if fetched:
@@ -232,12 +235,13 @@ class _Run:
             self.say(f"warning: {derivation.stage} is not taken from the mirror: {refused}")
         return fetched
 
-    def _is_damaged(self, name: str, compared: dict[str, Comparison]) -> bool:
+    def _is_damaged(self, name: str, compared: dict[str, Comparison], *, text: bool) -> bool:
         """Compare the files of a stage that is about to be read with their checksums, once per process.
 
         Args:
             name: the stage.
             compared: updated with what was read.
+            text: whether its text will be read; if it was removed, the stage must be made again.
 
         Returns:
             Whether it is damaged and must be made again.
@@ -247,10 +251,11 @@ class _Run:
         """
         if name in self.known_whole:
             return False
-        comparison, damage = self.workspace.compare(name)
+        comparison, damage = self.workspace.compare(name, text=text)
         if not damage:
             compared[name] = comparison
-            self.known_whole.add(name)
+            if text:
+                self.known_whole.add(name)
             if comparison["seconds"] >= SAY_HASHING_S:
                 self.say(f"{name}: {comparison['bytes'] / 1e9:,.1f} GB compared in {comparison['seconds']:,.1f} s")
             return False

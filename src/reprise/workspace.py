@@ -143,8 +143,12 @@ class Workspace:
         damage = find_damage(self.folder(manifest.stage), manifest.outputs, content=False)
         return damage[0] if damage else None
 
-    def compare(self, stage: str) -> tuple[Comparison, list[str]]:
+    def compare(self, stage: str, *, text: bool = True) -> tuple[Comparison, list[str]]:
         """Read the files of a published stage and compare them with the checksums of its manifest.
+
+        Args:
+            stage: name of the stage.
+            text: whether text that was removed to save disk space counts as damage.
 
         Returns:
             What was read, and the files that are missing or damaged, a sentence each.
@@ -152,7 +156,7 @@ class Workspace:
         manifest = self.manifest(stage)
         assert manifest is not None, "a stage is compared once it is published"
         start = time.monotonic()
-        if manifest.removed:
+        if manifest.removed and text:
             damage = ["its text was removed to save disk space"]
         else:
             damage = find_damage(self.folder(stage), manifest.outputs, content=True)

@@ -94,7 +94,9 @@ class Handler(BaseHTTPRequestHandler):
         if count > 0:
             time.sleep(FAULTS.get("hang_s", 0))
             if "status" in FAULTS:
-                return self.reply(FAULTS["status"], b"<Error><Code>InternalError</Code><Message>injected</Message></Error>")
+                return self.reply(
+                    FAULTS["status"], b"<Error><Code>InternalError</Code><Message>injected</Message></Error>"
+                )
         with LOCK:
             answer = self.apply(key[0] if key else "", query, data)
         return self.kill() if killed else self.reply(*answer)

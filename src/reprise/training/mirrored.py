@@ -1,4 +1,4 @@
-"""Checkpoints of a training stage in the run's mirror: uploaded while training continues, downloaded on an empty disk."""
+"""Checkpoints in the run's mirror: uploaded while training continues, downloaded on an empty disk."""
 
 import json
 import logging
@@ -147,4 +147,3 @@ def _complete(objects: dict[str, int]) -> list[str]:
     folders = {name.partition("/")[0] for name in objects if name.endswith(f"/{DESCRIPTION}")}
     steps = {name: step_of(name) for name in folders}
     return sorted((name for name, step in steps.items() if step >= 0), key=lambda name: steps[name], reverse=True)
-

@@ -318,7 +318,7 @@ def _newest(trainer: Trainer) -> tuple[Path | None, CheckpointFacts | None, list
 
 
 def _fetch_newer(trainer: Trainer, folder: Path | None) -> tuple[Path | None, list[str]]:
-    """Download a checkpoint from the mirror if it is newer than the one on disk; else upload that one if it is newer."""
+    """Download a checkpoint from the mirror if it is newer than the one on disk, else upload that one."""
     if trainer.mirror is None:
         return None, []
     fetched, refused = trainer.mirror.fetch_newer(trainer.checkpoints, -1 if folder is None else step_of(folder.name))

@@ -73,4 +73,3 @@ def _file_system(url: str) -> tuple[Any, str] | None:
 
         return ArrowFSWrapper(open_google()), path.rstrip("/")
     return None
-
