@@ -269,7 +269,7 @@ def open_file_system(url: str) -> tuple[Any, str]:
 
 
 def open_google() -> Any:
-    """pyarrow's file system for Google Cloud Storage, without credentials where there are none."""
+    """pyarrow's file system for Google Cloud Storage, anonymous if this machine has no credentials."""
     from pyarrow.fs import GcsFileSystem
 
     emulator = os.environ.get("STORAGE_EMULATOR_HOST")

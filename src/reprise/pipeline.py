@@ -270,7 +270,7 @@ class _Run:
         return True
 
     def _begin(self, stage: Stage, derivation: Derivation) -> Work:
-        """Begin a stage, or go on with what a killed command left of it."""
+        """Begin a stage, or resume what a killed command left of it."""
         if self.mirrored is not None and self.restart and stage.precious:
             self.mirrored.forget_progress(stage.name)
         work = self.workspace.begin(derivation, restart=self.restart, adopt=self.adopt)

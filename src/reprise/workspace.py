@@ -336,7 +336,7 @@ class Workspace:
         return None
 
     def publish_copy(self, copy: Path, stage: str) -> None:
-        """Publish a complete copy of a stage, in the place of the one that is there."""
+        """Publish a complete copy of a stage, replacing the current one."""
         self._replace(copy, self.folder(stage))
 
     def status(self, derivation: Derivation) -> Status:
