@@ -8,7 +8,16 @@ from rich.table import Table
 
 from reprise.errors import Finding
 from reprise.evaluation.power import Reach, reach_sentences
-from reprise.plan.records import Plan, PlannedBucket, PlannedStage, PlannedVocabulary, ScoringCost, Summary, Totals
+from reprise.plan.records import (
+    Plan,
+    PlannedBucket,
+    PlannedStage,
+    PlannedVocabulary,
+    Preparation,
+    ScoringCost,
+    Summary,
+    Totals,
+)
 from reprise.synthesis.estimate import Need
 from reprise.tables import print_table
 
@@ -152,6 +161,8 @@ def _cost_lines(plan: Plan) -> list[str]:
         from reprise.training.memory_plan import memory_lines  # imports torch
 
         lines += memory_lines(plan["memory"])
+    if plan["preparation"] is not None:
+        lines += _preparation_lines(plan["preparation"])
     if plan["scoring"] is not None:
         lines.append(_scoring_line(plan["scoring"]))
     if plan["synthesis"] is not None:
@@ -177,6 +188,16 @@ def _reach_lines(reach: Sequence[Reach]) -> list[str]:
     if not reach:
         return []
     return ["verdicts within reach:", *(f"  {line}" for line in reach_sentences(reach))]
+
+
+def _preparation_lines(cost: Preparation) -> list[str]:
+    """Hours of the stages that prepare the text, and on what the estimate rests."""
+    stages = ", ".join(f"{stage['stage']} {_in_words(stage['hours'])}" for stage in cost["stages"])
+    return [
+        f"preparing {cost['text_gb']:,.3g} GB of text on {cost['cpu_cores']:,} cores: {_in_words(cost['hours'])}, "
+        f"{cost['memory_gb_per_core']:.2g} GB of memory per core",
+        f"  {stages}; rates of {cost['machine']}, {cost['date']}: cores, disks and languages differ",
+    ]
 
 
 def _scoring_line(cost: ScoringCost) -> str:
