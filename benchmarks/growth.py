@@ -12,8 +12,8 @@ fails if deduplication drops fewer than nine documents for ten that were planted
 
 FOLDER needs about four times the text, and is emptied after each size. With --out a second call leaves out the sizes
 that were measured. The last line is JSON: `peak_gb`, the largest memory of all stages and sizes; `worst_linearity`, the
-largest ratio, over stages that take 10 s or more at the smallest size, of seconds a document to those at the smallest
-size; `disk_ratio`, the most disk that a workspace took, beside its text; and the whole table.
+largest ratio, over stages that take 10 s or more at the smallest size, of processor seconds a document to those at the
+smallest size (another program on the machine hardly moves them); `disk_ratio`, the most disk that a workspace took, beside its text; and the whole table.
 """
 
 import argparse
@@ -213,12 +213,11 @@ def run_size(count: int, documents: list[dict[str, str]], folder: Path, chosen: 
 def summary(sizes: list[dict[str, Any]]) -> dict[str, Any]:
     smallest = sizes[0]
     linearity = [
-        size["stages"][stage]["seconds"] / size["documents"]
-        / (smallest["stages"][stage]["seconds"] / smallest["documents"])
+        size["stages"][stage]["processor_s"] / row["processor_s"] / (size["documents"] / smallest["documents"])
         for size in sizes[1:]
-        for stage in STAGES
-        if smallest["stages"][stage]["seconds"] >= LONG_ENOUGH_S
-    ]  # fmt: skip
+        for stage, row in smallest["stages"].items()
+        if row["processor_s"] >= LONG_ENOUGH_S
+    ]
     disk = [row["disk_gb"] / size["text_gb"] for size in sizes for row in size["stages"].values()]
     return {
         "peak_gb": max(row["peak_gb"] for size in sizes for row in size["stages"].values()),
