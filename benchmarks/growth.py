@@ -13,7 +13,8 @@ fails if deduplication drops fewer than nine documents for ten that were planted
 FOLDER needs about four times the text, and is emptied after each size. With --out a second call leaves out the sizes
 that were measured. The last line is JSON: `peak_gb`, the largest memory of all stages and sizes; `worst_linearity`, the
 largest ratio, over stages that take 10 s or more at the smallest size, of processor seconds a document to those at the
-smallest size (another program on the machine hardly moves them); `disk_ratio`, the most disk that a workspace took, beside its text; and the whole table.
+smallest size (which another program on the machine hardly moves); `disk_ratio`, the most disk that a workspace took,
+beside its text; and the whole table.
 """
 
 import argparse
