@@ -233,7 +233,7 @@ def rates(size: dict[str, Any]) -> dict[str, Any]:
     """Processor seconds for each GB of text, and memory for each core; without `score`, which depends on the model."""
     cores = count_cores()
     return {
-        "machine": describe_machine(),
+        "machine": f"{describe_machine()['processor']}, {cores} cores",
         "date": date.today().isoformat(),
         "documents": size["documents"],
         "text_gb": size["text_gb"],
