@@ -1,4 +1,4 @@
-"""`reprise annotate`: label documents of a run by hand, and measure how far other labels agree."""
+"""`reprise annotate`: label documents of a run by hand, and measure the agreement with other labels."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -52,19 +52,19 @@ def annotate_run(
     against: Sequence[Path],
     ask: bool,
 ) -> Annotated:
-    """Label a sample of a run's documents, and compare.
+    """Label a sample of a run's documents by hand, and compare with other labels.
 
     Args:
         recipe: recipe of the run.
-        path: label file; created if it does not exist.
-        bring_up_to_date: runs the stages up to `decontaminate`.
+        path: file of labels; created if it does not exist.
+        bring_up_to_date: runs the stages of a recipe up to `decontaminate`.
         documents: how many documents to label, including those that already have a label.
-        language: only label documents in this language; None: in all languages.
-        against: label files of other people; their documents are then labelled.
-        ask: whether to ask for labels at all.
+        language: label only documents in this language; None: in any.
+        against: label files of other people; if given, their documents are labelled.
+        ask: whether to ask for labels, or only compare.
 
     Raises:
-        UserError: no source is split by topic, there is nothing to label, or a file is not a label file.
+        UserError: no source is split by topic, there is no document to label, or a file is not a label file.
     """
     topics, split = recipe.documents.topics, sorted(recipe.split_sources())
     if language is not None:

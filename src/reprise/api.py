@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """A run, finished or not. Nothing is written, and data is only read when needed."""
+    """A run, finished or not. It is never written to, and data is only read when needed."""
 
     folder: Path
     """The workspace."""
@@ -53,9 +53,9 @@ class Run:
         return {name: None if manifest is None else manifest.counts for name, manifest in manifests.items()}
 
     def metrics(self, stage: str = "train-1") -> list[Event]:
-        """Records of a training stage in order, also during training; steps repeated after a restart appear once.
+        """Events of a training stage in order, also during training; steps repeated after a restart appear once.
 
-        `kind` is the type of a record: `step` (loss, learning rate, tokens per second), `validation`, `benchmarks`,
+        `kind` is the type of an event: `step` (loss, learning rate, tokens per second), `validation`, `benchmarks`,
         `checkpoint`, `shares`, `guard`; docs/formats.md lists the fields of each.
 
         Raises:
@@ -135,15 +135,15 @@ class Run:
     ) -> Iterator[Batch]:
         """The batches of a training stage, in the order of training.
 
-        Rows, order and masks are the same as in training, as long as the shares keep their initial values: changes of
-        the shares during training (by a policy, a guard or a command) are not reproduced.
+        Rows, order and masks are the same as in training, as long as the shares keep their initial values: changes
+        during training (by a policy, a guard or a command) are not reproduced.
 
         Args:
             stage: such as `train-1`.
             batch_rows: rows of a global batch; None: `training.batch_rows`.
             rank: process whose rows are returned.
             world: how many processes share a global batch.
-            skip: global batches to skip; almost free.
+            skip: global batches to skip; this takes almost no time.
 
         Yields:
             Arrays [batch_rows / world, seq_len]: `ids`, `labels`, `position_ids`, `documents`; `buckets` of the rows.
@@ -207,7 +207,7 @@ class Run:
 class BatchDataset(IterableDataset[dict[str, Tensor]]):
     """The batches of a training stage as tensors, for a `DataLoader` with `batch_size=None`.
 
-    Each of n workers makes every n-th batch, and the loader returns them in the order of training.
+    Each of n workers computes every n-th batch, and the loader returns them in the order of training.
     """
 
     def __init__(self, run: Run, stage: str, batch_rows: int, rank: int, world: int) -> None:
@@ -244,7 +244,7 @@ def open_run(run: str | Path) -> Run:
     """Open a run by its folder or its recipe.
 
     Raises:
-        UserError: there is no run, or its recipe does not pass its checks.
+        UserError: there is no such run, or its recipe does not pass its checks.
     """
     recipe = open_recipe(Path(run), None)
     return Run(Path(recipe.workspace), recipe)

@@ -1,4 +1,4 @@
-"""`reprise doctor`: preflight, and read and clean on a sample of each input, without writing anything."""
+"""`reprise doctor`: preflight, then read and clean a sample of each input, without writing anything."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -9,7 +9,6 @@ import pyarrow as pa
 from rich.table import Table
 from typing_extensions import TypedDict
 
-from reprise import preflight
 from reprise.documents.clean.stage import clean_rows
 from reprise.documents.language import detect_languages
 from reprise.documents.part_step import RowsOrigin
@@ -18,17 +17,18 @@ from reprise.documents.read.parsing import PageParser
 from reprise.documents.read.record import Item, Record
 from reprise.documents.read.records import read_records
 from reprise.errors import Finding, UserError
+from reprise.preflight.checks import inspect
 from reprise.recipe import Recipe
 from reprise.recipe.documents import Input
 from reprise.records import record
 
 SAMPLE_DOCUMENTS = 200
-"""How many documents of each input are examined."""
+"""Documents of each input that are examined."""
 
 
 @record
 class SampledBucket(TypedDict):
-    """What the stages read and clean would do with a sample of an input that has one language and source."""
+    """Documents of one language and source in the sample of an input, and what `clean` would drop."""
 
     input: int
     """Position in `documents.inputs`, from 0."""
@@ -56,17 +56,16 @@ class SampledInput(TypedDict):
 def diagnose(
     recipe: Recipe, limit: int = SAMPLE_DOCUMENTS
 ) -> tuple[list[Finding], list[SampledInput], list[SampledBucket]]:
-    """Run preflight, and report what read and clean would do with the first documents of each input.
+    """Run preflight, then read and clean the first documents of each input.
 
     Args:
         recipe: the run.
-        limit: documents per input, split among its files.
+        limit: documents per input, divided among its files.
 
     Returns:
-        Findings of preflight including unreadable files; one entry per input; one per language and
-        source of an input.
+        Findings of preflight, including unreadable files; one entry per input; one per language and source of an input.
     """
-    findings = preflight.inspect(recipe)
+    findings = inspect(recipe)
     inputs: list[SampledInput] = []
     buckets: list[SampledBucket] = []
     for index, entry in enumerate(recipe.documents.inputs):
@@ -96,12 +95,12 @@ def diagnose(
 
 
 def sample_records(entry: Input, where: str, limit: int) -> Iterator[Item | UserError]:
-    """The first records of the files of an input, about equally many of each; an error for a file that cannot be read.
+    """Yield the first records of an input, about equally many per file; an error for a file that cannot be read.
 
     Args:
         entry: input to sample.
         where: name of its setting, for errors.
-        limit: records in total.
+        limit: how many records in total.
     """
     try:
         files: list[SourceFile] = find_files(entry, where)[:limit]
@@ -145,7 +144,7 @@ def _clean_sample(recipe: Recipe, index: int, records: list[Record]) -> Iterator
 
 
 def diagnosis_tables(inputs: list[SampledInput], buckets: list[SampledBucket]) -> Iterator[Table]:
-    """The sample as tables for a terminal."""
+    """Format the sample as tables for the terminal."""
     table = Table("input", "documents", "cannot be read", title="a sample of each input")
     for entry in inputs:
         trouble = [f"{reason} {count}" for reason, count in entry["rejects"].items()]

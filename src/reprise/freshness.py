@@ -1,4 +1,4 @@
-"""Which stages of a run are up to date: the inputs and settings of each now, against those it was made from."""
+"""Which stages of a run are up to date: their inputs and settings now, compared with those they were made from."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from reprise.storage import InputRecord, printable, record_input
 from reprise.workspace import Status, Workspace
 
 UNREAD = "not read yet"
-"""Replaces the checksum of a new or changed file when files must not be read."""
+"""Stands for the checksum of a new or changed file when files must not be read."""
 
 
 def walk_stages(
@@ -22,15 +22,15 @@ def walk_stages(
 ) -> Iterator[tuple[Stage, Derivation | None, Status]]:
     """Yield each stage of `until` and its needs, with its derivation (what it would be made from now) and status.
 
-    A derivation is only known once the stages before it are fresh; until then it is None. Each stage is examined
-    when the iterator reaches it, so a caller can make each stale stage before the next one is examined.
+    The derivation is None until the stages before are fresh. Each stage is examined when the iterator reaches it, so a
+    caller can run a stale stage before the next one is examined.
 
     Args:
         recipe: the run.
         workspace: folder of the run.
-        until: names of stages.
-        read_files: whether new or changed files of the user are read to compute checksums; if False, a stage
-            that reads such a file is stale.
+        until: names of stages; None: all.
+        read_files: whether new or changed files of the user are read to compute checksums; if False, a stage that
+            depends on such a file is stale.
     """
     every = stages(recipe)
     chosen = with_needs(every, until)
@@ -66,7 +66,7 @@ def _derive(
     records: dict[str, InputRecord],
     read_files: bool,
 ) -> Derivation:
-    """What a stage would be made from now; the stages that it needs must be fresh.
+    """Compute what a stage would be made from now; the stages that it needs must be fresh.
 
     Args:
         stage: the stage.
@@ -98,7 +98,7 @@ def _derive(
 
 
 def _record(file: Path | SourceFile, known: InputRecord | None, read_files: bool) -> InputRecord:
-    """What identifies a file: its content, or in an object store, which is not read for this, its size."""
+    """Identity of a file: its checksum, or its size if it is in an object store, where checksums would read it all."""
     if isinstance(file, SourceFile):
         return {"path": printable(file.path), "size": file.size, "mtime_ns": 0, "xxh128": f"{file.size} bytes"}
     if read_files:
@@ -110,12 +110,16 @@ def _record(file: Path | SourceFile, known: InputRecord | None, read_files: bool
 
 
 def statuses(recipe: Recipe, workspace: Workspace) -> list[tuple[str, Status]]:
-    """Which stages are fresh, stale and missing, and why."""
+    """Name and status of every stage, in order."""
     return [(stage.name, status) for stage, _, status in walk_stages(recipe, workspace)]
 
 
 def with_needs(every: Sequence[Stage], until: Sequence[str] | None) -> set[str]:
-    """The stages of `until`, None for all, and everything that they need."""
+    """Names of the stages of `until` (None: all) and of all stages that they need.
+
+    Raises:
+        UserError: the recipe has no such stage.
+    """
     by_name = {stage.name: stage for stage in every}
     chosen: set[str] = set()
     queue = list(by_name if until is None else until)

@@ -1,8 +1,8 @@
 """`reprise study microanneal`: is a source worth adding? Short annealing runs with it and without it, paired by seed.
 
-A grid like any other (`study.py`, which makes common stages once and resumes): the learning rate
-of the varied stage falls to 0, so that a few tokens show the effect of the text (the microanneals of OLMo 2,
-arXiv 2501.00656). Both runs use as many tokens; the candidate replaces part of the other sources.
+A grid of runs like any other (`study.py`). The learning rate of the varied stage falls to 0, so that few tokens are
+enough to show the effect of the text (the microanneals of OLMo 2, arXiv 2501.00656). Both variants train on equally
+many tokens; the candidate replaces part of the other sources.
 """
 
 import json
@@ -20,15 +20,15 @@ class Microanneal(Settings):
     """Settings of a microanneal."""
 
     recipe: AnyPath
-    """Recipe whose mixture includes the candidate as a source, whatever its share."""
+    """Recipe whose mixture has the candidate as a source, with any share."""
     workspace: FolderPath
     """Folder of the runs."""
     source: str
-    """Candidate, as ENTRY/SOURCE of the mixture."""
+    """The candidate: ENTRY/SOURCE of the mixture."""
     stage: Annotated[int, Field(ge=0)] = 0
-    """Stage that is annealed, counted from 0; the runs end with it."""
+    """Training stage to anneal, counted from 0; the runs end with it."""
     share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
-    """Share of the candidate in its entry, in the run with it (half, as in OLMo 2's microanneals)."""
+    """Share of the candidate in its entry, in the variant with it (half, as in OLMo 2's microanneals)."""
     tokens: Count | None = None
     """Tokens of the stage; null: as in the recipe."""
     seeds: list[int] = Field(default=[1, 2, 3], min_length=1)
@@ -36,10 +36,10 @@ class Microanneal(Settings):
 
 
 def plan_microanneal(settings: Microanneal) -> Study:
-    """Make the study: variants `without` (the baseline) and `with`.
+    """Make a study with the variants `without` (the baseline) and `with`.
 
     Raises:
-        UserError: the mixture has no such source, or the source is alone in its entry.
+        UserError: the mixture has no such source, or it is the only source of its entry.
     """
     recipe = load_recipe(settings.recipe)
     entry, source = _candidate(settings, recipe)

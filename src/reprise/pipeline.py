@@ -1,4 +1,4 @@
-"""Bring the stages of a run up to date: run the stale and missing ones."""
+"""Bring the stages of a run up to date: run those that are stale or missing."""
 
 import contextlib
 import errno
@@ -10,11 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from reprise import preflight
 from reprise.documents.table import DOCUMENTS
 from reprise.errors import UserError, out_of_memory
 from reprise.freshness import walk_stages, with_needs
 from reprise.manifest import Comparison, Derivation, Manifest, differences
+from reprise.preflight.checks import inspect, refuse
+from reprise.preflight.inputs import check_text_for_mixture
 from reprise.processes import Processes
 from reprise.recipe import Recipe
 from reprise.recipe.loading import format_kept
@@ -24,7 +25,7 @@ from reprise.workspace import Work, Workspace
 T = TypeVar("T")
 
 SAY_HASHING_S = 1.0
-"""Checksums that took less time are not reported."""
+"""Time in seconds above which computing checksums is reported."""
 
 
 def run_stages(
@@ -36,21 +37,21 @@ def run_stages(
     others: Sequence[Path] = (),
     say: Callable[[str], None] = print,
 ) -> int:
-    """Run the stages that are not fresh, each after those that it needs.
+    """Run the stages that are not fresh, in order.
 
     Args:
         recipe: the run.
         until: names of stages; None: all.
         restart: discard the progress of a partly trained stage whose settings changed.
-        adopt: resume from it with the new settings.
-        others: workspaces of similar runs; a stage that one of them made in the same way is reused.
-        say: called with a line about each event.
+        adopt: resume such a stage with the new settings.
+        others: workspaces of similar runs; a stage that one of them made from the same inputs is reused.
+        say: called with one line per event.
 
     Returns:
-        How many stages ran.
+        Number of stages that ran.
 
     Raises:
-        UserError: a stage refused its settings or its input; what was published before is kept.
+        UserError: a stage refused its settings or its input; stages published before are kept.
     """
     workspace = Workspace(recipe.workspace)
     processes = open_processes(recipe.training.collective_timeout_s)
@@ -69,7 +70,7 @@ def run_stages(
 
 @contextlib.contextmanager
 def _explain_full_disk(root: Path) -> Iterator[None]:
-    """Turn the error of a full or read-only disk into one message, no matter what was being written."""
+    """Context that reports a full or read-only disk as a UserError."""
     try:
         yield
     except OSError as error:
@@ -84,27 +85,27 @@ def _explain_full_disk(root: Path) -> Iterator[None]:
 
 
 def _preflight(recipe: Recipe, workspace: Workspace, until: Sequence[str] | None, say: Callable[[str], None]) -> None:
-    """Report everything that is known to be wrong with the stages that are about to run.
+    """Run the checks of the stages that are about to run, and print warnings.
 
     Raises:
-        UserError: something would stop the run.
+        UserError: a finding would stop the run.
     """
     try:
         walk = walk_stages(recipe, workspace, until, read_files=False)
         names = [stage.name for stage, _, status in walk if status.state != "fresh"]
     except UserError:
-        preflight.refuse(preflight.inspect(recipe, with_needs(stages(recipe), until)))
+        refuse(inspect(recipe, with_needs(stages(recipe), until)))
         raise
     if names:
-        findings = preflight.inspect(recipe, names)
-        preflight.refuse(findings)
+        findings = inspect(recipe, names)
+        refuse(findings)
         for finding in findings:
             say(f"warning: {finding}")
 
 
 @dataclass
 class _Run:
-    """The work of one command on the stages of a run."""
+    """State of one `run_stages`."""
 
     recipe: Recipe
     workspace: Workspace
@@ -114,22 +115,22 @@ class _Run:
     others: Sequence[Path]
     say: Callable[[str], None]
     count: int = 0
-    """How many stages ran."""
+    """Number of stages that ran."""
     known_whole: set[str] = field(default_factory=set)
-    """Stages whose files this process wrote, or compared with their checksums."""
+    """Stages whose files this process has written, or compared with their checksums."""
     up_to_date: set[str] = field(default_factory=set)
     """Stages that are fresh, or were made by this process."""
 
     def bring_up(self, until: Sequence[str] | None) -> str | None:
-        """Make the stages that are not fresh; None once all are, else the name of a damaged stage."""
+        """Run the stages that are not fresh; returns the name of a damaged stage that must run again, else None."""
         processes = self.processes
         by_name = {stage.name: stage for stage in stages(self.recipe)}
         walk = walk_stages(self.recipe, self.workspace, until)
         steps = ((stage.name, derivation, status) for stage, derivation, status in walk)
         while (step := self._share(lambda: next(steps, None))) is not None:
             stage, derivation, status = by_name[step[0]], step[1], step[2]
-            if "read" in stage.needs:  # now the languages and sources of the text are counted
-                processes.first(lambda: preflight.refuse(preflight.check_text_for_mixture(self.recipe)))
+            if "read" in stage.needs:  # languages and sources are counted now
+                processes.first(lambda: refuse(check_text_for_mixture(self.recipe)))
             if status.state == "fresh":
                 self.up_to_date.add(stage.name)
                 processes.first(self._remove_text)
@@ -156,12 +157,12 @@ class _Run:
         return None
 
     def _share(self, action: Callable[[], T]) -> T:
-        """Run the action in the first process, and give its result to all processes."""
+        """Run the action in the first process, and return its result in all processes."""
         result: T = self.processes.same(self.processes.first(action))
         return result
 
     def _remove_text(self) -> None:
-        """If the recipe asks for it, remove the text of document stages that no later stage still needs."""
+        """Remove the text of document stages that no later stage needs, if `documents.keep_text` is false."""
         if self.recipe.documents.keep_text:
             return
         every = stages(self.recipe)
@@ -174,7 +175,7 @@ class _Run:
                     self.say(f"{stage.name}: its text was read and is removed ({freed / 1e6:,.1f} MB)")
 
     def _found_elsewhere(self, stage: Stage, derivation: Derivation) -> bool:
-        """Restore the stage if it was kept, or take it from a similar run; whether an undamaged one was found."""
+        """Restore a kept stage, or link it from a similar run; returns whether an undamaged one exists."""
         if stage.precious and self._share(lambda: self.workspace.restore(derivation)):
             self.say(f"{stage.name}: was made from these settings before and was kept")
             return True
@@ -188,13 +189,13 @@ class _Run:
 
         Args:
             name: the stage.
-            compared: updated with what was read.
+            compared: gets an entry for the stage.
 
         Returns:
             Whether it is damaged and must be made again.
 
         Raises:
-            UserError: it is damaged and took so long to make that the user must decide.
+            UserError: it is damaged, and its run took so long that the user must decide.
         """
         if name in self.known_whole:
             return False
@@ -239,12 +240,12 @@ class _Run:
 
 
 def _reopen_finished(stage: Stage, derivation: Derivation, workspace: Workspace, say: Callable[[str], None]) -> None:
-    """For --adopt: let a finished training stage resume from its end, if more tokens are asked for.
+    """For --adopt: make a finished training stage resume from its end, if the recipe asks for more tokens.
 
-    A stage after a changed training stage starts from different weights, so it is trained from the beginning.
+    A stage after a changed training stage starts from other weights, so it is trained from the beginning.
 
     Raises:
-        UserError: nothing would be left to train.
+        UserError: there would be nothing to train.
     """
     manifest = workspace.manifest(stage.name)
     if manifest is None or workspace.is_begun(stage.name) or workspace.damage(manifest):
@@ -273,10 +274,10 @@ def _reopen_finished(stage: Stage, derivation: Derivation, workspace: Workspace,
 
 
 def _check_decontaminated(recipe: Recipe, decontaminate: Manifest | None) -> None:
-    """Refuse to score or train on text that may contain benchmark questions, unless the recipe allows it.
+    """Refuse to score or train on text that may contain benchmark questions.
 
     Raises:
-        UserError: the published documents were not checked against the benchmarks.
+        UserError: the recipe decontaminates, but the published documents were not checked.
     """
     done = decontaminate is not None and decontaminate.counts.get("decontaminated") is True
     if recipe.documents.decontaminate.enabled and not done:
@@ -288,7 +289,7 @@ def _check_decontaminated(recipe: Recipe, decontaminate: Manifest | None) -> Non
 
 
 def say_result(recipe: Recipe, until: Sequence[str] | None, count: int) -> str:
-    """The line that ends a command: what ran, and where to look."""
+    """Format the last line of a command: how many stages ran, and where the report is."""
     what = f"{count} stage{'s' if count > 1 else ''} ran" if count else "nothing to do: everything is fresh"
     if until is not None:
         return what
@@ -306,7 +307,7 @@ _MEMORY_SETTINGS = {
 
 
 def _run_with_memory(stage: Stage, work: Work) -> None:
-    """Run a stage; running out of memory is reported with the settings that help."""
+    """Run a stage; an out-of-memory error names the settings that help."""
     try:
         stage.run()(work, **stage.settings, **stage.means)
     except UserError:
@@ -331,7 +332,7 @@ def open_processes(timeout_s: int) -> Processes:
     """The processes that torchrun or Slurm started for this command; else one process.
 
     Args:
-        timeout_s: seconds that a process waits for the others in a collective of training.
+        timeout_s: seconds that a process waits for the others in a collective during training.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Processes()

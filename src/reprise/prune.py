@@ -1,4 +1,4 @@
-"""List and remove what a run keeps besides its published stages."""
+"""`reprise prune`: list and remove what a run keeps besides its published stages."""
 
 import shutil
 from pathlib import Path
@@ -15,11 +15,11 @@ Kind = Literal["kept", "cache", "unfinished"]
 
 @record
 class Prunable(TypedDict):
-    """Something in a workspace that can be removed."""
+    """A folder in a workspace that can be removed."""
 
     kind: Kind
-    """`kept`: a training stage made under other settings. `cache`: cached answers and results. `unfinished`: a
-    stage that was started."""
+    """`kept`: a training stage made with other settings. `cache`: cached answers and results. `unfinished`: a stage
+    that was started."""
     path: str
     bytes: int
     costs: str
@@ -27,7 +27,7 @@ class Prunable(TypedDict):
 
 
 _CACHED = (*DOCUMENT_STAGES, VOCABULARY, SYNTHESIZE, TOKENIZE, EVALUATE)
-"""Names of the folders in `cache` that stages write; all others belong to the user."""
+"""Folders in `cache` that stages write; others belong to the user."""
 _COSTS: dict[Kind, str] = {
     "kept": "training again if its settings return",
     "cache": "computing or asking again what a stage needs again",
@@ -36,7 +36,7 @@ _COSTS: dict[Kind, str] = {
 
 
 def list_prunable(workspace: Workspace) -> list[Prunable]:
-    """Everything that can be removed while every published stage stays fresh, the largest first."""
+    """List everything that can be removed without making a published stage stale, largest first."""
     root = workspace.root
     folders: list[tuple[Kind, Path]] = [
         *(("kept", path) for path in root.glob("*.kept-*")),
@@ -50,7 +50,7 @@ def list_prunable(workspace: Workspace) -> list[Prunable]:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Bytes of the files in a folder, at any depth."""
+    """Total bytes of the files in a folder, recursively."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
@@ -58,7 +58,7 @@ def remove(workspace: Workspace, kinds: set[Kind]) -> list[Prunable]:
     """Remove everything of the given kinds, and return what was removed.
 
     Raises:
-        UserError: another process runs in the workspace.
+        UserError: another process is using the workspace.
     """
     with workspace.locked():
         chosen = [entry for entry in list_prunable(workspace) if entry["kind"] in kinds]

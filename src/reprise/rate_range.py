@@ -4,8 +4,8 @@
       run/         the run: one training stage per rate, each resuming from the one before
       rate.json    the rates, the effect of each on the held-out text, and the answer (`RateAnswer`)
 
-A range test (Smith, arXiv 1506.01186) on held-out text, not on the training loss, and including the text that must be
-kept. Later rates start from a model that has already learned, so the test finds a range, not the best rate.
+A range test (Smith, arXiv 1506.01186) that measures held-out text, including text that must be kept, instead of the
+training loss. Higher rates start from a model that has already learned, so the test finds a range, not the best rate.
 """
 
 import json
@@ -29,15 +29,15 @@ class RateStudy(Settings):
     """Settings of the range test."""
 
     recipe: AnyPath
-    """Recipe of the run; its first stage defines the mixture, order and topics."""
+    """Recipe of the run; its first stage provides mixture, order and topics."""
     workspace: FolderPath
     """Folder of the study."""
     lowest: Annotated[float, Field(gt=0.0)] = 1e-6
     """First rate."""
     highest: Annotated[float, Field(gt=0.0)] = 1e-2
-    """Last rate; the run stops early if the loss is not finite or the new text becomes worse than at the start."""
+    """Last rate; the run stops earlier if the loss is not finite, or the new text becomes worse than at the start."""
     rates: Annotated[int, Field(ge=3)] = 9
-    """How many rates, evenly spaced on a logarithmic scale."""
+    """Number of rates, evenly spaced on a logarithmic scale."""
     tokens: Annotated[Count, Field(gt=0)] = 8192
     """Tokens at each rate."""
 
@@ -77,7 +77,7 @@ def find_rates(study: RateStudy) -> RateAnswer:
     """Run what is missing and compute the answer.
 
     Raises:
-        UserError: the recipe is refused, or it has no held-out text.
+        UserError: the recipe does not pass its checks, or there is no held-out text.
     """
     recipe = load_recipe(study.recipe)
     rates = np.geomspace(study.lowest, study.highest, study.rates).tolist()
@@ -103,7 +103,7 @@ def find_rates(study: RateStudy) -> RateAnswer:
 
 
 def _recipe_of(study: RateStudy, recipe: Recipe, rates: list[float]) -> Recipe:
-    """Make one stage per rate; each continues with the optimizer state and text order of the one before."""
+    """Make a recipe with one stage per rate; each carries on optimizer state and text order of the one before."""
     first = recipe.stages[0].model_dump(mode="json")
     first["schedule"] = {"kind": "constant", "warmup_tokens": 0}
     stages = [
@@ -112,7 +112,7 @@ def _recipe_of(study: RateStudy, recipe: Recipe, rates: list[float]) -> Recipe:
             "name": f"rate {rate:.2g}",
             "tokens": study.tokens,
             "schedule": first["schedule"] | {"peak_lr": rate, "initial_lr": rate},
-            "max_epochs": 1e9,  # a short run on little text, only to compare rates
+            "max_epochs": 1e9,  # epochs do not matter in a short comparison of rates
         }
         for rate in rates
     ]
@@ -133,7 +133,7 @@ def _say(line: str) -> None:
 
 
 def _kept(recipe: Recipe) -> dict[str, float]:
-    """Entry of the mixture that must be kept -> its tolerance."""
+    """Kept entry of the mixture -> its tolerance."""
     groups = recipe.held_out_groups()
     kept = {group.path: group.tolerance for group in groups.named if group.tolerance is not None}
     return {
@@ -144,7 +144,7 @@ def _kept(recipe: Recipe) -> dict[str, float]:
 
 
 def _step(workspace: Path, index: int, rate: float, recipe: Recipe) -> RateStep:
-    """Measurements of a stage at its start and at its end."""
+    """Measurements at the start and end of a stage."""
     path = workspace / f"train-{index}" / "metrics.jsonl"
     groups = recipe.held_out_groups()
     measured = [record for record in drop_repeated(read_metrics(path)[0]) if record["kind"] == "validation"]
@@ -166,12 +166,12 @@ def _step(workspace: Path, index: int, rate: float, recipe: Recipe) -> RateStep:
 
 
 def _new(step: RateStep, kept: dict[str, float]) -> list[str]:
-    """The entries that are judged by their gain: those that are not kept, or all if all are kept."""
+    """Entries judged by their gain: those that are not kept, or all if every entry is kept."""
     return [name for name in step["after"] if name not in kept] or list(step["after"])
 
 
 def _got_worse(steps: list[RateStep], kept: dict[str, float]) -> bool:
-    """Whether the new text is now worse than before the first rate: higher rates would only repeat this."""
+    """Whether the new text is worse than before the first rate, so that higher rates need not be tried."""
     return (
         any(
             not math.isfinite(steps[-1]["after"][name]) or steps[-1]["after"][name] > steps[0]["before"][name]
@@ -182,7 +182,7 @@ def _got_worse(steps: list[RateStep], kept: dict[str, float]) -> bool:
 
 
 def _fall(step: RateStep, kept: dict[str, float]) -> float:
-    """Mean relative fall of the bits per byte of the new text at one rate."""
+    """Mean relative decrease of the new text's bits per byte at one rate."""
     return float(np.mean([1 - step["after"][name] / step["before"][name] for name in _new(step, kept)]))
 
 
@@ -209,7 +209,7 @@ def _answer(study: RateStudy, steps: list[RateStep], broke_at: float | None, kep
 
 
 def _sentence(answer: RateAnswer, falls: dict[float, float], kept: dict[str, float]) -> str:
-    """Format the answer and its limits as text."""
+    """State the answer and its limits in one sentence."""
     base = f"one run, {answer['tokens']:,} tokens at each of {len(answer['steps'])} rates"
     if answer["fastest"] is None:
         return f"No rate made the held-out text better ({base})."

@@ -1,12 +1,12 @@
-"""`reprise study ratio`: how much new text to train on, determined by runs of a small recipe.
+"""`reprise study ratio`: which share of new text to train on, determined by runs of a small recipe.
 
     WORKSPACE/
       share-0.300-seed-1/   a run like any other, with 0.3 of the stage's tokens from the new entry
       ratio.json            the runs and the answer (`RatioAnswer`)
       proposed.yaml         the recipe with the best share
 
-Five runs cover all shares, then rounds around the best one so far; if killed, it resumes with the run in progress.
-The runs are analysed in `mixture/share_laws.py`.
+The first five runs cover the whole range of shares, the others are near the best share so far. A killed study resumes
+with the run in progress. `mixture/share_laws.py` analyses the runs.
 """
 
 import itertools
@@ -22,8 +22,9 @@ from reprise.mixture.share_laws import FIRST_SHARES, BestShare, best_share, next
 from reprise.recipe import Recipe, load_recipe
 from reprise.recipe.fields import AnyPath, FolderPath, Settings
 from reprise.recipe.loading import parse_yaml
+from reprise.report.study_comparison import held_out_bits
 from reprise.storage import write_json
-from reprise.study import held_out_bits, read_results, run_one, take_through
+from reprise.study import read_results, run_one, take_through
 from reprise.yaml_text import format_yaml
 
 
@@ -31,19 +32,19 @@ class RatioStudy(Settings):
     """Settings of the study."""
 
     recipe: AnyPath
-    """Recipe of the runs: small enough to run many times; the proportions of its other entries are kept."""
+    """Recipe of the runs, small enough to run many times; its other entries keep their proportions."""
     workspace: FolderPath
     """Folder of the runs."""
     stage: Annotated[int, Field(ge=0)] = 0
-    """Stage whose mixture is varied, counted from 0."""
+    """Training stage whose mixture is varied, counted from 0."""
     entry: str = ""
     """Mixture entry of the new text; empty: the one whose language has no tolerance."""
     kept: str = ""
     """Language that must be kept; empty: the one in `evaluation.tolerance`."""
     runs: Annotated[int, Field(ge=len(FIRST_SHARES) + 1)] = 16
-    """Maximum count of runs."""
+    """How many runs at most."""
     seeds: list[int] = Field(default=[1, 2, 3], min_length=1)
-    """Used in turn, so that random variation becomes visible."""
+    """Random seeds, used in turn so that random variation becomes visible."""
 
 
 class RatioRun(TypedDict):
@@ -55,7 +56,7 @@ class RatioRun(TypedDict):
     kept: float
     """Bits per byte of the kept language after training, divided by the value before."""
     new: float
-    """The same for the new language."""
+    """The same for the new text."""
 
 
 class RatioAnswer(TypedDict):
@@ -66,7 +67,7 @@ class RatioAnswer(TypedDict):
     kept: str
     tolerance: float
     tokens: int
-    """Tokens of the stage, trained in each run."""
+    """Tokens of the stage in each run."""
     runs: list[RatioRun]
     share: float
     low: float
@@ -76,7 +77,7 @@ class RatioAnswer(TypedDict):
     laws: dict[str, str]
     """`kept` and `new` -> the law that best predicted its runs."""
     left_out_error: dict[str, float]
-    """Prediction error of a law on a run that it was not fitted to, as a share of the loss."""
+    """Prediction error of a law on a run that it was not fitted to, relative to the loss."""
     sentence: str
 
 
@@ -84,7 +85,7 @@ def find_ratio(study: RatioStudy) -> RatioAnswer:
     """Run what is missing and compute the answer.
 
     Raises:
-        UserError: the recipe does not define which text is new and which must be kept, or a run was refused.
+        UserError: it is not clear which text is new and which must be kept, or a run was refused.
     """
     recipe = load_recipe(study.recipe)
     entry, kept, tolerance = _roles(study, recipe)
@@ -156,7 +157,7 @@ def _roles(study: RatioStudy, recipe: Recipe) -> tuple[str, str, float]:
 
 
 def _shares(recipe: Recipe, stage: int, entry: str, share: float) -> dict[str, float]:
-    """Entry of the mixture -> its share, with the proportions of the others kept; the shares sum to 1."""
+    """Entry -> its share, where the new entry has `share` and the others keep their proportions; they sum to 1."""
     mixture = recipe.stages[stage].mixture
     others = {name: one.share for name, one in mixture.items() if name != entry}
     total = sum(others.values()) or 1.0
@@ -177,7 +178,7 @@ class _Measured(TypedDict):
 
 
 def _measured(workspace: Path, kept: str, entry: str, language: str) -> _Measured:
-    """after / before for the kept text and the new entry's, or its language's if the entry has nothing held out."""
+    """Bits per byte after / before, of the kept text and the new entry (or its language, if nothing is held out)."""
     results = read_results(workspace)
     kept_bits = held_out_bits(results, kept)
     new_bits = held_out_bits(results, entry) or held_out_bits(results, language)
@@ -194,7 +195,7 @@ def _best(runs: list[RatioRun], tolerance: float, *, last: bool) -> BestShare:
 
 
 def _sentence(answer: RatioAnswer) -> str:
-    """The answer, and how certain it is."""
+    """State the answer and its uncertainty."""
     kept, entry = answer["kept"], answer["entry"]
     base = f"{len(answer['runs'])} runs of {answer['tokens']:,} tokens"
     if answer["share"] <= 0.0:
@@ -209,7 +210,7 @@ def _sentence(answer: RatioAnswer) -> str:
 
 
 def _propose(study: RatioStudy, recipe: Recipe, answer: RatioAnswer) -> None:
-    """Write the recipe with the best share; its other settings are left as written."""
+    """Write the recipe with the best share, otherwise as the user wrote it."""
     data = parse_yaml(Path(study.recipe).read_text(encoding="utf-8"), study.recipe)
     mixture = data["stages"][study.stage]["mixture"]
     shares = _shares(recipe, study.stage, answer["entry"], answer["share"])

@@ -15,7 +15,7 @@ from reprise.recipe.generator import Generator
 
 
 def named_files(prefix: str, paths: Iterable[Path | SourceFile]) -> dict[str, Path | SourceFile]:
-    """Name files independently of their location: the prefix, and the path below their common folder."""
+    """Name files independently of their location: by `prefix` and the path below their common folder."""
     named = [(file.path if isinstance(file, SourceFile) else str(file), file) for file in paths]
     folders = {os.path.dirname(os.path.abspath(path)) for path, _ in named if not is_remote(path)}  # noqa: PTH100, PTH120
     root = os.path.commonpath(folders) if folders else ""
@@ -26,7 +26,7 @@ def named_files(prefix: str, paths: Iterable[Path | SourceFile]) -> dict[str, Pa
 
 
 def input_files(inputs: Sequence[Input], setting: str) -> dict[str, Path | SourceFile]:
-    """The files of inputs; those in an object store are kept as they are, with their size."""
+    """Files of inputs by name; files in an object store keep their address as name."""
     files: dict[str, Path | SourceFile] = {}
     for index, entry in enumerate(inputs):
         of_entry = find_files(entry, f"{setting}.{index}.path")
@@ -37,13 +37,13 @@ def input_files(inputs: Sequence[Input], setting: str) -> dict[str, Path | Sourc
 
 
 def learned_labels(recipe: Recipe) -> list[Topics | Quality]:
-    """Settings of the learned labels."""
+    """Settings of the labels that the recipe learns: topics and quality."""
     documents = recipe.documents
     return [documents.topics, *([documents.quality] if documents.quality is not None else [])]
 
 
 def label_files(recipe: Recipe) -> dict[str, Path | SourceFile]:
-    """The labelled files, the user's prompts, and the files of the models that learn or write labels."""
+    """Labelled files, the user's prompts, and files of the models that learn or write labels."""
     files: dict[str, Path | SourceFile] = {}
     for name, labels in zip(("topics", "quality"), learned_labels(recipe), strict=False):
         files |= input_files(labels.labelled, f"documents.{name}.labelled")
@@ -56,7 +56,7 @@ def label_files(recipe: Recipe) -> dict[str, Path | SourceFile]:
 
 
 def synthesis_files(recipe: Recipe) -> dict[str, Path | SourceFile]:
-    """The user's prompts and problems, the models that run in this process, and the files used to check answers."""
+    """The user's prompts and problems, files of models that run in this process, and files used to check answers."""
     synthesis = recipe.synthesis
     files = named_files("model", model_files(recipe.model)) | decontamination_files(recipe)
     files |= named_files("prompts", _prompts(synthesis.prompts))
@@ -71,7 +71,7 @@ def synthesis_files(recipe: Recipe) -> dict[str, Path | SourceFile]:
 
 
 def _asked_model(generator: Generator, recipe: Recipe) -> list[Path]:
-    """Files of the model if it runs in this process; none if a server answers."""
+    """Files of a generator's model; none if a server answers."""
     if generator.kind == "openai":
         return []
     return model_files(recipe.model) if generator.model is None else _local_model(generator.model)
@@ -105,8 +105,7 @@ def _external_questions(recipe: Recipe) -> dict[str, Path | SourceFile]:
 
 
 def evaluation_files(recipe: Recipe) -> dict[str, Path | SourceFile]:
-    """Files of the evaluated benchmark questions (none if our benchmarks come from the Hub), and of
-    the chat model that is merged."""
+    """Question files of the evaluated benchmarks (none for those from the Hub), and the chat model to merge."""
     evaluation = recipe.evaluation
     others = _external_questions(recipe) | {
         f"tasks/{name}": path for name, path in task_files(external(evaluation.benchmarks)).items()

@@ -15,7 +15,6 @@ from reprise.evaluation.benchmarks.external import external, searched_files
 from reprise.model.files import model_files
 from reprise.recipe import Recipe
 from reprise.recipe.mixture import Stage as TrainingStage
-from reprise.recipe.model import Model
 from reprise.stage_files import (
     decontamination_files,
     evaluation_files,
@@ -34,7 +33,7 @@ from reprise.workspace import Work
 Run = Callable[..., None]
 
 DROPPED = ("dropped/*",)
-"""Type of the records that each document stage writes about dropped documents."""
+"""Pattern of the records that document stages write about dropped documents."""
 
 
 @dataclass(frozen=True)
@@ -43,31 +42,31 @@ class Stage:
 
     name: str
     run: Callable[[], Run]
-    """Imports and returns the function that does the work; called only if there is work."""
+    """Imports and returns the function that does the work; only called if the stage must run."""
     needs: tuple[str, ...] = ()
     """Stages whose output it reads."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """Settings that determine its output; keyword arguments of the function."""
+    """Settings that determine the output; keyword arguments of the function."""
     means: dict[str, Any] = field(default_factory=dict)
-    """Settings that only affect its speed (engine, threads); keyword arguments, not in the fingerprint."""
+    """Settings that only affect speed, such as threads; keyword arguments that are not in the fingerprint."""
     files: Callable[[], Mapping[str, Path | SourceFile]] = dict
-    """The user's files that it reads, by names that do not depend on their folder."""
+    """The user's files that the stage reads, by names that do not depend on their folder."""
     resumable: bool = False
     precious: bool = False
     records: tuple[str, ...] = ()
-    """Patterns of outputs that no later stage but the report reads."""
+    """Patterns of outputs that only the report reads."""
     reads_records: bool = False
-    """Whether it reads records, counts and times of the stages that it needs (the report does)."""
+    """Whether it reads the records, counts and times of other stages, as the report does."""
     outdated: Callable[[Mapping[str, Json]], str] = lambda counts: ""
-    """Called with the published stage's counts: why it would fail now, or empty. For a setting that only
-    rejects output, such as `max_reject_share`, so that changing it does not re-run the stage."""
+    """Called with the counts of the published stage; returns why it would fail now, or an empty string. For settings
+    that only reject output, such as `max_reject_share`, so that changing them does not run the stage again."""
     parallel: bool = False
-    """Whether every process started by `torchrun` runs it; other stages run in the first one, and the others help
-    if it has a model."""
+    """Whether all processes of `torchrun` run it; other stages run in the first process, which may share out pieces of
+    work."""
     passes_text: bool = False
-    """Whether it copies its input's text, so that its own copy may be removed once it was read."""
+    """Whether it passes on the text of its input, so that its copy may be removed once it was read."""
     version: int = 1
-    """Version, increased when the same settings and inputs would give a different output."""
+    """To be increased when the same settings and inputs give a different output."""
 
 
 def stages(recipe: Recipe) -> list[Stage]:
@@ -106,7 +105,6 @@ def stages(recipe: Recipe) -> list[Stage]:
                 "seed": recipe.seed,
                 **_if(recipe.vocabulary is not None, {"start": recipe.start_model()}),
             },
-            means={"merge_chat": _merge_chat},
             files=lambda: named_files("model", model_files(recipe.model)) | evaluation_files(recipe),
             resumable=True,
             version=8,
@@ -125,7 +123,7 @@ def stages(recipe: Recipe) -> list[Stage]:
 
 
 def _document_stages(recipe: Recipe) -> list[Stage]:
-    """From the user's files to scored documents, and the vocabulary to encode them with."""
+    """The stages from `read` to `score`."""
     return [
         _read_stage(recipe),
         _clean_stage(recipe),
@@ -204,7 +202,7 @@ def _label_stage(recipe: Recipe) -> Stage:
             "topics": documents.topics,
             "quality": documents.quality,
             "split_sources": split,
-            # Runs with other seeds share their scores if nothing is learned.
+            # Without learned labels, runs with other seeds reuse the stage.
             "seed": recipe.seed if split or documents.quality is not None else 0,
             **_if(any(labels.llm is not None for labels in learned_labels(recipe)), {"model": recipe.model}),
         },
@@ -241,12 +239,12 @@ def _vocabulary_stages(recipe: Recipe) -> list[Stage]:
 
 
 def _larger(recipe: Recipe) -> tuple[str, ...]:
-    """The stage that writes the initial model for training, as needs; empty if that is the user's own model."""
+    """Needs of stages that use the initial model for training: the stage that writes it, if any."""
     return () if recipe.vocabulary is None else (VOCABULARY,)
 
 
 def _start_files(recipe: Recipe) -> dict[str, Path | SourceFile]:
-    """The user's files of the initial model for training; empty if a stage writes that model."""
+    """Files of the initial model for training; empty if a stage writes that model."""
     return named_files("model", model_files(recipe.model)) if recipe.vocabulary is None else {}
 
 
@@ -328,7 +326,7 @@ def _training_stages(recipe: Recipe) -> list[Stage]:
 
 
 def _validations_decide(recipe: Recipe, stage: TrainingStage) -> bool:
-    """Whether validation results influence training; else they are only recorded."""
+    """Whether validations influence training, and are not only recorded."""
     return stage.topics.policy.name != "static" or recipe.training.guards.acts_on_retention
 
 
@@ -337,13 +335,13 @@ def _if(condition: bool, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _verified_since(counts: Mapping[str, Json], root: Path) -> str:
-    """Why the report does not show the last verification yet."""
+    """Why the report is outdated: `reprise verify` ran after it; empty if not."""
     last = read_verification(root)
     return "" if last is None or last["when"] == counts["verified"] else f"`reprise verify` ran at {last['when']}"
 
 
 def _too_many_rejects(counts: Mapping[str, Json], max_share: float) -> str:
-    """Why the stage `read`, which passed under another limit, would fail now."""
+    """Why the stage `read` would fail under the current limit; empty if it would not."""
     total = counts["documents_out"] + counts["rejects"]
     return f"documents.max_reject_share: {max_share:g}" if counts["rejects"] > max_share * total else ""
 
@@ -360,7 +358,7 @@ def _scored_buckets(recipe: Recipe) -> list[tuple[str, str]]:
 
 
 def _with_questions(run: Run, recipe: Recipe) -> Run:
-    """Wrap a stage that searches documents for questions, adding the files of external benchmarks."""
+    """Wrap a stage that searches documents for questions: add the files of external benchmarks to its settings."""
 
     def run_with(work: Work, **settings: Any) -> None:
         run(work, questions=searched_files(external(recipe.evaluation.benchmarks)), **settings)
@@ -369,7 +367,7 @@ def _with_questions(run: Run, recipe: Recipe) -> Run:
 
 
 def _limited(name: str, recipe: Recipe) -> Run:
-    """Wrap a document stage to fail if it drops too much; the limit is not its setting, as it changes no output."""
+    """Wrap a document stage to fail if it drops too much; the limit is no setting of it, as it changes no output."""
     run = _import(f"reprise.documents.{name}.stage")
 
     def run_and_check(work: Work, **settings: Any) -> None:
@@ -391,7 +389,7 @@ def _tokenize_limited(recipe: Recipe) -> Run:
 
 
 def _trained_pairs(recipe: Recipe) -> set[tuple[str, str]]:
-    """(language, source) of the training text."""
+    """(language, source) of all training text."""
     return {
         (entry.language, source)
         for stage in recipe.stages
@@ -406,15 +404,8 @@ def _import(module: str) -> Run:
     return run
 
 
-def _merge_chat(trained: Path, base: Model, chat: Model, factor: float, folder: Path) -> None:
-    """Write a merge with a chat model; called by the evaluation."""
-    from reprise.publish.chat_vector import add_chat_vector  # imports torch
-
-    add_chat_vector(trained, base, chat, folder, factor=factor)
-
-
 def _benchmarks_during(recipe: Recipe) -> Callable[[Any, str], list[LiveScore]]:
-    """Make the function that training calls to run the recipe's benchmarks on its model."""
+    """Make the function that runs the recipe's benchmarks on a model in training."""
 
     def measure(model: Any, fingerprint: str) -> list[LiveScore]:
         from reprise.evaluation.benchmarks.live import measure_live

@@ -1,4 +1,4 @@
-"""`reprise status`: which stages of a run are fresh, stale and missing, and the progress of a study's runs."""
+"""`reprise status`: which stages of a run are fresh, stale or missing, and the progress of a study's runs."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ class StageStatus(TypedDict):
     state: str
     """`fresh`, `stale` or `missing`."""
     reason: str
-    """Why it is not fresh; else empty."""
+    """Why it is not fresh; empty if it is."""
 
 
 @record
@@ -31,7 +31,7 @@ class RunStatus(TypedDict):
     run: str
     """Name of its folder."""
     fresh: int
-    """How many stages are fresh."""
+    """Number of fresh stages."""
     stages: int
     next: str
     """The first stage that is not fresh; empty if all are."""
@@ -40,13 +40,13 @@ class RunStatus(TypedDict):
 
 
 def status_of_run(recipe: Recipe) -> list[StageStatus]:
-    """Every stage of a run, in order."""
+    """Status of every stage of a run, in order."""
     states = statuses(recipe, Workspace(recipe.workspace))
     return [{"stage": name, "state": status.state, "reason": status.reason} for name, status in states]
 
 
 def status_of_runs(folders: list[Path]) -> list[RunStatus]:
-    """The progress of several runs; a run that cannot be opened is reported in its line."""
+    """Progress of several runs; a run that cannot be opened has the error as its reason."""
     lines: list[RunStatus] = []
     for folder in folders:
         try:
@@ -68,7 +68,7 @@ def status_of_runs(folders: list[Path]) -> list[RunStatus]:
 
 
 def run_table(stages: list[StageStatus], title: str) -> Table:
-    """Format the stages of a run for a terminal."""
+    """Format the stages of a run for the terminal."""
     table = Table("stage", "state", "why", title=title)
     for stage in stages:
         style = {"fresh": "green", "stale": "yellow"}.get(stage["state"])
@@ -77,7 +77,7 @@ def run_table(stages: list[StageStatus], title: str) -> Table:
 
 
 def study_table(runs: list[RunStatus], title: str) -> Table:
-    """Format the runs of a study for a terminal."""
+    """Format the runs of a study for the terminal."""
     table = Table("run", "fresh stages", "next", "why", title=title)
     for run in runs:
         table.add_row(run["run"], f"{run['fresh']} of {run['stages']}", run["next"], run["reason"])

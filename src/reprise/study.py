@@ -1,14 +1,13 @@
 """`reprise study`: a grid of recipes with seeds, and what the results do and do not show.
 
     WORKSPACE/
-      VARIANT-seed-N/     the run of a variant, a workspace like any other
-      VARIANT-seed-N.log  its output, if several run at the same time
+      VARIANT-seed-N/     the run of a variant, an ordinary workspace
+      VARIANT-seed-N.log  its output, if runs are parallel
       study.json          results (report/study_records.py)
       study.html          the same as a page
 
-A stage that several runs have in common is made once: the pipeline reuses it from the run that made it. Runs are
-paired by seed: the difference to the baseline is computed per seed, and has Student's interval, so that three seeds
-give an appropriately wide one.
+A stage that several runs have in common runs once; the other runs reuse it. Runs are paired by seed: the difference
+from the baseline is computed per seed, with Student's interval, which is appropriately wide for a few seeds.
 """
 
 import importlib.resources
@@ -24,36 +23,44 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from reprise.errors import UserError
 from reprise.evaluation.results import Results
-from reprise.evaluation.verdicts import holm_levels
 from reprise.manifest import read_output
 from reprise.pipeline import run_stages
 from reprise.progress import console
 from reprise.recipe import Recipe, load_recipe
 from reprise.recipe.fields import AnyPath, FolderPath, Settings
 from reprise.recipe.loading import check, parse_yaml
+from reprise.report.study_comparison import Compared, compare, compare_all
 from reprise.report.study_page import render_study
-from reprise.report.study_records import MeasureComparison, PairedDifference, StudyResult
+from reprise.report.study_records import StoppedVariant, StudyResult
 from reprise.storage import write_json, write_text
 from reprise.workspace import refuse_to_replace
 
 TakeThrough = Callable[[Recipe, Sequence[Path]], None]
-"""Runs a recipe up to its evaluation, given the workspaces of the other runs; does nothing if it is finished."""
+"""Runs a recipe up to its evaluation unless it is finished; also gets the workspaces of the other runs."""
+
+
+class Halving(Settings):
+    """Stop the worse half of the variants before they have run with every seed (successive halving)."""
+
+    measure: str
+    """One of the study's measures: it ranks the variants by their mean difference from the baseline."""
+    after: Annotated[int, Field(ge=1)] = 1
+    """Seeds that every variant runs with before the first are stopped; then some are stopped after each seed."""
 
 
 class Study(Settings):
-    """Settings of a study: what is varied, and what is measured."""
+    """Settings of a study: what is varied and what is measured."""
 
     name: str
-    """Short name, shown on the page."""
+    """Short name, for the page."""
     question: str
-    """The question of the study, in one sentence."""
+    """Question of the study, in one sentence."""
     recipe: AnyPath
     """Recipe that every variant starts from; relative to the current folder."""
     workspace: FolderPath
@@ -63,11 +70,13 @@ class Study(Settings):
     baseline: str
     """The variant that the others are compared with."""
     seeds: list[int] = Field(min_length=1)
-    """Seeds; each variant runs once with each."""
+    """Random seeds; each variant runs once with each."""
     measures: list[str] = Field(min_length=1)
     """`bits_per_byte/NAME` (an entry, `ENTRY/SOURCE` or a language), `benchmark/NAME` or `group/NAME`."""
     parallel: Annotated[int, Field(ge=1)] = 1
-    """Runs at the same time."""
+    """Number of parallel runs."""
+    halving: Halving | None = None
+    """Stop variants that are behind before they have run with every seed; null: every variant runs with every seed."""
 
     @field_validator("variants")
     @classmethod
@@ -89,6 +98,14 @@ class Study(Settings):
             raise ValueError(f"baseline {self.baseline!r} is no variant; choose one of {', '.join(self.variants)}")
         return self
 
+    @model_validator(mode="after")
+    def _halving_has_a_measure(self) -> "Study":
+        if self.halving is not None and self.halving.measure not in self.measures:
+            raise ValueError(
+                f"halving.measure {self.halving.measure!r} is not measured; choose one of {', '.join(self.measures)}"
+            )
+        return self
+
 
 def shipped_studies() -> list[str]:
     """Names of the studies shipped with Reprise."""
@@ -100,7 +117,7 @@ def load_study(name: Path | str, overrides: dict[str, Any] | None = None) -> Stu
 
     Args:
         name: a YAML file, or the name of a study shipped with Reprise.
-        overrides: settings that override those in the file (recipe, workspace, seeds, ...).
+        overrides: settings that replace those in the file (recipe, workspace, seeds, ...).
 
     Raises:
         UserError: the file cannot be read, or a setting does not pass its check.
@@ -125,14 +142,14 @@ def run_study(study: Study, *, arguments: Sequence[str] = (), only: str | None =
 
     Args:
         study: the study.
-        arguments: arguments of the command `reprise study`, used to start parallel runs.
-        only: only run this one, such as `random-seed-1`; nothing is compared.
+        arguments: arguments of the command `reprise study`, to start parallel runs with.
+        only: run only this one, such as `random-seed-1`, and compare nothing.
 
     Returns:
         The comparison, which is also written to files; None with `only`.
 
     Raises:
-        UserError: there is no such run; or a run lacks a measure.
+        UserError: there is no run `only`, or a run lacks a measure.
     """
     recipes = {run: _recipe(study, *run) for run in itertools.product(study.variants, study.seeds)}
     root = Path(study.workspace)
@@ -141,8 +158,13 @@ def run_study(study: Study, *, arguments: Sequence[str] = (), only: str | None =
     if only is not None:
         run_one(recipes, _find(recipes, only), take_through)
         return None
-    run_all(study, recipes, arguments)
-    outcomes = {run: read_results(Path(recipe.workspace)) for run, recipe in recipes.items()}
+    if study.halving is None:
+        run_all(study, recipes, arguments)
+        stopped: dict[str, StoppedVariant] = {}
+    else:
+        stopped = _run_in_halves(study, study.halving, recipes, arguments)
+    outcomes = _read_outcomes(study, recipes, {name: stop["seeds"] for name, stop in stopped.items()})
+    halving = None if study.halving is None else study.halving.measure
     result: StudyResult = {
         "name": study.name,
         "question": study.question,
@@ -150,7 +172,9 @@ def run_study(study: Study, *, arguments: Sequence[str] = (), only: str | None =
         "variants": study.variants,
         "baseline": study.baseline,
         "seeds": study.seeds,
-        "measures": _compare_all(study, outcomes),
+        "halving": halving,
+        "stopped": stopped,
+        "measures": compare_all(_compared(study), outcomes, stopped, halving),
     }
     write_json(root / "study.json", result)
     write_text(root / "study.html", render_study(result))
@@ -158,14 +182,14 @@ def run_study(study: Study, *, arguments: Sequence[str] = (), only: str | None =
 
 
 def run_all(study: Study, recipes: Mapping[tuple[str, int], Recipe], arguments: Sequence[str]) -> None:
-    """Run the grid, with as many parallel runs as the study allows.
+    """Run the grid, with `study.parallel` runs at a time.
 
     Args:
         study: the study.
         recipes: (variant, seed) -> its recipe.
         arguments: see `run_study`.
     """
-    if study.parallel == 1:  # in this thread, since training catches signals
+    if study.parallel == 1:  # in the main thread, as training handles signals
         for run in itertools.chain(*_batches(study)):
             run_one(recipes, run, take_through)
         return
@@ -174,6 +198,51 @@ def run_all(study: Study, recipes: Mapping[tuple[str, int], Recipe], arguments: 
         with ThreadPoolExecutor(max_workers=study.parallel) as pool:
             for future in [pool.submit(run_one, recipes, run, apart) for run in batch]:
                 future.result()
+
+
+def _run_in_halves(
+    study: Study, halving: Halving, recipes: Mapping[tuple[str, int], Recipe], arguments: Sequence[str]
+) -> dict[str, StoppedVariant]:
+    """Run seed by seed; after each, stop the worse half of the variants, never the baseline nor the last other one.
+
+    What is stopped depends on the results alone, so that a killed study stops the same variants when it resumes.
+
+    Returns:
+        Variant -> why it was stopped.
+    """
+    running, stopped = list(study.variants), dict[str, StoppedVariant]()
+    for num_seeds, seed in enumerate(study.seeds, 1):
+        active = {name: study.variants[name] for name in running}
+        run_all(study.model_copy(update={"variants": active, "seeds": [seed]}), recipes, arguments)
+        if num_seeds < halving.after or num_seeds == len(study.seeds):
+            continue
+        ran = study.model_copy(update={"variants": active, "seeds": study.seeds[:num_seeds]})
+        comparison = compare(_compared(ran), halving.measure, _read_outcomes(ran, recipes, {}))
+        sign = -1 if comparison["higher_is_better"] else 1
+        means = {name: one["mean"] for name, one in comparison["differences"].items()}
+        ranking = sorted(means, key=lambda name: sign * means[name])
+        for rank, name in enumerate(ranking[math.ceil(len(ranking) / 2) :], math.ceil(len(ranking) / 2) + 1):
+            running.remove(name)
+            stopped[name] = {"seeds": num_seeds, "rank": rank, "among": len(ranking), "difference": means[name]}
+            console.print(
+                f"{name}: stopped after {num_seeds} of {len(study.seeds)} seeds, rank {rank} of {len(ranking)}"
+            )
+    return stopped
+
+
+def _compared(study: Study) -> Compared:
+    return Compared(study.variants, study.baseline, study.seeds, study.measures)
+
+
+def _read_outcomes(
+    study: Study, recipes: Mapping[tuple[str, int], Recipe], num_seeds: Mapping[str, int]
+) -> dict[tuple[str, int], Results]:
+    """The evaluations of a study's runs; of a variant in `num_seeds` only its first seeds."""
+    return {
+        (variant, seed): read_results(Path(recipes[variant, seed].workspace))
+        for variant in study.variants
+        for seed in study.seeds[: num_seeds.get(variant)]
+    }
 
 
 def take_through(recipe: Recipe, others: Sequence[Path]) -> None:
@@ -187,11 +256,11 @@ def take_through(recipe: Recipe, others: Sequence[Path]) -> None:
 
 
 def run_apart(arguments: Sequence[str], parallel: int) -> TakeThrough:
-    """Start each run in its own process, with its own accelerator if there are several.
+    """Make a function that runs each recipe in its own process, with its own accelerator if there are several.
 
     Args:
         arguments: arguments of `reprise study` for this study.
-        parallel: how many runs execute at the same time.
+        parallel: how many runs are parallel.
     """
     import torch
 
@@ -226,34 +295,6 @@ def run_apart(arguments: Sequence[str], parallel: int) -> TakeThrough:
     return run
 
 
-def student_quantile(degrees: int, probability: float = 0.975) -> float:
-    """Quantile of Student's t."""
-    from scipy.stats import t as student
-
-    return float(student.ppf(probability, degrees))
-
-
-def mean_interval(values: Sequence[float]) -> tuple[float, tuple[float, float] | None]:
-    """Mean and Student's 95 % interval; None for one value."""
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return mean, None
-    half = student_quantile(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return mean, (mean - half, mean + half)
-
-
-def detectable_difference(values: Sequence[float]) -> float | None:
-    """The smallest true difference that this many pairs with this scatter detect in 4 of 5 studies; None for one.
-
-    (t_0.975 + t_0.8) s / sqrt(n): the power of a paired t test, about 0.8.
-    """
-    if len(values) < 2:
-        return None
-    degrees = len(values) - 1
-    quantiles = student_quantile(degrees) + student_quantile(degrees, 0.8)
-    return quantiles * float(np.std(values, ddof=1)) / math.sqrt(len(values))
-
-
 def _recipe(study: Study, variant: str, seed: int) -> Recipe:
     workspace = Path(study.workspace) / f"{variant}-seed-{seed}"
     fixed = [f"seed={seed}", f"workspace={json.dumps(str(workspace))}"]
@@ -272,8 +313,10 @@ def _find(recipes: dict[tuple[str, int], Recipe], name: str) -> tuple[str, int]:
 
 
 def _batches(study: Study) -> list[list[tuple[str, int]]]:
-    """Batches of runs: the first run alone, then the baseline of each seed, then the others, which find the common
-    stages finished instead of making them at the same time."""
+    """Batches of runs: the first run alone, then the baseline of each seed, then the others.
+
+    Later batches find common stages finished, instead of running them in parallel.
+    """
     baselines = [(study.baseline, seed) for seed in study.seeds]
     others = [(variant, seed) for variant in study.variants if variant != study.baseline for seed in study.seeds]
     return [baselines[:1], baselines[1:], others]
@@ -283,9 +326,9 @@ def run_one(recipes: Mapping[tuple[str, int], Recipe], run: tuple[str, int], tak
     """Run one recipe of a grid, with the cached answers of other runs.
 
     Args:
-        recipes: (variant, seed) -> its recipe, for all runs so far.
-        run: which one to run.
-        take: runs the recipe up to its evaluation.
+        recipes: (variant, seed) -> its recipe.
+        run: (variant, seed) to run.
+        take: runs a recipe up to its evaluation.
     """
     target = Path(recipes[run].workspace)
     others = [Path(recipe.workspace) for other, recipe in recipes.items() if other != run]
@@ -303,7 +346,7 @@ def read_results(workspace: Path) -> Results:
     """Read the evaluation of a run.
 
     Raises:
-        UserError: it does not exist.
+        UserError: the run has no evaluation.
     """
     path = workspace / "evaluate" / "results.json"
     try:
@@ -311,107 +354,3 @@ def read_results(workspace: Path) -> Results:
     except FileNotFoundError:
         raise UserError("a run of the study has no evaluation", where=str(path)) from None
     return results
-
-
-def held_out_bits(results: Results, name: str) -> tuple[float, float] | None:
-    """Bits per byte before and after; None if no such text is held out.
-
-    Args:
-        results: the evaluation of a run.
-        name: `en`, `law` or `law/cases`: an entry of the mixture or a source of it, as in the verdicts; else a
-            language, with the text of all of its entries.
-    """
-    rows = results["bits_per_byte"]
-    named = [row for row in rows if row["path"] == name]
-    named = named or [row for row in rows if row["language"] == name and row["source"] is None]
-    num_bytes = sum(row["num_bytes"] for row in named)
-    if not num_bytes:
-        return None
-    before = sum(row["before"] * row["num_bytes"] for row in named) / num_bytes
-    after = sum(row["after"] * row["num_bytes"] for row in named) / num_bytes
-    return before, after
-
-
-def _value(results: Results, measure: str) -> float:
-    kind, _, name = measure.partition("/")
-    value: float | None = None
-    if kind == "bits_per_byte":
-        bits = held_out_bits(results, name)
-        value = None if bits is None else bits[1]
-    elif kind == "benchmark":
-        value = next((row["after"] for row in results["benchmarks"] if row["benchmark"] == name), None)
-    elif kind == "group":
-        value = results["groups"]["after"].get(name)
-    if value is None:
-        raise UserError(f"the runs have no measure {measure!r}", where="measures", remedy="see results.json of a run")
-    return value
-
-
-def _compare_all(study: Study, outcomes: dict[tuple[str, int], Results]) -> dict[str, MeasureComparison]:
-    """Compare every measure of every variant with the baseline; Holm's rule controls the joint error."""
-    compared = {measure: _compare(study, measure, outcomes) for measure in study.measures}
-    differences = [
-        (measure, variant, difference)
-        for measure, comparison in compared.items()
-        for variant, difference in comparison["differences"].items()
-    ]
-    errors = [smallest_error(difference["values"]) for _, _, difference in differences]
-    levels = holm_levels(errors)
-    for (measure, variant, difference), error, level in zip(differences, errors, levels, strict=True):
-        sentence = _sentence(study, measure, variant, difference, error <= level, len(errors))
-        compared[measure]["sentences"].append(sentence)
-    return compared
-
-
-def smallest_error(values: Sequence[float]) -> float:
-    """The smallest error probability at which Student's interval of the mean excludes 0; 1 for one value."""
-    from scipy.stats import ttest_1samp
-
-    if len(values) < 2 or not any(values):
-        return 1.0
-    if np.ptp(values) == 0.0:
-        return 0.0
-    return float(ttest_1samp(values, 0.0).pvalue)
-
-
-def _compare(study: Study, measure: str, outcomes: dict[tuple[str, int], Results]) -> MeasureComparison:
-    relative = measure.startswith("bits_per_byte/")
-    values = {variant: [_value(outcomes[variant, seed], measure) for seed in study.seeds] for variant in study.variants}
-    base = values[study.baseline]
-    result: MeasureComparison = {"higher_is_better": not relative, "variants": {}, "differences": {}, "sentences": []}
-    for variant, mine in values.items():
-        mean, ci = mean_interval(mine)
-        result["variants"][variant] = {"values": mine, "mean": mean, "ci": ci}
-        if variant == study.baseline:
-            continue
-        paired = [one / other - 1 if relative else one - other for one, other in zip(mine, base, strict=True)]
-        mean, ci = mean_interval(paired)
-        seen = detectable_difference(paired)
-        unit: Literal["relative", "difference"] = "relative" if relative else "difference"
-        result["differences"][variant] = {"values": paired, "mean": mean, "ci": ci, "unit": unit, "detectable": seen}
-    return result
-
-
-def _sentence(
-    study: Study, measure: str, variant: str, difference: PairedDifference, is_shown: bool, num_compared: int
-) -> str:
-    """State what the results do and do not show."""
-    mean, ci, detectable = difference["mean"], difference["ci"], difference["detectable"]
-    relative = difference["unit"] == "relative"
-    unit, count = ("%" if relative else "points"), len(study.seeds)
-    head = f"{variant} against {study.baseline}: {measure} {100 * mean:+.2f} {unit}"
-    if ci is None or detectable is None:
-        return f"{head} in one run, which shows nothing about chance."
-    head += f" (95 % interval {100 * ci[0]:+.2f} to {100 * ci[1]:+.2f}, {count} seeds)"
-    if ci[0] <= 0 <= ci[1]:
-        return (
-            f"{head}: the interval contains 0, so these runs do not show which is better; a difference of "
-            f"{100 * detectable:.2f} {unit} would have been detected in 4 of 5 such studies."
-        )
-    if not is_shown:
-        return (
-            f"{head}: the interval excludes 0, but among {num_compared} comparisons one such is to be expected by "
-            "chance, so it is not shown which is better; more seeds would tell."
-        )
-    better = (mean < 0) == relative
-    return f"{head}: {'better' if better else 'worse'} with this model, text and budget; beyond them it shows nothing."

@@ -1,4 +1,4 @@
-"""Compare everything that a run has published with the checksums recorded when it was written."""
+"""`reprise verify`: compare everything that a run has published with the checksums in its manifests."""
 
 import time
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ def verify_run(recipe: Recipe) -> Verification:
     """Read all files of a run once: stages, kept stages, caches, inputs and the base model.
 
     Returns:
-        What was read, and every damaged or missing file.
+        The files that were read, and every damaged or missing file.
     """
     workspace = Workspace(recipe.workspace)
     when, start = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), time.monotonic()
@@ -33,7 +33,7 @@ def verify_run(recipe: Recipe) -> Verification:
 
 
 def _stages(workspace: Workspace) -> Iterator[Verified]:
-    """The published stages, and the kept ones."""
+    """Published and kept stages."""
     for path in sorted(workspace.root.glob(f"*/{MANIFEST}")):
         if path.parent.suffix in (".partial", ".retired"):
             continue
@@ -53,7 +53,7 @@ def _stages(workspace: Workspace) -> Iterator[Verified]:
 
 
 def _caches(workspace: Workspace) -> Iterator[Verified]:
-    """Cached answers: a damaged one is computed or requested again, but is still reported here."""
+    """Cached answers. A damaged one would be computed again, but is reported all the same."""
     for folder in sorted((workspace.root / "cache").glob("*/")):
         files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
         damage = []
@@ -71,7 +71,7 @@ def _caches(workspace: Workspace) -> Iterator[Verified]:
 
 
 def _inputs(workspace: Workspace) -> Iterator[Verified]:
-    """The user's files that published stages were made from, as they are on disk now."""
+    """The user's files that published stages were made from."""
     seen: dict[str, str] = {}
     num_bytes, damage = 0, []
     for path in sorted(workspace.root.glob(f"*/{MANIFEST}")):

@@ -45,29 +45,29 @@ from reprise.storage import Json, digest, file_checksum, find_damage, sync, writ
 
 _BEGUN = "begun.json"
 _OUTSIDE = ("report.html", "report.json", "verified.json")
-"""Files that a run writes into the workspace besides its recipe."""
+"""Files that a run writes to the workspace besides its recipe."""
 
 
 @dataclass
 class Work:
-    """What a stage receives to do its work."""
+    """Folders, counts and processes of a stage while it runs."""
 
     output: Path
-    """Unpublished folder to write to."""
+    """Unpublished folder of the stage, to write to."""
     inputs: Mapping[str, Path]
     """Stage that it needs -> its folder."""
     cache: Path
-    """Folder for cached answers keyed by content, kept when settings change; created on first use."""
+    """Folder for cached results, keyed by content and kept when settings change; created on first use."""
     counts: dict[str, Json] = field(default_factory=dict)
     """Counts for the manifest and the report."""
     outside: list[Path] = field(default_factory=list)
-    """Files of the stage outside its folder, such as the report; if one is missing, the stage is stale."""
+    """Files that the stage writes outside its folder, such as the report; if one is missing, the stage is stale."""
     adopt: bool = False
-    """Whether to resume from the folder's content even if it was started with other settings."""
+    """Whether to resume even if the stage was started with other settings."""
     compared: dict[str, Comparison] = field(default_factory=dict)
-    """Stage that it reads -> how its files were compared with their checksums."""
+    """Stage that it reads -> comparison of its files with their checksums."""
     processes: Processes = field(default_factory=Processes)
-    """Processes of the command: some stages run in all, others in the first, which may spread pieces of its work."""
+    """Processes of the command. Some stages run in all of them, others in the first, which may share out its work."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Workspace:
         return self.root / stage
 
     def adopt_finished(self) -> None:
-        """Publish stages that were killed between writing the manifest and the rename; remove partial files."""
+        """Publish stages that were killed between writing the manifest and the rename, and remove partial files."""
         for partial in self.root.glob("*.partial"):
             if (partial / MANIFEST).exists():
                 (partial / _BEGUN).unlink(missing_ok=True)
@@ -136,7 +136,7 @@ class Workspace:
             return None
 
     def damage(self, manifest: Manifest) -> str | None:
-        """The first output file that is missing or whose size differs from the manifest; None if all match."""
+        """Describe the first output file that is missing or differs in size from the manifest; None if all match."""
         damage = find_damage(self.folder(manifest.stage), manifest.outputs, content=False)
         return damage[0] if damage else None
 
@@ -144,7 +144,7 @@ class Workspace:
         """Read the files of a published stage and compare them with the checksums of its manifest.
 
         Returns:
-            What was read, and the files that are missing or damaged, a sentence each.
+            The comparison, and one sentence for each missing or damaged file.
         """
         manifest = self.manifest(stage)
         assert manifest is not None, "a stage is compared once it is published"
@@ -161,23 +161,23 @@ class Workspace:
         }, damage
 
     def discard(self, stage: str) -> None:
-        """Remove a published stage, so that it is made again."""
+        """Remove a published stage, so that it runs again."""
         retired = self.folder(stage).with_name(f"{stage}.retired")
         shutil.rmtree(retired, ignore_errors=True)
         self.folder(stage).rename(retired)
         shutil.rmtree(retired)
 
     def remove_table(self, stage: str, table: str) -> int:
-        """Remove a table of a published stage that no other stage needs; the stage stays fresh.
+        """Remove a table of a published stage that no stage needs any more; the stage stays fresh.
 
-        If a later stage does need it, the stage is made again, since `compare` reports it as incomplete.
+        If a stage needs it later, `compare` reports it as missing, so the stage runs again.
 
         Args:
             stage: name of the stage.
             table: folder of the table inside the stage's folder.
 
         Returns:
-            How many bytes were freed.
+            Bytes that were freed.
         """
         manifest = self.manifest(stage)
         folder = self.folder(stage) / table
@@ -193,12 +193,12 @@ class Workspace:
     def begin(self, derivation: Derivation, *, restart: bool = False, adopt: bool = False) -> Work:
         """Create or reuse the unpublished folder of a stage.
 
-        What a killed stage left is discarded, unless the stage is resumable and was started with the same fingerprint.
+        The output of a killed stage is discarded, unless it is resumable and was started with the same fingerprint.
 
         Args:
             derivation: what the stage is made from.
-            restart: discard what a precious stage left, regardless of its settings.
-            adopt: resume from it with the current settings.
+            restart: discard the output of a killed precious stage, whatever its settings.
+            adopt: resume it with the current settings.
 
         Raises:
             UserError: a precious stage (training) was started with other settings, and neither flag is given.
@@ -207,7 +207,7 @@ class Workspace:
         self._refuse_foreign(derivation.stage)
         begun = _read_json(partial / _BEGUN)
         if begun is not None and [path.name for path in partial.iterdir()] == [_BEGUN]:
-            begun = None  # it failed before it wrote anything
+            begun = None  # it was killed before it wrote anything
         same = begun is not None and begun["fingerprint"] == derivation.fingerprint
         if restart or (partial.exists() and not (derivation.resumable and (same or (derivation.precious and begun)))):
             shutil.rmtree(partial, ignore_errors=True)
@@ -228,7 +228,7 @@ class Workspace:
         return work
 
     def _refuse_foreign(self, stage: str) -> None:
-        """Raise UserError if a folder of the user has the name of a stage: publishing the stage would remove it."""
+        """Raise UserError if a folder of the user has the name of a stage, as publishing would replace it."""
         folder = self.folder(stage)
         if folder.exists() and not (folder / MANIFEST).exists() and not (folder.is_dir() and not any(folder.iterdir())):
             raise UserError(
@@ -244,11 +244,11 @@ class Workspace:
     def reopen(self, manifest: Manifest, lay_out: Callable[[Path, Path], None]) -> None:
         """Make an unpublished folder from a finished stage, as if it had been stopped at its end.
 
-        The old version stays published until the stage is finished again.
+        The finished version stays published until the stage is finished again.
 
         Args:
             manifest: manifest of the finished stage.
-            lay_out: fills the second folder from the first.
+            lay_out: fills the unpublished folder (second argument) from the published one (first).
         """
         staged = self.root / f".{manifest.stage}.reopened"
         shutil.rmtree(staged, ignore_errors=True)
@@ -259,7 +259,7 @@ class Workspace:
         sync(self.root)
 
     def join(self, derivation: Derivation) -> Work:
-        """The work of an additional process of a stage that the first process has started."""
+        """The `Work` of a further process, for a stage that the first process has begun."""
         return Work(
             output=self._partial(derivation.stage),
             inputs={name: self.folder(name) for name in derivation.inputs},
@@ -299,7 +299,7 @@ class Workspace:
         self._replace(work.output, self.folder(derivation.stage))
 
     def restore(self, derivation: Derivation) -> bool:
-        """Put back a precious stage that was made from the same settings, inputs and files; False if none was kept."""
+        """Publish a kept stage that was made from the same settings, inputs and files; False if there is none."""
         kept = self._kept(derivation.stage, derivation.fingerprint)
         if not kept.exists():
             return False
@@ -307,14 +307,14 @@ class Workspace:
         return True
 
     def borrow(self, derivation: Derivation, others: Sequence[Path]) -> Path | None:
-        """Link a stage that another workspace published from the same settings, inputs and files, or return None.
+        """Link a stage that another workspace has published from the same settings, inputs and files.
 
         Args:
             derivation: what the stage is made from.
             others: workspaces to look in.
 
         Returns:
-            The workspace it came from.
+            The workspace that the stage is linked from; None if no workspace has it.
         """
         for root in others:
             other = Workspace(root)
@@ -329,7 +329,7 @@ class Workspace:
         return None
 
     def status(self, derivation: Derivation) -> Status:
-        """Whether a stage must run, and why, based on its manifest and the sizes of its files."""
+        """Whether a stage must run, judging by its manifest and the sizes of its files."""
         manifest = self.manifest(derivation.stage)
         if manifest is None:
             partial = self._partial(derivation.stage).exists()
@@ -360,7 +360,7 @@ class Workspace:
         sync(old.parent)
 
     def _retirement(self, folder: Path) -> Path:
-        """Path that a replaced stage is moved to: a precious and undamaged one is kept permanently."""
+        """Path to move a replaced stage to; a precious and undamaged one is kept there."""
         manifest = self.manifest(folder.name)
         if manifest is None or not manifest.precious or self.damage(manifest):
             return folder.with_name(f"{folder.name}.retired")
@@ -368,10 +368,10 @@ class Workspace:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock the workspace: two runs in one folder would overwrite each other's files.
+        """Context that locks the workspace, as two runs in one folder would overwrite each other's files.
 
         Raises:
-            UserError: another process has the lock, or the folder is not writable.
+            UserError: another process holds the lock, or the folder is not writable.
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -395,12 +395,12 @@ class Workspace:
 
 
 def refuse_to_replace(folder: Path, names: Sequence[str], what: str) -> None:
-    """Raise UserError if a folder that we have not written to yet contains a file that we would overwrite.
+    """Raise UserError if a folder contains files that a command would overwrite but has not written.
 
     Args:
         folder: folder to check; it may not exist.
-        names: what will be written there.
-        what: what writes the files, such as "a run".
+        names: names of the files to write.
+        what: what writes them, such as "a run".
     """
     for path in (folder / name for name in names):
         if path.exists() or path.is_symlink():
@@ -416,7 +416,7 @@ def _is_record(name: str, patterns: Sequence[str]) -> bool:
 
 
 def _read_json(path: Path) -> Json:
-    """Content of a JSON file, None if it is missing or truncated."""
+    """Content of a JSON file; None if it is missing or truncated."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError, RecursionError):
@@ -424,13 +424,13 @@ def _read_json(path: Path) -> Json:
 
 
 def _is_written(temporary: Path) -> bool:
-    """Whether the process that writes a temporary file (`storage.write_text` puts its id into the name) still runs."""
+    """Whether the process that writes a temporary file, whose id is in the name, still runs."""
     process = temporary.name.split(".")[-2]
     try:
         os.kill(int(process), 0)
     except (ValueError, ProcessLookupError):
         return False
-    except PermissionError:  # it belongs to another user
+    except PermissionError:  # the process belongs to another user
         return True
     return int(process) != os.getpid()
 

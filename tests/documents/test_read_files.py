@@ -1,6 +1,7 @@
 """Web pages, PDF, DOCX, EPUB, WARC and archives: text, origin, and what broken ones become."""
 
 import gzip
+import importlib.util
 import io
 import json
 import random
@@ -311,7 +312,7 @@ def _whole_files(tmp_path_factory):
 
 
 def test_preflight_names_the_package_that_an_input_needs(tmp_path, monkeypatch):
-    from reprise import preflight
+    from reprise.preflight.requirements import check_packages
     from reprise.recipe import load_recipe
 
     (tmp_path / "a.html").write_text(PAGE)
@@ -321,11 +322,9 @@ def test_preflight_names_the_package_that_an_input_needs(tmp_path, monkeypatch):
     values["documents"] = {"inputs": [{"path": str(tmp_path / "a.html"), "constants": {"source": "web"}}]}
     (tmp_path / "r.yaml").write_text(json.dumps(values))
     recipe = load_recipe(tmp_path / "r.yaml", [])
-    here = preflight.importlib.util.find_spec
-    monkeypatch.setattr(
-        preflight.importlib.util, "find_spec", lambda name: None if name == "resiliparse" else here(name)
-    )
-    findings = [str(finding) for finding in preflight.check_packages(recipe)]
+    here = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "resiliparse" else here(name))
+    findings = [str(finding) for finding in check_packages(recipe)]
     assert any("reading html needs the package `resiliparse`" in text for text in findings)
 
 

@@ -25,7 +25,7 @@ from reprise.evaluation.benchmarks.runner import BenchmarkRunner, compare_benchm
 from reprise.evaluation.comparison import judge_rows
 from reprise.evaluation.model import EvaluatedModel
 from reprise.plan.build import make_plan
-from reprise.preflight import check_benchmark_names
+from reprise.preflight.requirements import check_benchmark_names
 from reprise.recipe import read_preset
 from reprise.recipe.documents import Decontaminate
 from reprise.recipe.evaluation import OWN_BENCHMARKS, Evaluation

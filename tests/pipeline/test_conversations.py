@@ -5,13 +5,13 @@ import json
 import pytest
 from tests.chats import CHATML, write_chat_model
 
-from reprise import preflight
 from reprise.documents.rejects import read_rejects
 from reprise.documents.table import read_table
 from reprise.errors import UserError
 from reprise.evaluation.stage import read_held_out
 from reprise.pipeline import run_stages
 from reprise.plan.build import make_plan
+from reprise.preflight.checks import inspect
 from reprise.recipe.loading import parse_recipe
 from reprise.report.corpus import corpus_facts
 from reprise.schemas import FORMATS
@@ -47,7 +47,7 @@ def with_chats(recipe_data, chats):
 
 def test_a_model_without_a_template_is_refused_before_the_work(with_chats):
     recipe = parse_recipe(json.dumps(with_chats))
-    (finding,) = [one for one in preflight.inspect(recipe) if one.severity == "error"]
+    (finding,) = [one for one in inspect(recipe) if one.severity == "error"]
     assert "no chat template" in finding.what
     assert "instruct model" in finding.remedy
 
@@ -58,7 +58,7 @@ def test_a_run_on_conversations(with_chats, tmp_path, passages):
     model = write_chat_model(tmp_path / "chat-model", texts, 600, CHATML)
     with_chats["model"]["path"] = str(model)
     recipe = parse_recipe(json.dumps(with_chats))
-    assert preflight.inspect(recipe) == []
+    assert inspect(recipe) == []
     said = []
     run_stages(recipe, say=said.append)
     workspace = Workspace(recipe.workspace)
@@ -93,7 +93,7 @@ def test_conversations_that_the_template_refuses_are_dropped_counted_and_shown(w
     texts = [passage["text"] for part in passages.values() for passage in part]
     with_chats["model"]["path"] = str(write_chat_model(tmp_path / "chat-model", texts, 600, refusing("FORBIDDEN")))
     recipe = parse_recipe(json.dumps(with_chats))
-    assert preflight.inspect(recipe) == []
+    assert inspect(recipe) == []
     run_stages(recipe, until=["tokenize"], say=lambda line: None)
     workspace = Workspace(recipe.workspace)
     counts = workspace.manifest("tokenize").counts
@@ -128,6 +128,6 @@ def test_a_template_that_refuses_every_conversation_is_told_before_the_work(with
     (model / "chat_template.jinja").write_text(template, encoding="utf-8")
     assert "chat_template" not in tokenizer
     with_chats["model"]["path"] = str(model)
-    (finding,) = preflight.inspect(parse_recipe(json.dumps(with_chats)))
+    (finding,) = inspect(parse_recipe(json.dumps(with_chats)))
     assert "each of the first 50 conversations: it raises: two turns at least" in finding.what
     assert "documents.inputs.2" in finding.where and finding.severity == "error"

@@ -1,18 +1,20 @@
 """What is knowable is said before the work, all of it in one message."""
 
+import importlib.util
 import json
 import subprocess
 import sys
 
 import pytest
 
-from reprise import preflight
 from reprise.errors import Finding, UserError
+from reprise.preflight import disk
+from reprise.preflight.checks import inspect
 from reprise.recipe.loading import parse_recipe
 
 
 def findings_of(data, stages=None):
-    return preflight.inspect(parse_recipe(json.dumps(data)), stages)
+    return inspect(parse_recipe(json.dumps(data)), stages)
 
 
 def texts(findings):
@@ -121,15 +123,15 @@ def test_a_workspace_inside_an_input_is_refused(recipe_data, tmp_path, path, wor
 
 
 def test_a_package_that_is_not_installed_is_named_with_its_extra(recipe_data, monkeypatch):
-    find = preflight.importlib.util.find_spec
-    monkeypatch.setattr(preflight.importlib.util, "find_spec", lambda name: None if name == "daft" else find(name))
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "daft" else find(name))
     (found,) = findings_of(recipe_data, ["read"])
     assert "daft" in found.what
     assert found.remedy == "pip install 'reprise-cpt[documents]'"
 
 
 def test_a_disk_that_is_too_small_is_told(recipe_data, monkeypatch):
-    monkeypatch.setattr(preflight, "workspace_bytes", lambda recipe: 10**18)
+    monkeypatch.setattr(disk, "workspace_bytes", lambda recipe: 10**18)
     assert any("GB" in finding.what for finding in findings_of(recipe_data))
 
 

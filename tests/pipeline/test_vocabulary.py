@@ -13,12 +13,12 @@ from tests.pipeline.conftest import small_recipe
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
-from reprise import preflight
 from reprise.cli import app
 from reprise.errors import UserError
 from reprise.freshness import statuses
 from reprise.pipeline import run_stages
 from reprise.plan.build import make_plan
+from reprise.preflight.checks import inspect
 from reprise.publish.card import write_card
 from reprise.recipe.loading import open_recipe, parse_recipe
 from reprise.recipe.model import Model
@@ -63,7 +63,7 @@ def finished(tmp_path_factory, tiny_model):
     chat = {"model": {"path": str(write_chat_model_of(tiny_model, root / "chat"))}, "factors": [1.0]}
     data["evaluation"] |= {**probe, "chat_merge": chat, "dtype": "float32"}
     recipe = parse_recipe(json.dumps(data))
-    assert [one for one in preflight.inspect(recipe) if one.severity != "warning"] == []
+    assert [one for one in inspect(recipe) if one.severity != "warning"] == []
     run_stages(recipe, say=lambda line: None)
     return data, recipe
 
@@ -154,15 +154,15 @@ def test_a_chat_model_that_does_not_fit_is_refused_before_the_work(tmp_path, tin
     data = with_vocabulary(tmp_path / "run", tiny_model)
     chat = write_chat_model_of(tiny_model, tmp_path / "chat")
     data["evaluation"]["chat_merge"] = {"model": {"path": str(chat)}}
-    assert [one for one in preflight.inspect(parse_recipe(json.dumps(data))) if one.severity == "error"] == []
+    assert [one for one in inspect(parse_recipe(json.dumps(data))) if one.severity == "error"] == []
     tokenizer = AutoTokenizer.from_pretrained(chat)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
     tokenizer.save_pretrained(chat)
-    (finding,) = [one for one in preflight.inspect(parse_recipe(json.dumps(data))) if one.severity == "error"]
+    (finding,) = [one for one in inspect(parse_recipe(json.dumps(data))) if one.severity == "error"]
     assert "'<|im_start|>' has the id" in finding.what and "vocabulary" in finding.remedy
     config = json.loads((chat / "config.json").read_text(encoding="utf-8"))
     (chat / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}), encoding="utf-8")
-    (finding,) = [one for one in preflight.inspect(parse_recipe(json.dumps(data))) if one.severity == "error"]
+    (finding,) = [one for one in inspect(parse_recipe(json.dumps(data))) if one.severity == "error"]
     assert "num_hidden_layers = 1" in finding.what
 
 
@@ -288,7 +288,7 @@ def test_settings_that_cannot_be_are_refused_when_the_recipe_is_read(tmp_path, t
 def test_a_language_that_is_not_trained_is_refused_with_a_hint(tmp_path, tiny_model):
     data = with_vocabulary(tmp_path / "run", tiny_model)
     data["vocabulary"]["languages"] = ["zh", "fr"]
-    findings = preflight.inspect(parse_recipe(json.dumps(data)))
+    findings = inspect(parse_recipe(json.dumps(data)))
     (finding,) = [one for one in findings if one.where == "vocabulary.languages"]
     assert "`fr`" in finding.what and "en, zh" in finding.remedy and finding.severity == "error"
 

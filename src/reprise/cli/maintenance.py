@@ -82,8 +82,8 @@ def benchmarks(
 
 def doctor(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Check a recipe and its machine, and try read and clean on 200 documents of each input; writes nothing."""
-    from reprise import preflight
     from reprise.doctor import diagnose, diagnosis_tables
+    from reprise.preflight.checks import refuse
 
     findings, inputs, buckets = diagnose(open_recipe(recipe, overrides))
     if as_json:
@@ -97,7 +97,7 @@ def doctor(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fa
                 print(f"warning: {finding}")
         if not any(finding.severity != "warning" for finding in findings):
             print("no problem found: the run can start")
-    preflight.refuse(findings)
+    refuse(findings)
 
 
 def prune(

@@ -122,13 +122,13 @@ def merge(
     name = "chat" if method == "residual" else method
     target = output or exports / f"{name}-{share:g}"
     if method != "residual":
-        from reprise.publish.mergekit import merge_with_mergekit
+        from reprise.merging.mergekit import merge_with_mergekit
 
         merge_with_mergekit(
             trained, source, chat_model, target, method=method, factor=share, seed=loaded.seed, verify=True
         )
     else:
-        from reprise.publish.chat_vector import add_chat_vector
+        from reprise.merging.chat_vector import add_chat_vector
 
         result = add_chat_vector(trained, source, chat_model, target, factor=share, verify=True)
         say(f"largest difference of a weight between the chat model and its base: {result.largest_difference:.3g}")

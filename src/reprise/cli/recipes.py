@@ -85,13 +85,13 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Print the token budget per stage, mixture entry, source and topic; epochs, steps, FLOPs and GPU-hours."""
-    from reprise import preflight
     from reprise.plan.build import make_plan
     from reprise.plan.show import show_plan
+    from reprise.preflight.checks import inspect, refuse
 
     loaded = open_recipe(recipe, overrides)
-    findings = preflight.inspect(loaded)
-    preflight.refuse(findings, "error")
+    findings = inspect(loaded)
+    refuse(findings, "error")
     result = make_plan(loaded, findings)
     if as_json:
         print_json(result)

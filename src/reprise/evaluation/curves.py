@@ -9,17 +9,13 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
-
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing import Any, Literal
 
 from reprise.evaluation.benchmarks.runner import BenchmarkRunner
 from reprise.evaluation.bits_per_byte import Text, group_totals, measure_bits
 from reprise.evaluation.model import EvaluatedModel
 from reprise.evaluation.results import CurvePoint, PointName
-from reprise.model.chat import ChatTemplate
-from reprise.model.loading import load_model, load_tokenizer
-from reprise.model.tokenizer import Tokenizer, open_tokenizer
+from reprise.merging.chat_vector import add_chat_vector
 from reprise.processes import Processes
 from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.groups import Groups
@@ -27,13 +23,6 @@ from reprise.recipe.model import Model
 from reprise.storage import Json, digest
 from reprise.training.checkpoint import checkpoints_in, read_facts
 from reprise.training.export import export_checkpoint, merge_with_base
-
-
-class MergeChat(Protocol):
-    """Writes trained + factor * (chat - base) into a folder, which must not exist yet."""
-
-    def __call__(self, trained: Path, base: Model, chat: Model, factor: float, folder: Path) -> None:
-        """See `publish.chat_vector.add_chat_vector`, which this layer may not import."""
 
 
 class Snapshot(EvaluatedModel):
@@ -44,7 +33,7 @@ class Snapshot(EvaluatedModel):
         base: Model,
         evaluation: Evaluation,
         identity: Json,
-        write: Callable[[Path], None],
+        write: Callable[[Path], object],
         scratch: Path,
         processes: Processes | None = None,
     ) -> None:
@@ -78,10 +67,10 @@ class Snapshot(EvaluatedModel):
         self._write(self._scratch)
         return self.settings.model_copy(update={"path": str(self._scratch), "gguf_file": None, "revision": None})
 
-    @cached_property
-    def model(self) -> PreTrainedModel:
-        """The weights, on the device, in evaluation mode."""
-        return load_model(self.written, self.dtype, self.device)
+    @property
+    def weights_from(self) -> Model:
+        """The written model."""
+        return self.written
 
     def release(self) -> None:
         """Free the weights and remove the scratch folder."""
@@ -91,22 +80,12 @@ class Snapshot(EvaluatedModel):
 
 
 class ChatSnapshot(Snapshot):
-    """A merge with a chat model: it has that model's template, and its tokenizer is known once it is written."""
+    """A merge with a chat model, whose tokenizer and chat template are only known once it is written."""
 
-    @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """As of every model."""
-        return load_tokenizer(self.written)
-
-    @cached_property
-    def text_tokenizer(self) -> Tokenizer:
-        """As of every model."""
-        return open_tokenizer(self.written)
-
-    @cached_property
-    def template(self) -> ChatTemplate:
-        """As of every model."""
-        return ChatTemplate(self.written)
+    @property
+    def tokenizer_from(self) -> Model:
+        """The written model."""
+        return self.written
 
 
 def measure_curve(
@@ -121,7 +100,6 @@ def measure_curve(
     scratch: Path,
     seed: int,
     processes: Processes | None = None,
-    merge_chat: MergeChat | None = None,
 ) -> list[CurvePoint]:
     """Measure the base, every kept checkpoint, the end of every stage, and merges of the last one with the base and a
     chat model.
@@ -138,11 +116,10 @@ def measure_curve(
         scratch: a folder that does not exist yet, for one written model at a time.
         seed: random seed for sampling questions.
         processes: the processes that share the work.
-        merge_chat: writes the merges of `evaluation.chat_merge`.
     """
     rows: list[CurvePoint] = []
     few = evaluation.model_copy(update={"benchmarks": evaluation.curve_benchmarks})
-    for facts, evaluated in _models(base, start, stages, evaluation, scratch, processes, merge_chat):
+    for facts, evaluated in _models(base, start, stages, evaluation, scratch, processes):
         bits = measure_bits(evaluated, texts, evaluation, cache=cache / "bits", what=_words(facts))
         measured = BenchmarkRunner(evaluated, few, cache=cache / "benchmarks", seed=seed).run()
         evaluated.release()
@@ -161,7 +138,6 @@ def _models(
     evaluation: Evaluation,
     scratch: Path,
     processes: Processes | None,
-    merge_chat: MergeChat | None,
 ) -> Iterator[tuple[PointName, EvaluatedModel]]:
     """Each point's facts and its model, in the order of the run."""
     untrained = EvaluatedModel(base, evaluation, processes)
@@ -184,10 +160,10 @@ def _models(
         identity = [other.fingerprint, end.fingerprint, factor]
         yield _facts("merge", factor=factor), Snapshot(start, evaluation, identity, merge, scratch, processes)
     if (chat := evaluation.chat_merge) is not None:
-        assert merge_chat is not None, "the stage passes what writes them"
         pair = [EvaluatedModel(one, evaluation, processes).fingerprint for one in (chat.base or base, chat.model)]
         for factor in chat.factors:
-            add = partial(merge_chat, stages[-1] / "model", chat.base or base, chat.model, factor)
+            trained = stages[-1] / "model"
+            add = partial(add_chat_vector, trained, chat.base or base, chat.model, factor=factor)
             identity = ["chat", *pair, end.fingerprint, factor]
             # EOS is the chat model's if it names one.
             own = start.model_copy(update={"eos": chat.model.eos})

@@ -87,20 +87,30 @@ class EvaluatedModel:
             raise missing_extra("lm-eval", "evaluation", f"evaluation.backend.kind={self.backend.kind}") from error
         return open_backend(self.settings, self.backend)
 
+    @property
+    def weights_from(self) -> Model:
+        """The model whose weights are loaded."""
+        return self.settings
+
+    @property
+    def tokenizer_from(self) -> Model:
+        """The model whose tokenizer and chat template are loaded."""
+        return self.settings
+
     @cached_property
     def model(self) -> PreTrainedModel:
         """The weights, on the device, in evaluation mode."""
-        return load_model(self.settings, self.dtype, self.device)
+        return load_model(self.weights_from, self.dtype, self.device)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The model's tokenizer as transformers builds it: for benchmarks, and ids to text."""
-        return load_tokenizer(self.settings)
+        return load_tokenizer(self.tokenizer_from)
 
     @cached_property
     def text_tokenizer(self) -> Tokenizer:
         """Text to the ids that training reads."""
-        return open_tokenizer(self.settings)
+        return open_tokenizer(self.tokenizer_from)
 
     @cached_property
     def opened(self) -> dict[str, Any]:
@@ -110,7 +120,7 @@ class EvaluatedModel:
     @cached_property
     def template(self) -> ChatTemplate:
         """The model's chat template."""
-        return ChatTemplate(self.settings)
+        return ChatTemplate(self.tokenizer_from)
 
     def release(self) -> None:
         """Free the weights; the next measure loads them again."""

@@ -14,7 +14,7 @@ from reprise.evaluation.benchmarks.harness_index import harness_version
 from reprise.evaluation.benchmarks.runner import BenchmarkRunner, compare_benchmarks, group_means
 from reprise.evaluation.bits_per_byte import Text, measure_bits
 from reprise.evaluation.comparison import compare_bits, find_untested, judge_rows
-from reprise.evaluation.curves import MergeChat, measure_curve, trained_model
+from reprise.evaluation.curves import measure_curve, trained_model
 from reprise.evaluation.model import EvaluatedModel
 from reprise.evaluation.results import EvaluateCounts, Results
 from reprise.evaluation.samples import choose_prompts, continue_prompts
@@ -47,7 +47,6 @@ def run(
     last_stage: str,
     seed: int,
     start: Model | None = None,
-    merge_chat: MergeChat | None = None,
 ) -> None:
     """Measure both models and judge.
 
@@ -59,7 +58,6 @@ def run(
         last_stage: the training stage whose model is judged, such as `train-2`.
         seed: random seed for sampling questions.
         start: the model that training began with, if that is the base model with a larger vocabulary.
-        merge_chat: writes the merges of `evaluation.chat_merge`.
 
     Raises:
         UserError: there is no held-out document.
@@ -73,9 +71,7 @@ def run(
     results = compare_models(model, trained, texts, evaluation, **how)
     if evaluation.backend.kind == "transformers":
         stages = [folder for name, folder in work.inputs.items() if name.startswith("train-")]
-        results["curve"] = measure_curve(
-            model, start, stages, texts, evaluation, scratch=scratch, merge_chat=merge_chat, **how
-        )
+        results["curve"] = measure_curve(model, start, stages, texts, evaluation, scratch=scratch, **how)
     write_json(work.output / RESULTS, results)
     counts: EvaluateCounts = {
         "documents": len(texts),

@@ -11,7 +11,6 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from reprise import preflight
 from reprise.benchmark_files import read_set
 from reprise.errors import Finding, UserError
 from reprise.evaluation.benchmarks.external import count_questions, external
@@ -33,6 +32,7 @@ from reprise.plan.records import (
     SourceTokens,
     Summary,
 )
+from reprise.preflight.disk import workspace_bytes
 from reprise.recipe import Recipe
 from reprise.recipe.evaluation import benchmark_folders, expand_benchmarks
 from reprise.recipe.groups import Groups
@@ -45,11 +45,11 @@ from reprise.vocabulary.records import VocabularyCounts
 from reprise.workspace import Workspace
 
 WARN_EPOCHS = 4.0
-"""More passes than this over a text teach little (arXiv 2305.16264)."""
+"""Epochs above which a plan warns: more passes over the same text teach little (arXiv 2305.16264)."""
 
 
 _UNKNOWN = ("available_tokens", "epochs", "runs_out_after", "answer_tokens", "text_bytes")
-"""Fields of a bucket that a plan does not know before the text is tokenized."""
+"""Fields of a bucket that are unknown before the text is tokenized."""
 
 
 def make_plan(recipe: Recipe, findings: Sequence[Finding] = ()) -> Plan:
@@ -60,7 +60,7 @@ def make_plan(recipe: Recipe, findings: Sequence[Finding] = ()) -> Plan:
         findings: results of the preflight checks, to be listed in the plan.
 
     Raises:
-        UserError: the peak of `hardware.gpu` is not known, or the token store cannot supply a stage.
+        UserError: the peak FLOP/s of `hardware.gpu` are not known, or the token store cannot supply a stage.
     """
     trained = _as_trained(recipe)
     per_token, formula = _flops_per_token(trained)
@@ -121,13 +121,13 @@ def make_plan(recipe: Recipe, findings: Sequence[Finding] = ()) -> Plan:
 
 
 def _as_trained(recipe: Recipe) -> Recipe:
-    """The recipe with its model replaced by the initial model for training, if that already exists."""
+    """The recipe with the initial model for training as its model, if that already exists."""
     start = recipe.start_model()
     return recipe.model_copy(update={"model": start}) if Path(start.path, "config.json").is_file() else recipe
 
 
 def _vocabulary(recipe: Recipe) -> PlannedVocabulary | None:
-    """What the stage `vocabulary` added; None before that stage, or if the recipe does not have it."""
+    """Effect of the stage `vocabulary` on the budget; None before that stage, or if the recipe has none."""
     manifest = None if recipe.vocabulary is None else Workspace(recipe.workspace).manifest(VOCABULARY)
     if manifest is None:
         return None
@@ -149,7 +149,7 @@ def _vocabulary(recipe: Recipe) -> PlannedVocabulary | None:
 
 
 def _reach(recipe: Recipe, store: TokenStore | None) -> list[Reach]:
-    """Which verdicts can be reached: by held-out text once it is tokenized, by questions whose files are local."""
+    """Which verdicts can be reached with the held-out text, once it is tokenized, and with local questions."""
     sizes: defaultdict[tuple[str, str], list[npt.NDArray[np.float64]]] = defaultdict(list)
     for key, bucket in (store.valid if store is not None else {}).items():
         sizes[key.language, key.source].append(np.asarray(bucket.num_bytes, dtype=np.float64))
@@ -196,12 +196,12 @@ def _summarise(recipe: Recipe, stages: list[PlannedStage]) -> Summary:
         "utilisation": recipe.hardware.utilisation,
         "utilisation_source": "hardware.utilisation" if given else PUBLISHED_UTILISATION,
         "cost": gpu_hours * price if price and gpu_hours is not None else None,
-        "disk_gb": preflight.workspace_bytes(recipe) / 1e9,
+        "disk_gb": workspace_bytes(recipe) / 1e9,
     }
 
 
 def _cpu_hours(recipe: Recipe, flops: float | None) -> float | None:
-    """Hours of training on the cores of this machine; None if it or the recipe has a GPU, or FLOPs are not known."""
+    """Hours of training on this machine's cores; None if it or the recipe has a GPU, or FLOPs are unknown."""
     import torch
 
     if flops is None or "gpu" in recipe.hardware.model_fields_set or torch.cuda.is_available():
@@ -210,7 +210,7 @@ def _cpu_hours(recipe: Recipe, flops: float | None) -> float | None:
 
 
 def _memory(recipe: Recipe) -> MemoryPlan | None:
-    """Whether training fits the memory of a GPU; None if the model is not on this machine."""
+    """Whether training fits into the GPU's memory; None if the model is not on this machine."""
     if model_folder(recipe.model) is None:
         return None
     from reprise.training.memory_plan import plan_memory
@@ -219,10 +219,10 @@ def _memory(recipe: Recipe) -> MemoryPlan | None:
 
 
 def _peak_tflops(recipe: Recipe) -> float:
-    """Peak of the recipe's GPU, dense bf16.
+    """Dense bf16 peak of the recipe's GPU, in 10^12 FLOP/s.
 
     Raises:
-        UserError: it is not known.
+        UserError: the peak of this GPU is not known.
     """
     peak = PEAK_BF16_TFLOPS.get(recipe.hardware.gpu)
     if peak is None:
@@ -253,9 +253,9 @@ def _stages(recipe: Recipe, per_token: float | None, rate: float, step_tokens: i
 
 
 def _scoring(recipe: Recipe, rate: float) -> ScoringCost | None:
-    """Cost of the perplexities that order the text: a forward pass, a third of training, over each token once.
+    """Cost of the stage `score`: one forward pass per token, a third of the cost of training.
 
-    Before the stage `score` has counted them, the tokens are those that the stages take from the ordered buckets.
+    Before that stage has counted the tokens, they are those that the training stages take from ordered buckets.
     """
     ordered = {
         (entry.language, source)
@@ -288,7 +288,7 @@ def _scoring(recipe: Recipe, rate: float) -> ScoringCost | None:
 
 
 def _synthesis(recipe: Recipe, store: TokenStore | None, buckets: list[PlannedBucket]) -> Need | None:
-    """Synthetic tokens that the stages need, that are there, and what the rest would take; None without synthesis."""
+    """Synthetic tokens needed and available, and the cost of the rest; None without synthesis."""
     if not recipe.synthesis.enabled:
         return None
     needed = sum(bucket["tokens"] for bucket in buckets if bucket["source"] == "synthetic")
@@ -300,13 +300,13 @@ def _synthesis(recipe: Recipe, store: TokenStore | None, buckets: list[PlannedBu
 
 
 def _total(values: Iterable[float | None]) -> float | None:
-    """The sum; None if a value is not known."""
+    """Sum of the values; None if one is None."""
     known = list(values)
     return None if None in known else sum(value for value in known if value is not None)
 
 
 def _flops_per_token(recipe: Recipe) -> tuple[float | None, str]:
-    """FLOPs per token and the formula; None if neither the model nor its size is available."""
+    """FLOPs per token, and the formula; None if neither the model nor its size is known."""
     if model_folder(recipe.model) is not None:
         from reprise.model.flops import training_flops_per_token
         from reprise.model.loading import load_config
@@ -320,7 +320,7 @@ def _flops_per_token(recipe: Recipe) -> tuple[float | None, str]:
 
 
 def _store(recipe: Recipe) -> TokenStore | None:
-    """The published token store, None before there is one."""
+    """The published token store; None before the stage `tokenize`."""
     workspace = Workspace(recipe.workspace)
     return None if workspace.manifest("tokenize") is None else TokenStore.open(workspace.folder("tokenize"))
 

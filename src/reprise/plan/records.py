@@ -12,7 +12,7 @@ from reprise.training.memory_records import MemoryPlan
 
 @record
 class Summary(TypedDict):
-    """The cost of a run, in the order in which people ask."""
+    """Cost of a run."""
 
     tokens: int
     """Tokens of all training stages."""
@@ -27,7 +27,7 @@ class Summary(TypedDict):
     hours: float | None
     """Hours on all GPUs together."""
     days: float | None
-    """The same in days."""
+    """`hours` / 24."""
     cpu_cores: int
     """Cores of the machine that made the plan."""
     cpu_hours: float | None
@@ -38,9 +38,9 @@ class Summary(TypedDict):
     tokens_per_s: float | None
     """Tokens per second of training, on all GPUs together; null if the model's size is not known."""
     utilisation: float
-    """Share of the peak that this assumes (MFU)."""
+    """Assumed share of the GPUs' peak (MFU)."""
     utilisation_source: str
-    """The recipe's setting, or whose published figure is taken if it has none."""
+    """Source of `utilisation`: the recipe, or a published figure."""
     disk_gb: float
     """Estimated size of the workspace, in 10^9 bytes."""
 
@@ -65,7 +65,7 @@ class PlannedStage(TypedDict):
 
 @record
 class PlannedBucket(TypedDict):
-    """What a stage takes from one bucket, or, in tables, from a whole source or entry."""
+    """Tokens that a stage takes from one bucket; in tables also from a whole source or entry."""
 
     stage: int
     """Counted from 1."""
@@ -82,7 +82,7 @@ class PlannedBucket(TypedDict):
     epochs: float | None
     """Passes over them at the end of the stage; null before the stage `tokenize`."""
     runs_out_after: int | None
-    """Tokens of the stage after which it has been read `max_epochs` times; null if it lasts or is not known."""
+    """Tokens of the stage after which the bucket has been read `max_epochs` times; null if never, or not known."""
     answer_tokens: int | None
     """Tokens of answers among those that the stage trains on, on average; null without conversations, and before the
     stage `tokenize`."""
@@ -120,7 +120,7 @@ class Totals(TypedDict):
 
 @record
 class Assumptions(TypedDict):
-    """What the cost is computed from."""
+    """Values that the cost is computed from."""
 
     gpu: str
     """`hardware.gpu`."""
@@ -138,12 +138,12 @@ class Assumptions(TypedDict):
 
 @record
 class ScoringCost(TypedDict):
-    """Cost of the perplexities that order the text."""
+    """Cost of the stage `score`, whose perplexities order the text."""
 
     tokens: int
     """Tokens to score."""
     measured: bool
-    """Whether the stage `score` counted them; otherwise they are those that training takes from ordered buckets."""
+    """Whether the stage `score` has counted them; else they are the tokens that training takes from ordered buckets."""
     flops: float | None
     """FLOPs of the forward passes; null if the scoring model's size is not known."""
     gpu_hours: float | None
@@ -184,23 +184,23 @@ class Preparation(TypedDict):
 
 @record
 class PlannedText(TypedDict):
-    """The budget of one language in bytes of text, with both vocabularies."""
+    """Budget of one language in bytes of text, with the base model's vocabulary and the larger one."""
 
     language: str
     """Language."""
     held_out: bool
-    """Whether it was measured on held-out text; else on the text that tokens were learned from."""
+    """Whether bytes per token were measured on held-out text; else on the text that tokens were learned from."""
     tokens: int
     """Tokens that all stages train on."""
     bytes_before: int
-    """UTF-8 bytes of text in so many tokens of the base model."""
+    """UTF-8 bytes of text in that many tokens of the base model."""
     bytes_after: int
-    """UTF-8 bytes of text in so many tokens of the larger vocabulary."""
+    """UTF-8 bytes of text in that many tokens of the larger vocabulary."""
 
 
 @record
 class PlannedVocabulary(TypedDict):
-    """What the stage `vocabulary` added, and its effect on the budget."""
+    """Effect of the stage `vocabulary` on the budget."""
 
     tokens_added: int
     """Tokens that were added."""
@@ -212,12 +212,12 @@ class PlannedVocabulary(TypedDict):
 
 @record
 class PlanFinding(TypedDict):
-    """A result of the checks before a run."""
+    """A finding of preflight."""
 
     what: str
     """What is wrong or missing."""
     where: str
-    """Setting and value, or file and line; may be empty."""
+    """Setting with its value, or file and line; may be empty."""
     remedy: str
     """What to do; may be empty."""
     severity: Literal["error", "missing", "warning"]
@@ -232,28 +232,28 @@ class Plan(TypedDict):
     name: str
     """Name of the recipe."""
     summary: Summary
-    """The cost in one line."""
+    """Cost of the run."""
     stages: list[PlannedStage]
     """Training stages."""
     buckets: list[PlannedBucket]
-    """What each stage takes from each bucket of its mixture."""
+    """Tokens that each stage takes from each bucket of its mixture."""
     totals: Totals
     """All stages together."""
     assumptions: Assumptions
-    """Peak, utilisation and formula."""
+    """Peak, utilisation and FLOPs per token."""
     vocabulary: PlannedVocabulary | None
-    """What the stage `vocabulary` added; null if the recipe asks for none, and before that stage."""
+    """Effect of the stage `vocabulary`; null before that stage, or if the recipe has none."""
     memory: MemoryPlan | None
-    """Whether training fits the GPU's memory; null if the model is not on this machine."""
+    """Whether training fits into the GPU's memory; null if the model is not on this machine."""
     scoring: ScoringCost | None
     """Cost of the stage `score`; null if no bucket is ordered by perplexity."""
     preparation: Preparation | None
     """Cost of the stages from `read` to `tokenize`; null if the size of the text is not known."""
     synthesis: Need | None
-    """What synthesis needs; null without it."""
+    """Synthetic tokens needed, and their cost; null without synthesis."""
     reach: list[Reach]
-    """Which verdicts the held-out documents, once tokenized, and the local benchmark questions can reach."""
+    """Which verdicts can be reached with the held-out documents, once tokenized, and local benchmark questions."""
     warnings: list[str]
-    """What a user should know before the run."""
+    """Warnings about the budget."""
     findings: list[PlanFinding]
-    """Results of the checks before a run."""
+    """Findings of preflight."""

@@ -23,7 +23,7 @@ from reprise.tables import print_table
 
 
 def summary_line(summary: Summary) -> str:
-    """One paragraph for the first lines of the plan."""
+    """Format the summary as one paragraph."""
     parts = [f"{summary['tokens']:,} tokens", f"{summary['steps']:,} steps"]
     if summary["hours"] is not None and summary["days"] is not None:
         parts.append(f"{_in_words(summary['hours'])} on {summary['gpus']:,} {summary['gpu']}")
@@ -51,7 +51,7 @@ def _in_words(hours: float) -> str:
 
 
 def without_topics(buckets: Sequence[PlannedBucket]) -> list[PlannedBucket]:
-    """The buckets of a plan added up over topics, with a line for each entry (source None) if it has several."""
+    """Sum the buckets of a plan over topics; entries with several sources also get a row with source None."""
     rows: dict[tuple[int, str, str | None], PlannedBucket] = {}
     for bucket in buckets:
         for source in (None, bucket["source"]):
@@ -75,11 +75,11 @@ def without_topics(buckets: Sequence[PlannedBucket]) -> list[PlannedBucket]:
 
 
 def show_plan(plan: Plan, *, topics: bool = False) -> None:
-    """Print a plan: one line with the cost, then tables, then what a user should know.
+    """Print a plan: a summary of the cost, tables, then warnings and findings.
 
     Args:
         plan: the result of `make_plan`.
-        topics: print one line per topic instead of one per source.
+        topics: print one row per topic instead of one per source.
     """
     console = Console()
     console.print(f"{plan['name']}: {summary_line(plan['summary'])}", markup=False, highlight=False)
@@ -149,7 +149,7 @@ def _bucket_table(buckets: Sequence[PlannedBucket], topics: bool) -> Table:
 
 
 def _cost_lines(plan: Plan) -> list[str]:
-    """Assumptions, memory, scoring and synthesis."""
+    """Format assumptions, memory, scoring and synthesis."""
     assumed = plan["assumptions"]
     lines = [
         f"{assumed['gpu']} at {assumed['utilisation']:.0%} of {assumed['peak_bf16_tflops']:g} TFLOP/s; "
@@ -171,7 +171,7 @@ def _cost_lines(plan: Plan) -> list[str]:
 
 
 def _vocabulary_lines(vocabulary: PlannedVocabulary) -> list[str]:
-    """The larger vocabulary, and the budget of each language in bytes of text."""
+    """Format the larger vocabulary, and the budget of each language in bytes of text."""
     lines = [f"vocabulary: {vocabulary['tokens_added']:,} tokens added, {vocabulary['rows']:,} rows of embeddings"]
     for row in vocabulary["languages"]:
         before, after = row["bytes_before"], row["bytes_after"]

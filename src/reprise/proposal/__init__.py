@@ -1,1 +1,1 @@
-"""A recipe proposed from a look at the user's text, model and machine."""
+"""Propose a recipe from a sample of the user's text, the model and the machine."""

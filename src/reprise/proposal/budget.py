@@ -1,4 +1,4 @@
-"""What the proposed budget depends on: the model, how it tokenizes the text, and this machine."""
+"""Facts for the proposed budget: the model, its bytes per token on the text, and this machine."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,17 +16,17 @@ from reprise.recipe.hardware import peak_bf16_tflops
 from reprise.recipe.model import Model
 
 CPU_HOURS, GPU_HOURS = 1.0, 24.0
-"""Longest training that is proposed."""
+"""Maximum training time that is proposed."""
 
 
 @dataclass
 class ModelFacts:
-    """What the budget depends on."""
+    """Facts that the budget depends on."""
 
     positions: int
     flops_per_token: float
     bytes_per_token: dict[str, float]
-    """Language -> UTF-8 bytes of text to a token."""
+    """Language -> UTF-8 bytes of text per token."""
     device: str
     flops_per_s: float
     hours: float
@@ -34,7 +34,7 @@ class ModelFacts:
 
     @classmethod
     def of(cls, model: Model, groups: Sequence[Group]) -> "ModelFacts":
-        """Facts about a model, the sampled text and this machine.
+        """Collect facts about a model, the sampled text and this machine.
 
         Raises:
             UserError: the model or its tokenizer cannot be opened.
@@ -61,6 +61,6 @@ class ModelFacts:
         return cls(positions, flops, ratios, device, speed, hours, gpu)
 
     def tokens_of(self, entry: Entry) -> float:
-        """Estimated tokens of the text of an entry."""
+        """Estimated tokens of an entry's text."""
         ratio = self.bytes_per_token.get(entry.language) or float(np.mean(list(self.bytes_per_token.values())))
         return entry.num_bytes / ratio

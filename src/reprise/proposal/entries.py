@@ -1,4 +1,4 @@
-"""The proposed mixture: new text by its size, and a share of replayed text."""
+"""The proposed mixture: new text in proportion to its size, and a share of replayed text."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,10 +8,10 @@ from reprise.mixture.apportion import apportion
 from reprise.proposal.sampling import Group
 
 SMALLEST_LANGUAGE = 0.02
-"""Languages under this share of the bytes are left out of the mixture: they are mostly detection errors."""
+"""Languages below this share of the bytes are not in the mixture, as most are detection errors."""
 SMALLEST_NEW_LANGUAGE = 0.2
-"""A kept language with less than this share of the new text's bytes is no subject of the new text: pages that a
-translation leaves in English, say. They count as text of the kept entry."""
+"""A kept language below this share of the new text's bytes is not what the new text teaches (such as English pages in a
+translated crawl), and counts as text of the kept entry."""
 REPLAY_NEW_LANGUAGE, REPLAY_SAME_LANGUAGE = 0.25, 0.05
 """Share of replayed text: about 25 % for a strong shift, 1 to 5 % for a weak one (Ibrahim et al., arXiv 2403.08763)."""
 
@@ -31,7 +31,7 @@ class Entry:
 
 
 def tell_apart(groups: Sequence[Group], kept: Sequence[Group], notes: list[str]) -> None:
-    """Give the kept text sources of its own if it is in a language that the new text teaches."""
+    """Rename the sources of kept text in a language that the new text teaches, so that they can be distinguished."""
     subjects = _subjects(groups)
     for group in kept:
         if group.language in subjects:
@@ -42,7 +42,7 @@ def tell_apart(groups: Sequence[Group], kept: Sequence[Group], notes: list[str])
 
 
 def _subjects(groups: Sequence[Group]) -> set[str]:
-    """Languages that the new text teaches: those with a real share of its bytes, and the largest one."""
+    """Languages that the new text teaches: the largest one, and those above SMALLEST_NEW_LANGUAGE."""
     sizes: Counter[str] = Counter()
     for group in groups:
         sizes.update(group.language_bytes)
@@ -51,7 +51,13 @@ def _subjects(groups: Sequence[Group]) -> set[str]:
 
 
 def make_entries(groups: Sequence[Group], kept: Sequence[Group], notes: list[str]) -> list[Entry]:
-    """The mixture: new text by its size, and a share of what is to be kept."""
+    """Make the entries of the mixture: new text in proportion to its size, and a share of kept text.
+
+    Args:
+        groups: the sampled new text.
+        kept: the sampled text that the model must not lose.
+        notes: a line about each assumption is added.
+    """
     new, old = _by_language(groups, notes), _by_language(kept, notes)
     subjects = _subjects(groups)
     for language in [name for name in new if name in old and name not in subjects]:
@@ -119,6 +125,6 @@ def _share_out(
 
 
 def shares_by_size(sizes: dict[str, int], total: float) -> dict[str, float]:
-    """Shares by size in thousandths that sum to `total`: the largest remainders round up, and no share is 0."""
+    """Shares in proportion to sizes, in thousandths that sum to `total` (largest remainder method); no share is 0."""
     thousandths = apportion(round(total * 1000) - len(sizes), [max(1, size) for size in sizes.values()])
     return {name: (count + 1) / 1000 for name, count in zip(sizes, thousandths, strict=True)}

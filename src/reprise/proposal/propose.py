@@ -1,6 +1,6 @@
 """Propose a recipe for a base model and folders of text: `reprise init FILE --model MODEL --data FOLDER`.
 
-The files are sampled, never read whole: what the first records of some files show is carried over to the rest.
+Files are sampled, never read completely: the first records of some files represent the rest.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from reprise.recipe.model import Model
 
 @dataclass
 class Proposal:
-    """A recipe and what it assumes."""
+    """A proposed recipe and its assumptions."""
 
     recipe: str
     """Commented YAML."""
@@ -32,18 +32,18 @@ def propose(
     workspace: str,
     tokens: int | None = None,
 ) -> Proposal:
-    """Look at the files and the model, and write a recipe that runs.
+    """Sample the files, open the model, and write a recipe that runs.
 
     Args:
         model: the base model.
         data: files and folders of the new text.
-        keep: files and folders of text of the kind that the model must not lose.
+        keep: files and folders of the kind of text that the model must not lose.
         name: name of the run.
         workspace: folder of the run.
-        tokens: training tokens; None: what the text and the machine allow.
+        tokens: training tokens; None: as many as the text and the machine allow.
 
     Raises:
-        UserError: no file can be read, no text is in them, or the model cannot be opened.
+        UserError: no file can be read, none contains text, or the model cannot be opened.
     """
     notes: list[str] = []
     groups = [group for path in data for group in find_groups(path, keep=False, notes=notes)]
@@ -57,10 +57,10 @@ def propose(
 
 
 def _readable(groups: Sequence[Group], notes: list[str]) -> list[Group]:
-    """The groups in which there is text, sampled; of the others a note is made.
+    """Sample the groups; those without readable text are noted and left out.
 
     Raises:
-        UserError: there is none.
+        UserError: no group contains text.
     """
     readable, refused = [], []
     for group in groups:

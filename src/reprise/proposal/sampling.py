@@ -1,4 +1,4 @@
-"""Look at files of text: languages, sources, sizes and the field of the text, from the first records of some files."""
+"""Sample files of text: languages, sources, sizes and the text field, from the first records of some files."""
 
 import contextlib
 import glob
@@ -35,7 +35,7 @@ TEXT_FIELDS = (
     "abstract",
     "story",
 )
-"""Field names that contain the text, tried in this order."""
+"""Names of fields that may contain the text, tried in this order."""
 SOURCES = {
     "web": r"web|crawl|\bcc\b|html|warc|common",
     "encyclopedia": r"wiki|encyclop",
@@ -48,44 +48,44 @@ SOURCES = {
     "medicine": r"medic|clinic|health|pubmed",
     "news": r"news|press",
 }
-"""Source -> what its files or folders are called."""
+"""Source -> pattern of the names of its files or folders."""
 MAX_GROUPS = 12
 SAMPLED_FILES = 8
-"""Files of each kind (by the end of their name) in a group that are sampled."""
+"""Maximum files that are sampled for each file extension in a group."""
 SAMPLED_RECORDS = 400
-"""Records of a sampled file that are read, at least."""
+"""Minimum records that are read from a sampled file."""
 SAMPLED_BYTES = 16 << 20
-"""Stored bytes of a sampled file that are read, at least: readers look ahead by a megabyte, so less would not tell."""
+"""Minimum stored bytes that are read from a sampled file; readers look ahead by a megabyte, so fewer are inaccurate."""
 DETECTED_RECORDS = 40
-"""Of these, records whose language is detected if the file does not give it."""
+"""Maximum sampled records of a file whose language is detected if the file does not name it."""
 ONE_LANGUAGE = 0.95
-"""From this share of the bytes on a group counts as being in one language."""
+"""Share of the bytes above which a group counts as being in one language."""
 
 
 @dataclass
 class Group:
-    """Files that make one input of the recipe."""
+    """Files that become one input of the recipe, and what was measured on them."""
 
     path: str
     source: str
     files: list[SourceFile]
     keep: bool = False
-    """Whether it is text that the model must not lose."""
+    """Whether this is text that the model must not lose."""
     text_field: str = "text"
     names_language: bool = False
     names_source: bool = False
     language_bytes: Counter[str] = field(default_factory=Counter)
-    """Language -> UTF-8 bytes of text, carried over to all files."""
+    """Language -> estimated UTF-8 bytes of text in all files."""
     source_bytes: Counter[str] = field(default_factory=Counter)
     documents: float = 0.0
     """Estimated documents."""
     samples: list[str] = field(default_factory=list)
     file_languages: set[str] = field(default_factory=set)
-    """The language of most text of each sampled file."""
+    """Main language of each sampled file."""
 
     @property
     def language(self) -> str | None:
-        """The language of (nearly) all of its text and of each sampled file, else None."""
+        """The language of at least ONE_LANGUAGE of the bytes, and of each sampled file; else None."""
         if not self.language_bytes or len(self.file_languages) > 1:
             return None
         language, count = self.language_bytes.most_common(1)[0]
@@ -93,7 +93,7 @@ class Group:
 
 
 def find_groups(path: str, *, keep: bool, notes: list[str]) -> list[Group]:
-    """The inputs of a file or folder: one for each folder directly in it, and one for each kind of file beside them.
+    """Find the inputs in a file or folder: one for each subfolder, and one for each file extension beside them.
 
     Raises:
         UserError: there is nothing to read.
@@ -137,7 +137,7 @@ def _loose_files(root: Path, listing: Listing, keep: bool) -> Iterator[Group]:
 
 
 def _by_ending(files: Sequence[SourceFile]) -> dict[str, list[SourceFile]]:
-    """End of the name, such as `.jsonl.gz` -> files."""
+    """File extension, such as `.jsonl.gz` -> files."""
     endings: dict[str, list[SourceFile]] = {}
     for file in files:
         path = Path(file.path)
@@ -157,16 +157,16 @@ def guess_source(name: str, otherwise: str = "web") -> str:
 
 
 def sample(group: Group, notes: list[str]) -> None:
-    """Measure languages, sources, sizes and the field of the text on some files of a group.
+    """Measure languages, sources, sizes and the text field on some files of a group.
 
     Args:
-        group: gets what was measured.
-        notes: gets a line for each sampled file that cannot be read.
+        group: the measurements are written to its fields.
+        notes: a line for each sampled file that cannot be read is added.
 
     Raises:
-        UserError: no record of the sampled files has a text.
+        UserError: no sampled record contains text.
     """
-    with PageParser() as parser:  # one process for all files: it starts in a second
+    with PageParser() as parser:  # one process for all files, as starting one takes a second
         kinds = list(_by_ending(group.files).values())
         entry = _entry_that_reads(group, [_spaced(files)[0] for files in kinds], parser)
         named_language = total = 0
@@ -187,12 +187,12 @@ def sample(group: Group, notes: list[str]) -> None:
 
 
 def _spaced(files: Sequence[SourceFile]) -> Sequence[SourceFile]:
-    """A few files, evenly spaced in a list."""
+    """At most SAMPLED_FILES files, evenly spaced."""
     return files[:: max(1, len(files) // SAMPLED_FILES)][:SAMPLED_FILES]
 
 
 def _add(group: Group, records: Sequence[Record], scale: float) -> None:
-    """Add the measurements of a file's first records, each of which represents `scale` records."""
+    """Add the first records of a file to the measurements; each represents `scale` records."""
     texts = [str(record.fields["text"]) for record in records]
     group.documents += len(records) * scale
     group.samples += texts[:: max(1, len(texts) // 20)][:20]
@@ -206,12 +206,15 @@ def _add(group: Group, records: Sequence[Record], scale: float) -> None:
 
 
 def _entry_that_reads(group: Group, files: Sequence[SourceFile], parser: PageParser) -> Input:
-    """An input with the field of the text, and with the guessed source if the files do not give it.
+    """Make an input with the text field that reads the files, and the guessed source if the files do not name one.
 
     Args:
-        group: its path and guessed source.
-        files: one of each kind; the input that reads most of them is taken.
+        group: the group, with its path and guessed source.
+        files: one file of each extension; the input that reads most of them is returned.
         parser: parser of pages.
+
+    Raises:
+        UserError: no text field can be read.
     """
     best: tuple[int, Input | None] = 0, None
     for name in TEXT_FIELDS:
@@ -247,7 +250,10 @@ def _first_records(
     limit: int = SAMPLED_RECORDS,
     limit_bytes: int = SAMPLED_BYTES,
 ) -> tuple[list[Record], float]:
-    """The first records of a file, `limit` or more until `limit_bytes` were read, and the share of it that they are.
+    """Read the first records of a file: at least `limit` records and `limit_bytes` stored bytes.
+
+    Returns:
+        The records, and the share of the file that they are.
 
     Raises:
         UserError: the file cannot be read, or lacks the column of the text.
@@ -280,7 +286,7 @@ def _first_records(
 
 
 class _Counted(io.RawIOBase):
-    """A file that counts the bytes that were read."""
+    """A file object that counts the bytes read from it."""
 
     def __init__(self, raw: BinaryIO) -> None:
         self._raw, self.num_bytes = raw, 0
@@ -296,7 +302,7 @@ class _Counted(io.RawIOBase):
 
 
 def _languages(records: Sequence[Record], texts: Sequence[str]) -> list[str]:
-    """The language of each record: as its file says, else as detected on a sample and repeated."""
+    """Language of each record: as named in the file, else as detected on the nearest sampled record."""
     named = [record.fields["lang"] for record in records]
     if all(language is not None for language in named):
         return [str(language) for language in named]

@@ -1,4 +1,4 @@
-"""Write the proposed recipe as commented YAML: token budget, learning rate, batch, validation and held-out share."""
+"""Write the proposed recipe as commented YAML: token budget, learning rate, batch, validation, held-out share."""
 
 import math
 import re
@@ -10,16 +10,16 @@ from reprise.proposal.sampling import Group
 from reprise.recipe.model import Model
 
 HELD_OUT_DOCUMENTS = 150
-"""Held-out documents of an entry that give its verdict power (docs/evaluation.md)."""
+"""Held-out documents of an entry that its verdict needs for enough power (docs/evaluation.md)."""
 MAX_HELD_OUT_SHARE = 0.2
-"""Most of the documents that are held out, however few there are."""
+"""Maximum share of documents that are held out, however few there are."""
 VALIDATION_SHARE = 0.1
-"""Most time of validations, as a share of the time of training."""
+"""Maximum time of all validations, as a share of the time of training."""
 MAX_EPOCHS = 2.0
 
 
 class RecipeWriter:
-    """The recipe as commented YAML."""
+    """Writes the recipe as commented YAML."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class RecipeWriter:
         self.given_tokens = tokens
 
     def write(self, name: str, workspace: str) -> str:
-        """The recipe; what it assumes is added to the notes."""
+        """Return the recipe as YAML; its assumptions are added to `notes`."""
         tokens, seq_len = self._tokens(), min(self.facts.positions, 512 if self.facts.gpu is None else 4096)
         batch_rows = 2 ** round(math.log2(min(512_000, max(seq_len, tokens / 200)) / seq_len))
         every = _two_digits(tokens / 10)
@@ -109,8 +109,10 @@ class RecipeWriter:
         return share
 
     def _validation_tokens(self, tokens: int) -> int:
-        """Most tokens of a source in one validation: a token costs a third of one that is trained on, and there are ten
-        validations, so that all of them take at most `VALIDATION_SHARE` of the training."""
+        """Maximum tokens of a source in one validation, so that ten of them take `VALIDATION_SHARE` of the training.
+
+        A validation token costs a third of a training token.
+        """
         sources = sum(len(entry.sources) for entry in self.entries)
         return max(512, _two_digits(VALIDATION_SHARE * 3 * tokens / 10 / sources))
 
@@ -149,7 +151,7 @@ def _two_digits(value: float) -> int:
 
 
 def _quoted(value: str) -> str:
-    """A YAML scalar; quoted where it might be read as something else."""
+    """A YAML scalar, quoted if it could be read as anything but a string."""
     if re.fullmatch(r"[A-Za-z_./][A-Za-z0-9_./-]*", value) and value.lower() not in (
         "no",
         "yes",

@@ -1,1 +1,1 @@
-"""The trained model published: merged with a chat model, as GGUF, with a model card, on the Hub."""
+"""The trained model published: with a model card, as GGUF, on the Hub."""

@@ -1,4 +1,4 @@
-"""The model card: README.md of a published folder, written from the facts of the run alone."""
+"""The model card: README.md of a published folder, written from the record of the run's report."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,21 +13,21 @@ from reprise.report.facts import gather
 from reprise.workspace import Workspace
 
 _LICENCES = 20
-"""Licences of a source that are named."""
+"""Maximum licences that are listed for a source."""
 _VERDICTS = ("gained", "kept", "lost", "undecided")
 
 
 def write_card(workspace: Workspace, recipe: Recipe, *, name: str, change: str = "") -> str:
-    """The text of README.md, with metadata that the Hub accepts.
+    """Write the text of README.md, with metadata that the Hub accepts.
 
     Args:
         workspace: the run.
         recipe: its recipe.
-        name: what the card calls the model.
-        change: what was done to the weights after training, such as a merge or a quantization; empty: nothing.
+        name: name of the model in the card.
+        change: a sentence about what was done to the weights after training, such as a quantization; may be empty.
 
     Raises:
-        UserError: nothing was trained yet.
+        UserError: nothing has been trained yet.
     """
     facts = gather(workspace, recipe)
     if not any(stage["start"] for stage in facts["training"]):
@@ -54,7 +54,7 @@ def write_card(workspace: Workspace, recipe: Recipe, *, name: str, change: str =
 
 
 def metadata(facts: Any, recipe: Recipe, name: str) -> dict[str, Any]:
-    """The card's metadata: base model and data sets if they are on the Hub, languages, and what was measured."""
+    """The card's metadata: languages and results, and the base model and data sets if they are on the Hub."""
     hub_base = recipe.model.path if is_hub_name(recipe) else None
     datasets = sorted({one for one in map(_hub_dataset, _input_paths(recipe)) if one is not None})
     licence = base_licence(recipe)
@@ -76,12 +76,12 @@ def metadata(facts: Any, recipe: Recipe, name: str) -> dict[str, Any]:
 
 
 def is_hub_name(recipe: Recipe) -> bool:
-    """Whether the base model is a name on the Hub."""
+    """Whether `model.path` is a name on the Hub."""
     return model_folder(recipe.model) is None
 
 
 def base_licence(recipe: Recipe) -> str | None:
-    """Licence that the base model's own card names; None if the folder has none."""
+    """Licence in the base model's own card; None if its folder has no card, or the card no licence."""
     folder = model_folder(recipe.model)
     path = None if folder is None else folder / "README.md"
     if path is None or not path.is_file():
@@ -164,7 +164,7 @@ def _base_lines(recipe: Recipe) -> list[str]:
 
 
 def _vocabulary_lines(facts: Any) -> list[str]:
-    """Tokens that the base model does not have."""
+    """Section about tokens that were added to the base model's vocabulary."""
     vocabulary = facts["vocabulary"]
     if vocabulary is None:
         return []
@@ -180,7 +180,7 @@ def _vocabulary_lines(facts: Any) -> list[str]:
 
 
 def _shown_model(recipe: Recipe) -> str:
-    """The base model without the folders of the machine that it was trained on."""
+    """Name of the base model, without the folders of this machine."""
     if is_hub_name(recipe):
         revision = f" at {recipe.model.revision}" if recipe.model.revision else ""
         return f"[{recipe.model.path}](https://huggingface.co/{recipe.model.path}){revision}"
@@ -203,7 +203,7 @@ def _data_lines(facts: Any, recipe: Recipe) -> list[str]:
 
 
 def _licence_lines(facts: Any) -> list[str]:
-    """Licences that documents carry, by source; the documents are those that were read, before cleaning."""
+    """Licences of the documents by source, counted when they were read, before cleaning."""
     counts: Any = next((stage["counts"] for stage in facts["stages"] if stage["stage"] == "read"), {})
     licences = counts.get("licences") or {}
     if not licences:
@@ -221,7 +221,7 @@ def _licence_lines(facts: Any) -> list[str]:
 
 
 def _cell(text: str) -> str:
-    """A text of a document as one cell of a table."""
+    """Escape text from a document for a cell of a table."""
     return " ".join(text.split())[:80].replace("|", "\\|")
 
 
@@ -265,7 +265,7 @@ def _repeat_lines(facts: Any, recipe: Recipe) -> list[str]:
 
 
 def _without_folders(value: Any) -> Any:
-    """Settings in which a path of this machine is its last part alone."""
+    """Settings with paths of this machine reduced to their last part."""
     if isinstance(value, dict):
         return {name: _without_folders(inner) for name, inner in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""What is published: the model folder of a run with its card, or a GGUF file with an Ollama Modelfile."""
+"""Export a model: as a Hugging Face folder with a model card, or as a GGUF file with an Ollama Modelfile."""
 
 import os
 import shutil
@@ -23,20 +23,20 @@ from reprise.workspace import Workspace
 
 @dataclass(frozen=True)
 class Source:
-    """A model that is published, and the run that it came from, if that is known."""
+    """A model to publish, and the run that trained it, if that is known."""
 
     model: Path
     """Folder of the model."""
     recipe: Recipe | None
     is_run: bool
-    """Whether a run was named, and not a folder with a model."""
+    """Whether the user named a run, not a model folder."""
 
     @classmethod
     def open(cls, path: Path) -> "Source":
-        """A recipe, the folder of a run, or a folder with a model; one in RUN/exports belongs to the run.
+        """Open a recipe, the folder of a run, or a model folder; a model in RUN/exports belongs to the run.
 
         Raises:
-            UserError: the run has no trained model yet, or there is nothing of the kind.
+            UserError: the run has no trained model yet, or the path is none of these.
         """
         if path.suffix in (".yaml", ".yml") or (path / "recipe.yaml").is_file():
             recipe = open_recipe(path, None)
@@ -54,18 +54,21 @@ class Source:
         return cls(path, open_recipe(run, None) if (run / "recipe.yaml").is_file() else None, is_run=False)
 
     def at(self, model: Path) -> "Source":
-        """The same run with another model folder."""
+        """Make a source with another model folder and the same run."""
         return replace(self, model=model, is_run=False)
 
     @property
     def exports(self) -> Path:
-        """Folder for what is written without --output."""
+        """Folder to write to without --output."""
         return self.model.parent if self.recipe is None else Path(self.recipe.workspace) / "exports"
 
     @property
     def upload_folder(self) -> Path:
-        """Folder that is uploaded. That of a run is named by the model's content, so that a model of before, exported
-        and then trained again, is not uploaded instead of today's; an upload that broke finds its folder again."""
+        """Folder to upload.
+
+        The name of a run's folder contains the checksum of the model, so that an earlier export of the run is not
+        uploaded by mistake, and an interrupted upload continues with the same folder.
+        """
         if not self.is_run:
             return self.model
         assert self.recipe is not None, "a run has a recipe"
@@ -75,19 +78,19 @@ class Source:
 
     @property
     def model_name(self) -> str:
-        """Name of the model's folder among the exports: `gguf` for the trained model itself."""
+        """Name of the folder in the exports; `gguf` for the run's trained model."""
         return "gguf" if self.is_run else self.model.name
 
     @property
     def name(self) -> str:
-        """Short name, for Ollama."""
+        """Short name for Ollama and the card."""
         return self.model.name if self.recipe is None else self.recipe.name
 
     def start_model(self) -> Model:
-        """The model that the run's training began with.
+        """The initial model of the run's training.
 
         Raises:
-            UserError: no run is known.
+            UserError: the run is not known.
         """
         if self.recipe is None:
             raise UserError("a checkpoint needs its run", where=str(self.model), remedy="name the recipe or the run")
@@ -96,17 +99,17 @@ class Source:
 
 @dataclass(frozen=True)
 class GgufExport:
-    """What was written, for a person."""
+    """Result of a GGUF export, as sentences for the terminal."""
 
     sentences: list[str]
     check: GgufCheck | None
 
 
 def export_folder(source: Source, folder: Path) -> Path:
-    """Write a model folder with a card; weights are hard links where the disk allows.
+    """Copy a model folder and add a model card; weights are hard links if the file system allows them.
 
     Raises:
-        UserError: no run is known, the folder exists, or nothing was trained.
+        UserError: the run is not known, nothing has been trained, or the folder exists.
     """
     if source.recipe is None:
         raise UserError(
@@ -127,11 +130,11 @@ def export_folder(source: Source, folder: Path) -> Path:
 
 
 def _link(path: Path, target: Path) -> None:
-    """A hard link of weights, which are large and never written in place; a copy of everything else."""
+    """Hard-link weights, which are large and never written in place; copy everything else."""
     if path.suffix == ".safetensors":
         try:
             os.link(path, target)
-        except OSError:  # another disk, or one without hard links
+        except OSError:  # another file system, or one without hard links
             pass
         else:
             return
@@ -143,13 +146,13 @@ def export_gguf(source: Source, folder: Path, quantization: str, *, check: bool,
 
     Args:
         source: the model.
-        folder: to write; must not exist.
-        quantization: see `gguf_file.TYPES`.
-        check: read the file back and compare it on held-out text.
-        text: file of that text; None: what the run holds out.
+        folder: folder to write; must not exist.
+        quantization: a key of `gguf_file.TYPES`.
+        check: read the file back and compare it with the model on held-out text.
+        text: file with that text; None: the run's held-out documents.
 
     Raises:
-        UserError: the model cannot be written as GGUF, the file fails its check, or there is no text to check it on.
+        UserError: the model cannot be written as GGUF, the file fails its check, or there is no held-out text.
     """
     model = Model(path=str(source.model))
     check_gguf(model, quantization)
@@ -180,7 +183,7 @@ def export_gguf(source: Source, folder: Path, quantization: str, *, check: bool,
 
 
 def _held_out(source: Source, text: Path | None) -> Sequence[str]:
-    """Texts that no model was trained on.
+    """Held-out texts to check the file on.
 
     Raises:
         UserError: there are none.

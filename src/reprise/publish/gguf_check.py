@@ -1,7 +1,7 @@
-"""Whether a GGUF file computes what it should: read back by transformers, and compared on held-out text.
+"""Check that a GGUF file computes the model: transformers reads it, and its logits on held-out text are compared.
 
-The file is compared with the model whose weights were quantized and put back in place here, without a file between:
-any difference beyond rounding is a wrong name, order, setting or constant. The loss by quantization is reported too.
+The reference is the model with its weights quantized and dequantized in memory, so any difference beyond rounding is a
+wrong name, order, setting or constant in the file. The loss from quantization is reported, too.
 """
 
 import math
@@ -24,38 +24,38 @@ from reprise.publish.gguf_tokenizer import GgufTokenizer, read_gguf_tokenizer
 from reprise.recipe.model import Model
 
 TOLERANCE = 1e-3
-"""Largest difference of the logits from those of the quantized weights, as a part of their spread, for any document."""
+"""Maximum difference of a document's logits from the reference, relative to their spread."""
 CHECKED_TOKENS, DOCUMENT_TOKENS = 4096, 256
-"""Tokens of held-out text that are compared, and of one document."""
+"""Maximum tokens of held-out text that are compared: in total, and per document."""
 
 
 @dataclass(frozen=True)
 class GgufCheck:
-    """What the comparison measured."""
+    """Result of the comparison."""
 
     tokens: int
-    """Tokens of held-out text."""
+    """Tokens of held-out text that were compared."""
     difference: float
-    """Largest difference of the file's logits from those of the quantized weights, as a part of their spread."""
+    """Largest difference of a document's logits from the reference, relative to their spread."""
     divergence_nats: float
-    """Mean Kullback-Leibler divergence of the file's next-token probabilities from the model's own."""
+    """Mean KL divergence of the file's next-token distribution from that of the unquantized model, in nats."""
     same_choice: float
-    """Share of the positions with the same most probable token."""
+    """Share of positions with the same most probable token."""
     bits_per_token: tuple[float, float]
-    """Negative log-likelihood of the text in bits per token: the model's own, the file's."""
+    """Negative log-likelihood of the text in bits per token: (of the model, of the file)."""
 
 
 def check_gguf_file(model: Model, file: Path, quantization: str, texts: Sequence[str]) -> GgufCheck:
     """Compare a GGUF file with the model that it was written from.
 
     Args:
-        model: the model directory.
+        model: the model that the file was written from.
         file: the GGUF file.
         quantization: type of the weight matrices.
         texts: held-out text.
 
     Raises:
-        UserError: the file cannot be read, has another tokenizer, or does not compute its quantized weights.
+        UserError: the file cannot be read, its tokenizer differs, or its logits differ by more than TOLERANCE.
     """
     own = load_model(model)
     embeddings: Any = own.get_input_embeddings()
@@ -87,7 +87,7 @@ def check_gguf_file(model: Model, file: Path, quantization: str, texts: Sequence
 
 
 def _documents(encoded: Sequence[Any]) -> list[list[int]]:
-    """The first tokens of documents, as many as are compared."""
+    """Token ids of the beginnings of the documents that are compared."""
     documents: list[list[int]] = []
     for ids in encoded:
         room = CHECKED_TOKENS - sum(map(len, documents))
@@ -107,7 +107,7 @@ def _logits(model: Any, ids: list[int]) -> torch.Tensor:
 
 
 def _difference(expected: torch.Tensor, actual: torch.Tensor) -> float:
-    """Root mean square of the difference, as a part of the spread of the logits over the vocabulary."""
+    """Root mean square of the difference, relative to the spread of the logits over the vocabulary."""
     if expected.shape != actual.shape:
         return math.inf
     spread = (expected - expected.mean(dim=1, keepdim=True)).square().mean().sqrt()
@@ -117,7 +117,7 @@ def _difference(expected: torch.Tensor, actual: torch.Tensor) -> float:
 def _cost(
     before: list[torch.Tensor], after: list[torch.Tensor], documents: list[list[int]]
 ) -> tuple[float, float, tuple[float, float]]:
-    """Mean divergence, share of equal choices, and bits per token before and after."""
+    """Loss from quantization: mean KL divergence in nats, share of equal choices, bits per token before and after."""
     divergence, same, nll, scored = 0.0, 0, [0.0, 0.0], 0
     for own, quantized, ids in zip(before, after, documents, strict=True):
         logs = [part.log_softmax(dim=1).double() for part in (own, quantized)]
@@ -133,10 +133,10 @@ def _cost(
 
 
 def _compare_tokenizer(expected: GgufTokenizer, file: Path) -> None:
-    """Refuse a file whose vocabulary is not the model's.
+    """Refuse a file whose tokenizer differs from the model's.
 
     Raises:
-        UserError: with the field.
+        UserError: they differ; names the field.
     """
     import gguf
 

@@ -1,6 +1,6 @@
-"""A Hugging Face model directory to a GGUF file, for llama.cpp and Ollama, by the writer and quantizers of `gguf`.
+"""Write a Hugging Face model as a GGUF file for llama.cpp and Ollama, with the writer and quantizers of `gguf`.
 
-Handled are the families whose weights and settings are the same in both worlds; all others are refused by name.
+Only families whose weights and settings map one to one are supported; all others are refused by name.
 """
 
 import importlib.util
@@ -18,19 +18,19 @@ from reprise.publish.gguf_tokenizer import GgufTokenizer, read_gguf_tokenizer
 from reprise.recipe.model import Model
 
 FAMILIES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
-"""`model_type` of config.json -> architecture of GGUF."""
+"""`model_type` in config.json -> architecture in GGUF."""
 TYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16", "q8_0": "Q8_0", "q5_1": "Q5_1", "q5_0": "Q5_0", "q4_1": "Q4_1",
          "q4_0": "Q4_0"}  # fmt: skip
-"""Name on the command line -> type of the weight matrices: those that the package `gguf` can quantize to."""
+"""Name on the command line -> type of the weight matrices, of those that the package `gguf` can quantize to."""
 _FINE = {"Q4_0", "Q4_1", "Q5_0", "Q5_1"}
-"""Types for which embeddings and output layer are Q8_0: they are what a small model is most sensitive in."""
+"""Types for which embeddings and output layer are Q8_0, because small models are most sensitive there."""
 
 
 def check_gguf(model: Model, quantization: str) -> None:
-    """Refuse what cannot be written, before anything is read.
+    """Refuse a model that cannot be written as GGUF, before its weights are read.
 
     Raises:
-        UserError: the quantization, the family or one of its settings is not handled; `gguf` is missing.
+        UserError: the quantization, the family or one of its settings is not supported; or `gguf` is not installed.
     """
     if quantization not in TYPES:
         raise UserError(
@@ -72,19 +72,19 @@ def check_gguf(model: Model, quantization: str) -> None:
 
 
 def write_gguf(model: Model, file: Path, quantization: str, *, name: str) -> GgufTokenizer:
-    """Write a model as one GGUF file, tensor after tensor.
+    """Write a model as one GGUF file, one tensor at a time.
 
     Args:
         model: the model directory.
-        file: to write.
-        quantization: type of the weight matrices, see `TYPES`.
-        name: what the file calls the model.
+        file: file to write.
+        quantization: a key of `TYPES`.
+        name: name of the model in the file.
 
     Returns:
         The tokenizer that was written.
 
     Raises:
-        UserError: see `check_gguf` and `read_gguf_tokenizer`; or a tensor has no name in GGUF.
+        UserError: as `check_gguf` and `read_gguf_tokenizer`, or a tensor has no name in GGUF.
     """
     import gguf
 
@@ -118,10 +118,10 @@ def write_gguf(model: Model, file: Path, quantization: str, *, name: str) -> Ggu
 
 
 def gguf_names(stored: StoredWeights, architecture: str, layers: int) -> dict[str, str]:
-    """Name of each tensor in the files -> in GGUF.
+    """Name of each tensor in the model's files -> its name in GGUF.
 
     Raises:
-        UserError: a tensor has none.
+        UserError: a tensor has no name in GGUF.
     """
     import gguf
 
@@ -130,7 +130,7 @@ def gguf_names(stored: StoredWeights, architecture: str, layers: int) -> dict[st
     names: dict[str, str] = {}
     for own in sorted(stored.files):
         if own.endswith("rotary_emb.inv_freq"):
-            continue  # computed from the settings
+            continue  # computed from config.json
         name = table.get_name(own, try_suffixes=(".weight", ".bias"))
         if name is None:
             raise UserError(
@@ -143,7 +143,7 @@ def gguf_names(stored: StoredWeights, architecture: str, layers: int) -> dict[st
 
 
 def type_of(own: str, name: str, stored: StoredWeights, quantization: str) -> Any:
-    """Type that a tensor is written in: vectors and what no block divides are kept finer."""
+    """Type that a tensor is written in; vectors, and rows that no block size divides, get a more precise type."""
     import gguf
 
     shape = _shape(stored, own)
@@ -158,7 +158,7 @@ def type_of(own: str, name: str, stored: StoredWeights, quantization: str) -> An
 
 
 def quantized_tensors(model: Model, quantization: str) -> Iterator[tuple[str, torch.Tensor]]:
-    """(name in the files, float32 values) as they are after the quantization alone: what the file must compute with."""
+    """Yield (name in the model's files, float32 values after quantization): the weights that the file must contain."""
     import gguf
 
     config, stored = load_config(model), open_model_weights(model)
@@ -170,7 +170,7 @@ def quantized_tensors(model: Model, quantization: str) -> Iterator[tuple[str, to
 
 
 def permuted(own: str, value: Any, config: Any) -> Any:
-    """Rows of query and key in the order in which llama.cpp rotates pairs of them (architecture llama only)."""
+    """Permute the rows of query and key into the order of llama.cpp's rotary embedding (architecture llama only)."""
     if FAMILIES[config.model_type] != "llama" or not any(part in own for part in (".q_proj.", ".k_proj.")):
         return value
     heads = config.num_attention_heads if ".q_proj." in own else config.num_key_value_heads
@@ -193,12 +193,12 @@ def _write_settings(writer: Any, config: Any, rows: int, quantization: str, name
     heads = config.num_attention_heads
     head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    writer.add_name("Mistral" if name == "mistral" else name)  # by that name transformers takes another architecture
+    writer.add_name("Mistral" if name == "mistral" else name)  # transformers selects the architecture by this name
     file_type = "ALL_F32" if quantization == "f32" else f"MOSTLY_{TYPES[quantization]}"
     writer.add_file_type(gguf.LlamaFileType[file_type])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_vocab_size(rows)
-    # llama.cpp attends to everything in these architectures: beyond the window it would compute something else.
+    # llama.cpp has no sliding window in these architectures, so beyond the window it would compute something else.
     writer.add_context_length(min(config.max_position_embeddings, window or config.max_position_embeddings))
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)

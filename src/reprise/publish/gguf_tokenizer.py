@@ -1,4 +1,4 @@
-"""A byte-level BPE tokenizer as the fields of a GGUF file: tokens, kinds, merges, and how text is split before BPE."""
+"""A byte-level BPE tokenizer as fields of a GGUF file: tokens, kinds, merges, and the pre-tokenizer."""
 
 import json
 from dataclasses import dataclass
@@ -15,19 +15,19 @@ LLAMA_3 = (
 )
 QWEN_2 = LLAMA_3.replace(r"\p{N}{1,3}", r"\p{N}")
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5
-"""Kinds of tokens, as GGUF counts them."""
+"""Kinds of tokens, numbered as in GGUF."""
 
 _KNOWN = "byte-level BPE that splits text as GPT-2, SmolLM2, Llama 3 or Qwen 2 do"
 
 
 @dataclass(frozen=True)
 class GgufTokenizer:
-    """What a GGUF file says of a tokenizer."""
+    """The tokenizer fields of a GGUF file."""
 
     pre: str
-    """llama.cpp's name for the way in which text is split before BPE."""
+    """llama.cpp's name of the pre-tokenizer."""
     tokens: list[str]
-    """One for each row of the embeddings; rows without a token have a name of ours and the kind UNUSED."""
+    """One per row of the embeddings; a row without a token has a placeholder name and the kind UNUSED."""
     kinds: list[int]
     merges: list[str]
     bos_id: int | None
@@ -39,14 +39,14 @@ class GgufTokenizer:
 
 
 def read_gguf_tokenizer(model: Model, rows: int) -> GgufTokenizer:
-    """The tokenizer of a model directory.
+    """Read the tokenizer of a model directory.
 
     Args:
-        model: whose tokenizer.
+        model: the model.
         rows: rows of the embeddings.
 
     Raises:
-        UserError: it is of a kind that is not handled, which is named; or has tokens without a row.
+        UserError: this kind of tokenizer is not supported, or it has token ids beyond the embeddings.
     """
     file = tokenizer_file(model)
     content = json.loads(file.read_text(encoding="utf-8")) if file is not None else None
@@ -92,7 +92,7 @@ def name_of_splitting(content: dict[str, Any], model: Model) -> str:
     """llama.cpp's name for the pre-tokenizer of a tokenizer.json.
 
     Raises:
-        UserError: it is none of those that are handled.
+        UserError: the pre-tokenizer is not supported.
     """
     stated = content.get("pre_tokenizer") or {}
     steps = stated.get("pretokenizers", [stated])

@@ -1,4 +1,4 @@
-"""Upload a published model folder to the Hugging Face Hub; what is there already is not sent again."""
+"""Upload a model folder to the Hugging Face Hub; files that are already there are not uploaded again."""
 
 import os
 from pathlib import Path
@@ -9,20 +9,20 @@ TOKEN = "HF_TOKEN"
 
 
 def push_folder(folder: Path, name: str, *, private: bool = True) -> str:
-    """Create the repository if it is not there, and make its content that of the folder, in one commit.
+    """Create the repository if it does not exist, and upload the folder in one commit.
 
-    An upload that was interrupted is resumed by the same call: files that the Hub has are found by their hashes.
+    The same call resumes an interrupted upload: the Hub recognises files that it has by their hashes.
 
     Args:
         folder: a model folder with README.md.
         name: `owner/name` of the repository.
-        private: only its owner sees a repository that is created; one that exists stays as it is.
+        private: whether a new repository is private; an existing one is not changed.
 
     Returns:
-        Address of the commit.
+        URL of the commit.
 
     Raises:
-        UserError: there is no token in the environment, the folder has no card, or the Hub refuses.
+        UserError: there is no token in the environment, the folder has no card, or the Hub refuses the upload.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError

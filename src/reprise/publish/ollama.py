@@ -1,7 +1,7 @@
 """An Ollama Modelfile for a GGUF file: its path, the chat template in Ollama's language, and the stop tokens.
 
-Ollama has Go templates, not the model's Jinja. Ours is made of the texts that the model's template puts around a
-system, a user and an assistant message, and is kept only if it gives what the template gives for several conversations.
+Ollama uses Go templates, not Jinja. The Go template is built from the texts that the model's template puts around a
+system, a user and an assistant message, and is only used if both templates agree on several conversations.
 """
 
 import itertools
@@ -36,20 +36,20 @@ _PROBES: list[Messages] = [
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """The texts around the messages of a conversation."""
+    """The texts that a chat template puts around messages."""
 
     before_all: str
-    """Before everything, such as BOS."""
+    """Text at the beginning of every conversation, such as BOS."""
     system: tuple[str, str]
     without_system: str
-    """The system message that the template writes if a conversation has none."""
+    """Default system message, for conversations without one."""
     user: tuple[str, str]
     assistant: tuple[str, str]
     answer: str
-    """Begins the answer that is asked for."""
+    """Beginning of the answer that the model is to generate."""
 
     def render(self, messages: Sequence[dict[str, str]]) -> str:
-        """A conversation as the Modelfile's template gives it."""
+        """Format a conversation as the Modelfile's template does."""
         system = "".join(message["content"] for message in messages if message["role"] == "system")
         first = f"{self.system[0]}{system}{self.system[1]}" if system else self.without_system
         sides = {"user": self.user, "assistant": self.assistant}
@@ -61,10 +61,10 @@ class ChatFormat:
         return f"{self.before_all}{first}{''.join(turns)}{self.answer}"
 
     def as_go_template(self, *, leaves_out: str = "") -> str:
-        """The same as a Go template.
+        """Convert the format to a Go template.
 
         Args:
-            leaves_out: text at the beginning that llama.cpp adds itself: BOS.
+            leaves_out: text at the beginning that llama.cpp adds by itself, such as BOS.
         """
         before = self.before_all.removeprefix(leaves_out)
         return (
@@ -77,7 +77,7 @@ class ChatFormat:
 
 
 def find_chat_format(tokenizer: Any) -> tuple[ChatFormat | None, str]:
-    """The texts that a tokenizer's chat template puts around messages; None, and why it cannot be said so simply."""
+    """Determine the texts that a chat template puts around messages; None and the reason if it is not that simple."""
     if tokenizer.chat_template is None:
         return None, "the model has no chat template"
     try:
@@ -85,7 +85,7 @@ def find_chat_format(tokenizer: Any) -> tuple[ChatFormat | None, str]:
         for messages in _PROBES:
             if chat_format.render(messages) != _render(tokenizer, messages):
                 return None, "its chat template depends on more than the role of each message"
-    except Exception as error:  # whatever a template raises for a conversation that it does not take
+    except Exception as error:  # templates raise any exception to refuse a conversation
         said = str(error).splitlines()[0][:100] if str(error) else repr(error)
         return None, f"its chat template refuses a plain conversation ({said})"
     texts = (
@@ -106,7 +106,7 @@ def _render(tokenizer: Any, messages: Sequence[dict[str, str]], *, answer: bool 
 
 
 def _take_apart(tokenizer: Any) -> ChatFormat:
-    """The texts around sentinels."""
+    """Determine the texts by rendering conversations of sentinels."""
     user, reply = {"role": "user", "content": _U}, {"role": "assistant", "content": _A}
     system, second = {"role": "system", "content": _S}, {"role": "user", "content": _V}
     whole = _render(tokenizer, [user, reply, second])
@@ -121,7 +121,7 @@ def _take_apart(tokenizer: Any) -> ChatFormat:
     opens_answer = between.removeprefix(after_user)
     two = _render(tokenizer, [user, reply], answer=False).split(_A)[1]
     opens_user = after_answer.removeprefix(two)
-    # What stands before the first user message besides its own opening: BOS, and maybe a system message of the model's.
+    # The text before the first user message's own opening: BOS, and maybe a default system message.
     first = before_user.removesuffix(opens_user)
     after_system = after_system.removesuffix(opens_user)
     shared = "".join(
@@ -140,12 +140,12 @@ def _take_apart(tokenizer: Any) -> ChatFormat:
 
 
 def write_modelfile(model: Model, gguf_name: str, *, adds_bos: bool) -> tuple[str, str]:
-    """The text of a Modelfile, and a sentence on its template.
+    """Write the text of a Modelfile, and a sentence about its template.
 
     Args:
         model: the model directory.
-        gguf_name: name of the GGUF file, beside the Modelfile.
-        adds_bos: whether llama.cpp puts BOS before a prompt by itself.
+        gguf_name: name of the GGUF file, which is in the same folder.
+        adds_bos: whether llama.cpp adds BOS to a prompt by itself.
     """
     tokenizer = load_tokenizer(model)
     lines = [f"FROM ./{gguf_name}"]

@@ -16,7 +16,7 @@ HTML, JSON = "report.html", "report.json"
 
 
 def run(work: Work, *, recipe: Recipe) -> None:
-    """The stage `report`: write both files into the workspace itself, and the numbers into the stage's folder."""
+    """Write report.html and report.json into the workspace, and report.json into the stage's folder too."""
     root = work.output.parent
     facts = write_report(Workspace(root), recipe, root / HTML)
     write_json(work.output / JSON, facts)
@@ -25,7 +25,7 @@ def run(work: Work, *, recipe: Recipe) -> None:
 
 
 def write_report(workspace: Workspace, recipe: Recipe, output: Path) -> Report:
-    """Write the report of a run, at any time of it.
+    """Write the report of a run, finished or not.
 
     Args:
         workspace: the run.
@@ -33,7 +33,7 @@ def write_report(workspace: Workspace, recipe: Recipe, output: Path) -> Report:
         output: the HTML file; the JSON file goes beside it under the same name.
 
     Returns:
-        What the JSON file contains.
+        The content of the JSON file.
     """
     facts = gather(workspace, recipe)
     numbers = _json_beside(output)
@@ -44,14 +44,17 @@ def write_report(workspace: Workspace, recipe: Recipe, output: Path) -> Report:
 
 
 def compare_report(runs: Sequence[Path], output: Path) -> RunComparison:
-    """Write several runs side by side.
+    """Write a page that compares several runs, and its numbers as JSON.
 
     Args:
         runs: folders of at least two runs.
-        output: the HTML file; the JSON file goes beside it.
+        output: the HTML file; the JSON file goes beside it under the same name.
+
+    Returns:
+        The content of the JSON file.
 
     Raises:
-        UserError: fewer than two runs, or a folder contains no run.
+        UserError: fewer than two runs are given, or a folder contains no run.
     """
     if len(runs) < 2:
         raise UserError("there is nothing to compare", remedy="name at least two folders of runs")
@@ -67,10 +70,10 @@ def compare_report(runs: Sequence[Path], output: Path) -> RunComparison:
 
 
 def _json_beside(page: Path) -> Path:
-    """The JSON file beside a page.
+    """Path of the JSON file beside a page.
 
     Raises:
-        UserError: it would be the page itself.
+        UserError: `page` is a .json file itself.
     """
     if page.suffix == ".json":
         raise UserError(

@@ -1,6 +1,7 @@
-"""A chart: a plotly figure whose colours name variables of the page's style sheet, and a table of its numbers.
+"""A chart: a plotly figure and a table of its numbers.
 
-The page's script puts in the colours of the light or the dark theme; `describe` is what a screen reader says.
+Colours are names of variables in the page's style sheet; the page's script replaces them by those of
+the light or the dark theme.
 """
 
 import math
@@ -9,10 +10,10 @@ from collections.abc import Sequence
 from typing import Any, TypedDict
 
 Trace = dict[str, Any]
-"""A trace as plotly takes it."""
+"""A trace in plotly's JSON."""
 
 Layout = dict[str, Any]
-"""A part of a layout as plotly takes it."""
+"""A layout, or a part of one, in plotly's JSON."""
 
 Cell = str | float | None
 """A cell of a chart's table."""
@@ -23,9 +24,9 @@ class LegendEntry(TypedDict):
 
     name: str
     color: int
-    """Index of the style sheet's `--cN`."""
+    """Index N of the style sheet's colour `--cN`."""
     dash: str
-    """Dash of the line, or `mark`."""
+    """Dash of the line, one of `DASHES`; `mark` if only points are drawn."""
 
 
 class ChartTable(TypedDict):
@@ -41,42 +42,42 @@ class Chart(TypedDict):
     id: str
     title: str
     note: str
-    """What the reader should know."""
+    """How to read the chart."""
     describe: str
-    """For a screen reader."""
+    """Text for screen readers."""
     traces: list[Trace]
     layout: Layout
     legend: list[LegendEntry]
-    """Empty where there is nothing to tell apart."""
+    """Empty for a single curve."""
     table: ChartTable
     small: bool
-    """Whether two fit side by side."""
+    """Whether two such charts fit side by side."""
 
 
 COLORS = 12
-"""Colours `--c0` ... of the style sheet."""
+"""Number of colours in the style sheet: `--c0` to `--c11`."""
 
 DASHES = ("solid", "dash", "dot", "dashdot")
-"""Told apart without colour, too."""
+"""Dashes that distinguish curves without colour."""
 
 MAX_TABLE_ROWS = 60
-"""Rows of the table under a curve; report.json has every point."""
+"""Maximum rows in the table under a chart; report.json has every point."""
 
 
 def plot_text(text: str) -> str:
-    """Text for plotly, which reads a few HTML tags in titles and labels."""
+    """Escape text for plotly, which interprets some HTML tags in titles and labels."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def label(language: str, source: str | None, topic: str | None) -> str:
-    """Name of a bucket, for people."""
+    """Readable name of a bucket, such as `zh / web / Others`."""
     return " / ".join(part for part in (language, source, topic) if part is not None)
 
 
 def draw_line(
     name: str, xs: Sequence[float], ys: Sequence[float | None], index: int, *, markers: bool = False
 ) -> Trace:
-    """One curve."""
+    """A trace of one curve; `index` selects its colour and dash."""
     return {
         "type": "scatter",
         "mode": "lines+markers" if markers else "lines",
@@ -89,12 +90,12 @@ def draw_line(
 
 
 def dash(index: int) -> str:
-    """Dash of the n-th curve of a chart: the first four are solid."""
+    """Dash of the curve with this index; the first four are solid."""
     return "solid" if index < 4 else DASHES[index % len(DASHES)]
 
 
 def _legend(traces: Sequence[Trace], names: Sequence[str]) -> list[LegendEntry]:
-    """A legend only where there is something to tell apart; colours are numbers of the style sheet's `--cN`."""
+    """Legend of the traces; empty for a single one."""
     entries: list[LegendEntry] = [
         {
             "name": name,
@@ -107,7 +108,7 @@ def _legend(traces: Sequence[Trace], names: Sequence[str]) -> list[LegendEntry]:
 
 
 def thin(rows: list[list[Cell]]) -> list[list[Cell]]:
-    """At most MAX_TABLE_ROWS rows, evenly spaced, the first and the last among them."""
+    """Keep at most MAX_TABLE_ROWS evenly spaced rows, including the first and the last."""
     if len(rows) <= MAX_TABLE_ROWS:
         return rows
     last = len(rows) - 1
@@ -125,7 +126,18 @@ def make_chart(
     *,
     small: bool = False,
 ) -> Chart:
-    """A chart from its curves and their names."""
+    """Make a chart.
+
+    Args:
+        name: identifies the chart on the page.
+        title: title of the chart.
+        note: how to read it.
+        traces: its curves.
+        layout: plotly's layout.
+        names: name of each trace in the legend.
+        table: its numbers.
+        small: whether two such charts fit side by side.
+    """
     return {
         "id": "chart-" + re.sub(r"\W+", "-", name),
         "title": title,
@@ -140,7 +152,7 @@ def make_chart(
 
 
 def log_ticks(low: float, high: float) -> Layout:
-    """Ticks of a logarithmic axis: powers of ten over a wide range, then 1, 2, 5 times them, then equal steps."""
+    """Ticks of a logarithmic axis: powers of ten for a wide range, else 1, 2, 5 times those, else equal steps."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     steps = (1,) if high > 1e4 * low else (1, 2, 5)
     values = [step * 10.0**power for power in range(first, last + 1) for step in steps]

@@ -21,7 +21,7 @@ from reprise.report.records import Report
 
 
 def course_charts(facts: Report) -> list[Chart]:
-    """How training went: training loss, held-out loss, shares, learning rate, speed."""
+    """Charts over tokens: training loss, held-out loss, shares, learning rate, gradient norm and speed."""
     charts = [_loss(facts), *_held_out(facts), _benchmarks(facts), *_share_charts(facts), *_small_series(facts)]
     return [chart for chart in charts if chart]
 
@@ -59,7 +59,7 @@ def _stage_marks(facts: Report) -> Layout:
 
 
 def _loss(facts: Report) -> Chart | None:
-    """Training loss, with restarts and guards' events on it."""
+    """Training loss, with restarts and guard events marked on it."""
     xs, ys = _joined(facts, "loss")
     if not xs:
         return None
@@ -99,7 +99,7 @@ Curve = Literal["loss", "lr", "grad_norm", "tokens_per_s"]
 
 
 def _joined(facts: Report, name: Curve) -> tuple[list[int], list[float | None]]:
-    """One series over all stages, tokens counted from the start of the run."""
+    """One series over all stages, with tokens counted from the start of the run."""
     xs: list[int] = []
     ys: list[float | None] = []
     for stage, offset in zip(facts["training"], _offsets(facts), strict=True):
@@ -109,7 +109,7 @@ def _joined(facts: Report, name: Curve) -> tuple[list[int], list[float | None]]:
 
 
 def tokens_axis(facts: Report | None, y_title: str) -> Layout:
-    """Layout of a chart over the tokens of a run, or of several runs (facts None), which have no marks in common."""
+    """Layout of a chart over tokens with the stages of a run marked; `facts` None: several runs, without marks."""
     return {
         "xaxis": {"title": {"text": "tokens trained"}, "rangemode": "tozero"},
         "yaxis": {"title": {"text": plot_text(y_title)}},
@@ -118,7 +118,7 @@ def tokens_axis(facts: Report | None, y_title: str) -> Layout:
 
 
 def held_out_series(facts: Report) -> dict[tuple[str, str | None, str | None], list[tuple[int, float]]]:
-    """(entry, source, topic) -> (tokens, bits per byte) at every validation of the run."""
+    """(entry, source, topic) -> (tokens, bits per byte) of every validation of the run."""
     series: dict[tuple[str, str | None, str | None], list[tuple[int, float]]] = {}
     for stage, offset in zip(facts["training"], _offsets(facts), strict=True):
         for validation in stage["validations"]:
@@ -129,13 +129,13 @@ def held_out_series(facts: Report) -> dict[tuple[str, str | None, str | None], l
 
 
 def topic_rank(facts: Report, entry: str, topic: str | None) -> int:
-    """Index of a topic in the recipe's list; what is not in it comes last."""
+    """Index of a topic in the recipe's list; names that are not in it come last."""
     topics = facts["topics"].get(entry, [])
     return topics.index(topic) if topic in topics else len(topics)
 
 
 def topic_colors(facts: Report, entry: str, names: Sequence[str]) -> list[int]:
-    """A topic has the same colour in every chart: its index in the recipe's list. Other names follow."""
+    """Colour of each name. A topic has the same colour in every chart, its index in the recipe's list."""
     topics = facts["topics"].get(entry, [])
     if not set(names) & set(topics):
         return list(range(len(names)))
@@ -144,7 +144,7 @@ def topic_colors(facts: Report, entry: str, names: Sequence[str]) -> list[int]:
 
 
 def _held_out(facts: Report) -> list[Chart | None]:
-    """Change of the held-out loss since the start: by entry, by source, and by topic of each split source."""
+    """Change of held-out bits per byte since the start: by entry, by source, and by topic of each split source."""
     series = held_out_series(facts)
     entries = list(dict.fromkeys(key[0] for key in series))
     chart = change_chart("entries", "Held-out text", facts, {k[0]: v for k, v in series.items() if not k[1]})
@@ -163,7 +163,7 @@ def _held_out(facts: Report) -> list[Chart | None]:
 
 
 def with_tolerances(chart: Chart, tolerance: dict[str, float]) -> Chart:
-    """The chart of the entries with a line where the tolerance of each kept one ends."""
+    """Add a horizontal line at the tolerance of each kept entry."""
     names = [trace["name"] for trace in chart["traces"]]
     end = max(x for trace in chart["traces"] for x in trace["x"])
     for path, share in tolerance.items():
@@ -179,7 +179,15 @@ def with_tolerances(chart: Chart, tolerance: dict[str, float]) -> Chart:
 def change_chart(
     name: str, title: str, facts: Report | None, series: dict[str, list[tuple[int, float]]], colors: Sequence[int] = ()
 ) -> Chart | None:
-    """Curves of the change in per cent since the first measurement; colours are 0, 1, ... unless given."""
+    """Change in per cent since the first measurement, a curve for each series; None without series.
+
+    Args:
+        name: identifies the chart.
+        title: title of the chart.
+        facts: the run; None: the chart of several runs.
+        series: name -> (tokens, bits per byte).
+        colors: colour of each series; empty: 0, 1, ...
+    """
     if not series:
         return None
     traces = [
@@ -208,7 +216,7 @@ def change_chart(
 def score_chart(
     name: str, title: str, note: str, facts: Report, points: Sequence[tuple[int, dict[str, float]]]
 ) -> Chart | None:
-    """Scores of benchmarks over tokens, of those that every point has; None if there is nothing to join."""
+    """Scores over tokens of the benchmarks that every point has; None without such, or with fewer than two points."""
     names = [name for name in points[0][1] if all(name in scores for _, scores in points)] if points else []
     if not names or len(points) < 2:
         return None
@@ -224,7 +232,7 @@ def score_chart(
 
 
 def _benchmarks(facts: Report) -> Chart | None:
-    """Benchmarks that were run while training."""
+    """Scores of benchmarks that were run during training."""
     points = [
         (offset + point["tokens"], point["scores"])
         for stage, offset in zip(facts["training"], _offsets(facts), strict=True)
@@ -235,7 +243,7 @@ def _benchmarks(facts: Report) -> Chart | None:
 
 
 def _share_charts(facts: Report) -> list[Chart]:
-    """Shares over tokens, one chart for each part of the mixture that changed: such as the topics of `zh/web`."""
+    """Shares over tokens, one chart for each part of the mixture that changed, such as the topics of `zh/web`."""
     series: dict[str, dict[str, list[tuple[int, float]]]] = {}
     inherited: dict[str, dict[str, float]] = {}
     for stage, offset in zip(facts["training"], _offsets(facts), strict=True):
@@ -248,7 +256,7 @@ def _share_charts(facts: Report) -> list[Chart]:
             known |= change["new"]
         if facts["repeat"]["recipe"]["stages"][stage["stage"] - 1]["topics"]["initial"] == "inherit":
             last = inherited | last
-        for path, shares in last.items():  # they hold until the end of what was trained
+        for path, shares in last.items():  # extend the curves to the last token
             _add_points(series[path], offset + stage["tokens"], shares)
         inherited = last
     return [_shares_chart(facts, path, curves) for path, curves in series.items()]
@@ -319,14 +327,14 @@ def _histogram(index: int, row: PerplexityFacts) -> Chart:
     edges, counts = row["bin_edges"], row["bin_documents"]
     name = label(row["language"], row["source"], None)
     median = row["quantiles"]["0.5"]
-    # Bars of a histogram over bins of equal ratio: drawn as a filled step, which a logarithmic axis takes as it is.
+    # The bins have equal ratios: a filled step curve draws them on a logarithmic axis.
     xs = [edge for edge in edges for _ in range(2)]
     ys = [0, *(count for count in counts for _ in range(2)), 0]
     trace = draw_line(name, xs, ys, 0) | {"fill": "tozeroy", "fillcolor": "var(--c0-soft)"}
     trace["line"]["width"] = 1.5
     trace["hovertemplate"] = "perplexity %{x:.3~g}: %{y} documents<extra></extra>"
     line = {"color": "var(--text)", "width": 1.5, "dash": "dash"}
-    whole = {"dtick": 1} if max(counts) < 5 else {}  # there is no half of a document
+    whole = {"dtick": 1} if max(counts) < 5 else {}  # no ticks at half a document
     layout = {
         "xaxis": {"type": "log", "title": {"text": "perplexity"}} | log_ticks(edges[0], edges[-1]),
         "yaxis": {"title": {"text": "documents"}, "rangemode": "tozero"} | whole,
@@ -346,7 +354,7 @@ def _histogram(index: int, row: PerplexityFacts) -> Chart:
 
 
 def curriculum_charts(facts: Report) -> list[Chart]:
-    """Perplexity along an epoch, one chart per stage and mixture entry; a stage with the orders of another has none."""
+    """Perplexity along an epoch, one chart per stage and entry, unless it equals that of the stage before."""
     groups: dict[tuple[int, str], dict[str, list[float | None]]] = {}
     for row in facts["curriculum"]:
         groups.setdefault((row["stage"], row["entry"]), {})[row["source"]] = row["median_ppl"]

@@ -7,7 +7,7 @@ from reprise.storage import Json
 
 
 def compare(runs: list[ComparedRun]) -> tuple[dict[str, list[Chart]], Json]:
-    """Charts and rows of the comparison."""
+    """Charts of the comparison by section, and the other values of its template."""
     names = _names(runs)
     entries = list(dict.fromkeys(change["entry"] for run in runs for change in _changes(run)))
     rows = []
@@ -38,13 +38,13 @@ def compare(runs: list[ComparedRun]) -> tuple[dict[str, list[Chart]], Json]:
 
 
 def _names(runs: list[ComparedRun]) -> list[str]:
-    """Names of the runs; the folder where two have the same."""
+    """Name of each run; its folder if another run has the same name."""
     names = [run["report"]["run"]["name"] for run in runs]
     return [run["folder"] if names.count(name) > 1 else name for name, run in zip(names, runs, strict=True)]
 
 
 def _changes(run: ComparedRun) -> list[Json]:
-    """Change per entry: of the evaluation, else of the validations so far."""
+    """Change of each entry: from the evaluation, else from the validations so far."""
     rows = run["report"]["bits_per_byte"] or run["report"]["verdict"]["so_far"]
     return [
         {name: row[name] for name in ("entry", "before", "after", "change")} for row in rows if row["source"] is None
@@ -52,7 +52,7 @@ def _changes(run: ComparedRun) -> list[Json]:
 
 
 def _benchmarks(runs: list[ComparedRun]) -> list[Json]:
-    """Each benchmark that a run was asked: its row of each run, None if there is none."""
+    """Each benchmark with its row in each run; None if the run did not measure it."""
     asked = [{row["benchmark"]: row for row in run["report"]["benchmarks"]} for run in runs]
     return [
         {"name": name, "per_run": [rows.get(name) for rows in asked]}
@@ -61,7 +61,7 @@ def _benchmarks(runs: list[ComparedRun]) -> list[Json]:
 
 
 def _different_text(runs: list[ComparedRun]) -> list[str]:
-    """Entries in which the runs began from different bits per byte: other held-out text or another model."""
+    """Entries whose bits per byte before training differ: the held-out text or the base model differs."""
     before: dict[str, set[float]] = {}
     for run in runs:
         for row in run["report"]["bits_per_byte"]:
@@ -85,14 +85,14 @@ def _held_out(names: list[str], runs: list[ComparedRun], entries: list[str]) -> 
 
 
 def _plane(names: list[str], runs: list[ComparedRun]) -> list[Chart]:
-    """Gain against retention of all runs, if they have the same kept and the same new entry."""
+    """Gain against retention of all runs, in one chart."""
     kept = list(dict.fromkeys(path for run in runs for path in run["report"]["tolerance"]))
     chart = retention.plane_chart({name: run["report"] for name, run in zip(names, runs, strict=True)}, kept)
     return [chart] if chart else []
 
 
 def _settings(runs: list[ComparedRun]) -> list[Json]:
-    """Settings that differ between the runs: name, and the value in each."""
+    """Settings that differ between the runs, with their value in each run."""
     flat = [_flat(run["report"]["repeat"]["recipe"]) for run in runs]
     names = list(dict.fromkeys(name for settings in flat for name in settings))
     rows = [{"name": name, "per_run": [settings.get(name) for settings in flat]} for name in names]
@@ -100,7 +100,7 @@ def _settings(runs: list[ComparedRun]) -> list[Json]:
 
 
 def _flat(value: Json, prefix: str = "") -> dict[str, Json]:
-    """Dotted name -> value of every setting."""
+    """Flatten nested settings to dotted name -> value."""
     if isinstance(value, dict) and value:
         items = value.items()
     elif isinstance(value, list) and value and isinstance(value[0], dict):

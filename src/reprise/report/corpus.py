@@ -1,6 +1,6 @@
 """The document stages -> what the report says about the text: flow, drops with examples, rejects, perplexity.
 
-Files never change once they have their name, so what was read of one is remembered (`reprise watch` asks often).
+Published files never change, so what was read from them is cached: `reprise watch` reads often.
 """
 
 import functools
@@ -31,14 +31,14 @@ from reprise.storage import Json
 from reprise.workspace import Workspace
 
 EXAMPLES = 3
-"""Dropped or rejected documents shown for each reason."""
+"""Examples shown for each reason of drops and rejects."""
 
 EXCERPT_CHARS = 400
-"""Longest excerpt of a document."""
+"""Maximum length of an excerpt of a document."""
 
 
 def corpus_facts(workspace: Workspace) -> CorpusFacts:
-    """Flow through the stages, drops per reason with examples, rejects, documents per bucket, perplexity."""
+    """What the document stages of a run have done so far."""
     return {
         "flow": _flow(workspace),
         "drops": [drop for stage in (*DOCUMENT_STAGES, SYNTHESIZE, TOKENIZE) for drop in _drops(workspace, stage)],
@@ -50,7 +50,7 @@ def corpus_facts(workspace: Workspace) -> CorpusFacts:
 
 
 def _grades(workspace: Workspace) -> list[GradeFacts]:
-    """How right the grades of quality are, one entry for each language that was learned."""
+    """Measured accuracy of the quality classifier, one entry per language it was fitted for."""
     reports = read_grades(stage_folder(workspace, "label"))
     return [
         {"language": language, "figures": report["figures"]}
@@ -60,13 +60,13 @@ def _grades(workspace: Workspace) -> list[GradeFacts]:
 
 
 def stage_folder(workspace: Workspace, stage: str) -> Path:
-    """The published folder of a stage; while there is none, the unpublished one."""
+    """The published folder of a stage, or its unpublished one if the stage is not finished."""
     folder = workspace.folder(stage)
     return folder if folder.exists() else workspace.root / f"{stage}.partial"
 
 
 def _flow(workspace: Workspace) -> list[FlowRow]:
-    """Documents that each stage before the synthesis wrote and dropped; only what is published is counted."""
+    """Documents that each published stage before the synthesis wrote and dropped."""
     flow: list[FlowRow] = []
     for stage in DOCUMENT_STAGES:
         folder = workspace.folder(stage)
@@ -77,7 +77,7 @@ def _flow(workspace: Workspace) -> list[FlowRow]:
 
 
 def _drops(workspace: Workspace, stage: str) -> list[DropFacts]:
-    """One entry for each reason of a stage, the most frequent first."""
+    """Drops of a stage, one entry per reason, the most frequent first."""
     documents: Counter[str] = Counter()
     languages: dict[str, Counter[str]] = defaultdict(Counter)
     examples: dict[str, list[DropExample]] = defaultdict(list)
@@ -129,7 +129,7 @@ def _dropped_part(part: Path, _changed_ns: int) -> tuple[dict[tuple[str, str], i
 
 
 def excerpt(text: str, limit: int = EXCERPT_CHARS) -> str:
-    """The beginning of a text, with a mark if it was cut."""
+    """The beginning of a text, with an ellipsis if it was cut."""
     return text if len(text) <= limit else text[:limit].rstrip() + " ..."
 
 
@@ -150,7 +150,7 @@ def _rejects(path: Path) -> list[RejectFacts]:
 
 
 def _read_lines(path: Path) -> Iterator[Json]:
-    """Objects of a JSON Lines file that may still be written: a last line without its end is skipped."""
+    """Records of a JSON Lines file that another process may be writing: an unfinished last line is skipped."""
     if not path.exists():
         return
     with path.open(encoding="utf-8", errors="replace") as handle:
@@ -160,14 +160,14 @@ def _read_lines(path: Path) -> Iterator[Json]:
 
 
 def _last_documents(workspace: Workspace) -> list[Path]:
-    """Document folders of what is trained on: the last published document stage, and the synthetic text."""
+    """Document folders of the training text: the last published document stage, and the synthetic text."""
     published = [stage for stage in DOCUMENT_STAGES if (workspace.folder(stage) / DOCUMENTS).exists()]
     folders = [workspace.folder(stage) / DOCUMENTS for stage in [*published[-1:], SYNTHESIZE]]
     return [folder for folder in folders if folder.exists()]
 
 
 def _buckets(workspace: Workspace) -> list[BucketDocuments]:
-    """Documents of each language, source and topic: for training, and held out."""
+    """Training and held-out documents of each language, source and topic."""
     sums: dict[tuple[str, str, str | None], Counter[str]] = defaultdict(Counter)
     for folder in _last_documents(workspace):
         for part in list_parts(folder):

@@ -13,9 +13,9 @@ class FlowRow(TypedDict):
     stage: str
     """Name of the stage."""
     documents: int
-    """Documents that it wrote."""
+    """Documents that the stage wrote."""
     dropped: int
-    """Documents that it dropped."""
+    """Documents that the stage dropped."""
 
 
 @record
@@ -29,11 +29,11 @@ class DropExample(TypedDict):
     source: str | None
     """Its source."""
     origin: str | None
-    """File and line."""
+    """File and line that the document was read from."""
     detail: str | None
-    """What was measured."""
+    """Measured value that the rule judged."""
     excerpt: str
-    """Its first characters."""
+    """First characters of the text."""
 
 
 @record
@@ -43,13 +43,13 @@ class DropFacts(TypedDict):
     stage: str
     """Name of the stage."""
     reason: str
-    """Name of the rule."""
+    """Rule that dropped them."""
     documents: int
     """Dropped documents."""
     languages: dict[str, int]
     """Language -> dropped documents, most frequent first."""
     examples: list[DropExample]
-    """A few of them."""
+    """Some of the dropped documents."""
 
 
 @record
@@ -59,9 +59,9 @@ class RejectExample(TypedDict):
     file: str
     """Its file."""
     line: int | str | None
-    """Line or record of the file."""
+    """Line or record in the file."""
     excerpt: str
-    """Its first characters."""
+    """First characters of the record."""
 
 
 @record
@@ -73,7 +73,7 @@ class RejectFacts(TypedDict):
     documents: int
     """Rejected documents."""
     examples: list[RejectExample]
-    """A few of them."""
+    """Some of the rejected documents."""
 
 
 @record
@@ -87,14 +87,14 @@ class BucketDocuments(TypedDict):
     topic: str | None
     """Topic; null if it was not labelled."""
     train: int
-    """Documents to train on."""
+    """Training documents."""
     valid: int
     """Held-out documents."""
 
 
 @record
 class PerplexityFacts(TypedDict):
-    """Distribution of the training documents' perplexity."""
+    """Distribution of the perplexity of the training documents of a language and source."""
 
     language: str
     """Language."""
@@ -103,26 +103,26 @@ class PerplexityFacts(TypedDict):
     documents: int
     """Scored documents."""
     quantiles: dict[str, float]
-    """Share, such as `0.5` -> perplexity."""
+    """Quantile, such as `0.5` -> perplexity."""
     bin_edges: list[float]
-    """Edges of log-spaced bins; the outer bins also hold what is beyond them."""
+    """Edges of log-spaced bins; the first and last bin include the documents beyond them."""
     bin_documents: list[int]
     """Documents in each bin."""
 
 
 @record
 class GradeFacts(TypedDict):
-    """Quality of the classifier of grades, measured on labels that it was not fitted on."""
+    """Accuracy of the quality classifier, measured on labels that it was not fitted on."""
 
     language: str
     """Language of the documents."""
     figures: GradeFigures
-    """How right it is."""
+    """Its accuracy."""
 
 
 @record
 class CorpusFacts(TypedDict):
-    """What the document stages did."""
+    """The text of a run: what the document stages did."""
 
     flow: list[FlowRow]
     """Documents after each published stage."""
@@ -135,12 +135,12 @@ class CorpusFacts(TypedDict):
     perplexity: list[PerplexityFacts]
     """Perplexity of each language and source that was scored."""
     grades: list[GradeFacts]
-    """Measured quality of the grades, one entry for each language that was learned."""
+    """Accuracy of the quality classifier, one entry per language it was fitted for."""
 
 
 @record
 class OrderRow(TypedDict):
-    """In which order a stage takes the documents of a source."""
+    """Order in which a training stage reads the documents of a source."""
 
     stage: int
     """Training stage, counted from 1."""
@@ -149,7 +149,7 @@ class OrderRow(TypedDict):
     source: str
     """Source."""
     scored: bool
-    """Whether the order needs perplexities."""
+    """Whether the order depends on perplexities."""
     by: str
     """`curriculum.by` of the recipe."""
     order: str
@@ -157,9 +157,9 @@ class OrderRow(TypedDict):
     segments: int
     """`curriculum.segments`."""
     drop_below: float
-    """`curriculum.drop_below`: quantile of perplexity under which documents are skipped."""
+    """`curriculum.drop_below`: quantile of perplexity below which documents are skipped."""
     drop_above: float
-    """`curriculum.drop_above`: quantile over which documents are skipped."""
+    """`curriculum.drop_above`: quantile of perplexity above which documents are skipped."""
 
 
 @record
@@ -173,4 +173,4 @@ class OrderCurve(TypedDict):
     source: str
     """Source."""
     median_ppl: list[float | None]
-    """Median perplexity in equal parts of the epoch's tokens; null if no document of its own lies in one."""
+    """Median perplexity in 40 equal parts of the epoch's tokens; null for a part without the middle of a document."""

@@ -16,20 +16,20 @@ from reprise.training.events import Event, GuardEvent, Moment, ResumeEvent, Shar
 from reprise.workspace import Workspace
 
 MAX_POINTS = 600
-"""Most points of a curve; a longer series is averaged over neighbouring steps."""
+"""Maximum points of a curve; longer series are averaged over neighbouring steps."""
 
 EVENTS = ("guard", "resume")
-"""What happened, and stays true when the tokens after it are trained again."""
+"""Kinds of record that stay valid if the tokens after them are trained again."""
 
 MEASUREMENTS = ("step", "validation", "benchmarks")
-"""Of these, the latest at each token count is used."""
+"""Kinds of record of which only the latest at each token count is used."""
 
 Key = tuple[str, str | None, str | None]
-"""Entry of the mixture or language, source, topic; None: all of them together."""
+"""(entry of the mixture or language, source, topic); None: all of them together."""
 
 
 class FreshStart(Moment):
-    """A restart without a checkpoint, as `drop_repeated` records it: training began again with the first token."""
+    """A restart without a checkpoint, as `drop_repeated` inserts it: training restarted from the first token."""
 
     kind: Literal["resume"]
     checkpoint: None
@@ -40,9 +40,9 @@ Reported = ResumeEvent | FreshStart | GuardEvent | SharesEvent
 
 
 def read_metrics(path: Path) -> tuple[list[Event], int]:
-    """Records of a metrics file, and how many of its lines are damaged.
+    """Read the records of a metrics file, and count its damaged lines.
 
-    A last line without its end is one that is being written, not damage.
+    An unfinished last line is still being written and does not count as damaged.
     """
     try:
         lines = path.read_bytes().split(b"\n")
@@ -63,9 +63,9 @@ def read_metrics(path: Path) -> tuple[list[Event], int]:
 def drop_repeated(records: Sequence[Event]) -> list[Record]:
     """Drop measurements that were repeated after a restart: those later than the checkpoint that was loaded.
 
-    A process writes `start`, and `resume` once it has loaded a checkpoint. If something else follows, it began from the
-    first token, and `start` becomes a `resume` without a checkpoint here. If nothing follows, or the next `start`, the
-    process was killed before it did either, so nothing was done again.
+    A process writes `start`, then `resume` once it has loaded a checkpoint. If another record follows `start`, training
+    restarted from the first token, and `start` is replaced by a `resume` without a checkpoint. If nothing or another
+    `start` follows, the process was killed before it trained, so nothing was repeated.
     """
     kept: list[Record] = []
     record: Record
@@ -85,7 +85,7 @@ def drop_repeated(records: Sequence[Event]) -> list[Record]:
 
 
 def training_facts(workspace: Workspace, recipe: Recipe, index: int) -> TrainingFacts:
-    """What is known of one training stage, finished or not.
+    """Curves, events and token counts of one training stage, finished or not.
 
     Args:
         workspace: the run.
@@ -125,11 +125,11 @@ def training_facts(workspace: Workspace, recipe: Recipe, index: int) -> Training
 
 
 def _spent_so_far(folder: Path) -> list[SpentRow]:
-    """Tokens of each bucket up to the latest checkpoint of a stage that is not finished."""
+    """Tokens of each bucket up to the latest checkpoint of an unfinished stage."""
     checkpoints = sorted(folder.glob("checkpoints/step-*[0-9]/checkpoint.json"))
     try:
         buckets: list[BucketState] = json.loads(checkpoints[-1].read_text(encoding="utf-8"))["sampler"]["buckets"]
-    except (IndexError, FileNotFoundError):  # none yet, or one that has just been replaced
+    except (IndexError, FileNotFoundError):  # there is none yet, or it has just been replaced
         return []
     return [
         {"entry": bucket["entry"], "source": bucket["source"], "topic": bucket["topic"], "spent": bucket["tokens"]}
@@ -138,7 +138,7 @@ def _spent_so_far(folder: Path) -> list[SpentRow]:
 
 
 def _seconds(manifest: Manifest | None, records: Sequence[Event]) -> float:
-    """Seconds at work: those of the last record of each life of the process, summed."""
+    """Working time in seconds: the last `seconds` of each process, summed over restarts."""
     if manifest:
         return manifest.seconds
     total = last = 0.0
@@ -150,7 +150,7 @@ def _seconds(manifest: Manifest | None, records: Sequence[Event]) -> float:
 
 
 def _series(steps: Sequence[StepEvent]) -> Series:
-    """Loss, learning rate, gradient norm and speed over tokens, each a list, averaged down to MAX_POINTS."""
+    """Loss, learning rate, gradient norm and speed over tokens, averaged to at most MAX_POINTS points."""
     width = max(1, math.ceil(len(steps) / MAX_POINTS))
     groups = [steps[start : start + width] for start in range(0, len(steps), width)]
     return {
@@ -164,13 +164,13 @@ def _series(steps: Sequence[StepEvent]) -> Series:
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    """Mean of the finite values; None without any, because JSON cannot write NaN."""
+    """Mean of the finite values; None if there are none, as JSON has no NaN."""
     finite = [value for value in values if value is not None and math.isfinite(value)]
     return sum(finite) / len(finite) if finite else None
 
 
 def bits_per_byte_of(record: ValidationEvent, groups: Groups) -> ValidationFacts:
-    """One measurement: bits per byte of each entry or language, its sources and their topics."""
+    """Bits per byte of one validation: of each entry or language, its sources and their topics."""
     sums: dict[Key, list[float]] = defaultdict(lambda: [0.0, 0.0])
     buckets = [bucket for bucket in record["validation"] if math.isfinite(bucket["nll"]) and bucket["num_bytes"]]
     wholes = [
@@ -199,7 +199,7 @@ def bits_per_byte_of(record: ValidationEvent, groups: Groups) -> ValidationFacts
 
 
 def _shares(records: Sequence[Record]) -> list[ShareChange]:
-    """Changes of the mixture: where, why, and the shares of the children of `path` before and after."""
+    """Every change of the mixture's shares."""
     return [
         {
             "tokens": record["tokens"],
@@ -214,12 +214,12 @@ def _shares(records: Sequence[Record]) -> list[ShareChange]:
 
 
 def _is_event(record: Record, policy: str) -> TypeGuard[Reported]:
-    """A restart, a guard, or a change of the mixture that its policy did not make."""
+    """Whether a record is a restart, a guard event, or a share change not made by the policy."""
     return record["kind"] in EVENTS or (record["kind"] == "shares" and record["cause"] != policy)
 
 
 def _event(record: Reported) -> TrainingEvent:
-    """What happened: where it was, and all that the record says of it but the shares, which have a curve."""
+    """The event with the fields of its record, except for the shares, which are drawn as curves."""
     known = (
         "kind",
         "step",

@@ -1,4 +1,4 @@
-"""A run, at any time -> its report. The page is drawn from this record and nothing else, so both say the same."""
+"""A run, finished or not -> its report. The page is drawn from this record alone, so both show the same."""
 
 import functools
 import math
@@ -36,11 +36,11 @@ from reprise.vocabulary.records import VocabularyCounts
 from reprise.workspace import Workspace
 
 SAMPLE_CHARS = 1500
-"""Longest excerpt of a synthetic sample."""
+"""Maximum length of an excerpt of a synthetic sample."""
 
 
 def gather(workspace: Workspace, recipe: Recipe) -> Report:
-    """All that is known of a run."""
+    """Collect everything that the report of a run contains."""
     problems: list[str] = []
     training = [training_facts(workspace, recipe, index) for index in range(len(recipe.stages))]
     results: Results | None = _read_json(workspace.folder("evaluate") / "results.json")
@@ -81,7 +81,7 @@ def gather(workspace: Workspace, recipe: Recipe) -> Report:
 
 
 def finite(value: Any) -> Any:
-    """The value with null for each float that is not finite, which JSON cannot write."""
+    """Replace every float that is not finite by None, as JSON has neither NaN nor infinity."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -147,7 +147,7 @@ def _state(stages: list[StageFacts]) -> Literal["finished", "not finished", "not
 
 
 def _verdict(results: Results | None, training: list[TrainingFacts], recipe: Recipe) -> VerdictFacts:
-    """The evaluation's verdict; before there is one, what the held-out loss of training says so far."""
+    """The evaluation's verdict; before the evaluation, the change of the held-out loss so far."""
     if results:
         parts = headline_parts(results["verdicts"], results["untested"])
         return {
@@ -170,7 +170,7 @@ def _tolerances(recipe: Recipe) -> dict[str, float]:
 
 
 def changes_so_far(training: list[TrainingFacts], tolerances: dict[str, float]) -> list[ChangeSoFar]:
-    """Held-out bits per byte of each entry and source before training and at the last validation."""
+    """Held-out bits per byte of each entry and source, before training and at the last validation."""
     measured = [validation for stage in training for validation in stage["validations"]]
     if not measured:
         return []
@@ -226,7 +226,7 @@ def _budget(recipe: Recipe, training: list[TrainingFacts]) -> list[BudgetRow]:
 
 
 def _order(recipe: Recipe) -> list[OrderRow]:
-    """In which order each stage takes the documents of each source."""
+    """Order of the documents of each source in each stage."""
     rows: list[OrderRow] = []
     for index, stage in enumerate(recipe.stages):
         for name, entry in stage.mixture.items():
@@ -249,10 +249,10 @@ def _order(recipe: Recipe) -> list[OrderRow]:
 
 
 def _curriculum(workspace: Workspace, recipe: Recipe, problems: list[str]) -> list[OrderCurve]:
-    """Perplexity along the order of training, once there is a token store."""
+    """Perplexity along the order of training; empty before the stage `tokenize`."""
     if workspace.manifest("tokenize") is None:
         return []
-    from reprise.report.order import order_facts  # imports torch, which an early report can do without
+    from reprise.report.order import order_facts  # imports torch, which an early report does not need
 
     try:
         return order_facts(workspace, recipe)
@@ -262,7 +262,7 @@ def _curriculum(workspace: Workspace, recipe: Recipe, problems: list[str]) -> li
 
 
 def _vocabulary(workspace: Workspace, recipe: Recipe) -> VocabularyCounts | None:
-    """What the stage `vocabulary` added."""
+    """Counts of the stage `vocabulary`; None before that stage, or if the recipe has none."""
     manifest = None if recipe.vocabulary is None else workspace.manifest(VOCABULARY)
     return None if manifest is None else cast(VocabularyCounts, manifest.counts)
 
@@ -282,7 +282,7 @@ def _synthesis(workspace: Workspace, recipe: Recipe) -> SynthesisFacts:
 def _repeat(
     workspace: Workspace, recipe: Recipe, stages: list[StageFacts], training: list[TrainingFacts]
 ) -> RepeatFacts:
-    """What another person needs to get the same numbers."""
+    """What is needed to reproduce the run."""
     files: dict[str, InputRecord] = {}
     for stage in stages:
         manifest = workspace.manifest(stage["stage"])
@@ -298,7 +298,7 @@ def _repeat(
 
 
 def _cost(recipe: Recipe, training: list[TrainingFacts]) -> CostFacts:
-    """What training has taken until now; price null if the recipe names none, flops if they are not known."""
+    """Cost of training so far; `price` is None if the recipe sets none, `training_flops` if they are not known."""
     hours = sum(stage["seconds"] * stage["start"]["processes"] for stage in training if stage["start"]) / 3600
     tokens = sum(stage["tokens"] for stage in training)
     per_token = _flops_per_token(recipe) if tokens else 0.0
@@ -311,7 +311,7 @@ def _cost(recipe: Recipe, training: list[TrainingFacts]) -> CostFacts:
 
 
 def _flops_per_token(recipe: Recipe) -> float | None:
-    """FLOPs of forward and backward pass; None if the model's configuration is no longer there."""
+    """FLOPs per token of the forward and backward pass; None if the model's configuration is missing."""
     frozen = recipe.training.adapter.kind != "none"
     return _flops_of_model(recipe.start_model().model_dump_json(), recipe.rows.seq_len, frozen)
 
@@ -328,13 +328,13 @@ def _flops_of_model(model_json: str, seq_len: int, frozen: bool) -> float | None
 
 
 def _machine(training: list[TrainingFacts]) -> MachineFacts | None:
-    """What training ran on, as its last process said when it began; None before there was one."""
+    """The machine of the last training process; None before the first."""
     starts = [stage["start"] for stage in training if stage["start"]]
     return {**starts[-1]["machine"], "processes": starts[-1]["processes"]} if starts else None
 
 
 def _topics(recipe: Recipe) -> dict[str, list[str]]:
-    """Topics of each entry of the mixtures and of each language."""
+    """Entry of the mixture, or language -> its topics."""
     entries = [item for stage in recipe.stages for item in stage.mixture.items()]
     languages = {name: entry.language for name, entry in entries} | {e.language: e.language for _, e in entries}
     return {name: recipe.documents.topics.list_of(language) for name, language in languages.items()}

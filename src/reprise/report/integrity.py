@@ -1,4 +1,4 @@
-"""Manifests and the last `reprise verify` -> which files of a run were compared with their checksums, and when."""
+"""Which files of a run were compared with their checksums and when, from manifests and the last `reprise verify`."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -15,42 +15,42 @@ VerifiedState = Literal["as written", "damaged", "made since", "not verified"]
 
 @record
 class CheckedPart(TypedDict):
-    """A stage, a cache or the inputs, and what is known of its files."""
+    """A stage, a cache or the inputs, and how its files were checked."""
 
     what: str
     """Name of the stage, or path of the cache, or `inputs`."""
     files: int
     """Files."""
     bytes: int
-    """Their size together."""
+    """Total size of the files."""
     compared_before: list[str]
-    """Stages that compared these files with their checksums before they read them."""
+    """Stages that compared these files with their checksums before reading them."""
     written_before: list[str]
-    """Stages that read these files in the command that had just written or compared them."""
+    """Stages that read these files in the same command that had written or compared them."""
     verified: VerifiedState
-    """What the last `reprise verify` says of it; `made since`: it was made after that."""
+    """Result of the last `reprise verify`; `made since`: the part was made after it."""
 
 
 @record
 class IntegrityFacts(TypedDict):
-    """What the report says about the bytes that its numbers rest on."""
+    """How the files of a run were checked for damage."""
 
     when: str | None
-    """When `reprise verify` last ran; null if it has not."""
+    """UTC time of the last `reprise verify`, ISO 8601; null if it never ran."""
     seconds: float | None
-    """Duration of that; null if it has not run."""
+    """Duration of the last `reprise verify`; null if it never ran."""
     damage: list[str]
-    """The files that it found missing or damaged, a sentence each, of what has not been made again since."""
+    """One sentence for each missing or damaged file of parts that were not made again since."""
     parts: list[CheckedPart]
     """Published stages, then caches and inputs."""
 
 
 def integrity_facts(workspace: Workspace, manifests: Mapping[str, Manifest | None]) -> IntegrityFacts:
-    """Which files were compared when they were read, and which `reprise verify` compared.
+    """Collect which files were compared with their checksums, by later stages and by `reprise verify`.
 
     Args:
         workspace: the run.
-        manifests: stage -> its manifest; None if it is not published.
+        manifests: stage -> its manifest; None if the stage is not published.
     """
     verification = read_verification(workspace.root)
     published = {name: manifest for name, manifest in manifests.items() if manifest is not None}

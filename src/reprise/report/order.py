@@ -1,4 +1,4 @@
-"""The order in which training takes the documents, as the sampler itself works it out -> perplexity along the way."""
+"""Perplexity along the order in which the sampler reads the documents of a stage."""
 
 import functools
 from collections import defaultdict
@@ -14,14 +14,14 @@ from reprise.tokens.store import TokenStore
 from reprise.workspace import Workspace
 
 BINS = 40
-"""Points of a curve: each stands for so many equal parts of the tokens of one epoch."""
+"""Points of a curve: an epoch is divided into this many parts with equal tokens."""
 
 
 def order_facts(workspace: Workspace, recipe: Recipe) -> list[OrderCurve]:
-    """Median perplexity along the first epoch of every source that is ordered or cut by perplexity.
+    """Median perplexity along the first epoch of every source that is ordered or filtered by perplexity.
 
     Raises:
-        UserError: the token store is damaged, or its documents do not suffice for a stage.
+        UserError: the token store is damaged, or has too few documents for a stage.
     """
     manifest = workspace.manifest("tokenize")
     assert manifest is not None, "the caller asks once there is a token store"
@@ -46,7 +46,7 @@ def _order_facts(folder: Path, _fingerprint: str, recipe_json: str) -> list[Orde
 
 
 Ordered = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
-"""Perplexity and tokens of each document, in the order of reading."""
+"""(perplexity, tokens) of each document in reading order: float32 and int64 [documents]."""
 
 
 def _in_order(opened: OpenBucket) -> Ordered:
@@ -55,9 +55,9 @@ def _in_order(opened: OpenBucket) -> Ordered:
 
 
 def perplexity_along(buckets: list[Ordered]) -> list[float | None]:
-    """Median perplexity in each of BINS equal parts of an epoch; topics of a source go side by side.
+    """Median perplexity in each of BINS equal parts of an epoch, over all topics of a source.
 
-    None if a part holds no document of its own, because one document spans it.
+    A document belongs to the part that contains its middle; a part without documents is None.
     """
     values: list[list[float]] = [[] for _ in range(BINS)]
     for ppl, lengths in buckets:

@@ -1,4 +1,4 @@
-"""The order of a stage for `reprise order`: tables on the terminal, and the planned mixture over tokens as a plot."""
+"""`reprise order`: the order of a stage as tables on the terminal, and the planned mixture over tokens as a plot."""
 
 from itertools import islice
 from pathlib import Path
@@ -18,11 +18,11 @@ from reprise.tokens.store import TokenStore
 
 
 def draw_mixture(segments: list[Segment], title: str) -> Any:
-    """A plotly figure: the planned share of each language and source over the tokens of the run, stacked.
+    """Draw the planned share of each language and source over the tokens of the run, as a stacked plotly figure.
 
     Args:
-        segments: of `forecast`, stages in order.
-        title: over the picture.
+        segments: segments from `forecast`, stages in order.
+        title: title of the figure.
     """
     import plotly.graph_objects as go
 
@@ -54,14 +54,14 @@ def draw_mixture(segments: list[Segment], title: str) -> Any:
 
 
 class Order(TypedDict):
-    """What a stage will train on when."""
+    """The order in which a training stage will read its rows."""
 
     stage: int
     """From 1."""
     rows: list[PreviewRow]
     packing: list[Packing]
     warnings: list[str]
-    """What the forecast warns of."""
+    """Warnings of the forecast."""
 
 
 def plan_order(
@@ -73,15 +73,15 @@ def plan_order(
     previous: SamplerState | None = None,
     picture: Path | None = None,
 ) -> Order:
-    """The first rows of a stage, how its documents fit into rows, and what the forecast warns of.
+    """Compute the first rows of a stage, how its documents fit into rows, and the warnings of the forecast.
 
     Args:
         recipe: the run.
-        store: token store of its workspace.
-        stage: counted from 1.
-        rows: how many.
-        previous: see `preview`.
-        picture: where to write the mixture over tokens, as HTML.
+        store: token store of the run.
+        stage: training stage, counted from 1.
+        rows: how many rows to compute.
+        previous: state of the sampler at the end of the previous stage, see `preview`.
+        picture: HTML file for a plot of the mixture over tokens; None: no plot.
     """
     tokenizer = load_tokenizer(recipe.start_model())
     order = preview(recipe, store, lambda ids: str(tokenizer.decode(ids)), stage=stage, previous=previous)
@@ -97,7 +97,7 @@ def plan_order(
 
 
 def order_json(order: Order) -> dict[str, Any]:
-    """The order with names instead of indices, for `reprise order --json`."""
+    """Convert an order to JSON with names instead of indices, for `reprise order --json`."""
     return {
         **order,
         "rows": [row._asdict() for row in order["rows"]],
@@ -125,10 +125,10 @@ def show_order(order: Order) -> None:
 
 
 def write_picture(segments: list[Segment], title: str, path: Path) -> None:
-    """`draw_mixture` as one HTML file that opens offline."""
+    """Write `draw_mixture` as a self-contained HTML file."""
     draw_mixture(segments, title).write_html(path, include_plotlyjs=True)
 
 
 def _source(path: str) -> str:
-    """`zh/web` of `zh/web/Others`."""
+    """Entry and source of a path: `zh/web` for `zh/web/Others`."""
     return "/".join(path.split("/")[:2])

@@ -1,4 +1,4 @@
-"""Facts -> HTML. Templates escape every value, and the page's policy lets no script run but ours."""
+"""Facts -> HTML. Templates escape every value, and the content security policy allows only our own scripts."""
 
 import base64
 import hashlib
@@ -22,15 +22,15 @@ from reprise.storage import Json
 from reprise.yaml_text import format_yaml
 
 PLOTLY = "plotly.min.js"
-"""Path of the plotting script where a server hands out the page."""
+"""URL path of the plotting script when a server serves the page."""
 
 
 def render_report(facts: Report, *, live: bool = False) -> str:
-    """One run as a page.
+    """Render the report of a run as a page.
 
     Args:
         facts: the report of the run.
-        live: for `reprise watch`: the script comes from the server, and the page asks for news.
+        live: for `reprise watch`: the script comes from the server, and the page polls for changes.
     """
     kept = list(facts["tolerance"])
     drawn = {
@@ -45,7 +45,7 @@ def render_report(facts: Report, *, live: bool = False) -> str:
 
 
 def _report_views(facts: Report) -> dict[str, Any]:
-    """What the template needs besides the facts: rows with their pictures, and the recipe as text."""
+    """Values of the template besides the facts: table rows with their pictures, and the recipe as text."""
     return {
         "budget": {stage["stage"]: tables.budget_rows(facts, stage["stage"]) for stage in facts["training"]},
         "flow": tables.bars(facts["corpus"]["flow"], "documents"),
@@ -65,7 +65,7 @@ def _report_views(facts: Report) -> dict[str, Any]:
 
 
 def _machine_rows(machine: MachineFacts | None) -> list[tuple[str, str]]:
-    """The machine as lines of a table."""
+    """The machine as rows of a table."""
     if machine is None:
         return []
     plain = {name: value for name, value in machine.items() if name not in ("accelerators", "versions")}
@@ -86,7 +86,7 @@ def _machine_name(machine: MachineFacts | None) -> str:
 
 
 def _event(stage: int, event: TrainingEvent) -> Json:
-    """A restart or a guard's event as a line of a table; what is empty is skipped."""
+    """An event of training as a row of a table; empty fields are skipped."""
     parts = []
     for name, value in event["detail"].items():
         text = ", ".join(map(str, value)) if isinstance(value, list) else cell(value)
@@ -96,7 +96,7 @@ def _event(stage: int, event: TrainingEvent) -> Json:
 
 
 def render_comparison(comparison: RunComparison) -> str:
-    """Several runs side by side."""
+    """Render the comparison of several runs as a page."""
     drawn, views = compare(comparison["runs"])
     return render_page("compare.html", comparison, drawn, views, title="Comparison of runs", live=False)
 
@@ -110,14 +110,14 @@ def render_page(
     title: str,
     live: bool,
 ) -> str:
-    """A page from a template.
+    """Render a self-contained page from a template.
 
     Args:
-        template: its file.
-        facts: embedded for programs.
+        template: name of the template file.
+        facts: record that the page shows; also embedded as JSON.
         drawn: section -> its charts.
-        views: what the template needs besides.
-        title: its title.
+        views: other values of the template.
+        title: title of the page.
         live: see `render_report`.
     """
     script = _asset("page.js")
@@ -147,7 +147,7 @@ def render_page(
 
 
 def _policy(scripts: list[str], live: bool) -> str:
-    """Content security policy: nothing is fetched, and only our scripts run, whatever a document's text holds."""
+    """Content security policy: nothing is fetched and only our scripts run, whatever a document's text contains."""
     hashes = [f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in scripts]
     allowed = " ".join([*hashes, *(["'self'"] if live else [])])
     connect = "connect-src 'self'; " if live else ""
@@ -155,11 +155,11 @@ def _policy(scripts: list[str], live: bool) -> str:
 
 
 def plotly_source() -> str:
-    """The plotting script."""
+    """Source of the plotting script."""
     from plotly.offline import get_plotlyjs
 
     source: str = get_plotlyjs()
-    # A parser of HTML turns CRLF into LF before the hash is taken.
+    # HTML parsers replace CRLF by LF before they compute the hash.
     return source.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -202,7 +202,7 @@ def _environment() -> jinja2.Environment:
 
 
 def count(value: float | None) -> str:
-    """An integer, exact below ten million; above it `92.5 B`."""
+    """Format an integer: exact below ten million, else like `92.5 B`."""
     if value is None:
         return "–"
     for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6)):
@@ -212,17 +212,17 @@ def count(value: float | None) -> str:
 
 
 def megabytes(size: int | None) -> str:
-    """A size in 10^6 bytes: `3.65 MB`."""
+    """Format a size in 10^6 bytes: `3.65 MB`."""
     return "–" if size is None else f"{size / 1e6:,.3g}\u202fMB"
 
 
 def of(amount: int, noun: str) -> str:
-    """A count with its noun: `1 file`, `2 files`."""
+    """Format a count with its noun: `1 file`, `2 files`."""
     return f"{count(amount)} {noun}{'' if amount == 1 else 's'}"
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """A share as `+1.2 %`, with a true minus sign."""
+    """Format a share as `+1.2 %`, with a typographic minus sign."""
     if value is None:
         return "–"
     text = f"{100 * value:+.{digits}f}"
@@ -232,12 +232,12 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 
 def points(value: float, digits: int = 1) -> str:
-    """The difference of two shares, in points."""
+    """Format a difference of two shares in percentage points."""
     return percent(value, digits).removesuffix("\u202f%")
 
 
 def change(row: Json) -> str:
-    """A change in words: `fell by 9.90 %`, `rose by 2.10 points`, `did not change`."""
+    """Describe a change: `fell by 9.90 %`, `rose by 2.10 points`, `did not change`."""
     size = abs(100 * row["change"])
     if float(f"{size:.2f}") == 0.0:
         return "did not change"
@@ -245,14 +245,14 @@ def change(row: Json) -> str:
 
 
 def sense(row: Json) -> str:
-    """Whether a change is better, worse or none: fewer bits per byte and more points are better."""
+    """`better`, `worse` or `same`: fewer bits per byte and more points are better."""
     if float(f"{100 * row['change']:.2f}") == 0.0:
         return "same"
     return "better" if (row["change"] > 0) == (row.get("unit") == "difference") else "worse"
 
 
 def tolerance(row: Json) -> str:
-    """What a measure may lose, in the unit of its change."""
+    """Format the tolerance of a measure, in the unit of its change."""
     if row["tolerance"] is None:
         return "–"
     share = cell(100 * row["tolerance"])
@@ -260,12 +260,12 @@ def tolerance(row: Json) -> str:
 
 
 def moment(when: str) -> str:
-    """A time of a manifest, `2026-11-29T23:48:24Z`, for people: `2026-11-29 23:48:24 UTC`."""
+    """Format a time: `2026-11-29T23:48:24Z` as `2026-11-29 23:48:24 UTC`."""
     return when.replace("T", " ").replace("Z", " UTC")
 
 
 def unbroken(headline: str) -> str:
-    """The evaluation's line with true minus signs, and units that stay on the line of their figure."""
+    """The headline with typographic minus signs, and no line break before a unit."""
     return re.sub(r" (%|points?\b)", "\u202f\\1", headline).replace("(-", "(\u2212")
 
 
@@ -274,24 +274,24 @@ def _unit(row: Json) -> str:
 
 
 def amount(row: Json, side: str) -> str:
-    """Bits per byte, or the share of right answers in per cent, on one side of a comparison."""
+    """Format one side of a comparison: bits per byte, or the share of right answers in per cent."""
     share = row.get("unit") == "difference"
     return f"{fixed(100 * row[side], 2)}\u202f%" if share else fixed(row[side], 4)
 
 
 def fixed(value: float | None, digits: int = 3) -> str:
-    """A float with a given count of decimals."""
+    """Format a float with fixed decimals."""
     return "–" if value is None else f"{value:,.{digits}f}".replace("-", "\u2212")
 
 
 def scientific(value: float) -> str:
-    """A large value as `2.31 x 10^18`, with a true sign of multiplication."""
+    """Format a large value as `2.31 x 10^18`, with a typographic multiplication sign."""
     digits, exponent = f"{value:.2e}".split("e")
     return f"{digits}\u202f\u00d7\u202f10^{int(exponent)}"
 
 
 def duration(seconds: float | None) -> str:
-    """`1 h 02 min`, `3 min 20 s`, `4.2 s`."""
+    """Format a duration: `1 h 02 min`, `3 min 20 s`, `4.2 s`."""
     if seconds is None:
         return "–"
     if seconds < 60:
@@ -303,17 +303,17 @@ def duration(seconds: float | None) -> str:
 
 
 def words(name: str) -> str:
-    """A name of the code for people: `too_short` -> `too short`."""
+    """A readable name: `too short` for `too_short`."""
     return re.sub(r"[_-]+", " ", name)
 
 
 def breakable(name: str) -> Markup:
-    """A long name that may break after each of its parts, and nowhere else."""
+    """A long name that may only break after a dot or underscore."""
     return Markup(re.sub(r"([._])", r"\1<wbr>", str(escape(name))))
 
 
 def cell(value: Any) -> str:
-    """A cell of a table of numbers."""
+    """Format a cell of a table."""
     if value is None:
         return "–"
     if isinstance(value, int):

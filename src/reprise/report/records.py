@@ -1,4 +1,4 @@
-"""The record of a report: what `report.json` contains, and all that its page shows."""
+"""The record of a report: the content of `report.json`, from which the page is drawn."""
 
 from typing import Annotated, Any, Literal, final
 
@@ -24,7 +24,7 @@ class RunFacts(TypedDict):
     model: str
     """`model.path`."""
     state: Literal["finished", "not finished", "not begun"]
-    """Whether every stage is done."""
+    """Whether all, some or none of its stages are done."""
     written: str
     """UTC time of this report, ISO 8601."""
     version: str
@@ -38,13 +38,13 @@ class StageFacts(TypedDict):
     stage: str
     """Name of the stage."""
     state: Literal["done", "unfinished", "missing"]
-    """Whether it is published, begun or neither."""
+    """`done`: published. `unfinished`: started and not published."""
     seconds: float | None
     """Duration; null unless done."""
     finished: str | None
     """UTC time, ISO 8601; null unless done."""
     version: str | None
-    """Version of Reprise that made it; null unless done."""
+    """Version of Reprise that ran it; null unless done."""
     fingerprint: str | None
     """Hash of all that decides its output; null unless done."""
     last_sign_of_life_s_ago: float | None
@@ -52,7 +52,7 @@ class StageFacts(TypedDict):
     counts: dict[str, Any]
     """Counts of its manifest."""
     older_input: list[str]
-    """Stages that were made again after this one had read them."""
+    """Stages that ran again after this one had read their output."""
 
 
 @record
@@ -60,7 +60,7 @@ class VerdictPart(TypedDict):
     """A part of the headline."""
 
     verdict: VerdictWord | Literal["none"]
-    """What the part says; `none`: what was not tested."""
+    """Verdict of the part; `none`: it names what was not tested."""
     text: str
     """The sentence."""
 
@@ -90,15 +90,15 @@ class VerdictFacts(TypedDict):
     """The verdict, or what training's validations say until there is one."""
 
     provisional: bool
-    """Whether the evaluation is missing."""
+    """Whether the evaluation is still missing."""
     headline: str | None
     """One line; null while provisional."""
     parts: list[VerdictPart]
     """The headline in parts."""
     verdicts: list[Verdict]
-    """What the evaluation decided."""
+    """Verdicts of the evaluation."""
     untested: list[Untested]
-    """What it did not measure."""
+    """What the evaluation did not measure."""
     so_far: list[ChangeSoFar]
     """Changes at the last validation; empty once there is a verdict."""
 
@@ -108,11 +108,11 @@ class SynthesisFacts(TypedDict):
     """Synthetic text."""
 
     enabled: bool
-    """Whether the recipe makes any."""
+    """Whether the recipe has synthesis."""
     funnel: Funnel | None
     """From requests to documents; null before the stage `synthesize`."""
     samples: SyntheticSamples
-    """A few documents and drops."""
+    """Some documents and some drops."""
 
 
 @record
@@ -129,28 +129,28 @@ class FileFacts(TypedDict):
 
 @record
 class MachineFacts(Machine):
-    """What training ran on, as its last process said when it began."""
+    """The machine of the last training process, as logged when it started."""
 
     processes: Annotated[int, Field(description="Processes of the training.")]
 
 
 @record
 class CostFacts(TypedDict):
-    """What training took so far."""
+    """Cost of training so far."""
 
     tokens: int
-    """Tokens of all stages."""
+    """Tokens trained on in all stages."""
     training_flops: float | None
     """FLOPs of forward and backward passes; null if the model's configuration is missing."""
     process_hours: float
-    """Hours of all processes."""
+    """Hours, summed over all processes."""
     price: float | None
-    """At `hardware.price_per_hour`; null without a price."""
+    """Cost at `hardware.price_per_hour`; null without that setting."""
 
 
 @record
 class RepeatFacts(TypedDict):
-    """What another person needs to get the same numbers."""
+    """What is needed to reproduce the run."""
 
     seed: int
     """Random seed."""
@@ -159,26 +159,26 @@ class RepeatFacts(TypedDict):
     files: list[FileFacts]
     """Files that the stages read."""
     machine: MachineFacts | None
-    """The machine of the training; null before it began."""
+    """Machine of the training; null before training started."""
     cost: CostFacts
-    """What training took."""
+    """Cost of training."""
     seconds: float
-    """Time of all finished stages."""
+    """Duration of all finished stages."""
 
 
 @final
 @record
 class Report(TypedDict):
-    """A run, at any time of it."""
+    """A run, finished or not."""
 
     format: Literal[4]
     """Version of this format."""
     run: RunFacts
-    """Name, model, state."""
+    """Name, model and state of the run."""
     stages: list[StageFacts]
     """The stages of the run, in order."""
     verdict: VerdictFacts
-    """What was gained, kept and lost."""
+    """What the model gained, kept and lost."""
     tolerance: dict[str, float]
     """Entry, language or `entry/source` -> largest relative rise of bits per byte that counts as kept."""
     topics: dict[str, list[str]]
@@ -194,27 +194,27 @@ class Report(TypedDict):
     harness: str | None
     """Version of lm-evaluation-harness; null before the evaluation."""
     curve: list[CurvePoint]
-    """Forgetting over checkpoints and merges."""
+    """Measurements of checkpoints and merges."""
     samples: list[Sample]
     """Continuations of both models."""
     vocabulary: VocabularyCounts | None
-    """What the stage `vocabulary` added; null if the recipe asks for none, and before that stage."""
+    """Counts of the stage `vocabulary`; null before that stage, or if the recipe has none."""
     corpus: CorpusFacts
     """Flow, drops, rejects, buckets and perplexity of the text."""
     budget: list[BudgetRow]
     """Planned and spent tokens."""
     order: list[OrderRow]
-    """Order of the documents."""
+    """Order of the documents in training."""
     curriculum: list[OrderCurve]
-    """Perplexity along that order; empty before the stage `tokenize`."""
+    """Perplexity along the order of training; empty before the stage `tokenize`."""
     problems: list[str]
-    """What the report could not compute, and why."""
+    """What the report could not compute, with the reason."""
     training: list[TrainingFacts]
-    """One entry per training stage."""
+    """The training stages."""
     synthesis: SynthesisFacts
     """Synthetic text: from requests to documents."""
     repeat: RepeatFacts
-    """Recipe, files, machine and cost."""
+    """Recipe, files, machine and cost, to reproduce the run."""
     integrity: IntegrityFacts
     """Which files were compared with their checksums."""
 
@@ -247,4 +247,4 @@ class ReportCounts(TypedDict):
     verdicts: int
     """Verdicts of the evaluation."""
     verified: str | None
-    """When `reprise verify` ran last, as the report shows it; null: never."""
+    """Time of the last `reprise verify` that the report shows; null: none."""

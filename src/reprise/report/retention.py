@@ -1,4 +1,4 @@
-"""Facts -> charts of what was gained and forgotten on the way: over checkpoints, and gain against retention."""
+"""Facts -> charts of gain and forgetting: over checkpoints and merges, and gain against retention."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from reprise.report.records import Report
 
 
 def curve_charts(facts: Report) -> list[Chart]:
-    """Forgetting over the checkpoints that the evaluation measured, and their scores; none for base and end alone."""
+    """Bits per byte and scores over the measured checkpoints; empty if only the base and the end were measured."""
     rows = _of_run(facts)
     if len(rows) < 3:
         return []
@@ -31,7 +31,7 @@ def curve_charts(facts: Report) -> list[Chart]:
 
 
 def chat_charts(facts: Report) -> list[Chart]:
-    """Merges with a chat model over the factor: bits per byte against the base, and the scores of benchmarks."""
+    """Bits per byte and scores of the merges with a chat model, over the factor."""
     merges = _merges(facts, "chat")
     if not merges:
         return []
@@ -53,7 +53,7 @@ def chat_charts(facts: Report) -> list[Chart]:
 def _factor_chart(
     name: str, title: str, note: str, axis: str, series: dict[str, list[tuple[float, float]]]
 ) -> Chart | None:
-    """Curves over the factor of a merge; None if there is nothing to draw."""
+    """A chart of curves over the merge factor; None if there are no curves."""
     if not series:
         return None
     traces = [
@@ -73,20 +73,22 @@ def _of_run(facts: Report) -> list[CurvePoint]:
 
 
 def _merges(facts: Report, kind: str) -> list[CurvePoint]:
-    """Merges of a kind, by their factor."""
+    """Merges of a kind, sorted by factor."""
     return sorted((row for row in facts["curve"] if row["kind"] == kind), key=lambda row: row["factor"] or 0.0)
 
 
 Point = tuple[str, float, float]
-"""Name of a model, gain in the new entry and loss in the kept one, both in per cent."""
+"""(name of the model, gain in the new entry, loss in the kept entry), both in per cent."""
 
 
 def plane_chart(runs: dict[str, Report], kept: Sequence[str]) -> Chart | None:
-    """Gain against retention, a curve for each run and pair of entries: one point per checkpoint, and another curve
-    with one point per merge factor; until the evaluation is done, one point per validation.
+    """Draw gain against retention, with curves for each run and pair of entries.
+
+    One curve has a point per checkpoint, another a point per merge factor. Before the evaluation is done, there is one
+    curve with a point per validation.
 
     Args:
-        runs: name -> facts of a run; the name of a single run is skipped.
+        runs: name -> facts of a run; the name of a single run is not shown.
         kept: entries that must be kept; all others are new.
     """
     traces: list[Trace] = []
@@ -129,7 +131,7 @@ def _plane_trace(name: str, points: Sequence[Point], color: int, *, merged: bool
         named = tuple(_MERGES.values())
         trace["line"] |= {"dash": "dot"}
         trace["marker"] = {"size": 8, "symbol": "diamond"}
-        # Said beside the point, because paper has no pointer to hover with; across the curve, not along it.
+        # Labels are drawn for print, where nothing can be hovered; placed across the curve, not along it.
         trace["text"] = [model if model.startswith(named) else "" for model, _, _ in points]
         trace["textposition"] = ["top right" if gain * loss < 0 else "top left" for _, gain, loss in points]
         trace |= {"mode": "lines+markers+text", "textfont": {"size": 11}, "cliponaxis": False}
@@ -137,17 +139,17 @@ def _plane_trace(name: str, points: Sequence[Point], color: int, *, merged: bool
 
 
 _MERGES = {"merges": "merge ", "merges with the chat model": "chat "}
-"""Curve of merges -> how the names of its points begin."""
+"""Kind of merge curve -> prefix of the names of its points."""
 _PLANE_HOVER = "%{customdata}: %{y:+.2f} % gained, %{x:+.2f} % lost"
 
 
 def _is_measured(facts: Report) -> bool:
-    """Whether the evaluation knows more of the way than its two ends."""
+    """Whether the evaluation measured more points than the base and the end."""
     return len(facts["curve"]) > 2
 
 
 def _planes(facts: Report, kept: Sequence[str]) -> list[tuple[str, str, dict[str, list[Point]]]]:
-    """(new entry, kept entry, curves) of a run."""
+    """(new entry, kept entry, name of each curve -> its points) of a run."""
     series = {key[0]: dict(points) for key, points in charts.held_out_series(facts).items() if key[1] is None}
     entries = facts["curve"][0]["change"] if _is_measured(facts) else series
     pairs = [(new, old) for new in entries if new not in kept for old in kept if old in entries]
@@ -175,7 +177,7 @@ def _point(row: CurvePoint, new: str, old: str) -> Point:
 
 
 def _gain_and_loss(new: dict[int, float], old: dict[int, float]) -> list[Point]:
-    """The validations that measured both entries."""
+    """Points of the validations that measured both entries."""
     shared = [tokens for tokens in new if tokens in old]
     return [
         (

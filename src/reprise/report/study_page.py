@@ -1,4 +1,4 @@
-"""A study as a page: what each measure shows, the paired differences with their intervals, seed by seed."""
+"""A study as a page: the results for each measure, and the paired differences with their intervals and seeds."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from reprise.report.study_records import MeasureComparison, PairedDifference, St
 from reprise.storage import Json
 
 MAX_TICK_CHARS = 16
-"""Longest name of a variant on an axis, so that the names of neighbours do not meet; the table has it whole."""
+"""Maximum length of a variant's name on an axis, so that neighbours do not overlap; the table has the full name."""
 
 
 def render_study(result: StudyResult) -> str:
-    """One self-contained page, on the templates of the report."""
+    """Render a study as a self-contained page, with the templates of the report."""
     drawn = {
         measure: [_chart(index, measure, result, comparison)]
         for index, (measure, comparison) in enumerate(result["measures"].items())
@@ -25,8 +25,8 @@ def render_study(result: StudyResult) -> str:
                 "name": measure,
                 "better": "higher" if comparison["higher_is_better"] else "lower",
                 "sentences": comparison["sentences"],
-                "values": _value_rows(comparison),
-                "differences": _difference_rows(comparison),
+                "values": _value_rows(comparison, len(result["seeds"])),
+                "differences": _difference_rows(comparison, len(result["seeds"])),
             }
             for index, (measure, comparison) in enumerate(result["measures"].items())
         ]
@@ -34,8 +34,13 @@ def render_study(result: StudyResult) -> str:
     return render_page("study.html", result, drawn, views, title=result["name"], live=False)
 
 
-def _value_rows(comparison: MeasureComparison) -> list[Json]:
-    """Each variant: its mean, its interval, and its value for each seed."""
+def _pad(cells: list[str], num_seeds: int) -> list[str]:
+    """The cells of a row, with a word for the seeds that a stopped variant did not run with."""
+    return cells + ["stopped"] * (num_seeds - len(cells))
+
+
+def _value_rows(comparison: MeasureComparison, num_seeds: int) -> list[Json]:
+    """Rows with the mean of each variant, its interval, and its value for each seed."""
     return [
         {
             "name": variant,
@@ -43,14 +48,14 @@ def _value_rows(comparison: MeasureComparison) -> list[Json]:
             "interval": "one seed"
             if numbers["ci"] is None
             else f"{fixed(numbers['ci'][0], 4)} to {fixed(numbers['ci'][1], 4)}",
-            "values": [fixed(value, 4) for value in numbers["values"]],
+            "values": _pad([fixed(value, 4) for value in numbers["values"]], num_seeds),
         }
         for variant, numbers in comparison["variants"].items()
     ]
 
 
-def _difference_rows(comparison: MeasureComparison) -> list[Json]:
-    """Each variant against the baseline, with a picture in which better is always left."""
+def _difference_rows(comparison: MeasureComparison, num_seeds: int) -> list[Json]:
+    """Rows with the difference of each variant from the baseline, and a picture in which better is always left."""
     rows: list[dict[str, Any]] = [
         {
             "name": variant,
@@ -62,7 +67,7 @@ def _difference_rows(comparison: MeasureComparison) -> list[Json]:
             "interval": "one seed"
             if numbers["ci"] is None
             else f"{_amount(numbers['ci'][0], numbers['unit'])} to {_amount(numbers['ci'][1], numbers['unit'])}",
-            "values": [_amount(value, numbers["unit"]) for value in numbers["values"]],
+            "values": _pad([_amount(value, numbers["unit"]) for value in numbers["values"]], num_seeds),
             "detectable": "not known"
             if numbers["detectable"] is None
             else _amount(numbers["detectable"], numbers["unit"]).lstrip("+"),
@@ -73,24 +78,24 @@ def _difference_rows(comparison: MeasureComparison) -> list[Json]:
 
 
 def _verdict(numbers: PairedDifference, higher_is_better: bool) -> str:
-    """The style of a row: `gained` or `lost` where the interval does not hold 0."""
+    """Style of a row: `gained` or `lost` if the interval excludes 0, else `undecided`."""
     if numbers["ci"] is None or numbers["ci"][0] <= 0 <= numbers["ci"][1]:
         return "undecided"
     return "gained" if (numbers["mean"] > 0) == higher_is_better else "lost"
 
 
 def _amount(value: float, unit: str) -> str:
-    """A difference as `-1.20 %`, or in points of a share."""
+    """Format a difference as `-1.20 %`, or in percentage points."""
     return percent(value, 2) if unit == "relative" else f"{points(value, 2)}\u202fpoints"
 
 
 def _short(name: str) -> str:
-    """A name for an axis; the table has it whole."""
+    """Shorten a name for an axis."""
     return name if len(name) <= MAX_TICK_CHARS else f"{name[: MAX_TICK_CHARS - 1]}…"
 
 
 def _chart(index: int, measure: str, result: StudyResult, comparison: MeasureComparison) -> Chart:
-    """Differences from the baseline: each seed as a point, their mean with its interval."""
+    """Chart of the differences from the baseline: a point per seed, and their mean with its interval."""
     differences = comparison["differences"]
     names = list(differences)
     xs = list(range(len(names)))
@@ -122,7 +127,12 @@ def _chart(index: int, measure: str, result: StudyResult, comparison: MeasureCom
         "yaxis": {"title": {"text": plot_text(f"against {result['baseline']}, {unit}")}, "zeroline": True},
     }
     rows: list[list[Cell]] = [
-        [variant, 100 * numbers["mean"], *(100 * value for value in numbers["values"])]
+        [
+            variant,
+            100 * numbers["mean"],
+            *(100 * value for value in numbers["values"]),
+            *[None] * (len(result["seeds"]) - len(numbers["values"])),
+        ]
         for variant, numbers in differences.items()
     ]
     columns = ["Variant", f"Mean, {unit}", *(f"Seed {cell(seed)}" for seed in result["seeds"])]

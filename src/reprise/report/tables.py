@@ -1,4 +1,4 @@
-"""Facts -> rows of the page's tables, with bars and intervals in their cells, positioned in per cent of the width."""
+"""Facts -> rows of the page's tables; bars and intervals in cells are positioned in per cent of the width."""
 
 from collections.abc import Iterable
 
@@ -8,17 +8,17 @@ from reprise.storage import Json
 
 
 def level(row: Json) -> str:
-    """Which line of a table a row is: the total of an entry, a source, or a topic."""
+    """Level of a row: `total` for an entry, `part` for a source, `subpart` for a topic."""
     return "total" if row["source"] is None else "part" if row["topic"] is None else "subpart"
 
 
 def name(row: Json) -> str:
-    """What tells this line from those around it."""
+    """Name of a row within its level: its topic, source or entry."""
     return str(row["topic"] or row["source"] or row.get("entry") or row["language"])
 
 
 def gain_rows(facts: Report) -> list[Json]:
-    """Before and after for each entry, then its sources, each followed by its topics."""
+    """Rows of bits per byte: each entry, followed by its sources, each followed by its topics."""
     entries = list(dict.fromkeys(row["entry"] for row in facts["bits_per_byte"]))
     rows = sorted(
         facts["bits_per_byte"],
@@ -32,9 +32,9 @@ def gain_rows(facts: Report) -> list[Json]:
 
 
 def with_pictures(rows: list[Json]) -> list[Json]:
-    """Verdicts or benchmarks with pictures of their changes, in which better is always left."""
+    """Add a picture of the change to each verdict or benchmark; better is always left."""
     relative = [row for row in rows if row.get("unit") != "difference"]
-    points = [row for row in rows if row.get("unit") == "difference"]  # on a scale of their own
+    points = [row for row in rows if row.get("unit") == "difference"]  # have a scale of their own
     pictures = {
         id(row): picture
         for group in (relative, points)
@@ -44,7 +44,7 @@ def with_pictures(rows: list[Json]) -> list[Json]:
 
 
 def gold_rows(benchmarks: list[BenchmarkRow]) -> list[Json]:
-    """Bits per byte of the right answers of each benchmark whose answers were scored."""
+    """Rows with the bits per byte of the right answers, of each benchmark that scores them."""
     rows = [
         {**gold, "name": row["benchmark"], "unit": "relative", "verdict": None}
         for row in benchmarks
@@ -54,7 +54,7 @@ def gold_rows(benchmarks: list[BenchmarkRow]) -> list[Json]:
 
 
 def group_rows(groups: Json) -> list[Json]:
-    """Mean score of each group of benchmarks that both models have whole."""
+    """Rows with the mean score of each group of benchmarks that is complete for both models."""
     before, after = groups.get("before", {}), groups.get("after", {})
     return [
         {
@@ -70,7 +70,7 @@ def group_rows(groups: Json) -> list[Json]:
 
 
 def other_metric_rows(benchmarks: list[BenchmarkRow]) -> list[Json]:
-    """Scores of the same answers by other metrics than that of the verdict, such as the symbolic one of MATH."""
+    """Rows with the scores of other metrics than that of the verdict, such as the symbolic one of MATH."""
     return [
         {
             "benchmark": row["benchmark"],
@@ -88,7 +88,7 @@ def other_metric_rows(benchmarks: list[BenchmarkRow]) -> list[Json]:
 
 
 def change_pictures(rows: list[Json]) -> list[Json]:
-    """Positions of the change, its interval and the tolerance of each row, on one axis with zero in the middle."""
+    """Positions of the change, its interval and the tolerance of each row, on a common axis with zero in the middle."""
     reach = max((abs(end) for row in rows for end in (row["change"], *(row.get("ci") or []))), default=0.0) or 0.01
 
     def position(value: float) -> float:
@@ -96,7 +96,7 @@ def change_pictures(rows: list[Json]) -> list[Json]:
 
     pictures = []
     for row in rows:
-        better = -1.0 if row.get("unit") == "difference" else 1.0  # more points are better, fewer bits are
+        better = -1.0 if row.get("unit") == "difference" else 1.0  # more points and fewer bits are better
         low, high = sorted(better * end for end in row.get("ci") or (row["change"], row["change"]))
         tolerance = row.get("tolerance")
         pictures.append(
@@ -112,7 +112,7 @@ def change_pictures(rows: list[Json]) -> list[Json]:
 
 
 def order_rows(facts: Report) -> list[Json]:
-    """The order of each source; sources of a mixture entry that are taken in the same order share a row."""
+    """Rows with the order of each source; sources of an entry with the same order share a row."""
     rows: dict[str, Json] = {}
     for row in facts["order"]:
         key = str([value for name, value in row.items() if name != "source"])
@@ -121,7 +121,7 @@ def order_rows(facts: Report) -> list[Json]:
 
 
 def funnel_rows(facts: Report) -> list[Json]:
-    """What was left of the synthetic questions after each step: all of them, then each discipline."""
+    """Rows with the synthetic questions left after each step: all of them, then by discipline."""
     funnel = facts["synthesis"]["funnel"]
     if not funnel:
         return []
@@ -138,7 +138,7 @@ def funnel_rows(facts: Report) -> list[Json]:
 
 
 def budget_rows(facts: Report, stage: int) -> list[Json]:
-    """Planned and spent tokens of a stage: mixture entries, sources, topics, each level with its sums."""
+    """Rows with planned and spent tokens of a stage: entries, sources and topics, with the sums of each level."""
     buckets = [row for row in facts["budget"] if row["stage"] == stage]
     rows = []
     for entry in _unique(row["entry"] for row in buckets):
@@ -168,6 +168,6 @@ def _sum(rows: list[Json], entry: str, source: str | None, topic: str | None) ->
 
 
 def bars(rows: list[Json], key: str) -> list[Json]:
-    """Rows with the length of a bar for one of their numbers."""
+    """Add the length of a bar for one field to each row."""
     reach = max((row[key] for row in rows), default=0) or 1
     return [row | {"bar": round(100 * row[key] / reach, 2)} for row in rows]

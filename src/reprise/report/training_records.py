@@ -21,7 +21,7 @@ class BudgetRow(TypedDict):
     topic: str | None
     """Topic; null if the stage does not split the source."""
     planned: int | None
-    """Tokens that the recipe plans; null for a bucket that it does not name."""
+    """Tokens that the recipe plans; null for a bucket that the recipe does not name."""
     spent: int | None
     """Tokens trained on; null before training."""
     available: int | None
@@ -53,7 +53,7 @@ class Series(TypedDict):
 
 @record
 class ScoresPoint(TypedDict):
-    """Benchmarks while training."""
+    """Scores of benchmarks during training."""
 
     tokens: int
     """Tokens of the stage."""
@@ -92,18 +92,18 @@ class ShareChange(TypedDict):
     tokens: int
     """Tokens of the stage."""
     cause: str
-    """A policy, `shares.json`, `recipe`, a guard, or what ran out."""
+    """A policy, `shares.json`, `recipe`, a guard, or the bucket that ran out."""
     path: str
-    """What is divided: "" the stage, `zh` its sources, `zh/web` its topics."""
+    """What the shares divide: "" the stage, `zh` its sources, `zh/web` its topics."""
     old: dict[str, float]
-    """Child -> share of `path`, before."""
+    """Child of `path` -> its share before."""
     new: dict[str, float]
-    """Child -> share of `path`, after."""
+    """Child of `path` -> its share after."""
 
 
 @record
 class TrainingEvent(TypedDict):
-    """A restart, a guard, or a change of the mixture that its policy did not make."""
+    """A restart, a guard event, or a share change not made by the policy."""
 
     kind: Literal["resume", "guard", "shares"]
     """What happened."""
@@ -112,7 +112,7 @@ class TrainingEvent(TypedDict):
     tokens: int
     """Tokens of the stage."""
     seconds: float
-    """Seconds of the process."""
+    """Seconds since the process started."""
     detail: dict[str, Any]
     """The other fields of the event in `metrics.jsonl`."""
 
@@ -130,13 +130,15 @@ class SpentRow(TypedDict):
     spent: int
     """Tokens trained on."""
     available: NotRequired[int]
-    """Tokens of its documents; only of a finished stage."""
+    """Tokens of its documents; absent until the stage is finished."""
     epochs: NotRequired[float]
-    """Passes over them; only of a finished stage."""
+    """Passes over them; absent until the stage is finished."""
     answer_tokens: NotRequired[int]
-    """Tokens of answers among those trained on, on average; only of a finished stage, and with conversations."""
+    """Tokens of answers among those trained on, on average; absent until the stage is finished, and without
+    conversations."""
     text_bytes: NotRequired[int]
-    """UTF-8 bytes of text in those trained on, on average; only of a finished stage, and without conversations."""
+    """UTF-8 bytes of text in the tokens trained on, on average; absent until the stage is finished, and with
+    conversations."""
 
 
 @record
@@ -148,28 +150,28 @@ class TrainingFacts(TypedDict):
     name: str
     """Its name in the recipe."""
     tokens_planned: int
-    """Tokens of the recipe."""
+    """Tokens that the recipe plans."""
     tokens: int
     """Tokens so far."""
     steps: int
     """Optimizer steps so far."""
     seconds: float
-    """Time at work, of all processes that were started one after another."""
+    """Working time, summed over restarts."""
     start: StartEvent | None
-    """The last start of the process; null before the first."""
+    """The last `start` event; null before the first."""
     damaged_lines: int
     """Lines of `metrics.jsonl` that could not be read."""
     series: Series
     """Curves over tokens."""
     benchmarks: list[ScoresPoint]
-    """Benchmarks while training."""
+    """Scores of benchmarks during training."""
     validations: list[ValidationFacts]
-    """Held-out text while training."""
+    """Validations on held-out text."""
     shares: list[ShareChange]
     """Changes of the mixture."""
     events: list[TrainingEvent]
-    """Restarts, guards and changes by hand."""
+    """Restarts, guard events and share changes not made by the policy."""
     checkpoints: int
-    """Checkpoints that were written."""
+    """Checkpoints written."""
     spent: list[SpentRow]
     """Tokens of each bucket; up to the last checkpoint while unfinished."""

@@ -1,4 +1,4 @@
-"""The live page of a run, for this machine alone."""
+"""`reprise watch`: the live page of a run, served to this machine only."""
 
 import hashlib
 import threading
@@ -16,16 +16,16 @@ from reprise.workspace import Workspace
 HOST = "127.0.0.1"
 
 REST = 10
-"""Making pages takes at most about a REST-th of one core's time."""
+"""After rendering a page, wait REST times as long, so that rendering takes about a tenth of one core at most."""
 
 
 def open_watch(workspace: Workspace, recipe: Recipe, port: int = 0) -> ThreadingHTTPServer:
-    """A server of the live page that answers to this machine only.
+    """Open a server of the live page that only this machine can reach.
 
     Args:
         workspace: the run.
         recipe: its settings.
-        port: 0 takes a free one; `server_port` says which.
+        port: TCP port; 0: any free one, see `server_port` of the result.
 
     Raises:
         UserError: the port is taken.
@@ -41,7 +41,7 @@ def open_watch(workspace: Workspace, recipe: Recipe, port: int = 0) -> Threading
 
 
 class _Page:
-    """The page of a run and its version, made again when files of the workspace changed."""
+    """The rendered page of a run, rendered again when files of the workspace change."""
 
     def __init__(self, workspace: Workspace, recipe: Recipe) -> None:
         self._workspace, self._recipe = workspace, recipe
@@ -50,9 +50,9 @@ class _Page:
         self._rest_until = 0.0
 
     def version(self) -> str:
-        """Changes when a file that the report reads was written.
+        """Hash of the files that the report reads.
 
-        Training comes first: after a page was made, changes wait for REST times as long as that took.
+        To leave the processor to training, it stays the same for REST times as long as the last rendering took.
         """
         if time.monotonic() < self._rest_until:
             return self._version
@@ -64,14 +64,14 @@ class _Page:
             for path in sorted(self._workspace.root.glob(pattern)):
                 try:
                     stat = path.stat()
-                except FileNotFoundError:  # a stage was published in this moment
+                except FileNotFoundError:  # a stage was published meanwhile
                     continue
                 if path.name not in ("report.html", "report.json"):
                     hasher.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
         return hasher.hexdigest()[:16]
 
     def content(self) -> bytes:
-        """The page of today, in UTF-8."""
+        """The current page, in UTF-8."""
         with self._lock:
             version = self.version()
             if version != self._version:
@@ -83,7 +83,7 @@ class _Page:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Three answers: the page, its version, the plotting script."""
+    """Serves the page, its version and the plotting script."""
 
     server_version, sys_version = "reprise", ""
 
@@ -92,9 +92,9 @@ class _Handler(BaseHTTPRequestHandler):
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
 
     def do_GET(self) -> None:
-        """Answer a request."""
+        """Answer a GET request."""
         host = self.headers.get("Host", "").rsplit(":", 1)[0]
-        if host not in (HOST, "localhost"):  # a foreign site that made its name point here
+        if host not in (HOST, "localhost"):  # DNS rebinding: another site's name resolves to this machine
             self.send_error(HTTPStatus.FORBIDDEN)
         elif self.path == "/":
             self._answer(self._page.content(), "text/html; charset=utf-8", "no-store")
@@ -115,7 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing: the page asks every two seconds."""
+        """Log nothing, as the page polls every two seconds."""
 
 
 def watch(workspace: Workspace, recipe: Recipe, port: int = 0) -> None:

@@ -89,7 +89,7 @@ FORMATS: tuple[Format, ...] = (
         "metrics",
         "WORKSPACE/train-N/metrics.jsonl",
         Event,
-        "One line per event of a training stage. After a kill, lines behind the checkpoint that training resumed from "
+        "One line per event of a training stage. After a kill, lines after the checkpoint that training resumed from "
         "are repeated; a reader keeps the last of each step.",
     ),
     Format("manifest", "WORKSPACE/STAGE/manifest.json", Manifest, "Written last: its presence means complete."),

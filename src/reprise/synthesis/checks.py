@@ -72,11 +72,11 @@ def check_pair(
         checks: settings of the checks.
     """
     if pair.question and len(pair.question) < checks.min_question_chars:
-        return "short_question", f"{len(pair.question)} characters, at least {checks.min_question_chars} wanted"
+        return "short_question", f"{len(pair.question)} characters, at least {checks.min_question_chars} required"
     if answer_tokens < minimum:
-        return "short_answer", f"{answer_tokens} tokens, at least {minimum} wanted"
+        return "short_answer", f"{answer_tokens} tokens, at least {minimum} required"
     if answer_tokens > checks.max_answer_tokens:
-        return "long_answer", f"{answer_tokens} tokens, at most {checks.max_answer_tokens} wanted"
+        return "long_answer", f"{answer_tokens} tokens, at most {checks.max_answer_tokens} allowed"
     return (
         _check_language(pair, language)
         or _check_self_contained(pair, language)
@@ -90,7 +90,7 @@ def check_pair(
 def _check_repetition(pair: Pair, language: str, limit: float) -> Drop | None:
     words = content_words(f"{pair.question}\n{pair.answer}" if not pair.program else pair.question, language)
     share = repetition(words)
-    return ("repetition", f"{share:.2f} of the words repeat, at most {limit:g} wanted") if share > limit else None
+    return ("repetition", f"{share:.2f} of the words repeat, at most {limit:g} allowed") if share > limit else None
 
 
 def repetition(words: Sequence[str]) -> float:
@@ -110,7 +110,7 @@ def _check_language(pair: Pair, language: str) -> Drop | None:
     if language == "zh":
         return ("language", f"{ideographs:.2f} of the letters are Chinese") if ideographs < 0.4 else None
     if language != "ja" and ideographs > 0.05:
-        return "language", f"{ideographs:.2f} of the letters are Chinese, {language} wanted"
+        return "language", f"{ideographs:.2f} of the letters are Chinese, {language} expected"
     if language == "en" or letters < 200:
         foreign = sum(not char.isascii() for char in _LETTERS.findall(prose)) / letters
         return (
@@ -119,7 +119,7 @@ def _check_language(pair: Pair, language: str) -> Drop | None:
             else None
         )
     detected = detect_languages([prose])[0]
-    return ("language", f"{detected}, {language} wanted") if detected != language else None
+    return ("language", f"{detected}, {language} expected") if detected != language else None
 
 
 def _check_self_contained(pair: Pair, language: str) -> Drop | None:
@@ -144,7 +144,7 @@ def check_instructions(pair: Pair, instructions: str, language: str) -> Drop | N
     """
     said = content_words(f"{pair.question}\n{pair.answer}", language)
     run = longest_common_run(said, content_words(instructions, language))
-    detail = f"{run} words in a row are of the prompt, at most {_PROMPT_RUN} wanted"
+    detail = f"{run} words in a row are of the prompt, at most {_PROMPT_RUN} allowed"
     return ("copied_prompt", detail) if run > _PROMPT_RUN else None
 
 
@@ -154,7 +154,7 @@ def _check_echo(pair: Pair, language: str, least: int) -> Drop | None:
         return None
     question, answer = set(content_words(pair.question, language)), content_words(pair.answer, language)
     new = [word for word in answer if word not in question and word not in _STOP_WORDS]
-    detail = f"{len(set(new))} words that are not in the question, at least {least} wanted"
+    detail = f"{len(set(new))} words that are not in the question, at least {least} required"
     return ("echo", detail) if len(set(new)) < least else None
 
 

@@ -212,7 +212,7 @@ def _write_weights(
     if names_match(load_skeleton(settings), settings, open_model_weights(settings)):
         write_shards(plain, dtype, folder, writes=writes)
     else:  # transformers converts the names and shapes back, which needs all weights at once
-        gathered = {name: whole(value, dtype, wanted=writes) for name, value in plain.items()}
+        gathered = {name: whole(value, dtype, writes=writes) for name, value in plain.items()}
         if writes:
             objective.model.save_pretrained(folder, state_dict=gathered)
 

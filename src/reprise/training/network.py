@@ -1,4 +1,4 @@
-"""The model that is trained: loaded, sharded, with its weights in the compute type."""
+"""The model that is trained: loading, sharding, compute dtype and activation checkpointing."""
 
 import contextlib
 import copy
@@ -33,18 +33,18 @@ log = logging.getLogger(__name__)
 def open_network(
     model: Model, rows: Rows, training: Training, highest_id: int, seed: int, processes: Processes
 ) -> "Network":
-    """The base model, ready to train.
+    """Load the base model, ready to train.
 
     Args:
         model: the base model.
         rows: whether documents in a row see each other.
-        training: precision, sharding, what is recomputed.
+        training: settings of precision, sharding and activation checkpointing.
         highest_id: largest token id in the text.
         seed: random seed of the run, for the weights of an adapter.
-        processes: all of them call.
+        processes: all processes, which must all call.
 
     Raises:
-        UserError: the model cannot be loaded, or it does not embed every token of the text.
+        UserError: the model cannot be loaded, or has no embedding for a token of the text.
     """
     dtype = compute_dtype(training, processes.device)
     processes.first(lambda: check_adapter(training.adapter, processes.device, processes.world))
@@ -70,7 +70,7 @@ def open_network(
     if four_bit:
         base.to(processes.device)
     if training.master_weights == "bf16":
-        for weight in base.parameters():  # a model that is to be sharded was made in float32, on the meta device
+        for weight in base.parameters():  # a model to be sharded is in float32, on the meta device
             weight.data = weight.data.to(torch.bfloat16)
     recompute_activations(base, training)
     network = Network(Objective(base), training, processes)
@@ -79,7 +79,7 @@ def open_network(
         load_weights(network.weights, source, processes, offload=training.offload)
         initialise(network.weights, training.adapter, seed)
         network.weights.find_head()
-        network.reshard()  # the optimizer must get the shards, not what that pass gathered
+        network.reshard()  # the optimizer must get the shards, not the gathered weights
     else:
         initialise(network.weights, training.adapter, seed)
     if training.compile:
@@ -88,10 +88,10 @@ def open_network(
 
 
 def check_positions(config: Any, seq_len: int) -> None:
-    """Refuse rows that are longer than a model's table of positions; warn where positions are computed.
+    """Refuse rows longer than a model's table of position embeddings; warn if positions are computed instead.
 
     Raises:
-        UserError: the model has a table, and it is shorter than a row.
+        UserError: the model has a table that is shorter than a row.
     """
     text = config.get_text_config()
     positions = getattr(text, "max_position_embeddings", None)
@@ -104,22 +104,22 @@ def check_positions(config: Any, seq_len: int) -> None:
 
 @dataclass
 class _Stepping:
-    """A backward pass that changes the weights."""
+    """State of a backward pass that steps the optimizer."""
 
     optimizer: SingleAdamW
     squared: float = 0.0
-    """Sum of the squares of the gradients so far."""
+    """Squared norm of the gradients so far."""
     refused: Any = None
-    """The weight whose gradient is not finite; no weight is changed after it."""
+    """The first weight with a non-finite gradient; later weights are not changed."""
 
 
 class Network:
-    """The model of a run: `weights` are the master weights, float32 if not asked otherwise; `objective` is what runs.
+    """The model of a run: `weights` holds the master weights (float32 by default), `objective` computes the loss.
 
-    With several processes both are one FSDP2 module, which gathers the weights in the compute type layer by layer. One
-    process has nothing to gather, and FSDP's copies in and out of its buffers cost a tenth of a step on a CPU; so there
-    `objective` is a copy of the model in the compute type, made once a step, whose gradients go to the master weights.
-    bfloat16 master weights are computed with as they are.
+    With several processes both are the same FSDP2 module, which gathers weights in the compute dtype layer by layer.
+    One process has nothing to gather, and FSDP's copies to and from its buffers would cost a tenth of a step on a CPU.
+    There `objective` is a copy of the model in the compute dtype, refreshed after each step, whose gradients are added
+    to those of the master weights. bfloat16 master weights are used for computing without a copy.
     """
 
     def __init__(self, objective: Objective, training: Training, processes: Processes) -> None:
@@ -129,18 +129,18 @@ class Network:
         self._sharded = is_sharded(training, processes.world)
         self._is_compiled = False
         self.attention_as_loaded: str | None = None
-        """Attention that takes any mask; None: the present one."""
+        """Attention implementation that accepts any mask; None: the current one."""
         self._pairs: list[tuple[nn.Parameter, nn.Parameter]] = []
         self._stepping: _Stepping | None = None
-        """While a backward pass changes the weights."""
+        """Set during a backward pass that steps the optimizer."""
         if self._sharded:
             shard(objective, dtype, training, processes)
         elif training.master_weights == "bf16":
             for weight in objective.parameters():
-                weight.grad_dtype = torch.float32  # in which micro-batches are summed
+                weight.grad_dtype = torch.float32  # sum micro-batches in float32
         elif dtype != torch.float32:
             frozen: dict[int, Any] = {id(one): one for one in objective.parameters() if not one.requires_grad}
-            self.objective = copy.deepcopy(objective, frozen)  # which holds the frozen weights themselves
+            self.objective = copy.deepcopy(objective, frozen)  # frozen weights are shared, not copied
             pairs = zip(self.weights.parameters(), self.objective.parameters(), strict=True)
             self._pairs = [(master, working) for master, working in pairs if master.requires_grad]
             for master, working in self._pairs:
@@ -152,14 +152,14 @@ class Network:
         self.objective.train()
 
     def compile(self) -> None:
-        """Compile each layer for the one shape of the rows; call after any pass of another shape."""
+        """Compile each layer for the fixed shape of the rows; call it after all passes with other shapes."""
         for layer in decoder_layers(self.objective.model):
             layer.compile(dynamic=False)
         self._is_compiled = True
 
     @contextlib.contextmanager
     def eager(self) -> Iterator[None]:
-        """While the block runs, compute without the compiled layers, which would be compiled again for each shape."""
+        """Context in which layers run uncompiled, as inputs of other shapes would trigger recompilation."""
         if not self._is_compiled:
             yield
             return
@@ -169,7 +169,7 @@ class Network:
 
     @contextlib.contextmanager
     def as_loaded(self) -> Iterator[None]:
-        """While the block runs, the model takes any input: text of any length, padding on the left."""
+        """Context in which the model accepts any input, such as any length or left padding, in evaluation mode."""
         model = self.objective.model
         present = model.config._attn_implementation
         model.set_attn_implementation(self.attention_as_loaded or present)
@@ -184,7 +184,10 @@ class Network:
     def begin_backward(self, *, is_last: bool) -> None:
         """Call before each forward and backward pass of a step.
 
-        By default gradients are reduced to shards after every micro-batch, so that no process ever holds whole ones.
+        By default, gradients are reduced to shards after every micro-batch, so no process holds full gradients.
+
+        Args:
+            is_last: whether this is the last micro-batch of the step.
         """
         if not self._sharded:
             return
@@ -194,12 +197,12 @@ class Network:
             module.set_is_last_backward(is_last)
             module.set_reshard_after_backward(is_last)
         elif self._training.sharding == "hybrid":
-            module.set_requires_all_reduce(is_last)  # between the nodes once a step
+            module.set_requires_all_reduce(is_last)  # all-reduce between nodes once per step
         elif self._training.sharding == "gradients":
             module.set_reshard_after_backward(is_last)
 
     def _hand_over(self, master: nn.Parameter, working: torch.Tensor) -> None:
-        """Add a gradient to the gradient of the master weight, in float32."""
+        """Add the gradient of a working weight to that of its master weight, in float32."""
         gradient, working.grad = working.grad, None
         assert gradient is not None
         if master.grad is None:
@@ -212,17 +215,17 @@ class Network:
                 working.copy_(master)
 
     def step_in_backward(self, loss: torch.Tensor, optimizer: SingleAdamW) -> float:
-        """Run the backward pass, in which each weight is changed as soon as its gradient is there, which is then freed.
+        """Run the backward pass; each weight is stepped as soon as its gradient is ready, which is then freed.
 
         Args:
-            loss: scalar.
-            optimizer: changes the weights.
+            loss: scalar tensor.
+            optimizer: steps single weights.
 
         Returns:
             Squared norm of all gradients.
 
         Raises:
-            UserError: a gradient is not finite; weights were changed already.
+            UserError: a gradient is not finite, and other weights were already changed.
         """
         self._stepping = stepping = _Stepping(optimizer)
         try:
@@ -241,7 +244,7 @@ class Network:
         return stepping.squared
 
     def _step_weight(self, weight: Any) -> None:
-        """Change a weight whose gradient is there; without a step under way nothing happens."""
+        """Step a weight whose gradient is ready; does nothing outside of `step_in_backward`."""
         stepping = self._stepping
         if stepping is None or stepping.refused is not None:
             return
@@ -255,13 +258,13 @@ class Network:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Copy the master weights to the working weights, after the former changed."""
+        """Copy changed master weights to the working weights."""
         if self._pairs:
             masters, working = zip(*self._pairs, strict=True)
             torch._foreach_copy_(working, masters)
 
     def drop_gradients(self) -> None:
-        """End a step. The memory is needed for activations, which are largest while gradients are few."""
+        """Free the gradients: the next forward pass needs the memory for activations."""
         self.weights.zero_grad(set_to_none=True)
 
     def reshard(self) -> None:
@@ -272,10 +275,10 @@ class Network:
 
 
 def shard(objective: Objective, dtype: torch.dtype, training: Training, processes: Processes) -> None:
-    """Shard a model in place with FSDP2: float32 shards, gathered in the compute type group by group.
+    """Shard a model in place with FSDP2: float32 shards, gathered in the compute dtype group by group.
 
-    Each layer is a group. So are the embeddings and the output layer, unless they share their weight: it then belongs
-    to the outermost group, which is gathered throughout.
+    Each layer is a group, and so are embeddings and output layer. If these are tied, the weight belongs to the root
+    group, which stays gathered.
     """
     frees = training.sharding != "gradients"
     wrap = partial(
@@ -291,15 +294,15 @@ def shard(objective: Objective, dtype: torch.dtype, training: Training, processe
         wrap(layer, reshard_after_forward=frees)
     if head is not None and head.weight is not embeddings.weight:
         wrap(embeddings, reshard_after_forward=frees)
-        wrap(head, reshard_after_forward=False)  # its backward pass is next
+        wrap(head, reshard_after_forward=False)  # its backward pass comes next
     wrap(objective, reshard_after_forward=False)
 
 
 def decoder_layers(model: Any) -> list[Any]:
-    """The repeated blocks of a model: the entries of its longest list of modules.
+    """The decoder layers of a model: its longest `nn.ModuleList`.
 
     Raises:
-        UserError: it has no list of modules.
+        UserError: the model has no `nn.ModuleList`.
     """
     lists = [list(module) for module in model.modules() if isinstance(module, nn.ModuleList)]
     if not lists:
@@ -307,7 +310,7 @@ def decoder_layers(model: Any) -> list[Any]:
     return max(lists, key=len)
 
 
-# Not bmm: the blocked attention works on its results in place, and what is kept must stay as it was.
+# Not bmm: blocked attention modifies its results in place, and saved tensors must not change.
 MATRIX_PRODUCTS = frozenset(
     {
         torch.ops.aten.mm.default,
@@ -322,10 +325,10 @@ MATRIX_PRODUCTS = frozenset(
 
 
 def recompute_activations(model: Any, training: Training) -> None:
-    """Keep less for the backward pass: only the layers' inputs (`full`), or also results of products (`selective`).
+    """Save less for the backward pass: only the layers' inputs (`full`), or also results of products (`selective`).
 
-    Replaces a layer's own forward, so that it is part of what `compile` compiles: around a compiled layer the choice
-    of what is kept would see no operation.
+    The forward method of each layer is replaced, so that checkpointing happens inside the compiled layer: outside, the
+    selective policy would see no operations.
     """
     if training.activation_checkpointing == "none":
         return
@@ -338,7 +341,7 @@ def recompute_activations(model: Any, training: Training) -> None:
 
 
 def _recomputed_forward(layer: Any, *args: Any, **inputs: Any) -> Any:
-    """Run a layer's own forward and save little of it for the backward pass."""
+    """A layer's own forward method under activation checkpointing."""
     return checkpoint(partial(type(layer).forward, layer), *args, **layer.recompute_options, **inputs)
 
 

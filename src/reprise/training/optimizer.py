@@ -1,4 +1,4 @@
-"""The optimizers, the learning rate over tokens, and the norm of the gradients."""
+"""Optimizers, learning rate schedules over tokens, and gradient norms."""
 
 import math
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ from reprise.training.single_adamw import SingleAdamW
 
 
 class Combined:
-    """Two optimizers that share the parameters of a model, and are stepped and saved together."""
+    """Several optimizers that divide the parameters of a model, and are stepped and saved together."""
 
     def __init__(self, *parts: torch.optim.Optimizer) -> None:
         self.parts = parts
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """The groups of all parts."""
+        """Parameter groups of all parts."""
         return [group for part in self.parts for group in part.param_groups]
 
     @property
@@ -30,7 +30,7 @@ class Combined:
         return {parameter: state for part in self.parts for parameter, state in part.state.items()}
 
     def step(self) -> None:
-        """Change all weights."""
+        """Step all parts."""
         for part in self.parts:
             part.step()
 
@@ -39,20 +39,20 @@ AnyOptimizer = torch.optim.Optimizer | Combined
 
 
 def parts_of(optimizer: AnyOptimizer) -> list[torch.optim.Optimizer]:
-    """The optimizers of torch that it consists of."""
+    """The torch optimizers that an optimizer consists of."""
     return list(optimizer.parts) if isinstance(optimizer, Combined) else [optimizer]
 
 
 def build_optimizer(model: Any, training: Training, seed: int = 0) -> AnyOptimizer:
-    """AdamW with weight decay on matrices only: not on norms, biases and embeddings, tied output layer included.
+    """Build the optimizer of the settings: AdamW, or Muon for the matrices of the layers and AdamW for the rest.
 
-    Beside an adapter the embeddings and the output layer have a learning rate of their own. Muon trains the matrices
-    of the blocks, AdamW the rest.
+    Only matrices have weight decay: not norms, biases, embeddings, nor a tied output layer. With an adapter, embeddings
+    and output layer have a learning rate of their own.
 
     Args:
-        model: whose parameters are trained.
-        training: settings.
-        seed: random seed of the run, for bfloat16 weights.
+        model: the model to train.
+        training: settings of optimizer and adapter.
+        seed: random seed of the run, for the stochastic rounding of bfloat16 weights.
     """
     settings, adapter = training.optimizer, training.adapter
     embeddings = {
@@ -85,9 +85,9 @@ def build_optimizer(model: Any, training: Training, seed: int = 0) -> AnyOptimiz
 
 
 def _muon_and_adamw(model: Any, groups: list[dict[str, Any]], training: Training) -> Combined:
-    """Muon for the matrices of the blocks; AdamW for embeddings, output layer, norms and biases.
+    """Muon for the matrices of the layers; AdamW for embeddings, output layer, norms and biases.
 
-    Muon's updates are scaled to the size of AdamW's (arXiv 2502.16982), so that one schedule fits both.
+    Muon's updates are scaled to the RMS of AdamW's (arXiv 2502.16982), so that both can share a schedule.
     """
     settings = training.optimizer
     head = getattr(model.get_output_embeddings(), "weight", None)
@@ -105,13 +105,13 @@ def _muon_and_adamw(model: Any, groups: list[dict[str, Any]], training: Training
 
 
 def learning_rate(schedule: Schedule, tokens_done: int, total_tokens: int, last_rate: float = 0.0) -> float:
-    """Rate of a step.
+    """Learning rate of a step.
 
     Args:
         schedule: the stage's schedule.
-        tokens_done: tokens of the stage before the step.
-        total_tokens: tokens of the stage.
-        last_rate: rate of the last step of the previous stage.
+        tokens_done: tokens trained in the stage before the step.
+        total_tokens: tokens of the whole stage.
+        last_rate: learning rate of the last step of the previous stage.
     """
     if tokens_done < schedule.warmup_tokens:
         first = last_rate if schedule.initial_lr == "last" else schedule.initial_lr
@@ -129,25 +129,25 @@ def learning_rate(schedule: Schedule, tokens_done: int, total_tokens: int, last_
 
 
 def set_learning_rate(optimizer: AnyOptimizer, rate: float) -> None:
-    """Use a rate for the next step."""
+    """Set the learning rate of the next step; groups scale it by their `lr_scale`."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]
 
 
 def gradients_of(model: nn.Module) -> list[Tensor]:
-    """The gradients of this process; shards if the model is sharded."""
+    """Gradients of this process; shards if the model is sharded."""
     return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
 
 
 @torch.no_grad()
 def keep_new_rows(model: Any, first_id: int) -> None:
-    """Set the gradients of a model to zero but for the rows of embeddings and output layer from a token on.
+    """Zero all gradients except for the rows of embeddings and output layer from `first_id` on.
 
-    A weight whose gradient has always been zero does not move where nothing decays: its moments are zero.
+    Without weight decay, a weight whose gradient was always zero does not change, as its moments are zero.
 
     Args:
-        model: with gradients; this process may have shards of them.
-        first_id: id of the first token that is trained.
+        model: a model with gradients, which may be sharded.
+        first_id: id of the first token to train.
     """
     ends = [model.get_input_embeddings(), model.get_output_embeddings()]
     rows = {id(weight) for end in ends if end is not None for weight in end.parameters()}
@@ -160,7 +160,7 @@ def keep_new_rows(model: Any, first_id: int) -> None:
 
 @torch.no_grad()
 def squared_norm(gradients: Sequence[Tensor]) -> Tensor:
-    """This process's part of the squared global norm, float64 scalar: the sum over all processes is the whole."""
+    """This process's part of the squared global norm, float64 scalar; the parts of all processes sum to it."""
     by_copies: dict[int, list[Tensor]] = {}
     for gradient in gradients:
         by_copies.setdefault(_copies(gradient), []).append(local_part(gradient))
@@ -172,7 +172,7 @@ def squared_norm(gradients: Sequence[Tensor]) -> Tensor:
 
 
 def _copies(tensor: Tensor) -> int:
-    """How many processes have the same part of a tensor."""
+    """Number of processes that hold the same part of a tensor."""
     if not isinstance(tensor, DTensor):
         return 1
     mesh = tensor.device_mesh
@@ -181,11 +181,11 @@ def _copies(tensor: Tensor) -> int:
 
 @torch.no_grad()
 def scale_gradients(gradients: Sequence[Tensor], factor: float) -> None:
-    """Multiply all gradients by a factor; 1 costs nothing."""
+    """Multiply all gradients by a factor, in place."""
     if factor != 1.0:
         torch._foreach_mul_([local_part(gradient) for gradient in gradients], factor)
 
 
 def optimizer_steps(optimizer: AnyOptimizer) -> int:
-    """Steps that the moments have seen, including those of previous stages."""
+    """Steps accumulated in the moments, including those of previous stages."""
     return max((int(state["step"]) for state in optimizer.state.values() if "step" in state), default=0)

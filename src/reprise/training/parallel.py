@@ -1,4 +1,4 @@
-"""Processes and devices: the same code for one process on a CPU and for many nodes."""
+"""Processes and devices: one code path for a single CPU process and for many nodes."""
 
 import contextlib
 import os
@@ -21,38 +21,41 @@ from reprise.training.memory import keep_freed_memory
 
 @dataclass(frozen=True)
 class Processes(processes.Processes):
-    """This process among those that train."""
+    """This process among those that train, with its device and the device mesh."""
 
     device: torch.device = field(default_factory=own_device)
     mesh: Any = None
-    """Mesh of the devices: (shard,), or (replicate, shard) for hybrid sharding."""
+    """Device mesh with the dimensions (shard,), or (replicate, shard) for hybrid sharding."""
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """Sum over the processes."""
+        """Sum a tensor over the processes, in place."""
         if self.world > 1:
             dist.all_reduce(values)
         return values
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set in any process: all of them get the same answer."""
+        """Whether the flag is set in any process; all processes get the same answer."""
         if self.world == 1:
             return flag
-        flags = torch.tensor(int(flag))  # on the CPU, by gloo: nobody waits for the device
+        flags = torch.tensor(int(flag))  # on the CPU by gloo, so that no process waits for its device
         dist.all_reduce(flags)
         return bool(flags.item())
 
 
 def start_processes(timeout_s: int) -> bool:
-    """Join the processes that `torchrun` started, or be the only one; gives False if that was done before.
+    """Join the processes that `torchrun` started, or form a group of one process.
 
     Args:
-        timeout_s: seconds that a process waits for the others in one collective.
+        timeout_s: seconds that a process waits for the others in a collective.
+
+    Returns:
+        Whether the process group was created; False if it already existed.
     """
     if dist.is_initialized():
         return False
     if torch.cuda.is_available():
         torch.cuda.set_device(own_device())
-    # Checkpoints are written by CPU collectives while the GPU computes.
+    # gloo as well: checkpoints are written with CPU collectives while the GPU computes.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     if "RANK" in os.environ:
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
@@ -62,8 +65,13 @@ def start_processes(timeout_s: int) -> bool:
 
 
 def join_processes(timeout_s: int) -> processes.Processes:
-    """The processes of the launcher as `start_processes` makes them, which wait for each other as long as it takes:
-    while the first one cleans a corpus the others have nothing to do for hours. What a launcher kills it notices."""
+    """Join the processes of the launcher, in a group without a timeout.
+
+    While the first process cleans a corpus, the others may wait for hours; a dead process is noticed by the launcher.
+
+    Args:
+        timeout_s: see `start_processes`.
+    """
     start_processes(timeout_s)
     group = dist.new_group(backend="gloo", timeout=timedelta(weeks=52))
     return processes.Processes(dist.get_rank(), dist.get_world_size(), group=group)
@@ -71,7 +79,7 @@ def join_processes(timeout_s: int) -> processes.Processes:
 
 @contextlib.contextmanager
 def open_processes(training: Training) -> Iterator[Processes]:
-    """The processes of the run while the block runs; those that were started before stay afterwards."""
+    """Context with the processes of the run; a group that existed before is kept afterwards."""
     begun = start_processes(training.collective_timeout_s)
     if training.threads:
         torch.set_num_threads(training.threads)
@@ -92,12 +100,12 @@ def _mesh(training: Training, device: torch.device) -> DeviceMesh:
 
 
 def is_sharded(training: Training, world: int) -> bool:
-    """Whether the model is one FSDP2 module: one process has nothing to gather, unless it is asked to do so."""
+    """Whether the model is sharded by FSDP2; a single process only is with `training.shard_one_process`."""
     return world > 1 or training.shard_one_process
 
 
 def compute_dtype(training: Training, device: torch.device) -> torch.dtype:
-    """The type of matrix products."""
+    """Dtype of the matrix products."""
     if training.precision == "auto":
         return native_dtype(device)
     return torch.bfloat16 if training.precision == "bf16" else torch.float32

@@ -1,8 +1,8 @@
-"""Whether a published model folder is, for a process that knows nothing of Reprise, the model that was trained.
+"""Check that a published model folder is the model that was trained, for a process that does not import Reprise.
 
-The folder is read at another path, in another process, by transformers alone and without a network. That shows code
-files that were not copied, a configuration that claims what the weights are not, a tokenizer that splits text in
-another way, and weights under names that nobody reads.
+The folder is loaded at another path in another process, by transformers alone and offline. This detects code files that
+were not copied, a configuration that does not match the weights, a tokenizer that splits text differently, and weights
+under names that are ignored.
 """
 
 import contextlib
@@ -31,12 +31,12 @@ PROBE_TOKENS = 32
 """Tokens whose logits are compared."""
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
 HALF_TOLERANCE = 0.1
-"""Median over the positions of the error of the logits, relative to their spread. Weights of half precision are rounded
-once; a model with one weight matrix replaced by random numbers is off by 0.3 and more."""
+"""Maximum median over positions of the error of the logits, relative to their spread. Half-precision weights are
+rounded once; replacing one weight matrix by random numbers gives an error of 0.3 or more."""
 
 
 class Probe(NamedTuple):
-    """What the published model is asked, and the answers of the one that was trained."""
+    """Inputs for the published model, and the outputs of the trained one."""
 
     texts: list[str]
     ids: list[list[int]]
@@ -47,12 +47,12 @@ class Probe(NamedTuple):
 
 
 def make_probe(objective: Objective, average: Mapping[str, Any], settings: Model) -> Probe:
-    """Ask the model that was trained; if it is sharded, every process must call.
+    """Compute token ids and logits of the trained model; if it is sharded, every process must call.
 
     Args:
-        objective: the weights.
-        average: mean of the weights, which is compared instead; empty: the weights.
-        settings: the base model, whose tokenizer is the published one.
+        objective: the trained model.
+        average: mean of the weights, which is used instead of the weights unless it is empty.
+        settings: the base model, whose tokenizer is published.
     """
     tokenizer = open_tokenizer(settings)
     plain = sentencepiece_file(settings) is not None
@@ -75,7 +75,7 @@ def make_probe(objective: Objective, average: Mapping[str, Any], settings: Model
 
 @contextlib.contextmanager
 def _in_use(objective: Objective, average: Mapping[str, Any]) -> Iterator[None]:
-    """Exchange the weights and their mean while the block runs."""
+    """Context in which the model has the mean of its weights."""
 
     def exchange() -> None:
         for name, value in distinct_weights(objective).items() if average else ():
@@ -94,28 +94,28 @@ def _in_use(objective: Objective, average: Mapping[str, Any]) -> Iterator[None]:
 
 
 class Reply(TypedDict):
-    """What the process that runs `read_alone.py` writes."""
+    """Output of the process that runs `read_alone.py`."""
 
     ids: list[list[int]]
-    """The token ids of each text."""
+    """Token ids of each text."""
     eos_id: int | None
     logits: list[list[float]]
     """[tokens, vocabulary]."""
     quantized: bool
-    """Whether the published configuration says so."""
+    """Whether the published configuration has a quantization."""
 
 
 def check_published(folder: Path, probe: Probe, settings: Model, dtype: torch.dtype) -> None:
-    """Ask the published folder the same in another process.
+    """Load the published folder in another process, and compare its outputs with those of the trained model.
 
     Args:
-        folder: the model.
-        probe: questions, and the answers expected.
-        settings: the base model: whether code of its own may run.
-        dtype: type that the weights were written in.
+        folder: folder of the model.
+        probe: inputs, and the expected outputs.
+        settings: the base model, which says whether code in the folder may run.
+        dtype: dtype of the written weights, which determines the tolerance.
 
     Raises:
-        UserError: it cannot be loaded there, or answers otherwise.
+        UserError: the folder cannot be loaded, or its outputs differ.
     """
     answer = _ask(folder, probe, settings)
     for text, right, ids in zip(probe.texts, probe.ids, answer["ids"], strict=True):
@@ -130,7 +130,7 @@ def check_published(folder: Path, probe: Probe, settings: Model, dtype: torch.dt
         raise _refusal(folder, f"its logits have the shape {logits.shape}, not {probe.logits.shape}")
     spread = np.sqrt(np.mean((probe.logits - probe.logits.mean(axis=1, keepdims=True)) ** 2, axis=1))
     errors = np.sqrt(np.mean((logits - probe.logits) ** 2, axis=1)) / np.maximum(spread, 1e-30)
-    error = float(np.median(errors))  # one token may take another expert of a mixture after rounding
+    error = float(np.median(errors))  # the median, as rounding may route a token to another expert
     limit = TOLERANCE.get(dtype, HALF_TOLERANCE)
     if not error <= limit:
         raise _refusal(folder, f"its logits differ by {error:.2g} of their spread, more than {limit:g}")

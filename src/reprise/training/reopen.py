@@ -1,4 +1,4 @@
-"""Turns a finished training stage into one that was stopped at its end, so that it can be trained further."""
+"""Turn a finished training stage into an unfinished one at its last step, so that it can be trained further."""
 
 import os
 import shutil
@@ -7,20 +7,20 @@ from pathlib import Path
 from reprise.training.checkpoint import checkpoint_name, read_facts
 
 COPIED = ("metrics.jsonl", "shares.json", "shares-applied.json")
-"""Files that are appended to."""
+"""Files that training appends to."""
 
 
 def lay_out_unfinished(finished: Path, partial: Path) -> None:
     """Fill an unpublished folder with a finished stage's records, and its last state as the latest checkpoint.
 
-    Checkpoints are never modified, so they are hard links to the same files if the file system has these.
+    Checkpoints are never modified, so they are hard links if the file system supports these.
 
     Args:
-        finished: folder of the stage; it stays as it is.
+        finished: folder of the stage, which is not changed.
         partial: an empty folder.
 
     Raises:
-        UserError: the state at the end is damaged.
+        UserError: the final state is damaged.
     """
     for name in COPIED:
         if (finished / name).exists():

@@ -1,8 +1,8 @@
-"""`reprise selftest`: some steps of the user's own model by the trainer, and again by a plain PyTorch loop.
+"""`reprise selftest`: train the user's model for some steps with the trainer, and again with a plain PyTorch loop.
 
-The plain loop shares nothing with the trainer but the rows and the learning rates: transformers loads the model and
-computes all logits with its slowest, plainest attention; the loss is torch's cross-entropy of them; gradients are
-clipped and AdamW steps as torch does it, one tensor at a time. Both compute in float32 on the same device.
+The plain loop shares only rows and learning rates with the trainer: transformers loads the model and computes all
+logits with eager attention, and loss, clipping and AdamW are torch's own. Both loops compute in float32 on the same
+device.
 """
 
 import gc
@@ -33,15 +33,15 @@ from reprise.training.stage import build
 from reprise.workspace import Work
 
 LIMITS = {"loss": 1e-4, "grad_norm": 1e-3, "weights": 1e-3}
-"""Worst relative differences that pass: float32 leaves about 1e-6 after 10 steps."""
+"""Maximum relative differences; float32 rounding causes about 1e-6 after 10 steps."""
 
 NORM_STEPS = 10
-"""Steps whose gradient norms are judged. Rounding adds up over the steps, and the norm shows it first: on SmolLM2-135M
-it differed by 4e-6 at most in 8 steps and by 2e-3 in 30, where the losses differed by 9e-6 and the weights by 5e-6."""
+"""Steps whose gradient norms are judged. Rounding errors accumulate, and the norm is most sensitive to them: on
+SmolLM2-135M it differed by up to 4e-6 in 8 steps and 2e-3 in 30, the losses by 9e-6 and the weights by 5e-6."""
 
 
 class Rounding(TypedDict):
-    """How far two plain loops differ by rounding alone, one with each row by itself and the last row first."""
+    """Differences between two plain loops by rounding alone; one takes rows one by one, in reverse order."""
 
     loss: float
     grad_norm_all_steps: float
@@ -57,23 +57,23 @@ class SelftestResult(TypedDict):
     seq_len: int
     device: str
     loss: float
-    """Worst relative difference of the loss over the steps."""
+    """Maximum relative difference of the loss."""
     grad_norm: float
-    """Worst relative difference of the gradient norm over the first NORM_STEPS steps."""
+    """Maximum relative difference of the gradient norm in the first NORM_STEPS steps."""
     grad_norm_all_steps: float
-    """Worst relative difference of the gradient norm over all steps; reported, not judged."""
+    """Maximum relative difference of the gradient norm in all steps; reported, not judged."""
     weights: float
-    """After the last step, worst over the weights: norm of the difference by the norm of the weight."""
+    """Maximum over the weights after the last step: norm of the difference / norm of the weight."""
     weight: str
     """The weight with the largest difference."""
     movement: float
-    """Norm of all differences by the norm of how far the weights moved."""
+    """Norm of all differences / norm of the change of the weights in training."""
     first_loss: float
     last_loss: float
     limits: dict[str, float]
     passed: bool
     rounding: Rounding | None
-    """Differences by rounding alone; null if they were not measured."""
+    """Differences by rounding alone; null if not measured."""
 
 
 class _Trace(NamedTuple):
@@ -88,15 +88,15 @@ def selftest(
 ) -> SelftestResult:
     """Train twice from the base model and compare.
 
-    The settings are those of the recipe's first training stage, but for length and size, in float32 and without what
-    happens between steps (validation, guards, averages).
+    Both trainings use the settings of the recipe's first training stage in float32, except for the arguments below, and
+    without validations, guards and weight averages.
 
     Args:
         recipe: recipe with the model, token store, mixture, packing and optimizer.
         steps: optimizer steps.
-        batch_rows: rows of a batch, at most that of the recipe.
-        seq_len: tokens of a row, at most that of the recipe.
-        measure_rounding: also run the plain loop a second time, with its sums in another order.
+        batch_rows: rows of a batch, at most those of the recipe.
+        seq_len: tokens of a row, at most those of the recipe.
+        measure_rounding: also run the plain loop with another order of its sums.
 
     Raises:
         UserError: there is no token store yet, or the recipe's settings cannot be trained with.
@@ -178,15 +178,18 @@ def _by_a_plain_loop(
     *,
     each_row: bool,
 ) -> tuple[_Trace, float]:
-    """The same steps as PyTorch's documentation writes them; also how far the weights moved.
+    """Train the same steps with a plain PyTorch loop.
 
     Args:
         recipe: recipe with the model.
         training: settings of the optimizer.
-        batches: one for each step.
+        batches: the batch of each step.
         rates: learning rate of each step.
-        device: to compute on.
-        each_row: take the rows of a batch one by one, the last one first, which changes only the order of the sums.
+        device: device to compute on.
+        each_row: take the rows of a batch one by one in reverse order, which only changes the order of sums.
+
+    Returns:
+        The trace of the training, and the norm of the change of the weights.
     """
     start_model = recipe.start_model()
     model: Any = AutoModelForCausalLM.from_pretrained(
@@ -201,7 +204,7 @@ def _by_a_plain_loop(
     model.config.use_cache = False
     for module in model.modules():
         if isinstance(module, nn.Embedding):
-            module.padding_idx = None  # EOS may be the padding token, and it has to learn
+            module.padding_idx = None  # EOS may be the padding token, and must be trained
     start = {name: value.detach().cpu().clone() for name, value in model.named_parameters()}
     settings = training.optimizer
     optimizer = torch.optim.AdamW(
@@ -231,7 +234,7 @@ def _by_a_plain_loop(
 
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Decay on matrices that are no embedding, as described in docs/order.md."""
+    """Weight decay on matrices except for embeddings, as described in docs/order.md."""
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     decays = {name: value.dim() >= 2 and id(value) not in tables for name, value in model.named_parameters()}
     return [
@@ -241,7 +244,7 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 
 def _inputs(batch: Batch, device: torch.device) -> dict[str, Tensor]:
-    """Ids; if documents do not see each other, also a mask of every pair of positions, and restarting positions."""
+    """Token ids; if documents do not see each other, also a mask of all pairs of positions, and position ids."""
     inputs = {"input_ids": torch.from_numpy(batch.ids.copy())}
     if batch.document_mask:
         documents = torch.from_numpy(batch.documents.copy())
@@ -289,7 +292,7 @@ def _rounding(other: _Trace, plain: _Trace) -> Rounding:
 
 
 def _weight_differences(ours: _Trace, plain: _Trace) -> tuple[str, float, float]:
-    """The weight that differs most by its own norm, by how much, and the norm of all differences."""
+    """The weight with the largest relative difference, that difference, and the norm of all differences."""
     differences = {name: (ours.weights[name] - value).double().norm() for name, value in plain.weights.items()}
     relative = {name: float(one / plain.weights[name].double().norm()) for name, one in differences.items()}
     worst = max(relative, key=relative.__getitem__)

@@ -1,4 +1,4 @@
-"""Weights between safetensors files and a sharded model, without the whole model in any process."""
+"""Read and write the weights of a sharded model as safetensors files; no process holds the whole model."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -17,17 +17,17 @@ from reprise.training.local_parts import first_row
 from reprise.training.parallel import Processes
 
 FILE_BYTES = 5 * 10**9
-"""Largest file of weights, as transformers writes them."""
+"""Maximum bytes of a weight file, as in transformers."""
 
 
 @torch.no_grad()
 def read_shards(objective: Objective, stored: StoredWeights, processes: Processes) -> None:
-    """Give a sharded model the weights of its files: each process reads its own rows.
+    """Load weights into a sharded model; each process reads its own rows.
 
     Args:
-        objective: after `allocate`.
-        stored: the files, whose names and shapes are the model's.
-        processes: all of them call.
+        objective: the model, after `allocate`.
+        stored: weight files with the model's names and shapes.
+        processes: all processes, which must all call.
 
     Raises:
         UserError: a weight is infinite or NaN in any process.
@@ -36,14 +36,14 @@ def read_shards(objective: Objective, stored: StoredWeights, processes: Processe
     for name, buffer in objective.named_buffers():
         if _plain(name) in stored.files:
             buffer.copy_(stored.read(_plain(name))[...])
-            if bool(buffer.isnan().any()):  # it may be a mask, where minus infinity is meant
+            if bool(buffer.isnan().any()):  # infinity is allowed, as in masks
                 refused.append(_plain(name))
     for name, weight in objective.named_parameters():
         if is_adapter(name):
             continue
         local: Any = weight.to_local() if isinstance(weight, DTensor) else weight
         start = first_row(weight)
-        stored_weight = stored.read(_plain(name))  # one at a time: pages of a file that stays mapped count as memory
+        stored_weight = stored.read(_plain(name))  # open one at a time, as mapped pages count as memory
         local.copy_(stored_weight[start : start + len(local)] if local.dim() else stored_weight[...])
         if not bool(local.isfinite().all()):
             refused.append(_plain(name))
@@ -57,44 +57,44 @@ def _plain(name: str) -> str:
 
 
 def allocate(objective: Objective, device: torch.device, *, offload: bool = False) -> None:
-    """Give a sharded model on the meta device memory for its weights; its buffers keep their values.
+    """Allocate memory for the weights of a sharded model on the meta device; buffers keep their values.
 
     Args:
-        objective: after `fully_shard`; its buffers are real.
-        device: where it computes.
-        offload: the weights are on the host; the buffers are on the device all the same.
+        objective: the model, after `fully_shard`; its buffers are not on the meta device.
+        device: device that computes.
+        offload: whether the weights are kept on the host; buffers are on the device in any case.
     """
     buffers = {name: buffer.clone() for name, buffer in objective.named_buffers(remove_duplicate=False)}
     objective.to_empty(device="cpu" if offload else device)
-    objective.model.tie_weights()  # to_empty made two of what was one
+    objective.model.tie_weights()  # to_empty unties them
     for name, value in buffers.items():
         prefix, _, own = name.rpartition(".")
         setattr(objective.get_submodule(prefix), own, value.to(device))
 
 
 def write_shards(weights: Mapping[str, Any], dtype: torch.dtype, folder: Path, *, writes: bool) -> None:
-    """Write weights as safetensors files of at most FILE_BYTES, of which one at a time is in memory.
+    """Write weights as safetensors files of at most FILE_BYTES, with one file at a time in memory.
 
     Args:
-        weights: name -> tensor, maybe sharded.
-        dtype: to write floating-point numbers in.
-        folder: to write.
-        writes: this process writes; the others only help to gather.
+        weights: name -> tensor, which may be sharded.
+        dtype: dtype of floating-point tensors in the files.
+        folder: folder to write.
+        writes: whether this process writes; the others only take part in gathering.
     """
     sizes = {name: _num_bytes(value, dtype) for name, value in weights.items()}
-    write_files(sizes, lambda name: whole(weights[name], dtype, wanted=writes), folder, writes=writes)
+    write_files(sizes, lambda name: whole(weights[name], dtype, writes=writes), folder, writes=writes)
 
 
 def write_files(
     sizes: Mapping[str, int], read: Callable[[str], torch.Tensor], folder: Path, *, writes: bool = True
 ) -> None:
-    """Write tensors that are made one after the other as safetensors files of at most FILE_BYTES.
+    """Write tensors as safetensors files of at most FILE_BYTES, with one file at a time in memory.
 
     Args:
         sizes: name -> bytes of the tensor.
-        read: makes a tensor; asked once for each name, in the order of `sizes`.
-        folder: to write.
-        writes: this process writes; the others only call `read`.
+        read: returns the tensor of a name; called once per name, in the order of `sizes`.
+        folder: folder to write.
+        writes: whether this process writes; the others only call `read`.
     """
     groups = list(_groups(sizes))
     files: dict[str, str] = {}
@@ -109,20 +109,20 @@ def write_files(
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
 
 
-def whole(value: Any, dtype: torch.dtype, *, wanted: bool = True) -> torch.Tensor:
-    """A tensor gathered, on the CPU, in a type if it is floating-point; empty if it is not wanted here."""
+def whole(value: Any, dtype: torch.dtype, *, writes: bool = True) -> torch.Tensor:
+    """Gather a tensor on the CPU, floating-point ones as `dtype`; empty in a process that writes nothing."""
     if isinstance(value, MergedWeight):
         full = value.full()
     else:
         full = value.full_tensor() if isinstance(value, DTensor) else value
-    if not wanted:
+    if not writes:
         return torch.empty(0)
     tensor: torch.Tensor = full.detach().to("cpu", dtype if full.is_floating_point() else full.dtype).contiguous()
     return tensor
 
 
 def _groups(sizes: Mapping[str, int]) -> Iterable[list[str]]:
-    """Names of the weights of each file."""
+    """Names of the weights in each file."""
     names: list[str] = []
     size = 0
     for name, num_bytes in sizes.items():

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: save, then leave."""
+"""SIGTERM and Ctrl-C: save a checkpoint, then stop."""
 
 import contextlib
 import signal
@@ -8,22 +8,22 @@ from types import FrameType
 
 
 class Interrupted(Exception):  # noqa: N818 - nothing went wrong
-    """Training was asked to stop, and saved; the same command resumes from the checkpoint."""
+    """Training stopped after a signal and saved a checkpoint; the same command resumes from it."""
 
     def __init__(self, step: int, tokens: int, checkpoint: Path) -> None:
         self.step, self.tokens, self.checkpoint = step, tokens, checkpoint
         self.by_user = StopSignal.last == signal.SIGINT
-        """Whether the signal was Ctrl-C, not one from a scheduler."""
+        """Whether the signal was Ctrl-C, not a scheduler's SIGTERM."""
         super().__init__(
             f"stopped after step {step:,} ({tokens:,} tokens) and saved {checkpoint}; the same command continues"
         )
 
 
 class StopSignal:
-    """Whether a signal asked to stop. A second Ctrl-C stops at once, without saving."""
+    """Whether a signal asked to stop. A second Ctrl-C stops at once without saving."""
 
     last: int | None = None
-    """The signal that came last, in this process."""
+    """Last signal that this process received."""
 
     def __init__(self) -> None:
         self.received = False
@@ -36,10 +36,9 @@ class StopSignal:
 
 @contextlib.contextmanager
 def catch_stop() -> Iterator[StopSignal]:
-    """Note SIGTERM and SIGINT while the block runs, instead of ending.
+    """Context in which SIGTERM and SIGINT are recorded instead of ending the process.
 
-    SIGHUP, which makes daemons reload their settings, stops nothing: `shares.json` is examined before
-    every step in any case.
+    SIGHUP, which makes daemons reload their settings, is ignored: `shares.json` is checked before every step anyway.
     """
     stop = StopSignal()
     handlers = {signal.SIGTERM: stop._receive, signal.SIGINT: stop._receive, signal.SIGHUP: lambda *_: None}

@@ -41,7 +41,7 @@ from reprise.training.writer import CheckpointError, CheckpointWriter
 from reprise.workspace import Work
 
 SPEED_SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "PYTORCH_CUDA_ALLOC_CONF")
-"""Environment variables that decide how fast training is, for the log."""
+"""Environment variables that affect speed; logged in the `start` event."""
 
 
 @record
@@ -55,15 +55,15 @@ class BucketSpent(TypedDict):
     topic: str | None
     """Topic; null if the stage does not split the source."""
     spent: int
-    """Positions of its rows, padding included."""
+    """Tokens of its rows, including padding."""
     available: int
     """Tokens of its documents."""
     epochs: float
     """Passes over the bucket's documents."""
     answer_tokens: NotRequired[int]
-    """Tokens of answers among those trained on, on average; absent if there are no conversations."""
+    """Tokens of answers among those trained on, on average; absent without conversations."""
     text_bytes: NotRequired[int]
-    """UTF-8 bytes of text in those trained on, on average; absent if there are conversations."""
+    """UTF-8 bytes of text in the tokens trained on, on average; absent with conversations."""
 
 
 @record
@@ -73,7 +73,7 @@ class TrainCounts(TypedDict):
     steps: int
     """Optimizer steps."""
     tokens: int
-    """Positions trained on."""
+    """Tokens trained on, including padding."""
     bad_steps: int
     """Steps that were skipped because a loss or gradient was not finite."""
     steps_left_out: int
@@ -83,19 +83,19 @@ class TrainCounts(TypedDict):
 
 
 def run(work: Work, *, training: Training, **settings: Any) -> None:
-    """Train one stage, from its newest whole checkpoint if there is one.
+    """Train one stage, from its latest complete checkpoint if there is one.
 
     Writes `model/` (a Hugging Face directory), `state/` (the last checkpoint, for the next stage) and `metrics.jsonl`.
     Under `torchrun` every process calls this with the same folder.
 
     Args:
-        work: inputs `tokenize` and, for a later stage, the stage before.
-        training: batch, precision, checkpoints.
+        work: reads `tokenize` and, for a later stage, the stage before.
+        training: settings of batch, precision and checkpoints.
         settings: the other arguments of `build`.
 
     Raises:
-        UserError: the settings do not fit the model, the store or the machine, or training diverged.
-        Interrupted: SIGTERM or Ctrl-C; a checkpoint was saved.
+        UserError: the settings do not fit the model, the token store or the machine, or training diverged.
+        Interrupted: SIGTERM or Ctrl-C was received; a checkpoint was saved.
     """
     begun = read_core_times()
     with open_processes(training) as processes, catch_stop() as stop:
@@ -133,21 +133,21 @@ def build(
     window: tuple[int, int],
     benchmarks: Benchmarks | None = None,
 ) -> Trainer:
-    """Open the store, load the model and resume from the latest checkpoint.
+    """Open the token store, load the model and resume from the latest checkpoint.
 
     Args:
         work: as in `run`.
-        processes: all of them call.
-        stop: what the signal handlers set.
-        stage: mixture, schedule, tokens.
-        stage_index: from 0.
-        rows: length and packing.
-        training: batch, precision, checkpoints.
+        processes: all processes, which must all call.
+        stop: set by the signal handlers.
+        stage: settings of the stage: mixture, schedule, tokens.
+        stage_index: index of the stage, from 0.
+        rows: settings of length and packing.
+        training: settings of batch, precision and checkpoints.
         model: the base model.
         seed: random seed of the run.
         kept: groups of held-out documents that must be kept.
         window: `max_length` and `stride` of the evaluation, for the validations.
-        benchmarks: what `training.benchmarks_every_tokens` runs.
+        benchmarks: runs the benchmarks of `training.benchmarks_every_tokens`.
     """
     processes.first(lambda: check_processes(training, processes))
     store = TokenStore.open(work.inputs["tokenize"])
@@ -185,7 +185,7 @@ def build(
 
 
 def _without_decay(training: Training) -> Training:
-    """The settings, changed so that a weight with a zero gradient does not change."""
+    """The settings without weight decay, so that a weight with a zero gradient does not change."""
     return training.model_copy(update={"optimizer": training.optimizer.model_copy(update={"weight_decay": 0.0})})
 
 
@@ -199,7 +199,7 @@ def _deciding(
     store: TokenStore,
     processes: Processes,
 ) -> StageSettings:
-    """What decides the result of the stage: the arguments of `build`, without what only makes it faster."""
+    """Everything that determines the result of the stage: the arguments of `build` that do not only affect speed."""
     return {
         "stage": decisive(stage),
         "stage_index": stage_index,
@@ -238,10 +238,10 @@ def _held_out(
 
 
 def _resume(trainer: Trainer, previous: Path | None) -> None:
-    """Load the latest whole checkpoint of this stage, or else the state at the end of the stage before.
+    """Load the latest complete checkpoint of this stage, else the final state of the stage before.
 
     Raises:
-        UserError: there are checkpoints but none is complete, or the latest has other settings.
+        UserError: no checkpoint is complete, or the latest has other settings.
     """
     folder, facts, refused = _newest(trainer)
     trainer.log(
@@ -275,7 +275,7 @@ def _resume(trainer: Trainer, previous: Path | None) -> None:
         )
     changes = trainer.load_from(folder, facts, adopt=adopt)
     if any(line.startswith(("stage.tokens:", "averaging.")) for line in changed):
-        trainer.average.restart()  # its samples are of another stretch of the stage
+        trainer.average.restart()  # its samples are from other steps of the stage
     _plan_next(trainer, trainer.progress)
     trainer.log({**trainer.moment(), "kind": "resume", "checkpoint": folder.name, "refused": refused,
                  "adopted": changed, "cause": None})  # fmt: skip
@@ -283,11 +283,11 @@ def _resume(trainer: Trainer, previous: Path | None) -> None:
 
 
 def _begin(trainer: Trainer, previous: Path | None) -> None:
-    """Begin at the first token, with the weights of the stage before if there was one."""
+    """Start at the first token, with the weights of the stage before if there is one."""
     _plan_next(trainer, trainer.progress)
     if previous is not None:
         before = check_content(previous, trainer.processes)
-        # Moments of weights that were not trained say nothing, and moments move weights that are not to be trained.
+        # Moments of frozen weights would be meaningless, and other moments would move weights that are now frozen.
         same = before["settings"]["stage"].get("trains", "all") == trainer.stage.trains
         carried = trainer.optimizer if same and trainer.stage.optimizer_state == "carry" else None
         load_checkpoint(previous, trainer.network.weights, carried)
@@ -296,13 +296,13 @@ def _begin(trainer: Trainer, previous: Path | None) -> None:
 
 
 def _plan_next(trainer: Trainer, progress: Progress) -> None:
-    """Set when the next checkpoint and benchmarks are due."""
+    """Set the tokens at which the next checkpoint and benchmarks are due."""
     progress.next_checkpoint = next_multiple(progress.tokens, trainer.training.checkpoints.every_tokens)
     progress.next_benchmarks = next_multiple(progress.tokens, trainer.training.benchmarks_every_tokens)
 
 
 def _newest(trainer: Trainer) -> tuple[Path | None, CheckpointFacts | None, list[str]]:
-    """The state at the end if the stage got that far, else the latest whole checkpoint; with its facts."""
+    """The final state if the stage has one, else the latest complete checkpoint; with its facts, and refused ones."""
     final = trainer.work.output / "state"
     if trainer.processes.same(final.exists()):
         try:
@@ -318,7 +318,7 @@ def finish(trainer: Trainer, model: Model) -> None:
 
     Raises:
         UserError: the disk is full.
-        Interrupted: a signal came; the state was saved.
+        Interrupted: a signal was received; the state was saved.
     """
     trainer.finish_checkpoint()
     final = trainer.work.output / "state"
@@ -354,7 +354,7 @@ def finish(trainer: Trainer, model: Model) -> None:
         "spent": _spent(trainer),
     }
     trainer.work.counts.update(counts)
-    _leave_if_asked(trainer, final)  # else the next stage would begin
+    _leave_if_asked(trainer, final)  # else the next stage would start
 
 
 def _leave_if_asked(trainer: Trainer, final: Path) -> None:
@@ -363,7 +363,7 @@ def _leave_if_asked(trainer: Trainer, final: Path) -> None:
 
 
 def _spent(trainer: Trainer) -> list[BucketSpent]:
-    """Tokens that each bucket of the mixture gave, and how often it was read."""
+    """Tokens taken from each bucket of the mixture, and its epochs."""
     spent: list[BucketSpent] = []
     for saved, opened in zip(trainer.sampler.state()["buckets"], trainer.sampler.opened, strict=True):
         entry, source, topic = saved["entry"], saved["source"], saved["topic"]

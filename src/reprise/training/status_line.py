@@ -1,4 +1,4 @@
-"""The status line: progress, losses and speed, printed at intervals."""
+"""The status line of training: progress, losses and speed, printed at intervals."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -18,11 +18,11 @@ from reprise.training.retention_guard import bits_per_byte
 from reprise.training.validation import BucketLoss
 
 LARGEST_SHARES = 6
-"""Shares in the line; metrics.jsonl has all of them."""
+"""Number of shares in the line; metrics.jsonl has all of them."""
 
 
 class StatusLine:
-    """Prints the status line, in the first process only and at most once per interval."""
+    """Prints the status line, in the first process and at most once per interval."""
 
     def __init__(
         self, name: str, config: Any, rows: Rows, training: Training, total: int, processes: Processes
@@ -43,7 +43,7 @@ class StatusLine:
             )
 
     def mfu(self, tokens_per_s: float) -> float | None:
-        """Share of the accelerators' bf16 peak that training uses; None if the peak is not known."""
+        """Model FLOPs utilisation (MFU) of the accelerators' bf16 peak; None if the peak is not known."""
         return None if self._peak is None else tokens_per_s * self._flops / self._peak
 
     def say(
@@ -55,14 +55,14 @@ class StatusLine:
         losses: Sequence[BucketLoss],
         shares: Mapping[Any, float],
     ) -> None:
-        """Print the line, if it is time.
+        """Print the line if the interval has passed.
 
         Args:
             step: optimizer steps of the stage so far.
             tokens: tokens of the stage so far.
-            loss: loss of the latest step; None if the step was skipped.
-            tokens_per_s: rate of the latest step.
-            losses: losses of the latest validation.
+            loss: loss of the last step; None if the step was skipped.
+            tokens_per_s: speed of the last step.
+            losses: losses of the last validation.
             shares: bucket of the mixture -> its share.
         """
         now = time.monotonic()
@@ -81,14 +81,14 @@ class StatusLine:
         parts += [] if mfu is None else [f"MFU {mfu:.1%}"]
         parts.append(f"{peak_memory(self._processes.device) / 1e9:.1f} GB")
         done = tokens - self._first_tokens
-        if done > 0:  # by the rate since the line before: a run that was slowed down says so
+        if done > 0:  # by the speed since the last line, so that it follows changes of the speed
             parts.append(f"{format_duration(max(0, self._total - tokens) * (now - self._start) / done)} left")
             self._first_tokens, self._start = tokens, now
         console.print(" | ".join([*parts, _shares(shares)]), markup=False, highlight=False, soft_wrap=True)
 
 
 def _validation(losses: Sequence[BucketLoss]) -> list[str]:
-    """`bits/byte en 0.912 zh 1.203`."""
+    """Format the last validation: `bits/byte en 0.912 zh 1.203`."""
     languages = sorted({loss.key.language for loss in losses})
     values = {language: bits_per_byte(losses, Group(path=language, language=language)) for language in languages}
     shown = [f"{language} {value:.3f}" for language, value in values.items() if value is not None]
@@ -96,7 +96,7 @@ def _validation(losses: Sequence[BucketLoss]) -> list[str]:
 
 
 def _shares(shares: Mapping[Any, float]) -> str:
-    """`zh/web 0.52 en/web 0.31 ...`: the largest ones."""
+    """Format the largest shares: `zh/web 0.52 en/web 0.31 ...`."""
     ordered = sorted(shares.items(), key=lambda item: -item[1])
     shown = [f"{bucket.path} {share:.2f}" for bucket, share in ordered[:LARGEST_SHARES]]
     return " ".join([*shown, *(["..."] if len(ordered) > LARGEST_SHARES else [])])

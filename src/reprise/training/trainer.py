@@ -1,4 +1,4 @@
-"""The trainer: measure, save, stop, step, log."""
+"""The training loop: validate, save, stop, step, log."""
 
 import logging
 import time
@@ -53,10 +53,10 @@ from reprise.workspace import Work
 log = logging.getLogger(__name__)
 
 Benchmarks = Callable[[Any, str], list[LiveScore]]
-"""Measures a model that is in memory; the text identifies its weights. Evaluation, a layer above, provides it."""
+"""Runs benchmarks on a model in memory, whose weights the string identifies; provided by the evaluation."""
 
 GIVE_UP_S = 5.0
-"""A step that a stop signal interrupts is finished if it takes no longer than this; torchrun kills after 30 seconds."""
+"""After a stop signal, the current step is only finished if it takes no longer than this; torchrun kills after 30 s."""
 
 
 class Update(NamedTuple):
@@ -64,7 +64,7 @@ class Update(NamedTuple):
 
     kind: Literal["done", "left out", "rolled back", "given up"]
     loss: float | None = None
-    """Mean over the targets of the global batch, in nats."""
+    """Mean loss over the targets of the global batch, in nats."""
     grad_norm: float | None = None
     """Global gradient norm before clipping."""
 
@@ -86,19 +86,19 @@ class Trainer:
     sampler: Sampler
     held_out: HeldOut
     metrics: Metrics | None
-    """None in all processes but the first."""
+    """None except in the first process."""
     average: Average
     writer: CheckpointWriter
     status: StatusLine
     stop: StopSignal
     benchmarks: Benchmarks | None
     first_trained_id: int | None
-    """Only rows of tokens from this id on are trained; None: all weights."""
+    """Only embeddings of tokens from this id on are trained; None: all weights."""
     settings: StageSettings
-    """What decides the result of the stage; a checkpoint of other settings is refused."""
+    """Settings that determine the result of the stage; checkpoints with other settings are refused."""
     progress: Progress = field(default_factory=Progress)
     losses: list[BucketLoss] = field(default_factory=list)
-    """Results of the latest validation."""
+    """Results of the last validation."""
 
     def __post_init__(self) -> None:
         self.shares_file = SharesFile(self.work.output)
@@ -118,12 +118,12 @@ class Trainer:
 
         Raises:
             UserError: a guard stopped the run.
-            Interrupted: a signal did; a checkpoint was saved.
+            Interrupted: a signal was received; a checkpoint was saved.
         """
         name = self.work.output.name.removesuffix(".partial")
         with track(
             name, self.sampler.total_tokens, "tokens", logs=False
-        ) as advance:  # training has a status line of its own
+        ) as advance:  # the status line shows the progress
             advance(self.progress.tokens)
             while True:
                 if self.validation_is_due:
@@ -146,13 +146,13 @@ class Trainer:
 
     @property
     def validation_is_due(self) -> bool:
-        """Whether the held-out losses must be measured before the next step."""
+        """Whether a validation is due before the next step."""
         progress = self.progress
         due = progress.tokens >= progress.next_validation or self.sampler.finished
         return due and progress.last_validation != progress.tokens
 
     def step(self) -> None:
-        """Train on the next batch, or skip it if a guard asks for that."""
+        """Train on the next batch, or skip it if a guard says so."""
         start = time.perf_counter()
         progress, sampler, training = self.progress, self.sampler, self.training
         rate = learning_rate(self.stage.schedule, progress.tokens, self.sampler.total_tokens, progress.rate_before)
@@ -173,22 +173,22 @@ class Trainer:
         self.status.say(progress.step, progress.tokens, update.loss, speed, self.losses, sampler.shares())
 
     def update(self, batch: Batch, rate: float, first_row: int) -> Update:
-        """Change the weights by one batch.
+        """Update the weights with one batch.
 
-        Loss, target count and gradient norm are summed over the processes in one reduction, so all processes decide
-        alike; it is the only time in a step that they wait for the device.
+        Loss, target count and gradient norm are summed over the processes in one reduction, so that all processes
+        decide alike. It is the only synchronisation with the device in a step.
 
         Args:
             batch: the rows of this process.
             rate: learning rate.
-            first_row: index of the first row of the global batch in the stage.
+            first_row: index in the stage of the global batch's first row.
         """
         training, processes = self.training, self.processes
         if training.step_in_backward:
             return self.update_in_backward(batch, rate, first_row)
         self._seed_step()
         expected_targets = training.batch_rows * (self.rows.seq_len - 1)
-        # FSDP averages over the processes; the mean is over all targets of the global batch.
+        # FSDP averages gradients over processes; the loss is the mean over all targets of the global batch.
         loss_sum = self.accumulate(batch, processes.world / expected_targets)
         if loss_sum is None:
             self.network.drop_gradients()
@@ -200,7 +200,7 @@ class Trainer:
         sums = processes.sum(torch.stack([loss_sum, targets, squared_norm(gradients).to(loss_sum.device)]))
         total_loss, total_targets, squared = sums.tolist()
         loss = total_loss / max(total_targets, 1)
-        to_mean = expected_targets / max(total_targets, 1)  # not 1 if padding or the start of a document has no loss
+        to_mean = expected_targets / max(total_targets, 1)  # not 1 if padding or first tokens have no loss
         grad_norm = squared**0.5 * to_mean
         if refused := self._refuse(loss, grad_norm, batch, first_row):
             return refused
@@ -215,11 +215,11 @@ class Trainer:
         return Update("done", loss, grad_norm)
 
     def _seed_step(self) -> None:
-        """Dropout, if there is any, depends on the step and not on what ran before: nothing to save or to lose."""
+        """Seed dropout by the step, so that no random state must be saved."""
         torch.manual_seed((self.settings["seed"] * 1_000_003 + self.progress.step) * 4_096 + self.processes.rank)
 
     def _refuse(self, loss: float, grad_norm: float, batch: Batch, first_row: int) -> Update | None:
-        """The result for a batch that must not change the weights; None if it may."""
+        """The result of a batch that must not change the weights; None if the batch is accepted."""
         decision = self.step_guard.decide(loss, grad_norm, self.progress, self._rows_of(batch, first_row))
         if decision == "keep":
             return None
@@ -228,12 +228,12 @@ class Trainer:
         return Update("rolled back" if rolled_back else "left out")
 
     def update_in_backward(self, batch: Batch, rate: float, first_row: int) -> Update:
-        """As `update`, but each weight changes as soon as its gradient is there, which is then freed.
+        """As `update`, but each weight is stepped as soon as its gradient is ready, which is then freed.
 
-        The guards judge the loss alone, before the backward pass.
+        The guards only judge the loss, before the backward pass.
 
         Raises:
-            UserError: a gradient is not finite, and weights were changed already.
+            UserError: a gradient is not finite, and other weights were already changed.
         """
         self._seed_step()
         (inputs,) = self._micro_batches(batch)
@@ -248,15 +248,15 @@ class Trainer:
         return Update("done", loss.item(), squared**0.5)
 
     def accumulate(self, batch: Batch, scale: float) -> torch.Tensor | None:
-        """Run the micro-batches forward and backward.
+        """Run forward and backward passes of all micro-batches.
 
         Args:
             batch: the rows of this process.
-            scale: factor of the loss of which the gradient is taken.
+            scale: factor of the loss in the backward pass.
 
         Returns:
-            Sum of the losses of this process, float64 scalar on the device; None if a signal asked to stop and the
-            rest of the step would take long.
+            Sum of this process's losses, float64 scalar on the device; None if a signal asked to stop and the rest of
+            the step would take too long.
         """
         start = time.perf_counter()
         num_parts = len(batch.ids) // self.training.micro_batch_rows
@@ -277,12 +277,12 @@ class Trainer:
         return micro_batches(batch, rows, config, self.processes.device)
 
     def _rows_of(self, batch: Batch, first_row: int) -> BatchRows:
-        """Which rows a step trained on."""
+        """The rows of a step, for its event."""
         buckets = sorted({bucket.path for bucket in batch.buckets})
         return {"first_row": first_row, "num_rows": self.training.batch_rows, "buckets": buckets}
 
     def _roll_back(self, first_row: int) -> bool:
-        """Load the latest checkpoint and skip the batch that begins at a row; False if there is none."""
+        """Load the latest checkpoint and skip the batch that begins at a row; False if there is no checkpoint."""
         self.finish_checkpoint()
         folder, facts, refused = newest_whole(self.checkpoints, self.processes)
         left_out = [*self.progress.left_out, first_row]
@@ -298,13 +298,13 @@ class Trainer:
     def validate(self) -> None:
         """Measure the held-out losses, and pass them to the sampler's policy and the retention guard.
 
-        After a stop signal it returns early and changes nothing: the measurement stays due.
+        After a stop signal it returns early without any effect; the validation stays due.
 
         Raises:
-            UserError: `guards.retention: stop`, and a kept group was lost; a checkpoint was saved.
+            UserError: a kept group was lost under `guards.retention: stop`; a checkpoint was saved.
         """
         progress = self.progress
-        with self.network.eager():  # documents are of any length: no reason to compile for each
+        with self.network.eager():  # documents have any length, so do not compile for each
             losses = self.held_out.measure(self.network.objective, self.processes, self.stop)
         if losses is None:
             return
@@ -312,7 +312,7 @@ class Trainer:
         progress.last_validation = progress.tokens
         progress.next_validation = next_multiple(progress.tokens, self.training.validation.every_tokens)
         self.log({**self.moment(), "kind": "validation", "validation": [loss.to_json() for loss in losses]})
-        # Rounded far below noise: the last digits depend on how many processes there are, and shares decide the rows.
+        # Rounded far below noise: last digits depend on how many processes there are, and shares determine the rows.
         self.log_changes(
             self.sampler.observe(
                 {loss.key: round(loss.nll, 4) for loss in losses},
@@ -335,7 +335,7 @@ class Trainer:
         self.log({**self.moment(), "kind": "benchmarks", "benchmarks": scores})
 
     def apply_share_changes(self) -> None:
-        """Apply the shares that the user wrote into `shares.json` since the last step."""
+        """Apply shares that the user has written to `shares.json` since the last step."""
         wishes = self.shares_file.poll(self.sampler) if self.processes.is_first else []
         if self.processes.any(bool(wishes)):
             for shares in self.processes.same(wishes):
@@ -352,7 +352,7 @@ class Trainer:
             self.metrics.write(event)
 
     def log_step(self, update: Update, rate: float, tokens_per_s: float) -> None:
-        """Log what a step did and what it cost."""
+        """Log the `step` event."""
         memory = round(peak_memory(self.processes.device) / 1e9, 3)
         mfu = self.status.mfu(tokens_per_s)
         self.log({**self.moment(), "kind": "step", "loss": update.loss, "lr": rate, "grad_norm": update.grad_norm,
@@ -366,7 +366,7 @@ class Trainer:
                       "path": change.path, "old": change.old, "new": change.new})  # fmt: skip
 
     def facts(self) -> ResumeFacts:
-        """Everything that resumes besides weights and moments."""
+        """Everything that a checkpoint resumes besides tensors."""
         return {
             "progress": self.progress,
             "sampler": self.sampler.state(),
@@ -377,7 +377,7 @@ class Trainer:
         }
 
     def save(self) -> None:
-        """Begin to write a checkpoint, after the one before is published. A full disk does not stop training."""
+        """Start to write a checkpoint, once the one before is published. A full disk does not stop training."""
         self.finish_checkpoint()
         settings = self.training.checkpoints
         self.progress.next_checkpoint = next_multiple(self.progress.tokens, settings.every_tokens)
@@ -391,16 +391,16 @@ class Trainer:
             self._not_saved(error)
 
     def save_to(self, folder: Path, published: Callable[[], None] = lambda: None) -> None:
-        """Begin to write a checkpoint into a folder; `published` is called when it is complete.
+        """Start to write a checkpoint to a folder; `published` is called when it is complete.
 
         Raises:
-            CheckpointError: the disk is full or gone.
+            CheckpointError: the folder cannot be written, such as on a full disk.
         """
         tensors = tensors_of(self.network.weights, self.optimizer, self.average.weights)
         self.writer.begin(folder, tensors, self.facts(), published)
 
     def finish_checkpoint(self) -> None:
-        """Wait until the checkpoint that is being written, if any, is published, and log the outcome."""
+        """Wait until the checkpoint that is being written, if any, is published, and log the result."""
         try:
             folder = self.writer.finish()
         except CheckpointError as error:
@@ -416,7 +416,7 @@ class Trainer:
         log.error("%s; training continues, earlier checkpoints are intact", error)
 
     def load_from(self, folder: Path, facts: CheckpointFacts, *, adopt: bool = False) -> list[ShareChange]:
-        """Resume from a checkpoint; gives the changes of shares that adopted settings make."""
+        """Resume from a checkpoint; returns the changes of shares that adopted settings cause."""
         count = facts["averaged"]
         mean = self.average.template() if count else {}
         load_checkpoint(folder, self.network.weights, self.optimizer, mean)
@@ -429,7 +429,7 @@ class Trainer:
         """Wait until the checkpoint of this step is published, then stop.
 
         Raises:
-            Interrupted: if the checkpoint was written.
+            Interrupted: the checkpoint was written.
             UserError: the checkpoint could not be written.
         """
         self.finish_checkpoint()

@@ -1,4 +1,4 @@
-"""Held-out loss of every (language, source, topic)."""
+"""Validations: the held-out loss of every (language, source, topic)."""
 
 import math
 from collections.abc import Collection, Iterator, Mapping
@@ -20,15 +20,15 @@ from reprise.training.signals import StopSignal
 Ids = np.ndarray[Any, Any]
 
 DRAWS = 32
-"""Times that the held-out documents of a bucket are resampled: the standard error is then known to about an eighth."""
+"""Bootstrap resamples of a bucket's held-out documents; they determine the standard error to about one eighth."""
 
 MIN_BATCH_TOKENS = 512
-"""Fewer tokens in a forward pass cost as much as these: a micro-batch of one short row must not slow validations."""
+"""Minimum tokens in a forward pass: fewer would cost as much, when a micro-batch is one short row."""
 
 
 @dataclass(frozen=True)
 class BucketLoss:
-    """The held-out loss of a bucket."""
+    """Held-out loss of a bucket."""
 
     key: BucketKey
     nll: float
@@ -40,17 +40,17 @@ class BucketLoss:
     documents: int = 1
     """Documents that were measured."""
     resampled: tuple[float, ...] = ()
-    """Nats per token on as many documents, resampled from these with replacement: the same draws at every measurement,
-    so that differences between two are paired. Empty for a single document, whose noise is not known."""
+    """Nats per token on bootstrap resamples of the documents. Every validation uses the same resamples, so differences
+    of two validations are paired. Empty for a single document, whose noise is not known."""
 
     @property
     def standard_error(self) -> float | None:
-        """Of `nll`, in nats per token: how far it depends on the choice of the documents; None if not known."""
+        """Standard error of `nll` over the choice of documents, in nats per token; None if not known."""
         return math.sqrt(np.mean((np.array(self.resampled) - self.nll) ** 2)) if self.resampled else None
 
     @property
     def bits_per_byte(self) -> float:
-        """The loss per byte of text."""
+        """Loss in bits per UTF-8 byte of text."""
         return self.nll * self.tokens / math.log(2) / max(self.num_bytes, 1)
 
     def to_json(self) -> BucketMeasurement:
@@ -72,19 +72,18 @@ class BucketLoss:
 @dataclass(frozen=True)
 class _Window:
     document: int
-    """Index among all documents that are measured."""
+    """Index of its document among all measured documents."""
     ids: Ids
     scored: list[tuple[int, int]]
-    """(start, stop) of the tokens that are scored, in `ids`."""
+    """(start, stop) in `ids` of the tokens that are scored."""
 
 
 class HeldOut:
-    """The held-out documents that are measured: whole ones, at most `max_tokens` per bucket but at least one.
+    """The held-out documents of validations: whole documents, at least one and at most `max_tokens` per bucket.
 
-    Bits per byte are those of the evaluation (`reprise.evaluation.bits_per_byte`): every token of the text is scored
-    once, the first one behind the token that begins a text, in the same overlapping windows; EOS, which is no text, is
-    not scored. So a guard sees the quantity that the verdict is about. Of a conversation the text of the answers is
-    scored, over their bytes.
+    Bits per byte are defined as in the evaluation (`reprise.evaluation.bits_per_byte`), so a guard judges the same
+    quantity as the verdict: every token of the text is scored once, in overlapping windows, the first after the token
+    that begins a text; EOS is not scored. In conversations only the answers are scored, over their bytes.
     """
 
     def __init__(
@@ -101,16 +100,16 @@ class HeldOut:
 
         Args:
             buckets: the held-out part of the token store.
-            settings: how many tokens are measured.
-            start_id: the token that begins a text.
-            special_ids: BOS and EOS of the store, which surround each of its documents.
-            window: tokens in a window, and by how many it moves.
-            batch_tokens: most tokens in one forward pass of a process; one window is never cut.
+            settings: settings of the validations.
+            start_id: id of the token that begins a text.
+            special_ids: BOS and EOS of the store, which surround its documents.
+            window: (length, stride) of the windows, in tokens.
+            batch_tokens: maximum tokens in a forward pass of a process; windows are never split.
         """
         self._keys: list[BucketKey] = []
         self._num_bytes: list[int] = []
         self._ends: list[int] = []
-        """For each bucket, the index after its last document."""
+        """Index after the last document of each bucket."""
         windows: list[_Window] = []
         for key in sorted(buckets, key=str):
             bucket = buckets[key]
@@ -138,9 +137,9 @@ class HeldOut:
         self._batches = list(_batches(windows, batch_tokens))
 
     def measure(self, model: Any, processes: Processes, stop: StopSignal) -> list[BucketLoss] | None:
-        """Losses of all buckets, None if a signal came before the end.
+        """Measure the losses of all buckets; None if a signal asked to stop.
 
-        Every process must call, each runs its share of the batches.
+        Every process must call, and runs its share of the batches.
         """
         sums = torch.zeros((2, self._ends[-1] if self._ends else 0), dtype=torch.float64, device=processes.device)
         was_training = model.training
@@ -151,7 +150,7 @@ class HeldOut:
                 model.train(was_training)
                 return None
             index = round_index * processes.world + processes.rank
-            # FSDP needs as many forward passes of every process; one without a batch left repeats the last for nothing.
+            # FSDP needs equally many forward passes in every process; one without a batch repeats the last one.
             batch = self._batches[min(index, len(self._batches) - 1)]
             nll, tokens = _run(model, batch, processes.device)
             if index < len(self._batches):
@@ -168,7 +167,7 @@ class HeldOut:
 
 
 def _batches(windows: list[_Window], batch_tokens: int) -> Iterator[list[_Window]]:
-    """Windows of similar length together; the longest come first, so that too large a batch fails at once."""
+    """Batches of windows with similar lengths; the longest come first, so that running out of memory shows at once."""
     batch: list[_Window] = []
     for window in windows:
         if batch and len(batch[0].ids) * (len(batch) + 1) > batch_tokens:
@@ -180,7 +179,7 @@ def _batches(windows: list[_Window], batch_tokens: int) -> Iterator[list[_Window
 
 
 def _bucket_loss(key: BucketKey, num_bytes: int, nll: np.ndarray[Any, Any], tokens: np.ndarray[Any, Any]) -> BucketLoss:
-    """The loss of a bucket from those of its documents: sums of nats and of scored tokens, float64[documents]."""
+    """The loss of a bucket from its documents: `nll` and `tokens` are float64 [documents], sums per document."""
     total, count = float(tokens.sum()), len(tokens)
     mean = float(nll.sum()) / max(total, 1)
     resampled: tuple[float, ...] = ()
@@ -188,13 +187,13 @@ def _bucket_loss(key: BucketKey, num_bytes: int, nll: np.ndarray[Any, Any], toke
         drawn = resamples(f"held-out/{key}", count, DRAWS).astype(np.float64)
         drawn_tokens = drawn @ tokens
         means = np.divide(drawn @ nll, drawn_tokens, out=np.full(DRAWS, mean), where=drawn_tokens > 0)
-        # Documents drawn from themselves differ less than resampled documents: by (n - 1) / n of the variance.
+        # The bootstrap underestimates the variance by the factor (n - 1) / n.
         resampled = tuple((mean + (means - mean) * math.sqrt(count / (count - 1))).tolist())
     return BucketLoss(key, mean, num_bytes, int(total), count, resampled)
 
 
 def _choose(bucket: Bucket, max_tokens: int) -> np.ndarray[Any, Any]:
-    # The same documents in every run, or their losses could not be compared.
+    # The same documents in every run, so that losses can be compared.
     order = permutation(f"held-out/{bucket.key}", bucket.num_documents)
     lengths = np.diff(bucket.offsets)[order]
     count = max(1, int(np.searchsorted(np.cumsum(lengths), max_tokens, side="right")))
@@ -202,14 +201,14 @@ def _choose(bucket: Bucket, max_tokens: int) -> np.ndarray[Any, Any]:
 
 
 def _text_of(ids: Ids, special_ids: Collection[int]) -> tuple[Ids, int]:
-    """The tokens of a document without the BOS and EOS around it, and how many of them were before it."""
+    """The tokens of a document without BOS and EOS, and how many tokens were removed before it."""
     start = int(len(ids) > 0 and int(ids[0]) in special_ids)
     end = len(ids) - int(len(ids) > start and int(ids[-1]) in special_ids)
     return ids[start:end], start
 
 
 def _run(model: Any, batch: list[_Window], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sum of the losses and count of scored tokens of each window, float64[windows]."""
+    """Sum of losses in nats and count of scored tokens of each window, float64 [windows] each."""
     shape = (len(batch), max(len(window.ids) for window in batch))
     ids = np.zeros(shape, dtype=np.int64)
     labels = np.full(shape, IGNORE, dtype=np.int64)

@@ -1,8 +1,8 @@
-"""Checkpoints that are written by a thread while training continues.
+"""Checkpoints are written by a thread while training continues.
 
-On an accelerator the tensors are copied to the host first. On a CPU there is nothing to copy: weights and moments
-change only when the optimizer steps, so the thread reads them while the next forward and backward pass runs, and the
-optimizer waits for it.
+On an accelerator the tensors are copied to the host first. On a CPU they are not copied: weights and moments only
+change in the optimizer step, so the thread reads them during the next forward and backward pass, and the optimizer
+waits for it.
 """
 
 import copy
@@ -32,7 +32,7 @@ class CheckpointError(Exception):
 
 
 class _NamelessFiles(FileSystemWriter):
-    """Writes neither a random id nor the folder into `.metadata`: equal tensors are equal files, wherever they lie."""
+    """Writes no random id and no path to `.metadata`, so that equal tensors give equal files."""
 
     def storage_meta(self) -> StorageMeta:
         return StorageMeta()
@@ -42,43 +42,48 @@ class CheckpointWriter:
     """Writes one checkpoint at a time. All processes call the same methods in the same order."""
 
     def __init__(self, processes: Processes, *, copies: bool | None = None) -> None:
-        """`copies`: whether the tensors are copied first; None: if they are not on a CPU."""
+        """Create a writer.
+
+        Args:
+            processes: all processes.
+            copies: whether tensors are copied before they are written; None: if they are not on the CPU.
+        """
         self._processes = processes
         self._copies = processes.device.type != "cpu" if copies is None else copies
         self._pins = processes.device.type == "cuda"
-        """Copies into memory of a fixed address, which is kept for the next time."""
+        """Whether copies go to pinned memory, which is reused by the next checkpoint."""
         self._stager = BlockingAsyncStager(cache_staged_state_dict=self._pins)
         self._staged: Any = None
-        """Names of the tensors that the kept memory is for."""
-        # A group of its own: its messages must not meet those of training, which other threads send.
+        """Structure of the tensors that the pinned memory was allocated for."""
+        # A separate group, as training uses its own from another thread.
         self._group = dist.new_group(backend="gloo") if processes.world > 1 else None
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._folder: Path | None = None
         self._free = 0
         self.stall_s = 0.0
-        """Seconds that training waited for it."""
+        """Seconds that training waited for the current checkpoint."""
 
     @property
     def is_done(self) -> bool:
-        """Whether there is a checkpoint to `finish` without waiting; processes may differ."""
+        """Whether `finish` would return a checkpoint without waiting; may differ between processes."""
         return self._thread is not None and not self._thread.is_alive()
 
     def begin(self, folder: Path, tensors: dict[str, Any], facts: ResumeFacts, published: Callable[[], None]) -> None:
-        """Start to write; a kill at any time leaves a complete checkpoint or none.
+        """Start to write a checkpoint. If killed, there is a complete checkpoint or none.
 
         Args:
-            folder: must not exist yet.
-            tensors: what `tensors_of` gives. On a CPU they must not change before `release`.
-            facts: everything else that resumes, as JSON.
-            published: called in the thread of the first process when the checkpoint is published.
+            folder: folder to write; must not exist.
+            tensors: from `tensors_of`. On a CPU they must not change before `release`.
+            facts: everything else that resumes.
+            published: called in the first process, by the thread, when the checkpoint is published.
 
         Raises:
-            CheckpointError: the disk is full or gone; in all processes alike.
+            CheckpointError: the folder cannot be written, such as on a full disk; raised in all processes.
         """
         assert self._thread is None
         start = time.perf_counter()
-        kept = copy.deepcopy(facts)  # training changes them while the thread writes
+        kept = copy.deepcopy(facts)  # training changes it while the thread writes
         partial = folder.with_name(f"{folder.name}.partial")
         failure = ""
         if self._processes.is_first:
@@ -92,7 +97,7 @@ class CheckpointWriter:
         if self._copies:
             tensors = self._copied(tensors)
         self._folder, self._failure = folder, None
-        # Not one of the threads that the interpreter waits for: a second Ctrl-C means now.
+        # A daemon thread, as a second Ctrl-C must stop at once.
         self._thread = threading.Thread(
             target=self._write, args=(partial, folder, tensors, kept, published), daemon=True
         )
@@ -100,7 +105,7 @@ class CheckpointWriter:
         self.stall_s = time.perf_counter() - start
 
     def _copied(self, tensors: dict[str, Any]) -> dict[str, Any]:
-        """The tensors on the host. The kept memory fits one set of names: with a mean of the weights there are more."""
+        """Copy the tensors to the host. Pinned memory is reused unless a weight average changes their structure."""
         names = tree_structure(tensors)
         if names != self._staged:
             self._stager, self._staged = BlockingAsyncStager(cache_staged_state_dict=self._pins), names
@@ -108,17 +113,17 @@ class CheckpointWriter:
         return copied
 
     def release(self) -> None:
-        """Wait until the tensors that `begin` got may change."""
+        """Wait until the tensors passed to `begin` may change."""
         if self._thread is not None and not self._copies:
             start = time.perf_counter()
             self._thread.join()
             self.stall_s += time.perf_counter() - start
 
     def finish(self) -> Path | None:
-        """Wait until the checkpoint is published and give its folder; None if none was begun.
+        """Wait until the checkpoint is published, and return its folder; None if none was started.
 
         Raises:
-            CheckpointError: the disk is full or gone.
+            CheckpointError: the checkpoint could not be written, such as on a full disk.
         """
         if self._thread is None:
             return None
@@ -136,7 +141,7 @@ class CheckpointWriter:
         return self._folder
 
     def wait(self) -> None:
-        """Wait until a checkpoint that was begun is published, whatever stopped training."""
+        """Wait for the thread without raising its error; called when training stops for another reason."""
         if self._thread is not None:
             self._thread.join()
 
@@ -160,7 +165,7 @@ class CheckpointWriter:
                 published()
         except BaseException as error:
             self._failure = error
-            # Torch does not always say that a disk is full, but that a file has another length than it should.
+            # Torch may report a full disk as a file of unexpected length, so the message shows the free space.
             self._free = shutil.disk_usage(folder.parent).free
             if processes.is_first:
                 shutil.rmtree(partial, ignore_errors=True)

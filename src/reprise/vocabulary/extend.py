@@ -1,4 +1,4 @@
-"""A model with a vocabulary that continues its own on the user's text; an ordinary folder, as transformers loads it."""
+"""Write a model with more tokens, learned from the user's text, as a folder that transformers loads."""
 
 import json
 from collections import Counter
@@ -37,9 +37,9 @@ from reprise.vocabulary.merges import AddedToken, extended, learn_tokens, read_b
 from reprise.vocabulary.records import Compression, VocabularyCounts
 
 HELD_OUT_BYTES = 2_000_000
-"""Held-out text of a language on which the two vocabularies are compared, about."""
+"""Approximate UTF-8 bytes of held-out text per language on which the vocabularies are compared."""
 LONGEST_CHARS = 1_000_000
-"""Characters of a document that are learned from: one book must not take the place of many documents."""
+"""Maximum characters of a document to learn from, so that no book replaces many documents."""
 
 
 def extend_model(
@@ -52,22 +52,24 @@ def extend_model(
     min_count: int,
     verify: bool = True,
 ) -> tuple[VocabularyCounts, NewTokens]:
-    """Write the model with more tokens: merges continued on the texts, rows by the mean of the old pieces.
+    """Write the model with more tokens: BPE merges are continued on the texts, and the embedding of a new token is the
+    mean of those of its old tokens.
 
     Args:
         settings: the model.
         texts: language -> text to learn from.
         held_out: language -> text to compare the vocabularies on.
-        folder: to write; must not exist.
-        num_tokens: most tokens to add.
+        folder: folder to write; must not exist.
+        num_tokens: maximum tokens to add.
         min_count: occurrences below which a token is not added.
         verify: load the folder in another process and compare ids and logits.
 
     Returns:
-        What was added, in numbers and by name.
+        Counts of the new vocabulary, and the new tokens.
 
     Raises:
-        UserError: the tokenizer cannot be extended, the text gives no token, or the folder exists or cannot be written.
+        UserError: the tokenizer cannot be extended, no token is frequent enough, or the folder exists or cannot be
+            written.
     """
     content = read_bpe(settings)
     learned = learn_tokens(content, (text for part in texts.values() for text in part), num_tokens, min_count)
@@ -104,19 +106,21 @@ def extend_model(
 def sample_texts(
     folder: Path, shares: Mapping[str, Mapping[str, float]], num_bytes: int
 ) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """Text of each language from the document table: what tokens are learned from, and what is held out.
+    """Sample text of each language from the document table: training text to learn from, and held-out text.
 
-    Documents are chosen by the hash of their id, so that the choice does not depend on how the text is divided into
-    files, and runs with other random seeds get the same vocabulary. A source with less text than its share is taken
-    whole.
+    Documents are chosen by the hash of their id, so the sample does not depend on how the text is divided into files,
+    nor on the random seed of the run. A source with less text than its share is used completely.
 
     Args:
-        folder: the table.
-        shares: language -> source -> its part of the bytes to learn from; they sum to 1.
-        num_bytes: UTF-8 bytes to learn from, about.
+        folder: folder of the table.
+        shares: language -> source -> its share of the bytes to learn from; all shares sum to 1.
+        num_bytes: approximate UTF-8 bytes to learn from.
+
+    Returns:
+        Language -> texts to learn from, and language -> held-out texts.
 
     Raises:
-        UserError: a language has no text.
+        UserError: a language has no training text.
     """
     sizes = _count_bytes(folder)
     held_out_sizes: Counter[str] = Counter()
@@ -144,7 +148,7 @@ def sample_texts(
                 if is_first:
                     first[key] = (rank, text)
     for (language, source, split), (rank, text) in first.items():
-        # A small share of large documents is not nothing.
+        # A share smaller than a document still gets one document.
         if split == "train" and rank >= num_bytes * shares[language][source] / sizes[language, source, split] * 2.0**64:
             texts[language].append(text)
     if missing := [language for language, part in texts.items() if not part]:
@@ -161,7 +165,7 @@ _Key = tuple[str, str, str]
 
 
 def _count_bytes(folder: Path) -> Counter[_Key]:
-    """(language, source, split) -> UTF-8 bytes of its text."""
+    """(language, source, split) -> UTF-8 bytes of text."""
     sizes: Counter[_Key] = Counter()
     for batch in read_table(folder, [*_KEYS, "text"]):
         lengths = pc.binary_length(batch.column("text"))
@@ -172,7 +176,7 @@ def _count_bytes(folder: Path) -> Counter[_Key]:
 
 
 def _write_weights(settings: Model, learned: Sequence[AddedToken], ids: Sequence[int], folder: Path) -> int:
-    """Write the weights, one tensor after the other; returns the rows of the embeddings."""
+    """Write the weights, one tensor at a time; returns the rows of the embeddings."""
     skeleton, stored = load_skeleton(settings), open_model_weights(settings)
     if not names_match(skeleton, settings, stored):
         raise UserError(
@@ -193,7 +197,7 @@ def _write_weights(settings: Model, learned: Sequence[AddedToken], ids: Sequence
         larger = torch.empty((rows, *value.shape[1:]), dtype=value.dtype)
         larger[: len(value)] = value
         mean = value.double().mean(dim=0).to(value.dtype)
-        larger[len(value) :] = mean  # rows that no token has
+        larger[len(value) :] = mean  # rows without a token
         for token_id, token in zip(ids, learned, strict=True):
             larger[token_id] = value[list(token.pieces)].double().mean(dim=0).to(value.dtype)
         return larger
@@ -240,10 +244,10 @@ def _compare(
 
 
 def _check_control_tokens(before: Model, after: Model) -> None:
-    """Refuse a tokenizer that transformers reads with other ids for the old one's added tokens.
+    """Refuse a tokenizer in which transformers gives the old added tokens other ids.
 
     Raises:
-        UserError: with the token.
+        UserError: an id differs; names the token.
     """
     old, new = (load_tokenizer(settings) for settings in (before, after))
     for token_id, token in old.added_tokens_decoder.items():

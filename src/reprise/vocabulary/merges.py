@@ -1,7 +1,7 @@
 """Continue the merges of a byte-level BPE on more text (arXiv 2512.03989), so that every added token can be reached.
 
-New merges come after all old ones, so encoding does what it did before and then joins more: a text without a new token
-keeps its ids, and each new token represents exactly the old tokens that it was joined from.
+New merges come after all old ones, so encoding first does what it did before, and then merges further: a text without
+new tokens keeps its ids, and each new token stands for exactly the old tokens that it was merged from.
 """
 
 import json
@@ -17,9 +17,10 @@ from reprise.errors import UserError
 from reprise.recipe.model import Model
 
 _FIRST_CHAR = 0x10000
-"""While merges are learned, characters from this one on represent old tokens: the trainer merges characters."""
+"""While merges are learned, the old token with id i is written as the character FIRST + i, as the trainer merges
+characters."""
 _MAX_PARTS = 24
-"""Most old tokens that one new token joins."""
+"""Maximum old tokens in one new token."""
 _REMEDY = (
     "extend a model with a byte-level BPE (GPT-2, Llama 3, Qwen, SmolLM2 and their kin), or leave `vocabulary` out"
 )
@@ -27,21 +28,21 @@ _REMEDY = (
 
 @dataclass(frozen=True)
 class AddedToken:
-    """A token that was learned."""
+    """A new token."""
 
     text: str
-    """As the vocabulary writes it: bytes as printable characters."""
+    """Spelling in the vocabulary: bytes as printable characters."""
     parts: tuple[str, str]
     """The two tokens that are merged into it."""
     pieces: tuple[int, ...]
-    """Ids of the old tokens that it stands for."""
+    """Ids of the old tokens that it replaces."""
 
 
 def read_bpe(settings: Model) -> dict[str, Any]:
-    """The content of a model's tokenizer.json, if its merges can be continued.
+    """Read a model's tokenizer.json, whose merges can be continued.
 
     Raises:
-        UserError: it has no readable tokenizer.json, or one of another kind.
+        UserError: it has no readable tokenizer.json, or its merges cannot be continued.
     """
     from reprise.model.loading import tokenizer_file  # imports torch
 
@@ -55,7 +56,7 @@ def read_bpe(settings: Model) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         tokenizers.Tokenizer.from_str(json.dumps(content))
-    except Exception as error:  # `tokenizers` raises nothing more exact
+    except Exception as error:  # `tokenizers` raises plain Exception
         raise UserError(
             f"the tokenizer cannot be read ({str(error)[:200]})",
             where=str(file),
@@ -69,7 +70,7 @@ def check_bpe(content: Mapping[str, Any], where: str) -> None:
     """Refuse a tokenizer.json whose merges cannot be continued.
 
     Raises:
-        UserError: with its kind.
+        UserError: they cannot; names the kind of tokenizer.
     """
     model = content["model"]
     steps = [content.get("pre_tokenizer") or {}]
@@ -95,12 +96,12 @@ def check_bpe(content: Mapping[str, Any], where: str) -> None:
 
 
 def learn_tokens(content: Mapping[str, Any], texts: Iterable[str], num_tokens: int, min_count: int) -> list[AddedToken]:
-    """Learn tokens, most frequent first, and skip those that are rare once all are known.
+    """Learn tokens, most frequent first, then drop those that are rare once all are known.
 
     Args:
         content: tokenizer.json, accepted by `check_bpe`.
         texts: text to learn from.
-        num_tokens: most tokens to add.
+        num_tokens: maximum tokens to add.
         min_count: occurrences in the text below which a token is not added.
 
     Returns:
@@ -115,7 +116,7 @@ def learn_tokens(content: Mapping[str, Any], texts: Iterable[str], num_tokens: i
     taken |= {token["content"] for token in content.get("added_tokens") or ()}
     texts_of: dict[tuple[int, ...], str] = {(token_id,): name for token_id, name in names.items()}
     for one, other in merges:
-        # A part may itself have been left out below, or its text be that of an old token that other merges lead to.
+        # A part is missing if its text already exists as a token, which other merges lead to.
         if one not in texts_of or other not in texts_of:
             continue
         text = texts_of[one] + texts_of[other]
@@ -127,7 +128,7 @@ def learn_tokens(content: Mapping[str, Any], texts: Iterable[str], num_tokens: i
 
 
 def _count_words(tokenizer: tokenizers.Tokenizer, texts: Iterable[str]) -> Counter[str]:
-    """What the tokenizer's own rules split text into, in its spelling of bytes, and how often each occurs."""
+    """Count the words that the tokenizer's pre-tokenizer splits text into, in the vocabulary's spelling."""
     counts: Counter[str] = Counter()
     for text in texts:
         normal = tokenizer.normalizer.normalize_str(text) if tokenizer.normalizer else text
@@ -138,7 +139,7 @@ def _count_words(tokenizer: tokenizers.Tokenizer, texts: Iterable[str]) -> Count
 def _continue_merges(
     encoded: Mapping[str, Sequence[int]], counts: Counter[str], num_tokens: int, min_count: int
 ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Pairs to merge, each side as the old ids that it stands for, by the trainer of `tokenizers`."""
+    """Learn pairs to merge with the trainer of `tokenizers`; each side is a tuple of old ids."""
     alphabet = {chr(_FIRST_CHAR + token_id) for ids in encoded.values() for token_id in ids}
     trainer = trainers.BpeTrainer(
         vocab_size=len(alphabet) + num_tokens,
@@ -169,9 +170,9 @@ def _as_ids(text: str) -> tuple[int, ...]:
 def _without_rare(
     content: Mapping[str, Any], learned: Sequence[AddedToken], counts: Counter[str], min_count: int
 ) -> list[AddedToken]:
-    """Tokens without those that few words end up with and no other token is made of; the last ones are examined first.
+    """Drop tokens that occur less than `min_count` times in encoded text and are not a part of another token.
 
-    An occurrence of a token that is skipped counts for its two parts.
+    Tokens are examined last to first; the occurrences of a dropped token count for its two parts.
     """
     whole, ids = extended(content, learned)
     model = tokenizers.Tokenizer.from_str(json.dumps(whole)).model
@@ -194,10 +195,10 @@ def _without_rare(
 
 
 def extended(content: Mapping[str, Any], learned: Sequence[AddedToken]) -> tuple[dict[str, Any], list[int]]:
-    """tokenizer.json with the tokens and their merges, and their ids; every old token keeps its own.
+    """Extend a tokenizer.json by tokens and their merges; returns it and the new ids. Old tokens keep their ids.
 
-    Added tokens, such as control tokens, are written into the vocabulary too if they are not there: `tokenizers` would
-    give them other ids behind a longer vocabulary.
+    Added tokens, such as control tokens, are also written into the vocabulary: `tokenizers` would otherwise give them
+    new ids after the larger vocabulary.
     """
     vocabulary: dict[str, int] = dict(content["model"]["vocab"])
     for token in content.get("added_tokens") or ():
@@ -213,7 +214,7 @@ def extended(content: Mapping[str, Any], learned: Sequence[AddedToken]) -> tuple
 
 
 def unreachable(content: Mapping[str, Any], ids: Sequence[int]) -> list[str]:
-    """Tokens among these that their own text does not lead to."""
+    """Tokens that encoding their own text does not produce."""
     model = tokenizers.Tokenizer.from_str(json.dumps(content)).model
     names = {token_id: token for token, token_id in content["model"]["vocab"].items()}
     return [

@@ -15,7 +15,7 @@ class Compression(TypedDict):
     language: str
     """Language of the text."""
     held_out: bool
-    """Whether the text was held out; a language without held-out documents is measured on what was learned from."""
+    """Whether the text was held out; a language without held-out documents is measured on the text learned from."""
     num_bytes: int
     """UTF-8 bytes of that text."""
     before: float
@@ -30,22 +30,22 @@ class VocabularyCounts(TypedDict):
     """Counts of the stage `vocabulary`, for its manifest, the plan and the report."""
 
     tokens_added: int
-    """Tokens that were added."""
+    """New tokens."""
     first_id: int
-    """Id of the first of them; the others follow."""
+    """Id of the first new token; the others follow."""
     rows: int
     """Rows of the embeddings now."""
     bytes_learned_from: int
-    """UTF-8 bytes of the text that they were learned from."""
+    """UTF-8 bytes of the text that the tokens were learned from."""
     compression: list[Compression]
-    """Bytes per token of each language that tokens were learned from."""
+    """Bytes per token of each language."""
 
 
 def vocabulary_lines(counts: Any) -> Iterator[str]:
-    """The counts of the stage for a person.
+    """Format the counts of the stage for the terminal.
 
     Args:
-        counts: `VocabularyCounts`, as the manifest keeps them.
+        counts: `VocabularyCounts` from a manifest.
     """
     known = cast(VocabularyCounts, counts)
     yield (

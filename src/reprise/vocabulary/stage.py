@@ -1,9 +1,9 @@
 """Stage `vocabulary`: the base model with tokens learned from the run's own text.
 
-    model/            the model that scoring, tokenizing, training and evaluation take; transformers loads it alone
-    new_tokens.json   the tokens that were added
+    model/            the model that scoring, tokenizing, training and evaluation use; an ordinary transformers folder
+    new_tokens.json   the new tokens
 
-It is not resumable: learning takes seconds a megabyte, and the same text gives the same bytes again.
+The stage is not resumable: learning takes seconds per megabyte, and the same text gives the same bytes.
 """
 
 from collections.abc import Mapping
@@ -25,13 +25,13 @@ def run(
 
     Args:
         work: reads `label`.
-        vocabulary: how many tokens.
+        vocabulary: how many tokens to add.
         model: the base model.
-        shares: language -> source -> its part of the text to learn from.
+        shares: language -> source -> its share of the text to learn from.
         verify: load the model in another process and compare ids and logits.
 
     Raises:
-        UserError: the tokenizer cannot be extended, or the text gives no token.
+        UserError: the tokenizer cannot be extended, or no token is frequent enough.
     """
     num_bytes = int(vocabulary.megabytes * 1_000_000)
     texts, held_out = sample_texts(work.inputs["label"] / DOCUMENTS, shares, num_bytes)

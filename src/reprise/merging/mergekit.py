@@ -1,4 +1,4 @@
-"""TIES and DARE merges with a chat model, by mergekit where its command is installed."""
+"""TIES and DARE merges with a chat model, by mergekit if its command is installed."""
 
 import shutil
 import subprocess
@@ -9,12 +9,12 @@ from typing import Literal
 import yaml
 
 from reprise.errors import UserError
-from reprise.model.loading import load_model, locate_model
-from reprise.model.objective import Objective
-from reprise.publish.chat_vector import Side, check_architectures, check_tokens, weight_type, write_descriptions
+from reprise.merging.checks import check_architectures, check_tokens
+from reprise.merging.output import check_merged, write_descriptions
+from reprise.merging.sides import Side
+from reprise.model.loading import locate_model
 from reprise.recipe.model import Model
 from reprise.training.export import new_folder
-from reprise.training.published import check_published, make_probe
 
 Method = Literal["ties", "dare_ties"]
 COMMAND = "mergekit-yaml"
@@ -32,17 +32,17 @@ def merge_with_mergekit(
     seed: int = 0,
     verify: bool = False,
 ) -> None:
-    """Write base + what is left of (trained - base) and factor * (chat - base) after the method's choice of numbers.
+    """Write base + (trained - base) + factor * (chat - base), of which the method keeps only a part of the elements.
 
     Args:
         trained: Hugging Face directory of the trained model.
-        base: the model that both were made from.
+        base: the model that both others were made from.
         chat: the chat model.
-        folder: to write; must not exist.
-        method: `merge_method` in the words of mergekit.
-        factor: weight of the chat model's difference; that of the trained model is 1.
-        density: part of each difference that is kept.
-        seed: random seed of DARE.
+        folder: folder to write; must not exist.
+        method: mergekit's `merge_method`.
+        factor: multiplies the chat model's difference.
+        density: share of the elements of each difference that are kept.
+        seed: random seed of DARE's choice of elements.
         verify: load the folder in another process and compare ids and logits.
 
     Raises:
@@ -59,7 +59,7 @@ def merge_with_mergekit(
     sides = [Side("trained", Model(path=str(trained))), Side("base", base), Side("chat", chat)]
     check_architectures(sides)
     source = check_tokens(sides)
-    rows = {int(side.skeleton.get_input_embeddings().weight.shape[0]) for side in sides}
+    rows = {side.embedded_rows for side in sides}
     if len(rows) > 1:
         raise UserError(
             f"the embeddings have {', '.join(map(str, sorted(rows)))} rows, which {method} cannot merge",
@@ -86,10 +86,7 @@ def merge_with_mergekit(
             shutil.move(path, partial / path.name)
         write_descriptions(sides[0], sides[2], source, partial, rows=rows.pop())
         if verify:
-            published = Model(path=str(partial))
-            objective = Objective(load_model(published))
-            probe = make_probe(objective, {}, published)
-            check_published(partial, probe, published, weight_type(sides[0], sides[2]))
+            check_merged(partial, sides[0], sides[2])
 
 
 def _recipe(sides: list[Side], method: Method, factor: float, density: float) -> dict[str, object]:

@@ -13,9 +13,9 @@ from tests.publish.models import TEXTS, write_full_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reprise.errors import UserError
-from reprise.publish import chat_vector
-from reprise.publish.chat_vector import add_chat_vector
-from reprise.publish.mergekit import merge_with_mergekit
+from reprise.merging import chat_vector, sides
+from reprise.merging.chat_vector import add_chat_vector
+from reprise.merging.mergekit import merge_with_mergekit
 from reprise.recipe.model import Model
 from reprise.training import sharded_weights
 
@@ -50,7 +50,7 @@ def settings(folder):
 
 
 def test_base_plus_the_difference_is_the_chat_model_to_the_bit(base, chat, tmp_path, monkeypatch):
-    monkeypatch.setattr(chat_vector, "BLOCK_NUMBERS", 100)  # many blocks to a tensor
+    monkeypatch.setattr(sides, "BLOCK_NUMBERS", 100)  # many blocks to a tensor
     monkeypatch.setattr(sharded_weights, "FILE_BYTES", 20_000)  # several files
     result = add_chat_vector(base, settings(base), settings(chat), tmp_path / "merged", verify=True)
     assert len(list((tmp_path / "merged").glob("model-*.safetensors"))) > 2

@@ -1,0 +1,1 @@
+"""The trained model merged with a chat model, which keeps what both were taught."""

@@ -1,0 +1,1 @@
+"""Preflight: problems that can be found in seconds, before the first stage runs."""
