@@ -98,7 +98,7 @@ def _run_on_ray(function: Callable[[P], R], pieces: Sequence[P]) -> Iterator[tup
         raise UserError(
             f"the Ray cluster does not answer: {str(error).splitlines()[0]}",
             where=f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}",
-            remedy="start it with `ray start --head`, correct the address, or unset RAY_ADDRESS to use this machine alone",
+            remedy="start it with `ray start --head`, correct the address, or unset it to use this machine alone",
         ) from error
 
     @daft.cls

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import TypedDict, cast
 
-from reprise import preflight
 from reprise.model.machine import count_cores
 from reprise.plan.records import Preparation
+from reprise.preflight.disk import input_bytes
 from reprise.recipe import Recipe
 
 RATES = Path(__file__).with_name("core_seconds.json")
@@ -35,7 +35,7 @@ class Rates(TypedDict):
 
 
 def load_rates() -> Rates:
-    """The measured rates."""
+    """Rates that were measured on another machine."""
     return cast(Rates, json.loads(RATES.read_text(encoding="utf-8")))
 
 
@@ -45,7 +45,7 @@ def plan_preparation(recipe: Recipe) -> Preparation | None:
     Time is taken to grow with the text and to be divided by the cores. The stage `score` needs a model and is not part
     of this.
     """
-    text_gb = recipe.hardware.text_gb or preflight.input_bytes(recipe) / 1e9
+    text_gb = input_bytes(recipe) / 1e9
     if not text_gb:
         return None
     rates = load_rates()
