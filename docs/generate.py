@@ -95,8 +95,8 @@ def cluster() -> str:
         "",
         *table,
         "",
-        f"Memory of the document stages: {text['memory_gb_per_core']:.2g} GB per core. Disk: {summary['disk_gb']:,.0f} GB "
-        "for text and tokens,\nand 12 bytes per parameter for each checkpoint.",
+        f"Memory of the document stages: {text['memory_gb_per_core']:.2g} GB per core. Disk: "
+        f"{summary['disk_gb']:,.0f} GB for text and tokens, and\n12 bytes per parameter for each checkpoint.",
     ]
     page = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
     before, rest = page.split(PLAN_START)

@@ -46,7 +46,8 @@ def in_words(hours: float) -> str:
     if hours < 1 / 60:
         return "under a minute"
     if hours < 2:
-        return f"{hours * 60:,.0f} minutes"
+        minutes = round(hours * 60)
+        return f"{minutes} minutes" if minutes > 1 else "a minute"
     return f"{hours:,.3g} hours" if hours < 48 else f"{hours / 24:,.1f} days"
 
 
