@@ -1,13 +1,13 @@
 """Make a tiny Llama with random weights and a tokenizer of its own: what `base.yaml` trains into a base model.
 
-    python examples/studies/make_base.py CORPUS FOLDER
+    python examples/studies/make_base.py CORPUS FOLDER [--layers 4] [--width 192] [--vocabulary 8192]
 
 CORPUS holds `train-*.jsonl.zst` files with a `text` per line, FOLDER becomes a Hugging Face model directory.
 """
 
+import argparse
 import io
 import json
-import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -17,8 +17,13 @@ import zstandard
 from tokenizers import ByteLevelBPETokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-VOCABULARY = 8192
 DOCUMENTS_PER_FILE = 300
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message.role == 'user' %}Q: {{ message.content }}\nA:{% else %} {{ message.content }}{% endif %}"
+    "{% endfor %}"
+)
+"""How a question and its answer are written: as in `claims/make_inputs.py`."""
 
 
 def texts(corpus: Path) -> Iterator[str]:
@@ -31,16 +36,27 @@ def texts(corpus: Path) -> Iterator[str]:
 
 def main() -> None:
     """Train a byte-level tokenizer on the corpus, and write it with a small random model."""
-    corpus, folder = map(Path, sys.argv[1:])
+    parser = argparse.ArgumentParser(description="Make a tiny Llama with random weights.")
+    parser.add_argument("corpus", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--width", type=int, default=192)
+    parser.add_argument("--vocabulary", type=int, default=8192)
+    arguments = parser.parse_args()
+    folder, width = arguments.folder, arguments.width
     tokenizer = ByteLevelBPETokenizer()
-    tokenizer.train_from_iterator(texts(corpus), vocab_size=VOCABULARY, special_tokens=["</s>"], show_progress=False)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer._tokenizer, eos_token="</s>").save_pretrained(folder)
+    tokenizer.train_from_iterator(
+        texts(arguments.corpus), vocab_size=arguments.vocabulary, special_tokens=["</s>"], show_progress=False
+    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer._tokenizer, eos_token="</s>")
+    fast.chat_template = CHAT_TEMPLATE
+    fast.save_pretrained(folder)
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=192,
-        intermediate_size=512,
-        num_hidden_layers=4,
+        vocab_size=arguments.vocabulary,
+        hidden_size=width,
+        intermediate_size=width * 8 // 3,
+        num_hidden_layers=arguments.layers,
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=512,
@@ -50,7 +66,7 @@ def main() -> None:
     )
     model = LlamaForCausalLM(config)
     model.save_pretrained(folder)
-    print(f"{model.num_parameters():,} parameters, {VOCABULARY:,} tokens: {folder}")
+    print(f"{model.num_parameters():,} parameters, {arguments.vocabulary:,} tokens: {folder}")
 
 
 if __name__ == "__main__":

@@ -22,8 +22,9 @@ from reprise.mixture.share_laws import FIRST_SHARES, BestShare, best_share, next
 from reprise.recipe import Recipe, load_recipe
 from reprise.recipe.fields import AnyPath, FolderPath, Settings
 from reprise.recipe.loading import parse_yaml
+from reprise.report.study_comparison import held_out_bits
 from reprise.storage import write_json
-from reprise.study import held_out_bits, read_results, run_one, take_through
+from reprise.study import read_results, run_one, take_through
 from reprise.yaml_text import format_yaml
 
 

@@ -23,27 +23,35 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from reprise.errors import UserError
 from reprise.evaluation.results import Results
-from reprise.evaluation.verdicts import holm_levels
 from reprise.manifest import read_output
 from reprise.pipeline import run_stages
 from reprise.progress import console
 from reprise.recipe import Recipe, load_recipe
 from reprise.recipe.fields import AnyPath, FolderPath, Settings
 from reprise.recipe.loading import check, parse_yaml
+from reprise.report.study_comparison import Compared, compare, compare_all
 from reprise.report.study_page import render_study
-from reprise.report.study_records import MeasureComparison, PairedDifference, StudyResult
+from reprise.report.study_records import StoppedVariant, StudyResult
 from reprise.storage import write_json, write_text
 from reprise.workspace import refuse_to_replace
 
 TakeThrough = Callable[[Recipe, Sequence[Path]], None]
 """Runs a recipe up to its evaluation unless it is finished; also gets the workspaces of the other runs."""
+
+
+class Halving(Settings):
+    """Stop the worse half of the variants before they have run with every seed (successive halving)."""
+
+    measure: str
+    """One of the study's measures: it ranks the variants by their mean difference from the baseline."""
+    after: Annotated[int, Field(ge=1)] = 1
+    """Seeds that every variant runs with before the first are stopped; then some are stopped after each seed."""
 
 
 class Study(Settings):
@@ -67,6 +75,8 @@ class Study(Settings):
     """`bits_per_byte/NAME` (an entry, `ENTRY/SOURCE` or a language), `benchmark/NAME` or `group/NAME`."""
     parallel: Annotated[int, Field(ge=1)] = 1
     """Number of parallel runs."""
+    halving: Halving | None = None
+    """Stop variants that are behind before they have run with every seed; null: every variant runs with every seed."""
 
     @field_validator("variants")
     @classmethod
@@ -86,6 +96,14 @@ class Study(Settings):
     def _baseline_is_a_variant(self) -> "Study":
         if self.baseline not in self.variants:
             raise ValueError(f"baseline {self.baseline!r} is no variant; choose one of {', '.join(self.variants)}")
+        return self
+
+    @model_validator(mode="after")
+    def _halving_has_a_measure(self) -> "Study":
+        if self.halving is not None and self.halving.measure not in self.measures:
+            raise ValueError(
+                f"halving.measure {self.halving.measure!r} is not measured; choose one of {', '.join(self.measures)}"
+            )
         return self
 
 
@@ -140,8 +158,13 @@ def run_study(study: Study, *, arguments: Sequence[str] = (), only: str | None =
     if only is not None:
         run_one(recipes, _find(recipes, only), take_through)
         return None
-    run_all(study, recipes, arguments)
-    outcomes = {run: read_results(Path(recipe.workspace)) for run, recipe in recipes.items()}
+    if study.halving is None:
+        run_all(study, recipes, arguments)
+        stopped: dict[str, StoppedVariant] = {}
+    else:
+        stopped = _run_in_halves(study, study.halving, recipes, arguments)
+    outcomes = _read_outcomes(study, recipes, {name: stop["seeds"] for name, stop in stopped.items()})
+    halving = None if study.halving is None else study.halving.measure
     result: StudyResult = {
         "name": study.name,
         "question": study.question,
@@ -149,7 +172,9 @@ def run_study(study: Study, *, arguments: Sequence[str] = (), only: str | None =
         "variants": study.variants,
         "baseline": study.baseline,
         "seeds": study.seeds,
-        "measures": _compare_all(study, outcomes),
+        "halving": halving,
+        "stopped": stopped,
+        "measures": compare_all(_compared(study), outcomes, stopped, halving),
     }
     write_json(root / "study.json", result)
     write_text(root / "study.html", render_study(result))
@@ -173,6 +198,51 @@ def run_all(study: Study, recipes: Mapping[tuple[str, int], Recipe], arguments: 
         with ThreadPoolExecutor(max_workers=study.parallel) as pool:
             for future in [pool.submit(run_one, recipes, run, apart) for run in batch]:
                 future.result()
+
+
+def _run_in_halves(
+    study: Study, halving: Halving, recipes: Mapping[tuple[str, int], Recipe], arguments: Sequence[str]
+) -> dict[str, StoppedVariant]:
+    """Run seed by seed; after each, stop the worse half of the variants, never the baseline nor the last other one.
+
+    What is stopped depends on the results alone, so that a killed study stops the same variants when it resumes.
+
+    Returns:
+        Variant -> why it was stopped.
+    """
+    running, stopped = list(study.variants), dict[str, StoppedVariant]()
+    for num_seeds, seed in enumerate(study.seeds, 1):
+        active = {name: study.variants[name] for name in running}
+        run_all(study.model_copy(update={"variants": active, "seeds": [seed]}), recipes, arguments)
+        if num_seeds < halving.after or num_seeds == len(study.seeds):
+            continue
+        ran = study.model_copy(update={"variants": active, "seeds": study.seeds[:num_seeds]})
+        comparison = compare(_compared(ran), halving.measure, _read_outcomes(ran, recipes, {}))
+        sign = -1 if comparison["higher_is_better"] else 1
+        means = {name: one["mean"] for name, one in comparison["differences"].items()}
+        ranking = sorted(means, key=lambda name: sign * means[name])
+        for rank, name in enumerate(ranking[math.ceil(len(ranking) / 2) :], math.ceil(len(ranking) / 2) + 1):
+            running.remove(name)
+            stopped[name] = {"seeds": num_seeds, "rank": rank, "among": len(ranking), "difference": means[name]}
+            console.print(
+                f"{name}: stopped after {num_seeds} of {len(study.seeds)} seeds, rank {rank} of {len(ranking)}"
+            )
+    return stopped
+
+
+def _compared(study: Study) -> Compared:
+    return Compared(study.variants, study.baseline, study.seeds, study.measures)
+
+
+def _read_outcomes(
+    study: Study, recipes: Mapping[tuple[str, int], Recipe], num_seeds: Mapping[str, int]
+) -> dict[tuple[str, int], Results]:
+    """The evaluations of a study's runs; of a variant in `num_seeds` only its first seeds."""
+    return {
+        (variant, seed): read_results(Path(recipes[variant, seed].workspace))
+        for variant in study.variants
+        for seed in study.seeds[: num_seeds.get(variant)]
+    }
 
 
 def take_through(recipe: Recipe, others: Sequence[Path]) -> None:
@@ -223,34 +293,6 @@ def run_apart(arguments: Sequence[str], parallel: int) -> TakeThrough:
             raise UserError(f"the run {workspace.name} ended with code {code}: {said}", where=str(log))
 
     return run
-
-
-def student_quantile(degrees: int, probability: float = 0.975) -> float:
-    """Quantile of Student's t distribution."""
-    from scipy.stats import t as student
-
-    return float(student.ppf(probability, degrees))
-
-
-def mean_interval(values: Sequence[float]) -> tuple[float, tuple[float, float] | None]:
-    """Mean and Student's 95 % interval; None for one value."""
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return mean, None
-    half = student_quantile(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return mean, (mean - half, mean + half)
-
-
-def detectable_difference(values: Sequence[float]) -> float | None:
-    """The smallest true difference that 4 of 5 studies with as many pairs and this variance detect; None for one pair.
-
-    (t_0.975 + t_0.8) s / sqrt(n), for a power of about 0.8 of a paired t test.
-    """
-    if len(values) < 2:
-        return None
-    degrees = len(values) - 1
-    quantiles = student_quantile(degrees) + student_quantile(degrees, 0.8)
-    return quantiles * float(np.std(values, ddof=1)) / math.sqrt(len(values))
 
 
 def _recipe(study: Study, variant: str, seed: int) -> Recipe:
@@ -312,107 +354,3 @@ def read_results(workspace: Path) -> Results:
     except FileNotFoundError:
         raise UserError("a run of the study has no evaluation", where=str(path)) from None
     return results
-
-
-def held_out_bits(results: Results, name: str) -> tuple[float, float] | None:
-    """Held-out bits per byte before and after training; None without such held-out text.
-
-    Args:
-        results: the evaluation of a run.
-        name: an entry of the mixture (`law`) or a source of it (`law/cases`), as in the verdicts; else a language,
-            with the text of all of its entries.
-    """
-    rows = results["bits_per_byte"]
-    named = [row for row in rows if row["path"] == name]
-    named = named or [row for row in rows if row["language"] == name and row["source"] is None]
-    num_bytes = sum(row["num_bytes"] for row in named)
-    if not num_bytes:
-        return None
-    before = sum(row["before"] * row["num_bytes"] for row in named) / num_bytes
-    after = sum(row["after"] * row["num_bytes"] for row in named) / num_bytes
-    return before, after
-
-
-def _value(results: Results, measure: str) -> float:
-    kind, _, name = measure.partition("/")
-    value: float | None = None
-    if kind == "bits_per_byte":
-        bits = held_out_bits(results, name)
-        value = None if bits is None else bits[1]
-    elif kind == "benchmark":
-        value = next((row["after"] for row in results["benchmarks"] if row["benchmark"] == name), None)
-    elif kind == "group":
-        value = results["groups"]["after"].get(name)
-    if value is None:
-        raise UserError(f"the runs have no measure {measure!r}", where="measures", remedy="see results.json of a run")
-    return value
-
-
-def _compare_all(study: Study, outcomes: dict[tuple[str, int], Results]) -> dict[str, MeasureComparison]:
-    """Compare every variant with the baseline in every measure; Holm's method controls the family-wise error."""
-    compared = {measure: _compare(study, measure, outcomes) for measure in study.measures}
-    differences = [
-        (measure, variant, difference)
-        for measure, comparison in compared.items()
-        for variant, difference in comparison["differences"].items()
-    ]
-    errors = [smallest_error(difference["values"]) for _, _, difference in differences]
-    levels = holm_levels(errors)
-    for (measure, variant, difference), error, level in zip(differences, errors, levels, strict=True):
-        sentence = _sentence(study, measure, variant, difference, error <= level, len(errors))
-        compared[measure]["sentences"].append(sentence)
-    return compared
-
-
-def smallest_error(values: Sequence[float]) -> float:
-    """Two-sided p-value of the mean against 0 (one-sample t test); 1 for a single value."""
-    from scipy.stats import ttest_1samp
-
-    if len(values) < 2 or not any(values):
-        return 1.0
-    if np.ptp(values) == 0.0:
-        return 0.0
-    return float(ttest_1samp(values, 0.0).pvalue)
-
-
-def _compare(study: Study, measure: str, outcomes: dict[tuple[str, int], Results]) -> MeasureComparison:
-    relative = measure.startswith("bits_per_byte/")
-    values = {variant: [_value(outcomes[variant, seed], measure) for seed in study.seeds] for variant in study.variants}
-    base = values[study.baseline]
-    result: MeasureComparison = {"higher_is_better": not relative, "variants": {}, "differences": {}, "sentences": []}
-    for variant, mine in values.items():
-        mean, ci = mean_interval(mine)
-        result["variants"][variant] = {"values": mine, "mean": mean, "ci": ci}
-        if variant == study.baseline:
-            continue
-        paired = [one / other - 1 if relative else one - other for one, other in zip(mine, base, strict=True)]
-        mean, ci = mean_interval(paired)
-        seen = detectable_difference(paired)
-        unit: Literal["relative", "difference"] = "relative" if relative else "difference"
-        result["differences"][variant] = {"values": paired, "mean": mean, "ci": ci, "unit": unit, "detectable": seen}
-    return result
-
-
-def _sentence(
-    study: Study, measure: str, variant: str, difference: PairedDifference, is_shown: bool, num_compared: int
-) -> str:
-    """State in one sentence what the results do and do not show."""
-    mean, ci, detectable = difference["mean"], difference["ci"], difference["detectable"]
-    relative = difference["unit"] == "relative"
-    unit, count = ("%" if relative else "points"), len(study.seeds)
-    head = f"{variant} against {study.baseline}: {measure} {100 * mean:+.2f} {unit}"
-    if ci is None or detectable is None:
-        return f"{head} in one run, which shows nothing about chance."
-    head += f" (95 % interval {100 * ci[0]:+.2f} to {100 * ci[1]:+.2f}, {count} seeds)"
-    if ci[0] <= 0 <= ci[1]:
-        return (
-            f"{head}: the interval contains 0, so these runs do not show which is better; a difference of "
-            f"{100 * detectable:.2f} {unit} would have been detected in 4 of 5 such studies."
-        )
-    if not is_shown:
-        return (
-            f"{head}: the interval excludes 0, but among {num_compared} comparisons one such is to be expected by "
-            "chance, so it is not shown which is better; more seeds would tell."
-        )
-    better = (mean < 0) == relative
-    return f"{head}: {'better' if better else 'worse'} with this model, text and budget; beyond them it shows nothing."

@@ -10,19 +10,12 @@ import pytest
 import yaml
 
 from reprise.errors import UserError
+from reprise.evaluation.paired import detectable_difference, mean_interval, smallest_error, student_quantile
 from reprise.evaluation.verdicts import holm_levels
+from reprise.report.study_comparison import held_out_bits
 from reprise.report.study_page import render_study
 from reprise.schemas import FORMATS
-from reprise.study import (
-    detectable_difference,
-    held_out_bits,
-    load_study,
-    mean_interval,
-    run_study,
-    shipped_studies,
-    smallest_error,
-    student_quantile,
-)
+from reprise.study import load_study, run_study, shipped_studies
 
 RECIPE = """
 name: tiny
@@ -206,6 +199,89 @@ def test_what_is_clear_alone_and_not_among_many_is_said(study):
     alone = run(study.model_copy(update={"measures": measures[:1]}), pipeline)["measures"]["benchmark/a"]["sentences"]
     assert "among 8 comparisons" in many and "not shown" in many
     assert ": better with this model" in alone[0]
+
+
+def halved(study, gains, seeds=(1, 2, 3, 4), **halving):
+    """The study with variants of these true gains, of which the worse half is stopped; and what ran."""
+    names = ["random", *gains]
+    ran = []
+
+    def pipeline(recipe, others):
+        name = Path(recipe.workspace).name.rpartition("-seed-")[0]
+        folder = Path(recipe.workspace, "evaluate")
+        if folder.exists():
+            return
+        ran.append((name, recipe.seed))
+        folder.mkdir(parents=True)
+        noise = random.Random(f"{name} {recipe.seed}").gauss(0.0, 0.001)
+        row = {"path": "zh", "language": "zh", "source": None, "topic": None, "num_bytes": 100, "before": 3.0}
+        row["after"] = 2.0 - gains.get(name, 0.0) + noise
+        benchmark = {"benchmark": "cmmlu", "after": 0.25}
+        results = {"bits_per_byte": [row], "benchmarks": [benchmark], "groups": {"after": {}}}
+        (folder / "results.json").write_text(json.dumps(results))
+
+    values = study.model_dump() | {
+        "variants": {name: [f"name={name}"] for name in names},
+        "seeds": list(seeds),
+        "halving": {"measure": "bits_per_byte/zh", **halving},
+    }
+    return type(study).model_validate(values), pipeline, ran
+
+
+GAINS = {"a": 0.02, "b": -0.02, "c": 0.04, "d": 0.01, "e": -0.04}
+
+
+def test_halving_runs_the_best_with_every_seed_and_stops_the_others(study):
+    study, pipeline, ran = halved(study, GAINS)
+    result = run(study, pipeline)
+    assert {name: stop["seeds"] for name, stop in result["stopped"].items()} == {"b": 1, "e": 1, "d": 2, "a": 3}
+    assert [result["stopped"][name]["rank"] for name in ("d", "b", "e")] == [3, 4, 5]
+    assert len(ran) == 6 + 4 + 3 + 2 and ran[0] == ("random", 1)
+    comparison = result["measures"]["bits_per_byte/zh"]
+    assert {name: len(one["values"]) for name, one in comparison["variants"].items()} == {
+        "random": 4, "a": 3, "b": 1, "c": 4, "d": 2, "e": 1,
+    }  # fmt: skip
+    sentences = dict(zip(comparison["differences"], comparison["sentences"], strict=True))
+    assert "stopped after 1 of 4 seeds, rank 5 of 5 by bits_per_byte/zh" in sentences["e"]
+    assert "does not show that it is worse" in sentences["e"] and ": worse with" not in sentences["e"]
+    assert "in one run after the choice by the first 3" in sentences["c"]
+    page = render_study(result)
+    assert page.count('<td class="num wide">stopped</td>') == 2 * 2 * (3 + 3 + 2 + 1)
+    (study_format,) = (one for one in FORMATS if one.name == "study")
+    study_format.check(result)
+
+
+def test_the_best_is_judged_by_the_seeds_that_did_not_choose_it(study):
+    study, pipeline, _ = halved(study, {"a": 0.04, "b": 0.0}, seeds=range(1, 6))
+    comparison = run(study, pipeline)["measures"]["bits_per_byte/zh"]
+    later = comparison["differences"]["a"]["values"][1:]
+    sentence = comparison["sentences"][0]
+    assert f"{100 * np.mean(later):+.2f} %" in sentence and "4 seeds after the choice by the first 1)" in sentence
+    assert ": better with this model" in sentence
+
+
+def test_a_killed_halving_stops_the_same_variants(study, tmp_path):
+    study, pipeline, ran = halved(study, GAINS)
+    whole = run(study, pipeline)
+    for last in range(1, 15):
+        again, pipeline, ran = halved(study.model_copy(update={"workspace": str(tmp_path / f"kill-{last}")}), GAINS)
+
+        def dies(recipe, others, pipeline=pipeline, ran=ran, last=last):
+            if len(ran) == last:
+                raise KeyboardInterrupt
+            pipeline(recipe, others)
+
+        with pytest.raises(KeyboardInterrupt):
+            run(again, dies)
+        assert run(again, pipeline) == whole and len(ran) == 15
+
+
+def test_halving_waits_for_the_seeds_it_is_told_and_names_a_measure(study):
+    late, pipeline, ran = halved(study, GAINS, after=3)
+    run(late, pipeline)
+    assert len(ran) == 3 * 6 + 4
+    with pytest.raises(ValueError, match=r"halving.measure 'bits_per_byte/fr' is not measured; choose one of"):
+        halved(study, GAINS, measure="bits_per_byte/fr")
 
 
 def test_page_stands_alone_and_escapes(study):

@@ -362,6 +362,8 @@ def study_result(seeds: int) -> StudyResult:
         "variants": {variant: [f"stages.0.curriculum.order={variant}"] for variant in variants},
         "baseline": "random",
         "seeds": list(range(1, seeds + 1)),
+        "halving": None,
+        "stopped": {},
         "measures": {
             "bits_per_byte/zh": comparison("relative", higher=False),
             "benchmark/cmmlu": comparison("difference", higher=True),

@@ -23,8 +23,8 @@ def render_study(result: StudyResult) -> str:
                 "name": measure,
                 "better": "higher" if comparison["higher_is_better"] else "lower",
                 "sentences": comparison["sentences"],
-                "values": _value_rows(comparison),
-                "differences": _difference_rows(comparison),
+                "values": _value_rows(comparison, len(result["seeds"])),
+                "differences": _difference_rows(comparison, len(result["seeds"])),
             }
             for index, (measure, comparison) in enumerate(result["measures"].items())
         ]
@@ -32,7 +32,12 @@ def render_study(result: StudyResult) -> str:
     return render_page("study.html", result, drawn, views, title=result["name"], live=False)
 
 
-def _value_rows(comparison: MeasureComparison) -> list[VariantRow]:
+def _pad(cells: list[str], num_seeds: int) -> list[str]:
+    """The cells of a row, with a word for the seeds that a stopped variant did not run with."""
+    return cells + ["stopped"] * (num_seeds - len(cells))
+
+
+def _value_rows(comparison: MeasureComparison, num_seeds: int) -> list[VariantRow]:
     """Rows with the mean of each variant, its interval, and its value for each seed."""
     return [
         {
@@ -41,13 +46,13 @@ def _value_rows(comparison: MeasureComparison) -> list[VariantRow]:
             "interval": "one seed"
             if numbers["ci"] is None
             else f"{fixed(numbers['ci'][0], 4)} to {fixed(numbers['ci'][1], 4)}",
-            "values": [fixed(value, 4) for value in numbers["values"]],
+            "values": _pad([fixed(value, 4) for value in numbers["values"]], num_seeds),
         }
         for variant, numbers in comparison["variants"].items()
     ]
 
 
-def _difference_rows(comparison: MeasureComparison) -> list[DifferenceRow]:
+def _difference_rows(comparison: MeasureComparison, num_seeds: int) -> list[DifferenceRow]:
     """Rows with the difference of each variant from the baseline, and a picture in which better is always left."""
     verdicts = {
         variant: _verdict(numbers, comparison["higher_is_better"])
@@ -67,7 +72,7 @@ def _difference_rows(comparison: MeasureComparison) -> list[DifferenceRow]:
             "interval": "one seed"
             if numbers["ci"] is None
             else f"{_amount(numbers['ci'][0], numbers['unit'])} to {_amount(numbers['ci'][1], numbers['unit'])}",
-            "values": [_amount(value, numbers["unit"]) for value in numbers["values"]],
+            "values": _pad([_amount(value, numbers["unit"]) for value in numbers["values"]], num_seeds),
             "detectable": "not known"
             if numbers["detectable"] is None
             else _amount(numbers["detectable"], numbers["unit"]).lstrip("+"),
@@ -127,7 +132,12 @@ def _chart(index: int, measure: str, result: StudyResult, comparison: MeasureCom
         "yaxis": {"title": {"text": plot_text(f"against {result['baseline']}, {unit}")}, "zeroline": True},
     }
     rows: list[list[Cell]] = [
-        [variant, 100 * numbers["mean"], *(100 * value for value in numbers["values"])]
+        [
+            variant,
+            100 * numbers["mean"],
+            *(100 * value for value in numbers["values"]),
+            *[None] * (len(result["seeds"]) - len(numbers["values"])),
+        ]
         for variant, numbers in differences.items()
     ]
     columns = ["Variant", f"Mean, {unit}", *(f"Seed {cell(seed)}" for seed in result["seeds"])]

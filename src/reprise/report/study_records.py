@@ -13,7 +13,7 @@ class VariantValues(TypedDict):
     """A measure of one variant."""
 
     # Described in annotations, so that records that inherit the fields inherit their docs.
-    values: Annotated[list[float], Field(description="One value per seed, in the order of the seeds.")]
+    values: Annotated[list[float], Field(description="One value per seed that it ran with, in the order of the seeds.")]
     mean: Annotated[float, Field(description="Mean of the values.")]
     ci: Annotated[
         tuple[float, float] | None, Field(description="Student's 95 % interval of the mean; null with one seed.")
@@ -45,6 +45,20 @@ class MeasureComparison(TypedDict):
 
 
 @record
+class StoppedVariant(TypedDict):
+    """A variant that was stopped before it had run with every seed."""
+
+    seeds: int
+    """How many seeds it ran with: the first ones."""
+    rank: int
+    """Its rank among the variants that still ran, by the measure `halving`; 1 is the best."""
+    among: int
+    """How many variants were ranked, without the baseline."""
+    difference: float
+    """Its mean difference from the baseline on that measure, over these seeds."""
+
+
+@record
 class StudyResult(TypedDict):
     """A study."""
 
@@ -59,6 +73,10 @@ class StudyResult(TypedDict):
     baseline: str
     """The variant that the others are compared with."""
     seeds: list[int]
-    """Random seeds; each variant ran once with each."""
+    """Random seeds; each variant ran once with each, or with the first ones if it was stopped."""
+    halving: str | None
+    """Measure by which variants were stopped before they had run with every seed; null: none could be."""
+    stopped: dict[str, StoppedVariant]
+    """Variants that were stopped -> when and why."""
     measures: dict[str, MeasureComparison]
     """Measure -> its comparison."""
