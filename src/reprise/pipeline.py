@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from reprise.documents.table import DOCUMENTS
 from reprise.errors import UserError, out_of_memory
@@ -22,6 +22,10 @@ from reprise.recipe import Recipe
 from reprise.recipe.loading import format_kept
 from reprise.stages import Stage, stages
 from reprise.workspace import Work, Workspace
+
+if TYPE_CHECKING:
+    from reprise.documents.decontaminate.stage import DecontaminateCounts
+    from reprise.training.stage import TrainCounts
 
 T = TypeVar("T")
 
@@ -320,7 +324,7 @@ def _reopen_finished(stage: Stage, derivation: Derivation, workspace: Workspace,
     if before:
         say(f"{stage.name}: is trained from its beginning, as {before[0]}, which it follows, is another")
         return
-    tokens, done = stage.settings["stage"].tokens, manifest.counts["tokens"]
+    tokens, done = stage.settings["stage"].tokens, cast("TrainCounts", manifest.counts)["tokens"]
     if tokens <= done:
         changed = "; ".join(differences(manifest.settings, derivation.settings)) or "its inputs changed"
         raise UserError(
@@ -341,7 +345,7 @@ def _check_decontaminated(recipe: Recipe, decontaminate: Manifest | None) -> Non
     Raises:
         UserError: the recipe decontaminates, but the published documents were not checked.
     """
-    done = decontaminate is not None and decontaminate.counts.get("decontaminated") is True
+    done = decontaminate is not None and cast("DecontaminateCounts", decontaminate.counts).get("decontaminated", False)
     if recipe.documents.decontaminate.enabled and not done:
         raise UserError(
             "the documents were not checked against the benchmarks",

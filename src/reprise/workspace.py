@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
 from reprise import __version__
 from reprise.errors import UserError
@@ -42,7 +42,7 @@ from reprise.manifest import (
 from reprise.mirror import Mirror
 from reprise.processes import Processes
 from reprise.recipe.loading import KEPT, KEPT_MARK
-from reprise.storage import Json, digest, file_checksum, find_damage, sync, write_json, write_text
+from reprise.storage import digest, file_checksum, find_damage, sync, write_json, write_text
 
 _BEGUN = "begun.json"
 _OUTSIDE = ("report.html", "report.json", "verified.json")
@@ -59,7 +59,7 @@ class Work:
     """Stage that it needs -> its folder."""
     cache: Path
     """Folder for cached results, keyed by content and kept when settings change; created on first use."""
-    counts: dict[str, Json] = field(default_factory=dict)
+    counts: dict[str, object] = field(default_factory=dict)
     """Counts for the manifest and the report."""
     outside: list[Path] = field(default_factory=list)
     """Files that the stage writes outside its folder, such as the report; if one is missing, the stage is stale."""
@@ -71,6 +71,13 @@ class Work:
     """Where checkpoints are copied to while the stage runs; None in all processes but the first, or without one."""
     processes: Processes = field(default_factory=Processes)
     """Processes of the command. Some stages run in all of them, others in the first, which may share out its work."""
+
+
+class Begun(TypedDict):
+    """What an unpublished stage was begun with: `begun.json`."""
+
+    fingerprint: str
+    settings: dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -212,7 +219,7 @@ class Workspace:
         """
         partial = self._partial(derivation.stage)
         self._refuse_foreign(derivation.stage)
-        begun = _read_json(partial / _BEGUN)
+        begun = _read_begun(partial / _BEGUN)
         if begun is not None and [path.name for path in partial.iterdir()] == [_BEGUN]:
             begun = None  # it was killed before it wrote anything
         same = begun is not None and begun["fingerprint"] == derivation.fingerprint
@@ -229,7 +236,7 @@ class Workspace:
         partial.mkdir(parents=True, exist_ok=True)
         for leftover in partial.rglob(".*.tmp"):  # left by a killed write
             leftover.unlink()
-        write_json(partial / _BEGUN, {"fingerprint": derivation.fingerprint, "settings": derivation.settings})
+        write_json(partial / _BEGUN, Begun(fingerprint=derivation.fingerprint, settings=derivation.settings))
         work = self.join(derivation)
         work.adopt = adopt
         return work
@@ -261,7 +268,7 @@ class Workspace:
         shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir()
         lay_out(self.folder(manifest.stage), staged)
-        write_json(staged / _BEGUN, {"fingerprint": manifest.fingerprint, "settings": manifest.settings})
+        write_json(staged / _BEGUN, Begun(fingerprint=manifest.fingerprint, settings=manifest.settings))
         staged.rename(self._partial(manifest.stage))
         sync(self.root)
 
@@ -426,10 +433,11 @@ def _is_record(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _read_json(path: Path) -> Json:
-    """Content of a JSON file; None if it is missing or truncated."""
+def _read_begun(path: Path) -> Begun | None:
+    """Read the record of a begun stage; None if it is missing or truncated."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        begun: Begun = json.loads(path.read_text(encoding="utf-8"))
+        return begun
     except (FileNotFoundError, ValueError, RecursionError):
         return None
 

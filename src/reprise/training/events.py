@@ -7,7 +7,7 @@ from typing_extensions import TypedDict
 
 from reprise.model.machine import Machine
 from reprise.records import record
-from reprise.storage import Json
+from reprise.training.checkpoint_facts import StageSettings
 
 # Shared fields are documented in the annotation, as pydantic does not see inherited docstrings.
 
@@ -30,7 +30,7 @@ class StartEvent(Moment):
     """Processes of the run."""
     total_tokens: int
     """Tokens of the whole stage."""
-    settings: Json
+    settings: StageSettings
     """The settings that determine the result."""
     machine: Machine
     """Machine of the first process."""
