@@ -36,6 +36,8 @@ def test_unknown_missing_and_mistyped_fields_are_refused():
         "benchmarks": [],
         "samples": [],
         "settings": {},
+        "fingerprints": {"before": "a", "after": "b"},
+        "harness": None,
     }
     empty |= {"groups": {}, "absent": {}}
     results.check(empty)

@@ -24,7 +24,6 @@ from reprise.model.loading import load_tokenizer
 from reprise.recipe import Recipe
 from reprise.recipe.loading import open_recipe
 from reprise.report.curves import drop_repeated, read_metrics
-from reprise.storage import Json
 from reprise.tokens.store import TokenStore
 from reprise.training.checkpoint import read_facts
 from reprise.training.events import Event
@@ -45,7 +44,7 @@ class Run:
     recipe: Recipe
     """The settings, as resolved by the last command."""
 
-    def stages(self) -> dict[str, dict[str, Json] | None]:
+    def stages(self) -> dict[str, dict[str, object] | None]:
         """Stage -> its counts (`documents_out`, `dropped`, ...), in order; None if it is not done."""
         from reprise.stages import stages
 
@@ -85,7 +84,7 @@ class Run:
 
         return make_plan(self.recipe)
 
-    def documents(self, stage: str = "score", columns: list[str] | None = None) -> Iterator[dict[str, Json]]:
+    def documents(self, stage: str = "score", columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
         """Documents written by a stage, one at a time.
 
         Args:

@@ -1,14 +1,16 @@
 """The manifest of a stage: what it was made from, what it wrote, and why it is stale."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from typing_extensions import TypedDict
 
 from reprise.errors import UserError
 from reprise.records import record
-from reprise.storage import FileChecksum, InputRecord, Json, digest, find_damage, write_json
+from reprise.storage import FileChecksum, InputRecord, digest, find_damage, write_json
 
 MANIFEST = "manifest.json"
 
@@ -36,7 +38,7 @@ class Manifest:
     """Hash of everything that it was made from: `Derivation.fingerprint`."""
     content: str
     """Hash of the files that later stages read; equal content leaves them fresh."""
-    settings: Json
+    settings: dict[str, object]
     """Settings that determine its output."""
     inputs: dict[str, str]
     """Stage that it read -> the content of that stage."""
@@ -44,7 +46,7 @@ class Manifest:
     """The user's file, by a name that does not depend on its folder."""
     outputs: dict[str, FileChecksum]
     """File of the stage, relative to its folder."""
-    counts: dict[str, Json]
+    counts: dict[str, object]
     """Numbers of the stage: a record of its own, in docs/formats.md under `counts`."""
     seconds: float
     """Duration of the work."""
@@ -75,7 +77,7 @@ class Derivation:
     """Everything that determines what a stage writes."""
 
     stage: str
-    settings: Json
+    settings: dict[str, object]
     inputs: dict[str, str]
     """Stage that it reads -> the content of that stage."""
     files: dict[str, InputRecord]
@@ -130,7 +132,7 @@ def refuse_damage(stage: Path, begin: str = "") -> None:
         )
 
 
-def read_output(path: Path) -> Json:
+def read_output(path: Path) -> Any:
     """Read the JSON value in a file that a stage published.
 
     Raises:
@@ -147,11 +149,11 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     write_json(folder / MANIFEST, entry | {"checksum": _checksum(entry)})
 
 
-def _checksum(entry: dict[str, Json]) -> str:
+def _checksum(entry: Mapping[str, object]) -> str:
     return digest({name: value for name, value in entry.items() if name != "checksum"})
 
 
-def differences(old: Json, new: Json, prefix: str = "") -> list[str]:
+def differences(old: object, new: object, prefix: str = "") -> list[str]:
     """`name: old -> new` for each setting that changed."""
     if isinstance(old, dict) and isinstance(new, dict):
         changes = []
@@ -165,7 +167,7 @@ def differences(old: Json, new: Json, prefix: str = "") -> list[str]:
     return [] if old == new else [f"{prefix}: {_short(old)} -> {_short(new)}"]
 
 
-def _short(value: Json, limit: int = 60) -> str:
+def _short(value: object, limit: int = 60) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= limit else text[:limit] + "..."
 

@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from reprise.documents.drop_limit import check_drop_share, check_flows
 from reprise.documents.read.files import SourceFile
@@ -25,10 +25,14 @@ from reprise.stage_files import (
     synthesis_files,
 )
 from reprise.stage_names import TOKENIZE, VOCABULARY
-from reprise.storage import Json
 from reprise.training.events import LiveScore
 from reprise.verification import read_verification
 from reprise.workspace import Work
+
+if TYPE_CHECKING:
+    from reprise.documents.read.stage import ReadCounts
+    from reprise.report.records import ReportCounts
+    from reprise.tokens.stage import TokenizeCounts
 
 Run = Callable[..., None]
 
@@ -57,7 +61,7 @@ class Stage:
     """Patterns of outputs that only the report reads."""
     reads_records: bool = False
     """Whether it reads the records, counts and times of other stages, as the report does."""
-    outdated: Callable[[Mapping[str, Json]], str] = lambda counts: ""
+    outdated: Callable[[Mapping[str, object]], str] = lambda counts: ""
     """Called with the counts of the published stage; returns why it would fail now, or an empty string. For settings
     that only reject output, such as `max_reject_share`, so that changing them does not run the stage again."""
     parallel: bool = False
@@ -107,7 +111,7 @@ def stages(recipe: Recipe) -> list[Stage]:
             },
             files=lambda: named_files("model", model_files(recipe.model)) | evaluation_files(recipe),
             resumable=True,
-            version=8,
+            version=9,
         ),
     ]
     report = Stage(
@@ -287,7 +291,7 @@ def _synthesis_stage(recipe: Recipe) -> Stage:
         files=lambda: synthesis_files(recipe),
         resumable=True,
         records=(*DROPPED, "funnel.json", "samples.json", "provenance.jsonl"),
-        version=4,
+        version=5,
     )
 
 
@@ -334,16 +338,18 @@ def _if(condition: bool, settings: dict[str, Any]) -> dict[str, Any]:
     return settings if condition else {}
 
 
-def _verified_since(counts: Mapping[str, Json], root: Path) -> str:
+def _verified_since(counts: Mapping[str, object], root: Path) -> str:
     """Why the report is outdated: `reprise verify` ran after it; empty if not."""
     last = read_verification(root)
-    return "" if last is None or last["when"] == counts["verified"] else f"`reprise verify` ran at {last['when']}"
+    shown = cast("ReportCounts", counts)["verified"]
+    return "" if last is None or last["when"] == shown else f"`reprise verify` ran at {last['when']}"
 
 
-def _too_many_rejects(counts: Mapping[str, Json], max_share: float) -> str:
+def _too_many_rejects(counts: Mapping[str, object], max_share: float) -> str:
     """Why the stage `read` would fail under the current limit; empty if it would not."""
-    total = counts["documents_out"] + counts["rejects"]
-    return f"documents.max_reject_share: {max_share:g}" if counts["rejects"] > max_share * total else ""
+    read = cast("ReadCounts", counts)
+    total = read["documents_out"] + read["rejects"]
+    return f"documents.max_reject_share: {max_share:g}" if read["rejects"] > max_share * total else ""
 
 
 def _scored_buckets(recipe: Recipe) -> list[tuple[str, str]]:
@@ -383,7 +389,12 @@ def _tokenize_limited(recipe: Recipe) -> Run:
 
     def run_and_check(work: Work, **settings: Any) -> None:
         run(work, **settings)
-        check_flows(TOKENIZE, work.counts["drops"], recipe.documents.max_drop_share, _trained_pairs(recipe))
+        check_flows(
+            TOKENIZE,
+            cast("TokenizeCounts", work.counts)["drops"],
+            recipe.documents.max_drop_share,
+            _trained_pairs(recipe),
+        )
 
     return run_and_check
 

@@ -15,9 +15,6 @@ from typing_extensions import TypedDict
 
 from reprise.records import record
 
-Json = Any
-"""A value that `json` can read and write."""
-
 _BLOCK_BYTES = 1 << 20
 
 
@@ -39,7 +36,7 @@ class InputRecord(FileChecksum):
     """Modification time; the file is hashed again only when this or the size differs."""
 
 
-def digest(value: Json) -> str:
+def digest(value: object) -> str:
     """Hash of a JSON value; equal values give equal hashes, regardless of key order."""
     canonical = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:32]
@@ -73,7 +70,7 @@ def from_printable(path: str) -> Path:
     return Path(os.fsdecode(raw))
 
 
-def record_input(path: Path, known: Mapping[str, Json] | None = None) -> InputRecord:
+def record_input(path: Path, known: InputRecord | None = None) -> InputRecord:
     """Path, size, modification time and checksum of a file.
 
     Args:
@@ -86,7 +83,7 @@ def record_input(path: Path, known: Mapping[str, Json] | None = None) -> InputRe
         stat.st_size,
         stat.st_mtime_ns,
     ):
-        content = str(known["xxh128"])
+        content = known["xxh128"]
     else:
         content = file_checksum(path)["xxh128"]
     return {"path": printable(str(path)), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "xxh128": content}
@@ -149,18 +146,18 @@ def write_text(path: Path, text: str) -> None:
         raise
 
 
-def write_json(path: Path, value: Json) -> None:
+def write_json(path: Path, value: object) -> None:
     """Write a JSON file as `write_text` does."""
     write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
 
 
-def write_checked(path: Path, value: Json) -> None:
+def write_checked(path: Path, value: object) -> None:
     """Write a JSON value together with its checksum, for `read_checked`; creates the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"checksum": digest(value), "value": value})
 
 
-def read_checked(path: Path) -> Json | None:
+def read_checked(path: Path) -> Any:
     """Read a value written by `write_checked`; None if it is missing or damaged and must be computed again."""
     try:
         entry = json.loads(path.read_bytes())

@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
 from reprise import __version__
 from reprise.errors import UserError
@@ -39,9 +39,10 @@ from reprise.manifest import (
     stale_reasons,
     write_manifest,
 )
+from reprise.mirror import Mirror
 from reprise.processes import Processes
 from reprise.recipe.loading import KEPT, KEPT_MARK
-from reprise.storage import Json, digest, file_checksum, find_damage, sync, write_json, write_text
+from reprise.storage import digest, file_checksum, find_damage, sync, write_json, write_text
 
 _BEGUN = "begun.json"
 _OUTSIDE = ("report.html", "report.json", "verified.json")
@@ -58,7 +59,7 @@ class Work:
     """Stage that it needs -> its folder."""
     cache: Path
     """Folder for cached results, keyed by content and kept when settings change; created on first use."""
-    counts: dict[str, Json] = field(default_factory=dict)
+    counts: dict[str, object] = field(default_factory=dict)
     """Counts for the manifest and the report."""
     outside: list[Path] = field(default_factory=list)
     """Files that the stage writes outside its folder, such as the report; if one is missing, the stage is stale."""
@@ -66,8 +67,17 @@ class Work:
     """Whether to resume even if the stage was started with other settings."""
     compared: dict[str, Comparison] = field(default_factory=dict)
     """Stage that it reads -> comparison of its files with their checksums."""
+    mirror: Mirror | None = None
+    """Where checkpoints are copied to while the stage runs; None in all processes but the first, or without one."""
     processes: Processes = field(default_factory=Processes)
     """Processes of the command. Some stages run in all of them, others in the first, which may share out its work."""
+
+
+class Begun(TypedDict):
+    """What an unpublished stage was begun with: `begun.json`."""
+
+    fingerprint: str
+    settings: dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -140,8 +150,12 @@ class Workspace:
         damage = find_damage(self.folder(manifest.stage), manifest.outputs, content=False)
         return damage[0] if damage else None
 
-    def compare(self, stage: str) -> tuple[Comparison, list[str]]:
+    def compare(self, stage: str, *, text: bool = True) -> tuple[Comparison, list[str]]:
         """Read the files of a published stage and compare them with the checksums of its manifest.
+
+        Args:
+            stage: name of the stage.
+            text: whether text that was removed to save disk space counts as damage.
 
         Returns:
             The comparison, and one sentence for each missing or damaged file.
@@ -149,7 +163,7 @@ class Workspace:
         manifest = self.manifest(stage)
         assert manifest is not None, "a stage is compared once it is published"
         start = time.monotonic()
-        if manifest.removed:
+        if manifest.removed and text:
             damage = ["its text was removed to save disk space"]
         else:
             damage = find_damage(self.folder(stage), manifest.outputs, content=True)
@@ -205,7 +219,7 @@ class Workspace:
         """
         partial = self._partial(derivation.stage)
         self._refuse_foreign(derivation.stage)
-        begun = _read_json(partial / _BEGUN)
+        begun = _read_begun(partial / _BEGUN)
         if begun is not None and [path.name for path in partial.iterdir()] == [_BEGUN]:
             begun = None  # it was killed before it wrote anything
         same = begun is not None and begun["fingerprint"] == derivation.fingerprint
@@ -222,9 +236,9 @@ class Workspace:
         partial.mkdir(parents=True, exist_ok=True)
         for leftover in partial.rglob(".*.tmp"):  # left by a killed write
             leftover.unlink()
-        write_json(partial / _BEGUN, {"fingerprint": derivation.fingerprint, "settings": derivation.settings})
+        write_json(partial / _BEGUN, Begun(fingerprint=derivation.fingerprint, settings=derivation.settings))
         work = self.join(derivation)
-        work.adopt = begun is not None and adopt
+        work.adopt = adopt
         return work
 
     def _refuse_foreign(self, stage: str) -> None:
@@ -254,7 +268,7 @@ class Workspace:
         shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir()
         lay_out(self.folder(manifest.stage), staged)
-        write_json(staged / _BEGUN, {"fingerprint": manifest.fingerprint, "settings": manifest.settings})
+        write_json(staged / _BEGUN, Begun(fingerprint=manifest.fingerprint, settings=manifest.settings))
         staged.rename(self._partial(manifest.stage))
         sync(self.root)
 
@@ -324,9 +338,13 @@ class Workspace:
             copy = self.root / f".{derivation.stage}.borrowed"
             shutil.rmtree(copy, ignore_errors=True)
             shutil.copytree(other.folder(derivation.stage), copy, copy_function=_link)
-            self._replace(copy, self.folder(derivation.stage))
+            self.publish_copy(copy, derivation.stage)
             return root
         return None
+
+    def publish_copy(self, copy: Path, stage: str) -> None:
+        """Publish a complete copy of a stage, replacing the current one."""
+        self._replace(copy, self.folder(stage))
 
     def status(self, derivation: Derivation) -> Status:
         """Whether a stage must run, judging by its manifest and the sizes of its files."""
@@ -415,10 +433,11 @@ def _is_record(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _read_json(path: Path) -> Json:
-    """Content of a JSON file; None if it is missing or truncated."""
+def _read_begun(path: Path) -> Begun | None:
+    """Read the record of a begun stage; None if it is missing or truncated."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        begun: Begun = json.loads(path.read_text(encoding="utf-8"))
+        return begun
     except (FileNotFoundError, ValueError, RecursionError):
         return None
 

@@ -112,7 +112,7 @@ def test_the_verdict_is_against_the_base_model_with_its_own_vocabulary(workspace
     recipe = finished[1]
     results = json.loads((workspace.folder("evaluate") / "results.json").read_text(encoding="utf-8"))
     base, start = (EvaluatedModel(one, recipe.evaluation) for one in (recipe.model, recipe.start_model()))
-    assert results["settings"]["fingerprints"]["before"] == base.fingerprint
+    assert results["fingerprints"]["before"] == base.fingerprint
     texts = read_held_out(workspace.folder("score") / "documents")
     size = sum(text.num_bytes for text in texts if text.language == "zh")
     of_model = {}

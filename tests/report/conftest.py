@@ -13,7 +13,7 @@ from reprise.documents.table import DROPPED_SCHEMA, read_table, write_part
 from reprise.evaluation.bits_per_byte import Text
 from reprise.evaluation.comparison import compare_bits, find_untested, judge_rows
 from reprise.evaluation.intervals import Estimate, estimate_score
-from reprise.evaluation.results import BenchmarkRow
+from reprise.evaluation.results import BenchmarkRow, CurvePoint
 from reprise.evaluation.verdicts import headline
 from reprise.manifest import Manifest
 from reprise.manifest import write_manifest as publish_manifest
@@ -23,8 +23,9 @@ from reprise.model.tokenizer import Tokenizer
 from reprise.recipe import Recipe, read_preset
 from reprise.recipe.groups import find_groups
 from reprise.recipe.loading import parse_recipe
-from reprise.storage import InputRecord, Json, write_json
+from reprise.storage import InputRecord, write_json
 from reprise.tokens.builder import StoreBuilder
+from reprise.training.checkpoint_facts import StageSettings
 from reprise.workspace import Workspace
 
 TOPICS = {"en": "Law and Policy", "zh": "Medicine and Health"}
@@ -237,6 +238,25 @@ def _spent(recipe: Recipe, index: int) -> list[dict[str, object]]:
     ]
 
 
+def stage_settings(recipe: Recipe, index: int) -> StageSettings:
+    training = recipe.training
+    return {
+        "stage": recipe.stages[index].model_dump(mode="json"),
+        "stage_index": index,
+        "rows": recipe.rows.model_dump(mode="json"),
+        "optimizer": training.optimizer.model_dump(mode="json"),
+        "adapter": training.adapter.model_dump(mode="json"),
+        "master_weights": training.master_weights,
+        "step_in_backward": training.step_in_backward,
+        "averaging": training.averaging.model_dump(mode="json"),
+        "batch_rows": training.batch_rows,
+        "precision": "torch.float32",
+        "model": recipe.model.model_dump(mode="json"),
+        "seed": recipe.seed,
+        "store": "a store",
+    }
+
+
 def write_metrics(folder: Path, recipe: Recipe, index: int, rng: np.random.Generator, share: float = 1.0) -> None:
     """Metrics of a training stage, up to a share of its tokens."""
     stage = recipe.stages[index]
@@ -250,7 +270,7 @@ def write_metrics(folder: Path, recipe: Recipe, index: int, rng: np.random.Gener
             "seconds": 0.0,
             "processes": 1,
             "total_tokens": stage.tokens,
-            "settings": {},
+            "settings": stage_settings(recipe, index),
             "machine": describe_machine(),
             "speed_settings": {},
         }
@@ -342,7 +362,7 @@ def _validation(recipe: Recipe, index: int, step: int, tokens: float, rng: np.ra
     return {"kind": "validation", "step": step, "tokens": tokens, "seconds": 2.0 * step, "validation": entries}
 
 
-def curve_row(kind: str, tokens: int | None, zh: float, en: float, factor: float | None = None) -> Json:
+def curve_row(kind: str, tokens: int | None, zh: float, en: float, factor: float | None = None) -> CurvePoint:
     change = {"zh": zh / 2.0 - 1, "en": en / 1.0 - 1}
     at = {"kind": kind, "stage": None if tokens is None else 1, "tokens": tokens, "factor": factor}
     return at | {"bits_per_byte": {"zh": zh, "en": en}, "change": change, "scores": {"arc-easy": 0.5 - en / 10}}
@@ -387,7 +407,9 @@ def write_results(folder: Path, rng: np.random.Generator) -> None:
             "benchmarks": [row for row, _ in benchmarks],
             "samples": SAMPLES,
             "curve": CURVE,
-            "settings": {"harness": "0.4.13"},
+            "settings": {},
+            "fingerprints": {"before": "a", "after": "b"},
+            "harness": "0.4.13",
             "absent": {"humaneval": "runs programs"},
         },
     )

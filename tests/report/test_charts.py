@@ -7,16 +7,16 @@ import pytest
 
 from reprise.recipe import Recipe
 from reprise.report import charts, retention
-from reprise.report.chart import MAX_TABLE_ROWS, log_ticks, plot_text, thin
+from reprise.report.chart import MAX_TABLE_ROWS, Chart, log_ticks, plot_text, thin
 from reprise.report.facts import changes_so_far, gather
 from reprise.report.page import count, duration, fixed, percent
-from reprise.storage import Json
+from reprise.report.records import Report
 from reprise.workspace import Workspace
 
 Run = tuple[Workspace, Recipe]
 
 
-def colored(value: Json) -> Json:
+def colored(value: object) -> object:
     """The page's script puts colours in the places of the variables."""
     if isinstance(value, dict):
         return {key: colored(item) for key, item in value.items()}
@@ -25,7 +25,7 @@ def colored(value: Json) -> Json:
     return "#123456" if isinstance(value, str) and value.startswith("var(") else value
 
 
-def all_charts(facts: Json) -> list[Json]:
+def all_charts(facts: Report) -> list[Chart]:
     plane = retention.plane_chart({"run": facts}, ["en"])
     return [*charts.course_charts(facts), *charts.perplexity_charts(facts), *([plane] if plane else [])]
 

@@ -17,8 +17,9 @@ from reprise.report import facts as facts_module
 from reprise.report.build import HTML, JSON, compare_report, run, write_report
 from reprise.report.facts import finite, gather
 from reprise.report.page import render_report
+from reprise.report.records import Report
 from reprise.stage_names import stage_names
-from reprise.storage import Json, write_checked
+from reprise.storage import write_checked
 from reprise.verification import VERIFIED
 from reprise.workspace import Work, Workspace
 
@@ -192,7 +193,7 @@ def _verify(workspace: Workspace, **damage: str) -> None:
     write_checked(workspace.root / VERIFIED, {"when": "2026-11-29T10:00:00Z", "seconds": 0.4, "parts": parts})
 
 
-def _states(facts: Json) -> dict[str, str]:
+def _states(facts: Report) -> dict[str, str]:
     return {part["what"]: part["verified"] for part in facts["integrity"]["parts"]}
 
 

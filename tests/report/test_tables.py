@@ -4,6 +4,7 @@ from reprise.recipe import Recipe
 from reprise.report import tables
 from reprise.report.facts import gather
 from reprise.report.page import render_report
+from reprise.report.table_rows import Change
 from reprise.workspace import Workspace
 
 Run = tuple[Workspace, Recipe]
@@ -40,10 +41,9 @@ def test_bits_of_the_right_answers_are_shown_where_they_were_scored(unchanged: R
 
 
 def test_better_is_left_for_bits_and_for_points() -> None:
-    row = {"tolerance": 0.02, "verdict": "gained"}
-    bits = row | {"unit": "relative", "change": -0.1, "ci": [-0.12, -0.08]}
-    points = row | {"unit": "difference", "change": 0.1, "ci": [0.08, 0.12]}
-    first, second = (item["picture"] for item in tables.with_pictures([bits, points]))
+    bits = Change(-0.1, (-0.12, -0.08), "relative", tolerance=0.02, verdict="gained")
+    points = Change(0.1, (0.08, 0.12), "difference", tolerance=0.02, verdict="gained")
+    first, second = tables.change_pictures([bits, points])
     assert first == second
     assert first["dot"] < 50
     assert first["low"] < first["dot"] < first["low"] + first["width"] < 50
@@ -52,8 +52,8 @@ def test_better_is_left_for_bits_and_for_points() -> None:
 
 @pytest.mark.parametrize("change", [-3.0, 0.0, 0.4])
 def test_pictures_stay_inside_their_cell(change: float) -> None:
-    rows = [{"change": change, "ci": None, "tolerance": 5.0, "verdict": "lost"}, {"change": 0.1, "verdict": "kept"}]
-    for picture in tables.change_pictures(rows):
+    changes = [Change(change, None, "relative", tolerance=5.0, verdict="lost"), Change(0.1, None, "relative")]
+    for picture in tables.change_pictures(changes):
         assert 0 <= picture["low"] <= picture["dot"] <= 100
         if picture["band"]:
             assert sum(picture["band"]) <= 100
@@ -72,5 +72,5 @@ def test_the_same_orders_share_a_row(unchanged: Run) -> None:
 
 
 def test_no_row_has_no_bar() -> None:
-    assert tables.bars([], "documents") == []
-    assert tables.bars([{"documents": 0}], "documents")[0]["bar"] == 0
+    assert tables.flow_rows([]) == []
+    assert tables.flow_rows([{"stage": "read", "documents": 0, "dropped": 0}])[0]["bar"] == 0

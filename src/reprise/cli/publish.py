@@ -1,7 +1,7 @@
 """Commands that make a model from another one: a larger vocabulary, exports, merges, uploads."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import typer
 
@@ -10,7 +10,7 @@ from reprise.errors import UserError
 from reprise.recipe.loading import KEPT, check, open_recipe
 from reprise.stage_names import VOCABULARY
 from reprise.storage import write_text
-from reprise.vocabulary.records import vocabulary_lines
+from reprise.vocabulary.records import VocabularyCounts, vocabulary_lines
 
 ModelOrRun = Annotated[
     Path, typer.Argument(metavar="RECIPE|MODEL", help="A recipe or run; or a folder with a model or its GGUF file.")
@@ -161,7 +161,7 @@ def extend(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fa
     if as_json:
         print_json({"output": loaded.start_model().path, **manifest.counts})
         return
-    for line in vocabulary_lines(manifest.counts):
+    for line in vocabulary_lines(cast(VocabularyCounts, manifest.counts)):
         say(line)
     say(f"wrote {loaded.start_model().path}")
     if not asked:

@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Collection, Sequence
+from typing import cast
 
-from reprise.documents.part_step import BucketFlow
+from reprise.documents.part_step import BucketFlow, StepCounts
 from reprise.errors import UserError
 from reprise.workspace import Work
 
@@ -39,7 +40,7 @@ def check_drop_share(
         UserError: a bucket lost more than that, or all of what is trained on; the message names the rules, how many
             documents each dropped, and the settings.
     """
-    check_flows(stage, work.counts.get("buckets", []), max_drop_share, needed)
+    check_flows(stage, cast(StepCounts, work.counts).get("buckets", []), max_drop_share, needed)
 
 
 def check_flows(

@@ -137,8 +137,9 @@ def _measure_alone(
         "benchmarks": summarize(measured),
         "groups": group_means({one.benchmark: one.score for one in measured}),
         "absent": runner.absent,
-        "settings": evaluation.model_dump(mode="json")
-        | {"fingerprints": {"model": evaluated.fingerprint}, "harness": harness_version()},
+        "settings": evaluation.model_dump(mode="json"),
+        "fingerprint": evaluated.fingerprint,
+        "harness": harness_version(),
     }
 
 

@@ -20,7 +20,7 @@ from reprise.processes import Processes
 from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.groups import Groups
 from reprise.recipe.model import Model
-from reprise.storage import Json, digest
+from reprise.storage import digest
 from reprise.training.checkpoint import checkpoints_in, read_facts
 from reprise.training.export import export_checkpoint, merge_with_base
 
@@ -32,7 +32,7 @@ class Snapshot(EvaluatedModel):
         self,
         base: Model,
         evaluation: Evaluation,
-        identity: Json,
+        identity: object,
         write: Callable[[Path], object],
         scratch: Path,
         processes: Processes | None = None,

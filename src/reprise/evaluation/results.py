@@ -1,6 +1,6 @@
 """The record of an evaluation: what `evaluate/results.json` contains."""
 
-from typing import Any, Literal, NotRequired, final
+from typing import Literal, NotRequired, final
 
 from typing_extensions import TypedDict
 
@@ -269,8 +269,12 @@ class Results(TypedDict):
     """Forgetting over checkpoints and merges; only from the stage `evaluate` with `backend.kind: transformers`."""
     samples: list[Sample]
     """Continuations of the same prompts by both models, for a reader."""
-    settings: dict[str, Any]
-    """The section `evaluation` of the recipe, the fingerprints of both models and the version of the harness."""
+    settings: dict[str, object]
+    """The section `evaluation` of the recipe."""
+    fingerprints: dict[Literal["before", "after"], str]
+    """Side -> fingerprint of its model."""
+    harness: str | None
+    """Version of lm-evaluation-harness; null if it is not installed."""
 
 
 @record
@@ -336,8 +340,12 @@ class ModelResults(TypedDict):
     """Group of benchmarks -> mean score; only groups of which all benchmarks ran."""
     absent: dict[str, str]
     """Benchmark -> why it did not run."""
-    settings: dict[str, Any]
-    """The settings, the fingerprint of the model and the version of the harness."""
+    settings: dict[str, object]
+    """The section `evaluation` of the recipe."""
+    fingerprint: str
+    """Fingerprint of the model."""
+    harness: str | None
+    """Version of lm-evaluation-harness; null if it is not installed."""
 
 
 @record

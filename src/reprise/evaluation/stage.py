@@ -6,7 +6,7 @@ It writes `results.json`; `results.py` says what that contains.
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 from reprise.documents.table import DOCUMENTS, DROPPED, read_table
 from reprise.errors import UserError
@@ -104,7 +104,7 @@ def compare_models(
         seed: random seed for sampling questions.
         processes: the processes that share the work.
     """
-    sides = {
+    sides: dict[Literal["before", "after"], EvaluatedModel] = {
         "before": EvaluatedModel(before, evaluation, processes),
         "after": EvaluatedModel(after, evaluation, processes),
     }
@@ -140,9 +140,9 @@ def compare_models(
             {"language": language, "prompt": prompt, "before": one, "after": two}
             for (language, prompt), one, two in zip(prompts, said["before"], said["after"], strict=True)
         ],
-        "settings": evaluation.model_dump(mode="json")
-        | {"fingerprints": {side: evaluated.fingerprint for side, evaluated in sides.items()}}
-        | {"harness": harness_version()},
+        "settings": evaluation.model_dump(mode="json"),
+        "fingerprints": {side: evaluated.fingerprint for side, evaluated in sides.items()},
+        "harness": harness_version(),
     }
 
 

@@ -6,8 +6,27 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from typing_extensions import TypedDict
+
 from reprise.recipe.generator import Generator as GeneratorSettings
-from reprise.storage import Json, digest
+from reprise.records import record
+from reprise.storage import digest
+
+
+@record
+class ModelIdentity(TypedDict, total=False):
+    """What identifies the model of a generator, wherever its files or its server are."""
+
+    name: str | None
+    """Name at a server or on the Hub."""
+    revision: str | None
+    """Revision on the Hub."""
+    content: str
+    """Hash of names, sizes, first and last bytes of its files."""
+    dtype: str
+    """Compute dtype of transformers."""
+    engine: str
+    """`vllm`, if that computes it."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +45,7 @@ class Request:
     sample: int = 0
     """Index of the answer, if several are sampled for the same prompt."""
 
-    def key(self, model: Json) -> str:
+    def key(self, model: ModelIdentity) -> str:
         """Hash of everything that determines the answer: prompt, model and sampling."""
         return digest({"model": model, **vars(self)})
 
@@ -56,7 +75,7 @@ class Generator(Protocol):
     """A model that answers requests."""
 
     @property
-    def identity(self) -> Json:
+    def identity(self) -> ModelIdentity:
         """What identifies the model, for the keys of requests."""
 
     def answer(

@@ -6,10 +6,9 @@ from typing import Any
 import xxhash
 
 from reprise.errors import UserError
-from reprise.generators.generator import Request
+from reprise.generators.generator import ModelIdentity, Request
 from reprise.model.loading import load_tokenizer, locate_model
 from reprise.recipe.model import Model
-from reprise.storage import Json
 
 _LOOKED_AT_BYTES = 1 << 20
 
@@ -41,7 +40,7 @@ def prompt_ids(tokenizer: Any, request: Request) -> list[int]:
     return list(tokenizer(text + request.begin, add_special_tokens=False)["input_ids"])
 
 
-def identify(model: Model) -> Json:
+def identify(model: Model) -> ModelIdentity:
     """A hash of the names, sizes, first and last bytes of a model's files, or the Hub path of a remote model.
 
     Weight files are not read completely: that would take minutes for a large model.

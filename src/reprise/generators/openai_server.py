@@ -18,10 +18,9 @@ from dataclasses import replace
 from typing import Any
 
 from reprise.errors import UserError, missing_extra
-from reprise.generators.generator import Answer, Failure, Outcome, Request, price, random_seed
+from reprise.generators.generator import Answer, Failure, ModelIdentity, Outcome, Request, price, random_seed
 from reprise.generators.keys import read_key
 from reprise.recipe.generator import Generator as GeneratorSettings
-from reprise.storage import Json
 
 try:
     import httpx
@@ -76,7 +75,7 @@ class OpenAIServer:
         self._budget = math.inf
 
     @property
-    def identity(self) -> Json:
+    def identity(self) -> ModelIdentity:
         """Name of the model, without the address, which may change."""
         return {"name": self._settings.model}
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from reprise.generators.generator import Answer, Outcome, Request, random_seed
+from reprise.generators.generator import Answer, ModelIdentity, Outcome, Request, random_seed
 from reprise.generators.local import identify, load_chat_tokenizer, prompt_ids
 from reprise.generators.slots import Slots, new_cache
 from reprise.model.devices import own_device
@@ -24,7 +24,7 @@ from reprise.model.loading import load_model
 from reprise.model.tokenizer import end_ids
 from reprise.recipe.generator import Generator as GeneratorSettings
 from reprise.recipe.model import Model
-from reprise.storage import Json, digest
+from reprise.storage import digest
 
 PIECE_BATCHES = 16
 """Batches of requests in one piece. Requests of a piece are processed together, so that the batches do not depend on
@@ -50,7 +50,7 @@ class InProcess:
         self._dtype = native_dtype(self._device)
         self._settings = model
         self._tokenizer = load_chat_tokenizer(model, setting)
-        self._identity = {**identify(model), "dtype": str(self._dtype).removeprefix("torch.")}
+        self._identity: ModelIdentity = {**identify(model), "dtype": str(self._dtype).removeprefix("torch.")}
         self._model: Any = None
 
     def _load(self) -> None:
@@ -62,7 +62,7 @@ class InProcess:
             self._options["logits_to_keep"] = 1
 
     @property
-    def identity(self) -> Json:
+    def identity(self) -> ModelIdentity:
         """Hash of the model's content, and its compute type: the same model in another folder has the same identity."""
         return self._identity
 

@@ -5,12 +5,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from reprise.errors import UserError
-from reprise.generators.generator import Answer, Outcome, Request, random_seed
+from reprise.generators.generator import Answer, ModelIdentity, Outcome, Request, random_seed
 from reprise.generators.local import identify, load_chat_tokenizer, prompt_ids
 from reprise.model.loading import locate_model
 from reprise.recipe.generator import Generator as GeneratorSettings
 from reprise.recipe.model import Model
-from reprise.storage import Json
 
 try:
     import vllm
@@ -36,11 +35,11 @@ class VllmEngine:
         """
         self._settings, self._model = settings, model
         self._tokenizer = load_chat_tokenizer(model, setting)
-        self._identity = {**identify(model), "engine": "vllm"}
+        self._identity: ModelIdentity = {**identify(model), "engine": "vllm"}
         self._engine: Any = None
 
     @property
-    def identity(self) -> Json:
+    def identity(self) -> ModelIdentity:
         """Hash of the model's content, and the fact that vLLM runs it."""
         return self._identity
 

@@ -11,18 +11,19 @@ A topic without a held-out loss keeps its share under every rule; so does one wh
 import math
 from collections.abc import Collection, Mapping, Sequence
 
-from reprise.mixture.rules import RULES, Observation, State, TopicShares
+from reprise.mixture.rules import RULES, Observation, TopicShares
+from reprise.mixture.state import PolicyState
 from reprise.recipe.mixture import Policy
 
 
 def update(
     policy: Policy,
-    state: State,
+    state: PolicyState,
     shares: TopicShares,
     losses: Mapping[str, float],
     tokens: int,
     resampled: Mapping[str, Sequence[float]] | None = None,
-) -> tuple[State, TopicShares]:
+) -> tuple[PolicyState, TopicShares]:
     """Apply one observation.
 
     Args:

@@ -7,7 +7,8 @@ from typing import Any, TypedDict
 import numpy as np
 
 from reprise.mixture.policy import update
-from reprise.mixture.rules import RULES, State, TopicShares
+from reprise.mixture.rules import RULES, TopicShares
+from reprise.mixture.state import PolicyState
 from reprise.recipe.mixture import Policy, Stage
 
 
@@ -94,7 +95,7 @@ def _replay_one(path: str, policy: Policy, topics: list[str], series: Series) ->
 
 def _final(policy: Policy, topics: list[str], series: Series, draw: int | None) -> TopicShares:
     """Shares after the last validation, on the recorded losses or on one set of resampled documents."""
-    state: State = {}
+    state: PolicyState = {}
     shares = dict.fromkeys(topics, 1 / len(topics))
     for tokens, rows in series:
         losses = {t: row["nll"] if draw is None else row["nll_resampled"][draw] for t, row in rows.items()}

@@ -14,15 +14,16 @@ mean.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from reprise.mixture.state import RuleState
 from reprise.recipe.mixture import Policy
 
-State = dict[str, Any]
 TopicShares = dict[str, float]
+Proposal = tuple[RuleState, TopicShares | None]
+"""Next state, and the proposed shares; None leaves all shares unchanged."""
 Floats = npt.NDArray[np.float64]
 
 FIT_POINTS = 4
@@ -54,7 +55,7 @@ class Observation:
         return np.array([] if self.resampled is None else self.resampled.get(topic, ()), dtype=np.float64)
 
 
-Rule = Callable[[Policy, State, TopicShares, Observation], tuple[State, TopicShares | None]]
+Rule = Callable[[Policy, RuleState, TopicShares, Observation], Proposal]
 
 
 @dataclass
@@ -100,14 +101,12 @@ def _limit(policy: Policy, seen: Observation) -> float:
     return 0.0 if seen.resampled is None else policy.noise
 
 
-def _static(policy: Policy, state: State, shares: TopicShares, seen: Observation) -> tuple[State, TopicShares | None]:
+def _static(policy: Policy, state: RuleState, shares: TopicShares, seen: Observation) -> Proposal:
     """Keep the shares."""
     return state, None
 
 
-def _topic_perplexity(
-    policy: Policy, state: State, shares: TopicShares, seen: Observation
-) -> tuple[State, TopicShares | None]:
+def _topic_perplexity(policy: Policy, state: RuleState, shares: TopicShares, seen: Observation) -> Proposal:
     """More of a topic whose held-out perplexity rose (Llama-3-SynE, arXiv 2407.18743).
 
     r_i(t) = r_i(t-1) f_i / sum_j r_j(t-1) f_j with f_i = 1 + alpha delta_i w_i, where delta_i is the normalised change
@@ -124,13 +123,13 @@ def _topic_perplexity(
         draws, old_draws = seen.draws(topic), np.array(draws_before.get(topic, ()))
         paired = np.exp(draws - old_draws) - 1 if len(draws) and draws.shape == old_draws.shape else None
         change.add(topic, (ppl[topic] - before[topic]) / before[topic], paired)
-    now = {"ppl": {**before, **ppl}, "resampled": {**draws_before, **_lists(seen)}}
+    draws_now = _lists(seen)
+    now: RuleState = {"ppl": {**before, **ppl}, "resampled": {**draws_before, **draws_now}}
     if not change.values:
         return now, None
     deltas = change.beyond_noise(shares, _limit(policy, seen))
     if deltas is None:
-        new_topics = {name: {**now[name], **old} for name, old in (("ppl", before), ("resampled", draws_before))}
-        return new_topics, None
+        return {"ppl": {**ppl, **before}, "resampled": {**draws_now, **draws_before}}, None
     if policy.normaliser == "largest":
         largest = max(map(abs, deltas.values()))
         deltas = {topic: delta / largest if largest else 0.0 for topic, delta in deltas.items()}
@@ -141,7 +140,7 @@ def _topic_perplexity(
     return now, proposed if sum(proposed.values()) > 0 else None
 
 
-def _velocity(policy: Policy, state: State, shares: TopicShares, seen: Observation) -> tuple[State, TopicShares | None]:
+def _velocity(policy: Policy, state: RuleState, shares: TopicShares, seen: Observation) -> Proposal:
     """More of a topic that has come less far from its first loss to its target (Velocitune, arXiv 2411.14318).
 
     w_i(t) = w_i(t-1) exp(V_i) / sum_j w_j(t-1) exp(V_j) with V_i = (l_i - target_i) / (first_i - target_i), kept within
@@ -171,7 +170,7 @@ def _remaining(policy: Policy, topic: str, loss: float, first: float) -> float:
     return min(1.0, max(0.0, (loss - target) / distance)) if distance > 0 else 0.0
 
 
-def _bandit(policy: Policy, state: State, shares: TopicShares, seen: Observation) -> tuple[State, TopicShares | None]:
+def _bandit(policy: Policy, state: RuleState, shares: TopicShares, seen: Observation) -> Proposal:
     """Exp3 where every arm is seen: Hedge (Auer et al., SIAM J. Comput. 32, 2002), with the loss as reward.
 
     g_i <- g_i exp(eta x_i) and p_i = (1 - gamma) g_i / sum_j g_j + gamma / K, where K counts the topics and x_i
@@ -200,7 +199,7 @@ def _bandit(policy: Policy, state: State, shares: TopicShares, seen: Observation
     return {"log_gain": {**before, **gain}}, proposed
 
 
-def _ado(policy: Policy, state: State, shares: TopicShares, seen: Observation) -> tuple[State, TopicShares | None]:
+def _ado(policy: Policy, state: RuleState, shares: TopicShares, seen: Observation) -> Proposal:
     """More of a topic whose loss still falls fast by its scaling law (Adaptive Data Optimization, arXiv 2410.11820).
 
     L_i(n) = e_i + b_i n^-a_i is fitted to the losses seen so far. With mu the first shares and h the smoothed
@@ -229,16 +228,22 @@ def _ado(policy: Policy, state: State, shares: TopicShares, seen: Observation) -
         **recent,
         **{topic: smoothing * share + (1 - smoothing) * recent[topic] for topic, share in shares.items()},
     }
-    history: list[Any] = state.get("history", [])
+    history = state.get("history", [])
     first_draws = state.get("first_resampled", {})
     if seen.tokens > 0:
-        history = [*history, [seen.tokens, dict(seen.losses)]]
+        history = [*history, (seen.tokens, dict(seen.losses))]
         first_draws = {**_lists(seen), **first_draws}
     if len(history) > MAX_POINTS:
         history = [*history[:-1:2], history[-1]]
-    count = int(state.get("count", 1))
-    next_state: State = {"prior": prior, "credit": credit, "history": history, "first_resampled": first_draws}
-    next_state |= {"mean": mean, "count": count}
+    count = state.get("count", 1)
+    next_state: RuleState = {
+        "prior": prior,
+        "credit": credit,
+        "history": history,
+        "first_resampled": first_draws,
+        "mean": mean,
+        "count": count,
+    }
     falls = _falls(history, shares, seen, first_draws).beyond_noise(shares, _limit(policy, seen))
     if not falls or sum(falls.values()) <= 0.0:
         return next_state, None
@@ -253,7 +258,7 @@ def _ado(policy: Policy, state: State, shares: TopicShares, seen: Observation) -
         for topic, part in preference.items()
     }
     new_mean = {topic: (mean[topic] * count + of_these * part) / (count + 1) for topic, part in preference.items()}
-    return next_state | {"mean": {**mean, **new_mean}, "count": count + 1}, proposed
+    return {**next_state, "mean": {**mean, **new_mean}, "count": count + 1}, proposed
 
 
 def _at_least(parts: TopicShares, least: float) -> TopicShares:
@@ -267,7 +272,10 @@ def _at_least(parts: TopicShares, least: float) -> TopicShares:
 
 
 def _falls(
-    history: list[Any], shares: TopicShares, seen: Observation, first_draws: Mapping[str, Sequence[float]]
+    history: Sequence[tuple[int, Mapping[str, float]]],
+    shares: TopicShares,
+    seen: Observation,
+    first_draws: Mapping[str, Sequence[float]],
 ) -> Compared:
     """-n dL/dn at the last observation by the fitted law, for the topics that were observed often enough.
 

@@ -11,13 +11,11 @@ from reprise.manifest import differences
 from reprise.mixture import policy as policies
 from reprise.mixture.batch import Batch, gather_row, mask_conversations
 from reprise.mixture.buckets import OpenBucket, first_shares, open_buckets
-from reprise.mixture.rules import State
 from reprise.mixture.shares import MixtureBucket, ShareChange, Shares
-from reprise.mixture.state import VERSION, BucketState, OrderSettings, SamplerState, path_of
+from reprise.mixture.state import VERSION, BucketState, OrderSettings, PolicyState, SamplerState, path_of
 from reprise.mixture.turns import Turns
 from reprise.recipe.mixture import Stage
 from reprise.recipe.tokens import Rows
-from reprise.storage import Json
 from reprise.tokens.rows import Row
 from reprise.tokens.store import TokenStore
 
@@ -58,7 +56,7 @@ class Sampler:
         self.opened: list[OpenBucket] = open_buckets(store, stage, rows, seed)
         """The buckets of the stage, each with its documents and position."""
         self._shares = first_shares(self.opened, stage, None if previous is None else previous["shares"])
-        self._policies: dict[str, State] = {}
+        self._policies: dict[str, PolicyState] = {}
         self._turns = Turns([tuple(one.bucket) for one in self.opened])
         self._rows = self._tokens = 0
         self._pending: list[ShareChange] = []
@@ -409,7 +407,9 @@ class Sampler:
             )
 
 
-def _warn_of_another_split(bucket: MixtureBucket, stage: Stage, gone: Sequence[BucketState], before: Json) -> None:
+def _warn_of_another_split(
+    bucket: MixtureBucket, stage: Stage, gone: Sequence[BucketState], before: Mapping[str, Any]
+) -> None:
     """Warn of a new bucket whose source was read in other buckets before: split by topic differently, or renamed.
 
     Args:
@@ -439,7 +439,7 @@ def _warn_of_repeated_text(path: str, reason: str, num_tokens: int) -> None:
     )
 
 
-def _divided_by(stage: dict[str, Json], parent: str) -> Json:
+def _divided_by(stage: Mapping[str, Any], parent: str) -> object:
     """The settings that divide a part of the mixture among its children."""
     if parent == "":
         return {name: part["share"] for name, part in stage["mixture"].items()}

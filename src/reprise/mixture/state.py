@@ -3,7 +3,6 @@
 from typing_extensions import TypedDict
 
 from reprise.records import record
-from reprise.storage import Json
 
 VERSION = 4
 
@@ -12,9 +11,9 @@ VERSION = 4
 class OrderSettings(TypedDict):
     """The settings that determine the order of the rows."""
 
-    stage: dict[str, Json]
+    stage: dict[str, object]
     """Mixture, topics, curriculum, documents and max_epochs of the training stage."""
-    rows: dict[str, Json]
+    rows: dict[str, object]
     """The section `rows` of the recipe without `document_mask`."""
     seed: int
     """Random seed of the run."""
@@ -44,6 +43,42 @@ class BucketState(TypedDict):
 
 
 @record
+class RuleState(TypedDict, total=False):
+    """State of a policy's rule (`mixture/rules.py`); each rule has some of the fields."""
+
+    ppl: dict[str, float]
+    """`topic_perplexity`: topic -> perplexity from which the next change is measured."""
+    resampled: dict[str, list[float]]
+    """`topic_perplexity`: topic -> its loss on resampled documents, at that perplexity."""
+    first: dict[str, float]
+    """`velocity`: topic -> its first loss."""
+    first_resampled: dict[str, list[float]]
+    """`velocity`, `ado`: topic -> its first loss on resampled documents."""
+    log_gain: dict[str, float]
+    """`bandit`: topic -> logarithm of its weight."""
+    prior: dict[str, float]
+    """`ado`: topic -> its first share."""
+    credit: dict[str, float]
+    """`ado`: topic -> its smoothed share."""
+    history: list[tuple[int, dict[str, float]]]
+    """`ado`: (tokens, topic -> loss) of the observations."""
+    mean: dict[str, float]
+    """`ado`: topic -> mean of its preferences."""
+    count: int
+    """`ado`: preferences in that mean."""
+
+
+@record
+class PolicyState(TypedDict, total=False):
+    """State of a policy; {} before the first observation."""
+
+    tokens: int
+    """Tokens of the stage at the last observation."""
+    rule: RuleState
+    """State of its rule."""
+
+
+@record
 class SamplerState(TypedDict):
     """Everything that determines the next row."""
 
@@ -61,7 +96,7 @@ class SamplerState(TypedDict):
     """The buckets in the order of the mixture."""
     shares: dict[str, float]
     """Path, such as `zh/web` -> share of its parent."""
-    policies: dict[str, dict[str, Json]]
+    policies: dict[str, PolicyState]
     """Path of a source that is split by topic -> state of its policy (`mixture/rules.py`)."""
 
 

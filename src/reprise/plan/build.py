@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from reprise.mixture.budget import budgets
 from reprise.mixture.forecast import Supply, forecast
 from reprise.model.files import model_folder
 from reprise.model.machine import count_cores, cpu_flops_per_s
+from reprise.plan.preparation import plan_preparation
 from reprise.plan.records import (
     Plan,
     PlanFinding,
@@ -42,6 +43,9 @@ from reprise.tokens.store import TokenStore
 from reprise.training.memory_records import MemoryPlan
 from reprise.vocabulary.records import VocabularyCounts
 from reprise.workspace import Workspace
+
+if TYPE_CHECKING:
+    from reprise.documents.score import ScoreCounts
 
 WARN_EPOCHS = 4.0
 """Epochs above which a plan warns: more passes over the same text teach little (arXiv 2305.16264)."""
@@ -111,6 +115,7 @@ def make_plan(recipe: Recipe, findings: Sequence[Finding] = ()) -> Plan:
         "vocabulary": _vocabulary(recipe),
         "memory": _memory(trained),
         "scoring": _scoring(recipe, rate),
+        "preparation": plan_preparation(recipe),
         "synthesis": _synthesis(recipe, store, buckets),
         "reach": _reach(recipe, store),
         "warnings": warnings,
@@ -266,7 +271,7 @@ def _scoring(recipe: Recipe, rate: float) -> ScoringCost | None:
         return None
     manifest = Workspace(recipe.workspace).manifest("score")
     if manifest is not None:
-        tokens = sum(int(bucket["tokens"]) for bucket in manifest.counts["scored"].values())
+        tokens = sum(bucket["tokens"] for bucket in cast("ScoreCounts", manifest.counts)["scored"].values())
     else:
         tokens = sum(
             budget.tokens

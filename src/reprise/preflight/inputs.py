@@ -4,6 +4,7 @@ import glob
 from collections.abc import Collection, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from reprise.documents.read.files import find_files
 from reprise.documents.read.parsing import PageParser
@@ -15,6 +16,9 @@ from reprise.recipe.documents import Input
 from reprise.recipe.names import Corpus, check_names
 from reprise.storage import printable
 from reprise.workspace import Workspace
+
+if TYPE_CHECKING:
+    from reprise.documents.read.stage import ReadCounts
 
 SAMPLED_FILES, SAMPLED_RECORDS = 20, 200
 """Files per input, and records per file, that are read to determine languages and sources."""
@@ -71,7 +75,9 @@ def sample_corpus(recipe: Recipe, *splits: str) -> Corpus:
     """
     manifest = Workspace(recipe.workspace).manifest("read")
     if manifest is not None:
-        buckets = [entry for entry in manifest.counts["buckets"] if not splits or entry["split"] in splits]
+        buckets = [
+            entry for entry in cast("ReadCounts", manifest.counts)["buckets"] if not splits or entry["split"] in splits
+        ]
         return Corpus(frozenset((entry["language"], entry["source"]) for entry in buckets), complete=True)
     pairs: set[tuple[str, str]] = set()
     complete = True
@@ -115,6 +121,8 @@ def check_setting_names(recipe: Recipe) -> Iterator[Finding]:
 
 def check_text_for_mixture(recipe: Recipe) -> Iterator[Finding]:
     """Report a share above 0 for text that no input, or none of the examined records, contains."""
+    if not recipe.documents.inputs:
+        return  # `check_inputs` says so once
     corpus = sample_corpus(recipe, "train")
     if not corpus.complete and not all(_tells_buckets(entry) for entry in recipe.documents.inputs):
         return

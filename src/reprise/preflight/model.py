@@ -1,6 +1,7 @@
 """Checks of the model: its files, its chat template, its vocabulary, and a chat model to merge it with."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, cast
 
 from reprise.documents.read.conversations import is_told, may_be_recognised
 from reprise.errors import Finding, UserError
@@ -13,6 +14,9 @@ from reprise.recipe import Recipe
 from reprise.storage import printable
 from reprise.vocabulary.merges import read_bpe
 from reprise.workspace import Workspace
+
+if TYPE_CHECKING:
+    from reprise.documents.read.stage import ReadCounts
 
 SAMPLED_CONVERSATIONS = 50
 """How many conversations per input are tried; the chat template must accept at least one."""
@@ -59,7 +63,7 @@ def has_conversations(recipe: Recipe) -> bool:
     """Whether any document is a conversation: as counted by the stage `read`, else in the inputs' first records."""
     manifest = Workspace(recipe.workspace).manifest("read")
     if manifest is not None:
-        return bool(manifest.counts.get("conversations"))
+        return cast("ReadCounts", manifest.counts).get("conversations", 0) > 0
     return any(
         is_told(entry)
         or (

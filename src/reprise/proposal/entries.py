@@ -63,7 +63,7 @@ def make_entries(groups: Sequence[Group], kept: Sequence[Group], notes: list[str
     for language in [name for name in new if name in old and name not in subjects]:
         counts, documents = new.pop(language)
         notes.append(
-            f"{counts.total() / 1e6:,.1f} MB of the new text are in {language}, which is kept: they count as kept text"
+            f"{counts.total() / 1e6:,.1f} MB of the new text are in {language}, which is kept: counted as kept text"
         )
         old[language] = old[language][0] + counts, old[language][1] + documents
     if old:
@@ -77,7 +77,7 @@ def make_entries(groups: Sequence[Group], kept: Sequence[Group], notes: list[str
     else:
         replay = 0.0
         notes.append(
-            "nothing is kept: name text of what the model must not lose with --keep, or a loss is not measured"
+            "nothing is kept: name text that the model must not lose with --keep, or forgetting is not measured"
         )
     entries = _share_out(new, 1.0 - replay, keep=False, taken=set())
     return entries + _share_out(old, replay, keep=True, taken={entry.name for entry in entries})

@@ -2,14 +2,17 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
+from reprise.documents.read.stage import ReadCounts
 from reprise.errors import UserError
 from reprise.model.files import model_folder
 from reprise.recipe import Recipe
 from reprise.report.facts import gather
+from reprise.report.records import Report
+from reprise.report.training_records import BudgetRow
 from reprise.workspace import Workspace
 
 _LICENCES = 20
@@ -53,7 +56,7 @@ def write_card(workspace: Workspace, recipe: Recipe, *, name: str, change: str =
     return "\n".join(lines) + "\n"
 
 
-def metadata(facts: Any, recipe: Recipe, name: str) -> dict[str, Any]:
+def metadata(facts: Report, recipe: Recipe, name: str) -> dict[str, Any]:
     """The card's metadata: languages and results, and the base model and data sets if they are on the Hub."""
     hub_base = recipe.model.path if is_hub_name(recipe) else None
     datasets = sorted({one for one in map(_hub_dataset, _input_paths(recipe)) if one is not None})
@@ -113,7 +116,7 @@ def _hub_dataset(path: str) -> str | None:
     return "/".join(parts[:2]).split("@")[0] if len(parts) > 1 else None
 
 
-def _bits_results(facts: Any) -> Iterable[dict[str, Any]]:
+def _bits_results(facts: Report) -> Iterable[dict[str, Any]]:
     for row in facts["bits_per_byte"]:
         if row["source"] is None and row["topic"] is None:
             yield _result(
@@ -122,7 +125,7 @@ def _bits_results(facts: Any) -> Iterable[dict[str, Any]]:
             )  # fmt: skip
 
 
-def _benchmark_results(facts: Any) -> Iterable[dict[str, Any]]:
+def _benchmark_results(facts: Report) -> Iterable[dict[str, Any]]:
     for row in facts["benchmarks"]:
         yield _result(
             row["benchmark"], row["benchmark"], row["language"], "accuracy" if row["metric"].startswith("acc")
@@ -138,20 +141,20 @@ def _result(data: str, data_type: str, language: str, metric: str, metric_name: 
     }
 
 
-def _verdict_lines(facts: Any) -> list[str]:
+def _verdict_lines(facts: Report) -> list[str]:
     verdict = facts["verdict"]
     if verdict["provisional"]:
         return ["## What it gained and kept", "", "Not evaluated yet: run `reprise evaluate`.", ""]
-    lines = ["## What it gained and kept", "", verdict["headline"], ""]
+    lines = ["## What it gained and kept", "", verdict["headline"] or "", ""]
     lines += ["| measure | base | this model | change | 95 % interval | verdict |", "|---|---|---|---|---|---|"]
     for word in _VERDICTS:
         for one in verdict["verdicts"]:
             if one["verdict"] == word:
-                unit = 100.0
-                interval = one["ci"] and f"{unit * one['ci'][0]:+.1f} to {unit * one['ci'][1]:+.1f} %"
+                ci = one["ci"]
+                interval = "none" if ci is None else f"{100 * ci[0]:+.1f} to {100 * ci[1]:+.1f} %"
                 lines.append(
-                    f"| {one['measure']} | {one['before']:.4g} | {one['after']:.4g} | {unit * one['change']:+.1f} % | "
-                    f"{interval or 'none'} | {word} |"
+                    f"| {one['measure']} | {one['before']:.4g} | {one['after']:.4g} | {100 * one['change']:+.1f} % | "
+                    f"{interval} | {word} |"
                 )
     lines += [f"- Not tested: {entry['measure']} ({entry['reason']})" for entry in verdict["untested"]]
     return [*lines, ""]
@@ -163,7 +166,7 @@ def _base_lines(recipe: Recipe) -> list[str]:
     return ["## Base model", "", f"{_shown_model(recipe)}; {said}. The licence of the base model applies.", ""]
 
 
-def _vocabulary_lines(facts: Any) -> list[str]:
+def _vocabulary_lines(facts: Report) -> list[str]:
     """Section about tokens that were added to the base model's vocabulary."""
     vocabulary = facts["vocabulary"]
     if vocabulary is None:
@@ -187,13 +190,13 @@ def _shown_model(recipe: Recipe) -> str:
     return Path(recipe.model.path.removeprefix("package:")).name
 
 
-def _data_lines(facts: Any, recipe: Recipe) -> list[str]:
+def _data_lines(facts: Report, recipe: Recipe) -> list[str]:
     lines = ["## Data", "", "| mixture | source | planned tokens | trained on | epochs |", "|---|---|---|---|---|"]
-    groups: dict[tuple[str, str], list[Any]] = {}
+    groups: dict[tuple[str, str], list[BudgetRow]] = {}
     for row in facts["budget"]:
         groups.setdefault((row["entry"], row["source"]), []).append(row)
     for (entry, source), rows in groups.items():
-        planned, spent = (sum(row[name] or 0 for row in rows) for name in ("planned", "spent"))
+        planned, spent = sum(row["planned"] or 0 for row in rows), sum(row["spent"] or 0 for row in rows)
         epochs = max((row["epochs"] or 0.0 for row in rows), default=0.0)
         lines.append(f"| {entry} | {source} | {planned:,} | {spent:,} | {epochs:.2f} |")
     shown = [path if "://" in path else Path(path).name for path in _input_paths(recipe)]
@@ -202,14 +205,14 @@ def _data_lines(facts: Any, recipe: Recipe) -> list[str]:
     return [*lines, *_licence_lines(facts), ""]
 
 
-def _licence_lines(facts: Any) -> list[str]:
+def _licence_lines(facts: Report) -> list[str]:
     """Licences of the documents by source, counted when they were read, before cleaning."""
-    counts: Any = next((stage["counts"] for stage in facts["stages"] if stage["stage"] == "read"), {})
-    licences = counts.get("licences") or {}
-    if not licences:
+    of_read = next((stage["counts"] for stage in facts["stages"] if stage["stage"] == "read"), {})
+    if not of_read.get("licences"):
         return []
+    counts = cast(ReadCounts, of_read)
     lines = ["", "| source | licence that documents carry | documents read |", "|---|---|---|"]
-    for source, by_licence in licences.items():
+    for source, by_licence in counts["licences"].items():
         total = sum(bucket["documents"] for bucket in counts["buckets"] if bucket["source"] == source)
         rows = [*by_licence.items(), ("none named", total - sum(by_licence.values()))]
         lines += [f"| {source} | {_cell(licence)} | {count:,} |" for licence, count in rows[:_LICENCES] if count]
@@ -225,16 +228,16 @@ def _cell(text: str) -> str:
     return " ".join(text.split())[:80].replace("|", "\\|")
 
 
-def _tokens(facts: Any) -> int:
-    return int(facts["repeat"]["cost"]["tokens"])
+def _tokens(facts: Report) -> int:
+    return facts["repeat"]["cost"]["tokens"]
 
 
-def _training_lines(facts: Any, recipe: Recipe) -> list[str]:
-    cost, machine = facts["repeat"]["cost"], facts["repeat"]["machine"] or {}
+def _training_lines(facts: Report, recipe: Recipe) -> list[str]:
+    cost, machine = facts["repeat"]["cost"], facts["repeat"]["machine"]
     hours = cost["process_hours"]
     lines = ["## Training", "", f"- Tokens: {_tokens(facts):,} in {len(recipe.stages)} stages, rows of "
              f"{recipe.rows.seq_len} tokens, {recipe.training.batch_rows} rows a batch"]  # fmt: skip
-    if machine:
+    if machine is not None:
         device = ", ".join(sorted(set(machine["accelerators"]))) or machine["processor"]
         lines.append(f"- Hardware: {machine['processes']} process(es) on {device}, {hours:.3g} process-hours")
     if cost["training_flops"] is not None:
@@ -249,7 +252,7 @@ def _training_lines(facts: Any, recipe: Recipe) -> list[str]:
     return [*lines, ""]
 
 
-def _repeat_lines(facts: Any, recipe: Recipe) -> list[str]:
+def _repeat_lines(facts: Report, recipe: Recipe) -> list[str]:
     stages = [f"{stage['stage']} `{stage['fingerprint'][:12]}`" for stage in facts["stages"] if stage["fingerprint"]]
     settings = _without_folders(recipe.model_dump(mode="json", exclude_defaults=True))
     return [

@@ -80,11 +80,11 @@ def _loss(facts: Report) -> Chart | None:
                 | {"mode": "markers", "marker": {"size": 11, "symbol": symbol, "color": f"var(--c{index})"}}
             )
     width = max(stage["series"]["steps_per_point"] for stage in facts["training"])
-    note = "Loss of each step on the text it trained on." if width == 1 else f"Each point is the mean of {width} steps."
+    note = "Training loss of each step." if width == 1 else f"Each point is the mean of {width} steps."
     return make_chart(
         "loss",
         "Training loss",
-        f"{note} It moves with the mixture, so judge progress by the held-out text below.",
+        f"{note} It changes with the mixture, so judge progress by the held-out text below.",
         traces,
         tokens_axis(facts, "nats per token"),
         names,
@@ -227,7 +227,7 @@ def score_chart(
     layout["yaxis"] |= {"ticksuffix": " %"}
     rows = thin([list(row) for row in zip(tokens, *curves, strict=True)])
     return make_chart(
-        name, title, f"{note} More is better.", traces, layout, names, {"columns": ["Tokens", *names], "rows": rows}
+        name, title, f"{note} Higher is better.", traces, layout, names, {"columns": ["Tokens", *names], "rows": rows}
     )
 
 
@@ -238,7 +238,7 @@ def _benchmarks(facts: Report) -> Chart | None:
         for stage, offset in zip(facts["training"], _offsets(facts), strict=True)
         for point in stage["benchmarks"]
     ]
-    note = "Share of right answers of the model as it was."
+    note = "Share of right answers during training."
     return score_chart("benchmarks", "Benchmarks while training", note, facts, points)
 
 
@@ -287,7 +287,7 @@ def _shares_chart(facts: Report, path: str, curves: dict[str, list[tuple[int, fl
     return make_chart(
         f"shares-{path or 'stage'}",
         f"Shares inside {whole}",
-        "Shares in what is drawn over tokens, on an axis without zero. A step is one change, by the policy or by hand.",
+        "Shares over tokens, on an axis that does not start at zero. Each step is a change by the policy or by hand.",
         traces,
         layout,
         [names[child] for child in children],
@@ -299,9 +299,9 @@ def _small_series(facts: Report) -> list[Chart]:
     """Learning rate, gradient norm and speed."""
     charts = []
     series: tuple[tuple[Curve, str, str, str], ...] = (
-        ("lr", "Learning rate", "learning rate", "As the schedule of each stage set it."),
-        ("grad_norm", "Gradient norm", "norm before clipping", "Before it was scaled down to the recipe's limit."),
-        ("tokens_per_s", "Speed", "tokens per second", "Of the optimizer steps alone."),
+        ("lr", "Learning rate", "learning rate", "Set by the schedule of each stage."),
+        ("grad_norm", "Gradient norm", "norm before clipping", "Before clipping to the recipe's limit."),
+        ("tokens_per_s", "Speed", "tokens per second", "Optimizer steps only, without validations and checkpoints."),
     )
     for name, title, unit, note in series:
         xs, ys = _joined(facts, name)

@@ -1,16 +1,24 @@
 """Several runs -> the settings in which they differ, and their results."""
 
+from collections.abc import Iterable
+
 from reprise.report import charts, retention
 from reprise.report.chart import Chart
 from reprise.report.records import ComparedRun
-from reprise.storage import Json
+from reprise.report.table_rows import (
+    ComparedBenchmark,
+    ComparedChange,
+    ComparedRunRow,
+    ComparedSetting,
+    ComparisonViews,
+)
 
 
-def compare(runs: list[ComparedRun]) -> tuple[dict[str, list[Chart]], Json]:
+def compare(runs: list[ComparedRun]) -> tuple[dict[str, list[Chart]], ComparisonViews]:
     """Charts of the comparison by section, and the other values of its template."""
     names = _names(runs)
     entries = list(dict.fromkeys(change["entry"] for run in runs for change in _changes(run)))
-    rows = []
+    rows: list[ComparedRunRow] = []
     for name, run in zip(names, runs, strict=True):
         changes = {change["entry"]: change for change in _changes(run)}
         rows.append(
@@ -43,15 +51,17 @@ def _names(runs: list[ComparedRun]) -> list[str]:
     return [run["folder"] if names.count(name) > 1 else name for name, run in zip(names, runs, strict=True)]
 
 
-def _changes(run: ComparedRun) -> list[Json]:
+def _changes(run: ComparedRun) -> list[ComparedChange]:
     """Change of each entry: from the evaluation, else from the validations so far."""
     rows = run["report"]["bits_per_byte"] or run["report"]["verdict"]["so_far"]
     return [
-        {name: row[name] for name in ("entry", "before", "after", "change")} for row in rows if row["source"] is None
+        {"entry": row["entry"], "before": row["before"], "after": row["after"], "change": row["change"]}
+        for row in rows
+        if row["source"] is None
     ]
 
 
-def _benchmarks(runs: list[ComparedRun]) -> list[Json]:
+def _benchmarks(runs: list[ComparedRun]) -> list[ComparedBenchmark]:
     """Each benchmark with its row in each run; None if the run did not measure it."""
     asked = [{row["benchmark"]: row for row in run["report"]["benchmarks"]} for run in runs]
     return [
@@ -91,20 +101,22 @@ def _plane(names: list[str], runs: list[ComparedRun]) -> list[Chart]:
     return [chart] if chart else []
 
 
-def _settings(runs: list[ComparedRun]) -> list[Json]:
+def _settings(runs: list[ComparedRun]) -> list[ComparedSetting]:
     """Settings that differ between the runs, with their value in each run."""
     flat = [_flat(run["report"]["repeat"]["recipe"]) for run in runs]
     names = list(dict.fromkeys(name for settings in flat for name in settings))
-    rows = [{"name": name, "per_run": [settings.get(name) for settings in flat]} for name in names]
+    rows: list[ComparedSetting] = [
+        {"name": name, "per_run": [settings.get(name) for settings in flat]} for name in names
+    ]
     return [row for row in rows if any(value != row["per_run"][0] for value in row["per_run"])]
 
 
-def _flat(value: Json, prefix: str = "") -> dict[str, Json]:
+def _flat(value: object, prefix: str = "") -> dict[str, object]:
     """Flatten nested settings to dotted name -> value."""
     if isinstance(value, dict) and value:
-        items = value.items()
+        items: Iterable[tuple[object, object]] = value.items()
     elif isinstance(value, list) and value and isinstance(value[0], dict):
-        items = enumerate(value)  # type: ignore[assignment]
+        items = enumerate(value)
     else:
         return {prefix: value}
     return {

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from reprise.documents.label.report import read_grades
+from reprise.documents.read.record import Reject
 from reprise.documents.table import DOCUMENTS, DROPPED, count_rows, list_parts
 from reprise.report.corpus_records import (
     BucketDocuments,
@@ -27,7 +28,6 @@ from reprise.report.corpus_records import (
     RejectFacts,
 )
 from reprise.stage_names import DOCUMENT_STAGES, SYNTHESIZE, TOKENIZE
-from reprise.storage import Json
 from reprise.workspace import Workspace
 
 EXAMPLES = 3
@@ -137,26 +137,25 @@ def _rejects(path: Path) -> list[RejectFacts]:
     """Unreadable documents per reason, with examples."""
     counts: Counter[str] = Counter()
     examples: dict[str, list[RejectExample]] = defaultdict(list)
-    for reject in _read_lines(path):
-        reason = str(reject["reason"])
-        counts[reason] += 1
-        if len(examples[reason]) < EXAMPLES:
-            examples[reason].append(
-                {"file": reject["file"], "line": reject["line"], "excerpt": excerpt(str(reject.get("excerpt") or ""))}
+    for reject in _read_rejects(path):
+        counts[reject.reason] += 1
+        if len(examples[reject.reason]) < EXAMPLES:
+            examples[reject.reason].append(
+                {"file": reject.file, "line": reject.line, "excerpt": excerpt(reject.excerpt)}
             )
     return [
         {"reason": reason, "documents": count, "examples": examples[reason]} for reason, count in counts.most_common()
     ]
 
 
-def _read_lines(path: Path) -> Iterator[Json]:
-    """Records of a JSON Lines file that another process may be writing: an unfinished last line is skipped."""
+def _read_rejects(path: Path) -> Iterator[Reject]:
+    """Read rejects.jsonl, which another process may be writing: an unfinished last line is skipped."""
     if not path.exists():
         return
     with path.open(encoding="utf-8", errors="replace") as handle:
         for line in handle:
             if line.endswith("\n") and line.strip():
-                yield json.loads(line)
+                yield Reject(**json.loads(line))
 
 
 def _last_documents(workspace: Workspace) -> list[Path]:

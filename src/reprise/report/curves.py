@@ -5,7 +5,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal, TypeGuard, cast
+from typing import TYPE_CHECKING, Literal, TypeGuard, cast
 
 from reprise.manifest import Manifest
 from reprise.mixture.state import BucketState
@@ -14,6 +14,9 @@ from reprise.recipe.groups import Groups
 from reprise.report.training_records import Series, ShareChange, SpentRow, TrainingEvent, TrainingFacts, ValidationFacts
 from reprise.training.events import Event, GuardEvent, Moment, ResumeEvent, SharesEvent, StepEvent, ValidationEvent
 from reprise.workspace import Workspace
+
+if TYPE_CHECKING:
+    from reprise.training.stage import TrainCounts
 
 MAX_POINTS = 600
 """Maximum points of a curve; longer series are averaged over neighbouring steps."""
@@ -120,8 +123,13 @@ def training_facts(workspace: Workspace, recipe: Recipe, index: int) -> Training
         "shares": _shares(records),
         "events": [_event(record) for record in records if _is_event(record, stage.topics.policy.name)],
         "checkpoints": len({record["name"] for record in everything if record["kind"] == "checkpoint"}),
-        "spent": manifest.counts.get("spent", []) if manifest else _spent_so_far(folder),
+        "spent": _spent(manifest) if manifest else _spent_so_far(folder),
     }
+
+
+def _spent(manifest: Manifest) -> list[SpentRow]:
+    """Tokens of each bucket of a finished stage."""
+    return [{**bucket} for bucket in cast("TrainCounts", manifest.counts)["spent"]]
 
 
 def _spent_so_far(folder: Path) -> list[SpentRow]:

@@ -62,7 +62,7 @@ def gather(workspace: Workspace, recipe: Recipe) -> Report:
         "benchmarks": results["benchmarks"] if results else [],
         "groups": results["groups"] if results else {},
         "absent": results["absent"] if results else {},
-        "harness": results["settings"].get("harness") if results else None,
+        "harness": results["harness"] if results else None,
         "curve": results.get("curve", []) if results else [],
         "samples": results["samples"] if results else [],
         "vocabulary": _vocabulary(workspace, recipe),

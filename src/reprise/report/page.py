@@ -6,7 +6,7 @@ import importlib.resources
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 from markupsafe import Markup, escape
@@ -17,8 +17,16 @@ from reprise.report.chart import Chart, label
 from reprise.report.compare import compare
 from reprise.report.records import MachineFacts, Report, RunComparison
 from reprise.report.study_records import StudyResult
+from reprise.report.table_rows import (
+    BeforeAndAfter,
+    Changed,
+    ComparisonViews,
+    EventRow,
+    ReportViews,
+    StudyViews,
+    Tolerated,
+)
 from reprise.report.training_records import TrainingEvent
-from reprise.storage import Json
 from reprise.yaml_text import format_yaml
 
 PLOTLY = "plotly.min.js"
@@ -44,18 +52,18 @@ def render_report(facts: Report, *, live: bool = False) -> str:
     return render_page("report.html", facts, drawn, _report_views(facts), title=facts["run"]["name"], live=live)
 
 
-def _report_views(facts: Report) -> dict[str, Any]:
+def _report_views(facts: Report) -> ReportViews:
     """Values of the template besides the facts: table rows with their pictures, and the recipe as text."""
     return {
         "budget": {stage["stage"]: tables.budget_rows(facts, stage["stage"]) for stage in facts["training"]},
-        "flow": tables.bars(facts["corpus"]["flow"], "documents"),
+        "flow": tables.flow_rows(facts["corpus"]["flow"]),
         "order": tables.order_rows(facts),
         "gains": tables.gain_rows(facts),
-        "verdicts": tables.with_pictures([dict(verdict) for verdict in facts["verdict"]["verdicts"]]),
+        "verdicts": tables.verdict_rows(facts["verdict"]["verdicts"]),
         "groups": tables.group_rows(facts["groups"]),
         "gold_bits": tables.gold_rows(facts["benchmarks"]),
         "other_metrics": tables.other_metric_rows(facts["benchmarks"]),
-        "benchmarks": tables.with_pictures([{**row, "unit": "difference"} for row in facts["benchmarks"]]),
+        "benchmarks": tables.score_rows(facts["benchmarks"]),
         "funnel": tables.funnel_rows(facts),
         "events": [_event(stage["stage"], event) for stage in facts["training"] for event in stage["events"]],
         "machine": _machine_rows(facts["repeat"]["machine"]),
@@ -85,7 +93,7 @@ def _machine_name(machine: MachineFacts | None) -> str:
     return ", ".join(counts) or f"{machine['cores']} cores of {machine['processor']}"
 
 
-def _event(stage: int, event: TrainingEvent) -> Json:
+def _event(stage: int, event: TrainingEvent) -> EventRow:
     """An event of training as a row of a table; empty fields are skipped."""
     parts = []
     for name, value in event["detail"].items():
@@ -105,7 +113,7 @@ def render_page(
     template: str,
     facts: Report | RunComparison | StudyResult,
     drawn: Mapping[str, Sequence[Chart]],
-    views: dict[str, Any],
+    views: ReportViews | ComparisonViews | StudyViews,
     *,
     title: str,
     live: bool,
@@ -236,7 +244,7 @@ def points(value: float, digits: int = 1) -> str:
     return percent(value, digits).removesuffix("\u202f%")
 
 
-def change(row: Json) -> str:
+def change(row: Changed) -> str:
     """Describe a change: `fell by 9.90 %`, `rose by 2.10 points`, `did not change`."""
     size = abs(100 * row["change"])
     if float(f"{size:.2f}") == 0.0:
@@ -244,14 +252,14 @@ def change(row: Json) -> str:
     return f"{'rose' if row['change'] > 0 else 'fell'} by {size:.2f}\u202f{_unit(row)}"
 
 
-def sense(row: Json) -> str:
+def sense(row: Changed) -> str:
     """`better`, `worse` or `same`: fewer bits per byte and more points are better."""
     if float(f"{100 * row['change']:.2f}") == 0.0:
         return "same"
     return "better" if (row["change"] > 0) == (row.get("unit") == "difference") else "worse"
 
 
-def tolerance(row: Json) -> str:
+def tolerance(row: Tolerated) -> str:
     """Format the tolerance of a measure, in the unit of its change."""
     if row["tolerance"] is None:
         return "–"
@@ -269,11 +277,11 @@ def unbroken(headline: str) -> str:
     return re.sub(r" (%|points?\b)", "\u202f\\1", headline).replace("(-", "(\u2212")
 
 
-def _unit(row: Json) -> str:
+def _unit(row: Changed) -> str:
     return "points" if row.get("unit") == "difference" else "%"
 
 
-def amount(row: Json, side: str) -> str:
+def amount(row: BeforeAndAfter, side: Literal["before", "after"]) -> str:
     """Format one side of a comparison: bits per byte, or the share of right answers in per cent."""
     share = row.get("unit") == "difference"
     return f"{fixed(100 * row[side], 2)}\u202f%" if share else fixed(row[side], 4)

@@ -49,7 +49,7 @@ class StageFacts(TypedDict):
     """Hash of all that decides its output; null unless done."""
     last_sign_of_life_s_ago: float | None
     """Seconds since a file of an unfinished stage changed."""
-    counts: dict[str, Any]
+    counts: dict[str, object]
     """Counts of its manifest."""
     older_input: list[str]
     """Stages that ran again after this one had read their output."""

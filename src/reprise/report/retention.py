@@ -41,11 +41,12 @@ def chat_charts(facts: Report) -> list[Chart]:
         name: [(factor, 100 * row["scores"][name]) for factor, row in points if name in row["scores"]]
         for name in merges[0]["scores"]
     }
-    note = "The trained model with so much of what a chat model differs from its base in added; 0 is the trained model."
+    note = "The trained model plus the factor times the chat model's difference from its base; 0 is the trained model."
     bits = f"{note} Change against the base; below zero is a gain."
+    right = f"{note} Higher is better."
     drawn = [
         _factor_chart("chat-bits", "Merge with a chat model: bits per byte", bits, "bits per byte, change", changes),
-        _factor_chart("chat-scores", "Merge with a chat model: benchmarks", f"{note} More is better.", "right", scores),
+        _factor_chart("chat-scores", "Merge with a chat model: benchmarks", right, "right", scores),
     ]
     return [chart for chart in drawn if chart is not None]
 
@@ -106,8 +107,8 @@ def plane_chart(runs: dict[str, Report], kept: Sequence[str]) -> Chart | None:
     if max((len(trace["x"]) for trace in traces), default=0) < 2:
         return None
     layout = {
-        "xaxis": {"title": {"text": "rise of bits per byte of what is to be kept, %"}, "zeroline": True},
-        "yaxis": {"title": {"text": "fall in the new text, %"}, "zeroline": True},
+        "xaxis": {"title": {"text": "rise of bits per byte of kept text, %"}, "zeroline": True},
+        "yaxis": {"title": {"text": "fall of bits per byte of new text, %"}, "zeroline": True},
     }
     measured = any(_is_measured(facts) for facts in runs.values())
     what = (
@@ -116,7 +117,7 @@ def plane_chart(runs: dict[str, Report], kept: Sequence[str]) -> Chart | None:
     return make_chart(
         "plane",
         "Gain against retention",
-        f"{what}, joined from the base, which is at zero. Up is gained, right is lost.",
+        f"{what}, starting from the base at zero. Up is gain, right is loss.",
         traces,
         layout,
         names,

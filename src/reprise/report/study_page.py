@@ -1,12 +1,10 @@
 """A study as a page: the results for each measure, and the paired differences with their intervals and seeds."""
 
-from typing import Any
-
 from reprise.report import tables
 from reprise.report.chart import Cell, Chart, draw_line, make_chart, plot_text
 from reprise.report.page import cell, fixed, percent, points, render_page
 from reprise.report.study_records import MeasureComparison, PairedDifference, StudyResult
-from reprise.storage import Json
+from reprise.report.table_rows import Change, DifferenceRow, StudyViews, VariantRow
 
 MAX_TICK_CHARS = 16
 """Maximum length of a variant's name on an axis, so that neighbours do not overlap; the table has the full name."""
@@ -18,7 +16,7 @@ def render_study(result: StudyResult) -> str:
         measure: [_chart(index, measure, result, comparison)]
         for index, (measure, comparison) in enumerate(result["measures"].items())
     }
-    views = {
+    views: StudyViews = {
         "measures": [
             {
                 "id": f"measure-{index}",
@@ -39,7 +37,7 @@ def _pad(cells: list[str], num_seeds: int) -> list[str]:
     return cells + ["stopped"] * (num_seeds - len(cells))
 
 
-def _value_rows(comparison: MeasureComparison, num_seeds: int) -> list[Json]:
+def _value_rows(comparison: MeasureComparison, num_seeds: int) -> list[VariantRow]:
     """Rows with the mean of each variant, its interval, and its value for each seed."""
     return [
         {
@@ -54,15 +52,22 @@ def _value_rows(comparison: MeasureComparison, num_seeds: int) -> list[Json]:
     ]
 
 
-def _difference_rows(comparison: MeasureComparison, num_seeds: int) -> list[Json]:
+def _difference_rows(comparison: MeasureComparison, num_seeds: int) -> list[DifferenceRow]:
     """Rows with the difference of each variant from the baseline, and a picture in which better is always left."""
-    rows: list[dict[str, Any]] = [
+    verdicts = {
+        variant: _verdict(numbers, comparison["higher_is_better"])
+        for variant, numbers in comparison["differences"].items()
+    }
+    pictures = tables.change_pictures(
+        [
+            Change(numbers["mean"], numbers["ci"], numbers["unit"], verdict=verdicts[variant])
+            for variant, numbers in comparison["differences"].items()
+        ]
+    )
+    return [
         {
             "name": variant,
-            "change": numbers["mean"],
-            "ci": numbers["ci"],
-            "unit": numbers["unit"],
-            "verdict": _verdict(numbers, comparison["higher_is_better"]),
+            "verdict": verdicts[variant],
             "size": _amount(numbers["mean"], numbers["unit"]),
             "interval": "one seed"
             if numbers["ci"] is None
@@ -71,10 +76,10 @@ def _difference_rows(comparison: MeasureComparison, num_seeds: int) -> list[Json
             "detectable": "not known"
             if numbers["detectable"] is None
             else _amount(numbers["detectable"], numbers["unit"]).lstrip("+"),
+            "picture": picture,
         }
-        for variant, numbers in comparison["differences"].items()
+        for (variant, numbers), picture in zip(comparison["differences"].items(), pictures, strict=True)
     ]
-    return [{**row, "picture": picture} for row, picture in zip(rows, tables.change_pictures(rows), strict=True)]
 
 
 def _verdict(numbers: PairedDifference, higher_is_better: bool) -> str:

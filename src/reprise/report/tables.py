@@ -1,59 +1,81 @@
 """Facts -> rows of the page's tables; bars and intervals in cells are positioned in per cent of the width."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
-from reprise.evaluation.results import METRIC_NAMES, BenchmarkRow
+from reprise.evaluation.results import METRIC_NAMES, BenchmarkRow, Verdict
+from reprise.report.corpus_records import FlowRow
 from reprise.report.records import Report
-from reprise.storage import Json
+from reprise.report.table_rows import (
+    BudgetTableRow,
+    BudgetTotals,
+    Change,
+    FlowTableRow,
+    FunnelRow,
+    GainRow,
+    GoldRow,
+    GroupRow,
+    IntervalPicture,
+    Level,
+    OtherMetricRow,
+    ScoreRow,
+    SourcesOrderRow,
+    Unit,
+    VerdictRow,
+)
+from reprise.report.training_records import BudgetRow
 
 
-def level(row: Json) -> str:
+def level(source: str | None, topic: str | None) -> Level:
     """Level of a row: `total` for an entry, `part` for a source, `subpart` for a topic."""
-    return "total" if row["source"] is None else "part" if row["topic"] is None else "subpart"
+    return "total" if source is None else "part" if topic is None else "subpart"
 
 
-def name(row: Json) -> str:
-    """Name of a row within its level: its topic, source or entry."""
-    return str(row["topic"] or row["source"] or row.get("entry") or row["language"])
-
-
-def gain_rows(facts: Report) -> list[Json]:
+def gain_rows(facts: Report) -> list[GainRow]:
     """Rows of bits per byte: each entry, followed by its sources, each followed by its topics."""
     entries = list(dict.fromkeys(row["entry"] for row in facts["bits_per_byte"]))
     rows = sorted(
         facts["bits_per_byte"],
         key=lambda row: (entries.index(row["entry"]), row["source"] or "", row["topic"] or ""),
     )
-    pictures = change_pictures(rows)
+    changes = [Change(row["change"], row["ci"], "relative", row["tolerance"], row["verdict"]) for row in rows]
     return [
-        row | {"level": level(row), "name": name(row), "picture": picture}
-        for row, picture in zip(rows, pictures, strict=True)
+        {
+            **row,
+            "level": level(row["source"], row["topic"]),
+            "name": row["topic"] or row["source"] or row["entry"],
+            "picture": picture,
+        }
+        for row, picture in zip(rows, change_pictures(changes), strict=True)
     ]
 
 
-def with_pictures(rows: list[Json]) -> list[Json]:
-    """Add a picture of the change to each verdict or benchmark; better is always left."""
-    relative = [row for row in rows if row.get("unit") != "difference"]
-    points = [row for row in rows if row.get("unit") == "difference"]  # have a scale of their own
-    pictures = {
-        id(row): picture
-        for group in (relative, points)
-        for row, picture in zip(group, change_pictures(group), strict=True)
-    }
-    return [row | {"picture": pictures[id(row)]} for row in rows]
+def verdict_rows(verdicts: Sequence[Verdict]) -> list[VerdictRow]:
+    """Verdicts with pictures of their changes."""
+    changes = [Change(row["change"], row["ci"], row["unit"], row["tolerance"], row["verdict"]) for row in verdicts]
+    return [{**row, "picture": picture} for row, picture in zip(verdicts, change_pictures(changes), strict=True)]
 
 
-def gold_rows(benchmarks: list[BenchmarkRow]) -> list[Json]:
+def score_rows(benchmarks: Sequence[BenchmarkRow]) -> list[ScoreRow]:
+    """Benchmarks with pictures of their changes."""
+    changes = [Change(row["change"], row["ci"], "difference", row["tolerance"], row["verdict"]) for row in benchmarks]
+    return [
+        {**row, "unit": "difference", "picture": picture}
+        for row, picture in zip(benchmarks, change_pictures(changes), strict=True)
+    ]
+
+
+def gold_rows(benchmarks: Sequence[BenchmarkRow]) -> list[GoldRow]:
     """Rows with the bits per byte of the right answers, of each benchmark that scores them."""
-    rows = [
-        {**gold, "name": row["benchmark"], "unit": "relative", "verdict": None}
-        for row in benchmarks
-        if (gold := row["gold_bits_per_byte"]) is not None
+    scored = [(row["benchmark"], gold) for row in benchmarks if (gold := row["gold_bits_per_byte"]) is not None]
+    changes = [Change(gold["change"], gold["ci"], "relative") for _, gold in scored]
+    return [
+        {**gold, "name": name, "unit": "relative", "picture": picture}
+        for (name, gold), picture in zip(scored, change_pictures(changes), strict=True)
     ]
-    return with_pictures(rows)
 
 
-def group_rows(groups: Json) -> list[Json]:
+def group_rows(groups: Mapping[Literal["before", "after"], Mapping[str, float]]) -> list[GroupRow]:
     """Rows with the mean score of each group of benchmarks that is complete for both models."""
     before, after = groups.get("before", {}), groups.get("after", {})
     return [
@@ -69,7 +91,7 @@ def group_rows(groups: Json) -> list[Json]:
     ]
 
 
-def other_metric_rows(benchmarks: list[BenchmarkRow]) -> list[Json]:
+def other_metric_rows(benchmarks: Sequence[BenchmarkRow]) -> list[OtherMetricRow]:
     """Rows with the scores of other metrics than that of the verdict, such as the symbolic one of MATH."""
     return [
         {
@@ -87,40 +109,44 @@ def other_metric_rows(benchmarks: list[BenchmarkRow]) -> list[Json]:
     ]
 
 
-def change_pictures(rows: list[Json]) -> list[Json]:
-    """Positions of the change, its interval and the tolerance of each row, on a common axis with zero in the middle."""
-    reach = max((abs(end) for row in rows for end in (row["change"], *(row.get("ci") or []))), default=0.0) or 0.01
-
-    def position(value: float) -> float:
-        return round(50 + 50 * max(-1.0, min(1.0, value / (1.05 * reach))), 2)
-
-    pictures = []
-    for row in rows:
-        better = -1.0 if row.get("unit") == "difference" else 1.0  # more points and fewer bits are better
-        low, high = sorted(better * end for end in row.get("ci") or (row["change"], row["change"]))
-        tolerance = row.get("tolerance")
+def change_pictures(changes: Sequence[Change]) -> list[IntervalPicture]:
+    """Pictures of changes, in which better is always left; changes of the same unit have the same scale."""
+    reach: dict[Unit, float] = {}
+    for one in changes:
+        reach[one.unit] = max(reach.get(one.unit, 0.0), *map(abs, (one.change, *(one.ci or ()))))
+    pictures: list[IntervalPicture] = []
+    for one in changes:
+        size = 1 / (1.05 * (reach[one.unit] or 0.01))
+        scale = -size if one.unit == "difference" else size  # more points and fewer bits are better
+        zero = _position(0.0)
+        low, high = sorted(_position(scale * end) for end in one.ci or (one.change, one.change))
         pictures.append(
             {
-                "dot": position(better * row["change"]),
-                "low": position(low),
-                "width": round(position(high) - position(low), 2),
-                "band": None if tolerance is None else [position(0.0), round(position(tolerance) - position(0.0), 2)],
-                "verdict": row["verdict"] or "described",
+                "dot": _position(scale * one.change),
+                "low": low,
+                "width": round(high - low, 2),
+                "band": None if one.tolerance is None else [zero, round(_position(size * one.tolerance) - zero, 2)],
+                "verdict": one.verdict or "described",
             }
         )
     return pictures
 
 
-def order_rows(facts: Report) -> list[Json]:
+def _position(value: float) -> float:
+    """Position of a value from -1 to 1, in per cent of the width."""
+    return round(50 + 50 * max(-1.0, min(1.0, value)), 2)
+
+
+def order_rows(facts: Report) -> list[SourcesOrderRow]:
     """Rows with the order of each source; sources of an entry with the same order share a row."""
-    rows: dict[str, Json] = {}
+    rows: dict[str, SourcesOrderRow] = {}
     for row in facts["order"]:
         key = str([value for name, value in row.items() if name != "source"])
         rows.setdefault(key, {**row, "sources": []})["sources"].append(row["source"])
     return list(rows.values())
 
 
-def funnel_rows(facts: Report) -> list[Json]:
+def funnel_rows(facts: Report) -> list[FunnelRow]:
     """Rows with the synthetic questions left after each step: all of them, then by discipline."""
     funnel = facts["synthesis"]["funnel"]
     if not funnel:
@@ -137,10 +163,10 @@ def funnel_rows(facts: Report) -> list[Json]:
     ]
 
 
-def budget_rows(facts: Report, stage: int) -> list[Json]:
+def budget_rows(facts: Report, stage: int) -> list[BudgetTableRow]:
     """Rows with planned and spent tokens of a stage: entries, sources and topics, with the sums of each level."""
     buckets = [row for row in facts["budget"] if row["stage"] == stage]
-    rows = []
+    rows: list[BudgetTotals] = []
     for entry in _unique(row["entry"] for row in buckets):
         of_entry = [row for row in buckets if row["entry"] == entry]
         rows.append(_sum(of_entry, entry, None, None))
@@ -148,26 +174,46 @@ def budget_rows(facts: Report, stage: int) -> list[Json]:
             of_source = [row for row in of_entry if row["source"] == source]
             rows.append(_sum(of_source, entry, source, None))
             rows += [_sum([row], entry, source, row["topic"]) for row in of_source if row["topic"] is not None]
-    reach = max((value for row in rows for value in (row["planned"], row["spent"]) if value), default=1)
-    for row in rows:
-        row["picture"] = {key: round(100 * (row[key] or 0) / reach, 2) for key in ("planned", "spent")}
-    return rows
+    reach = max((tokens for row in rows for tokens in (row["planned"], row["spent"]) if tokens), default=1)
+    return [
+        {
+            **row,
+            "picture": {
+                "planned": round(100 * (row["planned"] or 0) / reach, 2),
+                "spent": round(100 * (row["spent"] or 0) / reach, 2),
+            },
+        }
+        for row in rows
+    ]
 
 
 def _unique(values: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(values))
 
 
-def _sum(rows: list[Json], entry: str, source: str | None, topic: str | None) -> Json:
-    total: Json = {"entry": entry, "source": source, "topic": topic}
-    for key in ("planned", "spent", "available", "text_bytes"):
-        known = [row[key] for row in rows if row[key] is not None]
-        total[key] = sum(known) if known else None
-    total["epochs"] = round(total["spent"] / total["available"], 4) if total["spent"] and total["available"] else None
-    return total | {"level": level(total), "name": name(total)}
+def _sum(rows: Sequence[BudgetRow], entry: str, source: str | None, topic: str | None) -> BudgetTotals:
+    spent, available = _total(row["spent"] for row in rows), _total(row["available"] for row in rows)
+    return {
+        "entry": entry,
+        "source": source,
+        "topic": topic,
+        "planned": _total(row["planned"] for row in rows),
+        "spent": spent,
+        "available": available,
+        "text_bytes": _total(row["text_bytes"] for row in rows),
+        "epochs": round(spent / available, 4) if spent and available else None,
+        "level": level(source, topic),
+        "name": topic or source or entry,
+    }
 
 
-def bars(rows: list[Json], key: str) -> list[Json]:
-    """Add the length of a bar for one field to each row."""
-    reach = max((row[key] for row in rows), default=0) or 1
-    return [row | {"bar": round(100 * row[key] / reach, 2)} for row in rows]
+def _total(values: Iterable[int | None]) -> int | None:
+    """Sum of the known values; None without any."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def flow_rows(flow: Sequence[FlowRow]) -> list[FlowTableRow]:
+    """Documents that passed each stage, with a bar."""
+    reach = max((row["documents"] for row in flow), default=0) or 1
+    return [{**row, "bar": round(100 * row["documents"] / reach, 2)} for row in flow]

@@ -1,6 +1,6 @@
 """The records of a report about training: curves, validations, the mixture, events and tokens."""
 
-from typing import Any, Literal, NotRequired
+from typing import Literal, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -113,7 +113,7 @@ class TrainingEvent(TypedDict):
     """Tokens of the stage."""
     seconds: float
     """Seconds since the process started."""
-    detail: dict[str, Any]
+    detail: dict[str, object]
     """The other fields of the event in `metrics.jsonl`."""
 
 

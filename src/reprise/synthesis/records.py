@@ -1,10 +1,11 @@
 """Records of the stage `synthesize`: counts, `funnel.json`, `samples.json` and the lines of `provenance.jsonl`."""
 
-from typing import Any, NotRequired
+from typing import NotRequired
 
 from typing_extensions import TypedDict
 
 from reprise.generators.cached import Expenses
+from reprise.generators.generator import ModelIdentity
 from reprise.records import record
 
 
@@ -151,8 +152,8 @@ class Provenance(TypedDict):
     """Ids of the example problems in a code prompt."""
     prompt: str
     """Name and version of the prompt."""
-    model: dict[str, Any]
-    """Name and identity of the generator's model."""
+    model: ModelIdentity
+    """The generator's model."""
     sampling: Sampling
     """Settings with which the answer was sampled."""
     agreement: NotRequired[float]

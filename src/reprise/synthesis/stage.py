@@ -22,7 +22,7 @@ from reprise.documents.engine import Engine
 from reprise.documents.table import DOCUMENTS, DROPPED, DROPPED_SCHEMA, TableWriter, read_table
 from reprise.errors import UserError
 from reprise.generators.cached import Asker, Spending
-from reprise.generators.generator import Answer, Failure
+from reprise.generators.generator import Answer, Failure, ModelIdentity
 from reprise.generators.journal import Journal
 from reprise.generators.open import open_generator
 from reprise.model.loading import load_tokenizer
@@ -109,7 +109,7 @@ def run(
         generator.close()
         if synthesis.checks.judge is not None:
             _judge(tasks, synthesis, model, journal, asker.spending, work.processes)
-        identity = {"name": synthesis.generator.model or model.path, **generator.identity}
+        identity: ModelIdentity = {"name": synthesis.generator.model or model.path, **generator.identity}
     finally:
         generator.close()
         journal.close()
@@ -222,7 +222,7 @@ def _rows(folder: Path) -> Iterator[Mapping[str, Any]]:
         yield from batch.to_pylist()
 
 
-def _write(work: Work, tasks: Sequence[Task], identity: dict[str, Any], spending: Spending) -> None:
+def _write(work: Work, tasks: Sequence[Task], identity: ModelIdentity, spending: Spending) -> None:
     for name in (DOCUMENTS, DROPPED):  # left by a run that was killed between here and its publication
         shutil.rmtree(work.output / name, ignore_errors=True)
     dropped = TableWriter(work.output / DROPPED, DROPPED_SCHEMA)
@@ -262,7 +262,7 @@ def _origin(task: Task) -> str:
     return f"{task.passage.origin}#{task.passage.index}" if task.passage else "+".join(task.examples)
 
 
-def _provenance(task: Task, identity: dict[str, Any]) -> Provenance:
+def _provenance(task: Task, identity: ModelIdentity) -> Provenance:
     request, passage = task.request, task.passage
     return {
         "id": document_id(task),

@@ -8,7 +8,7 @@ from typing_extensions import TypedDict
 
 from reprise.mixture.state import SamplerState
 from reprise.records import record
-from reprise.storage import FileChecksum, Json
+from reprise.storage import FileChecksum
 
 VERSION = 5
 
@@ -55,27 +55,27 @@ class Progress:
 class StageSettings(TypedDict):
     """Settings that determine the result of a training stage; a checkpoint with other settings is rejected."""
 
-    stage: dict[str, Json]
+    stage: dict[str, object]
     """The training stage of the recipe."""
     stage_index: int
     """Index of the training stage, from 0."""
-    rows: dict[str, Json]
+    rows: dict[str, object]
     """The section `rows`."""
-    optimizer: dict[str, Json]
+    optimizer: dict[str, object]
     """`training.optimizer`."""
-    adapter: dict[str, Json]
+    adapter: dict[str, object]
     """`training.adapter`."""
     master_weights: str
     """`training.master_weights`."""
     step_in_backward: bool
     """`training.step_in_backward`."""
-    averaging: dict[str, Json]
+    averaging: dict[str, object]
     """`training.averaging`."""
     batch_rows: int
     """`training.batch_rows`."""
     precision: str
     """Compute type, such as `torch.bfloat16`."""
-    model: dict[str, Json]
+    model: dict[str, object]
     """The base model."""
     seed: int
     """Random seed of the run."""
@@ -110,7 +110,7 @@ class CheckpointFacts(ResumeFacts):
 _RECORD = TypeAdapter(CheckpointFacts)
 
 
-def write_facts(facts: ResumeFacts, files: dict[str, FileChecksum]) -> Json:
+def write_facts(facts: ResumeFacts, files: dict[str, FileChecksum]) -> dict[str, object]:
     """The content of `checkpoint.json`, as JSON."""
     return {"version": VERSION, "files": files, **facts, "progress": asdict(facts["progress"])}
 

@@ -7,7 +7,7 @@ from typing_extensions import TypedDict
 
 from reprise.model.machine import Machine
 from reprise.records import record
-from reprise.storage import Json
+from reprise.training.checkpoint_facts import StageSettings
 
 # Shared fields are documented in the annotation, as pydantic does not see inherited docstrings.
 
@@ -30,7 +30,7 @@ class StartEvent(Moment):
     """Processes of the run."""
     total_tokens: int
     """Tokens of the whole stage."""
-    settings: Json
+    settings: StageSettings
     """The settings that determine the result."""
     machine: Machine
     """Machine of the first process."""
@@ -149,6 +149,24 @@ class CheckpointEvent(Moment):
 
 
 @record
+class MirrorEvent(Moment):
+    """The upload of a checkpoint to the mirror ended."""
+
+    kind: Literal["mirror"]
+    """Which event it is."""
+    name: str
+    """Folder of the checkpoint."""
+    num_bytes: int
+    """Bytes sent; 0 if the mirror had it already, or it failed."""
+    upload_s: float
+    """Seconds, while training continued."""
+    failures: int
+    """Attempts that failed."""
+    error: str | None
+    """Why it is not in the mirror; null if it is."""
+
+
+@record
 class ResumeEvent(Moment):
     """Training continues from a checkpoint."""
 
@@ -260,6 +278,7 @@ Event = (
     | BenchmarksEvent
     | SharesEvent
     | CheckpointEvent
+    | MirrorEvent
     | ResumeEvent
     | GuardEvent
     | EndEvent

@@ -14,7 +14,7 @@ from reprise.training.memory_estimate import Setup, Shape, estimate_memory, meas
 class Change:
     """Settings that make training fit."""
 
-    settings: dict[str, Any]
+    settings: dict[str, str | int | bool]
     """Setting of the recipe -> value."""
     total: int
     """Peak bytes per process with these settings."""
@@ -28,7 +28,7 @@ class Change:
 class _Option:
     """One setting that reduces memory."""
 
-    settings: dict[str, Any]
+    settings: dict[str, str | int | bool]
     fields: dict[str, Any]
     """Field of `Setup` -> its new value."""
     group: str
@@ -55,7 +55,7 @@ def changes_that_fit(config: Any, setup: Setup, limit: float) -> list[Change]:
     return fitting
 
 
-def _alternatives(setup: Setup) -> Iterator[tuple[dict[str, Any], Setup]]:
+def _alternatives(setup: Setup) -> Iterator[tuple[dict[str, str | int | bool], Setup]]:
     """Alternative setups in order of cost: exact ones first; in each group one change, then several."""
     exact = _exact_options(setup)
     for other in ([], *([option] for option in _other_options(setup))):
@@ -103,7 +103,7 @@ def _other_options(setup: Setup) -> list[_Option]:
             options.append(_Option({"training.adapter.kind": "lora"}, {"adapter": lora}, "weights"))
             if setup.device == "cuda" and setup.world == 1:
                 four_bit = Adapter(kind="lora", base="nf4")
-                named = {"training.adapter.kind": "lora", "training.adapter.base": "nf4"}
+                named: dict[str, str | int | bool] = {"training.adapter.kind": "lora", "training.adapter.base": "nf4"}
                 options.append(_Option(named, {"adapter": four_bit}, "weights"))
     elif setup.adapter.base == "compute" and setup.device == "cuda" and setup.world == 1:
         four_bit = setup.adapter.model_copy(update={"base": "nf4"})

@@ -1,7 +1,7 @@
 """The records of a larger vocabulary: what the stage `vocabulary` counts and lists."""
 
 from collections.abc import Iterator
-from typing import Any, cast, final
+from typing import final
 
 from typing_extensions import TypedDict
 
@@ -41,17 +41,12 @@ class VocabularyCounts(TypedDict):
     """Bytes per token of each language."""
 
 
-def vocabulary_lines(counts: Any) -> Iterator[str]:
-    """Format the counts of the stage for the terminal.
-
-    Args:
-        counts: `VocabularyCounts` from a manifest.
-    """
-    known = cast(VocabularyCounts, counts)
+def vocabulary_lines(counts: VocabularyCounts) -> Iterator[str]:
+    """Format the counts of the stage for the terminal."""
     yield (
-        f"vocabulary: {known['tokens_added']:,} tokens added, learned from {known['bytes_learned_from'] / 1e6:,.3g} "
-        f"MB; {known['rows']:,} rows of embeddings"
+        f"vocabulary: {counts['tokens_added']:,} tokens added, learned from {counts['bytes_learned_from'] / 1e6:,.3g} "
+        f"MB; {counts['rows']:,} rows of embeddings"
     )
-    for row in known["compression"]:
+    for row in counts["compression"]:
         kind = "held-out text" if row["held_out"] else "the text that was learned from"
         yield f"{row['language']}: {row['before']:.2f} -> {row['after']:.2f} bytes per token on {kind}"

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +33,7 @@ from reprise.documents.label.training_set import Labelled, collect_grades, colle
 from reprise.documents.part_step import Drop, Outcome, RowsOrigin, Tally, run_step
 from reprise.documents.table import DOCUMENTS, hash_text, read_table
 from reprise.errors import UserError
+from reprise.generators.cached import Expenses
 from reprise.recipe.documents import Quality, Topics
 from reprise.recipe.model import Model
 from reprise.storage import write_json
@@ -107,8 +108,8 @@ def run(
         **step,
         "labels": {lang: len(known.texts) for lang, known in labelled.items()},
         "unlabelled": dict(unlabelled),
-        "asked": work.counts.get("asked"),
-        "asked_grades": work.counts.get("asked_grades"),
+        "asked": cast(Expenses | None, work.counts.get("asked")),
+        "asked_grades": cast(Expenses | None, work.counts.get("asked_grades")),
     }
     work.counts.update(counts)
 
