@@ -110,9 +110,9 @@ CLAIMS = [
             Comparison("20 percent", "0 percent", _GOLD, decides=True),
             *(Comparison("20 percent", "0 percent", measure) for measure in _MORE),
         ],
-        "That text written by a model helps: real and generated questions stand in for it. The facts that are asked "
-        "were in the text, in other words, so that the score says that the facts were learned, not that anything was "
-        f"understood. {_SMALL}",
+        "That text written by a model helps: real and generated questions stand in for it. The right answers become "
+        "likelier also if only their form was learned, numbers of one or two digits; the accuracy says how much more "
+        f"was. {_SMALL}",
     ),
     Claim(
         2,
@@ -143,7 +143,7 @@ CLAIMS = [
             Comparison("20 percent", "40 percent", _GOLD, decides=True),
             *(Comparison("20 percent", name, measure) for measure in _MORE for name in ("10 percent", "40 percent")),
         ],
-        "The best share of a long run: in a short one, more of the generated questions simply repeats each fact more "
+        "The best share of a long run: in a short one, more of the generated questions only repeats each fact more "
         f"often. {_SMALL}",
     ),
     Claim(
@@ -207,11 +207,13 @@ class Measured:
 
 
 def collect(workspace: Path) -> None:
-    """Copy the result of a study, with the commit and the date."""
+    """Copy the result of a study, with the commit that was current when its first stage was done, and the date."""
     study = json.loads((workspace / "study.json").read_text(encoding="utf-8"))
-    command = ["git", "rev-parse", "--short", "HEAD"]
+    begun = min(path.stat().st_mtime for path in workspace.glob("*/*/manifest.json"))
+    command = ["git", "rev-list", "-1", "--abbrev-commit", f"--before={int(begun)}", "HEAD"]
     commit = subprocess.run(command, capture_output=True, text=True, check=True, cwd=HERE).stdout.strip()
-    recorded: Recorded = {"study": study, "commit": commit, "date": time.strftime("%Y-%m-%d")}
+    date = time.strftime("%Y-%m-%d", time.gmtime(begun))
+    recorded: Recorded = {"study": study, "commit": commit, "date": date}
     DATA.mkdir(exist_ok=True)
     text = json.dumps(recorded, indent=1, ensure_ascii=False) + "\n"
     (DATA / f"{workspace.name}.json").write_text(text, encoding="utf-8")
