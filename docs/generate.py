@@ -3,6 +3,7 @@
     python docs/generate.py
 
 - ARCHITECTURE.md: the tree of modules, from the first sentence of each module's docstring.
+- docs/cluster.md: what the preset `llama-3-syne` takes on the cluster of that page, from `reprise plan`.
 
 A test compares the files with what this would write.
 """
@@ -15,6 +16,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 START = "<!-- tree: written by docs/generate.py from the first sentence of each module -->"
 END = "<!-- end of tree -->"
+PLAN_START = "<!-- plan: written by docs/generate.py -->"
+PLAN_END = "<!-- end of plan -->"
+CLUSTER = {"hardware.text_gb": 400, "hardware.cpu_cores": 512, "hardware.gpus": 32}
+"""8 nodes of 64 cores, 4 nodes of 8 GPUs."""
 
 
 def first_sentence(module: Path) -> str:
@@ -64,10 +69,46 @@ def architecture() -> str:
     return f"{before}{START}\n\n{tree(ROOT / 'src' / 'reprise', layers)}\n\n{END}{after}"
 
 
+def cluster() -> str:
+    """docs/cluster.md with today's plan of the preset."""
+    from reprise.plan.build import make_plan
+    from reprise.plan.show import in_words
+    from reprise.recipe import read_preset
+    from reprise.recipe.loading import parse_recipe
+
+    recipe = parse_recipe(read_preset("llama-3-syne"))
+    hardware = {name.removeprefix("hardware."): value for name, value in CLUSTER.items()}
+    plan = make_plan(recipe.model_copy(update={"hardware": recipe.hardware.model_copy(update=hardware)}))
+    text, scoring, summary = plan["preparation"], plan["scoring"], plan["summary"]
+    assert text is not None
+    assert scoring is not None
+    rows = [
+        (f"`{stage['stage']}`", f"{stage['core_hours']:,.1f} core-hours", stage["hours"]) for stage in text["stages"]
+    ]
+    rows.insert(-1, ("`score`", f"{scoring['gpu_hours']:,.0f} GPU-hours", scoring["gpu_hours"] / summary["gpus"]))
+    rows.append(("`train-1`, `train-2`", f"{summary['gpu_hours']:,.0f} GPU-hours", summary["hours"]))
+    table = ["| stage | work | time |", "|---|---:|---:|"]
+    table += [f"| {name} | {work} | {in_words(hours)} |" for name, work, hours in rows]
+    settings = " ".join(f"{name}={value}" for name, value in CLUSTER.items())
+    lines = [
+        f"    reprise init big.yaml --preset llama-3-syne && reprise plan big.yaml {settings}",
+        "",
+        *table,
+        "",
+        f"Memory of the document stages: {text['memory_gb_per_core']:.2g} GB per core. Disk: "
+        f"{summary['disk_gb']:,.0f} GB for text and tokens, and\n12 bytes per parameter for each checkpoint.",
+    ]
+    page = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    before, rest = page.split(PLAN_START)
+    return "\n".join([f"{before}{PLAN_START}", "", *lines, "", f"{PLAN_END}{rest.split(PLAN_END)[1]}"])
+
+
 def main() -> None:
     """Write the files."""
-    (ROOT / "ARCHITECTURE.md").write_text(architecture(), encoding="utf-8")
-    print(json.dumps({"written": ["ARCHITECTURE.md"]}))
+    pages = {"ARCHITECTURE.md": architecture(), "docs/cluster.md": cluster()}
+    for name, text in pages.items():
+        (ROOT / name).write_text(text, encoding="utf-8")
+    print(json.dumps({"written": list(pages)}))
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ def _generate():
 def test_the_tree_of_the_architecture_page_is_that_of_the_code():
     generate = _generate()
     assert (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8") == generate.architecture(), "run `make docs`"
+    assert (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8") == generate.cluster(), "run `make docs`"
     listed = generate.architecture()
     for module in (ROOT / "src" / "reprise").rglob("*.py"):
         assert module.parent.name if module.name == "__init__.py" else module.name in listed, module

@@ -14,6 +14,7 @@ from reprise.documents.table import DOCUMENTS
 from reprise.errors import UserError, out_of_memory
 from reprise.freshness import walk_stages, with_needs
 from reprise.manifest import Comparison, Derivation, Manifest, differences
+from reprise.mirrored_stages import MirroredStages
 from reprise.preflight.checks import inspect, refuse
 from reprise.preflight.inputs import check_text_for_mixture
 from reprise.processes import Processes
@@ -66,9 +67,14 @@ def run_stages(
         kept = format_kept(recipe)
         processes.first(lambda: workspace.keep_recipe(kept))
         processes.first(lambda: _preflight(recipe, workspace, until, say))
-        while (damaged := run.bring_up(until)) is not None:
-            processes.first(partial(workspace.discard, damaged))
-            run.up_to_date.clear()
+        processes.first(run.open_mirror)
+        try:
+            while (damaged := run.bring_up(until)) is not None:
+                processes.first(partial(workspace.discard, damaged))
+                run.up_to_date.clear()
+            processes.first(run.finish_mirror)
+        finally:
+            run.close_mirror()
     return run.count
 
 
@@ -124,6 +130,33 @@ class _Run:
     """Stages whose files this process has written, or compared with their checksums."""
     up_to_date: set[str] = field(default_factory=set)
     """Stages that are fresh, or were made by this process."""
+    discarded: set[str] = field(default_factory=set)
+    """Stages that were damaged, or without text that is needed: they are made again, and not taken from the mirror."""
+    mirrored: MirroredStages | None = None
+    """The run's mirror; None in all processes but the first, or if the recipe names none."""
+
+    def open_mirror(self) -> None:
+        """Connect to the mirror, if the recipe names one."""
+        if self.recipe.mirror:
+            self.mirrored = MirroredStages(self.workspace, self.recipe.mirror)
+
+    def finish_mirror(self) -> None:
+        """Wait for the uploads that are left."""
+        if self.mirrored is not None:
+            self.mirrored.finish(self.say)
+
+    def close_mirror(self) -> None:
+        """Give up the uploads that are left; what is complete in the mirror stays so."""
+        if self.mirrored is not None:
+            self.mirrored.mirror.stop()
+
+    def _mirror(self, stage: Stage) -> None:
+        """Upload a stage that is up to date; one whose text will be removed, once it is."""
+        if self.mirrored is None:
+            return
+        manifest = self.workspace.manifest(stage.name)
+        if self.recipe.documents.keep_text or not stage.passes_text or (manifest is not None and manifest.removed):
+            self.mirrored.keep(stage.name)
 
     def bring_up(self, until: Sequence[str] | None) -> str | None:
         """Run the stages that are not fresh; returns the name of a damaged stage that must run again, else None."""
@@ -137,6 +170,7 @@ class _Run:
                 processes.first(lambda: refuse(check_text_for_mixture(self.recipe)))
             if status.state == "fresh":
                 self.up_to_date.add(stage.name)
+                processes.first(partial(self._mirror, stage))
                 processes.first(self._remove_text)
                 continue
             assert derivation is not None, "the stages before it were made"
@@ -144,18 +178,21 @@ class _Run:
                 processes.first(lambda: _check_decontaminated(self.recipe, self.workspace.manifest("decontaminate")))
             if self._found_elsewhere(stage, derivation):
                 self.up_to_date.add(stage.name)
+                processes.first(partial(self._mirror, stage))
                 continue
             if self.adopt and stage.precious:
                 processes.first(partial(_reopen_finished, stage, derivation, self.workspace, self.say))
             compared: dict[str, Comparison] = {}
             for name in stage.needs:
-                if self._share(partial(self._is_damaged, name, compared)):
+                if self._share(partial(self._is_damaged, name, compared, text=not stage.reads_records)):
+                    self.discarded.add(name)
                     return name
             if processes.is_first:
                 self.say(f"{stage.name}: {status.reason}")
             self._make(stage, derivation, compared)
             self.known_whole.add(stage.name)
             self.up_to_date.add(stage.name)
+            processes.first(partial(self._mirror, stage))
             processes.first(self._remove_text)
             self.count += 1
         return None
@@ -176,6 +213,7 @@ class _Run:
                 freed = self.workspace.remove_table(stage.name, DOCUMENTS)
                 self.known_whole.discard(stage.name)
                 if freed:
+                    self._mirror(stage)
                     self.say(f"{stage.name}: its text was read and is removed ({freed / 1e6:,.1f} MB)")
 
     def _found_elsewhere(self, stage: Stage, derivation: Derivation) -> bool:
@@ -186,14 +224,29 @@ class _Run:
         if lender := self._share(lambda: self.workspace.borrow(derivation, self.others)):
             self.say(f"{stage.name}: the same as in {lender}")
             return True
+        if self._share(lambda: self._fetch(derivation)):
+            self.known_whole.add(stage.name)
+            return True
         return False
 
-    def _is_damaged(self, name: str, compared: dict[str, Comparison]) -> bool:
+    def _fetch(self, derivation: Derivation) -> bool:
+        """Download a stage from the mirror, if it has the same."""
+        if self.mirrored is None or derivation.stage in self.discarded:
+            return False
+        fetched, refused = self.mirrored.fetch(derivation)
+        if fetched:
+            self.say(f"{derivation.stage}: downloaded from {self.recipe.mirror}")
+        elif refused:
+            self.say(f"warning: {derivation.stage} is not taken from the mirror: {refused}")
+        return fetched
+
+    def _is_damaged(self, name: str, compared: dict[str, Comparison], *, text: bool) -> bool:
         """Compare the files of a stage that is about to be read with their checksums, once per process.
 
         Args:
             name: the stage.
             compared: gets an entry for the stage.
+            text: whether its text will be read; if it was removed, the stage must be made again.
 
         Returns:
             Whether it is damaged and must be made again.
@@ -203,10 +256,11 @@ class _Run:
         """
         if name in self.known_whole:
             return False
-        comparison, damage = self.workspace.compare(name)
+        comparison, damage = self.workspace.compare(name, text=text)
         if not damage:
             compared[name] = comparison
-            self.known_whole.add(name)
+            if text:
+                self.known_whole.add(name)
             if comparison["seconds"] >= SAY_HASHING_S:
                 self.say(f"{name}: {comparison['bytes'] / 1e9:,.1f} GB compared in {comparison['seconds']:,.1f} s")
             return False
@@ -220,11 +274,19 @@ class _Run:
         self.say(f"{name}: {'; '.join(damage)}; it is made again")
         return True
 
+    def _begin(self, stage: Stage, derivation: Derivation) -> Work:
+        """Begin a stage, or resume what a killed command left of it."""
+        if self.mirrored is not None and self.restart and stage.precious:
+            self.mirrored.forget_progress(stage.name)
+        work = self.workspace.begin(derivation, restart=self.restart, adopt=self.adopt)
+        work.mirror = None if self.mirrored is None else self.mirrored.mirror
+        return work
+
     def _make(self, stage: Stage, derivation: Derivation, compared: dict[str, Comparison]) -> None:
         """Run a stage and publish it."""
         start = time.monotonic()
         workspace, processes = self.workspace, self.processes
-        begun = processes.first(lambda: workspace.begin(derivation, restart=self.restart, adopt=self.adopt))
+        begun = processes.first(lambda: self._begin(stage, derivation))
         work = begun or workspace.join(derivation)
         work.compared = compared
         work.processes = processes

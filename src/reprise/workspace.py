@@ -39,6 +39,7 @@ from reprise.manifest import (
     stale_reasons,
     write_manifest,
 )
+from reprise.mirror import Mirror
 from reprise.processes import Processes
 from reprise.recipe.loading import KEPT, KEPT_MARK
 from reprise.storage import digest, file_checksum, find_damage, sync, write_json, write_text
@@ -66,6 +67,8 @@ class Work:
     """Whether to resume even if the stage was started with other settings."""
     compared: dict[str, Comparison] = field(default_factory=dict)
     """Stage that it reads -> comparison of its files with their checksums."""
+    mirror: Mirror | None = None
+    """Where checkpoints are copied to while the stage runs; None in all processes but the first, or without one."""
     processes: Processes = field(default_factory=Processes)
     """Processes of the command. Some stages run in all of them, others in the first, which may share out its work."""
 
@@ -147,8 +150,12 @@ class Workspace:
         damage = find_damage(self.folder(manifest.stage), manifest.outputs, content=False)
         return damage[0] if damage else None
 
-    def compare(self, stage: str) -> tuple[Comparison, list[str]]:
+    def compare(self, stage: str, *, text: bool = True) -> tuple[Comparison, list[str]]:
         """Read the files of a published stage and compare them with the checksums of its manifest.
+
+        Args:
+            stage: name of the stage.
+            text: whether text that was removed to save disk space counts as damage.
 
         Returns:
             The comparison, and one sentence for each missing or damaged file.
@@ -156,7 +163,7 @@ class Workspace:
         manifest = self.manifest(stage)
         assert manifest is not None, "a stage is compared once it is published"
         start = time.monotonic()
-        if manifest.removed:
+        if manifest.removed and text:
             damage = ["its text was removed to save disk space"]
         else:
             damage = find_damage(self.folder(stage), manifest.outputs, content=True)
@@ -231,7 +238,7 @@ class Workspace:
             leftover.unlink()
         write_json(partial / _BEGUN, Begun(fingerprint=derivation.fingerprint, settings=derivation.settings))
         work = self.join(derivation)
-        work.adopt = begun is not None and adopt
+        work.adopt = adopt
         return work
 
     def _refuse_foreign(self, stage: str) -> None:
@@ -331,9 +338,13 @@ class Workspace:
             copy = self.root / f".{derivation.stage}.borrowed"
             shutil.rmtree(copy, ignore_errors=True)
             shutil.copytree(other.folder(derivation.stage), copy, copy_function=_link)
-            self._replace(copy, self.folder(derivation.stage))
+            self.publish_copy(copy, derivation.stage)
             return root
         return None
+
+    def publish_copy(self, copy: Path, stage: str) -> None:
+        """Publish a complete copy of a stage, replacing the current one."""
+        self._replace(copy, self.folder(stage))
 
     def status(self, derivation: Derivation) -> Status:
         """Whether a stage must run, judging by its manifest and the sizes of its files."""

@@ -1,12 +1,21 @@
 """A server that speaks as much S3, Google Cloud Storage and Hub as listing and reading take; prints its port.
 
-It has a process of its own: Daft reads inside of workers without letting other threads of theirs run.
+It has a process of its own: Daft reads inside of workers without letting other threads of theirs run. It also speaks as
+much S3 as writing and deleting take, and fails, hangs or kills its client as `PUT /_faults` asks it to:
+
+    {"kill": PID, "at": N, "late": BOOL}   SIGKILL to the client at its Nth change from now, done before (late) or not
+    {"status": 500, "count": N}            the next N changes fail
+    {"hang_s": S, "count": N}              the next N changes are answered so much later
 """
 
 import gzip
 import io
 import json
+import os
 import re
+import signal
+import threading
+import time
 import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -26,10 +35,106 @@ OBJECTS = {
 }
 
 
+UPLOADS = {}
+FAULTS = {}
+LOCK = threading.Lock()
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
+    def do_PUT(self):
+        data = self.body()
+        if self.path == "/_faults":
+            FAULTS.clear()
+            FAULTS.update(json.loads(data))
+            return self.reply(200, b"")
+        return self.change(data)
+
+    def do_POST(self):
+        self.change(self.body())
+
+    def do_DELETE(self):
+        self.change(b"")
+
+    def body(self):
+        """The body, without the frames of `aws-chunked`."""
+        data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if "chunked" in self.headers.get("Transfer-Encoding", ""):
+            data = b""
+            while size := int(self.rfile.readline().strip() or b"0", 16):
+                data += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+        if "aws-chunked" not in self.headers.get("Content-Encoding", ""):
+            return data
+        whole, rest = b"", data
+        while True:
+            head, _, rest = rest.partition(b"\r\n")
+            size = int(head.partition(b";")[0], 16)
+            if not size:
+                return whole
+            whole, rest = whole + rest[:size], rest[size + 2 :]
+
+    def change(self, data):
+        """Write or delete objects, unless a fault is due."""
+        url = urllib.parse.urlsplit(self.path)
+        query = dict(urllib.parse.parse_qsl(url.query, keep_blank_values=True))
+        _, bucket, *key = urllib.parse.unquote(url.path).split("/", 2)
+        if bucket != "bucket":
+            code = "AccessDenied" if bucket == "closed" else "NoSuchBucket"
+            return self.reply(403 if bucket == "closed" else 404, f"<Error><Code>{code}</Code></Error>".encode())
+        with LOCK:
+            FAULTS["at"] = FAULTS.get("at", 0) - 1
+            killed = "kill" in FAULTS and FAULTS["at"] == 0
+            count = FAULTS.get("count", 0)
+            FAULTS["count"] = count - 1
+        if killed and not FAULTS["late"]:
+            return self.kill()
+        if count > 0:
+            time.sleep(FAULTS.get("hang_s", 0))
+            if "status" in FAULTS:
+                return self.reply(
+                    FAULTS["status"], b"<Error><Code>InternalError</Code><Message>injected</Message></Error>"
+                )
+        with LOCK:
+            answer = self.apply(key[0] if key else "", query, data)
+        return self.kill() if killed else self.reply(*answer)
+
+    def kill(self):
+        os.kill(FAULTS["kill"], signal.SIGKILL)
+        self.close_connection = True
+
+    def apply(self, key, query, data):
+        """Status, body and headers of the answer to a change."""
+        tag = {"ETag": '"0"'}
+        if self.command == "DELETE":
+            if "uploadId" not in query:
+                OBJECTS.pop(key, None)
+            return 204, b""
+        if self.command == "PUT":
+            if "uploadId" in query:
+                UPLOADS[query["uploadId"]][int(query["partNumber"])] = data
+            else:
+                OBJECTS[key] = data
+            return 200, b"", tag
+        if "delete" in query:
+            for name in re.findall(r"<Key>([^<]*)</Key>", data.decode()):
+                OBJECTS.pop(name, None)
+            return 200, b"<DeleteResult></DeleteResult>"
+        if "uploads" in query:
+            upload = str(len(UPLOADS) + 1)
+            UPLOADS[upload] = {}
+            body = f"<InitiateMultipartUploadResult><UploadId>{upload}</UploadId></InitiateMultipartUploadResult>"
+            return 200, body.encode()
+        parts = UPLOADS.pop(query["uploadId"])
+        OBJECTS[key] = b"".join(parts[number] for number in sorted(parts))
+        body = "<CompleteMultipartUploadResult><ETag>0</ETag></CompleteMultipartUploadResult>"
+        return 200, body.encode()
+
     def do_GET(self):
+        if self.path == "/_objects":
+            return self.reply_json(200, {name: len(data) for name, data in OBJECTS.items()})
         url = urllib.parse.urlsplit(self.path)
         query = dict(urllib.parse.parse_qsl(url.query))
         if url.path.startswith("/storage/v1/b/") or url.path.startswith("/download/storage/v1/b/"):
@@ -100,7 +205,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(data)
 
     def log_message(self, *arguments):

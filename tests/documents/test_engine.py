@@ -5,6 +5,7 @@ import errno
 import pytest
 
 from reprise.documents.engine import run_pieces
+from reprise.errors import UserError
 
 
 def fail(code, piece):
@@ -19,3 +20,16 @@ def test_a_full_disk_in_a_worker_stays_what_it_is(monkeypatch, smallest):
     with pytest.raises(OSError, match="no luck") as error:
         run_pieces(functools.partial(fail, errno.ENOSPC), [1, 2], engine="native", what="x", num_bytes=1)
     assert (error.value.errno, error.value.filename) == (errno.ENOSPC, "some/file")
+
+
+def test_a_ray_cluster_that_does_not_answer_is_a_message(monkeypatch):
+    daft = pytest.importorskip("daft", reason="the extra `documents` is not installed")
+
+    def refuse(*_args, **_settings):
+        raise ConnectionError("Failed to connect to Ray cluster at node-0:6379")
+
+    monkeypatch.setattr(daft, "set_runner_ray", refuse)
+    monkeypatch.setenv("RAY_ADDRESS", "node-0:6379")
+    with pytest.raises(UserError, match="does not answer") as error:
+        run_pieces(str, [1, 2], engine="ray", what="x", num_bytes=1)
+    assert "RAY_ADDRESS=node-0:6379" in str(error.value)

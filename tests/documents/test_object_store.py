@@ -1,14 +1,12 @@
 """Reading from object stores and the Hub, played by a server on this machine."""
 
 import datetime
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from tests.buckets import open_bucket
 from tests.documents.test_read import run
 
-from reprise.documents.read import remote
+from reprise import object_store
 from reprise.errors import UserError
 from reprise.recipe.documents import Input
 
@@ -16,17 +14,10 @@ from reprise.recipe.documents import Input
 @pytest.fixture(scope="module")
 def store():
     """One for all tests: Daft keeps its client, and with it the address."""
-    server = subprocess.Popen([sys.executable, str(Path(__file__).with_name("bucket.py"))], stdout=subprocess.PIPE)
-    endpoint = f"http://127.0.0.1:{int(server.stdout.readline())}"
-    settings = {"ENDPOINT_URL": endpoint, "ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "REGION": "us-east-1"}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**settings, "EC2_METADATA_DISABLED": "true"}.items():
-            patch.setenv(f"AWS_{name}", value)
-        patch.setenv("STORAGE_EMULATOR_HOST", endpoint)
-        patch.setenv("HF_ENDPOINT", endpoint)
+    with open_bucket() as bucket, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STORAGE_EMULATOR_HOST", bucket.endpoint)
+        patch.setenv("HF_ENDPOINT", bucket.endpoint)
         yield
-    server.kill()
-    server.wait()
 
 
 @pytest.mark.parametrize("inside", ["corpus", "corpus/zh/*", "corpus/zh/a.jsonl", "corpus/**/*.jsonl*"])
@@ -63,7 +54,7 @@ def test_what_is_not_there_is_explained(store, make_work, url):
 @pytest.mark.parametrize("inside", ["corpus", "corpus/*.jsonl", "corpus/a.jsonl"])
 def test_a_store_that_cannot_be_reached_is_not_an_empty_one(store, make_work, monkeypatch, inside):
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "127.0.0.1:9")
-    monkeypatch.setattr(remote, "_RETRY", datetime.timedelta(seconds=1))
+    monkeypatch.setattr(object_store, "RETRY", datetime.timedelta(seconds=1))
     with pytest.raises(UserError, match="cannot be listed"):
         run(make_work("read"), Input(path=f"gs://bucket/{inside}", constants={"source": "web"}))
 

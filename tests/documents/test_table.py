@@ -5,7 +5,16 @@ import pyarrow as pa
 import pytest
 
 from reprise.documents import table
-from reprise.documents.table import DROPPED_SCHEMA, SCHEMA, TableWriter, as_table, count_rows, list_parts, read_table
+from reprise.documents.table import (
+    DROPPED_SCHEMA,
+    SCHEMA,
+    TableWriter,
+    as_table,
+    count_rows,
+    link_parts,
+    list_parts,
+    read_table,
+)
 
 
 def row(number: int, text: str = "text") -> dict[str, object]:
@@ -56,3 +65,22 @@ def test_the_table_imports_without_daft():
         "import sys, reprise.documents.table; sys.exit(any(name in sys.modules for name in ('daft', 'sklearn', 'ray')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "copies"])
+def test_a_table_is_linked_again_after_an_interruption(tmp_path, monkeypatch, links):
+    monkeypatch.setattr(table, "PART_BYTES", 100)
+    with TableWriter(tmp_path / "a") as writer:
+        for number in range(30):
+            writer.write([row(number, "x" * 90)])
+    parts = list_parts(tmp_path / "a")
+    if not links:
+        monkeypatch.setattr(table.os, "link", lambda *_: (_ for _ in ()).throw(OSError("not here")))
+    link_parts(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "b" / parts[1].name).unlink()
+    (tmp_path / "b" / f".{parts[2].name}.tmp").write_bytes(b"half")
+    link_parts(tmp_path / "a", tmp_path / "b")
+    assert [part.name for part in list_parts(tmp_path / "b")] == [part.name for part in parts]
+    for part in parts:
+        assert (tmp_path / "b" / part.name).read_bytes() == part.read_bytes()
+        assert (tmp_path / "b" / part.name).samefile(part) is links

@@ -8,8 +8,9 @@ import pytest
 import torch
 from tests.report.conftest import make_recipe, make_run
 
-from reprise.model.machine import cpu_flops_per_s
+from reprise.model.machine import count_cores, cpu_flops_per_s
 from reprise.plan.build import make_plan
+from reprise.plan.preparation import load_rates
 from reprise.plan.show import summary_line, without_topics
 from reprise.recipe import read_preset
 from reprise.recipe.hardware import Hardware
@@ -161,3 +162,26 @@ def test_a_share_of_the_peak_that_nobody_gave_is_a_published_one(paper):
     assert make_plan(paper)["summary"]["cpu_hours"] is None
     assert summary["utilisation"] == 0.36
     assert "at 36% of the peak (torchtitan" in summary_line(summary)
+
+
+def test_preparing_the_text_is_planned_from_measured_rates(paper):
+    assert make_plan(paper)["preparation"] is None  # the preset's files are not here
+    many = paper.model_copy(update={"hardware": Hardware(text_gb=400, cpu_cores=512)})
+    plan = make_plan(many)
+    cost = plan["preparation"]
+    rates = load_rates()["stages"]
+    assert [stage["stage"] for stage in cost["stages"]] == list(rates)
+    for stage in cost["stages"]:
+        assert stage["core_hours"] == pytest.approx(rates[stage["stage"]]["core_seconds_per_gb"] * 400 / 3600)
+        assert stage["hours"] == pytest.approx(stage["core_hours"] / 512)
+    assert cost["hours"] == pytest.approx(sum(stage["hours"] for stage in cost["stages"]))
+    # The text is on the disk as it is trained on, too.
+    assert plan["summary"]["disk_gb"] > make_plan(paper)["summary"]["disk_gb"] + 400
+
+
+def test_the_size_of_the_text_is_that_of_the_files(tmp_path, recipe_data):
+    (tmp_path / "text.jsonl").write_text(json.dumps({"text": "words " * 50_000}) + "\n")
+    recipe_data["documents"] = {"inputs": [{"path": str(tmp_path / "text.jsonl")}]}
+    cost = make_plan(parse_recipe(json.dumps(recipe_data)))["preparation"]
+    assert cost["text_gb"] == pytest.approx(300e-6, rel=0.01)
+    assert cost["cpu_cores"] == count_cores()

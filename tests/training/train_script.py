@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 
+from reprise.mirror import Mirror
 from reprise.recipe.groups import Groups
 from reprise.recipe.mixture import Stage
 from reprise.recipe.model import Model
@@ -25,6 +26,9 @@ def run_call(call: dict) -> None:
     settings = {name: KINDS[name](**value) if name in KINDS else value for name, value in call["settings"].items()}
     output = Path(call["output"])
     work = Work(output, {name: Path(path) for name, path in call["inputs"].items()}, output.parent / "cache")
+    if "mirror" in call and os.environ.get("RANK", "0") == "0":
+        work.mirror = Mirror(call["mirror"])
+    output.mkdir(exist_ok=True)
     run(work, **settings)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, Literal, TypeVar
 
 from reprise.documents.workers import Pool, make_answer, open_answer
-from reprise.errors import missing_extra
+from reprise.errors import UserError, missing_extra
 from reprise.progress import track
 
 Engine = Literal["native", "ray"]
@@ -94,6 +94,12 @@ def _run_on_ray(function: Callable[[P], R], pieces: Sequence[P]) -> Iterator[tup
         daft.set_runner_ray(os.environ.get("RAY_ADDRESS"), noop_if_initialized=True)
     except ImportError:
         raise missing_extra("ray", "ray", "documents.engine=ray") from None
+    except ConnectionError as error:
+        raise UserError(
+            f"the Ray cluster does not answer: {str(error).splitlines()[0]}",
+            where=f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}",
+            remedy="start it with `ray start --head`, correct the address, or unset it to use this machine alone",
+        ) from error
 
     @daft.cls
     class Caller:

@@ -1,8 +1,6 @@
 """What the stages that keep, change or drop documents share: part in, part out, and counts that must balance."""
 
 import functools
-import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,6 +19,7 @@ from reprise.documents.table import (
     DROPPED_SCHEMA,
     SCHEMA,
     count_rows,
+    link_parts,
     list_parts,
     read_table,
     write_part,
@@ -156,12 +155,7 @@ def balance(work: Work, counted: PartCounts) -> StepCounts:
 def pass_through(work: Work, before: str) -> StepCounts:
     """A step that is switched off: the same documents (as hard links if the file system has them)."""
     source = work.inputs[before] / DOCUMENTS
-    (work.output / DOCUMENTS).mkdir(parents=True, exist_ok=True)
-    for part in list_parts(source):
-        try:
-            os.link(part, work.output / DOCUMENTS / part.name)
-        except OSError:
-            shutil.copyfile(part, work.output / DOCUMENTS / part.name)
+    link_parts(source, work.output / DOCUMENTS)
     counted = PartCounts()
     for batch in read_table(source, ["lang", "source", "split"]):
         counted.documents_in.update(_buckets_of(batch))

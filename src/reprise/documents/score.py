@@ -1,6 +1,7 @@
 """Stage `score`: the perplexity of documents under the model that is about to be trained.
 
-    documents/part-000000.parquet   the table of `label`, one part per shard, with nll, num_tokens, ppl, bits_per_byte
+    documents/part-000000.parquet   the table of `label`, one part per shard, with nll, num_tokens, ppl, bits_per_byte;
+                                    the parts of `label` themselves if no text needs a perplexity
 
 Shards are slices of the input table in its order, so a part that exists is a finished shard. Under `torchrun`
 each process scores every n-th shard on its own device and the first one publishes; the bytes do not depend on the
@@ -17,7 +18,7 @@ import pyarrow as pa
 import torch
 from typing_extensions import TypedDict
 
-from reprise.documents.table import DOCUMENTS, count_rows, read_table, write_part
+from reprise.documents.table import DOCUMENTS, count_rows, link_parts, read_table, write_part
 from reprise.model.chat import ChatTemplate, encode_documents
 from reprise.model.conversation import answer_bytes, load_messages
 from reprise.model.devices import own_device
@@ -72,6 +73,14 @@ def run(work: Work, *, model: Model, perplexity: Perplexity, buckets: Sequence[S
     source, target = work.inputs["label"] / DOCUMENTS, work.output / DOCUMENTS
     selected = {(language, name) for language, name in buckets}
     rank, world = work.processes.rank, work.processes.world
+    if not selected:
+        if work.processes.is_first:
+            link_parts(source, target)
+        work.processes.wait()
+        documents = count_rows(target)
+        none_scored: ScoreCounts = {"documents_in": documents, "documents_out": documents, "scored": {}}
+        work.counts.update(none_scored)
+        return
     scorer: _Scorer | None = None
     with track("score", count_rows(source), "documents") as advance:
         for index, shard in enumerate(read_table(source, batch_rows=perplexity.shard_documents)):

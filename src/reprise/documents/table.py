@@ -7,6 +7,8 @@ Parts are ordered by name and rows by position, so a table has one order on ever
 temporary file and renamed, so that a killed stage leaves only whole parts. Nothing here imports Daft.
 """
 
+import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -68,6 +70,21 @@ def hash_text(text: str) -> str:
 def list_parts(folder: Path) -> list[Path]:
     """The parts of a table in order; empty if the folder does not exist."""
     return sorted(folder.glob("*.parquet"))
+
+
+def link_parts(source: Path, target: Path) -> None:
+    """The same table in another folder, as hard links if the file system has them; continues if it was interrupted."""
+    target.mkdir(parents=True, exist_ok=True)
+    for part in list_parts(source):
+        link = target / part.name
+        if link.exists():
+            continue
+        try:
+            os.link(part, link)
+        except OSError:
+            temporary = link.with_name(f".{part.name}.tmp")
+            shutil.copyfile(part, temporary)
+            temporary.replace(link)
 
 
 def count_rows(folder: Path) -> int:

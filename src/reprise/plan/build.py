@@ -20,6 +20,7 @@ from reprise.mixture.budget import budgets
 from reprise.mixture.forecast import Supply, forecast
 from reprise.model.files import model_folder
 from reprise.model.machine import count_cores, cpu_flops_per_s
+from reprise.plan.preparation import plan_preparation
 from reprise.plan.records import (
     Plan,
     PlanFinding,
@@ -114,6 +115,7 @@ def make_plan(recipe: Recipe, findings: Sequence[Finding] = ()) -> Plan:
         "vocabulary": _vocabulary(recipe),
         "memory": _memory(trained),
         "scoring": _scoring(recipe, rate),
+        "preparation": plan_preparation(recipe),
         "synthesis": _synthesis(recipe, store, buckets),
         "reach": _reach(recipe, store),
         "warnings": warnings,

@@ -151,6 +151,38 @@ class ScoringCost(TypedDict):
 
 
 @record
+class PreparedStage(TypedDict):
+    """Cost of one stage from `read` to `tokenize`."""
+
+    stage: str
+    """Name of the stage."""
+    core_hours: float
+    """Hours on one core."""
+    hours: float
+    """Hours on all cores together."""
+
+
+@record
+class Preparation(TypedDict):
+    """Cost of the stages that prepare the text, without `score`; estimated from rates measured on another machine."""
+
+    text_gb: float
+    """Text that is read, in 10^9 bytes of UTF-8: `hardware.text_gb`, or by the sizes of the input files."""
+    cpu_cores: int
+    """`hardware.cpu_cores`, or the cores of the machine that made the plan."""
+    hours: float
+    """Hours of all these stages on all cores together."""
+    memory_gb_per_core: float
+    """Peak memory of the stage that needs most, divided by the cores, in 10^9 bytes."""
+    machine: str
+    """Machine on which the rates were measured."""
+    date: str
+    """When they were measured."""
+    stages: list[PreparedStage]
+    """Each stage, in order."""
+
+
+@record
 class PlannedText(TypedDict):
     """Budget of one language in bytes of text, with the base model's vocabulary and the larger one."""
 
@@ -215,6 +247,8 @@ class Plan(TypedDict):
     """Whether training fits into the GPU's memory; null if the model is not on this machine."""
     scoring: ScoringCost | None
     """Cost of the stage `score`; null if no bucket is ordered by perplexity."""
+    preparation: Preparation | None
+    """Cost of the stages from `read` to `tokenize`; null if the size of the text is not known."""
     synthesis: Need | None
     """Synthetic tokens needed, and their cost; null without synthesis."""
     reach: list[Reach]

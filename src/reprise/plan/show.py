@@ -8,7 +8,16 @@ from rich.table import Table
 
 from reprise.errors import Finding
 from reprise.evaluation.power import Reach, reach_sentences
-from reprise.plan.records import Plan, PlannedBucket, PlannedStage, PlannedVocabulary, ScoringCost, Summary, Totals
+from reprise.plan.records import (
+    Plan,
+    PlannedBucket,
+    PlannedStage,
+    PlannedVocabulary,
+    Preparation,
+    ScoringCost,
+    Summary,
+    Totals,
+)
 from reprise.synthesis.estimate import Need
 from reprise.tables import print_table
 
@@ -17,7 +26,7 @@ def summary_line(summary: Summary) -> str:
     """Format the summary as one paragraph."""
     parts = [f"{summary['tokens']:,} tokens", f"{summary['steps']:,} steps"]
     if summary["hours"] is not None and summary["days"] is not None:
-        parts.append(f"{_in_words(summary['hours'])} on {summary['gpus']:,} {summary['gpu']}")
+        parts.append(f"{in_words(summary['hours'])} on {summary['gpus']:,} {summary['gpu']}")
         parts.append(
             f"{summary['tokens_per_s']:,.0f} tokens/s at {summary['utilisation']:.0%} of the peak "
             f"({summary['utilisation_source']})"
@@ -25,19 +34,20 @@ def summary_line(summary: Summary) -> str:
     else:
         parts.append("hours not known")
     if summary["cpu_hours"] is not None:
-        parts.append(f"{_in_words(summary['cpu_hours'])} on the {summary['cpu_cores']} CPU cores of this machine")
+        parts.append(f"{in_words(summary['cpu_hours'])} on the {summary['cpu_cores']} CPU cores of this machine")
     parts.append(f"about {summary['disk_gb']:,.3g} GB of disk")
     if summary["cost"] is not None:
         parts.append(f"cost {summary['cost']:,.2f}")
     return ", ".join(parts)
 
 
-def _in_words(hours: float) -> str:
+def in_words(hours: float) -> str:
     """Format a time in a readable unit: minutes, hours or days."""
     if hours < 1 / 60:
         return "under a minute"
     if hours < 2:
-        return f"{hours * 60:,.0f} minutes"
+        minutes = round(hours * 60)
+        return f"{minutes} minutes" if minutes > 1 else "a minute"
     return f"{hours:,.3g} hours" if hours < 48 else f"{hours / 24:,.1f} days"
 
 
@@ -152,8 +162,10 @@ def _cost_lines(plan: Plan) -> list[str]:
         from reprise.training.memory_plan import memory_lines  # imports torch
 
         lines += memory_lines(plan["memory"])
+    if plan["preparation"] is not None:
+        lines += _preparation_lines(plan["preparation"])
     if plan["scoring"] is not None:
-        lines.append(_scoring_line(plan["scoring"]))
+        lines.append(_scoring_line(plan["scoring"], plan["summary"]["gpus"]))
     if plan["synthesis"] is not None:
         lines.append(_synthesis_line(plan["synthesis"]))
     return lines
@@ -179,9 +191,23 @@ def _reach_lines(reach: Sequence[Reach]) -> list[str]:
     return ["verdicts within reach:", *(f"  {line}" for line in reach_sentences(reach))]
 
 
-def _scoring_line(cost: ScoringCost) -> str:
+def _preparation_lines(cost: Preparation) -> list[str]:
+    """Hours of the stages that prepare the text, and on what the estimate rests."""
+    stages = ", ".join(f"{stage['stage']} {in_words(stage['hours'])}" for stage in cost["stages"])
+    return [
+        f"preparing {cost['text_gb']:,.3g} GB of text on {cost['cpu_cores']:,} cores: {in_words(cost['hours'])}, "
+        f"{cost['memory_gb_per_core']:.2g} GB of memory per core",
+        f"  {stages}; rates of {cost['machine']}, {cost['date']}: cores, disks and languages differ",
+    ]
+
+
+def _scoring_line(cost: ScoringCost, gpus: int) -> str:
     tokens = f"{cost['tokens']:,} tokens" if cost["measured"] else f"{cost['tokens']:,} tokens if no more text is read"
-    price = "not known" if cost["flops"] is None else f"{cost['flops']:.3g} FLOPs, {cost['gpu_hours']:,.2f} GPU-hours"
+    if cost["flops"] is None or cost["gpu_hours"] is None:
+        price = "not known"
+    else:
+        price = f"{cost['flops']:.3g} FLOPs, {cost['gpu_hours']:,.2f} GPU-hours"
+        price += f", {in_words(cost['gpu_hours'] / gpus)} on {gpus} GPUs" if gpus > 1 else ""
     return f"perplexities before training: {tokens}: {price}"
 
 

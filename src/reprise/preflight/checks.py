@@ -18,6 +18,7 @@ from reprise.preflight.requirements import (
     check_benchmark_names,
     check_evaluation_server,
     check_generator_servers,
+    check_mirror_access,
     check_packages,
 )
 from reprise.recipe import Recipe
@@ -84,5 +85,6 @@ CHECKS: tuple[Check, ...] = (
     Check(check_generator_servers, ("label", "synthesize")),
     Check(check_evaluation_server, ("evaluate",)),
     Check(check_disk),
+    Check(check_mirror_access, raised="missing"),
 )
 """All checks, in the order in which their findings are reported."""

@@ -18,7 +18,9 @@ COMPRESSED = 4.0
 
 
 def input_bytes(recipe: Recipe) -> int:
-    """Approximate bytes of text in the local inputs; compressed files count four times."""
+    """`hardware.text_gb`, or approximate bytes of text in the local inputs; compressed files count four times."""
+    if recipe.hardware.text_gb:
+        return int(recipe.hardware.text_gb * 1e9)
     total = 0.0
     for entry in recipe.documents.inputs:
         if not is_remote(entry.path):

@@ -1,4 +1,4 @@
-"""Checks of what stages need besides text and model: packages, servers and benchmark questions."""
+"""Checks of what stages need besides text and model: packages, servers, benchmark questions and the mirror."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ from reprise.documents.read.remote import is_remote
 from reprise.errors import Finding, UserError, missing_extra
 from reprise.evaluation.benchmarks.external import check_entries
 from reprise.generators.reachable import check_server
+from reprise.mirror import check_mirror
 from reprise.recipe import Recipe
 from reprise.recipe.generator import Generator
 
@@ -100,3 +101,14 @@ def check_benchmark_files(recipe: Recipe) -> Iterator[Finding]:
 def check_benchmark_names(recipe: Recipe) -> Iterator[Finding]:
     """Check that each external benchmark exists, and that its questions are available."""
     return check_entries(recipe.evaluation.benchmarks)
+
+
+def check_mirror_access(recipe: Recipe) -> Iterator[Finding]:
+    """Check that the mirror exists and can be written.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if recipe.mirror:
+        check_mirror(recipe.mirror)
+    return iter(())

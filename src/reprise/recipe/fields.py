@@ -161,6 +161,24 @@ InputPath = Annotated[str, AfterValidator(check_input_path)]
 """File, folder, glob or address of documents, without credentials."""
 
 
+def check_mirror_url(url: str) -> str:
+    """The URL without a trailing slash; ValueError if it is not one of a bucket, or contains credentials."""
+    if not url:
+        return url
+    parts = urllib.parse.urlsplit(check_input_path(url))
+    if parts.scheme not in ("s3", "gs") or not parts.netloc or parts.query or parts.fragment or not url.isprintable():
+        raise ValueError("write s3://bucket/folder or gs://bucket/folder, or nothing for a run without a mirror")
+    if not parts.path.strip("/"):
+        raise ValueError(f"name a folder of this run in the bucket, such as {url.rstrip('/')}/my-run")
+    if any(part in ("", ".", "..") for part in parts.path.strip("/").split("/")):
+        raise ValueError("write the folder without empty parts, `.` and `..`")
+    return url.rstrip("/")
+
+
+MirrorUrl = Annotated[str, AfterValidator(check_mirror_url)]
+"""Folder in a bucket of an object store, without credentials; empty: none."""
+
+
 def check_key_variable(name: str) -> str:
     """The name of an environment variable; ValueError, without repeating it, if it looks like a key itself."""
     looks_like_a_key = len(name) >= 16 and "_" not in name and sum(char.isdigit() for char in name) >= 2

@@ -49,7 +49,7 @@ PUBLISHED_UTILISATION = "torchtitan: 33 to 39 % for Llama 3.1 8B on 8 and 128 H1
 
 
 class Hardware(Settings):
-    """The GPUs for the estimate of `reprise plan` and for MFU."""
+    """The machines for the estimate of `reprise plan`, and the GPU for MFU."""
 
     gpu: str = "H100"
     """GPU for which the plan is estimated."""
@@ -57,6 +57,10 @@ class Hardware(Settings):
     """GPUs that train together, for the plan; 0: one, or as many as the run has processes."""
     memory_gb: Annotated[float, Field(ge=0.0)] = 0.0
     """Memory per GPU in 10^9 bytes; 0: that of the named GPU."""
+    cpu_cores: Count = 0
+    """Cores of all nodes that prepare the text, for the plan; 0: those of the machine that makes it."""
+    text_gb: Annotated[float, Field(ge=0.0)] = 0.0
+    """Text in 10^9 bytes of UTF-8, for the plan if the inputs cannot be listed; 0: by the sizes of the input files."""
     parameters: Count | None = None
     """Parameters of the model, for the plan if its configuration cannot be read."""
     utilisation: Annotated[float, Field(gt=0.0, le=1.0)] = 0.36

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from reprise.recipe.documents import Documents
 from reprise.recipe.evaluation import Evaluation
-from reprise.recipe.fields import FolderPath, Settings
+from reprise.recipe.fields import FolderPath, MirrorUrl, Settings
 from reprise.recipe.groups import Groups, find_groups
 from reprise.recipe.hardware import Hardware
 from reprise.recipe.languages.codes import find_language, normalise_keys, normalise_path
@@ -23,12 +23,15 @@ from reprise.recipe.vocabulary import Vocabulary
 class Recipe(Settings):
     """All settings of a run."""
 
-    means: ClassVar[frozenset[str]] = frozenset({"workspace"})
+    means: ClassVar[frozenset[str]] = frozenset({"workspace", "mirror"})
 
     name: str
     """Name of the run in the report."""
     workspace: FolderPath
     """Folder for everything the run writes; relative to the current folder."""
+    mirror: MirrorUrl = ""
+    """Object store that finished stages and checkpoints are copied to while the run goes on, and from which an empty
+    disk resumes: `s3://bucket/folder` or `gs://...`, one folder per run; empty: none (docs/cluster.md)."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 17
     """Random seed of all random choices."""
     model: Model

@@ -11,7 +11,7 @@ import logging
 import pickle
 import shutil
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.checkpoint.state_dict_loader import load
 
 from reprise.errors import UserError
+from reprise.mirror import CHECKPOINT_RECORD
 from reprise.storage import file_checksum
 from reprise.training.adapter import frozen_names
 from reprise.training.checkpoint_facts import VERSION, CheckpointFacts, parse_facts
@@ -37,7 +38,7 @@ from reprise.training.parallel import Processes
 
 log = logging.getLogger(__name__)
 
-DESCRIPTION = "checkpoint.json"
+DESCRIPTION = CHECKPOINT_RECORD
 
 
 def tensors_of(
@@ -206,9 +207,14 @@ def checkpoints_in(folder: Path) -> list[Path]:
     """The published checkpoints of a stage, newest first."""
     if not folder.is_dir():
         return []
-    steps = {path: path.name.removeprefix("step-") for path in folder.glob("step-*")}
-    published = [path for path, step in steps.items() if step.isdecimal()]
-    return sorted(published, key=lambda path: int(steps[path]), reverse=True)
+    steps = {path: step_of(path.name) for path in folder.glob("step-*")}
+    return sorted((path for path, step in steps.items() if step >= 0), key=lambda path: steps[path], reverse=True)
+
+
+def step_of(name: str) -> int:
+    """The step in the name of a published checkpoint; -1 if it is not the name of one."""
+    step = name.removeprefix("step-")
+    return int(step) if name.startswith("step-") and step.isdecimal() else -1
 
 
 def newest_whole(folder: Path, processes: Processes) -> tuple[Path | None, CheckpointFacts | None, list[str]]:
@@ -240,7 +246,29 @@ def checkpoint_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def prune(folder: Path, keep_last: int, keep_every_tokens: int = 0) -> None:
+def kept_checkpoints(
+    newest_first: Sequence[str], keep_last: int, keep_every_tokens: int, tokens: Callable[[str], int]
+) -> set[str]:
+    """Names of the checkpoints that stay.
+
+    Args:
+        newest_first: all names.
+        keep_last: how many of the latest are kept.
+        keep_every_tokens: the first checkpoint after each multiple of this is kept; 0: none.
+        tokens: name -> tokens of the stage at this checkpoint.
+    """
+    kept = set(newest_first[:keep_last])
+    if keep_every_tokens:
+        reached = 0
+        for name in reversed(newest_first):
+            multiple = tokens(name) // keep_every_tokens
+            if multiple > reached:
+                kept.add(name)
+                reached = multiple
+    return kept
+
+
+def prune(folder: Path, keep_last: int, keep_every_tokens: int = 0, held: Collection[Path] = ()) -> None:
     """Delete the remains of a killed save, and the checkpoints that are neither among the latest nor kept permanently.
 
     Rejected checkpoints are deleted together with the last checkpoint.
@@ -249,24 +277,19 @@ def prune(folder: Path, keep_last: int, keep_every_tokens: int = 0) -> None:
         folder: folder of the checkpoints.
         keep_last: how many of the latest are kept.
         keep_every_tokens: the first checkpoint after each multiple of this is kept; 0: none.
+        held: checkpoints that are in use, and stay this time.
     """
     published = checkpoints_in(folder)
-    kept = {path.name for path in published[:keep_last]}
-    if keep_every_tokens:
-        reached = 0
-        for path in reversed(published):
-            multiple = _tokens(path) // keep_every_tokens
-            if multiple > reached:
-                kept.add(path.name)
-                reached = multiple
+    names = [path.name for path in published]
+    kept = kept_checkpoints(names, keep_last, keep_every_tokens, lambda name: tokens_at(folder / name))
     for path in published:
-        if path.name not in kept:
+        if path.name not in kept and path not in held:
             _delete(path)
     for path in [*folder.glob("*.partial"), *(folder.glob(f"*{REFUSED}") if keep_last == 0 else ())]:
         _delete(path)
 
 
-def _tokens(folder: Path) -> int:
+def tokens_at(folder: Path) -> int:
     """Tokens of the stage at a checkpoint; 0 if it is damaged."""
     try:
         return int(json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["progress"]["tokens"])

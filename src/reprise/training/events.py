@@ -149,6 +149,24 @@ class CheckpointEvent(Moment):
 
 
 @record
+class MirrorEvent(Moment):
+    """The upload of a checkpoint to the mirror ended."""
+
+    kind: Literal["mirror"]
+    """Which event it is."""
+    name: str
+    """Folder of the checkpoint."""
+    num_bytes: int
+    """Bytes sent; 0 if the mirror had it already, or it failed."""
+    upload_s: float
+    """Seconds, while training continued."""
+    failures: int
+    """Attempts that failed."""
+    error: str | None
+    """Why it is not in the mirror; null if it is."""
+
+
+@record
 class ResumeEvent(Moment):
     """Training continues from a checkpoint."""
 
@@ -260,6 +278,7 @@ Event = (
     | BenchmarksEvent
     | SharesEvent
     | CheckpointEvent
+    | MirrorEvent
     | ResumeEvent
     | GuardEvent
     | EndEvent

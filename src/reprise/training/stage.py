@@ -24,7 +24,7 @@ from reprise.records import record
 from reprise.tokens.store import TokenStore
 from reprise.training.averaging import Average
 from reprise.training.check_settings import check_processes
-from reprise.training.checkpoint import check_content, load_checkpoint, newest_whole, prune, read_facts
+from reprise.training.checkpoint import check_content, load_checkpoint, newest_whole, prune, read_facts, step_of
 from reprise.training.checkpoint_facts import CheckpointFacts, Progress, StageSettings, next_multiple
 from reprise.training.export import write_model
 from reprise.training.memory_plan import check_memory, explain_out_of_memory
@@ -310,7 +310,21 @@ def _newest(trainer: Trainer) -> tuple[Path | None, CheckpointFacts | None, list
         except UserError as error:
             remedy = f"delete {final}: the same command resumes from the checkpoint before"
             raise UserError(error.what, where=error.where, remedy=remedy) from error
-    return newest_whole(trainer.checkpoints, trainer.processes)
+    folder, facts, refused = newest_whole(trainer.checkpoints, trainer.processes)
+    fetched, more = trainer.processes.same(trainer.processes.first(lambda: _fetch_newer(trainer, folder)))
+    if fetched is None:
+        return folder, facts, [*refused, *more]
+    return fetched, read_facts(fetched), [*refused, *more]
+
+
+def _fetch_newer(trainer: Trainer, folder: Path | None) -> tuple[Path | None, list[str]]:
+    """Download a checkpoint from the mirror if it is newer than the one on disk, else upload that one."""
+    if trainer.mirror is None:
+        return None, []
+    fetched, refused = trainer.mirror.fetch_newer(trainer.checkpoints, -1 if folder is None else step_of(folder.name))
+    if fetched is None and folder is not None:
+        trainer.mirror.offer(folder)
+    return fetched, refused
 
 
 def finish(trainer: Trainer, model: Model) -> None:
@@ -340,6 +354,9 @@ def finish(trainer: Trainer, model: Model) -> None:
         trainer.processes,
         verify=trainer.training.verify_model,
     )
+    if trainer.mirror is not None:
+        trainer.mirror.finish()
+        trainer.log_uploads()
     if trainer.processes.is_first:
         prune(trainer.checkpoints, 0, trainer.training.checkpoints.keep_every_tokens)
     progress = trainer.progress

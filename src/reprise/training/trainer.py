@@ -30,6 +30,7 @@ from reprise.training.guards import StepGuard
 from reprise.training.memory import peak_memory
 from reprise.training.metrics import Metrics
 from reprise.training.micro_batches import micro_batches, num_targets
+from reprise.training.mirrored import CheckpointMirror
 from reprise.training.network import Network
 from reprise.training.optimizer import (
     AnyOptimizer,
@@ -106,6 +107,8 @@ class Trainer:
         self.retention_guard = RetentionGuard(
             self.training.guards, self.stage, self.kept, self.sampler, self.log, self.log_changes, self.moment
         )
+        mirror = self.work.mirror
+        self.mirror = CheckpointMirror(mirror, self.work.output, self.training.checkpoints) if mirror else None
         self._start = time.monotonic()
 
     @property
@@ -384,11 +387,18 @@ class Trainer:
         folder = self.checkpoints / checkpoint_name(self.progress.step)
         if self.processes.same(folder.exists()):
             return
-        delete_old = partial(prune, self.checkpoints, settings.keep_last, settings.keep_every_tokens)
         try:
-            self.save_to(folder, delete_old)
+            self.save_to(folder, partial(self._published, folder))
         except CheckpointError as error:
             self._not_saved(error)
+
+    def _published(self, folder: Path) -> None:
+        """Mirror a checkpoint and delete old ones; called in the writer's thread of the first process."""
+        if self.mirror is not None:
+            self.mirror.offer(folder)
+        settings = self.training.checkpoints
+        held = self.mirror.holds if self.mirror is not None else ()
+        prune(self.checkpoints, settings.keep_last, settings.keep_every_tokens, held)
 
     def save_to(self, folder: Path, published: Callable[[], None] = lambda: None) -> None:
         """Start to write a checkpoint to a folder; `published` is called when it is complete.
@@ -406,10 +416,18 @@ class Trainer:
         except CheckpointError as error:
             self._not_saved(error)
             return
+        self.log_uploads()
         if folder is not None:
             self.log(
                 {**self.moment(), "kind": "checkpoint", "name": folder.name, "stall_s": round(self.writer.stall_s, 3)}
             )
+
+    def log_uploads(self) -> None:
+        """Log the uploads of checkpoints that ended."""
+        for upload in self.mirror.outcomes() if self.mirror is not None else ():
+            name = upload.name.rpartition("/")[2]
+            self.log({**self.moment(), "kind": "mirror", "name": name, "num_bytes": upload.num_bytes,
+                      "upload_s": upload.seconds, "failures": upload.failures, "error": upload.error})  # fmt: skip
 
     def _not_saved(self, error: CheckpointError) -> None:
         self.log({**self.moment(), "kind": "guard", "guard": "checkpoint", "action": "continue", "error": str(error)})
@@ -435,6 +453,10 @@ class Trainer:
         self.finish_checkpoint()
         folder = self.checkpoints / checkpoint_name(self.progress.step)
         if self.processes.same(folder.exists()):
+            if self.mirror is not None:
+                self.mirror.leave()
+                self.log_uploads()
+            self.processes.wait()  # torchrun ends all processes when the first one leaves
             raise Interrupted(self.progress.step, self.progress.tokens, folder)
         raise UserError(
             "training was asked to stop and could not save",

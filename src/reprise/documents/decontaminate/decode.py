@@ -10,19 +10,20 @@ def decode_once(text: str) -> str:
     """Decode one layer of escapes; a text without signs of any is returned unchanged."""
     for decode in _DECODERS if any(sign in text for sign in "\\%=+") else ():
         text = decode(text)
-    return text if text.isascii() else _MOJIBAKE.sub(_decode_again, text)
+    return text if text.isascii() or not _MOJIBAKE_SIGN.search(text) else _MOJIBAKE.sub(_decode_again, text)
 
 
 _CODE_POINT = re.compile(
     r"(?:U\+|%u|\\x\{|\\(?=[0-9a-fA-F]{4}))([0-9a-fA-F]{4,6})(?:\}|\b\s?)|\\([3-5][0-9a-fA-F]{2})\s"
 )
 """The second pattern is CSS for Greek, Cyrillic, Hebrew and others."""
+_BACKSLASHED_CODE = re.compile(r"\\(?:x\{|[0-9a-fA-F]{3})")
 
 
 def _decode_code_points(text: str) -> str:
     """Decode non-ASCII characters written as `U+6C34`, `%u6C34` (JavaScript), `\\x{6C34}` (Perl) and `\\6C34 `
     (CSS)."""
-    if not any(sign in text for sign in ("U+", "%u", "\\")):
+    if not ("U+" in text or "%u" in text or ("\\" in text and _BACKSLASHED_CODE.search(text))):
         return text
     return _CODE_POINT.sub(_decode_code_point, text)
 
@@ -39,7 +40,7 @@ _UTF8_BYTES = re.compile(r"(?:\\x[89a-fA-F][0-9a-fA-F]){2,}|(?:\\[23][0-7]{2}){2
 
 def _decode_bytes(text: str) -> str:
     """Decode UTF-8 bytes written in hexadecimal (`\\xe6\\xb0\\xb4`, Python) or octal (`\\346\\260\\264`, C)."""
-    return _UTF8_BYTES.sub(_decode_utf8, text) if "\\" in text else text
+    return _UTF8_BYTES.sub(_decode_utf8, text) if any(sign in text for sign in ("\\x", "\\2", "\\3")) else text
 
 
 def _decode_utf8(match: re.Match[str]) -> str:
@@ -107,6 +108,7 @@ def _wrong_bytes() -> dict[str, int]:
 
 _WRONG_BYTES = _wrong_bytes()
 _CONTINUATION = re.escape("".join(char for char, byte in _WRONG_BYTES.items() if byte < 0xC0))
+_MOJIBAKE_SIGN = re.compile(f"[\u00c2-\u00f4][{_CONTINUATION}]")
 _MOJIBAKE = re.compile(f"(?:[\u00c2-\u00f4][{_CONTINUATION}]{{1,3}}){{2,}}")
 """UTF-8 that was decoded as Windows-1252 or Latin-1 (`ä½\xa0å¥½`)."""
 

@@ -156,6 +156,9 @@ _ACCENTS = re.compile(
     f"(?:[\u00c0-\u024f\u1e00-\u1eff]{_MARK}*|[a-zA-Z]{_MARK}+){{5,}}|(?:[\u0400-\u052f]{_MARK}+){{3,}}|[{HAN}]{_MARK}"
 )
 """No language is written with this many accented letters in a row, or with an accent on an ideograph."""
+_FIVE_ACCENTED = re.compile("[\u00c0-\u024f\u1e00-\u1eff]{5}")
+"""All that `_ACCENTS` can match in a text without combining marks; several times as fast."""
+_ANY_MARK = re.compile(_MARK)
 _ACCENT = re.compile(f"(?<=[a-zA-Z]){_MARK}+|(?<=[\u0400-\u052f])(?<!\u0438)(?<!\u0435){_MARK}+")
 
 
@@ -164,6 +167,7 @@ def _drop_accents(text: str, chars: frozenset[str]) -> str:
     if chars.isdisjoint(_MARKS) and chars.isdisjoint(_ACCENTED):
         return text
     composed = unicodedata.normalize("NFC", text)
-    if not _ACCENTS.search(composed):
+    signs = _ACCENTS if _ANY_MARK.search(composed) else _FIVE_ACCENTED
+    if not signs.search(composed):
         return text
     return unicodedata.normalize("NFC", _ACCENT.sub("", unicodedata.normalize("NFD", composed)))

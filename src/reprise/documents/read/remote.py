@@ -4,16 +4,14 @@ Daft always connects to huggingface.co and storage.googleapis.com; the other two
 (HF_ENDPOINT) and a server instead of Google's (STORAGE_EMULATOR_HOST). Imports without Daft.
 """
 
-import datetime
 import glob
 import io
 import os
 import re
-import urllib.parse
-from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-_RETRY = datetime.timedelta(seconds=30)
+from reprise.object_store import open_google
+
 _BUFFER = 1 << 20
 
 
@@ -72,24 +70,6 @@ def _file_system(url: str) -> tuple[Any, str] | None:
         return HfFileSystem(endpoint=os.environ.get("HF_ENDPOINT")), path.rstrip("/")
     if scheme == "gs":
         from fsspec.implementations.arrow import ArrowFSWrapper
-        from pyarrow.fs import GcsFileSystem
 
-        emulator = os.environ.get("STORAGE_EMULATOR_HOST")
-        if emulator:
-            server = urllib.parse.urlsplit(emulator if "://" in emulator else f"http://{emulator}")
-            where = {"endpoint_override": server.netloc, "scheme": server.scheme, "anonymous": True}
-        else:
-            where = {"anonymous": not _has_google_credentials()}
-        return ArrowFSWrapper(GcsFileSystem(retry_time_limit=_RETRY, **where)), path.rstrip("/")
+        return ArrowFSWrapper(open_google()), path.rstrip("/")
     return None
-
-
-def _has_google_credentials() -> bool:
-    """Whether the environment, gcloud or a Google machine provides credentials: elsewhere the search takes minutes."""
-    gcloud = os.environ.get("CLOUDSDK_CONFIG") or Path.home() / ".config" / "gcloud"
-    product = Path("/sys/class/dmi/id/product_name")
-    return (
-        "GOOGLE_APPLICATION_CREDENTIALS" in os.environ
-        or Path(gcloud, "application_default_credentials.json").is_file()
-        or (product.is_file() and product.read_text(errors="replace").startswith("Google"))
-    )
