@@ -120,7 +120,7 @@ def _whole(
 
 
 def _scieval(items: LocalSet) -> list[Part]:
-    """Physics, chemistry and biology with letters, biology with yes, no or maybe; no cloze questions, like the paper."""
+    """Physics, chemistry and biology with letters, biology with yes, no or maybe; no cloze questions, as the paper."""
     parts = []
     for subject in ("physics", "chemistry", "biology"):
         for kind, name in (("multiple-choice", f"scieval_{subject}"), ("judge", f"scieval_{subject}_judge")):
