@@ -49,7 +49,8 @@ def _codes(name: str, device: torch.device) -> Tensor:
     """float32 [256]: the values that the codes of a moment stand for, as shares of the scale."""
     from bitsandbytes.functional import create_dynamic_map
 
-    return create_dynamic_map(signed=name == "exp_avg").to(device)
+    codes: Tensor = create_dynamic_map(signed=name == "exp_avg").to(device)
+    return codes
 
 
 class _Moment:
