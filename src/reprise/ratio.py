@@ -169,7 +169,9 @@ def _recipe_of(study: RatioStudy, recipe: Recipe, entry: str, share: float, seed
     shares = _shares(recipe, study.stage, entry, share)
     overrides = [f"stages.{study.stage}.mixture.{name}.share={part!r}" for name, part in shares.items()]
     workspace = Path(study.workspace) / f"share-{share:.3f}-seed-{seed}"
-    return load_recipe(study.recipe, [*overrides, f"seed={seed}", f"workspace={json.dumps(str(workspace))}", "mirror="])
+    return load_recipe(
+        study.recipe, [*overrides, f"seed={seed}", f"workspace={json.dumps(str(workspace))}", "mirror=''"]
+    )
 
 
 class _Measured(TypedDict):

@@ -297,7 +297,7 @@ def run_apart(arguments: Sequence[str], parallel: int) -> TakeThrough:
 
 def _recipe(study: Study, variant: str, seed: int) -> Recipe:
     workspace = Path(study.workspace) / f"{variant}-seed-{seed}"
-    fixed = [f"seed={seed}", f"workspace={json.dumps(str(workspace))}", "mirror="]
+    fixed = [f"seed={seed}", f"workspace={json.dumps(str(workspace))}", "mirror=''"]
     return load_recipe(study.recipe, [*study.variants[variant], *fixed])
 
 

@@ -84,7 +84,7 @@ def test_pages_left_in_the_kept_language_do_not_make_a_strong_shift_a_weak_one(f
     mixture = recipe.stages[0].mixture
     assert set(mixture) == {"zh", "en"} and mixture["en"].share == 0.25 and mixture["en"].keep
     assert set(mixture["en"].sources) == {"web", "encyclopedia"}
-    assert any("count as kept text" in note for note in proposal.assumptions)
+    assert any("counted as kept text" in note for note in proposal.assumptions)
 
 
 def test_validations_cost_a_small_part_of_the_training(folders, tiny_model, texts):

@@ -1,5 +1,7 @@
 """Full training in less memory: weights that are rounded at random, steps inside the backward pass, Muon."""
 
+import importlib.util
+
 import pytest
 import torch
 from hypothesis import given
@@ -17,6 +19,10 @@ from reprise.training.stage import run
 NARROW = {"precision": "bf16", "master_weights": "bf16"}
 INSIDE = {"step_in_backward": True, "optimizer": {"clip_norm": 0}, "micro_batch_rows": 4}
 MUON = {"optimizer": {"kind": "muon"}}
+EIGHT_BIT = {"optimizer": {"moments": "8bit"}}
+needs_bitsandbytes = pytest.mark.skipif(
+    importlib.util.find_spec("bitsandbytes") is None, reason="the extra `bitsandbytes` is not installed"
+)
 
 
 def settings_of(arguments, *, steps=6, **training):
@@ -87,8 +93,26 @@ def test_in_float32_it_is_the_adamw_of_torch():
 
 @pytest.mark.parametrize(
     "training",
-    [NARROW, {**NARROW, "shard_one_process": True}, INSIDE, {**INSIDE, **NARROW}, MUON],
-    ids=["bf16", "bf16 sharded", "inside", "bf16 inside", "muon"],
+    [
+        NARROW,
+        {**NARROW, "shard_one_process": True},
+        INSIDE,
+        {**INSIDE, **NARROW},
+        MUON,
+        pytest.param(EIGHT_BIT, marks=needs_bitsandbytes),
+        pytest.param({**EIGHT_BIT, "shard_one_process": True}, marks=needs_bitsandbytes),
+        pytest.param({**INSIDE, **NARROW, "optimizer": {"clip_norm": 0, "moments": "8bit"}}, marks=needs_bitsandbytes),
+    ],
+    ids=[
+        "bf16",
+        "bf16 sharded",
+        "inside",
+        "bf16 inside",
+        "muon",
+        "8 bits",
+        "8 bits sharded",
+        "8 bits, bf16 inside",
+    ],
 )
 def test_a_stopped_run_resumes_exactly(arguments, make_work, stop_after, training):
     settings = settings_of(arguments, averaging={"kind": "ema", "decay": 0.5}, **training)
@@ -113,6 +137,58 @@ def test_bfloat16_weights_learn_what_float32_weights_learn(arguments, make_work,
     assert gained[1] == pytest.approx(gained[0], rel=0.1)
     moved = [movement(work.output / "model", base_model) for work in (wide, narrow)]
     assert moved[1] == pytest.approx(moved[0], rel=0.1)
+
+
+@needs_bitsandbytes
+@pytest.mark.parametrize("row", [64, 192, 256, 1000], ids=lambda row: f"rows of {row}")
+def test_moments_in_8_bits_step_like_float32_ones(row):
+    """Rows of 1,000 keep float32 moments. Gradients of each row differ by orders of magnitude."""
+    torch.manual_seed(row)
+    start = torch.randn(6, row)
+    scales = 10.0 ** torch.arange(-6, 0)[:, None]
+    moved = []
+    for eight_bit in (False, True):
+        generator = torch.Generator().manual_seed(7)
+        weight = torch.nn.Parameter(start.clone())
+        groups = [{"params": [weight], "weight_decay": 0.0}]
+        optimizer = SingleAdamW(groups, betas=(0.9, 0.95), eps=1e-12, eight_bit=eight_bit)
+        optimizer.param_groups[0]["lr"] = 1e-3
+        for _ in range(30):
+            weight.grad = scales * (0.5 + torch.randn(6, row, generator=generator))
+            optimizer.step()
+        state = optimizer.state[weight]
+        assert (state["exp_avg"].dtype == torch.uint8) is (eight_bit and row != 1000)
+        moved.append(weight.detach() - start)
+    assert (moved[0] - moved[1]).norm() <= (0.03 if row != 1000 else 0.0) * moved[0].norm()
+    if row != 1000:
+        num_bytes = sum(one.numel() * one.element_size() for name, one in state.items() if name != "step")
+        assert num_bytes <= (2 + 8 / 64) * weight.numel()
+
+
+@needs_bitsandbytes
+def test_a_second_moment_beside_a_far_larger_one_does_not_become_zero():
+    """Its root divides the update: with zero one weight would move by the first moment over eps."""
+    weight = torch.nn.Parameter(torch.zeros(1, 64))
+    optimizer = SingleAdamW([{"params": [weight], "weight_decay": 0.0}], betas=(0.9, 0.95), eps=1e-12, eight_bit=True)
+    optimizer.param_groups[0]["lr"] = 1.0
+    weight.grad = torch.full((1, 64), 1e-5)
+    weight.grad[0, 0] = 1.0
+    optimizer.step()
+    assert (optimizer.state[weight]["exp_avg_sq"] > 0).all()
+    weight.grad = torch.zeros(1, 64)
+    before = weight.detach().clone()
+    optimizer.step()
+    assert (weight - before).abs().max() < 1.0
+
+
+@needs_bitsandbytes
+def test_moments_in_8_bits_learn_what_float32_ones_learn(arguments, make_work):
+    wide, small = make_work("wide"), make_work("small")
+    run(wide, **settings_of(arguments, steps=20))
+    run(small, **settings_of(arguments, steps=20, **EIGHT_BIT))
+    gained = [losses(work)[0] - losses(work)[-1] for work in (wide, small)]
+    assert gained[0] > 0.1
+    assert gained[1] == pytest.approx(gained[0], rel=0.1)
 
 
 def test_a_step_inside_the_backward_pass_is_an_ordinary_step(arguments, make_work, base_model, monkeypatch):
@@ -175,6 +251,8 @@ def test_one_process_that_shards_trains_like_one_that_does_not(arguments, make_w
     "training,message",
     [
         ({"precision": "float32", "master_weights": "bf16"}, "computes in bf16"),
+        ({"optimizer": {"kind": "muon", "moments": "8bit"}}, "8bit works with AdamW"),
+        ({"adapter": {"kind": "lora"}, **EIGHT_BIT}, "8bit works with AdamW"),
         ({**NARROW, "adapter": {"kind": "lora"}}, "adapter, whose few weights are float32"),
         ({**NARROW, **MUON}, "Muon, which does not round"),
         ({"step_in_backward": True}, "cannot clip"),

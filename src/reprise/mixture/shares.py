@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from reprise.errors import UserError
 
@@ -41,10 +41,6 @@ class ShareChange:
     old: dict[str, float]
     """Child -> share of its parent before; if a bucket ran out, bucket -> share of the stage."""
     new: dict[str, float]
-
-    def to_json(self) -> dict[str, Any]:
-        """The record for metrics.jsonl."""
-        return dict(vars(self))
 
 
 class Shares:

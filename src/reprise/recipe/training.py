@@ -15,6 +15,9 @@ class Optimizer(Settings):
 
     kind: Literal["adamw", "muon"] = "adamw"
     """`muon` (arXiv 2502.16982): Muon for the matrices of the blocks, AdamW for all other weights."""
+    moments: Literal["float32", "8bit"] = "float32"
+    """`8bit` (arXiv 2110.02861): the moments of matrices in 8 bits with a float32 scale per 64 to 256 values, 2.1 bytes
+    per parameter and not 8 (extra `bitsandbytes`)."""
     betas: tuple[Decay, Decay] = (0.9, 0.95)
     """Decay rates of the two moments; the second is also Muon's momentum."""
     eps: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-8
@@ -127,7 +130,7 @@ class Adapter(Settings):
     embeddings_lr_scale: Annotated[float, Field(gt=0.0)] = 0.2
     """Learning rate of these, as a multiple of the schedule's."""
     base: Literal["compute", "nf4"] = "compute"
-    """Type of the frozen weights: the compute type, or 4 bits (NF4) by bitsandbytes, on one GPU (extra `nf4`)."""
+    """Type of the frozen weights: the compute type, or 4 bits (NF4), on one GPU (extra `bitsandbytes`)."""
 
     def idle(self) -> frozenset[str]:
         """Settings without effect, because no adapter is trained, or the embeddings are not."""
@@ -224,6 +227,10 @@ class Training(Settings):
                 raise ValueError(
                     "step_in_backward works with AdamW on all weights: leave it out with an adapter or Muon"
                 )
+        if self.optimizer.moments == "8bit" and (adapted or muon):
+            raise ValueError(
+                "optimizer.moments: 8bit works with AdamW on all weights: leave it out with an adapter or Muon"
+            )
         if muon and adapted:
             raise ValueError(
                 "Muon is for whole matrices, not for the factors of an adapter: set optimizer.kind to adamw"

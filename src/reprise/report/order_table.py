@@ -96,7 +96,7 @@ def plan_order(
     }
 
 
-def order_json(order: Order) -> dict[str, Any]:
+def order_json(order: Order) -> dict[str, object]:
     """Convert an order to JSON with names instead of indices, for `reprise order --json`."""
     return {
         **order,

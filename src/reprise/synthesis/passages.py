@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypedDict
 
 import xxhash
 
@@ -47,15 +47,26 @@ class Passage:
     quality: float
 
 
+class _Discipline(TypedDict, total=False):
+    """An entry of disciplines.yaml."""
+
+    names: dict[str, str]
+    """Language -> name in prompts."""
+    topics: list[str]
+    """Topics that belong to the discipline."""
+    terms: dict[str, list[str]]
+    """Language -> words that distinguish it from others."""
+
+
 @cache
-def _ours() -> dict[str, Any]:
+def _ours() -> dict[str, _Discipline]:
     data = (importlib.resources.files("reprise.synthesis") / "disciplines.yaml").read_text(encoding="utf-8")
     return dict(read_yaml(data))
 
 
 def discipline_name(discipline: str, language: str) -> str:
     """Name of the discipline in a language, as used in prompts; `discipline` itself if no name is known."""
-    return str(_ours().get(discipline, {}).get("names", {}).get(language, discipline))
+    return _ours().get(discipline, _Discipline()).get("names", {}).get(language, discipline)
 
 
 class Disciplines:
@@ -76,10 +87,13 @@ class Disciplines:
         self._topics: dict[str, set[str]] = defaultdict(set)
         self._catch_all = CATCH_ALL in disciplines
         for discipline in {*_ours(), *disciplines}:  # the topics of a discipline that is not listed belong to no other
-            for topic in [*_ours().get(discipline, {}).get("topics", []), *(own_topics or {}).get(discipline, [])]:
+            for topic in [
+                *_ours().get(discipline, _Discipline()).get("topics", []),
+                *(own_topics or {}).get(discipline, []),
+            ]:
                 self._topics[topic.casefold()].add(discipline)
         for discipline in disciplines:
-            known = dict(_ours().get(discipline, {}).get("terms", {}))
+            known = _ours().get(discipline, _Discipline()).get("terms", {})
             own = own_terms.get(discipline, {})
             if discipline != CATCH_ALL and not known and not own:
                 raise UserError(

@@ -66,7 +66,7 @@ def check_adapter(adapter: Adapter, device: torch.device, world: int) -> None:
             remedy="set it to compute, whose weights are sharded, or start one process",
         )
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise missing_extra("bitsandbytes", "nf4", where)
+        raise missing_extra("bitsandbytes", "bitsandbytes", where)
 
 
 def _check_peft(adapter: Adapter) -> None:

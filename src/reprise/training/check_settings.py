@@ -1,8 +1,10 @@
 """Rejects training settings that these processes and devices do not support, before anything is loaded."""
 
+import importlib.util
+
 import torch
 
-from reprise.errors import UserError
+from reprise.errors import UserError, missing_extra
 from reprise.recipe.training import Training
 from reprise.training.parallel import Processes, compute_dtype, is_sharded
 
@@ -37,6 +39,8 @@ def _check_weights(training: Training, processes: Processes) -> None:
             where="training.master_weights = bf16",
             remedy="set training.precision=bf16 to use it anyway, or training.master_weights=float32",
         )
+    if training.optimizer.moments == "8bit" and importlib.util.find_spec("bitsandbytes") is None:
+        raise missing_extra("bitsandbytes", "bitsandbytes", "training.optimizer.moments = 8bit")
 
 
 def _check_memory(training: Training, processes: Processes) -> None:

@@ -1,8 +1,8 @@
 """Settings that make training fit a device, for `reprise plan` and for the message when memory runs out."""
 
-import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from itertools import combinations
 from typing import Any
 
@@ -93,11 +93,13 @@ def _other_options(setup: Setup) -> list[_Option]:
     """Options that train different weights, or much slower; the smallest change first."""
     options = []
     if setup.adapter.kind == "none":
+        if setup.optimizer == "adamw" and setup.moments == "float32" and find_spec("bitsandbytes") is not None:
+            options.append(_Option({"training.optimizer.moments": "8bit"}, {"moments": "8bit"}, "moments"))
         if setup.master_weights == "float32" and setup.compute_bytes == 2 and setup.optimizer == "adamw":
             options.append(_Option({"training.master_weights": "bf16"}, {"master_weights": "bf16"}, "weights"))
         if setup.device == "cuda" and setup.is_sharded and not setup.offload:
             options.append(_Option({"training.offload": True}, {"offload": True}, "weights"))
-        can_adapt = importlib.util.find_spec("peft") is not None and not setup.step_in_backward
+        can_adapt = find_spec("peft") is not None and not setup.step_in_backward
         if can_adapt and setup.optimizer == "adamw" and setup.master_weights == "float32":
             lora = Adapter(kind="lora")
             options.append(_Option({"training.adapter.kind": "lora"}, {"adapter": lora}, "weights"))

@@ -23,6 +23,7 @@ from reprise.recipe.training import Adapter, Training
 from reprise.training.adapter import add_adapter
 from reprise.training.memory_records import MemoryEstimate
 from reprise.training.network import MATRIX_PRODUCTS, decoder_layers
+from reprise.training.single_adamw import block_of
 
 FIXED_BYTES = {"cpu": 450 * 10**6, "cuda": 900 * 10**6}
 """Bytes taken by the libraries of the process; on a GPU by its context and the workspaces of cuBLAS and NCCL."""
@@ -51,6 +52,7 @@ class Setup:
     shard_one_process: bool = False
     master_weights: Literal["float32", "bf16"] = "float32"
     optimizer: Literal["adamw", "muon"] = "adamw"
+    moments: Literal["float32", "8bit"] = "float32"
     offload: bool = False
     step_in_backward: bool = False
 
@@ -80,6 +82,7 @@ class Setup:
             shard_one_process=training.shard_one_process,
             master_weights=training.master_weights,
             optimizer=training.optimizer.kind,
+            moments=training.optimizer.moments,
             offload=training.offload,
             step_in_backward=training.step_in_backward,
         )
@@ -114,6 +117,8 @@ class Shape:
     layers: int
     matrices: int
     """Parameters of the matrices of the layers."""
+    blocked: int
+    """Parameters whose moments can be kept in 8 bits."""
     largest_weight: int
     """Parameters of the largest weight."""
     largest_result: int
@@ -139,6 +144,9 @@ class _Kept(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Bytes per 4-bit weight: two per byte, an 8-bit scale per 64 weights, a float32 scale per 256 scales."""
+
+EIGHT_BIT_BYTES = 2 * (1 + 4 / 64)
+"""Bytes of both moments per value in 8 bits: a code, and a float32 scale per block of at least 64."""
 
 MEASURED_LAYERS = 4
 """Layers of the model that are run; the others are assumed to be like these."""
@@ -187,6 +195,7 @@ def measure_shape(config: Any, setup: Setup) -> Shape:
         layer_input=tokens * config.get_text_config().hidden_size * setup.compute_bytes,
         layers=len(layers),
         matrices=sum(one.numel() for layer in layers for one in layer.parameters() if one.dim() == 2),
+        blocked=sum(one.numel() for one in model.parameters() if block_of(one.shape) is not None),
         largest_weight=max(one.numel() for one in model.parameters()),
         largest_result=max(largest, largest_outside),
     )
@@ -358,9 +367,16 @@ def _lasting(shape: Shape, setup: Setup) -> _Lasting:
         frozen=frozen,
         master=(2 if narrow else 4) * total // shards,
         working=2 * total if not setup.is_sharded and c == 2 and not narrow else 0,
-        moments=(8 * total - (4 * shape.matrices if setup.optimizer == "muon" else 0)) // shards,
+        moments=int(8 * total - _saved_moments(shape, setup)) // shards,
         average=4 * total // shards if setup.averaging else 0,
     )
+
+
+def _saved_moments(shape: Shape, setup: Setup) -> float:
+    """Bytes by which the moments are smaller than two float32 values per parameter."""
+    if setup.optimizer == "muon":
+        return 4 * shape.matrices
+    return (8 - EIGHT_BIT_BYTES) * shape.blocked if setup.moments == "8bit" else 0
 
 
 def _gradients(shape: Shape, setup: Setup) -> int:

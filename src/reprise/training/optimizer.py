@@ -77,8 +77,9 @@ def build_optimizer(model: Any, training: Training, seed: int = 0) -> AnyOptimiz
             group["params"] = [one for one in group["params"] if id(one) not in ends]
             groups.append({**group, "params": whole, "lr_scale": adapter.embeddings_lr_scale})
     groups = [group for group in groups if group["params"]]
-    if training.master_weights == "bf16" or training.step_in_backward:
-        return SingleAdamW(groups, betas=settings.betas, eps=settings.eps, seed=seed)
+    eight_bit = settings.moments == "8bit"
+    if training.master_weights == "bf16" or training.step_in_backward or eight_bit:
+        return SingleAdamW(groups, betas=settings.betas, eps=settings.eps, eight_bit=eight_bit, seed=seed)
     if settings.kind == "muon":
         return _muon_and_adamw(model, groups, training)
     return torch.optim.AdamW(groups, lr=0.0, betas=settings.betas, eps=settings.eps, fused=True)

@@ -18,15 +18,15 @@ _MARK = re.compile(r"answer\s+is:?", re.IGNORECASE)
 
 
 def final_answer(text: str) -> str:
-    """What follows the last `answer is` on its line; the whole text if it does not say so."""
+    """The rest of the line after the last `answer is`; the whole text if that does not occur."""
     marks = list(_MARK.finditer(text))
     return text[marks[-1].end() :].strip().split("\n")[0] if marks else text
 
 
 def last_number(text: str) -> float | None:
-    """The last number of a text: `$1,200`, `1 000 000`, `1/2`, `3 1/2`, `1e6`; None if there is none.
+    """The last number in a text: `$1,200`, `1 000 000`, `1/2`, `3 1/2`, `1e6`; None if there is none.
 
-    One in parentheses counts only if there is no other: `forty-five (45)`.
+    A number in parentheses only counts if there is no other: `forty-five (45)`.
     """
     text = _GROUPS.sub(lambda match: match[0].replace(" ", ""), _normalise(text))
     numbers = _NUMBER.findall(_REMARK.sub("", text)) or _NUMBER.findall(text)
@@ -34,7 +34,7 @@ def last_number(text: str) -> float | None:
 
 
 def _normalise(text: str) -> str:
-    """Compatibility forms (full width, narrow spaces) and U+2212, the minus sign."""
+    """Normalise compatibility forms (full width, narrow spaces) and the minus sign U+2212."""
     return unicodedata.normalize("NFKC", text).replace("\u2212", "-").replace("{,}", ",")
 
 
@@ -67,14 +67,14 @@ def word_problem_is_right(answer: str, text: str) -> bool:
 
 
 def word_problem_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """The harness calls this with one generation."""
+    """Score a generated answer; called by the harness."""
     return {"acc": float(word_problem_is_right(doc["answer"], results[0]))}
 
 
 def competition_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """A boxed answer: `acc` by the harness's normalisation of MATH answers, `acc_symbolic` by their value.
+    """Score a boxed answer: `acc` by the harness's normalisation of MATH answers, `acc_symbolic` by their value.
 
-    An answer that the harness's rule takes is right by both.
+    An answer that the harness accepts is right by both.
     """
     from lm_eval.tasks.hendrycks_math.utils import is_equiv
 

@@ -1,7 +1,7 @@
-"""The benchmarks: which task of lm-evaluation-harness each is, with how many examples, and where our setting differs.
+"""The benchmarks: their tasks in lm-evaluation-harness, their examples, and how our settings differ from the paper's.
 
-Where the harness has the task, its own configuration is used, with our files instead of its dataset if there are
-files; so a score can be repeated with the harness alone. MAWPS and SciEval are written here.
+If the harness has the task, its configuration is used, with our files instead of its dataset if there are files, so a
+score can be reproduced with the harness alone. MAWPS and SciEval are defined here.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ class Part:
     name: str
     """Name of the task in the harness, or of our own."""
     config: dict[str, Any]
-    """Settings over those of the harness's task of that name; all settings where the harness has none."""
+    """Settings that override those of the harness's task; all settings if the harness has no such task."""
     items: LocalSet
     columns: Callable[[Item], columns.Columns]
 
@@ -40,34 +40,33 @@ class Benchmark:
     language: str
     """Language of the questions; `und` if it is not known."""
     shots: int | None
-    """Examples in the prompt; fewer where the files have fewer. None: what the harness's task says."""
+    """Examples in the prompt, or all that the files have; None: as in the harness's task."""
     parts: Callable[[LocalSet], list[Part]]
-    """The tasks over local questions."""
+    """Makes the tasks from local questions."""
     hub: str = ""
-    """The harness's task or group that loads the questions from the Hub, or its YAML file; empty: `hub.py` reads
-    them."""
+    """The harness's task or group that loads the questions from the Hub, or its YAML file; empty: `hub.py` does."""
     harness: tuple[str, ...] = ()
-    """Folders of the harness that hold its tasks; empty: the task is written here."""
+    """Folders of the harness with its tasks; empty: the task is defined here."""
     metric: str = "acc"
-    """What verdicts are made on; empty: the first metric of the task that gives each question a score."""
+    """Metric of the verdict; empty: the task's first metric that scores each question."""
     other_metrics: tuple[str, ...] = ()
-    """More metrics of the task, reported beside `metric`; verdicts are made on that one."""
+    """Other metrics of the task, reported without a verdict."""
     filter: str = "none"
     subjects: tuple[str, ...] | None = None
-    """The subjects of the folder's questions that belong to it; None: all."""
+    """Subjects of the questions that belong to the benchmark; None: all."""
     runs_code: bool = False
     needs_chat: bool = False
-    """Whether its questions are put through the model's chat template; a model without one is not asked."""
+    """Whether its questions are formatted by the chat template; models without one are skipped."""
     file: Path | None = None
-    """The user's file: of questions, or the YAML of the task."""
+    """The user's file: questions, or the YAML of a task."""
     needs: tuple[str, ...] = ()
-    """Packages besides the harness."""
+    """Packages that it needs besides the harness."""
     differs: str = ""
-    """How the setting differs from the paper's, for the table in the docs."""
+    """How the setting differs from the paper's."""
 
     @property
     def folder(self) -> str | None:
-        """Folder of its files under `data`; None if the questions are generated."""
+        """Folder of its files in `evaluation.data`; None if the questions are generated."""
         return FOLDERS.get(self.name, self.name)
 
 
@@ -75,7 +74,7 @@ _GREEDY = {"do_sample": False, "temperature": 0.0, "max_gen_toks": 320}
 
 
 def choice_task(name: str) -> dict[str, Any]:
-    """A multiple-choice task of our own over the columns query, choices, gold."""
+    """Configuration of a multiple-choice task with the columns query, choices and gold."""
     metrics = [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}]
     return {
         "task": name,
@@ -91,7 +90,7 @@ def choice_task(name: str) -> dict[str, Any]:
 
 
 def generation_task(name: str, **config: Any) -> dict[str, Any]:
-    """A generation task of our own."""
+    """Configuration of a generation task."""
     metrics = [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}]
     base = {
         "task": name,
@@ -104,7 +103,7 @@ def generation_task(name: str, **config: Any) -> dict[str, Any]:
 
 
 def _by_subject(prefix: str, convert: Callable[[Item], columns.Columns]) -> Callable[[LocalSet], list[Part]]:
-    """One task per subject, as the harness cuts MMLU, CMMLU and C-Eval."""
+    """One task per subject, as the harness divides MMLU, CMMLU and C-Eval."""
 
     def parts(items: LocalSet) -> list[Part]:
         names = items.subjects()
@@ -121,7 +120,7 @@ def _whole(
 
 
 def _scieval(items: LocalSet) -> list[Part]:
-    """Physics, chemistry, biology with letters, biology with yes, no or maybe; not filling in, as in the paper."""
+    """Physics, chemistry and biology with letters, biology with yes, no or maybe; no cloze questions, as the paper."""
     parts = []
     for subject in ("physics", "chemistry", "biology"):
         for kind, name in (("multiple-choice", f"scieval_{subject}"), ("judge", f"scieval_{subject}_judge")):
@@ -220,13 +219,13 @@ _SMALL_PROGRAM = generation_task(
 
 
 def _mbpp(items: LocalSet) -> list[Part]:
-    """The harness's examples are tasks 2, 3 and 4."""
+    """MBPP; its first examples are tasks 2, 3 and 4, as in the harness."""
     dev = sorted(items.dev, key=lambda item: item.get("task_id") not in (2, 3, 4))
     return [Part("mbpp_sandboxed", _SMALL_PROGRAM, LocalSet(items.test, dev), columns.small_program)]
 
 
 def _with_reasoning(name: str) -> Callable[[LocalSet], list[Part]]:
-    """A word-problem task with the eight worked examples that the harness has for GSM8K (Wei et al., 2201.11903)."""
+    """A word-problem task with the harness's eight worked examples for GSM8K (Wei et al., arXiv 2201.11903)."""
 
     def parts(items: LocalSet) -> list[Part]:
         import lm_eval
@@ -302,4 +301,4 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "mathematics": ("math", "gsm8k", "asdiv", "mawps", "sat-math"),
     "code": ("humaneval", "mbpp"),
 }  # fmt: skip
-"""Group -> its benchmarks; its score is their plain mean."""
+"""Group -> its benchmarks; its score is their mean."""

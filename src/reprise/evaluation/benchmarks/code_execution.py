@@ -4,12 +4,12 @@ from typing import Any
 
 
 def humaneval_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """HumanEval: the prompt with its completion, then the official check of the entry point."""
+    """Score HumanEval: run the prompt with its completion, then the official check of the entry point."""
     return {"acc": _passes(doc["prompt"] + results[0], f"{doc['test']}\ncheck({doc['entry_point']})")}
 
 
 def mbpp_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """MBPP: the program, then what its tests need, then its assert statements."""
+    """Score MBPP: run the program, then the setup of its tests, then their assert statements."""
     return {"acc": _passes(results[0], "\n".join([doc.get("test_setup_code") or "", *doc["test_list"]]))}
 
 

@@ -1,7 +1,7 @@
-"""Benchmarks that are not described here: tasks of lm-evaluation-harness, YAML tasks and question files of the user's.
+"""Benchmarks outside the catalogue: tasks of lm-evaluation-harness, and the user's YAML tasks and question files.
 
-An entry of `evaluation.benchmarks` becomes a `Benchmark` like our own. The questions of a task are written once, as a
-file of our format in the user's cache, so that documents are searched for them as for any others.
+An entry of `evaluation.benchmarks` becomes a `Benchmark` like those of the catalogue. The questions of a task are
+written once to a file in the user's cache, in our format, so that documents can be searched for them.
 """
 
 import difflib
@@ -25,33 +25,33 @@ from reprise.recipe.languages.codes import find_language
 from reprise.storage import cache_folder, digest, write_text
 
 _FORMAT = 1
-"""Raised when the same task would be written as other questions."""
+"""To be increased when the same task gives another file of questions."""
 _SHOTS = 5
-"""Examples of a question file, if it has a file of examples beside it."""
+"""Examples in the prompt of a question file that has a file of examples."""
 _WHERE = "evaluation.benchmarks"
 
 
 def resolve(names: Sequence[str]) -> list[Benchmark]:
-    """The benchmarks of a list of names, suites, tasks and files, each once, in order.
+    """Resolve names, suites, tasks and files to benchmarks, each once, in order.
 
     Raises:
-        UserError: an entry names nothing.
+        UserError: an entry is not known.
     """
     benchmarks = {benchmark.name: benchmark for entry in expand_benchmarks(names) for benchmark in _resolve(entry)}
     return list(benchmarks.values())
 
 
 def external(names: Sequence[str]) -> list[Benchmark]:
-    """Those that are not described in the catalogue.
+    """As `resolve`, but only benchmarks that are not in the catalogue.
 
     Raises:
-        UserError: an entry names nothing.
+        UserError: an entry is not known.
     """
     return resolve([name for name in expand_benchmarks(names) if name not in OWN_BENCHMARKS])
 
 
 def check_entries(names: Sequence[str]) -> Iterator[Finding]:
-    """What is wrong with each entry: a name that means nothing, data that are not here, two that are called alike."""
+    """Check the entries: unknown names, data that are not on this machine, and duplicate names."""
     sources: dict[str, str] = {}
     for entry in expand_benchmarks(names):
         if entry in OWN_BENCHMARKS:
@@ -136,17 +136,17 @@ def _yaml_benchmark(path: Path) -> Benchmark:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML whose tags, such as `!function`, are text."""
+    """YAML loader that reads values with tags, such as `!function`, as text."""
 
 
 _Loader.add_multi_constructor("!", lambda loader, suffix, node: f"!{suffix} {getattr(node, 'value', '')}")
 
 
 def read_task_yaml(path: Path) -> dict[str, Any]:
-    """The settings of a YAML task or group of the harness, with those of the files that it includes.
+    """Read the settings of a YAML task or group of the harness, including those of the files that it includes.
 
     Raises:
-        UserError: it is not YAML, or neither a task nor a group.
+        UserError: the file is not YAML, or neither a task nor a group.
     """
     try:
         config = yaml.load(path.read_text(encoding="utf-8"), _Loader)
@@ -180,7 +180,7 @@ def _question_name(path: Path) -> str:
 
 
 def read_question_file(test: Path) -> LocalSet:
-    """The questions of a file of the user's, and the examples beside it.
+    """Read the questions of a user's file, and the examples beside it.
 
     Raises:
         UserError: the file is missing or empty, or a line is not a question with an answer.
@@ -195,12 +195,12 @@ def read_question_file(test: Path) -> LocalSet:
 
 
 def examples_beside(test: Path) -> Path:
-    """Where the examples of a question file are, if it has any."""
+    """Path of the examples of a question file; it may not exist."""
     return test.with_name("dev.jsonl" if test.name == "test.jsonl" else f"{test.stem}.dev.jsonl")
 
 
 def _question_parts(name: str) -> Any:
-    """Questions with choices score the text of each choice; free answers are generated and compared."""
+    """Tasks of a question file: choices are scored by their text; free answers are generated and compared."""
     prompt = "Q: {{question}}\nA:"
     choice = choice_task(name) | {
         "doc_to_text": prompt,
@@ -242,10 +242,10 @@ def _no_parts(items: LocalSet) -> list[Part]:
 
 
 def searched_files(benchmarks: Sequence[Benchmark]) -> dict[Path, str]:
-    """File of questions -> name of its benchmark, for those that are not ours; written if they are missing.
+    """File of questions -> name of its benchmark, for benchmarks outside the catalogue; missing files are written.
 
     Raises:
-        UserError: a task's data cannot be loaded, or it cannot be judged question by question.
+        UserError: the data of a task cannot be loaded, or it does not score single questions.
     """
     files: dict[Path, str] = {}
     for benchmark in benchmarks:
@@ -260,7 +260,7 @@ def searched_files(benchmarks: Sequence[Benchmark]) -> dict[Path, str]:
 
 
 def task_files(benchmarks: Sequence[Benchmark]) -> dict[str, Path]:
-    """Files of the user's that decide a score: the YAML task, the examples beside a question file."""
+    """The user's files that affect a score: YAML tasks, and the examples of question files."""
     files = {}
     for benchmark in benchmarks:
         if benchmark.file is not None:
@@ -275,21 +275,21 @@ def task_files(benchmarks: Sequence[Benchmark]) -> dict[str, Path]:
 
 
 def task_identity(benchmark: Benchmark) -> str:
-    """What decides a task besides its data: for a YAML file of the user's its text; the harness has a version."""
+    """Hash of the user's YAML file of a task; empty for a task of the harness, whose version identifies it."""
     return "" if benchmark.file is None else digest(benchmark.file.read_text(encoding="utf-8"))
 
 
 def count_questions(benchmark: Benchmark) -> int:
-    """Questions of a benchmark that is not ours.
+    """Number of questions of a benchmark outside the catalogue.
 
     Raises:
-        UserError: they cannot be loaded.
+        UserError: the questions cannot be loaded.
     """
     return sum(1 for path in searched_files([benchmark]) for line in path.read_bytes().splitlines() if line.strip())
 
 
 def question_path(benchmark: Benchmark) -> Path:
-    """Where the questions of a task of the harness are kept, under what decides them."""
+    """Cache file with the questions of a harness task."""
     key: list[Any] = [_FORMAT, harness_version(), benchmark.hub, task_identity(benchmark)]
     if benchmark.file is not None:
         key.append([[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in _local_data(benchmark.file)])
@@ -297,7 +297,7 @@ def question_path(benchmark: Benchmark) -> Path:
 
 
 def _local_data(path: Path) -> list[Path]:
-    """Files on this machine that the YAML task takes its data from."""
+    """Local files from which a YAML task loads its data."""
     config = read_task_yaml(path)
     options = config.get("dataset_kwargs")
     queue: list[Any] = [config.get("dataset_path")]
@@ -331,7 +331,7 @@ def _write_questions(benchmark: Benchmark, path: Path) -> None:
         lines = [json.dumps(record, ensure_ascii=False) for record in harness.question_records(tasks)]
     except UserError:
         raise
-    except Exception as error:  # `datasets` raises many kinds for a set that is gone, gated or out of reach
+    except Exception as error:  # `datasets` raises many exceptions for missing, gated or unreachable sets
         first_line = (str(error).strip().splitlines() or [""])[0]
         raise UserError(
             f"the data of {benchmark.name} cannot be loaded ({type(error).__name__}: {first_line[:200]})",

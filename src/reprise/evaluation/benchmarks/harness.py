@@ -1,6 +1,6 @@
-"""lm-evaluation-harness: its tasks over our files, and a backend for it that meets the same tokens once.
+"""lm-evaluation-harness: its tasks with our files, and a model class that computes shared tokens once.
 
-Imported only where a benchmark runs.
+Only imported when a benchmark runs.
 """
 
 import logging
@@ -30,10 +30,10 @@ from reprise.progress import track
 from reprise.storage import digest
 
 FEWSHOT_SEED = 1234
-"""The harness's own default, so that its command line draws the same examples."""
+"""The harness's default seed, so that its command line draws the same examples."""
 
 GENERATION_BATCHES = 8
-"""Batches of prompts that one process continues, and whose texts are kept, together."""
+"""Batches of prompts in one piece of generation, which one process runs and caches."""
 
 VERSION = str(getattr(lm_eval, "__version__", "unknown"))
 
@@ -41,9 +41,9 @@ logging.getLogger("lm_eval").setLevel(logging.ERROR)
 
 
 class BatchedLM(HFLM):  # type: ignore[misc]
-    """The harness's transformers model with another way of computing the same log-likelihoods.
+    """The harness's transformers model, with a faster computation of the same log-likelihoods.
 
-    Tokens, truncation and everything around it are the harness's. Generation is the harness's too, in batches.
+    Tokenization, truncation and generation are the harness's own.
     """
 
     def __init__(
@@ -62,9 +62,9 @@ class BatchedLM(HFLM):  # type: ignore[misc]
             model: a causal language model of transformers on its device.
             tokenizer: the model's tokenizer.
             batch_tokens: tokens in one batch of log-likelihoods.
-            generation_batch: prompts that are continued together.
-            evaluated: the same model, whose processes divide the requests; with `folder`.
-            folder: where the answers to each piece of the requests are kept.
+            generation_batch: prompts in one batch of generation.
+            evaluated: the same model, whose processes share the requests; only together with `folder`.
+            folder: cache folder for the answers to each piece of the requests.
         """
         super().__init__(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=generation_batch)
         self._scorer = ContinuationScorer(
@@ -74,10 +74,10 @@ class BatchedLM(HFLM):  # type: ignore[misc]
         self._evaluated, self._folder = evaluated, folder
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """(log-likelihood in nats, whether it is greedy) of each choice behind its question.
+        """(log-likelihood in nats, whether it is greedy) of each choice given its question.
 
         Raises:
-            UserError: a choice has no token of its own, which the harness refuses too.
+            UserError: a choice has no token of its own, which the harness refuses as well.
         """
         for request in requests:
             context, continuation = request.args
@@ -91,7 +91,7 @@ class BatchedLM(HFLM):  # type: ignore[misc]
         return scores
 
     def _own_tokens(self, context: str, continuation: str) -> bool:
-        """Whether a choice has a token that is not one of its context; only odd choices are encoded to find out."""
+        """Whether a choice has a token besides those of its context; only unusual choices are encoded for this."""
         if context and continuation.strip():
             return True
         if context:
@@ -116,7 +116,7 @@ class BatchedLM(HFLM):  # type: ignore[misc]
         return scores
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        """What the model writes behind each prompt."""
+        """Generate a continuation of each prompt."""
         if self._evaluated is None:
             return self.generate_here([request.args for request in requests])
         arguments = [request.args for request in requests]
@@ -135,7 +135,7 @@ class BatchedLM(HFLM):  # type: ignore[misc]
         return texts
 
     def generate_here(self, arguments: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
-        """What the model writes behind each prompt, given the harness's settings of the generation; in this process."""
+        """Generate in this process; `arguments` are (prompt, the harness's generation settings)."""
         requests = [
             Instance(request_type="generate_until", doc={}, arguments=(prompt, dict(settings)), idx=index)
             for index, (prompt, settings) in enumerate(arguments)
@@ -143,7 +143,7 @@ class BatchedLM(HFLM):  # type: ignore[misc]
         return [str(text) for text in super().generate_until(requests, disable_tqdm=True)]
 
     def _measure(self, unit: str, parts: list[Any], measure: Callable[[EvaluatedModel, Any], Any]) -> list[Any]:
-        """Answers to pieces of the requests, by all processes; each piece is kept under what it asks."""
+        """Measure pieces of the requests in all processes; the result of each piece is cached by its content."""
         evaluated, folder = self._evaluated, self._folder
         assert evaluated is not None and folder is not None
         paths = [folder / f"{digest([evaluated.fingerprint, VERSION, unit, repr(part)])}.json" for part in parts]
@@ -170,7 +170,7 @@ def _score_piece(
 
 
 def _generate_piece(batch_tokens: int, generation_batch: int, evaluated: EvaluatedModel, requests: Any) -> list[str]:
-    """The text behind each prompt of a piece."""
+    """Continuations of the prompts of a piece."""
     if "harness" not in evaluated.opened:
         evaluated.opened["harness"] = BatchedLM(
             evaluated.model, evaluated.tokenizer, batch_tokens=batch_tokens, generation_batch=generation_batch
@@ -180,7 +180,7 @@ def _generate_piece(batch_tokens: int, generation_batch: int, evaluated: Evaluat
 
 
 def local_tasks(benchmark: Benchmark, items: LocalSet) -> dict[str, Any]:
-    """Name -> task of the harness, over local questions."""
+    """Name -> task of the harness, with local questions."""
     tasks: dict[str, Any] = {}
     parts = benchmark.parts(items)
     manager = _manager(benchmark)
@@ -199,7 +199,7 @@ def local_tasks(benchmark: Benchmark, items: LocalSet) -> dict[str, Any]:
 
 
 def hub_tasks(benchmark: Benchmark) -> dict[str, Any]:
-    """Name -> task of the harness, as it is there, questions from the Hub."""
+    """Name -> task of the harness, unchanged, with questions from the Hub."""
     with without_bars():
         loaded = _manager(benchmark).load([benchmark.hub])["tasks"]
     for task in loaded.values():
@@ -210,7 +210,7 @@ def hub_tasks(benchmark: Benchmark) -> dict[str, Any]:
 
 
 def loaded_questions(tasks: dict[str, Any]) -> dict[str, list[list[Any]]]:
-    """Task -> its questions, and the examples that its prompts draw from: what its scores depend on of a dataset."""
+    """Task -> its questions and the examples for its prompts: all data that its scores depend on."""
     return {
         name: [list(task.eval_docs), list(task.fewshot_docs() if task.get_config("num_fewshot") else [])]
         for name, task in tasks.items()
@@ -218,14 +218,14 @@ def loaded_questions(tasks: dict[str, Any]) -> dict[str, list[list[Any]]]:
 
 
 def metrics(task: Any) -> list[str]:
-    """Names of a task's metrics, in its order."""
+    """Names of a task's metrics, in order."""
     return list(task.aggregation())
 
 
 def share_metrics(task: Any) -> list[str]:
-    """Metrics that give each question a score whose mean is reported, more being better, in the task's order.
+    """Metrics of a task that score each question and are aggregated by the mean, where higher is better; in order.
 
-    The scores themselves are checked where they are computed.
+    Whether scores are between 0 and 1 is checked when they are computed.
     """
     better, aggregated = task.higher_is_better(), task.aggregation()
     return [
@@ -241,16 +241,16 @@ _NOT_SHARES = frozenset(
 
 
 def question_records(tasks: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The questions of tasks in the format of our files, to search documents for."""
+    """Yield the questions of tasks in our file format, for decontamination."""
     for name, task in tasks.items():
         for index, doc in enumerate(task.eval_docs):
             yield {"id": f"{name}/{index}", "question": _searched(task, doc), "choices": _choices(task, doc)}
 
 
 def _searched(task: Any, doc: Any) -> str:
-    """The text of a question that no document may contain: what the task says, else its fields in the prompt.
+    """The text of a question to search documents for: the one that the task defines, else its fields in the prompt.
 
-    The words around them, such as `Question:`, are those of the template and in no document.
+    Words of the template, such as `Question:`, are left out, as no document contains them.
     """
     if task.should_decontaminate() and (query := task.doc_to_decontamination_query(doc)):
         return str(query)
@@ -266,7 +266,7 @@ def _searched(task: Any, doc: Any) -> str:
 
 
 def _choices(task: Any, doc: Any) -> list[str]:
-    """The texts of the choices, also where the prompt lists them behind letters."""
+    """Texts of the choices, also if the prompt lists them with letters."""
     if task.OUTPUT_TYPE != "multiple_choice":
         return []
     choices = [str(choice) for choice in task.doc_to_choice(doc)]
@@ -277,9 +277,9 @@ def _choices(task: Any, doc: Any) -> list[str]:
 
 
 def gold_bits(sample: dict[str, Any], output_type: str) -> tuple[float, int] | None:
-    """(bits, UTF-8 bytes) of the right answer as it was scored; None if nothing was scored or it is not known.
+    """(bits, UTF-8 bytes) of the right answer as scored; None if nothing was scored, or the right answer is not known.
 
-    Where several answers are right, the likeliest one counts.
+    If several answers are right, the most likely one counts.
     """
     if output_type not in ("multiple_choice", "loglikelihood"):
         return None
@@ -291,7 +291,7 @@ def gold_bits(sample: dict[str, Any], output_type: str) -> tuple[float, int] | N
 
 
 def _right(target: Any, texts: list[str]) -> list[int]:
-    """Indices of the right choices: the harness logs an index, several, or the text of the choice."""
+    """Indices of the right choices; the harness logs one index, several, or the text of a choice."""
     if isinstance(target, list | tuple):
         return [index for one in target for index in _right(one, texts)]
     if isinstance(target, str) and not target.isdecimal():
@@ -302,13 +302,16 @@ def _right(target: Any, texts: list[str]) -> list[int]:
 def run_tasks(
     lm: Any, tasks: dict[str, Any], samples: dict[str, list[int]], *, as_chat: bool = False
 ) -> dict[str, list[dict[str, Any]]]:
-    """Run tasks on chosen questions; the harness's log of each question, by task.
+    """Run tasks on chosen questions.
 
     Args:
-        lm: the model.
-        tasks: by name.
-        samples: numbers of the questions, by task.
-        as_chat: put each question through the model's chat template.
+        lm: the harness's model.
+        tasks: name -> task.
+        samples: name of a task -> indices of its questions.
+        as_chat: format each question with the chat template.
+
+    Returns:
+        Name of a task -> the harness's log of each question.
     """
     chosen = {name: task for name, task in tasks.items() if samples[name]}
     with without_bars():
@@ -325,7 +328,7 @@ def run_tasks(
 
 
 def _manager(benchmark: Benchmark) -> Any:
-    """Knows only the tasks of one benchmark: reading the names of all takes half a minute."""
+    """A task manager that only knows the tasks of one benchmark, as indexing all takes half a minute."""
     root = Path(lm_eval.__file__).parent / "tasks"
     return TaskManager(include_defaults=False, include_path=[str(root / folder) for folder in benchmark.harness])
 
@@ -339,7 +342,7 @@ def _from_harness(manager: Any, part: Part) -> Any:
 
 
 def _data(part: Part, split: str) -> dict[str, Any]:
-    """The settings that replace a dataset with local questions."""
+    """Settings that replace the dataset of a task by local questions."""
     columns = {split: part.items.test} | ({"dev": part.items.dev} if part.items.dev else {})
     dataset = DatasetDict(
         {name: Dataset.from_list([part.columns(item) for item in items]) for name, items in columns.items()}
@@ -356,7 +359,7 @@ def _data(part: Part, split: str) -> dict[str, Any]:
 
 
 def ordered(samples: Sequence[dict[str, Any]], metric: str, filter_name: str) -> list[tuple[int, float]]:
-    """(index of the question, score) in order, from the harness's log; an empty filter is the first of the task.
+    """(index of the question, score) in order, from the harness's log; an empty filter name is the task's first filter.
 
     Raises:
         UserError: a score is not between 0 and 1.

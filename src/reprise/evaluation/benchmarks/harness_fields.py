@@ -38,7 +38,7 @@ def arc(item: Item) -> Columns:
 
 
 def sciq(item: Item) -> Columns:
-    """`sciq`: three distractors, then the right answer; the paragraph where the file has it."""
+    """`sciq`: three distractors, the right answer, and the paragraph if the file has one."""
     right = gold(item)
     wrong = [choice for index, choice in enumerate(item["choices"]) if index != right]
     names = {f"distractor{nth}": choice for nth, choice in enumerate(wrong, 1)}
@@ -73,13 +73,13 @@ def competition_math(item: Item) -> Columns:
 
 
 def scieval(item: Item) -> Columns:
-    """SciEval's own instruction, the question, the letters; yes, no or maybe for its judging questions."""
+    """SciEval: its instruction, the question and the letters; yes, no or maybe for judging questions."""
     question = item["question"].removesuffix("Answer:").rstrip()
     if item.get("answer_type") == "judge":
         choices = ["yes", "no", "maybe"]
         right = choices.index(item["answer"].lower())
     else:
-        # One question of the official file carries its options inside its text.
+        # One question of the official file has its options in its text.
         letters = LETTERS[: len(item["choices"]) or 4]
         question += "".join(f"\n{letter}. {choice}" for letter, choice in zip(letters, item["choices"], strict=False))
         choices, right = list(letters), letters.index(item["answer"])
@@ -92,7 +92,7 @@ def bbh(item: Item) -> Columns:
 
 
 _THINKS = "A: Let's think step by step. "
-"""How the worked examples of MMLU-Pro begin, in its own files."""
+"""Beginning of the worked examples in MMLU-Pro's files."""
 
 
 def mmlu_pro(item: Item) -> Columns:
@@ -108,17 +108,17 @@ def mmlu_pro(item: Item) -> Columns:
 
 
 def program(item: Item) -> Columns:
-    """HumanEval: what the prompt, the tests and the entry point are."""
+    """HumanEval: the prompt, the tests and the entry point."""
     return {"prompt": item["question"], "test": item["test"], "entry_point": item["entry_point"]}
 
 
 def small_program(item: Item) -> Columns:
-    """MBPP: the task, its three tests and what they need first, a solution for the examples."""
+    """MBPP: the task, its three tests with their setup, and a solution for the examples."""
     columns = {"text": item["question"], "code": item["answer"], "test_list": item["test_list"]}
     return columns | {"test_setup_code": item.get("test_setup_code") or ""}
 
 
 def instructions(item: Item) -> Columns:
-    """IFEval: the prompt, and the instructions whose observance is checked by rules."""
+    """IFEval: the prompt, and the instructions that are checked by rules."""
     columns = {"key": item["id"], "prompt": item["question"], "instruction_id_list": item["instruction_id_list"]}
     return columns | {"kwargs": item["kwargs"]}

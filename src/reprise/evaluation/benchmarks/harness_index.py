@@ -1,7 +1,7 @@
 """The tasks of the installed lm-evaluation-harness, by name, without importing it.
 
-The harness parses all of its 14,000 YAML files to know its tasks, which takes half a minute. Here their names are read
-with a few patterns, and kept in the user's cache for each version.
+The harness parses all of its 14,000 YAML files to index its tasks, which takes half a minute. Here their names are
+read with regular expressions, and cached for each version.
 """
 
 import functools
@@ -30,15 +30,15 @@ _TAG = re.compile(r"^[\"']?tag[\"']?:[ \t]*(\[[^\]]*\]|[^\s\[#]+)", re.MULTILINE
 
 @dataclass(frozen=True)
 class HarnessTask:
-    """A name that the harness knows."""
+    """A task, group or tag of the harness."""
 
     kind: Literal["task", "group", "tag"]
     file: str
-    """Its YAML file below the harness's folder of tasks; empty for a tag."""
+    """Its YAML file, relative to the harness's folder of tasks; empty for a tag."""
     dataset: str = ""
-    """Dataset on the Hub, `path` or `path:configuration`; empty if the file does not say it."""
+    """Dataset on the Hub, `path` or `path:configuration`; empty if the file names none."""
     children: list[str] = field(default_factory=list)
-    """Names that a group or tag holds."""
+    """Members of a group or tag."""
 
 
 def tasks_folder() -> Path:
@@ -54,7 +54,7 @@ def tasks_folder() -> Path:
 
 
 def harness_version() -> str | None:
-    """Version of lm-evaluation-harness, which decides the prompts; None if it is not installed."""
+    """Version of lm-evaluation-harness, which determines the prompts; None if it is not installed."""
     try:
         return importlib.metadata.version("lm_eval")
     except importlib.metadata.PackageNotFoundError:
@@ -76,14 +76,14 @@ def harness_tasks() -> dict[str, HarnessTask]:
     if known is not None and known["identity"] == identity:
         return {name: HarnessTask(**entry) for name, entry in json.loads(known["tasks"]).items()}
     tasks = read_tasks(root)
-    # One string: the tasks are many, and a checksum over so many small values would take seconds.
+    # Stored as one string: a checksum over so many small values would take seconds.
     described = json.dumps({name: asdict(task) for name, task in tasks.items()})
     write_checked(kept, {"identity": identity, "tasks": described})
     return tasks
 
 
 def read_tasks(root: Path) -> dict[str, HarnessTask]:
-    """Name -> what the YAML files below a folder define under it; the first file in order of path wins."""
+    """Read the YAML files in a folder: name -> task; the first file in order of path wins."""
     tasks: dict[str, HarnessTask] = {}
     tags: dict[str, list[str]] = {}
     included: dict[Path, dict[str, str]] = {}
@@ -114,12 +114,12 @@ def _tags(text: str) -> list[str]:
 
 
 def _included(path: Path, name: str | None, known: dict[Path, dict[str, str]]) -> dict[str, str]:
-    """Values of the file that a task includes, and of those that this one includes."""
+    """Values of the files that a task includes, recursively."""
     if name is None:
         return {}
     target = path.parent / name
     if target not in known:
-        known[target] = {}  # a file that includes itself ends here
+        known[target] = {}  # stops files that include themselves
         if target.is_file():
             text = target.read_text(encoding="utf-8", errors="replace")
             values = dict(reversed(_NAME.findall(text)))
@@ -128,7 +128,7 @@ def _included(path: Path, name: str | None, known: dict[Path, dict[str, str]]) -
 
 
 def leaf_tasks(name: str, tasks: dict[str, HarnessTask]) -> list[str]:
-    """Names of the tasks of a group or tag, each once; a task itself has its own."""
+    """Names of the tasks of a group or tag, each once; for a task, its own name."""
     leaves: dict[str, None] = {}
     seen: set[str] = set()
     queue = [name]
@@ -145,7 +145,7 @@ def leaf_tasks(name: str, tasks: dict[str, HarnessTask]) -> list[str]:
 
 
 def folders(name: str, tasks: dict[str, HarnessTask]) -> tuple[str, ...]:
-    """Folders of the harness with the files of a task and all that it holds."""
+    """Folders of the harness with the files of a task, and of the members of a group."""
     files: set[str] = set()
     seen: set[str] = set()
     queue = [name]
@@ -157,14 +157,14 @@ def folders(name: str, tasks: dict[str, HarnessTask]) -> tuple[str, ...]:
         task = tasks[current]
         if task.file:
             folder = Path(task.file).parent
-            # What a group holds may be defined inline or by tags of files beside it.
+            # Members of a group may be defined inline, or by tags in files beside it.
             files.add(folder.parts[0] if task.kind == "group" and folder.parts else str(folder))
         queue += task.children
     return _outermost(files)
 
 
 def _outermost(paths: Iterable[str]) -> tuple[str, ...]:
-    """Paths without those that lie below another one of them."""
+    """Paths without those that are inside another one."""
     kept: list[str] = []
     for path in sorted(set(paths)):
         if not any(path == other or path.startswith(f"{other}/") for other in kept):

@@ -1,6 +1,6 @@
 """Questions of the benchmarks whose tasks are written here, from the Hugging Face Hub.
 
-The columns are those of the datasets' cards. None of the sets has been downloaded in the tests.
+The columns are taken from the datasets' cards; no test downloads these sets.
 """
 
 import re
@@ -14,7 +14,7 @@ Rows = Iterable[dict[str, Any]]
 
 
 def read_hub(name: str) -> LocalSet:
-    """The questions of a benchmark of `SOURCES`, in the format of local files."""
+    """Load the questions of a benchmark in `SOURCES`, in the format of local files."""
     return SOURCES[name]()
 
 
@@ -71,7 +71,7 @@ _MATH = (
 
 
 def _math() -> LocalSet:
-    """All 5,000 questions; the examples are the first training problems of the subjects, one of each."""
+    """MATH: all 5,000 questions; the examples are the first training problem of each subject."""
     test: list[Item] = []
     dev: list[Item] = []
     for subject in _MATH:
@@ -95,7 +95,7 @@ _OPTION = re.compile(r"^([A-D])[.:)]\s*(.*)$", re.MULTILINE)
 
 
 def _scieval_item(row: dict[str, Any]) -> Item:
-    """The text of the question contains the options; they are removed from it if all of them can be located."""
+    """SciEval: the options are removed from the text of the question if all of them can be located there."""
     question = str(row["question"]).removesuffix("Answer:").rstrip()
     item: Item = {"subject": row["category"], "answer_type": row["type"], "answer": str(row["answer"][0])}
     options = list(_OPTION.finditer(question))
@@ -119,4 +119,4 @@ SOURCES: dict[str, Callable[[], LocalSet]] = {
     "math": _math,
     "scieval": _scieval,
 }
-"""Benchmark -> reads its questions; all others are loaded by the harness's own tasks."""
+"""Benchmark -> function that loads its questions; all others are loaded by the harness's tasks."""

@@ -1,11 +1,11 @@
 """A probe of in-context learning that needs no knowledge: patterns that occur in the prompt only.
 
-Leaving a language out of continual training can ruin in-context learning while the loss looks well (arXiv 2506.00288),
-so this is a cheap guard. Three kinds of questions, generated from a fixed seed:
+Leaving a language out of continual training can damage in-context learning while the loss looks fine (arXiv
+2506.00288); this is a cheap guard against it. Three kinds of questions are generated from a fixed seed:
 
-- recall: made-up words with made-up names; one is asked for (chance 1 in 5);
-- rule: words of two categories under two made-up labels; a new word is to be labelled (chance 1 in 2);
-- cycle: a repeating sequence is to be continued (chance 1 in 3).
+- recall: made-up words with made-up names, one of which must be recalled (chance 1 in 5);
+- rule: words of two categories with two made-up labels; a new word must be labelled (chance 1 in 2);
+- cycle: a repeating sequence must be continued (chance 1 in 3).
 """
 
 import random
@@ -24,7 +24,7 @@ _RIMES = ("ab", "ek", "im", "op", "ul", "an", "ev", "ost", "ird", "umb")
 
 
 class Pattern(TypedDict):
-    """A pattern, cut before its last word."""
+    """A pattern without its last word."""
 
     query: str
     choices: list[str]
@@ -39,7 +39,7 @@ class ProbeQuestion(Pattern):
 
 
 def probe_questions(seed: int = 0) -> list[ProbeQuestion]:
-    """The questions of all kinds, the same for the same seed."""
+    """Questions of all kinds, determined by the seed."""
     dice = random.Random(seed)
     makers = {"recall": _recall, "rule": _rule, "cycle": _cycle}
     return [{"kind": kind, **make(dice)} for kind, make in makers.items() for _ in range(QUESTIONS_OF_A_KIND)]

@@ -1,8 +1,8 @@
 """A probe of instruction following in English and Chinese, with rules that a program checks (after IFEval, 2311.07911).
 
-Each question asks for something easy in a form that can be checked: so many lines, at most so many words, a word that
-must or must not occur, JSON, the first or last words, one sentence, the language. The questions come from a fixed seed.
-Beside the rule every answer is examined for repetition and for its language.
+Each question asks for something easy in a form that can be checked: a number of lines, a maximum of words, words that
+must or must not occur, JSON, the first or last words, the language. The questions are generated from a fixed seed.
+Every answer is also checked for repetition and for its language.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any, Literal, TypedDict
 
 QUESTIONS_OF_A_KIND = 12
 REPEATED_SHARE = 0.5
-"""An answer repeats itself where more than this share of it lies in lines or 10-grams that it holds twice."""
+"""An answer counts as repetitive if more than this share of it is in lines or 10-grams that occur twice."""
 
 Language = Literal["en", "zh"]
 
@@ -56,7 +56,7 @@ _STARTS: dict[Language, tuple[str, ...]] = {
 
 
 class Rule(TypedDict):
-    """The rule of a question, and the values that its text was filled with; each kind uses some of them."""
+    """The rule of a question, and the values in its text; each kind uses some of them."""
 
     kind: str
     language: Language
@@ -78,7 +78,7 @@ class InstructionQuestion(TypedDict):
 
 
 def instruction_questions(language: Language, seed: int = 0) -> list[InstructionQuestion]:
-    """96 questions, the same for the same language and seed."""
+    """96 questions, determined by language and seed."""
     dice = random.Random(f"{language} {seed}")
     questions: list[InstructionQuestion] = []
     for kind, text in _ASKED[language].items():
@@ -105,19 +105,19 @@ def instruction_results(doc: dict[str, Any], results: list[str]) -> dict[str, fl
 
 
 def follows(rule: Rule, answer: str) -> bool:
-    """Whether an answer keeps to the rule of its question."""
+    """Whether an answer follows the rule of its question."""
     return _RULES[rule["kind"]](rule, answer.strip())
 
 
 def in_language(language: Language, answer: str) -> bool:
-    """Whether most letters of an answer are those of the language's script; an answer without letters is in none."""
+    """Whether most letters of an answer are in the language's script; False without letters."""
     letters = [char for char in answer if char.isalpha()]
     own = sum(_is_han(char) == (language == "zh") and (language == "zh" or char.isascii()) for char in letters)
     return bool(letters) and own > 0.5 * len(letters)
 
 
 def repeats(answer: str) -> bool:
-    """Whether an answer goes round in circles."""
+    """Whether an answer repeats itself."""
     lines = [line.strip() for line in answer.splitlines() if line.strip()]
     doubled = sum(len(line) for index, line in enumerate(lines) if line in lines[:index])
     size = 10

@@ -14,7 +14,7 @@ from reprise.recipe.fields import Settings
 from reprise.recipe.languages.codes import find_language
 
 PREFIX = "language:"
-"""What a suite of a language begins with in `evaluation.benchmarks`."""
+"""Prefix of a language's suite in `evaluation.benchmarks`."""
 
 
 class Family(Settings):
@@ -23,7 +23,7 @@ class Family(Settings):
     name: str
     """Name of the family."""
     asks: str
-    """What its questions are about, in a word."""
+    """Subject of its questions, in a word."""
     suite: bool
     """Whether its tasks are part of the suite of their language."""
     tasks: str
@@ -34,26 +34,26 @@ class OfLanguage(Settings):
     """Tasks of one language."""
 
     suite: list[str] = Field(default=[])
-    """Those of its suite."""
+    """Tasks in the language's suite."""
     more: list[str] = Field(default=[])
-    """Those that are only listed."""
+    """Tasks that are only listed."""
 
 
 class Suites(Settings):
-    """What `language_suites.yaml` holds."""
+    """Content of `language_suites.yaml`."""
 
     families: list[Family]
     """Families of tasks."""
     languages: dict[str, OfLanguage]
-    """Language -> tasks of it alone."""
+    """Language -> tasks that exist only for it."""
 
 
 @dataclass(frozen=True)
 class ListedTask:
-    """A task or group that asks in a language."""
+    """A task or group with questions in a language."""
 
     name: str
-    """What `evaluation.benchmarks` takes."""
+    """Name in `evaluation.benchmarks`."""
     family: str
     asks: str
     in_suite: bool
@@ -61,14 +61,14 @@ class ListedTask:
 
 @functools.cache
 def read_suites() -> Suites:
-    """The data file, checked."""
+    """Read and check `language_suites.yaml`."""
     path = Path(__file__).with_suffix(".yaml")
     return Suites.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 @functools.cache
 def tasks_by_language() -> dict[str, list[ListedTask]]:
-    """Language -> the installed tasks that ask in it, those of its suite first.
+    """Language -> the installed tasks with questions in it, those of its suite first.
 
     Raises:
         UserError: the harness is not installed.
@@ -94,7 +94,7 @@ def tasks_by_language() -> dict[str, list[ListedTask]]:
 
 
 def _language(code: str) -> str | None:
-    """The language of a family's code; None for no language, and for one in a script that it is not usually in."""
+    """Language of a family's code; None if it is not a language, or in a script that is unusual for it."""
     language = find_language(code)
     parts = code.split("_")
     if language is None or len(parts) < 2:
@@ -113,5 +113,5 @@ def _languages_of_tasks() -> dict[str, str]:
 
 
 def language_of(task: str) -> str:
-    """The language of a task of the harness; `und` (undetermined) where the data file does not say it."""
+    """Language of a task of the harness; `und` (undetermined) if the data file does not name it."""
     return _languages_of_tasks().get(task, "und")

@@ -1,4 +1,4 @@
-"""`reprise benchmarks`: what can be asked, in which language, and whether its questions are on this machine."""
+"""`reprise benchmarks`: which benchmarks exist, in which language, and whether their questions are on this machine."""
 
 import os
 from collections.abc import Iterator
@@ -18,37 +18,37 @@ from reprise.recipe.languages.packs import load_pack
 
 
 class ListedBenchmark(TypedDict):
-    """A benchmark of ours, or a task of the harness."""
+    """A benchmark of the catalogue, or a task of the harness."""
 
     name: str
-    """What `evaluation.benchmarks` takes."""
+    """Name in `evaluation.benchmarks`."""
     language: str
     suites: list[str]
     """Suites that it is part of."""
     asks: str
-    """What its questions are about, or the family of the task; empty if it is not described."""
+    """Subject of its questions, or the family of the task; empty if neither is known."""
     data: str
     """`here`, `not here`, or `generated`."""
     dataset: str
-    """Where the questions come from: a file, or datasets of the Hub."""
+    """Source of the questions: a file, or datasets on the Hub."""
 
 
 class ListedLanguage(TypedDict):
-    """A language that something is asked in."""
+    """A language with benchmarks."""
 
     language: str
     name: str
     suite: str
-    """What `evaluation.benchmarks` takes; empty if there are only single tasks."""
+    """Name of its suite in `evaluation.benchmarks`; empty if there are only single tasks."""
     tasks_in_suite: int
     other_tasks: int
 
 
 def list_own(data: Path | None) -> list[ListedBenchmark]:
-    """The benchmarks that are described here.
+    """List the benchmarks of the catalogue.
 
     Args:
-        data: folder of local benchmark files (`evaluation.data`); None: only what the Hub's cache has counts as here.
+        data: folder of local benchmark files (`evaluation.data`); None: only the Hub's cache is searched for questions.
     """
     rows: list[ListedBenchmark] = []
     for name, benchmark in BENCHMARKS.items():
@@ -65,7 +65,7 @@ def list_own(data: Path | None) -> list[ListedBenchmark]:
 
 
 def list_languages() -> list[ListedLanguage]:
-    """The languages that the installed harness has tasks for.
+    """List the languages for which the installed harness has tasks.
 
     Raises:
         UserError: the harness is not installed.
@@ -86,10 +86,10 @@ def list_languages() -> list[ListedLanguage]:
 
 
 def list_language(code: str) -> list[ListedBenchmark]:
-    """The tasks that ask in a language, those of its suite first.
+    """List the tasks with questions in a language, those of its suite first.
 
     Raises:
-        UserError: the code names no language, or nothing is asked in it.
+        UserError: the code is not a language, or there is no task in it.
     """
     language = find_language(code)
     tasks = tasks_by_language().get(language or "", [])
@@ -114,14 +114,14 @@ def _row(name: str, language: str, suites: list[str], asks: str, data: str, data
 
 
 def _datasets(task: str) -> list[str]:
-    """Datasets of the Hub that a task or group takes its questions from."""
+    """Datasets on the Hub with the questions of a task or group."""
     installed = harness_tasks()
     names = [installed[leaf].dataset.split(":")[0] for leaf in leaf_tasks(task, installed)]
     return sorted({name for name in names if name})
 
 
 def _in_cache(datasets: list[str]) -> str:
-    """Whether all datasets are in the Hugging Face cache, as far as the names of its folders tell."""
+    """Whether all datasets are in the Hugging Face cache, judging by the names of its folders."""
     return (
         "here"
         if datasets and all(any(folder.is_dir() for folder in _places(name)) for name in datasets)
@@ -137,7 +137,7 @@ def _places(dataset: str) -> Iterator[Path]:
 
 
 def benchmark_table(rows: list[ListedBenchmark], title: str) -> Table:
-    """Benchmarks as a table for a terminal."""
+    """Format benchmarks as a table for the terminal."""
     table = Table(title=title, title_justify="left")
     table.add_column("name")
     more = {"language": [row["language"] for row in rows], "asks": [row["asks"] for row in rows]}
@@ -151,7 +151,7 @@ def benchmark_table(rows: list[ListedBenchmark], title: str) -> Table:
 
 
 def language_table(rows: list[ListedLanguage]) -> Table:
-    """Languages as a table for a terminal."""
+    """Format languages as a table for the terminal."""
     title = "Languages (reprise benchmarks LANGUAGE lists their tasks)"
     table = Table("language", "", "suite", "tasks in it", "other tasks", title=title, title_justify="left")
     for row in rows:

@@ -1,4 +1,4 @@
-"""Benchmarks on a model while it is trained, in the same process."""
+"""Benchmarks on a model during training, in the same process."""
 
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,11 @@ from reprise.training.events import LiveScore
 
 
 class LiveModel(EvaluatedModel):
-    """A model that is in memory already; what it answers today is not what it answers tomorrow."""
+    """A model that is already in memory, and whose weights change between measurements."""
 
     def __init__(self, model: Any, fingerprint: str, settings: Model, evaluation: Evaluation) -> None:
         super().__init__(settings, evaluation.model_copy(update={"backend": type(evaluation.backend)()}))
-        # Set here, because the cached properties would load it.
+        # Set here, as the cached properties would load the model.
         self.__dict__ |= {"model": model, "fingerprint": fingerprint}
 
 
@@ -25,15 +25,15 @@ def measure_live(
     """Run the benchmarks of the recipe.
 
     Args:
-        model: of transformers, in this process.
-        fingerprint: identifies its weights: answers are kept under it, so that a resumed run does not ask again.
+        model: transformers model in this process.
+        fingerprint: identifies its weights; answers are cached under it, so that a resumed run does not repeat them.
         settings: the base model, for the tokenizer.
         evaluation: which benchmarks, how many questions of each.
-        cache: folder of answers that were computed before.
-        seed: decides which questions are chosen.
+        cache: folder of cached answers.
+        seed: random seed for sampling questions.
 
     Returns:
-        The score of each that could run.
+        Scores of the benchmarks that could run.
     """
     runner = BenchmarkRunner(LiveModel(model, fingerprint, settings, evaluation), evaluation, cache=cache, seed=seed)
     return [

@@ -1,8 +1,8 @@
 """Log-likelihood of many continuations of few contexts: the core of multiple-choice benchmarks.
 
-The same tokens are met once. Contexts that begin alike (the examples of a few-shot prompt) share the keys and values of
-that beginning; the choices of a question stand side by side behind one copy of it, in one row, and an attention mask
-keeps them apart. Rows of similar length share a batch. The numbers are those of scoring each sequence by itself.
+Shared tokens are computed once. Contexts with the same beginning (the examples of a few-shot prompt) share its keys and
+values. The choices of a question follow one copy of it in a single row, separated by an attention mask. Rows of similar
+length share a batch. The results are those of scoring each sequence separately.
 """
 
 import itertools
@@ -23,13 +23,13 @@ from reprise.model.loss import IGNORE
 Ids = tuple[int, ...]
 
 MIN_SHARED = 48
-"""Contexts that share fewer tokens than this are not worth a cache of their own."""
+"""Minimum shared tokens for which a cache of keys and values pays off."""
 
 PIECE_TOKENS = 2**16
-"""Tokens of requests that one process scores, and that are kept, together."""
+"""Tokens in one piece of requests, which one process scores and caches."""
 
 _CACHED_TOKENS = 16384
-"""Tokens, prefix and rows together, whose keys and values exist at one time."""
+"""Maximum tokens, of prefix and rows together, whose keys and values are in memory."""
 
 
 @dataclass
@@ -46,7 +46,7 @@ class _Question:
 
 
 def cut_pieces(requests: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[int]]:
-    """Positions of the requests of each piece: those of one context together, beside contexts that begin alike."""
+    """Indices of the requests of each piece; requests of one context, and similar contexts, stay together."""
     order = sorted(range(len(requests)), key=lambda position: tuple(requests[position][0]))
     pieces: list[list[int]] = []
     room = 0
@@ -62,7 +62,7 @@ def cut_pieces(requests: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[
 
 
 class ContinuationScorer:
-    """Scores continuations under a model; finds out once whether the model takes rows with branches."""
+    """Scores continuations under a model; tests once whether the model supports rows with branches."""
 
     def __init__(
         self,
@@ -77,17 +77,17 @@ class ContinuationScorer:
 
         Args:
             model: a causal language model of transformers.
-            max_length: tokens that the model may see; what is longer is cut on the left.
+            max_length: maximum tokens of a sequence; longer ones are truncated on the left.
             batch_tokens: tokens in one batch.
-            device: where the model is.
-            takes_branches: whether the model takes rows with branches; None: to be found out.
+            device: device of the model.
+            takes_branches: whether the model supports rows with branches; None: test it.
         """
         self._model, self._device = model, torch.device(device)
         self._max_length, self._batch_tokens = max_length, fit_batch(batch_tokens, device)
         self._takes_branches = takes_branches
 
     def takes_branches(self, requests: Sequence[tuple[Sequence[int], Sequence[int]]]) -> bool:
-        """Whether the model takes rows with branches: found out once, on the first requests.
+        """Whether the model supports rows with branches; tested once, on the first requests.
 
         Raises:
             UserError: see `check_requests`.
@@ -105,7 +105,7 @@ class ContinuationScorer:
         """(log-likelihood in nats, whether it is the greedy continuation) of each (context, continuation), in order.
 
         Raises:
-            UserError: see `check_requests`; or a likelihood is not finite, of which the harness would make some choice.
+            UserError: as `check_requests`; or a likelihood is not finite, so that the choice would be arbitrary.
         """
         self.takes_branches(requests)
         results: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
@@ -128,9 +128,9 @@ class ContinuationScorer:
         return results
 
     def _check(self, pairs: list[tuple[Ids, Ids]]) -> bool:
-        """Whether rows with branches give what plain sequences give, tried on the longest request that fits.
+        """Whether rows with branches give the same results as plain sequences, for the longest request that fits.
 
-        Models whose layers do not attend to everything before them (sliding windows, recurrence) do not.
+        They do not for models whose layers do not attend to all previous tokens (sliding windows, recurrence).
         """
         fitting = [pair for pair in pairs if len(pair[0]) >= 4 and len(pair[0]) + len(pair[1]) <= self._max_length]
         if not fitting:
@@ -145,8 +145,8 @@ class ContinuationScorer:
             alone = dict(self._score_group([question], len(context) // 2))
         except (TypeError, ValueError, RuntimeError, AttributeError):
             return False
-        # In bfloat16 either way is off by about 0.05 nats a token (SmolLM2-135M, against float32): a sum of n tokens by
-        # sqrt(n) times that, however likely it is. A layer that sees other tokens is off by much more.
+        # In bfloat16 both ways differ from float32 by about 0.05 nats per token (SmolLM2-135M), and a sum of n tokens
+        # by sqrt(n) times that. A layer that attends to other tokens differs by much more.
         exact = self._model.dtype in (torch.float32, torch.float64)
         relative, per_token = (1e-3, 0.0) if exact else (3e-2, 0.1)
         noise = per_token * math.sqrt(len(continuation))
@@ -156,7 +156,7 @@ class ContinuationScorer:
 
     @torch.no_grad()
     def _score_group(self, group: list[_Question], shared: int) -> Iterator[tuple[int, tuple[float, bool]]]:
-        """Questions whose contexts begin with the same `shared` tokens."""
+        """Score questions whose contexts share their first `shared` tokens."""
         cache = None
         if shared:
             prefix = torch.tensor([group[0].context[:shared]], device=self._device)
@@ -190,7 +190,7 @@ class ContinuationScorer:
             yield batch
 
     def _lay_out(self, batch: list[_Question], shared: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Rows: the rest of the context without its last token, then per branch that last token and its continuation.
+        """Make rows: the rest of the context without its last token, then per branch that token and its continuation.
 
         Returns:
             ids, labels, positions: int64[rows, length].
@@ -219,14 +219,14 @@ class ContinuationScorer:
                 sees[row, start:end, shared + start : shared + end] = np.tri(end - start, dtype=bool)
                 start = end
             padding = np.arange(start, length)
-            sees[row, padding, shared + padding] = True  # a row that sees nothing would be NaN
+            sees[row, padding, shared + padding] = True  # a row without any visible token would be NaN
         mask = torch.zeros(sees.shape, dtype=self._model.dtype)
         mask.masked_fill_(torch.from_numpy(~sees), torch.finfo(self._model.dtype).min)
         tensors = [torch.from_numpy(array).to(self._device) for array in (ids, labels, positions)]
         return tensors[0], tensors[1], tensors[2], mask[:, None].to(self._device)
 
     def _score_alone(self, requests: list[tuple[int, Ids, Ids]]) -> Iterator[tuple[int, tuple[float, bool]]]:
-        """Each sequence by itself, cut on the left if it is longer than the model's context."""
+        """Score each sequence separately, truncated on the left if it is longer than the model's context."""
         cut = [(index, (*context, *ids)[-(self._max_length + 1) :], len(ids)) for index, context, ids in requests]
         cut.sort(key=lambda entry: -len(entry[1]))
         while cut:
@@ -238,7 +238,7 @@ class ContinuationScorer:
             for row, (_, sequence, count) in enumerate(batch):
                 ids[row, : len(sequence)] = torch.tensor(sequence)
                 labels[row, len(sequence) - count : len(sequence)] = torch.tensor(sequence[-count:])
-            # The last token is only a target: the model needs not see it, and must not if it is one too many.
+            # The last token is only a target, so it is not an input, which would be one too many for a full context.
             inputs, targets = ids[:, :-1].to(self._device), labels.to(self._device)
             nll, greedy = _score_shifted(self._model, inputs, targets)
             for row, (index, sequence, count) in enumerate(batch):
@@ -247,9 +247,9 @@ class ContinuationScorer:
 
 
 def _score_shifted(model: Any, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores where `labels` has one column more than `inputs`: position t is asked for `labels[:, t + 1]`."""
+    """Scores for `labels` with one column more than `inputs`: position t predicts `labels[:, t + 1]`."""
     last = torch.zeros_like(inputs[:, :1])
-    # A column of padding behind the inputs carries the last label; nothing sees it and it is asked nothing.
+    # A column of padding after the inputs carries the last label; nothing attends to it, and it predicts nothing.
     if inputs.shape[1] + 1 <= _context(model):
         scores = token_scores(model, torch.cat([inputs, last], dim=1), labels, with_greedy=True)
         assert scores.greedy is not None
@@ -266,7 +266,7 @@ def _context(model: Any) -> int:
 
 
 def _window(model: Any) -> int:
-    """Tokens that every layer attends to; layers with a sliding window would use our mask instead of theirs."""
+    """Tokens that every layer attends to; layers with sliding windows would use our mask instead of their own."""
     config = model.config.get_text_config()
     kinds = getattr(config, "layer_types", None)
     window = getattr(config, "sliding_window", None)
@@ -274,7 +274,7 @@ def _window(model: Any) -> int:
 
 
 def _groups(questions: list[_Question]) -> Iterator[tuple[list[_Question], int]]:
-    """Questions whose contexts begin alike with the length of the shared prefix; all others together with 0."""
+    """Groups of questions with a shared prefix and its length; all others form a group with 0."""
     ungrouped: list[_Question] = []
     group: list[_Question] = []
     shared = 0
@@ -297,13 +297,13 @@ def _groups(questions: list[_Question]) -> Iterator[tuple[list[_Question], int]]
 
 
 def _common(first: Ids, second: Ids, limit: int) -> int:
-    """How many of the first `limit` tokens are the same."""
+    """Length of the common prefix, at most `limit`."""
     pairs = itertools.islice(zip(first, second, strict=False), limit)
     return next((index for index, (one, other) in enumerate(pairs) if one != other), limit)
 
 
 def _spread(cache: Any, rows: int) -> Any:
-    """The keys and values of one sequence for a batch of rows; the cache itself is left as it is."""
+    """Expand the keys and values of one sequence to a batch of rows; the cache itself is not changed."""
     if cache is None:
         return None
     spread = DynamicCache()

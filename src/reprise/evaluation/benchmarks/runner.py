@@ -1,7 +1,7 @@
-"""Benchmarks on a model: which questions, what was answered before, scores with their intervals.
+"""Run benchmarks on a model: choose questions, use cached answers, and compute scores with intervals.
 
-Every benchmark is kept in the cache when it is done, under what decides its scores (model, questions, task, settings),
-so a killed evaluation resumes and a second one reads.
+Every finished benchmark is cached under everything that determines its scores (model, questions, task, settings), so a
+killed evaluation resumes, and a second one only reads.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from reprise.sandbox.run import require_sandbox
 from reprise.storage import digest, read_checked, write_checked
 
 _FORMAT = 4
-"""Raised when the same settings would give other scores."""
+"""To be increased when the same settings give other scores."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Measured:
     shots: int
     metric: str
     total: int
-    """Questions that the benchmark has; more than were asked where a sample was."""
+    """Questions that the benchmark has; more than in `scores` if they were sampled."""
     scores: dict[str, float]
     """`task/index of the question` -> its score, 0 to 1."""
     other_metrics: dict[str, float] = field(default_factory=dict)
