@@ -67,12 +67,16 @@ def open_bucket():
     server.wait()
 
 
-def in_child(function, *arguments, environment=None):
+def store_environment():
+    """The variables that name the store: processes of the fork server have those of its start."""
+    return {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+
+
+def in_child(function, *arguments):
     """Run a function in a process that has imported everything; gives its exit code, negative if it was killed."""
     from tests.forked_group import context
 
-    changed = {name: value for name, value in os.environ.items() if name.startswith("AWS_")} | (environment or {})
-    child = context().Process(target=_run, args=(function, arguments, changed))
+    child = context().Process(target=_run, args=(function, arguments, store_environment()))
     child.start()
     child.join(120)
     assert child.exitcode is not None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.buckets import Bucket, in_child, open_bucket
+from tests.buckets import Bucket, in_child, open_bucket, store_environment
 from tests.forked_group import run_group
 from tests.training.conftest import SEQ_LEN, as_call, assert_same_weights, events, make_stage, make_training
 from tests.training.train_script import run_call
@@ -210,7 +210,7 @@ def test_two_processes_upload_the_files_of_both(saving, make_work, bucket, tmp_p
     work = make_work("train-1.partial")
     saving["training"] = saving["training"].model_copy(update={"micro_batch_rows": 2})
     call = json.dumps({**json.loads(as_call(saving, work)), "mirror": "s3://bucket/two"})
-    codes = run_group(SCRIPT, [call], 2, tmp_path / "errors")
+    codes = run_group(SCRIPT, [call], 2, tmp_path / "errors", store_environment())
     assert codes == [0, 0], (tmp_path / "errors").read_text()[-3000:]
     newest = bucket.complete("two", tmp_path)[-1]
     files = {name.rpartition("/")[2] for name in bucket.names(f"two/{newest}")}
@@ -218,7 +218,7 @@ def test_two_processes_upload_the_files_of_both(saving, make_work, bucket, tmp_p
     first = tmp_path / "first"
     (work.output / "model").rename(first)
     shutil.rmtree(work.output)
-    codes = run_group(SCRIPT, [call], 2, tmp_path / "errors")
+    codes = run_group(SCRIPT, [call], 2, tmp_path / "errors", store_environment())
     assert codes == [0, 0], (tmp_path / "errors").read_text()[-3000:]
     assert [event["checkpoint"] for event in events(work, "resume")] == [newest.rpartition("/")[2]]
     assert_same_weights(first, work.output / "model")
