@@ -110,12 +110,14 @@ def test_the_variants_of_a_study_have_equal_tokens_and_the_script_knows_them(pat
         assert one.less is None or one.less[0] in study.variants
 
 
-def planted(values, measure="benchmark/arithmetic"):
+def planted(values):
     """A study with these values of its variants, in which all measures are equal."""
-    names = ["benchmark/arithmetic", "bits_per_byte/en/gold", *(f"bits_per_byte/{name}" for name in (
-        "ordinary", "synthetic/math", "synthetic/qa_forum", "en/paper", "en/code", "en"))]  # fmt: skip
+    texts = ("en/gold", "ordinary", "synthetic/math", "synthetic/qa_forum", "en/paper", "en/code", "en")
     variants = {name: {"values": each, "mean": sum(each) / len(each), "ci": None} for name, each in values.items()}
-    measures = {name: {"higher_is_better": name == measure, "variants": variants} for name in names}
+    measures = {
+        name: {"higher_is_better": name.startswith("benchmark"), "variants": variants}
+        for name in ("benchmark/arithmetic", *(f"bits_per_byte/{text}" for text in texts))
+    }
     study = {"measures": measures, "variants": {name: [] for name in values}, "seeds": [1, 2, 3]}
     return {"questions": {"study": study, "commit": "abc", "date": "2026-11-30"}}
 
@@ -129,23 +131,23 @@ def verdict(write, number, means):
     return write.verdict(write.measure(claim, planted(values)))
 
 
-SHARES = {"0 percent": 0.3, "10 percent": 0.5, "20 percent": 0.6, "40 percent": 0.55}
-ERRORS = {"30 percent wrong": 0.59, "50 percent wrong": 0.5, "70 percent wrong": 0.4}
+SHARES = {"0 percent": 4.0, "10 percent": 3.2, "20 percent": 3.0, "40 percent": 3.1}
+ERRORS = {"30 percent wrong": 3.05, "50 percent wrong": 3.3, "70 percent wrong": 3.6}
 
 
 @pytest.mark.parametrize(
     ("number", "change", "expected"),
     [
         (1, {}, "confirmed here"),
-        (1, {"0 percent": 0.7}, "opposite here"),
-        (1, {"0 percent": 0.6}, "not seen here"),
+        (1, {"0 percent": 2.5}, "opposite here"),
+        (1, {"0 percent": 3.0}, "not seen here"),
         (2, {}, "confirmed here"),
-        (2, {"30 percent wrong": 0.48}, "opposite here"),  # 12 points, more than three sevenths of 20
-        (2, {"30 percent wrong": 0.6, "70 percent wrong": 0.6}, "not seen here"),
+        (2, {"30 percent wrong": 3.4}, "opposite here"),  # 12 %, more than three sevenths of 17 %
+        (2, {"30 percent wrong": 3.0, "70 percent wrong": 3.0}, "not seen here"),
         (3, {}, "confirmed here"),
-        (3, {"40 percent": 0.7}, "opposite here"),  # better than 10 %, and worse than 40 %
-        (3, {"10 percent": 0.6}, "not seen here"),
-        (3, {"10 percent": 0.65, "40 percent": 0.7}, "opposite here"),
+        (3, {"40 percent": 2.8}, "opposite here"),  # better than 10 %, and worse than 40 %
+        (3, {"10 percent": 3.0}, "not seen here"),
+        (3, {"10 percent": 2.9, "40 percent": 2.8}, "opposite here"),
     ],
 )
 def test_the_verdict_is_the_planted_one(write, number, change, expected):
@@ -153,7 +155,7 @@ def test_the_verdict_is_the_planted_one(write, number, change, expected):
 
 
 def test_a_difference_within_the_scatter_of_the_seeds_is_not_seen(write):
-    values = {name: [0.5, 0.5, 0.5] for name in SHARES | ERRORS} | {"0 percent": [0.49, 0.46, 0.51]}
+    values = {name: [3.0, 3.0, 3.0] for name in SHARES | ERRORS} | {"0 percent": [3.05, 3.3, 2.98]}
     measured = write.measure(write.CLAIMS[0], planted(values))
     assert measured[0].mean > 0 and write.verdict(measured) == "not seen here"
     assert "not run" in write.index({}) and write.results({}).count("**Not run.**") == len(write.CLAIMS)

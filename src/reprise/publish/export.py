@@ -1,6 +1,5 @@
 """Export a model: as a Hugging Face folder with a model card, or as a GGUF file with an Ollama Modelfile."""
 
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from reprise.publish.ollama import write_modelfile
 from reprise.recipe import Recipe
 from reprise.recipe.loading import open_recipe
 from reprise.recipe.model import Model
+from reprise.storage import link_file
 from reprise.training.export import new_folder
 from reprise.workspace import Workspace
 
@@ -126,21 +126,12 @@ def export_folder(source: Source, folder: Path) -> Path:
             target = partial / path.relative_to(source.model)
             if path.is_file() and path.name != "README.md":
                 target.parent.mkdir(parents=True, exist_ok=True)
-                _link(path, target)
+                if path.suffix == ".safetensors":  # large, and never written in place
+                    link_file(path, target)
+                else:
+                    shutil.copyfile(path, target)
         (partial / "README.md").write_text(card, encoding="utf-8")
     return folder
-
-
-def _link(path: Path, target: Path) -> None:
-    """Hard-link weights, which are large and never written in place; copy everything else."""
-    if path.suffix == ".safetensors":
-        try:
-            os.link(path, target)
-        except OSError:  # another file system, or one without hard links
-            pass
-        else:
-            return
-    shutil.copyfile(path, target)
 
 
 def export_gguf(source: Source, folder: Path, quantization: str, *, check: bool, text: Path | None) -> QuantizedExport:
