@@ -271,6 +271,9 @@ def claim_section(claim: Claim, studies: Mapping[str, Recorded]) -> str:
     lines = [
         f"{head}**{verdict(measured).capitalize()}.** {measure_name(deciding[0].comparison.measure)}; {numbers}.\n",
         f"![{claim.title}](five-claims-{claim.number}.svg)\n",
+        "Dot and line: mean and 95 % interval over the seeds (circles); their differences scatter less.\n"
+        if claim.variants
+        else "Dot and line: mean and 95 % interval over the seeds (circles).\n",
         "Positive: as claimed. Bold: decides the verdict.\n",
         "| better? | measure | mean | 95 % interval | each seed | detectable |",
         "|---|---|---:|---:|---:|---:|",

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -144,6 +145,26 @@ def write_text(path: Path, text: str) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)  # a full disk
         raise
+
+
+def is_being_written(temporary: Path) -> bool:
+    """Whether the process that writes a temporary file of `write_text` still runs; its id is in the name."""
+    process = temporary.name.split(".")[-2]
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:  # the process belongs to another user
+        return True
+    return int(process) != os.getpid()
+
+
+def link_file(source: Path | str, target: Path | str) -> None:
+    """Hard-link a file that is never written in place; copy it if the file system has no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def write_json(path: Path, value: object) -> None:

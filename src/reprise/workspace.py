@@ -42,7 +42,16 @@ from reprise.manifest import (
 from reprise.mirror import Mirror
 from reprise.processes import Processes
 from reprise.recipe.loading import KEPT, KEPT_MARK
-from reprise.storage import digest, file_checksum, find_damage, sync, write_json, write_text
+from reprise.storage import (
+    digest,
+    file_checksum,
+    find_damage,
+    is_being_written,
+    link_file,
+    sync,
+    write_json,
+    write_text,
+)
 
 _BEGUN = "begun.json"
 _OUTSIDE = ("report.html", "report.json", "verified.json")
@@ -107,7 +116,7 @@ class Workspace:
         for retired in self.root.glob("*.retired"):
             shutil.rmtree(retired)
         for leftover in [*self.root.glob(".*.tmp"), *(self.root / "cache").rglob(".*.tmp")]:
-            if not _is_written(leftover):
+            if not is_being_written(leftover):
                 leftover.unlink(missing_ok=True)
 
     def keep_recipe(self, text: str) -> None:
@@ -337,7 +346,7 @@ class Workspace:
                 continue
             copy = self.root / f".{derivation.stage}.borrowed"
             shutil.rmtree(copy, ignore_errors=True)
-            shutil.copytree(other.folder(derivation.stage), copy, copy_function=_link)
+            shutil.copytree(other.folder(derivation.stage), copy, copy_function=link_file)
             self.publish_copy(copy, derivation.stage)
             return root
         return None
@@ -440,24 +449,3 @@ def _read_begun(path: Path) -> Begun | None:
         return begun
     except (FileNotFoundError, ValueError, RecursionError):
         return None
-
-
-def _is_written(temporary: Path) -> bool:
-    """Whether the process that writes a temporary file, whose id is in the name, still runs."""
-    process = temporary.name.split(".")[-2]
-    try:
-        os.kill(int(process), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:  # the process belongs to another user
-        return True
-    return int(process) != os.getpid()
-
-
-def _link(source: str, target: str) -> str:
-    """Hard-link a file of a published stage, which never changes; copy it if the file system has no links."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-    return target

@@ -53,7 +53,7 @@ def write_corpus(folder):
         for part, kind in itertools.product(
             ("train", "valid"), ("web", "encyclopedia", "book", "qa_forum", "math", "paper", "code")
         ):
-            chosen = [json.loads(line) for line in (lines[::2] if part == "train" else lines[1::8])]
+            chosen = [json.loads(line) for line in (lines[::2] if part == "train" else lines[1::24])]
             text = "".join(json.dumps({**one, "id": f"{kind}-{one['id']}", "source": kind}) + "\n" for one in chosen)
             (folder / f"{part}-{language}-{kind}.jsonl.zst").write_bytes(zstandard.compress(text.encode()))
 

@@ -31,28 +31,43 @@ def export(
         str | None,
         typer.Option(help="Write a GGUF file and an Ollama Modelfile: f32, f16, bf16, q8_0, q5_0, q4_0, ..."),
     ] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Write 8-bit weights by torchao, for transformers (extra int8).")
+    ] = False,
     check: Annotated[
-        bool, typer.Option("--check/--no-check", help="Read the GGUF file back and compare logits on held-out text.")
+        bool,
+        typer.Option("--check/--no-check", help="Read a quantized model back, and compare logits on held-out text."),
     ] = True,
     text: Annotated[
         Path | None, typer.Option(help="Text for that comparison; default: the run's held-out text.")
     ] = None,
     output: Output = None,
 ) -> None:
-    """Export a run's model, a checkpoint, or any model folder: with a model card, or as a GGUF file."""
-    from reprise.publish.export import Source, export_folder, export_gguf
+    """Export a run's model, a checkpoint, or any model folder: with a model card, as a GGUF file, or in 8 bits."""
+    from reprise.publish.export import Source, export_folder, export_gguf, export_int8
 
+    if int8 and gguf is not None:
+        raise UserError("an export is a GGUF file or a folder in 8 bits", where="--gguf, --int8", remedy="name one")
     source = Source.open(recipe)
     if checkpoint is not None:
         from reprise.training.export import export_checkpoint
 
         target = output or source.exports / checkpoint.name
         export_checkpoint(checkpoint, source.start_model(), target, averaged=averaged, verify=True)
-        if gguf is None:
+        if gguf is None and not int8:
             say(f"wrote {target}")
             return
         source = source.at(target)
         output = None
+    if int8:
+        target = output or source.exports / ("int8" if source.is_run else f"{source.model_name}-int8")
+        for sentence in export_int8(source, target, check=check, text=text).sentences:
+            say(sentence)
+        say(
+            f"wrote {target}. transformers loads it where torchao is installed: "
+            f"AutoModelForCausalLM.from_pretrained({str(target)!r})"
+        )
+        return
     if gguf is None:
         target = export_folder(source, output or source.exports / "model")
         say(f"wrote {target}. To the Hub: reprise push {target} OWNER/NAME")

@@ -1,6 +1,5 @@
 """Export a model: as a Hugging Face folder with a model card, or as a GGUF file with an Ollama Modelfile."""
 
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,12 +10,15 @@ from reprise.evaluation.command import read_texts
 from reprise.evaluation.stage import read_held_out
 from reprise.manifest import refuse_damage
 from reprise.publish.card import write_card
-from reprise.publish.gguf_check import GgufCheck, check_gguf_file
+from reprise.publish.gguf_check import check_gguf_file
 from reprise.publish.gguf_file import check_gguf, write_gguf
+from reprise.publish.int8 import check_int8, check_int8_folder, write_int8
+from reprise.publish.logits_check import QuantizationCheck
 from reprise.publish.ollama import write_modelfile
 from reprise.recipe import Recipe
 from reprise.recipe.loading import open_recipe
 from reprise.recipe.model import Model
+from reprise.storage import link_file
 from reprise.training.export import new_folder
 from reprise.workspace import Workspace
 
@@ -98,11 +100,11 @@ class Source:
 
 
 @dataclass(frozen=True)
-class GgufExport:
+class QuantizedExport:
     """Result of a GGUF export, as sentences for the terminal."""
 
     sentences: list[str]
-    check: GgufCheck | None
+    check: QuantizationCheck | None
 
 
 def export_folder(source: Source, folder: Path) -> Path:
@@ -124,24 +126,15 @@ def export_folder(source: Source, folder: Path) -> Path:
             target = partial / path.relative_to(source.model)
             if path.is_file() and path.name != "README.md":
                 target.parent.mkdir(parents=True, exist_ok=True)
-                _link(path, target)
+                if path.suffix == ".safetensors":  # large, and never written in place
+                    link_file(path, target)
+                else:
+                    shutil.copyfile(path, target)
         (partial / "README.md").write_text(card, encoding="utf-8")
     return folder
 
 
-def _link(path: Path, target: Path) -> None:
-    """Hard-link weights, which are large and never written in place; copy everything else."""
-    if path.suffix == ".safetensors":
-        try:
-            os.link(path, target)
-        except OSError:  # another file system, or one without hard links
-            pass
-        else:
-            return
-    shutil.copyfile(path, target)
-
-
-def export_gguf(source: Source, folder: Path, quantization: str, *, check: bool, text: Path | None) -> GgufExport:
+def export_gguf(source: Source, folder: Path, quantization: str, *, check: bool, text: Path | None) -> QuantizedExport:
     """Write a GGUF file and its Modelfile.
 
     Args:
@@ -169,17 +162,47 @@ def export_gguf(source: Source, folder: Path, quantization: str, *, check: bool,
             card = write_card(Workspace(source.recipe.workspace), source.recipe, name=source.name, change=change)
             (partial / "README.md").write_text(card, encoding="utf-8")
     sentences = [f"{name}: {size / 1e6:,.1f} MB; Modelfile: {said}"]
-    if result is not None:
-        before, after = result.bits_per_token
-        sentences.append(
-            f"checked on {result.tokens:,} tokens of held-out text: the file computes its quantized weights (logits "
-            f"differ by {result.difference:.1e} of their spread); quantization costs {after - before:+.4f} bits per "
-            f"token ({before:.4f} to {after:.4f}), KL {result.divergence_nats:.2e} nats, "
-            f"{100 * result.same_choice:.1f} % equal first choices"
-        )
-    else:
-        sentences.append("warning: not checked (--no-check)")
-    return GgufExport(sentences, result)
+    sentences.append(_say_check(result, "file"))
+    return QuantizedExport(sentences, result)
+
+
+def export_int8(source: Source, folder: Path, *, check: bool, text: Path | None) -> QuantizedExport:
+    """Write a model folder with 8-bit weights, which transformers reads where torchao is installed.
+
+    Args:
+        source: the model.
+        folder: to write; must not exist.
+        check: read the folder back and compare it on held-out text.
+        text: file of that text; None: what the run holds out.
+
+    Raises:
+        UserError: torchao is not installed, the folder fails its check, or there is no text to check it on.
+    """
+    model = Model(path=str(source.model))
+    check_int8(model)
+    texts = _held_out(source, text) if check else []
+    with new_folder(folder) as partial:
+        write_int8(model, partial)
+        result = check_int8_folder(model, partial, texts) if check else None
+        size = sum(path.stat().st_size for path in partial.glob("*.safetensors"))
+        if source.recipe is not None:
+            change = "The weights of its linear layers are quantized to 8 bits by torchao."
+            card = write_card(Workspace(source.recipe.workspace), source.recipe, name=source.name, change=change)
+            (partial / "README.md").write_text(card, encoding="utf-8")
+    return QuantizedExport([f"{size / 1e6:,.1f} MB of weights", _say_check(result, "folder")], result)
+
+
+def _say_check(result: QuantizationCheck | None, what: str) -> str:
+    """The result of a check, for a person."""
+    if result is None:
+        return "warning: not checked (--no-check)"
+    before, after = result.bits_per_token
+    return (
+        f"checked on {result.tokens:,} tokens of held-out text: the {what} computes its quantized weights (logits "
+        f"differ by {result.difference:.1e} of their spread); quantization costs {after - before:+.4f} bits per "
+        f"token ({before:.4f} to {after:.4f}), KL {result.divergence_nats:.2e} nats, "
+        f"{100 * result.same_choice:.1f} % equal first choices"
+    )
 
 
 def _held_out(source: Source, text: Path | None) -> Sequence[str]:

@@ -30,7 +30,7 @@ class Recipe(Settings):
     workspace: FolderPath
     """Folder for everything the run writes; relative to the current folder."""
     mirror: MirrorUrl = ""
-    """Object store that finished stages and checkpoints are copied to while the run goes on, and from which an empty
+    """Object store that finished stages and checkpoints are copied to while the run continues, and from which an empty
     disk resumes: `s3://bucket/folder` or `gs://...`, one folder per run; empty: none (docs/cluster.md)."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 17
     """Random seed of all random choices."""

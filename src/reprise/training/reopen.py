@@ -1,9 +1,9 @@
 """Turn a finished training stage into an unfinished one at its last step, so that it can be trained further."""
 
-import os
 import shutil
 from pathlib import Path
 
+from reprise.storage import link_file
 from reprise.training.checkpoint import checkpoint_name, read_facts
 
 COPIED = ("metrics.jsonl", "shares.json", "shares-applied.json")
@@ -26,16 +26,8 @@ def lay_out_unfinished(finished: Path, partial: Path) -> None:
         if (finished / name).exists():
             shutil.copy2(finished / name, partial / name)
     if (finished / "checkpoints").is_dir():
-        shutil.copytree(finished / "checkpoints", partial / "checkpoints", copy_function=_link)
+        shutil.copytree(finished / "checkpoints", partial / "checkpoints", copy_function=link_file)
     step = read_facts(finished / "state")["progress"].step
     last = partial / "checkpoints" / checkpoint_name(step)
     if not last.exists():
-        shutil.copytree(finished / "state", last, copy_function=_link)
-
-
-def _link(source: str, target: str) -> str:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-    return target
+        shutil.copytree(finished / "state", last, copy_function=link_file)
