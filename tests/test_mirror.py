@@ -12,6 +12,8 @@ from reprise import object_store
 from reprise.errors import UserError
 from reprise.mirror import Folder, Mirror, check_mirror, remove_folders
 from reprise.object_store import DamagedError, ObjectStore, StoreError
+from reprise.recipe import read_preset
+from reprise.recipe.loading import parse_recipe
 from reprise.storage import file_checksum
 
 
@@ -198,3 +200,10 @@ def test_a_store_that_cannot_be_reached_is_not_an_empty_one(monkeypatch):
 def test_check_leaves_nothing(bucket):
     check_mirror("s3://bucket/checked/run")
     assert bucket.names("checked") == []
+
+
+@pytest.mark.parametrize("override", ["mirror=", "mirror=null", "mirror=''"])
+def test_a_run_without_its_mirror_is_asked_for_as_the_messages_say(override):
+    text = f"mirror: s3://bucket/run\n{read_preset('demo')}"
+    assert parse_recipe(text).mirror == "s3://bucket/run"
+    assert parse_recipe(text, [override]).mirror == ""

@@ -175,7 +175,9 @@ def check_mirror_url(url: str) -> str:
     return url.rstrip("/")
 
 
-MirrorUrl = Annotated[str, AfterValidator(check_mirror_url)]
+MirrorUrl = Annotated[
+    str, BeforeValidator(lambda value: "" if value is None else value), AfterValidator(check_mirror_url)
+]
 """Folder in a bucket of an object store, without credentials; empty: none."""
 
 
