@@ -8,6 +8,7 @@ A test compares the files with what this would write.
 
 import argparse
 import json
+import math
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -330,6 +331,13 @@ _STYLE = """text{font:13px system-ui,sans-serif;fill:#1f2328}.axis{stroke:#8c959
 .mean{fill:#4493f8}.bar{stroke:#4493f8}}"""
 
 
+def ticks(low: float, high: float) -> list[float]:
+    """Round numbers between two values: two to five of them."""
+    power = 10 ** math.floor(math.log10(high - low))
+    step = next(power * part for part in (0.2, 0.5, 1, 2, 5) if (high - low) / (power * part) < 5.5)
+    return [round(step * index, 10) for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
 def draw(title: str, rows: Sequence[tuple[str, Sequence[float]]], unit: str, zero: bool) -> str:
     """A picture: each row with its seeds as circles, their mean as a dot, and its 95 % interval as a line."""
     left, width, top, step = 250, 420, 34, 30
@@ -344,7 +352,7 @@ def draw(title: str, rows: Sequence[tuple[str, Sequence[float]]], unit: str, zer
         return round(left + width * (value - low) / (high - low), 1)
 
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 20} {height}" role="img" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 40} {height}" role="img" '
         f'aria-label="{escape(title, {chr(34): "&quot;"})}">',
         f"<style>{_STYLE}</style>",
         f'<text x="0" y="16">{escape(title)}</text>',
@@ -353,9 +361,9 @@ def draw(title: str, rows: Sequence[tuple[str, Sequence[float]]], unit: str, zer
     parts += [f'<line class="axis" x1="{left}" x2="{left + width}" y1="{bottom}" y2="{bottom}"/>']
     if zero:
         parts += [f'<line class="axis" x1="{x(0)}" x2="{x(0)}" y1="{top - 8}" y2="{bottom}"/>']
-    for share in (0.0, 0.5, 1.0):
-        value = low + share * (high - low)
-        parts += [f'<text x="{x(value)}" y="{bottom + 18}" text-anchor="middle">{value:.4g} {unit}</text>']
+    for value in ticks(low, high):
+        parts += [f'<line class="axis" x1="{x(value)}" x2="{x(value)}" y1="{bottom}" y2="{bottom + 4}"/>']
+        parts += [f'<text x="{x(value)}" y="{bottom + 19}" text-anchor="middle">{value:g}{unit and " " + unit}</text>']
     for index, ((label, values), (mean, ci)) in enumerate(zip(rows, intervals, strict=True)):
         y = top + step * index + 10
         parts += [f'<text x="{left - 12}" y="{y + 4}" text-anchor="end">{escape(label)}</text>']
