@@ -103,7 +103,7 @@ def test_killed_curve_goes_on_without_writing_a_model_again(finished, tmp_path, 
         measure_curve(finished.model, finished.model, stages, TEXTS, settings, **options)
     first = measure_curve(finished.model, finished.model, stages, TEXTS, settings, **options)
     assert written == [f"step-0000000{number}" for number in (2, 4, 4, 6, 2)]
-    monkeypatch.setattr(curves, "load_model", lambda *_: pytest.fail("a model was loaded again"))
+    monkeypatch.setattr("reprise.evaluation.model.load_model", lambda *_: pytest.fail("a model was loaded again"))
     assert measure_curve(finished.model, finished.model, stages, TEXTS, settings, **options) == first
     assert not (tmp_path / "model").exists()
     shares = [row["change"]["zh"] for row in first if row["kind"] == "checkpoint"]

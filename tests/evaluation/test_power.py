@@ -79,6 +79,7 @@ def results_of(spread):
     return {
         "headline": "", "verdicts": [], "untested": [], "bits_per_byte": rows, "benchmarks": questions,
         "groups": {"before": {}, "after": {}}, "absent": {}, "samples": [], "settings": {},
+        "fingerprints": {"before": "", "after": ""}, "harness": None,
     }  # fmt: skip
 
 
