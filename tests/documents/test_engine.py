@@ -22,14 +22,15 @@ def test_a_full_disk_in_a_worker_stays_what_it_is(monkeypatch, smallest):
     assert (error.value.errno, error.value.filename) == (errno.ENOSPC, "some/file")
 
 
-def test_a_ray_cluster_that_does_not_answer_is_a_message(monkeypatch):
+@pytest.mark.parametrize("kind", [ConnectionError, RuntimeError, ValueError], ids=lambda kind: kind.__name__)
+def test_a_ray_cluster_that_cannot_be_used_is_a_message(monkeypatch, kind):
     daft = pytest.importorskip("daft", reason="the extra `documents` is not installed")
 
     def refuse(*_args, **_settings):
-        raise ConnectionError("Failed to connect to Ray cluster at node-0:6379")
+        raise kind("Failed to connect to Ray cluster at node-0:6379")
 
     monkeypatch.setattr(daft, "set_runner_ray", refuse)
     monkeypatch.setenv("RAY_ADDRESS", "node-0:6379")
-    with pytest.raises(UserError, match="does not answer") as error:
+    with pytest.raises(UserError, match="cannot be used") as error:
         run_pieces(str, [1, 2], engine="ray", what="x", num_bytes=1)
     assert "RAY_ADDRESS=node-0:6379" in str(error.value)

@@ -94,9 +94,9 @@ def _run_on_ray(function: Callable[[P], R], pieces: Sequence[P]) -> Iterator[tup
         daft.set_runner_ray(os.environ.get("RAY_ADDRESS"), noop_if_initialized=True)
     except ImportError:
         raise missing_extra("ray", "ray", "documents.engine=ray") from None
-    except ConnectionError as error:
+    except (OSError, RuntimeError, ValueError) as error:  # no cluster, another version of Ray, an address that is none
         raise UserError(
-            f"the Ray cluster does not answer: {str(error).splitlines()[0]}",
+            f"the Ray cluster cannot be used: {str(error).strip().splitlines()[0]}",
             where=f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}",
             remedy="start it with `ray start --head`, correct the address, or unset it to use this machine alone",
         ) from error

@@ -60,7 +60,7 @@ class Hardware(Settings):
     cpu_cores: Count = 0
     """Cores of all nodes that prepare the text, for the plan; 0: those of the machine that makes it."""
     text_gb: Annotated[float, Field(ge=0.0)] = 0.0
-    """Text in 10^9 bytes of UTF-8, for the plan if the inputs cannot be listed; 0: by the sizes of the input files."""
+    """Text in 10^9 bytes of UTF-8, for estimates of disk and time; 0: by the sizes of the local input files."""
     parameters: Count | None = None
     """Parameters of the model, for the plan if its configuration cannot be read."""
     utilisation: Annotated[float, Field(gt=0.0, le=1.0)] = 0.36
