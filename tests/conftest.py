@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 
+import pytest
 from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -18,3 +19,22 @@ def pytest_collection_modifyitems(items):
     for item in items:
         weights[item.path] += 10 if item.get_closest_marker("slow") else 1
     items.sort(key=lambda item: (-weights[item.path], str(item.path)))
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    """An object store on this machine, for the tests of a module."""
+    from tests.buckets import open_bucket
+
+    with open_bucket() as opened:
+        yield opened
+
+
+@pytest.fixture
+def healthy_bucket(bucket, monkeypatch):
+    """The same, tried again at once after a failure, and without faults afterwards."""
+    from reprise import object_store
+
+    monkeypatch.setattr(object_store, "FIRST_PAUSE_S", 0.01)
+    yield bucket
+    bucket.faults()

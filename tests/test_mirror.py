@@ -5,10 +5,9 @@ import os
 import time
 
 import pytest
-from tests.buckets import Bucket, in_child, open_bucket
+from tests.buckets import Bucket, in_child
 
 from reprise import mirror as mirror_module
-from reprise import object_store
 from reprise.errors import UserError
 from reprise.mirror import Folder, Mirror, check_mirror, remove_folders
 from reprise.object_store import DamagedError, ObjectStore, StoreError
@@ -16,18 +15,7 @@ from reprise.recipe import read_preset
 from reprise.recipe.loading import parse_recipe
 from reprise.storage import file_checksum
 
-
-@pytest.fixture(scope="module")
-def bucket():
-    with open_bucket() as opened:
-        yield opened
-
-
-@pytest.fixture(autouse=True)
-def healthy(bucket, monkeypatch):
-    monkeypatch.setattr(object_store, "FIRST_PAUSE_S", 0.01)
-    yield
-    bucket.faults()
+pytestmark = pytest.mark.usefixtures("healthy_bucket")
 
 
 def make_folder(path, name, content, files=("a.bin", "sub/b.bin")):

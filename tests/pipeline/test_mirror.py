@@ -3,19 +3,12 @@
 import shutil
 
 import pytest
-from tests.buckets import open_bucket
 
 from reprise import object_store
 from reprise.errors import UserError
 from reprise.pipeline import run_stages
 from reprise.recipe.loading import load_recipe
 from reprise.workspace import Workspace
-
-
-@pytest.fixture(scope="module")
-def bucket():
-    with open_bucket() as opened:
-        yield opened
 
 
 def contents(root):

@@ -185,3 +185,14 @@ def test_the_size_of_the_text_is_that_of_the_files(tmp_path, recipe_data):
     cost = make_plan(parse_recipe(json.dumps(recipe_data)))["preparation"]
     assert cost["text_gb"] == pytest.approx(300e-6, rel=0.01)
     assert cost["cpu_cores"] == count_cores()
+
+
+def test_text_whose_size_is_not_known_is_told(recipe_data):
+    recipe_data["documents"] = {"inputs": [{"path": "s3://corpus/zh/*.jsonl.zst"}]}
+    recipe = parse_recipe(json.dumps(recipe_data))
+    plan = make_plan(recipe)
+    assert plan["preparation"] is None
+    assert [line for line in plan["warnings"] if "s3://corpus/zh/*.jsonl.zst is not known" in line]
+    told = make_plan(recipe.model_copy(update={"hardware": Hardware(text_gb=1)}))
+    assert told["preparation"]["text_gb"] == 1
+    assert not [line for line in told["warnings"] if "is not known, so" in line]

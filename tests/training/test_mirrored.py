@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.buckets import Bucket, in_child, open_bucket, store_environment
+from tests.buckets import Bucket, in_child, store_environment
 from tests.forked_group import run_group
 from tests.training.conftest import SEQ_LEN, as_call, assert_same_weights, events, make_stage, make_training
 from tests.training.train_script import run_call
@@ -29,17 +29,7 @@ SCRIPT = Path(__file__).with_name("train_script.py")
 NAME = "train-1.partial/checkpoints"
 
 
-@pytest.fixture(scope="module")
-def bucket():
-    with open_bucket() as opened:
-        yield opened
-
-
-@pytest.fixture(autouse=True)
-def healthy(bucket, monkeypatch):
-    monkeypatch.setattr(object_store, "FIRST_PAUSE_S", 0.01)
-    yield
-    bucket.faults()
+pytestmark = pytest.mark.usefixtures("healthy_bucket")
 
 
 def settings(base_model):

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reprise.benchmark_files import read_set
+from reprise.documents.read.remote import is_remote
 from reprise.errors import Finding, UserError
 from reprise.evaluation.benchmarks.external import count_questions, external
 from reprise.evaluation.power import Reach, plan_reach
@@ -73,6 +74,7 @@ def make_plan(recipe: Recipe, findings: Sequence[Finding] = ()) -> Plan:
     stages = _stages(recipe, per_token, rate, step_tokens)
     warnings: list[str] = []
     store = _store(recipe)
+    warnings += _uncounted_inputs(recipe)
     if store is None:
         buckets = [cast(PlannedBucket, budget._asdict() | dict.fromkeys(_UNKNOWN)) for budget in budgets(recipe)]
         if recipe.vocabulary is not None and recipe.start_model() != trained.model:
@@ -121,6 +123,17 @@ def make_plan(recipe: Recipe, findings: Sequence[Finding] = ()) -> Plan:
         "warnings": warnings,
         "findings": [cast(PlanFinding, asdict(finding)) for finding in findings],
     }
+
+
+def _uncounted_inputs(recipe: Recipe) -> list[str]:
+    """A warning if the estimates leave out text whose size is not known here."""
+    remote = [entry.path for entry in recipe.documents.inputs if is_remote(entry.path)]
+    if recipe.hardware.text_gb or not remote:
+        return []
+    return [
+        f"the size of {remote[0]} is not known, so its text is not in the estimates of disk and time: "
+        "set hardware.text_gb"
+    ]
 
 
 def _as_trained(recipe: Recipe) -> Recipe:

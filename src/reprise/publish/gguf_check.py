@@ -22,9 +22,8 @@ from reprise.publish.gguf_tokenizer import GgufTokenizer, read_gguf_tokenizer
 from reprise.publish.logits_check import (
     QuantizationCheck,
     check_documents,
+    compare_logits,
     logits_of,
-    quantization_cost,
-    relative_difference,
 )
 from reprise.recipe.model import Model
 
@@ -60,15 +59,7 @@ def check_gguf_file(model: Model, file: Path, quantization: str, texts: Sequence
         loaded, info = read_gguf(file)
     compare_loaded(loaded, info).refuse(file)
     after = [logits_of(loaded.eval(), ids) for ids in documents]
-    difference = max(relative_difference(one, other) for one, other in zip(expected, after, strict=True))
-    if not difference <= TOLERANCE:
-        raise UserError(
-            f"the file does not compute what its quantized weights do: logits differ by {difference:.2g} of their "
-            f"spread, more than {TOLERANCE:g}",
-            where=str(file),
-            remedy="report it with the base model's name; the folder of `reprise export` without --gguf is not touched",
-        )
-    return QuantizationCheck(sum(map(len, documents)), difference, *quantization_cost(before, after, documents))
+    return compare_logits(before, expected, after, documents, limit=TOLERANCE, published=file, option="--gguf")
 
 
 def _compare_tokenizer(expected: GgufTokenizer, file: Path) -> None:

@@ -19,9 +19,8 @@ from reprise.model.tokenizer import open_tokenizer
 from reprise.publish.logits_check import (
     QuantizationCheck,
     check_documents,
+    compare_logits,
     logits_of,
-    quantization_cost,
-    relative_difference,
 )
 from reprise.recipe.model import Model
 
@@ -91,16 +90,15 @@ def check_int8_folder(model: Model, folder: Path, texts: Sequence[str]) -> Quant
     _take_weights(own, loaded, folder)
     expected = [logits_of(own, ids) for ids in documents]
     after = [logits_of(loaded, ids) for ids in documents]
-    difference = max(relative_difference(one, other) for one, other in zip(expected, after, strict=True))
-    limit = TOLERANCE.get(loaded.dtype, HALF_TOLERANCE)
-    if not difference <= limit:
-        raise UserError(
-            f"the folder does not compute what its quantized weights do: logits differ by {difference:.2g} of their "
-            f"spread, more than {limit:g}",
-            where=str(folder),
-            remedy="report it with the base model's name; the folder of `reprise export` without --int8 is not touched",
-        )
-    return QuantizationCheck(sum(map(len, documents)), difference, *quantization_cost(before, after, documents))
+    return compare_logits(
+        before,
+        expected,
+        after,
+        documents,
+        limit=TOLERANCE.get(loaded.dtype, HALF_TOLERANCE),
+        published=folder,
+        option="--int8",
+    )
 
 
 @torch.no_grad()

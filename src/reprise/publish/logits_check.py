@@ -66,7 +66,43 @@ def relative_difference(expected: torch.Tensor, actual: torch.Tensor) -> float:
     return float((actual - expected).square().mean().sqrt() / spread.clamp(min=1e-30))
 
 
-def quantization_cost(
+def compare_logits(
+    before: list[torch.Tensor],
+    expected: list[torch.Tensor],
+    after: list[torch.Tensor],
+    documents: list[list[int]],
+    *,
+    limit: float,
+    published: Path,
+    option: str,
+) -> QuantizationCheck:
+    """Compare logits, one float32[tokens, vocabulary] per document.
+
+    Args:
+        before: of the model.
+        expected: of the model with the dequantized weights in place of its own.
+        after: of what was published, read back.
+        documents: token ids.
+        limit: largest accepted difference of `after` from `expected`, relative to their spread.
+        published: the file or folder.
+        option: option of `reprise export` that wrote it.
+
+    Raises:
+        UserError: the difference is larger.
+    """
+    difference = max(relative_difference(one, other) for one, other in zip(expected, after, strict=True))
+    if not difference <= limit:
+        raise UserError(
+            f"what was written does not compute what its quantized weights do: logits differ by {difference:.2g} of "
+            f"their spread, more than {limit:g}",
+            where=str(published),
+            remedy="report it with the base model's name; the folder of `reprise export` without "
+            f"{option} is not touched",
+        )
+    return QuantizationCheck(sum(map(len, documents)), difference, *_quantization_cost(before, after, documents))
+
+
+def _quantization_cost(
     before: list[torch.Tensor], after: list[torch.Tensor], documents: list[list[int]]
 ) -> tuple[float, float, tuple[float, float]]:
     """Loss from quantization: mean KL divergence in nats, share of equal choices, bits per token before and after."""
