@@ -152,6 +152,19 @@ def test_a_checkpoint_of_one_process_goes_on_with_two(arguments, make_work, stop
 
 
 @pytest.mark.slow
+def test_moments_in_8_bits_move_from_one_process_to_two(arguments, make_work, stop_after):
+    """A block is a part of a row, and rows are what is sharded: codes and scales are those of one process."""
+    pytest.importorskip("bitsandbytes", reason="the extra `bitsandbytes` is not installed")
+    arguments["training"] = make_training(micro_batch_rows=1, optimizer={"moments": "8bit"})
+    alone, moved = make_work("alone"), make_work("moved")
+    run(alone, **arguments)
+    stop_after(5, moved, arguments)
+    run_together(2, arguments, moved)
+    assert events(moved, "resume")[0]["step"] == 5
+    assert_close(alone, moved)
+
+
+@pytest.mark.slow
 def test_terminated_processes_save_together_and_one_goes_on(arguments, make_work):
     arguments["training"] = make_training(micro_batch_rows=1)
     arguments["stage"] = make_stage(tokens=SEQ_LEN * 4 * 40)
