@@ -117,7 +117,7 @@ class Shape:
     layers: int
     matrices: int
     """Parameters of the matrices of the layers."""
-    blocked: int
+    quantizable: int
     """Parameters whose moments can be kept in 8 bits."""
     largest_weight: int
     """Parameters of the largest weight."""
@@ -195,7 +195,7 @@ def measure_shape(config: Any, setup: Setup) -> Shape:
         layer_input=tokens * config.get_text_config().hidden_size * setup.compute_bytes,
         layers=len(layers),
         matrices=sum(one.numel() for layer in layers for one in layer.parameters() if one.dim() == 2),
-        blocked=sum(one.numel() for one in model.parameters() if block_of(one.shape) is not None),
+        quantizable=sum(one.numel() for one in model.parameters() if block_of(one.shape) is not None),
         largest_weight=max(one.numel() for one in model.parameters()),
         largest_result=max(largest, largest_outside),
     )
@@ -367,16 +367,16 @@ def _lasting(shape: Shape, setup: Setup) -> _Lasting:
         frozen=frozen,
         master=(2 if narrow else 4) * total // shards,
         working=2 * total if not setup.is_sharded and c == 2 and not narrow else 0,
-        moments=int(8 * total - _saved_moments(shape, setup)) // shards,
+        moments=int(8 * total - _moment_savings(shape, setup)) // shards,
         average=4 * total // shards if setup.averaging else 0,
     )
 
 
-def _saved_moments(shape: Shape, setup: Setup) -> float:
+def _moment_savings(shape: Shape, setup: Setup) -> float:
     """Bytes by which the moments are smaller than two float32 values per parameter."""
     if setup.optimizer == "muon":
         return 4 * shape.matrices
-    return (8 - EIGHT_BIT_BYTES) * shape.blocked if setup.moments == "8bit" else 0
+    return (8 - EIGHT_BIT_BYTES) * shape.quantizable if setup.moments == "8bit" else 0
 
 
 def _gradients(shape: Shape, setup: Setup) -> int:
