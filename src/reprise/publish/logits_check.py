@@ -79,9 +79,9 @@ def compare_logits(
     """Compare logits, one float32[tokens, vocabulary] per document.
 
     Args:
-        before: of the model.
-        expected: of the model with the dequantized weights in place of its own.
-        after: of what was published, read back.
+        before: logits of the unquantized model.
+        expected: logits of the model with the dequantized weights in place of its own.
+        after: logits of what was published, read back.
         documents: token ids.
         limit: largest accepted difference of `after` from `expected`, relative to their spread.
         published: the file or folder.
