@@ -100,6 +100,25 @@ def test_validations_cost_a_small_part_of_the_training(folders, tiny_model, text
     assert validation.max_tokens * sources * (tokens / validation.every_tokens) / 3 <= 0.101 * tokens
 
 
+def test_the_evaluation_of_a_small_budget_takes_half_as_long_as_its_training_at_most(folders, tiny_model, texts):
+    write_lines(folders / "english.jsonl", [" ".join(texts["en"])] * 300)
+    small, large = (
+        parse_recipe(
+            propose(
+                Model(path=str(tiny_model)),
+                [str(folders / "data")],
+                [str(folders / "english.jsonl")],
+                name="mine",
+                workspace=str(folders / "run"),
+                tokens=tokens,
+            ).recipe
+        ).evaluation.document_bytes
+        for tokens in (20_000, 50_000_000)
+    )
+    assert 1000 <= small < len(" ".join(texts["en"]))
+    assert large == 0
+
+
 def test_the_name_of_the_folder_tells_the_source_where_that_of_the_file_does_not(folders, tiny_model, texts):
     write_lines(folders / "medicine" / "part-1.jsonl", texts["en"][:50])
     _, recipe = proposed(folders, tiny_model, data="medicine")
