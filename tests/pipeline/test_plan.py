@@ -11,7 +11,7 @@ from tests.report.conftest import make_recipe, make_run
 from reprise.model.machine import count_cores, cpu_flops_per_s
 from reprise.plan.build import make_plan
 from reprise.plan.preparation import load_rates
-from reprise.plan.show import summary_line, without_topics
+from reprise.plan.show import show_plan, summary_line, without_topics
 from reprise.recipe import read_preset
 from reprise.recipe.hardware import Hardware
 from reprise.recipe.loading import parse_recipe
@@ -138,6 +138,21 @@ def test_topics_add_up_to_their_source_and_sources_to_their_entry(paper):
     assert sum(row["tokens"] for row in rows if row["source"] is None) + sum(
         row["tokens"] for row in rows if row["entry"] == "synthetic"
     ) == sum(bucket["tokens"] for bucket in buckets)
+
+
+def test_topics_are_listed_in_full_for_languages_that_are_split_by_topic(paper, capsys):
+    plan = make_plan(paper)
+    split = {
+        entry.language
+        for stage in paper.stages
+        for entry in stage.mixture.values()
+        if set(stage.topics.sources) & set(entry.sources)
+    }
+    assert split and plan["topics"] == {language: paper.documents.topics.list_of(language) for language in split}
+    show_plan(plan, topics=True)
+    printed = " ".join(capsys.readouterr().out.split())
+    for language in split:
+        assert all(topic in printed for topic in paper.documents.topics.list_of(language))
 
 
 def test_plan_of_tokenized_text_has_the_same_format_and_knows_the_epochs(tmp_path):

@@ -99,6 +99,7 @@ def make_plan(recipe: Recipe, findings: Sequence[Finding] = ()) -> Plan:
         "summary": _summarise(recipe, stages),
         "stages": stages,
         "buckets": buckets,
+        "topics": _topics(recipe),
         "totals": {
             "tokens": sum(stage["tokens"] for stage in stages),
             "steps": sum(stage["steps"] for stage in stages),
@@ -123,6 +124,17 @@ def make_plan(recipe: Recipe, findings: Sequence[Finding] = ()) -> Plan:
         "warnings": warnings,
         "findings": [cast(PlanFinding, asdict(finding)) for finding in findings],
     }
+
+
+def _topics(recipe: Recipe) -> dict[str, list[str]]:
+    """Language -> topics of its text, of the languages that a stage splits by topic."""
+    languages = {
+        entry.language
+        for stage in recipe.stages
+        for entry in stage.mixture.values()
+        if set(entry.sources) & set(stage.topics.sources)
+    }
+    return {language: recipe.documents.topics.list_of(language) for language in sorted(languages)}
 
 
 def _uncounted_inputs(recipe: Recipe) -> list[str]:

@@ -237,6 +237,8 @@ class Plan(TypedDict):
     """Training stages."""
     buckets: list[PlannedBucket]
     """Tokens that each stage takes from each bucket of its mixture."""
+    topics: dict[str, list[str]]
+    """Language -> the topics that its text is labelled with; only languages with a source that is split by topic."""
     totals: Totals
     """All stages together."""
     assumptions: Assumptions

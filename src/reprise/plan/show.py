@@ -80,7 +80,7 @@ def show_plan(plan: Plan, *, topics: bool = False) -> None:
 
     Args:
         plan: the result of `make_plan`.
-        topics: print one row per topic instead of one per source.
+        topics: print the topics of each language, and one row per topic instead of one per source.
     """
     console = Console()
     console.print(f"{plan['name']}: {summary_line(plan['summary'])}", markup=False, highlight=False)
@@ -98,6 +98,8 @@ def show_plan(plan: Plan, *, topics: bool = False) -> None:
             ):
                 column.justify = "right"
         print_table(table)
+    for language, names in plan["topics"].items() if topics else ():
+        console.print(f"topics of {language}: {'; '.join(names)}", markup=False, highlight=False)
     for line in _cost_lines(plan):
         console.print(line, markup=False, highlight=False)
     for finding in (Finding(**entry) for entry in plan["findings"]):

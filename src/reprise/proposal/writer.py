@@ -80,7 +80,7 @@ class RecipeWriter:
             f"  benchmarks: []      # such as [language:{language}]; `reprise benchmarks {language}` lists them",
         ]
         if document_bytes := self._document_bytes(tokens, held_out):
-            lines.append(f"  document_bytes: {document_bytes}      # of each held-out document; 0: all, which takes longer")
+            lines.append(f"  document_bytes: {document_bytes}      # of each held-out document; 0: all")
         if self.facts.gpu is not None:
             lines += ["", "hardware:", f"  gpu: {_quoted(self.facts.gpu)}"]
         return "\n".join(lines) + "\n"
