@@ -115,7 +115,7 @@ class Evaluation(Settings):
     stride: Annotated[int, Field(ge=1)] = 1024
     """Tokens by which the window moves; each token is scored once, after at least max_length - stride tokens."""
     document_bytes: Count = 0
-    """Bytes from the beginning of each held-out document that are measured; 0: all. Conversations are measured whole."""
+    """Bytes from the beginning of each held-out document that are measured; 0: all. Conversations are never cut."""
     batch_tokens: Count = 8192
     """Most tokens per batch; on a CPU batches are smaller."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
