@@ -14,7 +14,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypedDict
 
-from reprise.evaluation.records import BitsRow
+from write import replace
+
+from reprise.evaluation.results import BitsRow
 from reprise.report.records import Report
 
 HERE = Path(__file__).resolve().parent
@@ -58,7 +60,7 @@ def collect(workspace: Path) -> None:
         "commit": subprocess.run(command, capture_output=True, text=True, check=True, cwd=HERE).stdout.strip(),
         "date": finished.date().isoformat(),
         "model": report["run"]["model"],
-        "cores": machine["cores"],
+        "cores": machine["cores"] or 0,
         "tokens": report["repeat"]["cost"]["tokens"],
         "documents": {
             "read": int(str(counts["read"]["documents_out"])),
@@ -98,10 +100,12 @@ def results(runs: Sequence[Run]) -> str:
     for run in runs:
         seconds = ", ".join(f"{run['seconds'][name]:,.0f}" for name in SHOWN)
         numbers = " | ".join(f"{count:,}" for count in run["documents"].values())
-        lines.append(
-            f"| {run['name']} | {numbers} | {run['tokens']:,} | {seconds} | {run['commit']}, {run['date']} |"
-        )
-    lines += ["", "| run | text | before | after | change (95 % interval) | documents | verdict |", "|---|---|---|---|---|---|---|"]
+        lines.append(f"| {run['name']} | {numbers} | {run['tokens']:,} | {seconds} | {run['commit']}, {run['date']} |")
+    lines += [
+        "",
+        "| run | text | before | after | change (95 % interval) | documents | verdict |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for run in runs:
         for row in run["rows"]:
             lines.append(
@@ -122,16 +126,10 @@ def index(runs: Sequence[Run]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def replace(text: str, new: str) -> str:
-    """A page with what is written between its marks."""
-    head, rest = text.split(START + "\n")
-    return f"{head}{START}\n{new}{END}\n{rest.split(END + chr(10))[1]}"
-
-
 def files(runs: Sequence[Run]) -> dict[Path, str]:
     """File -> its content."""
     parts = {PAGE: results(runs), INDEX: index(runs)}
-    return {path: replace(path.read_text(encoding="utf-8"), part) for path, part in parts.items()}
+    return {path: replace(path.read_text(encoding="utf-8"), part, START, END) for path, part in parts.items()}
 
 
 def main() -> None:

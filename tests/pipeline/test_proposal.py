@@ -100,6 +100,18 @@ def test_validations_cost_a_small_part_of_the_training(folders, tiny_model, text
     assert validation.max_tokens * sources * (tokens / validation.every_tokens) / 3 <= 0.101 * tokens
 
 
+@pytest.mark.parametrize("tokens", [5_000, 20_000, 100_000, 3_000_000])
+def test_a_small_budget_has_fewer_validations(folders, tiny_model, tokens):
+    texts = [str(folders / "data")], [str(folders / "english.jsonl")]
+    proposal = propose(Model(path=str(tiny_model)), *texts, name="mine", workspace="run", tokens=tokens)
+    recipe = parse_recipe(proposal.recipe)
+    validation = recipe.training.validation
+    sources = sum(len(entry.sources) for entry in recipe.stages[0].mixture.values())
+    validations = tokens // validation.every_tokens
+    assert validations == 1 or validations * validation.max_tokens * sources / 3 <= 0.11 * tokens
+    assert 1 <= validations <= 10
+
+
 def test_the_evaluation_of_a_small_budget_takes_half_as_long_as_its_training_at_most(folders, tiny_model, texts):
     write_lines(folders / "english.jsonl", [" ".join(texts["en"])] * 300)
     small, large = (
