@@ -78,8 +78,9 @@ def test_kept_text_in_the_language_of_the_new_text_is_a_source_of_its_own(folder
     assert not set(mixture["en"].sources) & set(mixture["general-en"].sources)
 
 
-def test_pages_left_in_the_kept_language_do_not_make_a_strong_shift_a_weak_one(folders, tiny_model, texts):
-    write_lines(folders / "data" / "wiki" / "left.jsonl", texts["en"][:6], name="content")
+@pytest.mark.parametrize("pages", [6, 30])
+def test_pages_left_in_the_kept_language_do_not_make_a_strong_shift_a_weak_one(folders, tiny_model, texts, pages):
+    write_lines(folders / "data" / "wiki" / "left.jsonl", texts["en"][:pages], name="content")
     proposal, recipe = proposed(folders, tiny_model)
     mixture = recipe.stages[0].mixture
     assert set(mixture) == {"zh", "en"} and mixture["en"].share == 0.25 and mixture["en"].keep
