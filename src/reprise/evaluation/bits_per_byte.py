@@ -5,7 +5,7 @@ byte = nll / ln 2 / UTF-8 bytes then counts every byte, whatever the vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -45,6 +45,18 @@ class Text:
     def num_bytes(self) -> int:
         """UTF-8 bytes that are measured: all of the text, or only the answers of a conversation."""
         return len(self.text.encode()) if self.messages is None else answer_bytes(load_messages(self.messages))
+
+
+def cut_texts(texts: Sequence[Text], max_bytes: int) -> list[Text]:
+    """Documents with at most `max_bytes` UTF-8 bytes, all of them if it is 0; conversations are left whole."""
+    if not max_bytes:
+        return list(texts)
+    return [
+        text
+        if text.messages is not None
+        else replace(text, text=text.text.encode()[:max_bytes].decode(errors="ignore"))
+        for text in texts
+    ]
 
 
 def measure_bits(
