@@ -154,8 +154,9 @@ def _exempt_from_repetition(words: Words, repetition: Sequence[Rule], rules: Heu
         return None
     repeated = np.max([rule.values for rule in repetition if rule.name.endswith("_chars")], axis=0)
     unrepeated = np.diff(words.offsets) * (1 - repeated)
-    exempt = unrepeated >= rules.repetition_exempt_from * rules.min_words
-    return exempt if rules.repetition_exempt_to is None else exempt & (repeated <= rules.repetition_exempt_to)
+    most = 1.0 if rules.repetition_exempt_to is None else rules.repetition_exempt_to
+    exempt = (unrepeated >= rules.repetition_exempt_from * rules.min_words) & (repeated <= most)
+    return np.asarray(exempt)
 
 
 def _sum_by_document(words: Words, values: NDArray[np.generic]) -> NDArray[np.int64]:
