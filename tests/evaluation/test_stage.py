@@ -1,5 +1,6 @@
 """Stage `evaluate` on tiny models: what is measured is what it says."""
 
+import contextlib
 import json
 import math
 import shutil
@@ -155,6 +156,26 @@ def test_only_the_beginnings_of_held_out_documents_are_measured_on_request(work,
             cut = [text.encode()[:32].decode(errors="ignore") for text in texts]
             assert row["num_bytes"] == sum(len(text.encode()) for text in cut) < sum(map(len, map(str.encode, texts)))
             assert row["documents"] == len(set(cut))  # equal beginnings are one observation
+
+
+def test_progress_is_counted_in_bytes_of_text_and_reaches_its_end(work, tiny_model, monkeypatch):
+    bars = []
+
+    @contextlib.contextmanager
+    def track(what, total, unit):
+        bars.append([total, 0.0, unit])
+
+        def advance(amount):
+            bars[-1][1] += amount
+
+        yield advance
+
+    monkeypatch.setattr("reprise.evaluation.bits_per_byte.track", track)
+    run(work, tiny_model)
+    run(work, tiny_model)  # all of it is cached
+    kilobytes = sum(len(one["text"].encode()) for one in documents() if one["split"] == "valid") / 1000
+    assert bars[:2] == [[pytest.approx(kilobytes), pytest.approx(kilobytes), "kB"]] * 2
+    assert all(bar == [0, 0, "kB"] for bar in bars[2:])
 
 
 @given(st.text(max_size=60), st.integers(16, 80))
