@@ -26,7 +26,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from reprise.documents.clean.stage import RowsOrigin, clean_rows
+from reprise.documents.clean.stage import clean_rows
+from reprise.documents.part_step import RowsOrigin
 from reprise.documents.read.files import list_input
 from reprise.documents.read.parsing import PageParser
 from reprise.documents.read.records import Record, read_records
