@@ -241,9 +241,12 @@ def main() -> None:
     parser.add_argument("--pages", type=Path, required=True)
     parser.add_argument("--udhr", type=Path, required=True)
     parser.add_argument("--repeat", type=int, default=20, help="times that formats of text are read; the others once")
+    parser.add_argument("--sample", type=int, default=0, help="pages to use, spread over all; 0: all")
     parser.add_argument("--megabytes", type=float, default=1.0, help="text of each script to clean")
     chosen = parser.parse_args()
-    pages = [path.read_bytes() for path in sorted(chosen.pages.glob("**/*.html"))]
+    paths = sorted(chosen.pages.glob("**/*.html"))
+    paths = paths[:: max(1, len(paths) // chosen.sample)] if chosen.sample else paths
+    pages = [path.read_bytes() for path in paths]
     read = measure_readers(pages, chosen.repeat)
     print(json.dumps({"read": read, "clean": measure_cleaning(chosen.udhr, int(chosen.megabytes * 1e6))}))
 
