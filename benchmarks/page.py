@@ -222,7 +222,8 @@ def _document_rates(kept: dict[str, Any]) -> list[str]:
         shared = "shared with other work" if entry["load_before"] >= 0.5 else "quiet"
         lines += [
             "",
-            f"Of one core, in CPU time; `{entry['command']}`, {entry['date']}, commit {entry['commit']}, "
+            "Per second of one core's CPU time, from 0.02 to 0.5 seconds each: differences under a fifth say nothing. "
+            f"`{entry['command']}`, {entry['date']}, commit {entry['commit']}, "
             f"{entry['machine']}; the machine was {shared} (load {entry['load_before']} before the start).",
         ]
     return lines
