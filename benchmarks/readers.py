@@ -233,7 +233,11 @@ def measure_cleaning(udhr: Path, num_bytes: int) -> dict[str, dict[str, float]]:
 
 
 def _rates(documents: int, num_bytes: int, seconds: float) -> dict[str, float]:
-    return {"documents_per_s": round(documents / seconds), "mb_per_s": round(num_bytes / seconds / 1e6, 2)}
+    return {
+        "seconds": round(seconds, 3),
+        "documents_per_s": round(documents / seconds),
+        "mb_per_s": round(num_bytes / seconds / 1e6, 2),
+    }
 
 
 def main() -> None:
