@@ -222,7 +222,7 @@ def _document_rates(kept: dict[str, Any]) -> list[str]:
         shared = "shared with other work" if entry["load_before"] >= 0.5 else "quiet"
         lines += [
             "",
-            "Per second of one core's CPU time, measured over a fraction of a second each: small differences say nothing. "
+            "Per second of one core's CPU time, over a fraction of a second each: small differences say nothing. "
             f"`{entry['command']}`, {entry['date']}, commit {entry['commit']}, "
             f"{entry['machine']}; the machine was {shared} (load {entry['load_before']} before the start).",
         ]
