@@ -72,10 +72,10 @@ def test_kept_text_in_the_language_of_the_new_text_is_a_source_of_its_own(folder
     write_lines(folders / "law" / "court.jsonl", texts["en"][:50])
     _, recipe = proposed(folders, tiny_model, data="law")
     mixture = recipe.stages[0].mixture
-    assert set(mixture) == {"en", "general-en"}
+    assert set(mixture) == {"law", "general-en"} and mixture["law"].language == "en"
     assert mixture["general-en"].language == "en" and mixture["general-en"].keep
     assert mixture["general-en"].share == 0.05  # the same language: a weak shift
-    assert not set(mixture["en"].sources) & set(mixture["general-en"].sources)
+    assert not set(mixture["law"].sources) & set(mixture["general-en"].sources)
 
 
 @pytest.mark.parametrize("pages", [6, 30])
@@ -135,7 +135,7 @@ def test_the_evaluation_of_a_small_budget_takes_half_as_long_as_its_training_at_
 def test_the_name_of_the_folder_tells_the_source_where_that_of_the_file_does_not(folders, tiny_model, texts):
     write_lines(folders / "medicine" / "part-1.jsonl", texts["en"][:50])
     _, recipe = proposed(folders, tiny_model, data="medicine")
-    assert set(recipe.stages[0].mixture["en"].sources) == {"medicine"}
+    assert set(recipe.stages[0].mixture["medicine"].sources) == {"medicine"}
 
 
 def test_nothing_to_keep_is_said(folders, tiny_model):

@@ -76,8 +76,17 @@ def make_entries(groups: Sequence[Group], kept: Sequence[Group], notes: list[str
         notes.append(
             "nothing is kept: name text that the model must not lose with --keep, or forgetting is not measured"
         )
-    entries = _share_out(new, 1.0 - replay, keep=False, taken=set())
-    return entries + _share_out(old, replay, keep=True, taken={entry.name for entry in entries})
+    names = {language: _name_of_new(language, list(counts), set(old)) for language, (counts, _) in new.items()}
+    entries = _share_out(new, names, 1.0 - replay, keep=False)
+    names = {language: f"general-{language}" if language in new else language for language in old}
+    return entries + _share_out(old, names, replay, keep=True)
+
+
+def _name_of_new(language: str, sources: Sequence[str], kept: set[str]) -> str:
+    """The language; if it is also kept, the subject, so that a verdict says which of the two it is about."""
+    if language not in kept:
+        return language
+    return sources[0] if len(sources) == 1 else f"new-{language}"
 
 
 def _by_language(groups: Sequence[Group], notes: list[str]) -> dict[str, tuple[Counter[str], float]]:
@@ -104,12 +113,12 @@ def _by_language(groups: Sequence[Group], notes: list[str]) -> dict[str, tuple[C
 
 
 def _share_out(
-    languages: dict[str, tuple[Counter[str], float]], share: float, *, keep: bool, taken: set[str]
+    languages: dict[str, tuple[Counter[str], float]], names: dict[str, str], share: float, *, keep: bool
 ) -> list[Entry]:
     shares = shares_by_size({language: counts.total() for language, (counts, _) in languages.items()}, share)
     return [
         Entry(
-            name=language if language not in taken else f"general-{language}",
+            name=names[language],
             language=language,
             share=shares[language],
             sources=shares_by_size(dict(counts), 1.0),
