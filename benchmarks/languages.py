@@ -220,6 +220,8 @@ _KNOWN = {"de", "fr", "ja"}
 
 _STOPS = {"zh": "。", "ja": "。", "hi": "।", "my": "။", "km": "។", "am": "።", "th": "", "ar": "."}
 """What ends a sentence, where it is not a full stop."""
+_COMMAS = {"zh": ["，", "、", ","], "ja": ["、", "，"], "ar": ["، "], "my": ["၊ "], "am": ["፣ "], "ko": [",", " · "]}
+"""What separates the entries of an enumeration, beside a comma with a space."""
 
 
 def junk_pages(parts: dict[str, object], seed: int, language: str) -> Iterator[tuple[str, str]]:
@@ -237,10 +239,11 @@ def junk_pages(parts: dict[str, object], seed: int, language: str) -> Iterator[t
         # Harder: running text by its form, with sentence marks and lines of ordinary length.
         stop = _STOPS.get(language, ".")
         words = [*links, *menu]
+        comma = rng.choice([", ", *_COMMAS.get(language, [])])
         yield (
             "keywords",
             "\n".join(
-                ", ".join(rng.choice(words) for _ in range(rng.randint(12, 25))) + stop
+                comma.join(rng.choice(words) for _ in range(rng.randint(12, 25))) + stop
                 for _ in range(rng.randint(6, 12))
             ),
         )

@@ -205,7 +205,28 @@ def write() -> str:
             quiet = "quiet" if entry["load_before"] < 0.5 else f"load {entry['load_before']} before the start"
             taken = f"{entry['date']} | {entry['commit']} | {entry['machine']}, {quiet}"
             notes.append(f"| `{figure.key}` | `{entry['command']}` | {taken} |")
-    return "\n".join([_HEAD, *rows, _NOTES, *notes, ""])
+    return "\n".join([_HEAD, *rows, *_document_rates(kept), _NOTES, *notes, ""])
+
+
+def _document_rates(kept: dict[str, Any]) -> list[str]:
+    """Documents a second of each reader, and of cleaning in each script: a table each, from benchmarks/readers.py."""
+    lines: list[str] = []
+    for key, what in (("read", "reading"), ("clean", "cleaning, documents of 4 kB")):
+        entry = kept.get(f"readers.{key}")
+        if entry is None:
+            continue
+        lines += ["", f"| {what} | documents a second | MB of text a second |", "|---|---:|---:|"]
+        for name, rate in entry["value"].items():
+            lines.append(f"| {name} | {rate['documents_per_s']:,} | {rate['mb_per_s']:,.2f} |")
+    if lines:
+        shared = "shared with other work" if entry["load_before"] >= 0.5 else "quiet"
+        lines += [
+            "",
+            "Per second of one core's CPU time, over a fraction of a second each: small differences say nothing. "
+            f"`{entry['command']}`, {entry['date']}, commit {entry['commit']}, "
+            f"{entry['machine']}; the machine was {shared} (load {entry['load_before']} before the start).",
+        ]
+    return lines
 
 
 def _shown(value: Any) -> str:

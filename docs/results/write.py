@@ -419,10 +419,10 @@ def index(studies: Mapping[str, Recorded]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def replace(text: str, new: str) -> str:
+def replace(text: str, new: str, start: str = START, end: str = END) -> str:
     """A page with what is written between its marks."""
-    head, rest = text.split(START + "\n")
-    return f"{head}{START}\n{new}{END}\n{rest.split(END + chr(10))[1]}"
+    head, rest = text.split(start + "\n")
+    return f"{head}{start}\n{new}{end}\n{rest.split(end + chr(10))[1]}"
 
 
 def files(studies: Mapping[str, Recorded]) -> dict[Path, str]:

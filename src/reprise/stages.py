@@ -162,7 +162,7 @@ def _clean_stage(recipe: Recipe) -> Stage:
         settings={"clean": recipe.documents.clean},
         means={"engine": recipe.documents.engine},
         records=DROPPED,
-        version=4,
+        version=5,
         passes_text=True,
     )
 

@@ -1,5 +1,6 @@
 import io
 import json
+import unicodedata
 from collections import Counter
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from reprise.documents.clean.heuristics import find_broken, measure_rules
 from reprise.documents.clean.repetition import Repetition
 from reprise.documents.clean.sentence_marks import SENTENCE_TERMINAL
-from reprise.documents.clean.shape import measure_shape
+from reprise.documents.clean.shape import COMMAS, measure_shape
 from reprise.documents.clean.stage import batch_texts
 from reprise.documents.words import split_words
 from reprise.errors import UserError
@@ -46,6 +47,8 @@ DEBRIS = {
     "max_duplicate_lines": ("zh", "\n".join([CHINESE, *["版权所有，未经许可不得转载，违者必究，特此声明。"] * 6])),
     "max_top_ngram_chars": ("zh", CHINESE[:60] + "北京租房。" * 12 + "这里房子很多，价格不贵，欢迎来看。"),
     "min_sentences": ("zh", CHINESE.replace("。", "，") + "完。"),
+    "max_commas_per_word": ("zh", CHINESE[:60] + "手机、电脑、相机、耳机、音箱、键盘、鼠标、硬盘、显卡、内存。" * 3),
+    "min_words_per_sentence": ("zh", CHINESE[:60] + "".join(f"新品{n}。热卖。" for n in "红黄蓝绿青紫黑白金银铜铁")),
     "placeholders": ("zh", CHINESE + "您的浏览器不支持播放此视频。"),
     "max_duplicate_ngram_chars": ("zh", "".join(f"第{n}天，{CHINESE[:52]}" for n in "一二三四五六")),
 }  # fmt: skip
@@ -120,6 +123,10 @@ def plain_shape(text, short_line_chars):
         "terminated_lines": sum(line.endswith(ends) for line in full),
         "short_lines": sum(len(line) <= short_line_chars for line in full),
         "sentences": sentences(),
+        "commas": sum(
+            char in COMMAS and not all(part in set("0123456789") for part in (text[i - 1 : i], text[i + 1 : i + 2]))
+            for i, char in enumerate(text)
+        ),
         "hashes": text.count("#"),
         "ellipses": text.count("...") + text.replace("……", "…").count("…"),
         "duplicate_lines": repeats(worded)[0],
@@ -139,12 +146,17 @@ def split_at_empty(lines):
             part = []
 
 
-@given(st.lists(st.text(alphabet='ab .!?"”\n\t-*…#。」中\u3000।1', max_size=40), max_size=5), st.integers(0, 6))
+@given(st.lists(st.text(alphabet='ab .!?"”\n\t-*…#。」中\u3000।12,、;', max_size=40), max_size=5), st.integers(0, 6))
 def test_shape_equals_its_plain_form(texts, short_line_chars):
     shape = measure_shape(texts, short_line_chars=short_line_chars)
     plain = [plain_shape(text, short_line_chars) for text in texts]
     for name in plain[0] if plain else ():
         assert np.allclose(getattr(shape, name), [one[name] for one in plain]), name
+
+
+def test_commas_are_those_of_unicode():
+    named = {chr(c) for c in range(0x10000) if "COMMA" in unicodedata.name(chr(c), "") and chr(c).isprintable()}
+    assert {char for char in named if unicodedata.category(char) == "Po"} == set(COMMAS) - set(";；؛·•|၊")
 
 
 def test_sentence_marks_are_those_of_unicode():
@@ -177,6 +189,92 @@ def test_repetition_equals_its_plain_form(documents):
         expected = [plain_repetition(words, size) for words in documents]
         assert np.allclose(top, [pair[0] for pair in expected])
         assert np.allclose(inside, [pair[1] for pair in expected])
+
+
+PARALLEL = "\n".join(
+    f"{name} {side}. Draws a {name} line {side} the page. To constrain it to 45 degrees, hold down Shift as you drag."
+    for side in ("across", "along", "below") for name in ("straight", "dotted", "curved", "double", "thick", "wavy")
+)  # fmt: skip
+
+
+def plain_exempt(text, rules):
+    """Whether the limits on repetition do not apply: the definition, plainly."""
+    words = plain_words(text)
+    shape = plain_shape(text, rules.short_line_chars or 0)
+    shares = [shape["duplicate_line_chars"], shape["duplicate_paragraph_chars"]]
+    shares += [plain_repetition(words, size)[0] for size in rules.max_top_ngram_chars]
+    shares += [plain_repetition(words, size)[1] for size in rules.max_duplicate_ngram_chars]
+    beside = len(words) * (1 - max(shares))
+    return beside >= rules.repetition_exempt_from * rules.min_words and max(shares) <= rules.repetition_exempt_to
+
+
+def plain_words(text):
+    return "".join(char if char.isalnum() else " " for char in text.lower()).split()
+
+
+@given(st.lists(st.lists(st.sampled_from(["a b c.", "d e f g.", "b c d", "e,", "h i j k l"]), max_size=30), max_size=4))
+def test_who_is_exempt_from_the_limits_on_repetition_equals_its_plain_form(documents):
+    changes = {"min_words": 8, "repetition_exempt_from": 1.5, "repetition_exempt_to": 0.5}
+    rules = RULES["en"].model_copy(update=changes)
+    texts = ["\n".join(lines) for lines in documents]
+    expected = [plain_exempt(text, rules) for text in texts]
+    for rule in measure_rules(texts, rules):
+        if rule.name in REPETITION:
+            assert rule.exempt.tolist() == expected
+            assert rule.broken.tolist() == [v > rule.high and not e for v, e in zip(rule.values, expected, strict=True)]
+
+
+REPETITION = {name for name in Heuristics.model_fields if name.startswith(("max_duplicate_", "max_top_ngram_"))}
+
+
+def test_reference_text_that_repeats_its_phrases_is_kept_but_not_what_only_repeats():
+    prose = ENGLISH.replace(". ", ".\n") + "\n" + "\n".join(
+        f"The {noun} was repaired by hand in the winter of {year}, with {other} that had been kept in the old barn."
+        for year, noun, other in zip(range(1890, 1896), ["roof", "pier", "lamp", "bell", "gate", "stair"],
+                                     ["slate", "oak", "oil", "rope", "iron", "sand"], strict=True)
+    )  # fmt: skip
+    rules = RULES["en"]
+    strict = rules.model_copy(update={"repetition_exempt_from": None})
+    assert find_broken([PARALLEL], rules)[0][0] in REPETITION
+    page = prose + "\n" + PARALLEL[:900]
+    assert find_broken([page], strict)[0][0] in REPETITION
+    assert find_broken([page], rules) == [None]
+    assert find_broken([prose + "\n" + PARALLEL * 4], rules)[0][0] in REPETITION
+    open_end = rules.model_copy(update={"repetition_exempt_to": None})
+    assert find_broken([prose + "\n" + PARALLEL * 4], open_end) == [None]
+
+
+CARDS = {
+    "ru": "Лучшие телефоны года. Цена {}.90. Корзина.",
+    "en": "Best phones of the year. Price {}.90. Cart.",
+    "zh": "年度最佳手机。价格 {}.90。购物车。",
+    "ja": "今年のおすすめ。価格 {}.90。カート。",
+    "ko": "올해 최고의 휴대전화. 가격 {}.90. 장바구니.",
+    "km": "ទូរសព្ទល្អ។ តម្លៃ {}.90។ កន្ត្រក។",
+}
+KEYWORDS = {
+    "ru": "телефоны, погода, новости", "el": "κινητά, καιρός, νέα", "tr": "telefonlar, hava durumu, haberler",
+    "ko": "휴대전화, 날씨, 뉴스", "ar": "هواتف، طقس، أخبار", "hi": "फ़ोन, मौसम, समाचार", "am": "ስልኮች፣ የአየር ሁኔታ፣ ዜና",
+    "zh": "手机、天气预报、新闻", "ja": "電話、天気予報、ニュース", "th": "โทรศัพท์, พยากรณ์อากาศ, ข่าว",
+    "my": "ဖုန်းများ၊ မိုးလေဝသ၊ သတင်းများ",
+}  # fmt: skip
+
+
+def test_shop_cards_and_keyword_lists_break_the_rule_made_for_them():
+    for lang, card in CARDS.items():
+        text = "\n".join(card.format(7 * n) for n in range(30))
+        names = {
+            rule.name for rule in measure_rules([text], RULES.get(lang) or Clean().rules_of(lang)) if rule.broken[0]
+        }
+        assert "min_words_per_sentence" in names, lang
+    for lang, words in KEYWORDS.items():
+        text = "\n".join(f"{words}, {words}." for _ in range(20))
+        names = {rule.name for rule in measure_rules([text], Clean().rules_of(lang)) if rule.broken[0]}
+        assert "max_commas_per_word" in names, lang
+    numbers = (
+        "The mass is 1,000,000 kg and 3,141,592 m, as measured in 1,998 of 2,000 cases by 12,000 people in 1,500 towns."
+    )
+    assert measure_shape([numbers], short_line_chars=0).commas.tolist() == [1]
 
 
 def test_an_entry_of_the_recipe_changes_what_it_names_and_nothing_else():

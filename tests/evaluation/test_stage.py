@@ -1,5 +1,6 @@
 """Stage `evaluate` on tiny models: what is measured is what it says."""
 
+import contextlib
 import json
 import math
 import shutil
@@ -10,6 +11,8 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors import safe_open
 from tests.evaluation.conftest import make_model, make_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -19,7 +22,7 @@ from reprise.errors import UserError
 from reprise.evaluation import model as evaluated
 from reprise.evaluation import samples as continuations
 from reprise.evaluation import stage
-from reprise.evaluation.bits_per_byte import Text, measure_bits
+from reprise.evaluation.bits_per_byte import Text, cut_texts, measure_bits
 from reprise.evaluation.model import EvaluatedModel
 from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.groups import find_groups
@@ -142,6 +145,51 @@ def test_results_equal_a_plain_measurement_of_held_out_documents_only(work, tiny
     keys = {(row["language"], row["source"], row["topic"]) for row in results["bits_per_byte"]}
     per_language = {(None, None), ("book", None), ("web", None), ("web", "Law and Policy"), ("web", "Others")}
     assert keys == {(language, *key) for language in SENTENCES for key in per_language}
+
+
+def test_only_the_beginnings_of_held_out_documents_are_measured_on_request(work, tiny_model):
+    beginnings = SETTINGS.model_copy(update={"document_bytes": 32})
+    results = run(work, tiny_model, beginnings)
+    for row in results["bits_per_byte"]:
+        if row["source"] is None:
+            texts = [one["text"] for one in documents() if one["split"] == "valid" and one["lang"] == row["language"]]
+            cut = [text.encode()[:32].decode(errors="ignore") for text in texts]
+            assert row["num_bytes"] == sum(len(text.encode()) for text in cut) < sum(map(len, map(str.encode, texts)))
+            assert row["documents"] == len(set(cut))  # equal beginnings are one observation
+
+
+def test_progress_is_counted_in_bytes_of_text_and_reaches_its_end(work, tiny_model, monkeypatch):
+    bars = []
+
+    @contextlib.contextmanager
+    def track(what, total, unit):
+        bars.append([total, 0.0, unit])
+
+        def advance(amount):
+            bars[-1][1] += amount
+
+        yield advance
+
+    monkeypatch.setattr("reprise.evaluation.bits_per_byte.track", track)
+    run(work, tiny_model)
+    run(work, tiny_model)  # all of it is cached
+    kilobytes = sum(len(one["text"].encode()) for one in documents() if one["split"] == "valid") / 1000
+    assert bars[:2] == [[pytest.approx(kilobytes), pytest.approx(kilobytes), "kB"]] * 2
+    assert all(bar == [0, 0, "kB"] for bar in bars[2:])
+
+
+@given(st.text(max_size=60), st.integers(16, 80))
+def test_a_beginning_is_the_longest_whole_characters_that_fit(text, max_bytes):
+    (cut,) = cut_texts([Text(text, "en", "web")], max_bytes)
+    assert text.startswith(cut.text) and cut.num_bytes <= max_bytes
+    following = text[len(cut.text) :][:1]
+    assert not following or cut.num_bytes + len(following.encode()) > max_bytes
+
+
+def test_conversations_are_measured_whole():
+    messages = json.dumps([{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because. " * 20}])
+    conversation = Text("", "en", "chat", messages=messages)
+    assert cut_texts([conversation], 16) == [conversation]
 
 
 def test_verdicts_and_headline_say_what_the_numbers_say(work, tiny_model):

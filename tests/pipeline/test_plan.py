@@ -4,18 +4,24 @@ import subprocess
 import sys
 from collections import defaultdict
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.report.conftest import make_recipe, make_run
 
+from reprise.model.likelihood import cut_windows
 from reprise.model.machine import count_cores, cpu_flops_per_s
 from reprise.plan.build import make_plan
+from reprise.plan.measuring import tokens_in_windows
 from reprise.plan.preparation import load_rates
-from reprise.plan.show import summary_line, without_topics
+from reprise.plan.show import show_plan, summary_line, without_topics
 from reprise.recipe import read_preset
 from reprise.recipe.hardware import Hardware
 from reprise.recipe.loading import parse_recipe
 from reprise.schemas import FORMATS
+from reprise.tokens.store import TokenStore
 
 (PLAN,) = (one for one in FORMATS if one.name == "plan")
 
@@ -140,6 +146,21 @@ def test_topics_add_up_to_their_source_and_sources_to_their_entry(paper):
     ) == sum(bucket["tokens"] for bucket in buckets)
 
 
+def test_topics_are_listed_in_full_for_languages_that_are_split_by_topic(paper, capsys):
+    plan = make_plan(paper)
+    split = {
+        entry.language
+        for stage in paper.stages
+        for entry in stage.mixture.values()
+        if set(stage.topics.sources) & set(entry.sources)
+    }
+    assert split and plan["topics"] == {language: paper.documents.topics.list_of(language) for language in split}
+    show_plan(plan, topics=True)
+    printed = " ".join(capsys.readouterr().out.split())
+    for language in split:
+        assert all(topic in printed for topic in paper.documents.topics.list_of(language))
+
+
 def test_plan_of_tokenized_text_has_the_same_format_and_knows_the_epochs(tmp_path):
     recipe = make_recipe(tmp_path / "run")
     make_run(tmp_path / "run", recipe, until="tokenize")
@@ -150,6 +171,30 @@ def test_plan_of_tokenized_text_has_the_same_format_and_knows_the_epochs(tmp_pat
         assert bucket["epochs"] > 0
     for row in without_topics(plan["buckets"]):
         assert row["epochs"] == pytest.approx(row["tokens"] / row["available_tokens"])
+
+
+def test_measuring_held_out_text_costs_what_its_windows_hold(tmp_path):
+    recipe = make_recipe(tmp_path / "run")
+    make_run(tmp_path / "run", recipe, until="tokenize")
+    measuring = make_plan(recipe)["measuring"]
+    settings, store = recipe.evaluation, TokenStore.open(tmp_path / "run" / "tokenize")
+    lengths = [int(length) for bucket in store.valid.values() for length in np.diff(bucket.offsets)]
+    plain = sum(
+        end - begin for length in lengths for begin, end, _ in cut_windows(length, settings.max_length, settings.stride)
+    )
+    assert measuring["evaluation_tokens"] == pytest.approx(measuring["models"] * plain, rel=0.01)
+    short = settings.model_copy(update={"document_bytes": 64})
+    cheaper = make_plan(recipe.model_copy(update={"evaluation": short}))["measuring"]
+    assert 0 < cheaper["evaluation_tokens"] < measuring["evaluation_tokens"]
+
+
+@given(st.lists(st.integers(2, 500), min_size=1, max_size=20), st.integers(16, 100), st.integers(1, 15))
+def test_windows_of_long_documents_overlap(lengths, max_length, stride):
+    tokens = tokens_in_windows(np.array(lengths, dtype=np.float64), max_length, stride)
+    for length, counted in zip(lengths, tokens, strict=True):
+        windows = list(cut_windows(length, max_length, stride))
+        plain = sum(end - begin for begin, end, _ in windows)
+        assert counted == plain
 
 
 def test_a_share_of_the_peak_that_nobody_gave_is_a_published_one(paper):

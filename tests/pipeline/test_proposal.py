@@ -78,8 +78,9 @@ def test_kept_text_in_the_language_of_the_new_text_is_a_source_of_its_own(folder
     assert not set(mixture["en"].sources) & set(mixture["general-en"].sources)
 
 
-def test_pages_left_in_the_kept_language_do_not_make_a_strong_shift_a_weak_one(folders, tiny_model, texts):
-    write_lines(folders / "data" / "wiki" / "left.jsonl", texts["en"][:6], name="content")
+@pytest.mark.parametrize("pages", [6, 30])
+def test_pages_left_in_the_kept_language_do_not_make_a_strong_shift_a_weak_one(folders, tiny_model, texts, pages):
+    write_lines(folders / "data" / "wiki" / "left.jsonl", texts["en"][:pages], name="content")
     proposal, recipe = proposed(folders, tiny_model)
     mixture = recipe.stages[0].mixture
     assert set(mixture) == {"zh", "en"} and mixture["en"].share == 0.25 and mixture["en"].keep
@@ -98,6 +99,37 @@ def test_validations_cost_a_small_part_of_the_training(folders, tiny_model, text
     sources = sum(len(entry.sources) for entry in recipe.stages[0].mixture.values())
     validation, tokens = recipe.training.validation, recipe.stages[0].tokens
     assert validation.max_tokens * sources * (tokens / validation.every_tokens) / 3 <= 0.101 * tokens
+
+
+@pytest.mark.parametrize("tokens", [5_000, 20_000, 100_000, 3_000_000])
+def test_a_small_budget_has_fewer_validations(folders, tiny_model, tokens):
+    texts = [str(folders / "data")], [str(folders / "english.jsonl")]
+    proposal = propose(Model(path=str(tiny_model)), *texts, name="mine", workspace="run", tokens=tokens)
+    recipe = parse_recipe(proposal.recipe)
+    validation = recipe.training.validation
+    sources = sum(len(entry.sources) for entry in recipe.stages[0].mixture.values())
+    validations = tokens // validation.every_tokens
+    assert validations == 1 or validations * validation.max_tokens * sources / 3 <= 0.11 * tokens
+    assert 1 <= validations <= 10
+
+
+def test_the_evaluation_of_a_small_budget_takes_half_as_long_as_its_training_at_most(folders, tiny_model, texts):
+    write_lines(folders / "english.jsonl", [" ".join(texts["en"])] * 300)
+    small, large = (
+        parse_recipe(
+            propose(
+                Model(path=str(tiny_model)),
+                [str(folders / "data")],
+                [str(folders / "english.jsonl")],
+                name="mine",
+                workspace=str(folders / "run"),
+                tokens=tokens,
+            ).recipe
+        ).evaluation.document_bytes
+        for tokens in (20_000, 50_000_000)
+    )
+    assert 1000 <= small < len(" ".join(texts["en"]))
+    assert large == 0
 
 
 def test_the_name_of_the_folder_tells_the_source_where_that_of_the_file_does_not(folders, tiny_model, texts):

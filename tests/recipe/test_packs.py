@@ -9,7 +9,7 @@ from reprise.recipe.languages.codes import WITHOUT_SPACES, find_language
 from reprise.recipe.languages.packs import FOLDER, load_pack, shipped
 from reprise.recipe.loading import parse_recipe
 
-PACKS_DIGEST = "239f8b58ac00b580"
+PACKS_DIGEST = "50019e5fe8658f14"
 """Of all packs together. When it changes, raise the version of `clean` (of `label`, where topics or prompts changed)
 in stages.py, so that older workspaces become stale, and write the new one here."""
 

@@ -166,6 +166,12 @@ def test_the_pages_are_what_the_script_writes(write):
         assert path.read_text(encoding="utf-8") == text, "run `python docs/results/write.py`"
 
 
+def test_the_page_of_runs_is_what_its_script_writes(write):
+    runs = script(ROOT / "docs" / "results" / "runs.py")
+    for path, text in runs.files(runs.load()).items():
+        assert path.read_text(encoding="utf-8") == text, "run `python docs/results/runs.py`"
+
+
 @pytest.mark.slow
 def test_the_command_of_the_page_ends_in_a_verdict(write, inputs, tmp_path, tiny_model):  # noqa: F811
     """Claim 5 at a small size: the study's file and recipe, with fewer tokens."""

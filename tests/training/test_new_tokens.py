@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 from tests.training.conftest import SEQ_LEN, assert_same_weights, events, make_stage, make_training, weights_of
+from tests.training.test_parallel import assert_close, run_together
 from transformers import AutoModelForCausalLM
 
 from reprise.model.new_tokens import write_new_tokens
@@ -80,6 +81,18 @@ def test_a_tied_head_is_one_weight(arguments, make_work, vocabulary, base_model)
     work = make_work(vocabulary=vocabulary)
     run(work, **only_new(arguments, base_model))
     assert_only_new_rows_moved(work.output / "model", base_model)
+
+
+@pytest.mark.slow
+def test_two_processes_that_hold_half_of_the_rows_each_move_only_the_new_ones(
+    arguments, make_work, vocabulary, untied_model
+):
+    settings = only_new(arguments, untied_model, sharding="full")
+    one, two = make_work("one.partial", vocabulary=vocabulary), make_work("two.partial", vocabulary=vocabulary)
+    run(one, **settings)
+    run_together(2, settings, two)
+    assert_only_new_rows_moved(two.output / "model", untied_model)
+    assert_close(one, two)
 
 
 def test_stopped_and_resumed_it_has_the_same_bits(arguments, make_work, vocabulary, base_model, stop_after):

@@ -81,7 +81,7 @@ def settings() -> None:
 def plan(
     recipe: RecipePath,
     overrides: Overrides = None,
-    topics: Annotated[bool, typer.Option("--topics", help="Print one line per topic.")] = False,
+    topics: Annotated[bool, typer.Option("--topics", help="Print the topics, and one line for each.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Print the token budget per stage, mixture entry, source and topic; epochs, steps, FLOPs and GPU-hours."""

@@ -4,8 +4,8 @@ A document follows the token that begins a text (BOS, else EOS), so that its fir
 byte = nll / ln 2 / UTF-8 bytes then counts every byte, whatever the vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -47,6 +47,18 @@ class Text:
         return len(self.text.encode()) if self.messages is None else answer_bytes(load_messages(self.messages))
 
 
+def cut_texts(texts: Sequence[Text], max_bytes: int) -> list[Text]:
+    """Documents with at most `max_bytes` UTF-8 bytes, all of them if it is 0; conversations are left whole."""
+    if not max_bytes:
+        return list(texts)
+    return [
+        text
+        if text.messages is not None
+        else replace(text, text=text.text.encode()[:max_bytes].decode(errors="ignore"))
+        for text in texts
+    ]
+
+
 def measure_bits(
     evaluated: EvaluatedModel, texts: Sequence[Text], settings: Evaluation, *, cache: Path, what: str
 ) -> npt.NDArray[np.float64]:
@@ -73,14 +85,10 @@ def measure_bits(
         content = [text.text if text.messages is None else [text.messages] for text in members]
         key = [_FORMAT, evaluated.fingerprint, max_length, stride, content]
         pieces.append((cache / f"bits-{digest(key)}.json", members))
-    with track(what, len(evaluated.processes.own_pieces(pieces)), "shards") as advance:
-
-        def own(members: Sequence[Text]) -> list[float]:
-            result = measure(evaluated, members)
-            advance(1)
-            return result
-
-        measured = measure_pieces(evaluated, pieces, measure, own)
+    missing = [piece for piece in pieces if not piece[0].exists()]
+    kilobytes = sum(_kilobytes(members) for _, members in evaluated.processes.own_pieces(missing))
+    with track(what, kilobytes, "kB") as advance:
+        measured = measure_pieces(evaluated, pieces, measure, partial(measure, evaluated, advance=advance))
     bits = np.zeros(len(texts))
     for shard, values in zip(shards, measured, strict=True):
         bits[shard] = values
@@ -104,12 +112,32 @@ def cut_shards(sizes: Sequence[int]) -> list[list[int]]:
     return shards
 
 
+def _kilobytes(texts: Sequence[Text]) -> float:
+    """Size of the texts in 1,000 bytes, whether all of it or only answers are measured."""
+    return sum(len(text.text.encode()) for text in texts) / 1000
+
+
 def _measure_texts(
-    max_length: int, stride: int, batch_tokens: int, evaluated: EvaluatedModel, texts: Sequence[Text]
+    max_length: int,
+    stride: int,
+    batch_tokens: int,
+    evaluated: EvaluatedModel,
+    texts: Sequence[Text],
+    advance: Callable[[float], None] = lambda kilobytes: None,
 ) -> list[float]:
     """Bits of each text, as floats, which JSON stores exactly."""
     documents, stretches = encode(evaluated, texts)
-    bits: list[float] = _measure(evaluated, documents, stretches, max_length, stride, batch_tokens).tolist()
+    tokens = sum(max(0, len(ids) - 1) for ids in documents)
+    kilobytes_per_token = _kilobytes(texts) / max(1, tokens)
+    bits: list[float] = _measure(
+        evaluated,
+        documents,
+        stretches,
+        max_length,
+        stride,
+        batch_tokens,
+        lambda amount: advance(amount * kilobytes_per_token),
+    ).tolist()
     return bits
 
 
@@ -120,11 +148,14 @@ def _measure(
     max_length: int,
     stride: int,
     batch_tokens: int,
+    advance: Callable[[float], None],
 ) -> npt.NDArray[np.float64]:
     if not evaluated.in_process:
         from reprise.evaluation.backends import document_bits
 
-        return document_bits(evaluated.remote, documents, stretches, max_length=max_length, stride=stride)
+        return document_bits(
+            evaluated.remote, documents, stretches, max_length=max_length, stride=stride, advance=advance
+        )
     nll, _ = document_nll(
         evaluated.model,
         documents,
@@ -132,6 +163,7 @@ def _measure(
         stride=stride,
         batch_tokens=batch_tokens,
         device=evaluated.device,
+        advance=advance,
         stretches=stretches,
     )
     bits: npt.NDArray[np.float64] = nll / np.log(2)

@@ -10,7 +10,7 @@ from rich.table import Table
 from reprise.errors import UserError
 from reprise.evaluation.benchmarks.harness_index import harness_version
 from reprise.evaluation.benchmarks.runner import BenchmarkRunner, group_means, summarize
-from reprise.evaluation.bits_per_byte import Text, byte_counts, group_texts, measure_bits
+from reprise.evaluation.bits_per_byte import Text, byte_counts, cut_texts, group_texts, measure_bits
 from reprise.evaluation.model import EvaluatedModel
 from reprise.evaluation.results import (
     METRIC_NAMES,
@@ -96,7 +96,7 @@ def evaluate_model(
     """
     if not evaluation.benchmarks and text is None:
         raise UserError("there is nothing to measure", remedy="give --suite or --text")
-    texts = read_texts(text) if text is not None else []
+    texts = cut_texts(read_texts(text), evaluation.document_bytes) if text is not None else []
     groups = find_groups([], evaluation.tolerance)
     results: Results | ModelResults
     if against is not None:

@@ -12,7 +12,7 @@ from reprise.documents.table import DOCUMENTS, DROPPED, read_table
 from reprise.errors import UserError
 from reprise.evaluation.benchmarks.harness_index import harness_version
 from reprise.evaluation.benchmarks.runner import BenchmarkRunner, compare_benchmarks, group_means
-from reprise.evaluation.bits_per_byte import Text, measure_bits
+from reprise.evaluation.bits_per_byte import Text, cut_texts, measure_bits
 from reprise.evaluation.comparison import compare_bits, find_untested, judge_rows
 from reprise.evaluation.curves import measure_curve, trained_model
 from reprise.evaluation.model import EvaluatedModel
@@ -62,7 +62,8 @@ def run(
     Raises:
         UserError: there is no held-out document.
     """
-    texts = read_held_out(work.inputs["score"] / DOCUMENTS, without=work.inputs["tokenize"] / DROPPED)
+    held_out = read_held_out(work.inputs["score"] / DOCUMENTS, without=work.inputs["tokenize"] / DROPPED)
+    texts = cut_texts(held_out, evaluation.document_bytes)
     scratch = work.output / "model"
     shutil.rmtree(scratch, ignore_errors=True)  # left by a killed evaluation
     start = start or model

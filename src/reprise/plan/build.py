@@ -21,6 +21,7 @@ from reprise.mixture.budget import budgets
 from reprise.mixture.forecast import Supply, forecast
 from reprise.model.files import model_folder
 from reprise.model.machine import count_cores, cpu_flops_per_s
+from reprise.plan.measuring import plan_measuring
 from reprise.plan.preparation import plan_preparation
 from reprise.plan.records import (
     Plan,
@@ -99,6 +100,7 @@ def make_plan(recipe: Recipe, findings: Sequence[Finding] = ()) -> Plan:
         "summary": _summarise(recipe, stages),
         "stages": stages,
         "buckets": buckets,
+        "topics": _topics(recipe),
         "totals": {
             "tokens": sum(stage["tokens"] for stage in stages),
             "steps": sum(stage["steps"] for stage in stages),
@@ -117,12 +119,24 @@ def make_plan(recipe: Recipe, findings: Sequence[Finding] = ()) -> Plan:
         "vocabulary": _vocabulary(recipe),
         "memory": _memory(trained),
         "scoring": _scoring(recipe, rate),
+        "measuring": None if store is None else plan_measuring(recipe, store, _whole_flops_per_token(trained)),
         "preparation": plan_preparation(recipe),
         "synthesis": _synthesis(recipe, store, buckets),
         "reach": _reach(recipe, store),
         "warnings": warnings,
         "findings": [cast(PlanFinding, asdict(finding)) for finding in findings],
     }
+
+
+def _topics(recipe: Recipe) -> dict[str, list[str]]:
+    """Language -> topics of its text, of the languages that a stage splits by topic."""
+    languages = {
+        entry.language
+        for stage in recipe.stages
+        for entry in stage.mixture.values()
+        if set(entry.sources) & set(stage.topics.sources)
+    }
+    return {language: recipe.documents.topics.list_of(language) for language in sorted(languages)}
 
 
 def _uncounted_inputs(recipe: Recipe) -> list[str]:
@@ -292,8 +306,7 @@ def _scoring(recipe: Recipe, rate: float) -> ScoringCost | None:
             if (recipe.stages[budget.stage - 1].mixture[budget.entry].language, budget.source) in ordered
         )
     scorer = recipe.documents.perplexity.model or recipe.model
-    whole = recipe.training.model_copy(update={"adapter": type(recipe.training.adapter)()})
-    per_token = _flops_per_token(recipe.model_copy(update={"model": scorer, "training": whole}))[0]
+    per_token = _whole_flops_per_token(recipe.model_copy(update={"model": scorer}))
     flops = None if per_token is None else per_token / 3 * tokens
     return {
         "tokens": tokens,
@@ -301,6 +314,12 @@ def _scoring(recipe: Recipe, rate: float) -> ScoringCost | None:
         "flops": flops,
         "gpu_hours": None if flops is None else flops / rate / 3600,
     }
+
+
+def _whole_flops_per_token(recipe: Recipe) -> float | None:
+    """FLOPs of training all weights on a token, of which a forward pass is a third; None if not known."""
+    whole = recipe.training.model_copy(update={"adapter": type(recipe.training.adapter)()})
+    return _flops_per_token(recipe.model_copy(update={"training": whole}))[0]
 
 
 def _synthesis(recipe: Recipe, store: TokenStore | None, buckets: list[PlannedBucket]) -> Need | None:

@@ -151,6 +151,22 @@ class ScoringCost(TypedDict):
 
 
 @record
+class MeasuringCost(TypedDict):
+    """Cost of the measurements on held-out text, without benchmarks and samples."""
+
+    validations: int
+    """Validations while training."""
+    validation_tokens: int
+    """Tokens of all of them."""
+    models: int
+    """Models whose bits per byte are measured: before, after, and merges."""
+    evaluation_tokens: int
+    """Tokens that these read, windows that overlap counted in full."""
+    flops: float | None
+    """FLOPs of the forward passes; null if the model's size is not known."""
+
+
+@record
 class PreparedStage(TypedDict):
     """Cost of one stage from `read` to `tokenize`."""
 
@@ -237,6 +253,8 @@ class Plan(TypedDict):
     """Training stages."""
     buckets: list[PlannedBucket]
     """Tokens that each stage takes from each bucket of its mixture."""
+    topics: dict[str, list[str]]
+    """Language -> the topics that its text is labelled with; only languages with a source that is split by topic."""
     totals: Totals
     """All stages together."""
     assumptions: Assumptions
@@ -247,6 +265,8 @@ class Plan(TypedDict):
     """Whether training fits into the GPU's memory; null if the model is not on this machine."""
     scoring: ScoringCost | None
     """Cost of the stage `score`; null if no bucket is ordered by perplexity."""
+    measuring: MeasuringCost | None
+    """Cost of validations and evaluation; null before the text is tokenized."""
     preparation: Preparation | None
     """Cost of the stages from `read` to `tokenize`; null if the size of the text is not known."""
     synthesis: Need | None

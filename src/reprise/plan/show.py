@@ -9,6 +9,7 @@ from rich.table import Table
 from reprise.errors import Finding
 from reprise.evaluation.power import Reach, reach_sentences
 from reprise.plan.records import (
+    MeasuringCost,
     Plan,
     PlannedBucket,
     PlannedStage,
@@ -80,7 +81,7 @@ def show_plan(plan: Plan, *, topics: bool = False) -> None:
 
     Args:
         plan: the result of `make_plan`.
-        topics: print one row per topic instead of one per source.
+        topics: print the topics of each language, and one row per topic instead of one per source.
     """
     console = Console()
     console.print(f"{plan['name']}: {summary_line(plan['summary'])}", markup=False, highlight=False)
@@ -98,6 +99,8 @@ def show_plan(plan: Plan, *, topics: bool = False) -> None:
             ):
                 column.justify = "right"
         print_table(table)
+    for language, names in plan["topics"].items() if topics else ():
+        console.print(f"topics of {language}: {'; '.join(names)}", markup=False, highlight=False)
     for line in _cost_lines(plan):
         console.print(line, markup=False, highlight=False)
     for finding in (Finding(**entry) for entry in plan["findings"]):
@@ -166,6 +169,8 @@ def _cost_lines(plan: Plan) -> list[str]:
         lines += _preparation_lines(plan["preparation"])
     if plan["scoring"] is not None:
         lines.append(_scoring_line(plan["scoring"], plan["summary"]["gpus"]))
+    if plan["measuring"] is not None:
+        lines.append(_measuring_line(plan["measuring"], plan["totals"]["training_flops"]))
     if plan["synthesis"] is not None:
         lines.append(_synthesis_line(plan["synthesis"]))
     return lines
@@ -209,6 +214,19 @@ def _scoring_line(cost: ScoringCost, gpus: int) -> str:
         price = f"{cost['flops']:.3g} FLOPs, {cost['gpu_hours']:,.2f} GPU-hours"
         price += f", {in_words(cost['gpu_hours'] / gpus)} on {gpus} GPUs" if gpus > 1 else ""
     return f"perplexities before training: {tokens}: {price}"
+
+
+def _measuring_line(cost: MeasuringCost, training_flops: float | None) -> str:
+    line = (
+        f"measuring held-out text: {cost['validation_tokens']:,} tokens in {cost['validations']:,} validations, "
+        f"{cost['evaluation_tokens']:,} in the evaluation of {cost['models']} models"
+    )
+    if cost["flops"] is None or not training_flops:
+        return line
+    line += f": {cost['flops'] / training_flops:.0%} of the FLOPs of training, without benchmarks"
+    if cost["flops"] > training_flops:
+        line += "; evaluation.document_bytes and training.validation.max_tokens make it cheaper"
+    return line
 
 
 def _synthesis_line(need: Need) -> str:

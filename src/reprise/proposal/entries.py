@@ -9,9 +9,6 @@ from reprise.proposal.sampling import Group
 
 SMALLEST_LANGUAGE = 0.02
 """Languages below this share of the bytes are not in the mixture, as most are detection errors."""
-SMALLEST_NEW_LANGUAGE = 0.2
-"""A kept language below this share of the new text's bytes is not what the new text teaches (such as English pages in a
-translated crawl), and counts as text of the kept entry."""
 REPLAY_NEW_LANGUAGE, REPLAY_SAME_LANGUAGE = 0.25, 0.05
 """Share of replayed text: about 25 % for a strong shift, 1 to 5 % for a weak one (Ibrahim et al., arXiv 2403.08763)."""
 
@@ -32,22 +29,21 @@ class Entry:
 
 def tell_apart(groups: Sequence[Group], kept: Sequence[Group], notes: list[str]) -> None:
     """Rename the sources of kept text in a language that the new text teaches, so that they can be distinguished."""
-    subjects = _subjects(groups)
+    subject = _largest_language(groups)
     for group in kept:
-        if group.language in subjects:
+        if group.language == subject:
             group.names_source = False
             group.source_bytes = Counter({f"general_{group.source}": group.source_bytes.total()})
             group.source = f"general_{group.source}"
             notes.append(f"{group.path}: is in the language of the new text, so its source is called {group.source}")
 
 
-def _subjects(groups: Sequence[Group]) -> set[str]:
-    """Languages that the new text teaches: the largest one, and those above SMALLEST_NEW_LANGUAGE."""
+def _largest_language(groups: Sequence[Group]) -> str | None:
+    """The language of most of the new text: the only one that is taught even if it is also kept."""
     sizes: Counter[str] = Counter()
     for group in groups:
         sizes.update(group.language_bytes)
-    largest = [language for language, _ in sizes.most_common(1)]
-    return {name for name, size in sizes.items() if size >= SMALLEST_NEW_LANGUAGE * sizes.total()} | set(largest)
+    return next((language for language, _ in sizes.most_common(1)), None)
 
 
 def make_entries(groups: Sequence[Group], kept: Sequence[Group], notes: list[str]) -> list[Entry]:
@@ -59,11 +55,12 @@ def make_entries(groups: Sequence[Group], kept: Sequence[Group], notes: list[str
         notes: a line about each assumption is added.
     """
     new, old = _by_language(groups, notes), _by_language(kept, notes)
-    subjects = _subjects(groups)
-    for language in [name for name in new if name in old and name not in subjects]:
+    subject = _largest_language(groups)
+    for language in [name for name in new if name in old and name != subject]:
         counts, documents = new.pop(language)
         notes.append(
-            f"{counts.total() / 1e6:,.1f} MB of the new text are in {language}, which is kept: counted as kept text"
+            f"{counts.total() / 1e6:,.1f} MB of the new text are in {language}, which is kept: counted as kept text "
+            "(if it is to be learned, give it an entry of its own)"
         )
         old[language] = old[language][0] + counts, old[language][1] + documents
     if old:

@@ -15,6 +15,12 @@ MAX_HELD_OUT_SHARE = 0.2
 """Maximum share of documents that are held out, however few there are."""
 VALIDATION_SHARE = 0.1
 """Maximum time of all validations, as a share of the time of training."""
+MIN_VALIDATION_TOKENS = 512
+"""Tokens of a source that each validation reads at least."""
+EVALUATION_SHARE = 0.5
+"""Maximum time of the evaluation's bits per byte, as a share of the time of training."""
+MIN_DOCUMENT_BYTES = 1000
+"""Bytes that are measured of each held-out document at least."""
 MAX_EPOCHS = 2.0
 
 
@@ -38,6 +44,7 @@ class RecipeWriter:
         tokens, seq_len = self._tokens(), min(self.facts.positions, 512 if self.facts.gpu is None else 4096)
         batch_rows = 2 ** round(math.log2(min(512_000, max(seq_len, tokens / 200)) / seq_len))
         every = _two_digits(tokens / 10)
+        validations, validation_tokens = self._validation(tokens)
         held_out = self._held_out()
         language = next((entry.language for entry in self.entries if not entry.keep), self.entries[0].language)
         lines = [
@@ -69,12 +76,15 @@ class RecipeWriter:
             "",
             "training:",
             f"  batch_rows: {batch_rows}",
-            f"  validation: {{every_tokens: {every}, max_tokens: {self._validation_tokens(tokens)}}}      # per source",
+            f"  validation: {{every_tokens: {_two_digits(tokens / validations)}, max_tokens: {validation_tokens}}}"
+            "      # per source",
             f"  checkpoints: {{every_tokens: {every}}}",
             "",
             "evaluation:",
             f"  benchmarks: []      # such as [language:{language}]; `reprise benchmarks {language}` lists them",
         ]
+        if document_bytes := self._document_bytes(tokens, held_out):
+            lines.append(f"  document_bytes: {document_bytes}      # of each held-out document; 0: all")
         if self.facts.gpu is not None:
             lines += ["", "hardware:", f"  gpu: {_quoted(self.facts.gpu)}"]
         return "\n".join(lines) + "\n"
@@ -108,13 +118,34 @@ class RecipeWriter:
         )
         return share
 
-    def _validation_tokens(self, tokens: int) -> int:
-        """Maximum tokens of a source in one validation, so that ten of them take `VALIDATION_SHARE` of the training.
+    def _validation(self, tokens: int) -> tuple[int, int]:
+        """Number of validations, ten at most, and the tokens of a source in each: `VALIDATION_SHARE` of the training.
 
         A validation token costs a third of a training token.
         """
-        sources = sum(len(entry.sources) for entry in self.entries)
-        return max(512, _two_digits(VALIDATION_SHARE * 3 * tokens / 10 / sources))
+        of_a_source = VALIDATION_SHARE * 3 * tokens / sum(len(entry.sources) for entry in self.entries)
+        validations = max(1, min(10, int(of_a_source / MIN_VALIDATION_TOKENS)))
+        return validations, max(MIN_VALIDATION_TOKENS, _two_digits(of_a_source / validations))
+
+    def _document_bytes(self, tokens: int, held_out: float) -> int:
+        """Bytes of a held-out document to measure, so that it takes at most `EVALUATION_SHARE` of the training; 0: all.
+
+        Each of two models reads a token of its window for a third of the cost of a training token, and the windows of
+        a long document overlap by half.
+        """
+        sizes = [entry.num_bytes for entry in self.entries]
+        held_out_tokens = held_out * sum(self.facts.tokens_of(entry) for entry in self.entries)
+        cost_in_training_tokens = 2 * 2 * held_out_tokens / 3
+        share = EVALUATION_SHARE * tokens / max(1.0, cost_in_training_tokens)
+        documents = sum(entry.documents for entry in self.entries)
+        if share >= 1 or not documents:
+            return 0
+        document_bytes = max(MIN_DOCUMENT_BYTES, _two_digits(share * sum(sizes) / documents))
+        self.notes.append(
+            f"the evaluation measures the first {document_bytes:,} bytes of each held-out document: all of them would "
+            f"take {EVALUATION_SHARE / share:.1f} times as long as training"
+        )
+        return document_bytes
 
     def _input(self, group: Group) -> Iterator[str]:
         constants = {}

@@ -156,6 +156,8 @@ def _verdict_lines(facts: Report) -> list[str]:
                     f"| {one['measure']} | {one['before']:.4g} | {one['after']:.4g} | {100 * one['change']:+.1f} % | "
                     f"{interval} | {word} |"
                 )
+    if facts["document_bytes"]:
+        lines += ["", f"Bits per byte of the first {facts['document_bytes']:,} bytes of each held-out document.", ""]
     lines += [f"- Not tested: {entry['measure']} ({entry['reason']})" for entry in verdict["untested"]]
     return [*lines, ""]
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from reprise.recipe.fields import AnyPath, Count, KeyVariable, ServerUrl, Settings, Share
 from reprise.recipe.model import Model
@@ -114,6 +114,8 @@ class Evaluation(Settings):
     """Tokens per forward pass of the held-out measurement; never more than the model's context."""
     stride: Annotated[int, Field(ge=1)] = 1024
     """Tokens by which the window moves; each token is scored once, after at least max_length - stride tokens."""
+    document_bytes: Count = 0
+    """Bytes from the beginning of each held-out document that are measured; 0: all. Conversations are never cut."""
     batch_tokens: Count = 8192
     """Most tokens per batch; on a CPU batches are smaller."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -134,6 +136,13 @@ class Evaluation(Settings):
         if other:
             raise ValueError(f"curve_benchmarks: {', '.join(sorted(other))} must also be among `benchmarks`")
         return self
+
+    @field_validator("document_bytes")
+    @classmethod
+    def _a_character_fits(cls, document_bytes: int) -> int:
+        if 0 < document_bytes < 16:
+            raise ValueError(f"{document_bytes} is less than a word; give at least 16, or 0 for all of each document")
+        return document_bytes
 
     @model_validator(mode="after")
     def _window_moves_less_than_its_length(self) -> "Evaluation":

@@ -55,6 +55,16 @@ class Heuristics(Settings):
     """Gopher. Words per n-gram -> largest share of characters in the most frequent n-gram."""
     max_duplicate_ngram_chars: dict[int, Share] = {}
     """Gopher. Words per n-gram -> largest share of characters in n-grams that occurred before."""
+    repetition_exempt_from: Ratio | None = 2.5
+    """Ours. The six limits above do not apply to a document whose words outside of repeats number at least this many
+    times `min_words`: reference text repeats its phrases, but says enough beside them. Null: they always apply."""
+    repetition_exempt_to: Share | None = 0.65
+    """Ours. Unless this share of its characters is in repeats (lines, paragraphs or n-grams, the largest of them)."""
+    max_commas_per_word: Ratio | None = None
+    """Ours. Most separators of enumerations (the commas of all scripts, semicolons, dots, bars) per word; lists of
+    keywords have many."""
+    min_words_per_sentence: Ratio | None = None
+    """Ours. Fewest words per sentence, on average; cards of a shop have few. Text without sentence marks passes."""
     min_terminated_lines: Share | None = None
     """FineWeb. Smallest share of lines that end with terminal punctuation."""
     max_short_lines: Share | None = None

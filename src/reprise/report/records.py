@@ -185,6 +185,8 @@ class Report(TypedDict):
     """Entry of the mixture, or language -> its topics, in the recipe's order."""
     bits_per_byte: list[BitsRow]
     """Held-out bits per byte of both models; empty before the evaluation."""
+    document_bytes: int
+    """Bytes from the beginning of each held-out document that are measured; 0: all."""
     benchmarks: list[BenchmarkRow]
     """Benchmarks of both models."""
     groups: dict[Literal["before", "after"], dict[str, float]]

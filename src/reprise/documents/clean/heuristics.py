@@ -1,7 +1,7 @@
 """The rules of Gopher, C4 and FineWeb for a batch of documents; their thresholds are in `recipe/heuristics.py`."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,8 @@ class Rule:
     """Words per n-gram, if the rule is about n-grams."""
     strings: Sequence[str] | None = None
     """For a rule that forbids strings: the one that each document contains."""
+    exempt: NDArray[np.bool_] | None = None
+    """Documents to which the rule does not apply: bool[documents]."""
 
     @property
     def broken(self) -> NDArray[np.bool_]:
@@ -38,7 +40,7 @@ class Rule:
             is_broken |= self.values < self.low
         if self.high is not None:
             is_broken |= self.values > self.high
-        return is_broken
+        return is_broken if self.exempt is None else is_broken & ~self.exempt
 
     def explain(self, document: int) -> str:
         """The value of a document that breaks the rule, and the limit."""
@@ -68,10 +70,18 @@ def measure_rules(texts: Sequence[str], rules: Heuristics) -> Iterator[Rule]:
     if not texts:
         return
     words = split_words(texts)
-    for rule in (*_of_words(texts, words, rules), *_of_shape(texts, words, rules), *_of_strings(texts, rules)):
+    shape = measure_shape(texts, short_line_chars=rules.short_line_chars or 0, sentence_marks=rules.sentence_marks)
+    repetition = [*_of_duplicates(shape, rules), *_of_ngrams(words, rules)]
+    exempt = _exempt_from_repetition(words, repetition, rules)
+    repetition = [replace(rule, exempt=exempt) for rule in repetition]
+    for rule in (
+        *_of_words(texts, words, rules),
+        *_of_shape(words, shape, rules),
+        *_of_strings(texts, rules),
+        *repetition,
+    ):
         if rule.low is not None or rule.high is not None:
             yield rule
-    yield from _of_repetition(words, rules)
 
 
 def _of_words(texts: Sequence[str], words: Words, rules: Heuristics) -> Iterator[Rule]:
@@ -92,11 +102,9 @@ def _of_words(texts: Sequence[str], words: Words, rules: Heuristics) -> Iterator
         yield Rule("min_stop_words", num_stop_words.astype(float), low=rules.min_stop_words)
 
 
-def _of_shape(texts: Sequence[str], words: Words, rules: Heuristics) -> Iterator[Rule]:
-    shape: Shape = measure_shape(
-        texts, short_line_chars=rules.short_line_chars or 0, sentence_marks=rules.sentence_marks
-    )
-    per_word = 1 / np.maximum(1, np.diff(words.offsets))
+def _of_shape(words: Words, shape: Shape, rules: Heuristics) -> Iterator[Rule]:
+    num_words = np.diff(words.offsets)
+    per_word = 1 / np.maximum(1, num_words)
     per_line = 1 / np.maximum(1, shape.lines)
     symbols = np.maximum(shape.hashes, shape.ellipses) * per_word
     yield Rule("max_symbols_per_word", symbols, high=rules.max_symbols_per_word)
@@ -107,11 +115,10 @@ def _of_shape(texts: Sequence[str], words: Words, rules: Heuristics) -> Iterator
         yield Rule("max_short_lines", shape.short_lines * per_line, high=rules.max_short_lines)
     yield Rule("max_lines_per_word", np.maximum(0, shape.lines - 1) * per_word, high=rules.max_lines_per_word)
     yield Rule("min_sentences", shape.sentences.astype(float), low=rules.min_sentences)
-    yield Rule("max_duplicate_lines", shape.duplicate_lines, high=rules.max_duplicate_lines)
-    yield Rule("max_duplicate_line_chars", shape.duplicate_line_chars, high=rules.max_duplicate_line_chars)
-    yield Rule("max_duplicate_paragraphs", shape.duplicate_paragraphs, high=rules.max_duplicate_paragraphs)
-    chars = shape.duplicate_paragraph_chars
-    yield Rule("max_duplicate_paragraph_chars", chars, high=rules.max_duplicate_paragraph_chars)
+    yield Rule("max_commas_per_word", shape.commas * per_word, high=rules.max_commas_per_word)
+    has_sentences = shape.sentences > 0
+    length = np.where(has_sentences, num_words / np.maximum(1, shape.sentences), np.inf)
+    yield Rule("min_words_per_sentence", length, low=rules.min_words_per_sentence)
 
 
 def _of_strings(texts: Sequence[str], rules: Heuristics) -> Iterator[Rule]:
@@ -124,13 +131,32 @@ def _of_strings(texts: Sequence[str], rules: Heuristics) -> Iterator[Rule]:
         yield Rule("curly_brackets", np.array([bool(hit) for hit in hits], float), high=0.0, strings=hits)
 
 
-def _of_repetition(words: Words, rules: Heuristics) -> Iterator[Rule]:
+def _of_duplicates(shape: Shape, rules: Heuristics) -> Iterator[Rule]:
+    yield Rule("max_duplicate_lines", shape.duplicate_lines, high=rules.max_duplicate_lines)
+    yield Rule("max_duplicate_line_chars", shape.duplicate_line_chars, high=rules.max_duplicate_line_chars)
+    yield Rule("max_duplicate_paragraphs", shape.duplicate_paragraphs, high=rules.max_duplicate_paragraphs)
+    chars = shape.duplicate_paragraph_chars
+    yield Rule("max_duplicate_paragraph_chars", chars, high=rules.max_duplicate_paragraph_chars)
+
+
+def _of_ngrams(words: Words, rules: Heuristics) -> Iterator[Rule]:
     repetition = Repetition(words)
     limits = [(size, "max_top_ngram_chars", limit) for size, limit in rules.max_top_ngram_chars.items()]
     limits += [(size, "max_duplicate_ngram_chars", limit) for size, limit in rules.max_duplicate_ngram_chars.items()]
     for size, name, limit in sorted(limits):
         top, duplicate = repetition.measure(size)
         yield Rule(name, top if name == "max_top_ngram_chars" else duplicate, high=limit, size=size)
+
+
+def _exempt_from_repetition(words: Words, repetition: Sequence[Rule], rules: Heuristics) -> NDArray[np.bool_] | None:
+    """Documents that say enough outside of repeats: bool[documents]; None if there is no such exemption."""
+    if not rules.repetition_exempt_from or not rules.min_words:
+        return None
+    repeated = np.max([rule.values for rule in repetition if rule.name.endswith("_chars")], axis=0)
+    unrepeated = np.diff(words.offsets) * (1 - repeated)
+    most = 1.0 if rules.repetition_exempt_to is None else rules.repetition_exempt_to
+    exempt = (unrepeated >= rules.repetition_exempt_from * rules.min_words) & (repeated <= most)
+    return np.asarray(exempt)
 
 
 def _sum_by_document(words: Words, values: NDArray[np.generic]) -> NDArray[np.int64]:

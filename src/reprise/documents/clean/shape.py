@@ -18,7 +18,12 @@ _CLOSING = "\"'”’»›」』》）)]…"
 """Characters that may occur between the end of a sentence and the following space."""
 _LINE_END_MARKS = "\"'”’»›」』》）)…：；"
 _BULLETS = "•-*·●▪◦■"
-_SPACE, _SENTENCE, _FULL_STOP, _CLOSE, _LINE_END, _BULLET, _WORD, _IDEOGRAPH = (1 << bit for bit in range(8))
+COMMAS = ",՝،߸፣᠂᠈⸲⸴⹁⹉⹌、꓾꘍꛵၊︐︑﹐﹑，､;；؛·•|"
+"""What separates the items of an enumeration: the commas of all scripts (Armenian, Arabic, N'Ko, Ethiopic, Mongolian,
+Chinese, Lisu, Vai, Bamum, Burmese, ...), semicolons, dots and bars."""
+_SPACE, _SENTENCE, _FULL_STOP, _CLOSE, _LINE_END, _BULLET, _WORD, _IDEOGRAPH, _COMMA, _DIGIT = (
+    1 << bit for bit in range(10)
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class Shape:
     """Lines that end with the end of a sentence, a quotation or a list."""
     short_lines: Ints
     sentences: Ints
+    commas: Ints
+    """Separators of enumerations, except between two digits."""
     hashes: Ints
     """Hash signs."""
     ellipses: Ints
@@ -81,6 +88,7 @@ def measure_shape(texts: Sequence[str], *, short_line_chars: int, sentence_marks
         terminated_lines=count(lines.document[(kinds[lines.last] & (_SENTENCE | _FULL_STOP | _LINE_END)) > 0]),
         short_lines=count(lines.document[lines.last - lines.first < short_line_chars]),
         sentences=per_document(_sentence_ends(kinds)),
+        commas=per_document(_commas(kinds)),
         hashes=per_document(np.flatnonzero(codes == ord("#"))),
         ellipses=per_document(*_runs(codes, ord("."), 3)) + per_document(*_runs(codes, ord("…"), 2, 1)),
         duplicate_lines=line_share,
@@ -105,9 +113,9 @@ class _Pieces:
 
 
 @functools.lru_cache(maxsize=32)
-def _kinds(sentence_marks: str) -> NDArray[np.uint8]:
-    """Flags of each code point, uint8[code points]."""
-    kinds = np.zeros(sys.maxunicode + 1, np.uint8)
+def _kinds(sentence_marks: str) -> NDArray[np.uint16]:
+    """Flags of each code point, uint16[code points]."""
+    kinds = np.zeros(sys.maxunicode + 1, np.uint16)
     for code in range(0x20000):
         char = chr(code)
         if char.isspace():
@@ -122,14 +130,16 @@ def _kinds(sentence_marks: str) -> NDArray[np.uint8]:
         (_CLOSE, _CLOSING),
         (_LINE_END, _LINE_END_MARKS),
         (_BULLET, _BULLETS),
+        (_COMMA, COMMAS),
+        (_DIGIT, "0123456789"),
     ):
         kinds[[ord(char) for char in chars]] |= flag
     for char in set(".!?") - set(sentence_marks):
-        kinds[ord(char)] = (kinds[ord(char)] & ~np.uint8(_SENTENCE)) | _FULL_STOP
+        kinds[ord(char)] = (kinds[ord(char)] & ~np.uint16(_SENTENCE)) | _FULL_STOP
     return kinds
 
 
-def _find_lines(codes: NDArray[np.uint32], kinds: NDArray[np.uint8], edges: Ints) -> _Pieces:
+def _find_lines(codes: NDArray[np.uint32], kinds: NDArray[np.uint16], edges: Ints) -> _Pieces:
     ends = np.flatnonzero(codes == ord("\n"))
     starts = np.concatenate([[0], ends[:-1] + 1])
     solid = np.flatnonzero((kinds & _SPACE) == 0)
@@ -153,7 +163,7 @@ def _join_paragraphs(lines: _Pieces) -> _Pieces:
     return _Pieces(lines.first[starts], lines.last[ends], lines.document[starts], lines.index[starts])
 
 
-def _sentence_ends(kinds: NDArray[np.uint8]) -> Ints:
+def _sentence_ends(kinds: NDArray[np.uint16]) -> Ints:
     """Positions of the marks that end a sentence; for a run of marks, the position of the last."""
     is_mark = (kinds & (_SENTENCE | _FULL_STOP)) > 0
     marks = np.flatnonzero(is_mark)  # the last code is a line end, never a mark
@@ -165,6 +175,13 @@ def _sentence_ends(kinds: NDArray[np.uint8]) -> Ints:
         behind = np.where(closing, behind + 1, behind)
         closing = (kinds[behind] & _CLOSE) > 0
     return np.asarray(marks[sure | ((kinds[behind] & (_SPACE | _IDEOGRAPH)) > 0)])
+
+
+def _commas(kinds: NDArray[np.uint16]) -> Ints:
+    """Positions of the separators of enumerations that do not belong to a number."""
+    marks = np.flatnonzero((kinds & _COMMA) > 0)  # the last code is a line end, so that each has one behind it
+    in_number = (kinds[np.maximum(marks - 1, 0)] & kinds[marks + 1] & _DIGIT) > 0
+    return np.asarray(marks[~in_number])
 
 
 def _runs(codes: NDArray[np.uint32], code: int, size: int, more: int = 0) -> tuple[Ints, Ints]:
