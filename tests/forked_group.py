@@ -12,7 +12,14 @@ import sys
 import time
 from pathlib import Path
 
-PRELOADED = ["reprise.synthesis.stage", "reprise.training.stage", "transformers.models.llama.modeling_llama"]
+PRELOADED = [
+    "reprise.synthesis.stage",
+    "reprise.training.stage",
+    "transformers.models.llama.modeling_llama",
+    "torch._dynamo",  # FSDP imports it
+    "peft",
+    "bitsandbytes",  # peft imports it, where it is installed
+]
 _GRACE_S = 30.0
 """Time for the others to leave after one failed; torchrun waits so long too."""
 

@@ -78,3 +78,25 @@ def test_a_checkpoint_before_the_first_step_changes_nothing(settings):
             model.zero_grad()
         results.append([weight.detach().clone() for weight in model.parameters()])
     assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+
+
+def test_moments_that_are_there_from_the_start_are_those_of_torch():
+    results = []
+    for ours in (True, False):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Linear(5, 4))
+        model.get_output_embeddings = lambda: None
+        optimizer = build_optimizer(model, Training())
+        if not ours:
+            optimizer = torch.optim.AdamW(optimizer.param_groups, betas=(0.9, 0.95), eps=1e-8, fused=True)
+        assert (len(optimizer.state) == 4) == ours
+        for group in optimizer.param_groups:
+            group["lr"] = 0.01
+        for _ in range(3):
+            model(torch.randn(7, 6)).square().sum().backward()
+            optimizer.step()
+            model.zero_grad()
+        results.append([*model.parameters(), *(optimizer.state[one]["exp_avg_sq"] for one in model.parameters())])
+        assert {one.dtype for state in optimizer.state.values() for one in state.values()} == {torch.float32}
+        assert optimizer_steps(optimizer) == 3
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))

@@ -63,8 +63,9 @@ def distinct_weights(objective: Objective, *, frozen: bool = False) -> dict[str,
         objective: the model.
         frozen: whether to include weights that are frozen beside an adapter.
     """
-    by_address: dict[int, tuple[str, Any]] = {}
-    for name, value in get_model_state_dict(objective).items():
-        by_address.setdefault(local_part(value).data_ptr(), (name, value))
-    left_out = set() if frozen else frozen_names(objective)
-    return {name: value for name, value in by_address.values() if name not in left_out}
+    every = {name for name, _ in objective.named_parameters(remove_duplicate=False)}
+    # Not by their addresses: a process that has no row of several weights would take these for one.
+    left_out = every - {name for name, _ in objective.named_parameters()}
+    if not frozen:
+        left_out |= frozen_names(objective)
+    return {name: value for name, value in get_model_state_dict(objective).items() if name not in left_out}

@@ -82,7 +82,22 @@ def build_optimizer(model: Any, training: Training, seed: int = 0) -> AnyOptimiz
         return SingleAdamW(groups, betas=settings.betas, eps=settings.eps, eight_bit=eight_bit, seed=seed)
     if settings.kind == "muon":
         return _muon_and_adamw(model, groups, training)
-    return torch.optim.AdamW(groups, lr=0.0, betas=settings.betas, eps=settings.eps, fused=True)
+    return _with_moments(torch.optim.AdamW(groups, lr=0.0, betas=settings.betas, eps=settings.eps, fused=True))
+
+
+def _with_moments(optimizer: torch.optim.AdamW) -> torch.optim.AdamW:
+    """Allocate the moments, which torch does in the first step: between gradients, with holes that nothing else fits.
+
+    The state is the one that torch.optim.AdamW creates with `fused=True`.
+    """
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            optimizer.state[weight] = {
+                "step": torch.zeros((), dtype=torch.float32, device=weight.device),
+                "exp_avg": torch.zeros_like(weight, memory_format=torch.preserve_format),
+                "exp_avg_sq": torch.zeros_like(weight, memory_format=torch.preserve_format),
+            }
+    return optimizer
 
 
 def _muon_and_adamw(model: Any, groups: list[dict[str, Any]], training: Training) -> Combined:
@@ -102,7 +117,7 @@ def _muon_and_adamw(model: Any, groups: list[dict[str, Any]], training: Training
     adamw = torch.optim.AdamW(
         [group for group in rest if group["params"]], lr=0.0, betas=settings.betas, eps=settings.eps, fused=True
     )
-    return Combined(muon, adamw)
+    return Combined(muon, _with_moments(adamw))
 
 
 def learning_rate(schedule: Schedule, tokens_done: int, total_tokens: int, last_rate: float = 0.0) -> float:

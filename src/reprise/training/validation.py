@@ -141,6 +141,8 @@ class HeldOut:
 
         Every process must call, and runs its share of the batches.
         """
+        if not self._keys:  # nothing is held out
+            return []
         sums = torch.zeros((2, self._ends[-1] if self._ends else 0), dtype=torch.float64, device=processes.device)
         was_training = model.training
         model.eval()
