@@ -68,7 +68,9 @@ def write_pages(path: Path, pages: list[tuple[str, str]], **fields: object) -> N
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
 
 
-def label(folder: Path, name: str, pages: str, base: dict[str, str], quality: dict[str, object]) -> float:
+def label(
+    folder: Path, name: str, pages: str, base: dict[str, str], quality: dict[str, object], *, check: bool = True
+) -> float:
     """Run `reprise label` on a file of pages; returns the seconds."""
     recipe = {
         "name": name,
@@ -85,7 +87,7 @@ def label(folder: Path, name: str, pages: str, base: dict[str, str], quality: di
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "reprise", "label", str(path)], check=True)
+    subprocess.run([sys.executable, "-m", "reprise", "label", str(path)], check=check)
     return time.perf_counter() - began
 
 
@@ -136,20 +138,24 @@ def main() -> None:
     results: dict[str, object] = {}
 
     llm = {"sample_per_source": half, "max_chars": 1500, "generator": {"kind": "transformers", "max_tokens": 4}}
-    seconds = label(folder, "model", "asked.jsonl", base, {"llm": llm})
-    lines = (folder / "model" / "label" / "graded.jsonl").read_text(encoding="utf-8").splitlines()
+    seconds = label(folder, "model", "asked.jsonl", base, {"llm": llm}, check=False)  # ends in an error without a grade
+    (path,) = (folder / "model").glob("label*/graded.jsonl")
+    lines = path.read_text(encoding="utf-8").splitlines()
     answers = {row["hash"]: row["grade"] for row in map(json.loads, lines) if row["grade"] is not None}
     graded = [(kind, text, int(answers[hash_text(text)])) for kind, text in pages[:half] if hash_text(text) in answers]
     asked: dict[str, list[float]] = defaultdict(list)
     for kind, _, value in graded:
         asked[kind].append(float(value))
-    results["model"] = figures(asked, seconds) | {"unusable": half - len(graded)}
+    unusable = {"unusable": half - len(graded), "of": half}
+    results["model"] = figures(asked, seconds) | unusable if len(asked) == len(TRUE_GRADES) else unusable
     (folder / "graded.jsonl").write_text(
         "".join(f"{json.dumps({'text': text, 'grade': value, 'lang': 'en'})}\n" for _, text, value in graded),
         encoding="utf-8",
     )
     encoder = {"model": arguments.encoder, "max_length": 128, "epochs": 3}
-    classifiers = {"classifier_of_model": ("graded.jsonl", {}), "classifier_of_true_grades": ("asked.jsonl", {})}
+    classifiers: dict[str, tuple[str, dict[str, object]]] = {"classifier_of_true_grades": ("asked.jsonl", {})}
+    if len(asked) == len(TRUE_GRADES):
+        classifiers["classifier_of_model"] = ("graded.jsonl", {})
     if arguments.encoder:
         classifiers["encoder_of_true_grades"] = ("asked.jsonl", {"classifier": "encoder", "encoder": encoder})
     for name, (file, settings) in classifiers.items():
