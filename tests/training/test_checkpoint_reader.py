@@ -1,5 +1,6 @@
 """A checkpoint from a stranger runs no code."""
 
+import enum
 import json
 import os
 import pickle
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.distributed.checkpoint import FileSystemWriter, save
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING
 
 from reprise.errors import UserError
 from reprise.training.checkpoint import read_tensors
@@ -56,6 +58,30 @@ def test_only_descriptions_of_tensors_are_unpickled(checkpoint: Path, module: st
     (checkpoint / ".metadata").write_bytes(f"c{module}\n{name}\n(S'1'\ntR.".encode())
     with pytest.raises(UserError, match=f"it names {module}.{name}"):
         read_tensors(checkpoint, empty(), alone=True)
+
+
+def as_debian_12(member: enum.Enum, protocol: int) -> tuple:
+    """`Enum.__reduce_ex__` of Python 3.11.0 to 3.11.3."""
+    return getattr, (member.__class__, member._name_)
+
+
+@pytest.mark.parametrize("protocol", [4, 5])
+def test_enums_as_debian_12_pickles_them_are_read(checkpoint: Path, monkeypatch, protocol: int) -> None:
+    metadata = CheckpointReader(checkpoint).read_metadata()
+    monkeypatch.setattr(_MEM_FORMAT_ENCODING, "__reduce_ex__", as_debian_12)
+    content = pickle.dumps(metadata, protocol)
+    assert b"getattr" in content
+    (checkpoint / ".metadata").write_bytes(content)
+    read = CheckpointReader(checkpoint).read_metadata()
+    assert read.state_dict_metadata == metadata.state_dict_metadata
+
+
+def test_getattr_reads_nothing_but_a_member_of_that_enum(checkpoint: Path) -> None:
+    enum_class = "ctorch.distributed.checkpoint.metadata\n_MEM_FORMAT_ENCODING\n"
+    for kind, name in (("ctorch\nSize\n", "count"), (enum_class, "__subclasses__"), (enum_class, "mro")):
+        (checkpoint / ".metadata").write_bytes(f"cbuiltins\ngetattr\n({kind}S'{name}'\ntR.".encode())
+        with pytest.raises(UserError, match="is not read"):
+            read_tensors(checkpoint, empty(), alone=True)
 
 
 def test_code_beside_the_tensors_does_not_run(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, Metadata, StorageMeta
 
 from reprise.errors import UserError
 
@@ -36,8 +36,17 @@ _CLASSES = {
 """Module -> names that `.metadata` may use from it, besides torch's dtypes."""
 
 
+def _enum_member(kind: Any, name: str) -> Any:
+    """In place of `getattr`, by which Python 3.11.0 to 3.11.3 (Debian 12) pickle the members of enums."""
+    if kind is not _MEM_FORMAT_ENCODING:
+        raise pickle.UnpicklingError("it names builtins.getattr")
+    return _MEM_FORMAT_ENCODING[name]
+
+
 class _MetadataUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("builtins", "getattr"):
+            return _enum_member
         if name in _CLASSES.get(module, ()):
             return super().find_class(module, name)
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
