@@ -14,7 +14,7 @@ from tests.report.conftest import make_recipe, make_run
 from reprise.model.likelihood import cut_windows
 from reprise.model.machine import count_cores, cpu_flops_per_s
 from reprise.plan.build import make_plan
-from reprise.plan.measuring import tokens_in_windows
+from reprise.plan.measuring import count_models, tokens_in_windows
 from reprise.plan.preparation import load_rates
 from reprise.plan.show import show_plan, summary_line, without_topics
 from reprise.recipe import read_preset
@@ -186,6 +186,17 @@ def test_measuring_held_out_text_costs_what_its_windows_hold(tmp_path):
     short = settings.model_copy(update={"document_bytes": 64})
     cheaper = make_plan(recipe.model_copy(update={"evaluation": short}))["measuring"]
     assert 0 < cheaper["evaluation_tokens"] < measuring["evaluation_tokens"]
+
+
+def test_the_evaluation_measures_base_ends_of_stages_kept_checkpoints_and_merges(paper):
+    stages = len(paper.stages)
+    merges = paper.evaluation.model_copy(update={"merge_factors": [0.25, 0.5]})
+    checkpoints = paper.training.checkpoints.model_copy(update={"keep_every_tokens": paper.stages[0].tokens // 2})
+    training = paper.training.model_copy(update={"checkpoints": checkpoints})
+    kept = sum(stage.tokens // checkpoints.keep_every_tokens for stage in paper.stages)
+    assert kept >= 2
+    recipe = paper.model_copy(update={"evaluation": merges, "training": training})
+    assert count_models(recipe) == 1 + stages + kept + 2
 
 
 @given(st.lists(st.integers(2, 500), min_size=1, max_size=20), st.integers(16, 100), st.integers(1, 15))

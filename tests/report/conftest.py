@@ -21,6 +21,7 @@ from reprise.mixture.budget import budgets
 from reprise.model.machine import describe_machine
 from reprise.model.tokenizer import Tokenizer
 from reprise.recipe import Recipe, read_preset
+from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.groups import find_groups
 from reprise.recipe.loading import parse_recipe
 from reprise.storage import InputRecord, write_json
@@ -407,7 +408,7 @@ def write_results(folder: Path, rng: np.random.Generator) -> None:
             "benchmarks": [row for row, _ in benchmarks],
             "samples": SAMPLES,
             "curve": CURVE,
-            "settings": {},
+            "settings": Evaluation().model_dump(mode="json"),
             "fingerprints": {"before": "a", "after": "b"},
             "harness": "0.4.13",
             "absent": {"humaneval": "runs programs"},

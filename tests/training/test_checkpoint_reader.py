@@ -61,7 +61,7 @@ def test_only_descriptions_of_tensors_are_unpickled(checkpoint: Path, module: st
 
 
 def as_debian_12(member: enum.Enum, protocol: int) -> tuple:
-    """`Enum.__reduce_ex__` of Python 3.11.0 to 3.11.3."""
+    """`Enum.__reduce_ex__` of Python 3.11.2."""
     return getattr, (member.__class__, member._name_)
 
 

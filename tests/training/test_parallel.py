@@ -141,21 +141,12 @@ def test_document_mask_equals_one_forward_per_document(
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_one_process_goes_on_with_two(arguments, make_work, stop_after):
-    arguments["training"] = make_training(micro_batch_rows=1)
-    alone, moved = make_work("alone"), make_work("moved")
-    run(alone, **arguments)
-    stop_after(5, moved, arguments)
-    run_together(2, arguments, moved)
-    assert events(moved, "resume")[0]["step"] == 5
-    assert_close(alone, moved)
-
-
-@pytest.mark.slow
-def test_moments_in_8_bits_move_from_one_process_to_two(arguments, make_work, stop_after):
-    """A block is a part of a row, and rows are what is sharded: codes and scales are those of one process."""
-    pytest.importorskip("bitsandbytes", reason="the extra `bitsandbytes` is not installed")
-    arguments["training"] = make_training(micro_batch_rows=1, optimizer={"moments": "8bit"})
+@pytest.mark.parametrize("moments", ["float32", "8bit"])
+def test_a_checkpoint_of_one_process_goes_on_with_two(arguments, make_work, stop_after, moments):
+    """A block of 8-bit moments is a part of a row, and rows are what is sharded: its scale is the same there."""
+    if moments == "8bit":
+        pytest.importorskip("bitsandbytes", reason="the extra `bitsandbytes` is not installed")
+    arguments["training"] = make_training(micro_batch_rows=1, optimizer={"moments": moments})
     alone, moved = make_work("alone"), make_work("moved")
     run(alone, **arguments)
     stop_after(5, moved, arguments)

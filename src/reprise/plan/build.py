@@ -21,7 +21,7 @@ from reprise.mixture.budget import budgets
 from reprise.mixture.forecast import Supply, forecast
 from reprise.model.files import model_folder
 from reprise.model.machine import count_cores, cpu_flops_per_s
-from reprise.plan.measuring import plan_measuring
+from reprise.plan.measuring import measured_bytes, plan_measuring
 from reprise.plan.preparation import plan_preparation
 from reprise.plan.records import (
     Plan,
@@ -182,7 +182,7 @@ def _reach(recipe: Recipe, store: TokenStore | None) -> list[Reach]:
     """Which verdicts can be reached with the held-out text, once it is tokenized, and with local questions."""
     sizes: defaultdict[tuple[str, str], list[npt.NDArray[np.float64]]] = defaultdict(list)
     for key, bucket in (store.valid if store is not None else {}).items():
-        sizes[key.language, key.source].append(np.asarray(bucket.num_bytes, dtype=np.float64))
+        sizes[key.language, key.source].append(measured_bytes(bucket, recipe.evaluation.document_bytes))
     evaluation = recipe.evaluation
     questions = {}
     for name in expand_benchmarks(evaluation.benchmarks):

@@ -159,7 +159,7 @@ class MeasuringCost(TypedDict):
     validation_tokens: int
     """Tokens of all of them."""
     models: int
-    """Models whose bits per byte are measured: before, after, and merges."""
+    """Models whose bits per byte are measured: base, kept checkpoints, ends of stages, and merges."""
     evaluation_tokens: int
     """Tokens that these read, windows that overlap counted in full."""
     flops: float | None

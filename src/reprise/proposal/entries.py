@@ -86,7 +86,7 @@ def _name_of_new(language: str, sources: Sequence[str], kept: set[str]) -> str:
     """The language; if it is also kept, the subject, so that a verdict says which of the two it is about."""
     if language not in kept:
         return language
-    return sources[0] if len(sources) == 1 else f"new-{language}"
+    return sources[0] if len(sources) == 1 and sources[0] != "web" else f"new-{language}"
 
 
 def _by_language(groups: Sequence[Group], notes: list[str]) -> dict[str, tuple[Counter[str], float]]:

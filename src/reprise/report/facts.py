@@ -59,7 +59,7 @@ def gather(workspace: Workspace, recipe: Recipe) -> Report:
         "tolerance": _tolerances(recipe),
         "topics": _topics(recipe),
         "bits_per_byte": results["bits_per_byte"] if results else [],
-        "document_bytes": recipe.evaluation.document_bytes,
+        "document_bytes": cast(int, results["settings"]["document_bytes"]) if results else 0,
         "benchmarks": results["benchmarks"] if results else [],
         "groups": results["groups"] if results else {},
         "absent": results["absent"] if results else {},

@@ -37,7 +37,7 @@ _CLASSES = {
 
 
 def _enum_member(kind: Any, name: str) -> Any:
-    """In place of `getattr`, by which Python 3.11.0 to 3.11.3 (Debian 12) pickle the members of enums."""
+    """In place of `getattr`, by which early versions of Python 3.11 (Debian 12 has 3.11.2) pickle members of enums."""
     if kind is not _MEM_FORMAT_ENCODING:
         raise pickle.UnpicklingError("it names builtins.getattr")
     return _MEM_FORMAT_ENCODING[name]

@@ -150,7 +150,7 @@ def _of_ngrams(words: Words, rules: Heuristics) -> Iterator[Rule]:
 
 def _exempt_from_repetition(words: Words, repetition: Sequence[Rule], rules: Heuristics) -> NDArray[np.bool_] | None:
     """Documents that say enough outside of repeats: bool[documents]; None if there is no such exemption."""
-    if not rules.repetition_exempt_from or not rules.min_words:
+    if rules.repetition_exempt_from is None or not rules.min_words:
         return None
     repeated = np.max([rule.values for rule in repetition if rule.name.endswith("_chars")], axis=0)
     unrepeated = np.diff(words.offsets) * (1 - repeated)
