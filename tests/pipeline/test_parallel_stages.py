@@ -76,7 +76,7 @@ def bring_up(rank: int, world: int, port: int, recipe: Path, workspace: Path, un
 
     torch.set_num_threads(1)
     bits_per_byte.SHARD_BYTES, loglikelihood.PIECE_TOKENS = 4_000, 2_000
-    harness.GENERATION_BATCHES = transformers_engine.PIECE_BATCHES = cached.ROUND_PIECES = 1
+    harness.GENERATION_PIECE = transformers_engine.PIECE_BATCHES = cached.ROUND_PIECES = 1
     done = 0
 
     def killed(function):

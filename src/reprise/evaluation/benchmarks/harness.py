@@ -32,8 +32,11 @@ from reprise.storage import digest
 FEWSHOT_SEED = 1234
 """The harness's default seed, so that its command line draws the same examples."""
 
-GENERATION_BATCHES = 8
-"""Batches of prompts in one piece of generation, which one process runs and caches."""
+GENERATION_PIECE = 64
+"""Most prompts in one piece of generation, which one process runs and caches."""
+
+GENERATION_BATCH = 32
+"""Most prompts in one batch of generation; fewer if they are long, since their keys and values are kept in memory."""
 
 VERSION = str(getattr(lm_eval, "__version__", "unknown"))
 
@@ -52,7 +55,6 @@ class BatchedLM(HFLM):  # type: ignore[misc]
         tokenizer: Any,
         *,
         batch_tokens: int,
-        generation_batch: int = 8,
         evaluated: EvaluatedModel | None = None,
         folder: Path | None = None,
     ) -> None:
@@ -61,16 +63,15 @@ class BatchedLM(HFLM):  # type: ignore[misc]
         Args:
             model: a causal language model of transformers on its device.
             tokenizer: the model's tokenizer.
-            batch_tokens: tokens in one batch of log-likelihoods.
-            generation_batch: prompts in one batch of generation.
+            batch_tokens: tokens in one batch of log-likelihoods; a batch of generation has up to twice as many.
             evaluated: the same model, whose processes share the requests; only together with `folder`.
             folder: cache folder for the answers to each piece of the requests.
         """
-        super().__init__(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=generation_batch)
+        super().__init__(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=1)
         self._scorer = ContinuationScorer(
             model, max_length=self.max_length, batch_tokens=batch_tokens, device=model.device
         )
-        self._batch_tokens, self._generation_batch = batch_tokens, generation_batch
+        self._batch_tokens = batch_tokens
         self._evaluated, self._folder = evaluated, folder
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
@@ -124,9 +125,8 @@ class BatchedLM(HFLM):  # type: ignore[misc]
             range(len(requests)),
             key=lambda position: (repr(arguments[position][1]), -len(arguments[position][0]), arguments[position][0]),
         )
-        size = GENERATION_BATCHES * self._generation_batch
-        parts = [order[start : start + size] for start in range(0, len(order), size)]
-        measure = partial(_generate_piece, self._batch_tokens, self._generation_batch)
+        parts = [order[start : start + GENERATION_PIECE] for start in range(0, len(order), GENERATION_PIECE)]
+        measure = partial(_generate_piece, self._batch_tokens)
         answers = self._measure("prompts", [[arguments[position] for position in part] for part in parts], measure)
         texts = [""] * len(requests)
         for part, answer in zip(parts, answers, strict=True):
@@ -136,6 +136,11 @@ class BatchedLM(HFLM):  # type: ignore[misc]
 
     def generate_here(self, arguments: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
         """Generate in this process; `arguments` are (prompt, the harness's generation settings)."""
+        tokens = [
+            len(self.tok_encode(prompt)) + int(settings.get("max_gen_toks") or self.max_gen_toks)
+            for prompt, settings in arguments
+        ]
+        self.batch_size_per_gpu = max(1, min(GENERATION_BATCH, 2 * self._batch_tokens // max(tokens, default=1)))
         requests = [
             Instance(request_type="generate_until", doc={}, arguments=(prompt, dict(settings)), idx=index)
             for index, (prompt, settings) in enumerate(arguments)
@@ -169,12 +174,10 @@ def _score_piece(
     return scorer.score(requests)
 
 
-def _generate_piece(batch_tokens: int, generation_batch: int, evaluated: EvaluatedModel, requests: Any) -> list[str]:
+def _generate_piece(batch_tokens: int, evaluated: EvaluatedModel, requests: Any) -> list[str]:
     """Continuations of the prompts of a piece."""
     if "harness" not in evaluated.opened:
-        evaluated.opened["harness"] = BatchedLM(
-            evaluated.model, evaluated.tokenizer, batch_tokens=batch_tokens, generation_batch=generation_batch
-        )
+        evaluated.opened["harness"] = BatchedLM(evaluated.model, evaluated.tokenizer, batch_tokens=batch_tokens)
     texts: list[str] = evaluated.opened["harness"].generate_here(requests)
     return texts
 
