@@ -42,7 +42,13 @@ def keep_workers() -> Iterator[None]:
 
 
 def run_pieces(
-    function: Callable[[P], R], pieces: Sequence[P], *, engine: Engine, what: str, num_bytes: int
+    function: Callable[[P], R],
+    pieces: Sequence[P],
+    *,
+    engine: Engine,
+    what: str,
+    num_bytes: int,
+    finished: Callable[[int], object] | None = None,
 ) -> list[R]:
     """Call `function` on each piece, on all cores or the cluster, and return the results in the order of the pieces.
 
@@ -52,6 +58,7 @@ def run_pieces(
         engine: `native` or `ray`; the latter joins the cluster at RAY_ADDRESS, or starts one on this machine.
         what: text of the progress bar.
         num_bytes: size of the text in bytes; little text is processed without worker processes.
+        finished: called in this process with the index of each piece that is done.
 
     Raises:
         UserError: raised by the function; or Ray is not installed.
@@ -64,6 +71,8 @@ def run_pieces(
     ):
         for index, result in running:
             results[index] = result
+            if finished is not None:
+                finished(index)
             advance()
     return [results[index] for index in range(len(pieces))]
 

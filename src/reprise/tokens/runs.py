@@ -6,6 +6,7 @@ reads one without loading it. Columns are flat arrays: there is no Python object
 
 import bisect
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from functools import cached_property
@@ -289,11 +290,33 @@ class Run:
         """The first document in [start, stop) whose id is not less than `value`; `stop` if there is none."""
         return start + bisect.bisect_left(range(start, stop), value, key=self.doc_id)
 
+    @cached_property
+    def _token_file(self) -> tuple[int, np.dtype[Any]]:
+        """Bytes of the header of the tokens' file, and their type."""
+        with (self.folder / "tokens.npy").open("rb") as file:
+            np.lib.format.read_magic(file)
+            _, _, dtype = np.lib.format.read_array_header_1_0(file)
+            return file.tell(), dtype
+
+    def _tokens(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Tokens of documents in [start, stop); the end of the file may have been cut off behind them."""
+        header, dtype = self._token_file
+        first, last = int(self.offsets[start]), int(self.offsets[stop])
+        return np.fromfile(self.folder / "tokens.npy", dtype, last - first, offset=header + first * dtype.itemsize)
+
+    def cut_tokens(self, document: int) -> None:
+        """Cut the tokens of this document and all behind it off the file, to free disk."""
+        header, dtype = self._token_file
+        end = header + int(self.offsets[document]) * dtype.itemsize
+        path = self.folder / "tokens.npy"
+        if end < path.stat().st_size:
+            os.truncate(path, end)
+
     def read(self, start: int, stop: int) -> Columns:
         """Documents in [start, stop); their buckets are set to 0."""
         return Columns(
             np.zeros(stop - start, dtype=np.int32),
-            self._map("tokens")[self.offsets[start] : self.offsets[stop]],
+            self._tokens(start, stop),
             np.diff(self.offsets[start : stop + 1]),
             self._map("hashes")[start:stop],
             self._map("ppl")[start:stop],
