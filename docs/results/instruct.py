@@ -1,0 +1,376 @@
+"""Write the page on SmolLM2-135M-Instruct in Chinese, its pictures and its lines of the index, from the runs' results.
+
+    python docs/results/instruct.py                         # the pages again, from docs/results/data/instruct
+    python docs/results/instruct.py runs/assistant/keep     # take the finished runs of a study first
+
+A test compares the files with what this would write.
+"""
+
+import argparse
+import itertools
+import json
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypedDict
+from xml.sax.saxutils import escape
+
+from write import MACHINE, replace, ticks
+
+from reprise.evaluation.paired import mean_interval
+from reprise.evaluation.results import CurvePoint, Results
+from reprise.study import load_study
+
+HERE = Path(__file__).resolve().parent
+STUDY = HERE.parents[1] / "examples" / "studies" / "assistant" / "keep.study.yaml"
+DATA = HERE / "data" / "instruct" / "keep.json"
+PAGE, INDEX = HERE / "smollm2-instruct.md", HERE / "README.md"
+START, END = "<!-- written by docs/results/instruct.py -->", "<!-- end of what instruct.py writes -->"
+BASELINE, PROBE = "plain", "instructions-en"
+
+
+ZH, EN = "zh", "en"
+HALF, DIFFERENCE = "plain, merged by half", "base and difference"
+KEEP = ("plain", "5 percent conversations", "20 percent conversations", "lora rank 64", HALF, DIFFERENCE)
+PLANE = ("plain", "lora rank 8", "lora rank 64", "lora rank 256", "lora rank 64 and embeddings", HALF)
+VOCABULARY = ("plain", "more tokens, equal tokens", "more tokens, equal text")
+DIAGRAMS = {
+    "kept": HERE / "smollm2-instruct-kept.svg",
+    "plane": HERE / "smollm2-instruct-plane.svg",
+}
+
+
+class Measured(TypedDict):
+    """One model."""
+
+    bits_per_byte: dict[str, float]
+    """Entry of the mixture -> bits per byte of its held-out text."""
+    probe: float | None
+    """Share of the probe's questions that were answered as asked; null if they were not asked."""
+
+
+class Recorded(TypedDict):
+    """What is kept of the runs of a study."""
+
+    commit: str
+    date: str
+    before: Measured
+    """The instruct model."""
+    stand_in: Measured | None
+    """What stands for its base model."""
+    questions: int
+    """Questions of the probe."""
+    documents: dict[str, int]
+    """Entry -> held-out documents."""
+    tokens: dict[str, int]
+    """Variant -> tokens of a run."""
+    text_bytes: dict[str, dict[str, int]]
+    """Variant -> entry -> bytes of text in these tokens; conversations have none."""
+    variants: dict[str, dict[str, Measured]]
+    """Variant -> seed -> the model that its run ended with; merges have names of their own."""
+
+
+def measured(point: CurvePoint) -> Measured:
+    """What is kept of a point of the curve."""
+    return {"bits_per_byte": point["bits_per_byte"], "probe": point["scores"].get(PROBE)}
+
+
+def collect(workspace: Path) -> None:
+    """Keep the finished runs of a study, the commit that was current when the first began, and the date."""
+    study = load_study(STUDY)
+    begun = min(path.stat().st_mtime for path in workspace.glob("*/*/manifest.json"))
+    command = ["git", "rev-list", "-1", "--abbrev-commit", f"--before={int(begun)}", "HEAD"]
+    recorded: Recorded = {
+        "commit": subprocess.run(command, capture_output=True, text=True, check=True, cwd=HERE).stdout.strip(),
+        "date": time.strftime("%Y-%m-%d", time.gmtime(begun)),
+        "before": {"bits_per_byte": {}, "probe": None},
+        "stand_in": None,
+        "questions": 0,
+        "documents": {},
+        "tokens": {},
+        "text_bytes": {},
+        "variants": {},
+    }
+    for variant, seed in itertools.product(study.variants, study.seeds):
+        run = workspace / f"{variant}-seed-{seed}"
+        if not (run / "evaluate" / "results.json").is_file():
+            print(f"left out, since it is not finished: {run}")
+            continue
+        results: Results = json.loads((run / "evaluate" / "results.json").read_text(encoding="utf-8"))
+        points = {point["kind"]: measured(point) for point in results["curve"]}
+        end = points["checkpoint"]
+        if variant == DIFFERENCE:
+            recorded["stand_in"], end = points["base"], points["chat"]
+        else:
+            recorded["before"] = points["base"]
+            recorded["documents"] = {
+                row["entry"]: row["documents"] for row in results["bits_per_byte"] if row["source"] is None
+            }
+        for row in results["benchmarks"]:
+            recorded["questions"] = row["questions"]
+        recorded["variants"].setdefault(variant, {})[str(seed)] = end
+        if variant == BASELINE:
+            recorded["variants"].setdefault(HALF, {})[str(seed)] = points["merge"]
+        counts = json.loads((run / "train-1" / "manifest.json").read_text(encoding="utf-8"))["counts"]
+        recorded["tokens"][variant] = counts["tokens"]
+        text_bytes = recorded["text_bytes"].setdefault(variant, {})
+        for spent in counts["spent"] if str(seed) == str(study.seeds[0]) else ():
+            text_bytes[spent["entry"]] = text_bytes.get(spent["entry"], 0) + spent.get("text_bytes", 0)
+    DATA.write_text(json.dumps(recorded, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def load() -> Recorded:
+    """The runs that are kept."""
+    recorded: Recorded = json.loads(DATA.read_text(encoding="utf-8"))
+    return recorded
+
+
+def present(recorded: Recorded, names: Sequence[str]) -> list[str]:
+    """The variants with a finished run."""
+    return [name for name in names if name in recorded["variants"]]
+
+
+def change(recorded: Recorded, entry: str) -> Callable[[Measured], float]:
+    """Change of the bits per byte of an entry since the instruct model, in per cent."""
+    before = recorded["before"]["bits_per_byte"][entry]
+    return lambda one: 100 * (one["bits_per_byte"][entry] / before - 1)
+
+
+def probe(one: Measured) -> float:
+    """Questions answered as asked, in per cent."""
+    return 100 * (one["probe"] or 0.0)
+
+
+def values(recorded: Recorded, variant: str, of: Callable[[Measured], float]) -> list[float]:
+    """One value for each seed."""
+    return [of(one) for _, one in sorted(recorded["variants"][variant].items())]
+
+
+def difference(recorded: Recorded, variant: str, of: Callable[[Measured], float]) -> list[float]:
+    """The difference from the baseline with the same seed, for each seed that both have."""
+    own, other = recorded["variants"][variant], recorded["variants"][BASELINE]
+    return [of(own[seed]) - of(other[seed]) for seed in sorted(own.keys() & other.keys())]
+
+
+def amount(numbers: Sequence[float], decimals: int) -> str:
+    """`-1.2 (-2.0 to -0.4)`: mean and Student's 95 % interval."""
+    mean, ci = mean_interval(numbers)
+    text = f"{mean:+.{decimals}f}"
+    return text if ci is None else f"{text} ({ci[0]:+.{decimals}f} to {ci[1]:+.{decimals}f})"
+
+
+def table(recorded: Recorded, names: Sequence[str], entries: Sequence[str], with_probe: bool) -> list[str]:
+    """A line for each variant: its change since the instruct model, and its difference from the baseline."""
+    columns = [f"{entry}, bits per byte" for entry in entries]
+    head = ["variant", "tokens", *columns, *(["probe, %"] if with_probe else [])]
+    versus = [f"{column}, points against plain" for column in [*entries, *(["probe"] if with_probe else [])]]
+    lines = [f"| {' | '.join([*head, *versus])} |", "|---" * (len(head) + len(versus)) + "|"]
+    of = [*(change(recorded, entry) for entry in entries), *([probe] if with_probe else [])]
+    before = [f"{recorded['before']['bits_per_byte'][entry]:.4f}" for entry in entries]
+    before += [f"{probe(recorded['before']):.1f}"] if with_probe else []
+    lines.append(f"| instruct model | 0 | {' | '.join(before)} |{' |' * len(versus)}")
+    if with_probe and (stand_in := recorded["stand_in"]) is not None:
+        cells = [f"{one(stand_in):+.2f} %" for one in of[:-1]] + [f"{probe(stand_in):.1f}"]
+        lines.append(f"| stand-in for its base model | | {' | '.join(cells)} |{' |' * len(versus)}")
+    for name in names:
+        own = [f"{statistics.fmean(values(recorded, name, one)):+.2f} %" for one in of[: len(entries)]]
+        if with_probe:
+            each = values(recorded, name, probe)
+            own.append(f"{statistics.fmean(each):.1f} ({', '.join(f'{value:.0f}' for value in each)})")
+        against = [amount(difference(recorded, name, one), 2) if name != BASELINE else "" for one in of]
+        tokens = recorded["tokens"].get(name)
+        lines.append(f"| {' | '.join([name, '' if tokens is None else f'{tokens:,}', *own, *against])} |")
+    return lines
+
+
+def kept_answer(recorded: Recorded) -> str:
+    """What the probe says about each way, in a sentence."""
+    names = [name for name in present(recorded, KEEP) if name != BASELINE]
+    shown = []
+    for name in names:
+        mean, ci = mean_interval(difference(recorded, name, probe))
+        if ci is not None and ci[0] > 0:
+            shown.append(f"{name} ({mean:+.1f} points)")
+    lost = statistics.fmean(values(recorded, BASELINE, probe)) - probe(recorded["before"])
+    text = f"plain pre-training changed the probe by {lost:+.1f} points; "
+    return text + (f"above it: {', '.join(shown)}" if shown else "no way is shown to be above it")
+
+
+def plane_answer(recorded: Recorded) -> str:
+    """Whether the adapters learn less and forget less than full training."""
+    parts = []
+    for name in present(recorded, PLANE):
+        if not name.startswith("lora"):
+            continue
+        words = []
+        for entry, less in ((ZH, "learned less"), (EN, "forgot more")):
+            mean, ci = mean_interval(difference(recorded, name, change(recorded, entry)))
+            clear = ci is not None and (ci[0] > 0 or ci[1] < 0)
+            opposite = {"learned less": "learned more", "forgot more": "forgot less"}[less]
+            words.append((less if mean > 0 else opposite) if clear else f"no difference shown in {entry}")
+        parts.append(f"{name}: {', '.join(words)}")
+    return "; ".join(parts)
+
+
+def vocabulary_answer(recorded: Recorded) -> str:
+    """Whether the larger vocabulary paid."""
+    parts = []
+    for name in present(recorded, VOCABULARY)[1:]:
+        numbers = difference(recorded, name, change(recorded, ZH))
+        mean, ci = mean_interval(numbers)
+        clear = ci is not None and (ci[0] > 0 or ci[1] < 0)
+        parts.append(f"{name}: {('worse' if mean > 0 else 'better') if clear else 'no difference shown'}")
+    return "; ".join(parts)
+
+
+_STYLE = """text{font:13px system-ui,sans-serif;fill:#1f2328}.axis{stroke:#8c959f}.mean{fill:#0969da}
+.bar{stroke:#0969da;stroke-width:1.5}.seed{fill:none;stroke:#8c959f;stroke-width:1.2}.before{fill:#cf222e}
+@media(prefers-color-scheme:dark){text{fill:#e6edf3}.mean{fill:#4493f8}.bar{stroke:#4493f8}.before{fill:#ff7b72}}"""
+
+
+def draw(
+    title: str,
+    names: tuple[str, str],
+    points: Mapping[str, Sequence[tuple[float, float]]],
+    before: tuple[float, float],
+) -> str:
+    """A picture of two measures: each variant with its seeds as circles, and mean and 95 % interval in both directions.
+
+    Args:
+        title: shown above it.
+        names: what the horizontal and the vertical axis show.
+        points: variant -> one pair for each seed.
+        before: the model before training.
+    """
+    left, top, width, height, legend = 64, 34, 380, 300, 250
+    every = [pair for pairs in points.values() for pair in pairs] + [before]
+    ends = []
+    for axis in (0, 1):
+        numbers = [pair[axis] for pair in every]
+        margin = 0.08 * (max(numbers) - min(numbers)) or 1.0
+        ends.append((min(numbers) - margin, max(numbers) + margin))
+    (x0, x1), (y0, y1) = ends
+
+    def x(value: float) -> float:
+        return round(left + width * (min(max(value, x0), x1) - x0) / (x1 - x0), 1)
+
+    def y(value: float) -> float:
+        return round(top + height * (y1 - min(max(value, y0), y1)) / (y1 - y0), 1)
+
+    bottom = top + height
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + legend} {bottom + 46}" role="img" '
+        f'aria-label="{escape(title, {chr(34): "&quot;"})}">',
+        f"<style>{_STYLE}</style>",
+        f'<text x="0" y="16">{escape(title)}</text>',
+        f'<line class="axis" x1="{left}" x2="{left + width}" y1="{bottom}" y2="{bottom}"/>',
+        f'<line class="axis" x1="{left}" x2="{left}" y1="{top}" y2="{bottom}"/>',
+        f'<text x="{left + width / 2}" y="{bottom + 40}" text-anchor="middle">{escape(names[0])}</text>',
+        f'<text x="{left + 6}" y="{top + 4}">{escape(names[1])}</text>',
+    ]
+    parts += [f'<text x="{x(tick)}" y="{bottom + 19}" text-anchor="middle">{tick:g}</text>' for tick in ticks(x0, x1)]
+    parts += [f'<text x="{left - 8}" y="{y(tick) + 4}" text-anchor="end">{tick:g}</text>' for tick in ticks(y0, y1)]
+    parts.append(f'<circle class="before" cx="{x(before[0])}" cy="{y(before[1])}" r="5"/>')
+    rows = [("before", "instruct model")]
+    for index, (name, pairs) in enumerate(points.items(), 1):
+        (mean_x, ci_x), (mean_y, ci_y) = (mean_interval([pair[axis] for pair in pairs]) for axis in (0, 1))
+        parts += [f'<circle class="seed" cx="{x(one)}" cy="{y(other)}" r="3.5"/>' for one, other in pairs]
+        if ci_x is not None and ci_y is not None:
+            parts.append(f'<line class="bar" x1="{x(ci_x[0])}" x2="{x(ci_x[1])}" y1="{y(mean_y)}" y2="{y(mean_y)}"/>')
+            parts.append(f'<line class="bar" x1="{x(mean_x)}" x2="{x(mean_x)}" y1="{y(ci_y[0])}" y2="{y(ci_y[1])}"/>')
+        parts.append(f'<circle class="mean" cx="{x(mean_x)}" cy="{y(mean_y)}" r="4.5"/>')
+        parts.append(f'<text x="{x(mean_x) + 7}" y="{y(mean_y) - 6}">{index}</text>')
+        rows.append(("mean", f"{index} {name}"))
+    for index, (kind, label) in enumerate(rows):
+        height_of_row = top + 10 + 20 * index
+        parts.append(f'<circle class="{kind}" cx="{left + width + 16}" cy="{height_of_row - 4}" r="4.5"/>')
+        parts.append(f'<text x="{left + width + 28}" y="{height_of_row}">{escape(label)}</text>')
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def pictures(recorded: Recorded) -> dict[Path, str]:
+    """File -> picture."""
+    zh, en = change(recorded, ZH), change(recorded, EN)
+    drawn = {}
+    for key, names, other, title, label in (
+        ("kept", KEEP, probe, "Chinese learned and instructions followed", "probe, % answered as asked"),
+        ("plane", PLANE, en, "Chinese learned and English kept", "English bits per byte, % change"),
+    ):
+        points = {
+            name: list(zip(values(recorded, name, zh), values(recorded, name, other), strict=True))
+            for name in present(recorded, names)
+        }
+        start = (0.0, other(recorded["before"]))
+        drawn[DIAGRAMS[key]] = draw(title, ("Chinese bits per byte, % change", label), points, start)
+    return drawn
+
+
+def results(recorded: Recorded) -> str:
+    """The part of the page that is written from the runs."""
+    documents = ", ".join(f"{name} {count}" for name, count in recorded["documents"].items())
+    seeds = max(len(runs) for runs in recorded["variants"].values())
+    lines = [
+        f"Commit {recorded['commit']}, {recorded['date']}, {MACHINE}; {seeds} seeds. Held-out documents: {documents}. "
+        f"Questions of the probe: {recorded['questions']}. Changes are relative to the instruct model; differences are "
+        "paired by seed, with Student's 95 % interval.",
+        "",
+        f"### What keeps the assistant\n\n**{kept_answer(recorded).capitalize()}.**\n",
+        f"![Chinese learned and instructions followed]({DIAGRAMS['kept'].name})\n",
+        *table(recorded, present(recorded, KEEP), [ZH, EN, "conversations-zh", "conversations-en"], with_probe=True),
+        "",
+        f"### Adapters: do they learn less and forget less?\n\n**{plane_answer(recorded).capitalize()}.**\n",
+        f"![Chinese learned and English kept]({DIAGRAMS['plane'].name})\n",
+        *table(recorded, present(recorded, PLANE), [ZH, EN], with_probe=False),
+    ]
+    if len(names := present(recorded, VOCABULARY)) > 1:
+        read = "; ".join(
+            f"{name}: {recorded['text_bytes'][name].get(ZH, 0):,} bytes of Chinese, "
+            f"{recorded['text_bytes'][name].get(EN, 0):,} of English"
+            for name in names
+        )
+        lines += [
+            "",
+            f"### Does a larger vocabulary pay?\n\n**{vocabulary_answer(recorded).capitalize()}.** Text read with the "
+            f"first seed: {read}.\n",
+            *table(recorded, names, [ZH, EN], with_probe=False),
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def index(recorded: Recorded) -> str:
+    """The lines of the index."""
+    answers = {
+        "What keeps the instruction following of an instruct model that learns Chinese?": kept_answer(recorded),
+        "Do adapters learn less and forget less than full training?": plane_answer(recorded),
+    }
+    if len(present(recorded, VOCABULARY)) > 1:
+        answers["Does a larger vocabulary pay within some 16,000 tokens?"] = vocabulary_answer(recorded)
+    lines = ["| question | answer | page and command | commit |", "|---|---|---|---|"]
+    where = f"[page]({PAGE.name}), `reprise study {STUDY.relative_to(HERE.parents[1])}`"
+    lines += [f"| {question} | {answer} | {where} | {recorded['commit']} |" for question, answer in answers.items()]
+    return "\n".join(lines) + "\n"
+
+
+def files(recorded: Recorded) -> dict[Path, str]:
+    """File -> its content."""
+    parts = {PAGE: results(recorded), INDEX: index(recorded)}
+    written = {path: replace(path.read_text(encoding="utf-8"), part, START, END) for path, part in parts.items()}
+    return written | pictures(recorded)
+
+
+def main() -> None:
+    """Take new runs, and write everything."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("workspace", nargs="?", type=Path, help="folder of a study whose finished runs to take")
+    chosen = parser.parse_args()
+    if chosen.workspace is not None:
+        collect(chosen.workspace)
+    for path, text in files(load()).items():
+        path.write_text(text, encoding="utf-8")
+        print(path.relative_to(HERE.parents[1]))
+
+
+if __name__ == "__main__":
+    main()
