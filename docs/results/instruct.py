@@ -1,7 +1,7 @@
 """Write the page on SmolLM2-135M-Instruct in Chinese, its pictures and its lines of the index, from the runs' results.
 
     python docs/results/instruct.py                         # the pages again, from docs/results/data/instruct
-    python docs/results/instruct.py runs/assistant/keep     # take the finished runs of a study first
+    python docs/results/instruct.py runs/assistant/keep     # take the finished runs of the study first
 
 A test compares the files with what this would write.
 """
@@ -25,7 +25,8 @@ from reprise.study import load_study
 
 HERE = Path(__file__).resolve().parent
 STUDY = HERE.parents[1] / "examples" / "studies" / "assistant" / "keep.study.yaml"
-DATA = HERE / "data" / "instruct" / "keep.json"
+DATA = HERE / "data" / "instruct"
+STUDIED, FIRST_TRY = "keep", "rate-5e-4"
 PAGE, INDEX = HERE / "smollm2-instruct.md", HERE / "README.md"
 START, END = "<!-- written by docs/results/instruct.py -->", "<!-- end of what instruct.py writes -->"
 BASELINE, PROBE = "plain", "instructions-en"
@@ -34,8 +35,7 @@ BASELINE, PROBE = "plain", "instructions-en"
 ZH, EN = "zh", "en"
 HALF, DIFFERENCE = "plain, merged by half", "base and difference"
 KEEP = ("plain", "5 percent conversations", "20 percent conversations", "lora rank 64", HALF, DIFFERENCE)
-PLANE = ("plain", "lora rank 8", "lora rank 64", "lora rank 256", "lora rank 64 and embeddings", HALF)
-VOCABULARY = ("plain", "more tokens, equal tokens", "more tokens, equal text")
+PLANE = ("plain", "lora rank 64", HALF)
 DIAGRAMS = {
     "kept": HERE / "smollm2-instruct-kept.svg",
     "plane": HERE / "smollm2-instruct-plane.svg",
@@ -66,8 +66,6 @@ class Recorded(TypedDict):
     """Entry -> held-out documents."""
     tokens: dict[str, int]
     """Variant -> tokens of a run."""
-    text_bytes: dict[str, dict[str, int]]
-    """Variant -> entry -> bytes of text in these tokens; conversations have none."""
     variants: dict[str, dict[str, Measured]]
     """Variant -> seed -> the model that its run ended with; merges have names of their own."""
 
@@ -90,7 +88,6 @@ def collect(workspace: Path) -> None:
         "questions": 0,
         "documents": {},
         "tokens": {},
-        "text_bytes": {},
         "variants": {},
     }
     for variant, seed in itertools.product(study.variants, study.seeds):
@@ -113,18 +110,16 @@ def collect(workspace: Path) -> None:
         recorded["variants"].setdefault(variant, {})[str(seed)] = end
         if variant == BASELINE:
             recorded["variants"].setdefault(HALF, {})[str(seed)] = points["merge"]
-        counts = json.loads((run / "train-1" / "manifest.json").read_text(encoding="utf-8"))["counts"]
-        recorded["tokens"][variant] = counts["tokens"]
-        text_bytes = recorded["text_bytes"].setdefault(variant, {})
-        for spent in counts["spent"] if str(seed) == str(study.seeds[0]) else ():
-            text_bytes[spent["entry"]] = text_bytes.get(spent["entry"], 0) + spent.get("text_bytes", 0)
-    DATA.write_text(json.dumps(recorded, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        manifest = json.loads((run / "train-1" / "manifest.json").read_text(encoding="utf-8"))
+        recorded["tokens"][variant] = manifest["counts"]["tokens"]
+    DATA.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(recorded, indent=1, ensure_ascii=False) + "\n"
+    (DATA / f"{workspace.name}.json").write_text(text, encoding="utf-8")
 
 
-def load() -> Recorded:
-    """The runs that are kept."""
-    recorded: Recorded = json.loads(DATA.read_text(encoding="utf-8"))
-    return recorded
+def load() -> dict[str, Recorded]:
+    """Name of the workspace -> what is kept of its runs."""
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(DATA.glob("*.json"))}
 
 
 def present(recorded: Recorded, names: Sequence[str]) -> list[str]:
@@ -214,17 +209,6 @@ def plane_answer(recorded: Recorded) -> str:
     return "; ".join(parts)
 
 
-def vocabulary_answer(recorded: Recorded) -> str:
-    """Whether the larger vocabulary paid."""
-    parts = []
-    for name in present(recorded, VOCABULARY)[1:]:
-        numbers = difference(recorded, name, change(recorded, ZH))
-        mean, ci = mean_interval(numbers)
-        clear = ci is not None and (ci[0] > 0 or ci[1] < 0)
-        parts.append(f"{name}: {('worse' if mean > 0 else 'better') if clear else 'no difference shown'}")
-    return "; ".join(parts)
-
-
 _STYLE = """text{font:13px system-ui,sans-serif;fill:#1f2328}.axis{stroke:#8c959f}.mean{fill:#0969da}
 .bar{stroke:#0969da;stroke-width:1.5}.seed{fill:none;stroke:#8c959f;stroke-width:1.2}.before{fill:#cf222e}
 @media(prefers-color-scheme:dark){text{fill:#e6edf3}.mean{fill:#4493f8}.bar{stroke:#4493f8}.before{fill:#ff7b72}}"""
@@ -307,8 +291,9 @@ def pictures(recorded: Recorded) -> dict[Path, str]:
     return drawn
 
 
-def results(recorded: Recorded) -> str:
+def results(studies: Mapping[str, Recorded]) -> str:
     """The part of the page that is written from the runs."""
+    recorded = studies[STUDIED]
     documents = ", ".join(f"{name} {count}" for name, count in recorded["documents"].items())
     seeds = max(len(runs) for runs in recorded["variants"].values())
     lines = [
@@ -318,46 +303,44 @@ def results(recorded: Recorded) -> str:
         "",
         f"### What keeps the assistant\n\n**{kept_answer(recorded).capitalize()}.**\n",
         f"![Chinese learned and instructions followed]({DIAGRAMS['kept'].name})\n",
-        *table(recorded, present(recorded, KEEP), [ZH, EN, "conversations-zh", "conversations-en"], with_probe=True),
-        "",
-        f"### Adapters: do they learn less and forget less?\n\n**{plane_answer(recorded).capitalize()}.**\n",
-        f"![Chinese learned and English kept]({DIAGRAMS['plane'].name})\n",
-        *table(recorded, present(recorded, PLANE), [ZH, EN], with_probe=False),
+        *table(recorded, present(recorded, KEEP), [ZH, EN], with_probe=True),
     ]
-    if len(names := present(recorded, VOCABULARY)) > 1:
-        read = "; ".join(
-            f"{name}: {recorded['text_bytes'][name].get(ZH, 0):,} bytes of Chinese, "
-            f"{recorded['text_bytes'][name].get(EN, 0):,} of English"
-            for name in names
-        )
+    if plane_answer(recorded):
         lines += [
             "",
-            f"### Does a larger vocabulary pay?\n\n**{vocabulary_answer(recorded).capitalize()}.** Text read with the "
-            f"first seed: {read}.\n",
-            *table(recorded, names, [ZH, EN], with_probe=False),
+            f"### Adapters: do they learn less and forget less?\n\n**{plane_answer(recorded).capitalize()}.**\n",
+            f"![Chinese learned and English kept]({DIAGRAMS['plane'].name})\n",
+            *table(recorded, present(recorded, PLANE), [ZH, EN], with_probe=False),
+        ]
+    if (first := studies.get(FIRST_TRY)) is not None:
+        lines += [
+            "",
+            f"### The first try, with a rate of 5e-4\n\nCommit {first['commit']}, {first['date']}.\n",
+            *table(first, present(first, (BASELINE, HALF)), [ZH, EN], with_probe=True),
         ]
     return "\n".join(lines) + "\n"
 
 
-def index(recorded: Recorded) -> str:
+def index(studies: Mapping[str, Recorded]) -> str:
     """The lines of the index."""
+    recorded = studies[STUDIED]
     answers = {
         "What keeps the instruction following of an instruct model that learns Chinese?": kept_answer(recorded),
         "Do adapters learn less and forget less than full training?": plane_answer(recorded),
     }
-    if len(present(recorded, VOCABULARY)) > 1:
-        answers["Does a larger vocabulary pay within some 16,000 tokens?"] = vocabulary_answer(recorded)
     lines = ["| question | answer | page and command | commit |", "|---|---|---|---|"]
     where = f"[page]({PAGE.name}), `reprise study {STUDY.relative_to(HERE.parents[1])}`"
-    lines += [f"| {question} | {answer} | {where} | {recorded['commit']} |" for question, answer in answers.items()]
+    lines += [
+        f"| {question} | {answer} | {where} | {recorded['commit']} |" for question, answer in answers.items() if answer
+    ]
     return "\n".join(lines) + "\n"
 
 
-def files(recorded: Recorded) -> dict[Path, str]:
+def files(studies: Mapping[str, Recorded]) -> dict[Path, str]:
     """File -> its content."""
-    parts = {PAGE: results(recorded), INDEX: index(recorded)}
+    parts = {PAGE: results(studies), INDEX: index(studies)}
     written = {path: replace(path.read_text(encoding="utf-8"), part, START, END) for path, part in parts.items()}
-    return written | pictures(recorded)
+    return written | pictures(studies[STUDIED])
 
 
 def main() -> None:

@@ -172,6 +172,12 @@ def test_the_page_of_runs_is_what_its_script_writes(write):
         assert path.read_text(encoding="utf-8") == text, "run `python docs/results/runs.py`"
 
 
+def test_the_page_of_the_instruct_model_is_what_its_script_writes(write):
+    instruct = script(ROOT / "docs" / "results" / "instruct.py")
+    for path, text in instruct.files(instruct.load()).items():
+        assert path.read_text(encoding="utf-8") == text, "run `python docs/results/instruct.py`"
+
+
 @pytest.mark.slow
 def test_the_command_of_the_page_ends_in_a_verdict(write, inputs, tmp_path, tiny_model):  # noqa: F811
     """Claim 5 at a small size: the study's file and recipe, with fewer tokens."""
