@@ -295,9 +295,10 @@ def results(studies: Mapping[str, Recorded]) -> str:
     """The part of the page that is written from the runs."""
     recorded = studies[STUDIED]
     documents = ", ".join(f"{name} {count}" for name, count in recorded["documents"].items())
-    seeds = max(len(runs) for runs in recorded["variants"].values())
+    counts = {len(runs) for runs in recorded["variants"].values()}
+    seeds = str(max(counts)) if len(counts) == 1 else f"{min(counts)} to {max(counts)}, as the table shows"
     lines = [
-        f"Commit {recorded['commit']}, {recorded['date']}, {MACHINE}; {seeds} seeds. Held-out documents: {documents}. "
+        f"Commit {recorded['commit']}, {recorded['date']}, {MACHINE}. Seeds: {seeds}. Held-out documents: {documents}. "
         f"Questions of the probe: {recorded['questions']}. Changes are relative to the instruct model; differences are "
         "paired by seed, with Student's 95 % interval.",
         "",
