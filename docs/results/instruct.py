@@ -220,7 +220,8 @@ def draw(
     points: Mapping[str, Sequence[tuple[float, float]]],
     before: tuple[float, float],
 ) -> str:
-    """A picture of two measures: each variant with its seeds as circles, and mean and 95 % interval in both directions.
+    """A picture of two measures: each variant with its seeds as circles, their mean, and its 95 % interval in both
+    directions if there are three.
 
     Args:
         title: shown above it.
@@ -261,7 +262,7 @@ def draw(
     for index, (name, pairs) in enumerate(points.items(), 1):
         (mean_x, ci_x), (mean_y, ci_y) = (mean_interval([pair[axis] for pair in pairs]) for axis in (0, 1))
         parts += [f'<circle class="seed" cx="{x(one)}" cy="{y(other)}" r="3.5"/>' for one, other in pairs]
-        if ci_x is not None and ci_y is not None:
+        if ci_x is not None and ci_y is not None and len(pairs) > 2:  # of two seeds they are wider than the picture
             parts.append(f'<line class="bar" x1="{x(ci_x[0])}" x2="{x(ci_x[1])}" y1="{y(mean_y)}" y2="{y(mean_y)}"/>')
             parts.append(f'<line class="bar" x1="{x(mean_x)}" x2="{x(mean_x)}" y1="{y(ci_y[0])}" y2="{y(ci_y[1])}"/>')
         parts.append(f'<circle class="mean" cx="{x(mean_x)}" cy="{y(mean_y)}" r="4.5"/>')
@@ -300,7 +301,8 @@ def results(studies: Mapping[str, Recorded]) -> str:
     lines = [
         f"Commit {recorded['commit']}, {recorded['date']}, {MACHINE}. Seeds: {seeds}. Held-out documents: {documents}. "
         f"Questions of the probe: {recorded['questions']}. Changes are relative to the instruct model; differences are "
-        "paired by seed, with Student's 95 % interval.",
+        "paired by seed, with Student's 95 % interval. Circles of the pictures are seeds; intervals of two seeds are "
+        "wider than a picture and left out of it.",
         "",
         f"### What keeps the assistant\n\n**{kept_answer(recorded).capitalize()}.**\n",
         f"![Chinese learned and instructions followed]({DIAGRAMS['kept'].name})\n",
