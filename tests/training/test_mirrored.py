@@ -123,12 +123,14 @@ def test_stopped_by_a_signal_waits_for_the_upload_and_resumes_on_an_empty_disk(
 
 
 def test_a_damaged_checkpoint_of_the_mirror_is_refused_and_the_one_before_is_used(
-    saving, whole, make_mirrored, stop_after, bucket
+    saving, whole, make_mirrored, stop_after, bucket, tmp_path
 ):
     url = "s3://bucket/damaged"
     work = make_mirrored(url)
     stop_after(7, work, saving)
     shutil.rmtree(work.output)
+    *_, before, newest = bucket.complete("damaged", tmp_path)  # a checkpoint that waited was replaced by a newer one
+    assert newest == f"{NAME}/step-00000007"
     (tensors,) = (name for name in bucket.names(f"damaged/{NAME}/step-00000007") if name.endswith(".distcp"))
     data = bytearray(bucket.content(tensors))
     data[len(data) // 2] ^= 1
@@ -136,7 +138,7 @@ def test_a_damaged_checkpoint_of_the_mirror_is_refused_and_the_one_before_is_use
     work = make_mirrored(url)
     run(work, **saving)
     (resume,) = events(work, "resume")
-    assert resume["checkpoint"] == "step-00000006"
+    assert resume["checkpoint"] == before.rpartition("/")[2]
     assert "step-00000007 in the mirror" in resume["refused"][0]
     assert_same_weights(whole.output / "model", work.output / "model")
 
