@@ -51,11 +51,20 @@ class Measured(TypedDict):
     """Share of the probe's questions that were answered as asked; null if they were not asked."""
 
 
+class Added(TypedDict):
+    """Runs that a workspace added to those of an earlier one."""
+
+    commit: str
+    date: str
+    runs: list[str]
+
+
 class Recorded(TypedDict):
     """What is kept of the runs of a study."""
 
     commit: str
     date: str
+    added: list[Added]
     before: Measured
     """The instruct model."""
     stand_in: Measured | None
@@ -75,14 +84,29 @@ def measured(point: CurvePoint) -> Measured:
     return {"bits_per_byte": point["bits_per_byte"], "probe": point["scores"].get(PROBE)}
 
 
+def same(one: Measured, other: Measured) -> bool:
+    """Whether two measurements are of one model on one text: a thousandth apart at most."""
+    names, values = one["bits_per_byte"].keys(), other["bits_per_byte"]
+    close = names == values.keys() and all(abs(one["bits_per_byte"][name] - values[name]) < 1e-3 for name in names)
+    return close and abs((one["probe"] or 0.0) - (other["probe"] or 0.0)) < 1e-3
+
+
 def collect(workspace: Path) -> None:
-    """Keep the finished runs of a study, the commit that was current when the first began, and the date."""
+    """Keep the finished runs of a study beside those that are kept already, which may be of another machine.
+
+    The commit is the one that was current when the first run of the workspace began.
+    """
     study = load_study(STUDY)
+    path = DATA / f"{workspace.name}.json"
+    kept: Recorded | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     begun = min(path.stat().st_mtime for path in workspace.glob("*/*/manifest.json"))
     command = ["git", "rev-list", "-1", "--abbrev-commit", f"--before={int(begun)}", "HEAD"]
-    recorded: Recorded = {
-        "commit": subprocess.run(command, capture_output=True, text=True, check=True, cwd=HERE).stdout.strip(),
-        "date": time.strftime("%Y-%m-%d", time.gmtime(begun)),
+    commit = subprocess.run(command, capture_output=True, text=True, check=True, cwd=HERE).stdout.strip()
+    date = time.strftime("%Y-%m-%d", time.gmtime(begun))
+    recorded: Recorded = kept or {
+        "commit": commit,
+        "date": date,
+        "added": [],
         "before": {"bits_per_byte": {}, "probe": None},
         "stand_in": None,
         "questions": 0,
@@ -90,18 +114,24 @@ def collect(workspace: Path) -> None:
         "tokens": {},
         "variants": {},
     }
+    new = []
     for variant, seed in itertools.product(study.variants, study.seeds):
         run = workspace / f"{variant}-seed-{seed}"
         if not (run / "evaluate" / "results.json").is_file():
             print(f"left out, since it is not finished: {run}")
             continue
+        if str(seed) not in recorded["variants"].get(variant, {}):
+            new.append(run.name)
         results: Results = json.loads((run / "evaluate" / "results.json").read_text(encoding="utf-8"))
         points = {point["kind"]: measured(point) for point in results["curve"]}
         end = points["checkpoint"]
+        start, known = points["base"], recorded["stand_in" if variant == DIFFERENCE else "before"]
+        if kept is not None and known is not None and not same(known, start):
+            raise SystemExit(f"{run} began with another model or text than the runs that are kept: {start}, {known}")
         if variant == DIFFERENCE:
-            recorded["stand_in"], end = points["base"], points["chat"]
+            recorded["stand_in"], end = start, points["chat"]
         else:
-            recorded["before"] = points["base"]
+            recorded["before"] = start
             recorded["documents"] = {
                 row["entry"]: row["documents"] for row in results["bits_per_byte"] if row["source"] is None
             }
@@ -112,9 +142,11 @@ def collect(workspace: Path) -> None:
             recorded["variants"].setdefault(HALF, {})[str(seed)] = points["merge"]
         manifest = json.loads((run / "train-1" / "manifest.json").read_text(encoding="utf-8"))
         recorded["tokens"][variant] = manifest["counts"]["tokens"]
+    if kept is not None and new:
+        recorded["added"].append({"commit": commit, "date": date, "runs": new})
     DATA.mkdir(parents=True, exist_ok=True)
     text = json.dumps(recorded, indent=1, ensure_ascii=False) + "\n"
-    (DATA / f"{workspace.name}.json").write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
 
 
 def load() -> dict[str, Recorded]:
@@ -298,11 +330,15 @@ def results(studies: Mapping[str, Recorded]) -> str:
     documents = ", ".join(f"{name} {count}" for name, count in recorded["documents"].items())
     counts = {len(runs) for runs in recorded["variants"].values()}
     seeds = str(max(counts)) if len(counts) == 1 else f"{min(counts)} to {max(counts)}, as the table shows"
+    later = "".join(
+        f" Run later, at commit {added['commit']} on {added['date']}: {', '.join(added['runs'])}."
+        for added in recorded["added"]
+    )
     lines = [
-        f"Commit {recorded['commit']}, {recorded['date']}, {MACHINE}. Seeds: {seeds}. Held-out documents: {documents}. "
-        f"Questions of the probe: {recorded['questions']}. Changes are relative to the instruct model; differences are "
-        "paired by seed, with Student's 95 % interval. Circles of the pictures are seeds; intervals of two seeds are "
-        "wider than a picture and left out of it.",
+        f"Commit {recorded['commit']}, {recorded['date']}, {MACHINE}.{later} Seeds: {seeds}. "
+        f"Held-out documents: {documents}. Questions of the probe: {recorded['questions']}. "
+        "Changes are relative to the instruct model; differences are paired by seed, with Student's 95 % interval. "
+        "Circles of the pictures are seeds; intervals of two seeds are wider than a picture and left out of it.",
         "",
         f"### What keeps the assistant\n\n**{kept_answer(recorded).capitalize()}.**\n",
         f"![Chinese learned and instructions followed]({DIAGRAMS['kept'].name})\n",
