@@ -251,6 +251,8 @@ def draw(
     names: tuple[str, str],
     points: Mapping[str, Sequence[tuple[float, float]]],
     before: tuple[float, float],
+    *,
+    start: str = "instruct model",
 ) -> str:
     """A picture of two measures: each variant with its seeds as circles, their mean, and its 95 % interval in both
     directions if there are three.
@@ -260,6 +262,7 @@ def draw(
         names: what the horizontal and the vertical axis show.
         points: variant -> one pair for each seed.
         before: the model before training.
+        start: what that model is called.
     """
     left, top, width, height, legend = 64, 34, 380, 300, 250
     every = [pair for pairs in points.values() for pair in pairs] + [before]
@@ -290,7 +293,7 @@ def draw(
     parts += [f'<text x="{x(tick)}" y="{bottom + 19}" text-anchor="middle">{tick:g}</text>' for tick in ticks(x0, x1)]
     parts += [f'<text x="{left - 8}" y="{y(tick) + 4}" text-anchor="end">{tick:g}</text>' for tick in ticks(y0, y1)]
     parts.append(f'<circle class="before" cx="{x(before[0])}" cy="{y(before[1])}" r="5"/>')
-    rows = [("before", "instruct model")]
+    rows = [("before", start)]
     for index, (name, pairs) in enumerate(points.items(), 1):
         (mean_x, ci_x), (mean_y, ci_y) = (mean_interval([pair[axis] for pair in pairs]) for axis in (0, 1))
         parts += [f'<circle class="seed" cx="{x(one)}" cy="{y(other)}" r="3.5"/>' for one, other in pairs]
