@@ -125,6 +125,42 @@ def test_tokens_that_only_the_trained_model_has_keep_its_rows(base, chat, tmp_pa
     assert tokenizer("<new>")["input_ids"] == [len(own[name]) - 1] and tokenizer.chat_template is not None
 
 
+def padded(source, target, tokens, rows):
+    """A copy with this many rows of embeddings, some of which have a token."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(source), AutoTokenizer.from_pretrained(source)
+    tokenizer.add_special_tokens({"additional_special_tokens": tokens})
+    torch.manual_seed(6)
+    model.resize_token_embeddings(rows, mean_resizing=False)
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    return target
+
+
+def test_unused_rows_of_the_base_are_no_token_s_difference(base, chat, tmp_path):
+    rows = len(load_file(base / "model.safetensors")["model.embed_tokens.weight"]) + 10
+    names = {"trained": ["<new>"], "base": [], "chat": []}
+    below, own, above = (
+        padded(source, tmp_path / f"padded-{name}", names[name], rows)
+        for name, source in (("base", base), ("trained", changed(base, tmp_path / "some", 2)), ("chat", chat))
+    )
+    weights = load_file(above / "model.safetensors")
+    weights["model.embed_tokens.weight"][-10:] += 1  # what instruction tuning made of unused rows
+    save_file(weights, above / "model.safetensors", metadata={"format": "pt"})
+    result = add_chat_vector(own, settings(below), settings(above), tmp_path / "merged", verify=True)
+    merged, kept = (
+        load_file(path / "model.safetensors")["model.embed_tokens.weight"] for path in (tmp_path / "merged", own)
+    )
+    assert result.rows_of_trained == 1 and torch.equal(merged[rows - 10], kept[rows - 10])
+
+    larger = padded(chat, tmp_path / "padded-larger", ["<|user|>"], rows)
+    plain = padded(changed(base, tmp_path / "other", 3), tmp_path / "padded-plain", [], rows)
+    result = add_chat_vector(plain, settings(below), settings(larger), tmp_path / "with-user", verify=True)
+    merged, theirs = (
+        load_file(path / "model.safetensors")["model.embed_tokens.weight"] for path in (tmp_path / "with-user", larger)
+    )
+    assert result.rows_of_chat == 1 and torch.equal(merged[rows - 10], theirs[rows - 10])
+
+
 def retold(folder):
     """The same vocabulary with two tokens exchanged."""
     content = json.loads((folder / "tokenizer.json").read_text())
@@ -144,6 +180,14 @@ def other_layer(folder):
     weights = load_file(folder / "model.safetensors")
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def lowercased(folder):
+    """Text is split otherwise, and one more token would hide it from a comparison of equal vocabularies."""
+    with_tokens(folder, folder, ["<|user|>"])
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["normalizer"] = {"type": "Lowercase"}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
 
 
 def own_head(folder):
@@ -174,6 +218,7 @@ def pickled(folder):
         (retold, r"the id 260 is .* there and .* in the trained model"),
         (other_rope, r"rope_parameters = .*500000"),
         (other_layer, r"not those of the trained model: model\.layers\.1\.mlp\.up_proj\.weight"),
+        (lowercased, r"splits .* into other tokens than the base model"),
         (own_head, r"are two tensors there and one in the trained model"),
         (infinite, r"model\.norm\.weight would hold numbers that are not finite"),
         (cut, "cannot be read"),

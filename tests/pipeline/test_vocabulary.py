@@ -155,6 +155,9 @@ def test_a_chat_model_that_does_not_fit_is_refused_before_the_work(tmp_path, tin
     chat = write_chat_model_of(tiny_model, tmp_path / "chat")
     data["evaluation"]["chat_merge"] = {"model": {"path": str(chat)}}
     assert [one for one in inspect(parse_recipe(json.dumps(data))) if one.severity == "error"] == []
+    same = {**data, "evaluation": {**data["evaluation"], "chat_merge": {"model": data["model"]}}}
+    (finding,) = [one for one in inspect(parse_recipe(json.dumps(same))) if one.severity == "error"]
+    assert "are one model" in finding.what and "evaluation.chat_merge.base" in finding.remedy
     tokenizer = AutoTokenizer.from_pretrained(chat)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
     tokenizer.save_pretrained(chat)
@@ -172,6 +175,10 @@ def test_plan_report_and_card_count_the_budget_in_bytes(workspace, finished):
     (chinese,) = counts["compression"]
     plan = make_plan(recipe)
     next(one for one in FORMATS if one.name == "plan").check(plan)
+    assert not any("was run with other settings" in warning for warning in plan["warnings"])
+    fewer = make_plan(recipe.model_copy(update={"vocabulary": recipe.vocabulary.model_copy(update={"tokens": 7})}))
+    assert fewer["vocabulary"] is None
+    assert "the stage `vocabulary` was run with other settings" in fewer["warnings"][0]
     (planned,) = plan["vocabulary"]["languages"]
     assert planned["tokens"] == round(0.6 * 2048)
     assert planned["bytes_after"] == round(planned["tokens"] * chinese["after"]) > planned["bytes_before"]

@@ -41,8 +41,8 @@ def add_chat_vector(
 ) -> ChatMerge:
     """Write trained + factor * (chat - base), with the chat model's template, special tokens and generation settings.
 
-    If the embeddings differ in size, a token of all three models gets the sum, and a token of only the chat or only the
-    trained model keeps that model's row.
+    A token that the base model lacks, though its embeddings may have an unused row there, keeps the row of the trained
+    model, or of the chat model if only that has it. All other tokens get the sum.
 
     Args:
         trained: Hugging Face directory of the trained model.
@@ -121,33 +121,42 @@ def _write_weights(sides: list[Side], factor: float, folder: Path) -> ChatMerge:
             where=base.where,
             remedy="the run may have started from the chat model: name the model that it was made from with --base",
         )
-    common = min(side.embedded_rows for side in sides)
+    copied = _copied_rows(sides, rows)
     return ChatMerge(
         largest_difference=largest,
-        rows_of_chat=sum(1 for row in range(common, rows) if _takes_chat(row, sides)),
-        rows_of_trained=sum(1 for row in range(common, rows) if not _takes_chat(row, sides)),
+        rows_of_chat=copied.count("chat"),
+        rows_of_trained=copied.count("trained"),
         has_template=chat.tokenizer.chat_template is not None,
     )
 
 
-def _takes_chat(row: int, sides: list[Side]) -> bool:
-    """Whether a row that some model lacks is copied from the chat model instead of the trained one."""
-    own, _, chat = sides
-    if row >= own.embedded_rows:
-        return True
-    return row < chat.embedded_rows and row in chat.tokens and row not in own.tokens
+def _copied_rows(sides: list[Side], rows: int) -> list[str | None]:
+    """For each row of the embeddings, the model from which it is copied; None: it is the sum."""
+    own, base, chat = sides
+    common = min(side.embedded_rows for side in sides)
+    sources: list[str | None] = []
+    for row in range(rows):
+        is_known = row in own.tokens or row in chat.tokens
+        if row < common and (row in base.tokens or not is_known):
+            sources.append(None)
+        elif row >= own.embedded_rows or (row in chat.tokens and row not in own.tokens):
+            sources.append("chat")
+        else:
+            sources.append("trained")
+    return sources
 
 
 def _sum_of_rows(
     tensors: list[Any], sides: list[Side], shape: tuple[int, ...], dtype: torch.dtype, factor: float
 ) -> tuple[torch.Tensor, float]:
-    """The sum of the rows that all three models have; each other row is copied from the model that has its token."""
+    """The sum of the rows whose tokens the base model has; others are copied from the model that has them."""
     common = min(shape_of(tensor)[0] for tensor in tensors)
     result = torch.empty(shape, dtype=dtype)
     result[:common], difference = _sum([tensor[:common] for tensor in tensors], (common, *shape[1:]), dtype, factor)
-    for row in range(common, shape[0]):
-        source = tensors[2] if _takes_chat(row, sides) else tensors[0]
-        result[row] = source[row : row + 1][0].to(dtype)
+    for row, source in enumerate(_copied_rows(sides, shape[0])):
+        if source is not None:
+            tensor = tensors[2] if source == "chat" else tensors[0]
+            result[row] = tensor[row : row + 1][0].to(dtype)
     return result, difference
 
 

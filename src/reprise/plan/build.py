@@ -17,6 +17,7 @@ from reprise.errors import Finding, UserError
 from reprise.evaluation.benchmarks.external import count_questions, external
 from reprise.evaluation.power import Reach, plan_reach
 from reprise.evaluation.previous import known_spreads
+from reprise.freshness import walk_stages
 from reprise.mixture.budget import budgets
 from reprise.mixture.forecast import Supply, forecast
 from reprise.model.files import model_folder
@@ -39,7 +40,7 @@ from reprise.recipe import Recipe
 from reprise.recipe.evaluation import benchmark_folders, expand_benchmarks
 from reprise.recipe.groups import Groups
 from reprise.recipe.hardware import PEAK_BF16_TFLOPS, PUBLISHED_UTILISATION
-from reprise.stage_names import VOCABULARY
+from reprise.stage_names import TOKENIZE, VOCABULARY
 from reprise.synthesis.estimate import Need, estimate_need
 from reprise.tokens.store import TokenStore
 from reprise.training.memory_records import MemoryPlan
@@ -67,13 +68,20 @@ def make_plan(recipe: Recipe, findings: Sequence[Finding] = ()) -> Plan:
     Raises:
         UserError: the peak FLOP/s of `hardware.gpu` are not known, or the token store cannot supply a stage.
     """
-    trained = _as_trained(recipe)
+    vocabulary, outdated = _vocabulary(recipe), _outdated(recipe)
+    if VOCABULARY in outdated:
+        vocabulary = None
+    trained = recipe if VOCABULARY in outdated else _as_trained(recipe)
     per_token, formula = _flops_per_token(trained)
     peak = _peak_tflops(recipe)
     rate = peak * 1e12 * recipe.hardware.utilisation
     step_tokens = recipe.training.batch_rows * recipe.rows.seq_len
     stages = _stages(recipe, per_token, rate, step_tokens)
-    warnings: list[str] = []
+    warnings = [
+        f"the stage `{name}` was run with other settings or text ({reason}): run `reprise "
+        f"{'extend' if name == VOCABULARY else name} RECIPE`, then plan again"
+        for name, reason in outdated.items()
+    ]
     store = _store(recipe)
     warnings += _uncounted_inputs(recipe)
     if store is None:
@@ -116,7 +124,7 @@ def make_plan(recipe: Recipe, findings: Sequence[Finding] = ()) -> Plan:
             "formula": formula,
             "tokens_per_step": step_tokens,
         },
-        "vocabulary": _vocabulary(recipe),
+        "vocabulary": vocabulary,
         "memory": _memory(trained),
         "scoring": _scoring(recipe, rate),
         "measuring": None if store is None else plan_measuring(recipe, store, _whole_flops_per_token(trained)),
@@ -148,6 +156,16 @@ def _uncounted_inputs(recipe: Recipe) -> list[str]:
         f"the size of {remote[0]} is not known, so its text is not in the estimates of disk and time: "
         "set hardware.text_gb"
     ]
+
+
+def _outdated(recipe: Recipe) -> dict[str, str]:
+    """Of the stages whose output the plan shows, those that would run again -> why."""
+    found: dict[str, str] = {}
+    with contextlib.suppress(UserError):  # missing files are findings of their own
+        for stage, _, status in walk_stages(recipe, Workspace(recipe.workspace), [TOKENIZE], read_files=False):
+            if stage.name in (VOCABULARY, TOKENIZE) and status.state == "stale":
+                found[stage.name] = status.reason
+    return found
 
 
 def _as_trained(recipe: Recipe) -> Recipe:

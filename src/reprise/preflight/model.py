@@ -8,9 +8,10 @@ from reprise.errors import Finding, UserError
 from reprise.model.chat import ChatTemplate, RefusedConversationError
 from reprise.model.check import check_model
 from reprise.model.conversation import load_messages
-from reprise.model.files import model_files
+from reprise.model.files import model_files, model_folder
 from reprise.preflight.inputs import sampled_records
 from reprise.recipe import Recipe
+from reprise.recipe.model import Model
 from reprise.storage import printable
 from reprise.vocabulary.merges import read_bpe
 from reprise.workspace import Workspace
@@ -55,8 +56,20 @@ def check_chat_merge(recipe: Recipe) -> Iterator[Finding]:
         from reprise.merging.checks import check_mergeable  # imports torch
 
         base = merge.base or recipe.model
+        if _is_same(base, merge.model):
+            raise UserError(
+                "the chat model and its base are one model: there is nothing to add",
+                where=f"evaluation.chat_merge.model.path = {merge.model.path}",
+                remedy="name the model that it was made from: evaluation.chat_merge.base",
+            )
         check_mergeable(recipe.model, base, merge.model, grows=recipe.vocabulary is not None)
     return iter(())
+
+
+def _is_same(one: Model, other: Model) -> bool:
+    """Whether both settings name the same files."""
+    names = [(model_folder(model) or model.path, model.revision, model.gguf_file) for model in (one, other)]
+    return names[0] == names[1]
 
 
 def has_conversations(recipe: Recipe) -> bool:
