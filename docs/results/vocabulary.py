@@ -1,7 +1,8 @@
 """Write the page on a larger vocabulary for SmolLM2-135M-Instruct, its picture and its line of the index.
 
-    python docs/results/vocabulary.py                       # the page again, from docs/results/data/vocabulary.json
-    python docs/results/vocabulary.py runs/vocabulary/pays  # take the finished study first
+    python docs/results/vocabulary.py                        # the page again, from docs/results/data/vocabulary
+    python docs/results/vocabulary.py runs/vocabulary/rates  # take a finished study first
+    python docs/results/vocabulary.py runs/vocabulary/pays
 
 A test compares the files with what this would write.
 """
@@ -10,6 +11,7 @@ import argparse
 import json
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypedDict
 
@@ -21,15 +23,15 @@ from reprise.model.flops import training_flops_per_token
 from reprise.model.loading import load_config
 from reprise.recipe import load_recipe
 from reprise.report.study_records import StudyResult
-from reprise.study import load_study
 
 HERE = Path(__file__).resolve().parent
 STUDY = HERE.parents[1] / "examples" / "studies" / "vocabulary" / "pays.study.yaml"
-DATA = HERE / "data" / "vocabulary" / "pays.json"
+DATA = HERE / "data" / "vocabulary"
 PAGE, INDEX = HERE / "smollm2-vocabulary.md", HERE / "README.md"
 PICTURE = HERE / "smollm2-vocabulary.svg"
 START, END = "<!-- written by docs/results/vocabulary.py -->", "<!-- end of what vocabulary.py writes -->"
 ZH, EN = "bits_per_byte/zh", "bits_per_byte/en"
+STUDIED, RATES = "pays", "rates"
 PLAIN = "plain"
 EQUAL = {"4000 tokens": "equal FLOPs", "4000 tokens, equal bytes": "equal bytes"}
 """Variant -> what it has in common with plain training."""
@@ -46,7 +48,7 @@ class Spent(TypedDict):
 
 
 class Recorded(TypedDict):
-    """What is kept of the study."""
+    """What is kept of a study."""
 
     study: StudyResult
     commit: str
@@ -87,8 +89,9 @@ def collect(workspace: Path) -> None:
         if manifest.is_file():
             (zh,) = json.loads(manifest.read_text(encoding="utf-8"))["counts"]["compression"]
             recorded["bytes_per_token"] |= {PLAIN: zh["before"], variant: zh["after"]}
-    DATA.parent.mkdir(parents=True, exist_ok=True)
-    DATA.write_text(json.dumps(recorded, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    DATA.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(recorded, indent=1, ensure_ascii=False) + "\n"
+    (DATA / f"{workspace.name}.json").write_text(text, encoding="utf-8")
 
 
 def spent(runs: list[Path]) -> Spent:
@@ -129,38 +132,54 @@ def answer(recorded: Recorded) -> str:
     return f"{'; '.join(parts)} against plain training with {tokens:,} tokens"
 
 
-def results(recorded: Recorded) -> str:
-    """The part of the page that is written from the runs."""
-    study, before = recorded["study"], recorded["before"]
+def source(recorded: Recorded) -> str:
+    """Where the numbers come from."""
     documents = ", ".join(f"{name} {count}" for name, count in recorded["documents"].items())
+    seeds = ", ".join(map(str, recorded["study"]["seeds"]))
+    return (
+        f"Commit {recorded['commit']}, {recorded['date']}, {MACHINE}. Seeds: {seeds}. Held-out documents: {documents}."
+    )
+
+
+def table(recorded: Recorded) -> list[str]:
+    """A line for each variant: what it took, and its change since the base model."""
+    study, before = recorded["study"], recorded["before"]
     head = ["variant", "bytes per token, zh", "tokens", "zh text, kB", "FLOPs, 10^12", "zh, bits per byte"]
-    head += ["en, bits per byte", "zh, points against plain", "en, points against plain"]
+    head.append("en, bits per byte")
+    rates = recorded["bytes_per_token"]
+    first = ["base model", f"{rates[PLAIN]:.2f}", "0", "0", "0", f"{before[ZH]:.4f}", f"{before[EN]:.4f}"]
+    compared = PLAIN in study["variants"]
+    if compared:
+        head += ["zh, points against plain", "en, points against plain"]
+        first += ["", ""]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|", f"| {' | '.join(first)} |"]
+    for name in study["variants"]:
+        took = recorded["spent"][name]
+        cells = [name, f"{rates[name]:.2f}", f"{took['tokens']:,}", f"{took['zh_bytes'] / 1e3:.1f}"]
+        cells.append(f"{took['flops'] / 1e12:.1f}")
+        cells += [f"{amount(change(recorded, name, one), 1)} %" for one in (ZH, EN)]
+        if compared:
+            cells += ["" if name == PLAIN else amount(difference(recorded, name, one), 1) for one in (ZH, EN)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def results(studies: Mapping[str, Recorded]) -> str:
+    """The part of the page that is written from the runs."""
+    recorded = studies[STUDIED]
     lines = [
-        f"Commit {recorded['commit']}, {recorded['date']}, {MACHINE}. Seeds: {', '.join(map(str, study['seeds']))}. "
-        f"Held-out documents: {documents}. Changes are relative to the base model; differences are paired by seed, "
-        "with Student's 95 % interval.",
+        f"{source(recorded)} Changes are relative to the base model; differences are paired by seed, with Student's "
+        "95 % interval.",
         "",
         f"**{answer(recorded).capitalize()}.**",
         "",
         f"![Chinese learned and English kept]({PICTURE.name})",
         "",
-        f"| {' | '.join(head)} |",
-        "|---" * len(head) + "|",
-        f"| base model | {recorded['bytes_per_token'][PLAIN]:.2f} | 0 | 0 | 0 "
-        f"| {before[ZH]:.4f} | {before[EN]:.4f} | | |",
+        *table(recorded),
+        "",
+        f"### Rates that were tried first\n\n{source(studies[RATES])}\n",
+        *table(studies[RATES]),
     ]
-    for name in study["variants"]:
-        took = recorded["spent"][name]
-        cells = [
-            name,
-            f"{recorded['bytes_per_token'][name]:.2f}",
-            f"{took['tokens']:,}",
-            f"{took['zh_bytes'] / 1e3:.1f}",
-        ]
-        cells += [f"{took['flops'] / 1e12:.1f}", f"{amount(change(recorded, name, ZH), 1)} %"]
-        cells.append(f"{amount(change(recorded, name, EN), 1)} %")
-        cells += ["" if name == PLAIN else amount(difference(recorded, name, one), 1) for one in (ZH, EN)]
-        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -173,9 +192,10 @@ def index(recorded: Recorded) -> str:
     )
 
 
-def files(recorded: Recorded) -> dict[Path, str]:
+def files(studies: Mapping[str, Recorded]) -> dict[Path, str]:
     """File -> its content."""
-    parts = {PAGE: results(recorded), INDEX: index(recorded)}
+    recorded = studies[STUDIED]
+    parts = {PAGE: results(studies), INDEX: index(recorded)}
     written = {path: replace(path.read_text(encoding="utf-8"), part, START, END) for path, part in parts.items()}
     points = {
         name: list(zip(change(recorded, name, ZH), change(recorded, name, EN), strict=True))
@@ -186,19 +206,17 @@ def files(recorded: Recorded) -> dict[Path, str]:
     return written | {PICTURE: picture}
 
 
-def load() -> Recorded:
-    """What is kept of the study."""
-    recorded: Recorded = json.loads(DATA.read_text(encoding="utf-8"))
-    return recorded
+def load() -> dict[str, Recorded]:
+    """Name of the workspace -> what is kept of its study."""
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(DATA.glob("*.json"))}
 
 
 def main() -> None:
     """Take a finished study, and write everything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("workspace", nargs="?", type=Path, help="folder of the finished study to take")
+    parser.add_argument("workspace", nargs="?", type=Path, help="folder of a finished study to take")
     chosen = parser.parse_args()
     if chosen.workspace is not None:
-        assert set(EQUAL) <= load_study(STUDY).variants.keys()
         collect(chosen.workspace)
     for path, text in files(load()).items():
         path.write_text(text, encoding="utf-8")
