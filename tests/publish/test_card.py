@@ -19,14 +19,21 @@ from tests.models import write_tiny_model
 from tests.pipeline.conftest import small_recipe
 from tests.publish.models import CHATML
 from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
 
+from reprise.cli import app
 from reprise.errors import UserError
 from reprise.manifest import read_manifest, write_manifest
 from reprise.pipeline import run_stages
-from reprise.publish.card import _hub_dataset
+from reprise.publish.card import _hub_dataset, metadata
 from reprise.publish.export import Source, export_folder, export_gguf
 from reprise.publish.hub import push_folder
+from reprise.publish.origin import NamedModel, name_model, trained_origin
 from reprise.recipe import Recipe
+from reprise.recipe.model import Model
+from reprise.report.facts import gather
+from reprise.schemas import FORMATS
+from reprise.workspace import Workspace
 
 
 @pytest.fixture(scope="module")
@@ -77,17 +84,144 @@ def test_a_run_becomes_a_checked_gguf_file_with_a_card(run, tmp_path):
     assert "quantized to q8_0" in (tmp_path / "out" / "README.md").read_text()
 
 
-@pytest.mark.slow
-def test_from_a_run_to_a_chat_model_in_a_gguf_file_by_the_commands(run, tmp_path):
-    """The path of docs/guides/assistant.md."""
-    chat = tmp_path / "chat"
+@pytest.fixture(scope="module")
+def chat(run, tmp_path_factory):
+    """A chat model of the run's base model, with a licence of its own."""
+    folder = tmp_path_factory.mktemp("models") / "instruct"
     model = AutoModelForCausalLM.from_pretrained(run.parent / "base")
     with torch.no_grad():
         for value in model.parameters():
             value.mul_(1.5)
-    shutil.copytree(run.parent / "base", chat)
-    model.save_pretrained(chat)
-    (chat / "chat_template.jinja").write_text(CHATML)
+    shutil.copytree(run.parent / "base", folder)
+    model.save_pretrained(folder)
+    (folder / "chat_template.jinja").write_text(CHATML)
+    licence = "license: other\nlicense_name: gemma\nlicense_link: https://ai.google.dev/gemma/terms\n"
+    (folder / "README.md").write_text(f"---\n{licence}---\n# Instruct\n")
+    return folder
+
+
+@pytest.fixture
+def copied(run, tmp_path):
+    """A copy of the run that a test may write exports into."""
+    shutil.copytree(run, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def said(*arguments):
+    """What a command prints; it runs in this process."""
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def load_card(folder):
+    return ModelCard.load(folder / "README.md")
+
+
+def valid(folder):
+    """The record of how a folder was made, checked against its schema."""
+    record = json.loads((folder / "origin.json").read_text())
+    next(one for one in FORMATS if one.name == "origin").check(record)
+    return record
+
+
+@pytest.mark.slow
+def test_the_card_of_a_merge_says_what_was_merged_and_claims_no_measurement(copied, chat):
+    exports = copied / "exports"
+    printed = said("merge", copied, "--chat", chat, "--factor", "0.5")
+    assert f"--against {chat} --suite assistant" in printed
+    assert valid(exports / "chat-0.5")["merge"]["chat"]["license_name"] == "gemma"
+    printed = said("export", exports / "chat-0.5")
+    assert "exports/chat-0.5-model" in printed and not (exports / "model").exists()
+    said("export", copied)  # its place is free
+    card = load_card(exports / "chat-0.5-model")
+    assert "0.5 times the difference between instruct and its base base" in card.text
+    assert "its card names the licence `other` (gemma, https://ai.google.dev/gemma/terms)" in card.text
+    assert "its card names the licence `apache-2.0`" in card.text
+    assert "before the merge" in card.text and "this model |" not in card.text
+    assert "--chat instruct --base base --factor 0.5" in card.text
+    assert card.data.eval_results is None and card.data.license is None and "merge" in card.data.tags
+    assert str(copied.parent) not in card.text and str(chat.parent) not in card.text, "a path of this machine"
+    said("export", exports / "chat-0.5", "--gguf", "Q8_0")
+    card = load_card(exports / "chat-0.5-q8_0")
+    assert "times the difference" in card.text and "quantized to q8_0" in card.text and card.data.eval_results is None
+    said("export", exports / "chat-0.5-model", "--gguf", "q8_0", "--no-check")  # the record is exported with the model
+    assert "times the difference" in load_card(exports / "chat-0.5-model-q8_0").text
+
+
+@pytest.mark.slow
+def test_the_card_of_a_merge_names_both_models_on_the_hub_and_the_mean_with_the_base_says_so(copied, chat):
+    said("merge", copied, "--factor", "0.25")
+    merged = copied / "exports" / "merge-0.25"
+    assert valid(merged)["merge"]["method"] == "base"
+    said("export", merged)
+    text = load_card(copied / "exports" / "merge-0.25-model").text
+    assert "0.25 times its weights plus 0.75 times those of base itself" in text and "before the merge" in text
+    model = {"revision": None, "license": "mit", "license_name": None, "license_link": None, "on_hub": True}
+    base, instruct = (NamedModel(**model, name=name) for name in ("owner/base", "owner/instruct"))
+    merge = {"method": "residual", "factor": 1.0, "chat": instruct, "chat_base": base}
+    recipe = Source.open(copied).recipe
+    facts = gather(Workspace(copied), recipe)
+    values = metadata(facts, recipe, base, "tiny", trained_origin(recipe) | {"merge": merge})
+    assert values["base_model"] == ["owner/base", "owner/instruct"] and values["base_model_relation"] == "merge"
+    assert values["license"] == "mit"
+    values = metadata(facts, recipe, base, "tiny", trained_origin(recipe) | {"quantization": "q8_0"})
+    assert values["base_model"] == "owner/base" and values["base_model_relation"] == "quantized"
+    assert values["library_name"] == "gguf" and "model-index" not in values
+
+
+@pytest.mark.slow
+def test_the_card_of_a_checkpoint_says_which_and_the_run_measured_another_model(copied):
+    said("export", copied, copied / "train-1" / "state", "--gguf", "f16", "--no-check")
+    card = load_card(copied / "exports" / "state-f16")
+    assert "the checkpoint `state` of training stage 1, after 1,024 tokens" in card.text
+    assert "Not measured" in card.text and "| verdict |" not in card.text and card.data.eval_results is None
+    assert valid(copied / "exports" / "state")["checkpoint"]["averaged"] is False
+
+
+def test_a_model_whose_origin_is_unknown_gets_no_measurement_and_one_of_an_earlier_training_no_card(copied):
+    exports = copied / "exports"
+    shutil.copytree(copied / "train-1" / "model", exports / "mine")
+    said("export", exports / "mine")
+    card = load_card(exports / "mine-model")
+    assert "was not recorded" in card.text and "Not measured" in card.text and card.data.eval_results is None
+    said("export", copied / "train-1" / "model")
+    assert load_card(exports / "model").data.eval_results, "named by its folder, it is still the trained model"
+    manifest = read_manifest(copied / "train-1" / "manifest.json")
+    write_manifest(copied / "train-1", replace(manifest, content="another" * 4))
+    with pytest.raises(UserError, match="trained again"):
+        said("export", exports / "model", "--gguf", "f16")
+    (exports / "model" / "origin.json").write_text("{}")
+    with pytest.raises(UserError, match="no record"):
+        said("export", exports / "model")
+
+
+def test_the_licence_of_a_base_on_the_hub_is_that_of_its_card(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    model = Model(path="owner/base")
+    asked = []
+
+    def download(name, file, revision=None):
+        asked.append(name)
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    assert name_model(model)["license"] is None and asked == ["owner/base"]
+    folder = tmp_path / "models--owner--base"
+    (folder / "snapshots" / "1").mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("1")
+    (folder / "snapshots" / "1" / "README.md").write_text("---\nlicense: other\nlicense_name: qwen\n---\n")
+    monkeypatch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(tmp_path), raising=False)
+    named = name_model(model)
+    assert (named["license"], named["license_name"], asked) == ("other", "qwen", ["owner/base"]), "it is in the cache"
+
+
+@pytest.mark.slow
+def test_from_a_run_to_a_chat_model_in_a_gguf_file_by_the_commands(run, chat):
+    """The path of docs/guides/assistant.md."""
     merged, handed = run / "exports" / "chat-1", run / "exports" / "chat-1-q8_0"
     call("merge", str(run), "--chat", str(chat))
     assert (merged / "chat_template.jinja").read_text() == CHATML
