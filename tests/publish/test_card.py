@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -181,6 +182,15 @@ def test_the_card_of_a_checkpoint_says_which_and_the_run_measured_another_model(
     assert valid(copied / "exports" / "state")["checkpoint"]["averaged"] is False
 
 
+def test_the_card_of_8_bit_weights_says_so(copied):
+    pytest.importorskip("torchao")
+    said("export", copied, "--int8", "--no-check")
+    card = load_card(copied / "exports" / "int8")
+    assert "quantized to 8 bits" in card.text and "before the quantization" in card.text
+    assert card.data.eval_results is None and card.data.library_name == "transformers"
+    assert valid(copied / "exports" / "int8")["quantization"] == "int8"
+
+
 def test_a_model_whose_origin_is_unknown_gets_no_measurement_and_one_of_an_earlier_training_no_card(copied):
     exports = copied / "exports"
     shutil.copytree(copied / "train-1" / "model", exports / "mine")
@@ -219,6 +229,24 @@ def test_the_licence_of_a_base_on_the_hub_is_that_of_its_card(tmp_path, monkeypa
     assert (named["license"], named["license_name"], asked) == ("other", "qwen", ["owner/base"]), "it is in the cache"
 
 
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        (("export", "RUN", "--averaged", "--gguf", "f16"), r"--averaged: .*checkpoint"),
+        (("export", "RUN", "--text", "x.txt"), r"--text: .*\n.*--gguf or --int8"),
+        (("export", "RUN/recipe.json"), r"recipe\.json: this is a file\n.*its folder"),
+        (("merge", "RUN", "--chat", "./none"), r"--chat \./none: there is no model folder"),
+        (("merge", "RUN", "--chat", "CHAT", "--base", "./none"), r"--base \./none: there is no model folder"),
+        (("merge", "RUN", "--factor", "5"), r"--factor 5: the factor must be 0 to 1"),
+    ],
+)
+def test_a_mistaken_option_is_one_message_that_names_it(copied, chat, arguments, message):
+    (copied / "recipe.json").write_text("{}")
+    with pytest.raises(UserError, match=message):
+        said(*(one.replace("RUN", str(copied)).replace("CHAT", str(chat)) for one in arguments))
+    assert not (copied / "exports").exists(), "nothing was written"
+
+
 @pytest.mark.slow
 def test_from_a_run_to_a_chat_model_in_a_gguf_file_by_the_commands(run, chat):
     """The path of docs/guides/assistant.md."""
@@ -251,6 +279,8 @@ class Hub(ThreadingHTTPServer):
         self.objects: dict[str, bytes] = {}
         self.files: dict[str, str] = {}
         self.created: dict = {}
+        self.private: bool | None = None
+        """Whether the repository is private; None: it does not exist."""
         self.tokens: set[str | None] = set()
         self.uploads = 0
         self.fails_after: int | None = None
@@ -262,16 +292,22 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *args):
         pass
 
-    def answer(self, value, status=200):
+    def answer(self, value, status=200, **headers):
         content = json.dumps(value).encode()
         self.send_response(status)
+        for name, header in headers.items():
+            self.send_header(name.replace("_", "-"), header)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
 
     def do_GET(self):
-        self.answer({"sha": "0" * 40, "siblings": [{"rfilename": name} for name in self.server.files], "id": "me/tiny"})
+        if self.server.private is None:
+            self.answer({"error": "Repository not found"}, 404, X_Error_Code="RepoNotFound")
+            return
+        files = [{"rfilename": name} for name in self.server.files]
+        self.answer({"sha": "0" * 40, "siblings": files, "id": "me/tiny", "private": self.server.private})
 
     def do_PUT(self):
         content = self.rfile.read(int(self.headers["Content-Length"]))
@@ -288,6 +324,8 @@ class Handler(BaseHTTPRequestHandler):
         here = f"http://127.0.0.1:{self.server.server_port}"
         if self.path == "/api/repos/create":
             self.server.created = json.loads(body)
+            asked = self.server.created
+            self.server.private = asked.get("private") is True or asked.get("visibility") == "private"
             self.answer({"url": f"{here}/me/tiny", "id": "me/tiny"})
         elif "/preupload/" in self.path:
             files = json.loads(body)["files"]
@@ -356,8 +394,32 @@ def test_an_upload_that_broke_is_resumed_and_the_hub_has_every_file(run, tmp_pat
     assert hub.files == hashes(folder) and hub.uploads == 1
     push_folder(folder, "me/tiny")
     assert hub.uploads == 1, "a weight file was sent again"
-    assert hub.created.get("private") is True or hub.created.get("visibility") == "private"
+    assert hub.private
     assert hub.tokens == {"Bearer hf_secret"}
+
+
+def test_a_public_repository_gets_no_private_upload(tmp_path, hub):
+    (tmp_path / "README.md").write_text("# Tiny\n")
+    hub.private = False
+    with pytest.raises(UserError, match=r"exists and is public\n.*--public"):
+        push_folder(tmp_path, "me/tiny")
+    assert not hub.files and not hub.created
+    push_folder(tmp_path, "me/tiny", private=False)
+    assert list(hub.files) == ["README.md"]
+    hub.private = None
+    push_folder(tmp_path, "me/tiny", private=False)
+    assert hub.private is False, "created as asked"
+
+
+def test_a_hub_that_cannot_be_reached_is_one_message(tmp_path, monkeypatch):
+    (tmp_path / "README.md").write_text("# Tiny\n")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    with pytest.raises(UserError, match="cannot be reached") as refused:
+        push_folder(tmp_path, "me/tiny")
+    assert "hf_secret" not in str(refused.value)
 
 
 def test_without_a_token_or_a_card_nothing_is_sent(tmp_path, monkeypatch, hub):
