@@ -2,13 +2,16 @@
 
 import importlib.util
 import io
+import os
 import re
+import subprocess
 import tokenize
 import tomllib
 from collections import Counter
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
@@ -145,3 +148,13 @@ def test_names_in_the_code_say_what_they_hold():
             counts.update(name for name in names if name in VAGUE_NAMES)
     assert all(5000 * count < num_lines for count in counts.values()), counts
     assert all(2000 * count < num_lines for count in words.values()), words
+
+
+def test_the_example_for_a_spot_machine_refuses_an_empty_mirror():
+    """Without a mirror, the next machine would start again without a word."""
+    script = yaml.safe_load((ROOT / "examples" / "spot.sky.yaml").read_text(encoding="utf-8"))["run"]
+    for mirror, code in (("", 127), ("s3://bucket/run", 0)):
+        environment = {"MIRROR": mirror, "RECIPE": "my.yaml", "PATH": os.environ["PATH"]}
+        commands = f"source() {{ :; }}; reprise() {{ :; }}; {script}"
+        done = subprocess.run(["bash", "-c", commands], env=environment, capture_output=True, text=True)
+        assert done.returncode == code and ("MIRROR" in done.stderr) == (not mirror), done.stderr

@@ -20,6 +20,7 @@ from reprise.pipeline import run_stages
 from reprise.plan.build import make_plan
 from reprise.preflight.checks import inspect
 from reprise.publish.card import write_card
+from reprise.publish.origin import trained_origin
 from reprise.recipe.loading import open_recipe, parse_recipe
 from reprise.recipe.model import Model
 from reprise.schemas import FORMATS
@@ -194,7 +195,7 @@ def test_plan_report_and_card_count_the_budget_in_bytes(workspace, finished):
     assert [one["text_bytes"] for one in spent] == [round(one["spent"] * rate) for one in spent]
     page = (workspace.root / "report.html").read_text(encoding="utf-8")
     assert "Larger vocabulary" in page and f"{chinese['after']:.2f}" in page
-    card = write_card(workspace, recipe, name="larger")
+    card = write_card(workspace, recipe, name="larger", origin=trained_origin(recipe))
     assert f"{counts['tokens_added']} tokens were added" in card and f"| zh | {chinese['before']:.2f} |" in card
 
 

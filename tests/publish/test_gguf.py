@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from gguf import GGUFReader
 from tests.models import write_tiny_model
 from tests.publish.models import CHATML, TEXTS, set_in_json, write_family
 from transformers import AutoTokenizer
@@ -162,6 +163,28 @@ def test_a_template_that_cannot_be_said_is_not_guessed(tiny, tmp_path, template)
     (folder / "chat_template.jinja").write_text(template)
     text, said = write_modelfile(Model(path=str(folder)), "x.gguf", adds_bos=False)
     assert "TEMPLATE" not in text and said.startswith("warning")
+
+
+@pytest.mark.parametrize("is_token", [True, False])
+@pytest.mark.parametrize("template", [CHATML, LOUD.replace("}}", "}}<|im_end|>")])
+def test_what_ends_an_answer_in_the_template_stops_generation(tiny, tmp_path, template, is_token):
+    """EOS is another token: without this, llama.cpp and Ollama would not stop after an answer."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = template
+    if is_token:
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<|im", "<|im_end|>"]})
+    tokenizer.save_pretrained(folder)
+    model = Model(path=str(folder))
+    text, _ = write_modelfile(model, "x.gguf", adds_bos=False)
+    expected = ["<eos>", "<|im_end|>"] if is_token or template == CHATML else ["<eos>"]
+    assert [line for line in text.splitlines() if "stop" in line] == [f'PARAMETER stop "{one}"' for one in expected]
+    written = write_gguf(model, tmp_path / "x.gguf", "f16", name="tiny")
+    assert written.eot_id == (tokenizer.convert_tokens_to_ids("<|im_end|>") if is_token else None)
+    assert check_gguf_file(model, tmp_path / "x.gguf", "f16", TEXTS).difference < 1e-5
+    field = GGUFReader(tmp_path / "x.gguf").fields.get("tokenizer.ggml.eot_token_id")
+    assert (None if field is None else int(field.contents())) == written.eot_id
 
 
 def test_without_a_chat_template_text_is_continued(tiny):

@@ -124,5 +124,5 @@ def test_a_mixture_lies_between_base_and_trained(arguments, make_work, base_mode
 
 
 def test_a_factor_beyond_the_models_is_refused(arguments, base_model, tmp_path):
-    with pytest.raises(UserError, match=r"factor = 1\.5"):
+    with pytest.raises(UserError, match=r"--factor 1\.5"):
         merge_with_base(base_model, arguments["model"], 1.5, tmp_path / "merged")

@@ -8,12 +8,14 @@ import typer
 from reprise.cli.options import AsJson, Overrides, RecipePath, bring_up, leads, print_json, say
 from reprise.errors import UserError
 from reprise.recipe.loading import KEPT, check, open_recipe
+from reprise.recipe.model import Model
 from reprise.stage_names import VOCABULARY
 from reprise.storage import write_text
 from reprise.vocabulary.records import VocabularyCounts, vocabulary_lines
 
-ModelOrRun = Annotated[
-    Path, typer.Argument(metavar="RECIPE|MODEL", help="A recipe or run; or a folder with a model or its GGUF file.")
+ModelOrRun = Annotated[Path, typer.Argument(metavar="RECIPE|MODEL", help="A recipe, a run, or a model folder.")]
+Upload = Annotated[
+    Path, typer.Argument(metavar="RECIPE|FOLDER", help="A recipe or run; or an exported folder, with a card.")
 ]
 Output = Annotated[Path | None, typer.Option(help="Folder to write, which must not exist; default: RUN/exports/...")]
 
@@ -44,20 +46,26 @@ def export(
     output: Output = None,
 ) -> None:
     """Export a run's model, a checkpoint, or any model folder: with a model card, as a GGUF file, or in 8 bits."""
-    from reprise.publish.export import Source, export_folder, export_gguf, export_int8
+    from reprise.publish.export import Source, export_checkpoint_of, export_folder, export_gguf, export_int8
 
     if int8 and gguf is not None:
         raise UserError("an export is a GGUF file or a folder in 8 bits", where="--gguf, --int8", remedy="name one")
+    if averaged and checkpoint is None:
+        raise UserError(
+            "the mean of the weights is in a checkpoint, and none is named",
+            where="--averaged",
+            remedy="name one, such as RUN/train-1/state",
+        )
+    if text is not None and gguf is None and not int8:
+        raise UserError("only a quantized model is compared on text", where="--text", remedy="add --gguf or --int8")
+    gguf = None if gguf is None else gguf.lower()
     source = Source.open(recipe)
     if checkpoint is not None:
-        from reprise.training.export import export_checkpoint
-
         target = output or source.exports / checkpoint.name
-        export_checkpoint(checkpoint, source.start_model(), target, averaged=averaged, verify=True)
+        source = export_checkpoint_of(source, checkpoint, target, averaged=averaged)
         if gguf is None and not int8:
             say(f"wrote {target}")
             return
-        source = source.at(target)
         output = None
     if int8:
         target = output or source.exports / ("int8" if source.is_run else f"{source.model_name}-int8")
@@ -69,7 +77,9 @@ def export(
         )
         return
     if gguf is None:
-        target = export_folder(source, output or source.exports / "model")
+        target = export_folder(
+            source, output or source.exports / ("model" if source.is_run else f"{source.model_name}-model")
+        )
         say(f"wrote {target}. To the Hub: reprise push {target} OWNER/NAME")
         return
     target = output or source.exports / f"{source.model_name}-{gguf}"
@@ -80,7 +90,7 @@ def export(
 
 
 def push(
-    recipe: ModelOrRun,
+    recipe: Upload,
     name: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository on the Hub.")],
     public: Annotated[bool, typer.Option("--public", help="Make the repository public.")] = False,
 ) -> None:
@@ -114,10 +124,11 @@ def merge(
 ) -> None:
     """Add what instruction tuning taught a chat model (--chat), or interpolate with the base: less gain and loss."""
     from reprise.publish.export import Source
-    from reprise.recipe.model import Model
+    from reprise.publish.origin import name_model, trained_origin, write_origin
 
     loaded = open_recipe(recipe, None)
     trained, exports = Source.open(recipe).model, Path(loaded.workspace) / "exports"
+    origin = trained_origin(loaded)
     if chat is None:
         if base is not None or method != "residual" or factor is None:
             raise UserError(
@@ -129,11 +140,21 @@ def merge(
 
         target = output or exports / f"merge-{factor:g}"
         merge_with_base(trained, loaded.start_model(), factor, target, verify=True)
+        origin["merge"] = {"method": "base", "factor": factor, "chat": None, "chat_base": None}
+        write_origin(target, origin)
         say(f"wrote {target}")
         return
-    source = loaded.model if base is None else check(Model, {"path": base}, "--base")
-    chat_model = check(Model, {"path": chat}, "--chat")
+    from reprise.model.loading import load_tokenizer
+
+    chat_model = _merged_model("--chat", chat)
+    source = loaded.model if base is None else _merged_model("--base", base)
     share = 1.0 if factor is None else factor
+    origin["merge"] = {
+        "method": method,
+        "factor": share,
+        "chat": name_model(chat_model),
+        "chat_base": name_model(source),
+    }
     name = "chat" if method == "residual" else method
     target = output or exports / f"{name}-{share:g}"
     if method != "residual":
@@ -151,9 +172,28 @@ def merge(
             say(
                 f"rows of embeddings from one model alone: {result.rows_of_chat} chat, {result.rows_of_trained} trained"
             )
-        if not result.has_template:
-            say("warning: the chat model has no chat template")
-    say(f"wrote {target}. Whether it still answers: reprise evaluate {target} --against {chat}")
+    write_origin(target, origin)
+    measured = "--suite assistant"
+    if load_tokenizer(Model(path=str(target), trust_remote_code=loaded.model.trust_remote_code)).chat_template is None:
+        say("warning: the chat model has no chat template")
+        measured = "--text FILE"
+    say(f"wrote {target}. Whether it still answers: reprise evaluate {target} --against {chat} {measured}")
+
+
+def _merged_model(option: str, name: str) -> Model:
+    """The model that an option names.
+
+    Raises:
+        UserError: there is no such model; names the option.
+    """
+    from reprise.model.loading import load_config
+
+    model = check(Model, {"path": name}, option)
+    try:
+        load_config(model)
+    except UserError as error:
+        raise UserError(error.what, where=f"{option} {name}", remedy=error.remedy) from error
+    return model
 
 
 def extend(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:

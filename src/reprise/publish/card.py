@@ -1,6 +1,6 @@
 """The model card: README.md of a published folder, written from the record of the run's report."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -8,7 +8,8 @@ import yaml
 
 from reprise.documents.read.stage import ReadCounts
 from reprise.errors import UserError
-from reprise.model.files import model_folder
+from reprise.publish.gguf_file import TYPES
+from reprise.publish.origin import LICENCE_KEYS, NamedModel, Origin, name_model
 from reprise.recipe import Recipe
 from reprise.report.facts import gather
 from reprise.report.records import Report
@@ -20,14 +21,15 @@ _LICENCES = 20
 _VERDICTS = ("gained", "kept", "lost", "undecided")
 
 
-def write_card(workspace: Workspace, recipe: Recipe, *, name: str, change: str = "") -> str:
+def write_card(workspace: Workspace, recipe: Recipe, *, name: str, origin: Origin | None) -> str:
     """Write the text of README.md, with metadata that the Hub accepts.
 
     Args:
         workspace: the run.
         recipe: its recipe.
         name: name of the model in the card.
-        change: a sentence about what was done to the weights after training, such as a quantization; may be empty.
+        origin: how the model was made from the trained one; None: unknown. Measurements of the run are said to be of
+            this model only if it is the trained model itself.
 
     Raises:
         UserError: nothing has been trained yet.
@@ -35,67 +37,95 @@ def write_card(workspace: Workspace, recipe: Recipe, *, name: str, change: str =
     facts = gather(workspace, recipe)
     if not any(stage["start"] for stage in facts["training"]):
         raise UserError("nothing was trained yet", where=recipe.workspace, remedy="run `reprise train RECIPE` first")
+    base = name_model(recipe.model)
     lines = [
         "---",
-        yaml.safe_dump(metadata(facts, recipe, name), allow_unicode=True, sort_keys=False).rstrip(),
+        yaml.safe_dump(metadata(facts, recipe, base, name, origin), allow_unicode=True, sort_keys=False).rstrip(),
         "---",
         "",
         f"# {name}",
         "",
-        f"{_shown_model(recipe)}, trained further on {_tokens(facts):,} tokens with "
-        f"[Reprise](https://arxiv.org/abs/2407.18743) {facts['run']['version']}.",
-        *([change] if change else []),
+        *_origin_lines(facts, base, origin),
         "",
-        *_verdict_lines(facts),
-        *_base_lines(recipe),
+        *_verdict_lines(facts, origin),
+        *_base_lines(base, origin),
         *_vocabulary_lines(facts),
         *_data_lines(facts, recipe),
         *_training_lines(facts, recipe),
-        *_repeat_lines(facts, recipe),
+        *_repeat_lines(facts, recipe, origin),
     ]
     return "\n".join(lines) + "\n"
 
 
-def metadata(facts: Report, recipe: Recipe, name: str) -> dict[str, Any]:
-    """The card's metadata: languages and results, and the base model and data sets if they are on the Hub."""
-    hub_base = recipe.model.path if is_hub_name(recipe) else None
+def metadata(facts: Report, recipe: Recipe, base: NamedModel, name: str, origin: Origin | None) -> dict[str, Any]:
+    """The card's metadata: languages and results, and the models and data sets that it was made from, on the Hub."""
     datasets = sorted({one for one in map(_hub_dataset, _input_paths(recipe)) if one is not None})
-    licence = base_licence(recipe)
+    merge = origin and origin["merge"]
+    quantization = origin and origin["quantization"]
+    sources = [base, *([merge["chat"]] if merge and merge["chat"] else [])]
+    tags = ["continual-pre-training", "reprise", *(["merge"] if merge else [])]
     values: dict[str, Any] = {
-        "library_name": "transformers",
+        "library_name": "gguf" if quantization in TYPES else "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["continual-pre-training", "reprise"],
+        "tags": tags,
         "language": _languages(recipe),
+        **_licence(sources),
     }
-    if licence is not None:
-        values["license"] = licence
-    if hub_base is not None:
-        values |= {"base_model": hub_base, "base_model_relation": "finetune"}
+    if on_hub := list(dict.fromkeys(one["name"] for one in sources if one["on_hub"])):
+        values["base_model"] = on_hub[0] if len(on_hub) == 1 else on_hub
+        values["base_model_relation"] = "quantized" if quantization else "merge" if merge else "finetune"
     if datasets:
         values["datasets"] = datasets
-    if results := [*_bits_results(facts), *_benchmark_results(facts)]:
+    if _is_measured(origin) and (results := [*_bits_results(facts), *_benchmark_results(facts)]):
         values["model-index"] = [{"name": name, "results": results}]
     return values
 
 
-def is_hub_name(recipe: Recipe) -> bool:
-    """Whether `model.path` is a name on the Hub."""
-    return model_folder(recipe.model) is None
+def _is_measured(origin: Origin | None) -> bool:
+    """Whether it is the trained model itself, which the run evaluates."""
+    return origin is not None and not (origin["checkpoint"] or origin["merge"] or origin["quantization"])
 
 
-def base_licence(recipe: Recipe) -> str | None:
-    """Licence in the base model's own card; None if its folder has no card, or the card no licence."""
-    folder = model_folder(recipe.model)
-    path = None if folder is None else folder / "README.md"
-    if path is None or not path.is_file():
-        return None
-    parts = path.read_text(encoding="utf-8").split("---\n")
-    try:
-        stated = yaml.safe_load(parts[1]) if len(parts) > 2 and not parts[0].strip() else None
-    except yaml.YAMLError:
-        return None
-    licence = stated.get("license") if isinstance(stated, dict) else None
-    return licence if isinstance(licence, str) else None
+def _licence(sources: Sequence[NamedModel]) -> dict[str, str]:
+    """The licence that all source models have; empty if they differ or one is unknown: the text names each."""
+    stated: list[dict[str, str]] = [{key: str(one[key]) for key in LICENCE_KEYS if one[key]} for one in sources]
+    return stated[0] if "license" in stated[0] and all(one == stated[0] for one in stated) else {}
+
+
+def _origin_lines(facts: Report, base: NamedModel, origin: Origin | None) -> list[str]:
+    """What the model is, in sentences."""
+    reprise = f"[Reprise](https://arxiv.org/abs/2407.18743) {facts['run']['version']}"
+    trained = f"{_shown(base)}, trained further on {_tokens(facts):,} tokens with {reprise}"
+    if origin is None:
+        return [f"Made from {trained}. How this model was made from it was not recorded."]
+    lines = [f"{trained}."]
+    if checkpoint := origin["checkpoint"]:
+        of = "the mean of the weights of the checkpoint" if checkpoint["averaged"] else "the checkpoint"
+        lines = [
+            f"{_shown(base)}, trained further with {reprise}: {of} `{checkpoint['name']}` of training stage "
+            f"{checkpoint['stage']}, after {checkpoint['tokens']:,} tokens of that stage. Data and training below are "
+            "those of the whole run."
+        ]
+    elif (merge := origin["merge"]) and merge["chat"] and merge["chat_base"]:
+        chat, chat_base, factor = _shown(merge["chat"]), _shown(merge["chat_base"]), f"{merge['factor']:g}"
+        how = (
+            f"to it was added {factor} times the difference between {chat} and its base {chat_base}"
+            if merge["method"] == "residual"
+            else f"mergekit's `{merge['method']}` added {chat} with weight {factor}; the base of both is {chat_base}"
+        )
+        lines = [f"A merge. The first model is {trained}; {how}."]
+    elif merge:
+        lines = [
+            f"A merge. The first model is {trained}; the weights here are {merge['factor']:g} times its weights plus "
+            f"{1 - merge['factor']:g} times those of {_shown(base)} itself."
+        ]
+    if quantization := origin["quantization"]:
+        lines += [
+            f"Its weights are quantized to {quantization} in a GGUF file."
+            if quantization in TYPES
+            else "The weights of its linear layers are quantized to 8 bits by torchao."
+        ]
+    return lines
 
 
 def _languages(recipe: Recipe) -> list[str]:
@@ -141,12 +171,20 @@ def _result(data: str, data_type: str, language: str, metric: str, metric_name: 
     }
 
 
-def _verdict_lines(facts: Report) -> list[str]:
+def _verdict_lines(facts: Report, origin: Origin | None) -> list[str]:
     verdict = facts["verdict"]
+    if origin is None or origin["checkpoint"]:
+        said = "Not measured: the run evaluated its trained model, not this one. `reprise evaluate` measures any model."
+        return ["## What it gained and kept", "", said, ""]
     if verdict["provisional"]:
         return ["## What it gained and kept", "", "Not evaluated yet: run `reprise evaluate`.", ""]
-    lines = ["## What it gained and kept", "", verdict["headline"] or "", ""]
-    lines += ["| measure | base | this model | change | 95 % interval | verdict |", "|---|---|---|---|---|---|"]
+    column, lines = "this model", ["## What it gained and kept", ""]
+    if not _is_measured(origin):
+        change = "merge" if origin["merge"] else "quantization"
+        column, lines = "trained model", ["## What the trained model gained and kept", ""]
+        lines += [f"Measured on the trained model before the {change}, not on the model in this folder.", ""]
+    lines += [verdict["headline"] or "", ""]
+    lines += [f"| measure | base | {column} | change | 95 % interval | verdict |", "|---|---|---|---|---|---|"]
     for word in _VERDICTS:
         for one in verdict["verdicts"]:
             if one["verdict"] == word:
@@ -162,10 +200,18 @@ def _verdict_lines(facts: Report) -> list[str]:
     return [*lines, ""]
 
 
-def _base_lines(recipe: Recipe) -> list[str]:
-    licence = base_licence(recipe)
-    said = f"its card names the licence `{licence}`" if licence else "its licence is stated where it was published"
-    return ["## Base model", "", f"{_shown_model(recipe)}; {said}. The licence of the base model applies.", ""]
+def _base_lines(base: NamedModel, origin: Origin | None) -> list[str]:
+    lines = ["## Base model", "", f"{_shown(base)}; {_said_licence(base)}. The licence of the base model applies.", ""]
+    if (merge := origin and origin["merge"]) and (chat := merge["chat"]):
+        lines += ["## Chat model", "", f"{_shown(chat)}; {_said_licence(chat)}. Its licence applies too.", ""]
+    return lines
+
+
+def _said_licence(model: NamedModel) -> str:
+    if model["license"] is None:
+        return "its licence is stated where it was published"
+    known = ", ".join(part for part in (model["license_name"], model["license_link"]) if part)
+    return f"its card names the licence `{model['license']}`{f' ({known})' if known else ''}"
 
 
 def _vocabulary_lines(facts: Report) -> list[str]:
@@ -177,19 +223,19 @@ def _vocabulary_lines(facts: Report) -> list[str]:
         "## Vocabulary", "",
         f"{vocabulary['tokens_added']:,} tokens were added, learned from {vocabulary['bytes_learned_from'] / 1e6:,.3g} "
         f"MB of the training text; their ids begin at {vocabulary['first_id']}, and every token of the base model "
-        "keeps its own. The numbers above are bits per byte, which do not depend on the vocabulary.", "",
+        "keeps its own. Bits per byte do not depend on the vocabulary.", "",
         "| language | bytes per token, base model | this model |", "|---|---|---|",
     ]  # fmt: skip
     lines += [f"| {row['language']} | {row['before']:.2f} | {row['after']:.2f} |" for row in vocabulary["compression"]]
     return [*lines, ""]
 
 
-def _shown_model(recipe: Recipe) -> str:
-    """Name of the base model, without the folders of this machine."""
-    if is_hub_name(recipe):
-        revision = f" at {recipe.model.revision}" if recipe.model.revision else ""
-        return f"[{recipe.model.path}](https://huggingface.co/{recipe.model.path}){revision}"
-    return Path(recipe.model.path.removeprefix("package:")).name
+def _shown(model: NamedModel) -> str:
+    """Name of a model, with a link if it is on the Hub."""
+    if not model["on_hub"]:
+        return model["name"]
+    revision = f" at {model['revision']}" if model["revision"] else ""
+    return f"[{model['name']}](https://huggingface.co/{model['name']}){revision}"
 
 
 def _data_lines(facts: Report, recipe: Recipe) -> list[str]:
@@ -254,7 +300,7 @@ def _training_lines(facts: Report, recipe: Recipe) -> list[str]:
     return [*lines, ""]
 
 
-def _repeat_lines(facts: Report, recipe: Recipe) -> list[str]:
+def _repeat_lines(facts: Report, recipe: Recipe, origin: Origin | None) -> list[str]:
     stages = [f"{stage['stage']} `{stage['fingerprint'][:12]}`" for stage in facts["stages"] if stage["fingerprint"]]
     settings = _without_folders(recipe.model_dump(mode="json", exclude_defaults=True))
     return [
@@ -266,7 +312,24 @@ def _repeat_lines(facts: Report, recipe: Recipe) -> list[str]:
         "```yaml",
         yaml.safe_dump(settings, allow_unicode=True, sort_keys=False).rstrip(),
         "```",
+        *_commands(origin),
     ]
+
+
+def _commands(origin: Origin | None) -> list[str]:
+    """The command that made the model from the run."""
+    if origin is None:
+        return []
+    if checkpoint := origin["checkpoint"]:
+        averaged = " --averaged" if checkpoint["averaged"] else ""
+        return ["", f"Then `reprise export RUN RUN/.../{checkpoint['name']}{averaged}`."]
+    if merge := origin["merge"]:
+        options = f"--factor {merge['factor']:g}"
+        if merge["chat"] and merge["chat_base"]:
+            options = f"--chat {merge['chat']['name']} --base {merge['chat_base']['name']} {options}"
+            options += "" if merge["method"] == "residual" else f" --method {merge['method']}"
+        return ["", f"Then `reprise merge RUN {options}`."]
+    return []
 
 
 def _without_folders(value: Any) -> Any:

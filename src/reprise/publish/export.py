@@ -15,11 +15,13 @@ from reprise.publish.gguf_file import check_gguf, write_gguf
 from reprise.publish.int8 import check_int8, check_int8_folder, write_int8
 from reprise.publish.logits_check import QuantizationCheck
 from reprise.publish.ollama import write_modelfile
+from reprise.publish.origin import Origin, read_origin, trained_origin, write_origin
 from reprise.recipe import Recipe
 from reprise.recipe.loading import open_recipe
 from reprise.recipe.model import Model
 from reprise.storage import link_file
-from reprise.training.export import new_folder
+from reprise.training.checkpoint import read_facts
+from reprise.training.export import export_checkpoint, new_folder
 from reprise.workspace import Workspace
 
 
@@ -31,7 +33,9 @@ class Source:
     """Folder of the model."""
     recipe: Recipe | None
     is_run: bool
-    """Whether the user named a run, not a model folder."""
+    """Whether it is the run's trained model, not another model folder."""
+    origin: Origin | None
+    """How it was made from the run's trained model, if that is known."""
 
     @classmethod
     def open(cls, path: Path) -> "Source":
@@ -43,21 +47,48 @@ class Source:
         if path.suffix in (".yaml", ".yml") or (path / "recipe.yaml").is_file():
             recipe = open_recipe(path, None)
             model = Path(recipe.workspace) / f"train-{len(recipe.stages)}" / "model"
-            if not model.is_dir():
-                raise UserError(
-                    "there is no trained model yet", where=str(model), remedy="run `reprise train RECIPE` first"
-                )
+            origin = trained_origin(recipe)
             refuse_damage(model.parent, f"{model.name}/")
-            return cls(model, recipe, is_run=True)
+            return cls(model, recipe, is_run=True, origin=origin)
+        if path.is_file():
+            raise UserError("this is a file", where=str(path), remedy="name its folder")
         if not path.is_dir():
             raise UserError("there is no such recipe, run or model folder", where=str(path))
         refuse_damage(path.parent, f"{path.name}/")
         run = path.resolve().parent.parent
-        return cls(path, open_recipe(run, None) if (run / "recipe.yaml").is_file() else None, is_run=False)
+        if not (run / "recipe.yaml").is_file():
+            return cls(path, None, is_run=False, origin=read_origin(path))
+        recipe = open_recipe(run, None)
+        if path.resolve() == run / f"train-{len(recipe.stages)}" / "model":
+            return cls(path, recipe, is_run=True, origin=trained_origin(recipe))
+        return cls(path, recipe, is_run=False, origin=read_origin(path))
 
-    def at(self, model: Path) -> "Source":
-        """Make a source with another model folder and the same run."""
-        return replace(self, model=model, is_run=False)
+    def card(self, quantization: str | None = None) -> str | None:
+        """The text of the model card; None if the run is not known.
+
+        Args:
+            quantization: how the weights were quantized after what `origin` says.
+
+        Raises:
+            UserError: nothing was trained yet, or the run was trained again since this model was made from it.
+        """
+        if self.recipe is None:
+            return None
+        if self.origin is not None and self.origin["trained"] != trained_origin(self.recipe)["trained"]:
+            raise UserError(
+                "the run was trained again since this model was made from it, so its card would be wrong",
+                where=str(self.model),
+                remedy="make it again with `reprise merge` or `reprise export`",
+            )
+        return write_card(
+            Workspace(self.recipe.workspace), self.recipe, name=self.name, origin=self.quantized(quantization)
+        )
+
+    def quantized(self, quantization: str | None) -> Origin | None:
+        """The origin of a copy with quantized weights; None: they are as they were."""
+        if self.origin is None or quantization is None:
+            return self.origin
+        return {**self.origin, "quantization": quantization}
 
     @property
     def exports(self) -> Path:
@@ -73,10 +104,8 @@ class Source:
         """
         if not self.is_run:
             return self.model
-        assert self.recipe is not None, "a run has a recipe"
-        manifest = Workspace(self.recipe.workspace).manifest(self.model.parent.name)
-        assert manifest is not None, "a model folder in the run is published"
-        return self.exports / f"model-{manifest.content[:12]}"
+        assert self.origin is not None, "it is the trained model"
+        return self.exports / f"model-{self.origin['trained'][:12]}"
 
     @property
     def model_name(self) -> str:
@@ -87,16 +116,6 @@ class Source:
     def name(self) -> str:
         """Short name for Ollama and the card."""
         return self.model.name if self.recipe is None else self.recipe.name
-
-    def start_model(self) -> Model:
-        """The initial model of the run's training.
-
-        Raises:
-            UserError: the run is not known.
-        """
-        if self.recipe is None:
-            raise UserError("a checkpoint needs its run", where=str(self.model), remedy="name the recipe or the run")
-        return self.recipe.start_model()
 
 
 @dataclass(frozen=True)
@@ -113,14 +132,13 @@ def export_folder(source: Source, folder: Path) -> Path:
     Raises:
         UserError: the run is not known, nothing has been trained, or the folder exists.
     """
-    if source.recipe is None:
+    card = source.card()
+    if card is None:
         raise UserError(
             "the card is written from the facts of a run, and this folder belongs to none",
             where=str(source.model),
             remedy="name the recipe or the run",
         )
-    workspace = Workspace(source.recipe.workspace)
-    card = write_card(workspace, source.recipe, name=source.name)
     with new_folder(folder) as partial:
         for path in source.model.rglob("*"):
             target = partial / path.relative_to(source.model)
@@ -131,7 +149,39 @@ def export_folder(source: Source, folder: Path) -> Path:
                 else:
                     shutil.copyfile(path, target)
         (partial / "README.md").write_text(card, encoding="utf-8")
+        if source.origin is not None:
+            write_origin(partial, source.origin)
     return folder
+
+
+def export_checkpoint_of(source: Source, checkpoint: Path, folder: Path, *, averaged: bool) -> Source:
+    """Write the model folder of a checkpoint of a run, with a record of its origin.
+
+    Args:
+        source: the run.
+        checkpoint: folder `checkpoints/step-...` or `state` of a stage.
+        folder: to write; must not exist.
+        averaged: write the mean of the weights instead of the weights.
+
+    Returns:
+        The folder as a source of further exports.
+
+    Raises:
+        UserError: the run is not known, or as `export_checkpoint`.
+    """
+    if source.recipe is None:
+        raise UserError("a checkpoint needs its run", where=str(source.model), remedy="name the recipe or the run")
+    facts = read_facts(checkpoint)
+    origin = trained_origin(source.recipe)
+    origin["checkpoint"] = {
+        "name": checkpoint.resolve().name,
+        "stage": facts["settings"]["stage_index"] + 1,
+        "tokens": facts["progress"].tokens,
+        "averaged": averaged,
+    }
+    export_checkpoint(checkpoint, source.recipe.start_model(), folder, averaged=averaged, verify=True)
+    write_origin(folder, origin)
+    return replace(source, model=folder, is_run=False, origin=origin)
 
 
 def export_gguf(source: Source, folder: Path, quantization: str, *, check: bool, text: Path | None) -> QuantizedExport:
@@ -149,6 +199,7 @@ def export_gguf(source: Source, folder: Path, quantization: str, *, check: bool,
     """
     model = Model(path=str(source.model))
     check_gguf(model, quantization)
+    card = source.card(quantization)
     texts = _held_out(source, text) if check else []
     with new_folder(folder) as partial:
         name = f"{source.name}-{quantization}.gguf"
@@ -157,9 +208,7 @@ def export_gguf(source: Source, folder: Path, quantization: str, *, check: bool,
         (partial / "Modelfile").write_text(modelfile, encoding="utf-8")
         result = check_gguf_file(model, partial / name, quantization, texts) if check else None
         size = (partial / name).stat().st_size
-        if source.recipe is not None:
-            change = f"Its weights are quantized to {quantization} in a GGUF file."
-            card = write_card(Workspace(source.recipe.workspace), source.recipe, name=source.name, change=change)
+        if card is not None:
             (partial / "README.md").write_text(card, encoding="utf-8")
     sentences = [f"{name}: {size / 1e6:,.1f} MB; Modelfile: {said}"]
     sentences.append(_say_check(result, "file"))
@@ -180,15 +229,16 @@ def export_int8(source: Source, folder: Path, *, check: bool, text: Path | None)
     """
     model = Model(path=str(source.model))
     check_int8(model)
+    card = source.card("int8")
     texts = _held_out(source, text) if check else []
     with new_folder(folder) as partial:
         write_int8(model, partial)
         result = check_int8_folder(model, partial, texts) if check else None
         size = sum(path.stat().st_size for path in partial.glob("*.safetensors"))
-        if source.recipe is not None:
-            change = "The weights of its linear layers are quantized to 8 bits by torchao."
-            card = write_card(Workspace(source.recipe.workspace), source.recipe, name=source.name, change=change)
+        if card is not None:
             (partial / "README.md").write_text(card, encoding="utf-8")
+        if (origin := source.quantized("int8")) is not None:
+            write_origin(partial, origin)
     return QuantizedExport([f"{size / 1e6:,.1f} MB of weights", _say_check(result, "folder")], result)
 
 

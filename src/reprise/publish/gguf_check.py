@@ -78,6 +78,7 @@ def _compare_tokenizer(expected: GgufTokenizer, file: Path) -> None:
         ("pre", expected.pre),
         ("bos_token_id", expected.bos_id),
         ("eos_token_id", expected.eos_id),
+        ("eot_token_id", expected.eot_id),
     ):
         field = fields.get(f"tokenizer.ggml.{name}")
         written = None if field is None else field.contents()

@@ -222,6 +222,7 @@ def _write_tokenizer(writer: Any, tokenizer: GgufTokenizer) -> None:
     for add, token_id in (
         (writer.add_bos_token_id, tokenizer.bos_id),
         (writer.add_eos_token_id, tokenizer.eos_id),
+        (writer.add_eot_token_id, tokenizer.eot_id),
         (writer.add_pad_token_id, tokenizer.pad_id),
         (writer.add_unk_token_id, tokenizer.unknown_id),
     ):

@@ -32,6 +32,8 @@ class GgufTokenizer:
     merges: list[str]
     bos_id: int | None
     eos_id: int | None
+    eot_id: int | None
+    """The token that ends an answer in the chat template, which may differ from EOS."""
     pad_id: int | None
     unknown_id: int | None
     adds_bos: bool
@@ -74,6 +76,7 @@ def read_gguf_tokenizer(model: Model, rows: int) -> GgufTokenizer:
         tokens[token_id], kinds[token_id] = token["content"], CONTROL if token.get("special") else USER_DEFINED
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in content["model"]["merges"]]
     template = tokenizer.chat_template
+    eot = end_of_turn(tokenizer)
     return GgufTokenizer(
         pre=name_of_splitting(content, model),
         tokens=tokens,
@@ -81,10 +84,27 @@ def read_gguf_tokenizer(model: Model, rows: int) -> GgufTokenizer:
         merges=merges,
         bos_id=tokenizer.bos_token_id,
         eos_id=tokenizer.eos_token_id,
+        eot_id=None if eot is None else tokenizer.get_vocab()[eot],
         pad_id=tokenizer.pad_token_id,
         unknown_id=tokenizer.unk_token_id,
         adds_bos=begins_with_bos(tokenizer),
         chat_template=template if isinstance(template, str) else None,
+    )
+
+
+def end_of_turn(tokenizer: Any) -> str | None:
+    """The added token that the chat template writes first after an answer; None if there is none."""
+    if tokenizer.chat_template is None:
+        return None
+    answer = "730117"  # digits, which no template changes
+    messages = [{"role": "user", "content": "Question"}, {"role": "assistant", "content": answer}]
+    try:
+        _, _, after = str(tokenizer.apply_chat_template(messages, tokenize=False)).partition(answer)
+    except Exception:  # templates raise any exception to refuse a conversation
+        return None
+    added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.content.strip())
+    return min(
+        (token for token in added if token in after), key=lambda token: (after.index(token), -len(token)), default=None
     )
 
 

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import cast
 
 from reprise.errors import UserError
 
@@ -16,16 +17,17 @@ def push_folder(folder: Path, name: str, *, private: bool = True) -> str:
     Args:
         folder: a model folder with README.md.
         name: `owner/name` of the repository.
-        private: whether a new repository is private; an existing one is not changed.
+        private: whether a new repository is private; an existing one is not changed, and must be private too.
 
     Returns:
         URL of the commit.
 
     Raises:
-        UserError: there is no token in the environment, the folder has no card, or the Hub refuses the upload.
+        UserError: there is no token in the environment, the folder has no card, the repository is public and `private`
+            was asked for, or the Hub refuses the upload or cannot be reached.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
     token = os.environ.get(TOKEN)
     if not token:
@@ -35,16 +37,31 @@ def push_folder(folder: Path, name: str, *, private: bool = True) -> str:
         )  # fmt: skip
     if not (folder / "README.md").is_file():
         raise UserError(
-            "the folder has no model card (README.md)", where=str(folder), remedy="write it with `reprise export RUN`"
+            "the folder has no model card (README.md)",
+            where=str(folder),
+            remedy=f"copy it with one: reprise export {folder}",
         )
+    client_error = cast(type[Exception], HfHubHTTPError.__mro__[1])  # of the HTTP client, which versions change
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=token)
     try:
-        api.create_repo(name, private=private, exist_ok=True, repo_type="model")
+        try:
+            is_public = not api.repo_info(name).private
+        except RepositoryNotFoundError:
+            is_public = False
+            api.create_repo(name, private=private, exist_ok=True)
+        if private and is_public:
+            raise UserError(
+                "the repository exists and is public",
+                where=name,
+                remedy="add --public to upload to it, make it private on the Hub, or name another one",
+            )
         commit = api.upload_folder(
             repo_id=name, folder_path=folder, commit_message="Upload by reprise push", ignore_patterns=["*.partial"]
         )
     except HFValidationError as error:
         raise UserError(f"{name!r} is no name of a repository: {error}", remedy="write OWNER/NAME") from None
+    except UserError:
+        raise
     except (HfHubHTTPError, ValueError, RuntimeError) as error:  # RuntimeError: around the error of one file
         said = " ".join(str(one).splitlines()[0] for one in (error, error.__cause__) if str(one or ""))
         said = said.replace(token, "***")
@@ -52,7 +69,7 @@ def push_folder(folder: Path, name: str, *, private: bool = True) -> str:
             f"the Hub refuses: {said}", where=name,
             remedy="check the name and the rights of the token; the same command resumes",
         ) from None  # fmt: skip
-    except OSError as error:
+    except (OSError, client_error) as error:
         raise UserError(
             f"the Hub cannot be reached: {str(error).replace(token, '***')}", where=name,
             remedy="run the same command again: files that were sent are not sent again",

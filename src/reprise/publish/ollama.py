@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reprise.model.loading import load_generation_settings, load_tokenizer
+from reprise.publish.gguf_tokenizer import end_of_turn
 from reprise.recipe.model import Model
 
 Messages = list[dict[str, str]]
@@ -163,6 +164,8 @@ def write_modelfile(model: Model, gguf_name: str, *, adds_bos: bool) -> tuple[st
     generation = load_generation_settings(model)
     ends = [] if generation is None else generation.eos_token_id
     ids = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None}
-    stops = sorted(tokenizer.convert_ids_to_tokens(sorted(ids)))
-    lines += [f'PARAMETER stop "{stop}"' for stop in stops if '"' not in stop]
+    stops = set(tokenizer.convert_ids_to_tokens(sorted(ids)))
+    # A template may end answers with text that is no token of its own.
+    stops.add(end_of_turn(tokenizer) or (chat.assistant[1].strip() if chat is not None else ""))
+    lines += [f'PARAMETER stop "{stop}"' for stop in sorted(stops) if stop and not {'"', "\n"} & set(stop)]
     return "\n".join(lines) + "\n", said

@@ -26,6 +26,7 @@ from reprise.manifest import Manifest
 from reprise.mixture.shares_file import AppliedShares
 from reprise.model.new_tokens import NewTokens
 from reprise.plan.records import Plan
+from reprise.publish.origin import Origin
 from reprise.report.records import Report, ReportCounts, RunComparison
 from reprise.report.study_records import StudyResult
 from reprise.synthesis.records import Funnel, Provenance, SynthesisCounts, SyntheticSamples
@@ -135,6 +136,12 @@ FORMATS: tuple[Format, ...] = (
     Format("funnel", "WORKSPACE/synthesize/funnel.json", Funnel, "Counts of the stage `synthesize`."),
     Format("samples", "WORKSPACE/synthesize/samples.json", SyntheticSamples, "A few documents and drops."),
     Format("provenance", "WORKSPACE/synthesize/provenance.jsonl", Provenance, "One line per request."),
+    Format(
+        "origin",
+        "WORKSPACE/exports/NAME/origin.json",
+        Origin,
+        "How a model that `merge` or `export` wrote was made from the trained one; its card is written from it.",
+    ),
     Format(
         "verification",
         "WORKSPACE/verified.json",

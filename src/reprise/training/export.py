@@ -123,7 +123,7 @@ def merge_with_base(trained: Path, settings: Model, factor: float, folder: Path,
     """
     if not 0.0 <= factor <= 1.0:
         raise UserError(
-            "the factor must be 0 to 1", where=f"factor = {factor:g}", remedy="0 is the base, 1 the trained model"
+            "the factor must be 0 to 1", where=f"--factor {factor:g}", remedy="0 is the base, 1 the trained model"
         )
     with new_folder(folder) as partial:
         objective = _merge(trained, settings, factor)
