@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypedDict
 
-from instruct import amount, draw
+from plane import amount, draw
 from write import MACHINE, replace
 
 from reprise.evaluation.paired import mean_interval

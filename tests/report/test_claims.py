@@ -18,6 +18,7 @@ from reprise.recipe import load_recipe
 from reprise.study import load_study
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "docs" / "results"))  # its scripts import each other
 STUDIES = sorted((ROOT / "examples" / "studies" / "claims").glob("*.study.yaml"))
 
 
@@ -172,10 +173,11 @@ def test_the_page_of_runs_is_what_its_script_writes(write):
         assert path.read_text(encoding="utf-8") == text, "run `python docs/results/runs.py`"
 
 
-def test_the_page_of_the_instruct_model_is_what_its_script_writes(write):
-    instruct = script(ROOT / "docs" / "results" / "instruct.py")
-    for path, text in instruct.files(instruct.load()).items():
-        assert path.read_text(encoding="utf-8") == text, "run `python docs/results/instruct.py`"
+@pytest.mark.parametrize("name", ["instruct", "vocabulary", "hand_on"])
+def test_the_page_is_what_its_script_writes(write, name):
+    page = script(ROOT / "docs" / "results" / f"{name}.py")
+    for path, text in page.files(page.load()).items():
+        assert path.read_text(encoding="utf-8") == text, f"run `python docs/results/{name}.py`"
 
 
 @pytest.mark.slow
