@@ -255,6 +255,7 @@ def test_math_has_both_scores(finished: Run) -> None:
     row = page.split("math, answers of equal value")[1].split("</tr>")[0]
     assert "6.75" in row
     assert "rose by 2.50" in row
+    assert "+0.2 to +4.8" in row
 
 
 def test_a_folder_whose_name_contains_an_equals_sign_is_a_run_not_an_override(
