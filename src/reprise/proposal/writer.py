@@ -182,7 +182,7 @@ class RecipeWriter:
         if entry.chat and len(entry.chat) < len(entry.sources):
             line += (
                 f"      # {', '.join(entry.chat)}: conversations; {MIN_CHAT_SHARE:.0%} to {MAX_CHAT_SHARE:.0%}, "
-                "whatever their size: it shows the form of answers and leaves most tokens to the text"
+                "whatever their size: they show the form of answers, and most tokens are left to the text"
             )
         yield line
 

@@ -113,7 +113,7 @@ class Evaluation(Settings):
     """Largest decrease of a benchmark's score, 0 to 1, that still counts as kept."""
     instruction_tolerance: Share = 0.05
     """The same for instruction following (`instructions-en`, `instructions-zh`, `ifeval`) and for the share of its
-    answers without repetition: with hundreds of questions, a smaller decrease could not be told from none."""
+    answers without repetition: with hundreds of questions, a smaller one cannot be shown to be absent."""
     bootstrap_samples: Annotated[Count, Field(le=1_000_000)] = 0
     """Resamples for an additional bootstrap interval in results.json, which decides nothing; 0: none."""
     max_length: Annotated[int, Field(ge=16)] = 2048
