@@ -49,7 +49,7 @@ def power(rng: np.random.Generator, count: int, kind: str, word: str, replicates
     given: list[tuple[bool, bool, bool]] = []
     for _ in range(max(1, replicates // SAMPLES_PER_SIZES)):
         size = rng.lognormal(0, 1, count)
-        (reach,) = plan_reach({("en", "web"): size}, GROUPS, {}, 0.01, {"en": Spread(SPREAD)})
+        (reach,) = plan_reach({("en", "web"): size}, GROUPS, {}, {"en": Spread(SPREAD)})
         if (planned := reach["detectable"]) is None:
             continue
         flat = estimate_rate(size, size, size)
@@ -77,7 +77,7 @@ def power(rng: np.random.Generator, count: int, kind: str, word: str, replicates
 
 def power_of_benchmark(rng: np.random.Generator, count: int, replicates: int) -> float:
     """Share of samples in which a benchmark that rose by what is detectable, one answer in ten changed, is gained."""
-    (reach,) = plan_reach({}, find_groups([], {}), {"one": count}, 0.01)
+    (reach,) = plan_reach({}, find_groups([], {}), {"one": (count, 0.01)})
     change = reach["detectable"] or 0.0
     up, down = 0.05 + change / 2, 0.05 - change / 2
     gained = 0

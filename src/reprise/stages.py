@@ -111,7 +111,7 @@ def stages(recipe: Recipe) -> list[Stage]:
             },
             files=lambda: named_files("model", model_files(recipe.model)) | evaluation_files(recipe),
             resumable=True,
-            version=9,
+            version=10,
         ),
     ]
     report = Stage(

@@ -346,7 +346,7 @@ def test_comparison_is_paired_by_question(data, tiny_model, tmp_path):
     sides = [runner(folder, evaluation, tmp_path / "cache").run() for folder in (tiny_model, other)]
     table = compare_benchmarks(*sides, evaluation)
     judge_rows([], table)
-    rows = [row for row, _ in table]
+    rows = [compared.row for compared in table]
     for row, one, two in zip(rows, *sides, strict=True):
         assert one.scores.keys() == two.scores.keys() and len(one.scores) == row["questions"] == 7
         assert row["change"] == pytest.approx(two.score - one.score)

@@ -22,13 +22,14 @@ from reprise.evaluation.benchmarks import external, harness
 from reprise.evaluation.benchmarks.harness_index import folders, harness_tasks, leaf_tasks, read_tasks, tasks_folder
 from reprise.evaluation.benchmarks.language_suites import read_suites, suite_of, tasks_by_language
 from reprise.evaluation.benchmarks.runner import BenchmarkRunner, compare_benchmarks, summarize
-from reprise.evaluation.comparison import judge_rows
+from reprise.evaluation.comparison import find_untested, judge_rows
 from reprise.evaluation.model import EvaluatedModel
 from reprise.plan.build import make_plan
 from reprise.preflight.requirements import check_benchmark_names
 from reprise.recipe import read_preset
 from reprise.recipe.documents import Decontaminate
 from reprise.recipe.evaluation import OWN_BENCHMARKS, Evaluation
+from reprise.recipe.groups import find_groups
 from reprise.recipe.loading import parse_recipe
 from reprise.recipe.model import Model
 from reprise.stages import stages
@@ -147,7 +148,7 @@ def test_a_question_file_is_asked_with_its_examples(questions, tiny_model, tmp_p
     rows = compare_benchmarks([measured], [after], settings)
     (verdict,) = judge_rows([], rows)
     assert verdict["measure"] == "mills" and verdict["judged_ci"] is not None
-    gold = rows[0][0]["gold_bits_per_byte"]
+    gold = rows[0].row["gold_bits_per_byte"]
     assert gold["questions"] == 5 and gold["ci"][0] < gold["change"] < gold["ci"][1]
     assert gold["before"] == pytest.approx(measured.gold_bits_per_byte)
 
@@ -282,8 +283,9 @@ def test_suites_of_languages_name_what_is_installed():
     assert [one.name for one in external.resolve(["language:tur_Latn"])] == suite_of("tr")
 
 
-def test_ifeval_asks_files_of_a_folder(tiny_model, tmp_path, monkeypatch):
-    """Its rules are the harness's: a random model's bytes have no comma or they do."""
+@pytest.fixture
+def ifeval_sets(tmp_path):
+    """Folder with two questions of IFEval."""
     (tmp_path / "sets" / "ifeval").mkdir(parents=True)
     asked = [
         {"question": f"Write {words}.", "answer": "", "instruction_id_list": [rule], "kwargs": [arguments]}
@@ -293,7 +295,12 @@ def test_ifeval_asks_files_of_a_folder(tiny_model, tmp_path, monkeypatch):
         )
     ]
     lines(tmp_path / "sets" / "ifeval" / "test.jsonl", asked)
-    settings = {"data": str(tmp_path / "sets")}
+    return str(tmp_path / "sets")
+
+
+def test_ifeval_asks_files_of_a_folder(tiny_model, tmp_path, monkeypatch, ifeval_sets):
+    """Its rules are the harness's: a random model's bytes have no comma or they do."""
+    settings = {"data": ifeval_sets}
     monkeypatch.setattr(harness, "local_tasks", _short(harness.local_tasks))
     (measured,), runner, _ = run(tiny_model, tmp_path, "ifeval", **settings)
     assert not runner.absent
@@ -302,6 +309,35 @@ def test_ifeval_asks_files_of_a_folder(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     found, runner, _ = run(tiny_model, tmp_path / "other", "ifeval", **settings)
     assert not found and "reprise-cpt[evaluation]" in runner.absent["ifeval"]
+
+
+def test_ifeval_asks_through_the_chat_template_of_a_model_that_has_one(tiny_model, tmp_path, monkeypatch, ifeval_sets):
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]"
+    chat = make_model(tmp_path / "chat", tokenizer)
+    prompts = []
+    run_tasks = harness.run_tasks
+
+    def recorded(*arguments, **more):
+        logs = run_tasks(*arguments, **more)
+        prompts.append(logs["ifeval"][0]["arguments"][0][0])
+        return logs
+
+    monkeypatch.setattr(harness, "local_tasks", _short(harness.local_tasks))
+    monkeypatch.setattr(harness, "run_tasks", recorded)
+    (plain,), _, settings = run(tiny_model, tmp_path, "ifeval", data=ifeval_sets)
+    (asked,), runner, _ = run(chat, tmp_path, "ifeval", data=ifeval_sets)
+    assert prompts == ["Write without a comma.", "[user]Write without a comma.[assistant]"]
+    monkeypatch.setattr(BenchmarkRunner, "_has_chat_template", False)
+    runner.run()
+    assert prompts[2:] == prompts[:1]  # answers to the other form are not read from the cache
+    assert summarize([asked])[0]["differs"].endswith("asked through the chat template")
+    (compared,) = compare_benchmarks([plain], [asked], settings)
+    assert compared.row["tolerance"] == settings.instruction_tolerance
+    assert "before: not in the paper; asked as plain text" in compared.row["differs"]
+    verdicts = judge_rows([], [compared])
+    untested = find_untested([], find_groups([], {}), verdicts, {}, is_assistant=True)
+    assert "instruction following" not in [row["measure"] for row in untested]
 
 
 def _short(local_tasks):

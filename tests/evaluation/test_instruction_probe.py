@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,9 +19,12 @@ from reprise.evaluation.benchmarks.instruction_probe import (
     instruction_results,
     repeats,
 )
-from reprise.evaluation.benchmarks.runner import BenchmarkRunner
-from reprise.evaluation.comparison import find_untested
+from reprise.evaluation.benchmarks.runner import BenchmarkRunner, Measured, compare_benchmarks
+from reprise.evaluation.command import _benchmark_lines
+from reprise.evaluation.comparison import ComparedBenchmark, find_untested, judge_rows
+from reprise.evaluation.intervals import estimate_score
 from reprise.evaluation.model import EvaluatedModel
+from reprise.evaluation.verdicts import has_loss, headline
 from reprise.recipe.evaluation import Evaluation
 from reprise.recipe.groups import find_groups
 from reprise.recipe.model import Model
@@ -131,7 +135,71 @@ def test_a_model_is_asked_through_its_chat_template_and_one_without_is_not(tmp_p
     lm = harness.BatchedLM(evaluated(chat).model, evaluated(chat).tokenizer, batch_tokens=64)
     logs = harness.run_tasks(lm, {name: tasks[name]}, {name: [0]}, as_chat=True)
     prompt = logs[name][0]["arguments"][0][0]
-    assert prompt == f"[user]{instruction_questions('zh')[4 * QUESTIONS_OF_A_KIND]['query']}[assistant]"
+    query = next(question["query"] for question in instruction_questions("zh") if question["kind"] == "json")
+    assert prompt == f"[user]{query}[assistant]"
+
+
+def answered(right, repetitive=frozenset()):
+    """The probe of which some answers are right, and some repetitive."""
+    asked = range(8 * QUESTIONS_OF_A_KIND)
+    return Measured(
+        "instructions-en", 0, "acc", len(asked), {f"probe/{number}": float(number in right) for number in asked},
+        {"no_repetition": {f"probe/{number}": float(number not in repetitive) for number in asked}},
+    )  # fmt: skip
+
+
+def verdicts_between(before, after, others=0):
+    """Verdicts of the probe at the default tolerance, among others that are decided by nothing."""
+    compared = compare_benchmarks([before], [after], Evaluation())
+    unknown = estimate_score(np.r_[np.ones(20), np.zeros(180)], np.r_[np.zeros(180), np.ones(20)])
+    row = compared[0].row | {"benchmark": "mmlu", "tolerance": 0.01, "other_metrics": {}}
+    verdicts = judge_rows([], [*compared, *(ComparedBenchmark(dict(row), unknown) for _ in range(others))])
+    words = {verdict["path"]: verdict["verdict"] for verdict in verdicts}
+    return words, verdicts, compared[0].row
+
+
+@pytest.mark.parametrize(
+    ("won", "lost", "others", "expected"),
+    [
+        (11, 11, 0, "kept"),
+        (12, 12, 0, "undecided"),
+        (0, 4, 0, "kept"),
+        (0, 5, 0, "undecided"),
+        (0, 18, 0, "undecided"),
+        (0, 19, 0, "lost"),
+        (5, 0, 0, "kept"),
+        (6, 0, 0, "gained"),
+        (6, 6, 3, "kept"),
+        (7, 7, 3, "undecided"),
+        (0, 22, 3, "lost"),
+        (5, 5, 7, "kept"),
+        (6, 6, 7, "undecided"),
+        (0, 23, 7, "lost"),
+        (10, 32, 0, "undecided"),
+        (10, 33, 0, "lost"),
+        (0, 3, 3, "kept"),
+        (8, 0, 3, "gained"),
+        (10, 37, 3, "lost"),
+        (0, 3, 7, "kept"),
+        (9, 0, 7, "gained"),
+        (10, 39, 7, "lost"),
+    ],
+)
+def test_which_changes_of_answers_are_decided_at_the_default_tolerance(won, lost, others, expected):
+    """The figures of docs/evaluation.md."""
+    before = answered(range(60, 120))
+    after = answered([*range(60 - won, 60), *range(60, 120 - lost)])
+    assert verdicts_between(before, after, others)[0]["instructions-en"] == expected
+
+
+def test_answers_that_go_round_in_circles_are_a_loss_with_an_interval():
+    verdicts, rows, row = verdicts_between(answered(range(60)), answered(range(60), range(100, 140)))
+    assert verdicts == {"instructions-en": "kept", "instructions-en/no_repetition": "lost"} and has_loss(rows)
+    metric = row["other_metrics"]["no_repetition"]
+    low, high = metric["ci"]
+    assert metric["change"] == pytest.approx(-40 / 192) and low < metric["change"] < high < -0.05
+    assert _benchmark_lines(row)[1][-2:] == [f"{100 * low:.2f} to {100 * high:.2f}", "lost"]
+    assert "lost instructions-en: answers without repetition (score fell by 20.8 points" in headline(rows)
 
 
 def test_a_report_on_an_assistant_says_where_instruction_following_was_not_tested():

@@ -29,7 +29,7 @@ def shares_of_verdicts(count, spread, change, runs=200):
 
 
 def test_what_can_be_detected_is_gained_in_four_of_five_runs_and_kept_takes_as_many_documents_as_are_said():
-    (reach,) = plan_reach({("en", "web"): np.full(60, 1000.0)}, GROUPS, {}, 0.01, {"en": Spread(0.03, "runs/before")})
+    (reach,) = plan_reach({("en", "web"): np.full(60, 1000.0)}, GROUPS, {}, {"en": Spread(0.03, "runs/before")})
     assert shares_of_verdicts(60, 0.03, -reach["detectable"])["gained"] == pytest.approx(0.8, abs=0.1)
     needed = reach["items_for_kept"]
     assert reach["can_be_kept"] == (needed <= 60)
@@ -38,25 +38,25 @@ def test_what_can_be_detected_is_gained_in_four_of_five_runs_and_kept_takes_as_m
 
 
 def test_a_benchmark_takes_thousands_of_questions_to_be_kept_within_a_point():
-    (alone,) = plan_reach({}, find_groups([], {}), {"mmlu": 1000}, 0.01)
+    (alone,) = plan_reach({}, find_groups([], {}), {"mmlu": (1000, 0.01)})
     assert alone["items_for_kept"] == pytest.approx(7865, abs=2) and not alone["can_be_kept"]
-    assert plan_reach({}, find_groups([], {}), {"mmlu": 8000}, 0.01)[0]["can_be_kept"]
+    assert plan_reach({}, find_groups([], {}), {"mmlu": (8000, 0.01)})[0]["can_be_kept"]
 
 
 def test_more_verdicts_in_a_report_need_more_documents():
     size = np.full(60, 1000.0)
-    (few,) = plan_reach({("en", "web"): size}, GROUPS, {}, 0.01)
-    many = plan_reach({("en", "web"): size, ("zh", "web"): size}, GROUPS, {"mmlu": 100, "arc": 100}, 0.01)
+    (few,) = plan_reach({("en", "web"): size}, GROUPS, {})
+    many = plan_reach({("en", "web"): size, ("zh", "web"): size}, GROUPS, dict.fromkeys(("mmlu", "arc"), (100, 0.01)))
     assert many[0]["detectable"] > few["detectable"] and many[0]["items_for_kept"] > few["items_for_kept"]
 
 
 def test_groups_without_enough_documents_are_said():
     sizes = {("en", "web"): np.full(3, 900.0), ("zh", "web"): np.array([1e9, *np.ones(9)])}
-    reaches = plan_reach(sizes, GROUPS, {}, 0.01)
+    reaches = plan_reach(sizes, GROUPS, {})
     assert [reach["detectable"] for reach in reaches] == [None, None]
     lines = reach_sentences(reaches)
     assert lines[0] == "en: 3 documents: no verdict is possible; hold out more"
-    (line,) = reach_sentences(plan_reach({("en", "web"): np.full(20, 1.0)}, GROUPS, {}, 0.01))
+    (line,) = reach_sentences(plan_reach({("en", "web"): np.full(20, 1.0)}, GROUPS, {}))
     assert "`kept` within 2 % cannot: it takes about" in line
 
 
@@ -75,7 +75,7 @@ def results_of(spread):
         Measured("sciq", 0, "acc", 400, dict.fromkeys(scores, 0.0), {}),
         Measured("sciq", 0, "acc", 400, scores, {}),
     ]
-    questions = [row for row, _ in compare_benchmarks(sides[:1], sides[1:], Evaluation())]
+    questions = [compared.row for compared in compare_benchmarks(sides[:1], sides[1:], Evaluation())]
     return {
         "headline": "", "verdicts": [], "untested": [], "bits_per_byte": rows, "benchmarks": questions,
         "groups": {"before": {}, "after": {}}, "absent": {}, "samples": [], "settings": {},
@@ -95,7 +95,7 @@ def test_the_spread_is_that_of_an_earlier_evaluation_or_is_called_assumed(tmp_pa
         (folder / "evaluate").mkdir(parents=True)
     sizes = {("en", "web"): np.full(60, 1000.0)}
     assert known_spreads(own, "base") == {}
-    (assumed,) = plan_reach(sizes, GROUPS, {}, 0.01, known_spreads(own, "base"))
+    (assumed,) = plan_reach(sizes, GROUPS, {}, known_spreads(own, "base"))
     assert assumed["spread_from"] is None and "(documents differ by 4 %, assumed)" in reach_sentences([assumed])[0]
     write_run(other, 0.01, model="another")
     (broken / "evaluate" / "results.json").write_text("{}")
@@ -106,7 +106,7 @@ def test_the_spread_is_that_of_an_earlier_evaluation_or_is_called_assumed(tmp_pa
     assert known["en"].run == str(beside)
     assert known["en"].value == pytest.approx(0.02, rel=0.2)
     assert known["sciq"] == Spread(pytest.approx(0.2), str(beside))
-    documents, questions = plan_reach(sizes, GROUPS, {"sciq": 500}, 0.01, known)
+    documents, questions = plan_reach(sizes, GROUPS, {"sciq": (500, 0.01)}, known)
     assert documents["detectable"] < assumed["detectable"]
     assert (
         "(documents differ by 2" in reach_sentences([documents])[0] and str(beside) in reach_sentences([documents])[0]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.evaluation.conftest import make_model, make_tokenizer
 from tests.report.conftest import make_recipe, make_run
 
 from reprise.model.likelihood import cut_windows
@@ -252,3 +253,17 @@ def test_text_whose_size_is_not_known_is_told(recipe_data):
     told = make_plan(recipe.model_copy(update={"hardware": Hardware(text_gb=1)}))
     assert told["preparation"]["text_gb"] == 1
     assert not [line for line in told["warnings"] if "is not known, so" in line]
+
+
+def test_the_verdicts_within_reach_include_the_instruction_probe(paper, tmp_path):
+    """With its own tolerance and those of its questions that are asked; not of a model without a chat template."""
+    settings = ["evaluation.benchmarks=[assistant]", "evaluation.limit=100"]
+    probe = make_plan(parse_recipe(read_preset("llama-3-syne"), settings))["reach"]
+    assert [(reach["path"], reach["items"], reach["tolerance"]) for reach in probe] == [
+        (f"instructions-{language}{metric}", 100, 0.05)
+        for language in ("en", "zh")
+        for metric in ("", "/no_repetition")
+    ]
+    folder = make_model(tmp_path / "plain", make_tokenizer())
+    plain = parse_recipe(read_preset("llama-3-syne"), [*settings, f"model.path={folder}"])
+    assert make_plan(plain)["reach"] == []

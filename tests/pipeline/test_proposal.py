@@ -10,9 +10,11 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.chats import CHATML, write_chat_model
 from tests.pipeline.test_run import reprise
 
 from reprise.errors import UserError
+from reprise.preflight.checks import inspect
 from reprise.proposal.entries import make_entries, shares_by_size
 from reprise.proposal.propose import propose
 from reprise.proposal.sampling import find_groups, guess_source, sample
@@ -223,6 +225,54 @@ def test_empty_folder_is_refused(tmp_path, tiny_model):
     (tmp_path / "data").mkdir()
     with pytest.raises(UserError, match="--data"):
         proposed(tmp_path, tiny_model, keep=())
+
+
+@pytest.fixture
+def write_chats(texts):
+    """Writes conversations, and other documents after them, to a file."""
+
+    def write(path, count, others=()):
+        path.parent.mkdir(exist_ok=True)
+        said = [(text[:60], text[60:300]) for text in (texts["en"] * count)[:count]]
+        spoken = [{"messages": [{"role": "user", "content": ask}, {"role": "assistant", "content": answer}]}
+                  for ask, answer in said]  # fmt: skip
+        lines = [json.dumps(record) for record in [*spoken, *({"text": text} for text in others)]]
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+    return write
+
+
+@pytest.mark.parametrize(("count", "share"), [(2, 0.05), (60, 0.1)])
+def test_conversations_have_a_source_and_a_small_share_of_their_own(
+    folders, tmp_path, texts, write_chats, count, share
+):
+    """`--data chats/` in the language of the kept text, for an instruct model: its probe is asked too."""
+    model = write_chat_model(tmp_path / "chat-model", texts["en"] + texts["zh"], 600, CHATML)
+    write_chats(folders / "chats" / "talk.jsonl", count)
+    data = [str(folders / "data"), str(folders / "chats")]
+    proposal = propose(
+        Model(path=str(model)), data, [str(folders / "english.jsonl")], name="mine", workspace=str(folders / "run")
+    )
+    recipe = parse_recipe(proposal.recipe)
+    (chats,) = [entry for entry in recipe.documents.inputs if entry.path.endswith("chats")]
+    assert chats.constants == {"lang": "en", "source": "chat"}
+    english = recipe.stages[0].mixture["en"]
+    assert english.keep and english.sources == {"web": 1 - share, "chat": share}
+    assert "# chat: conversations; 5% to 10%" in proposal.recipe
+    assert recipe.evaluation.benchmarks == ["assistant"]
+    assert not [finding for finding in inspect(recipe) if finding.severity == "error"]
+
+
+def test_a_model_without_a_chat_template_is_asked_no_instructions(folders, tiny_model):
+    assert proposed(folders, tiny_model)[1].evaluation.benchmarks == []
+
+
+def test_a_file_of_conversations_and_other_text_is_told(tmp_path, texts, write_chats):
+    write_chats(tmp_path / "mixed.jsonl", 10, texts["en"][:30])
+    (group,) = find_groups(str(tmp_path / "mixed.jsonl"), keep=False, notes=(notes := []))
+    sample(group, notes)
+    assert (group.source, group.holds_chat) == ("web", False)
+    assert "25% of it are conversations: give them an input of their own" in notes[-1]
 
 
 def test_no_entry_is_lost_for_being_small():

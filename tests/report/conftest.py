@@ -11,9 +11,9 @@ import yaml
 
 from reprise.documents.table import DROPPED_SCHEMA, read_table, write_part
 from reprise.evaluation.bits_per_byte import Text
-from reprise.evaluation.comparison import compare_bits, find_untested, judge_rows
-from reprise.evaluation.intervals import Estimate, estimate_score
-from reprise.evaluation.results import BenchmarkRow, CurvePoint
+from reprise.evaluation.comparison import ComparedBenchmark, compare_bits, find_untested, judge_rows
+from reprise.evaluation.intervals import estimate_score
+from reprise.evaluation.results import CurvePoint
 from reprise.evaluation.verdicts import headline
 from reprise.manifest import Manifest
 from reprise.manifest import write_manifest as publish_manifest
@@ -63,7 +63,19 @@ BENCHMARKS = [
         "gold_bits_per_byte": {"before": 1.2, "after": 1.1, "change": -0.1 / 1.2, "ci": [-0.1, -0.06], "questions": 200}
         if name == "ceval"
         else None,
-        "other_metrics": {"acc_symbolic": {"before": 0.0425, "after": 0.0675}} if name == "math" else {},
+        "other_metrics": {
+            "acc_symbolic": {
+                "before": 0.0425,
+                "after": 0.0675,
+                "change": 0.025,
+                "changed": 0.025,
+                "ci": [0.002, 0.048],
+                "tolerance": None,
+                "verdict": None,
+            }
+        }
+        if name == "math"
+        else {},
     }
     for name, total, before, change, verdict in (
         ("ceval", 1346, 0.27, 0.06, "gained"),
@@ -392,8 +404,10 @@ def write_results(folder: Path, rng: np.random.Generator) -> None:
     table = compare_bits(texts, np.array(before), np.array(after), groups)
     won = np.zeros(200)
     won[:40] = 1.0
-    benchmarks: list[tuple[BenchmarkRow, Estimate]] = [
-        ({**row, "verdict": "undecided"}, estimate_score(np.zeros(200), won if row["change"] > 0 else np.zeros(200)))
+    benchmarks = [
+        ComparedBenchmark(
+            {**row, "verdict": "undecided"}, estimate_score(np.zeros(200), won if row["change"] > 0 else np.zeros(200))
+        )
         for row in BENCHMARKS
     ]
     verdicts = judge_rows(table, benchmarks)
@@ -405,7 +419,7 @@ def write_results(folder: Path, rng: np.random.Generator) -> None:
             "verdicts": verdicts,
             "untested": find_untested(texts, groups, verdicts, {}),
             "groups": {"before": {"ARC": 0.55}, "after": {"ARC": 0.54}},
-            "benchmarks": [row for row, _ in benchmarks],
+            "benchmarks": [compared.row for compared in benchmarks],
             "samples": SAMPLES,
             "curve": CURVE,
             "settings": Evaluation().model_dump(mode="json"),

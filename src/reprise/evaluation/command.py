@@ -227,9 +227,9 @@ def _benchmark_lines(row: BenchmarkRow) -> list[list[str]]:
         ]
     ]
     for metric, scores in row["other_metrics"].items():
-        change = f"{100 * (scores['after'] - scores['before']):+.2f}"
-        both = [f"{100 * scores['before']:.2f}", f"{100 * scores['after']:.2f}", change]
-        lines.append([f"  {METRIC_NAMES.get(metric, metric)}", "", "", *both, "", ""])
+        both = [f"{100 * scores['before']:.2f}", f"{100 * scores['after']:.2f}", f"{100 * scores['change']:+.2f}"]
+        name = f"  {METRIC_NAMES.get(metric, metric)}"
+        lines.append([name, "", "", *both, _interval(scores["ci"]), scores["verdict"] or ""])
     return lines
 
 

@@ -2,16 +2,27 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from reprise.evaluation.bits_per_byte import Text, TextGroup, byte_counts, group_texts
 from reprise.evaluation.intervals import Estimate, bootstrap_interval, estimate_rate
-from reprise.evaluation.results import BenchmarkRow, BitsRow, Untested, Verdict
+from reprise.evaluation.results import METRIC_NAMES, BenchmarkRow, BitsRow, OtherMetric, Untested, Verdict
 from reprise.evaluation.verdicts import Judgement, judge_all
+from reprise.recipe.evaluation import INSTRUCTION_BENCHMARKS
 from reprise.recipe.groups import Groups
 from reprise.recipe.languages.packs import english_name
+
+
+class ComparedBenchmark(NamedTuple):
+    """A benchmark before and after; its verdicts are not filled in yet."""
+
+    row: BenchmarkRow
+    estimate: Estimate
+    others: Mapping[str, Estimate] = {}
+    """Other metric that gets a verdict -> its change."""
 
 
 def compare_bits(
@@ -67,14 +78,13 @@ def _bits_row(group: TextGroup, estimate: Estimate, num_bytes: int, bootstrap: t
     }
 
 
-def judge_rows(
-    table: Sequence[tuple[BitsRow, Estimate]], benchmarks: Sequence[tuple[BenchmarkRow, Estimate]]
-) -> list[Verdict]:
+def judge_rows(table: Sequence[tuple[BitsRow, Estimate]], benchmarks: Sequence[ComparedBenchmark]) -> list[Verdict]:
     """Judge all rows as one family, and write the verdicts into them."""
     judged = [(row, estimate) for row, estimate in table if row["verdict"] is not None]
+    scores = [score for compared in benchmarks for score in _judged_scores(compared)]
     measures = [
         *((estimate, row["tolerance"]) for row, estimate in judged),
-        *((estimate, row["tolerance"]) for row, estimate in benchmarks),
+        *((estimate, score["tolerance"]) for _, _, score, estimate in scores),
     ]
     judgements = iter(judge_all(measures))
     verdicts: list[Verdict] = []
@@ -101,29 +111,42 @@ def judge_rows(
                 "reason": judgement.reason,
             }
         )
-    for question, _ in benchmarks:
+    for question, metric, score, _ in scores:
         judgement = next(judgements)
-        question["verdict"] = judgement.verdict
-        verdicts.append(_benchmark_verdict(question, judgement))
+        score["verdict"] = judgement.verdict
+        verdicts.append(_benchmark_verdict(question, metric, score, judgement))
     return verdicts
 
 
-def _benchmark_verdict(row: BenchmarkRow, judgement: Judgement) -> Verdict:
+def _judged_scores(
+    compared: ComparedBenchmark,
+) -> Iterator[tuple[BenchmarkRow, str | None, BenchmarkRow | OtherMetric, Estimate]]:
+    """The score of a benchmark, then its other metrics that get a verdict, each with its name and its change."""
+    row = compared.row
+    yield row, None, row, compared.estimate
+    for metric, estimate in compared.others.items():
+        yield row, metric, row["other_metrics"][metric], estimate
+
+
+def _benchmark_verdict(
+    row: BenchmarkRow, metric: str | None, score: BenchmarkRow | OtherMetric, judgement: Judgement
+) -> Verdict:
+    name = row["benchmark"]
     return {
-        "measure": row["benchmark"],
+        "measure": name if metric is None else f"{name}: {METRIC_NAMES.get(metric, metric)}",
         "kind": "benchmark",
-        "path": row["benchmark"],
+        "path": name if metric is None else f"{name}/{metric}",
         "language": row["language"],
-        "before": row["before"],
-        "after": row["after"],
-        "change": row["change"],
+        "before": score["before"],
+        "after": score["after"],
+        "change": score["change"],
         "unit": "difference",
         "better": "higher",
         "items": row["questions"],
-        "ci": row["ci"],
+        "ci": score["ci"],
         "judged_error": judgement.error,
         "judged_ci": judgement.ci,
-        "tolerance": row["tolerance"],
+        "tolerance": score["tolerance"],
         "verdict": judgement.verdict,
         "reason": judgement.reason,
     }
@@ -147,7 +170,7 @@ def find_untested(
 
 
 def _without_instructions(verdicts: Sequence[Verdict]) -> Iterator[Untested]:
-    if not any(verdict["path"].startswith("instructions-") for verdict in verdicts):
+    if not any(verdict["path"] in INSTRUCTION_BENCHMARKS for verdict in verdicts):
         yield {
             "measure": "instruction following",
             "reason": "the base model has a chat template, and no benchmark asks through it: add `assistant` to "

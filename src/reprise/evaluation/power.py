@@ -67,8 +67,7 @@ class Spread(NamedTuple):
 def plan_reach(
     sizes: Mapping[tuple[str, str], npt.NDArray[np.float64]],
     groups: Groups,
-    questions: Mapping[str, int],
-    benchmark_tolerance: float,
+    questions: Mapping[str, tuple[int, float]],
     spreads: Mapping[str, Spread] | None = None,
 ) -> list[Reach]:
     """What each group of held-out documents and each benchmark can show, all judged as one family.
@@ -76,8 +75,7 @@ def plan_reach(
     Args:
         sizes: (language, source) -> float64[n], bytes of its held-out documents.
         groups: which of them get a verdict together.
-        questions: benchmark -> count of its questions.
-        benchmark_tolerance: `evaluation.benchmark_tolerance`.
+        questions: benchmark, or one with a metric -> count of its questions, and its tolerance.
         spreads: path of a group, or benchmark -> the spread that an evaluation measured; missing ones are assumed.
     """
     judged = groups.over(sizes)
@@ -89,9 +87,9 @@ def plan_reach(
         size = np.concatenate(parts) if parts else np.zeros(0)
         spread = known.get(group.path, Spread(DOCUMENT_SPREAD))
         reaches.append(_reach_of_documents(group.path, size, group.tolerance, spread, error))
-    for name, count in questions.items():
+    for name, (count, tolerance) in questions.items():
         spread = known.get(name, Spread(CHANGED_ANSWERS))
-        reaches.append(_reach_of_questions(name, count, benchmark_tolerance, spread, error))
+        reaches.append(_reach_of_questions(name, count, tolerance, spread, error))
     return reaches
 
 

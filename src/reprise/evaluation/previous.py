@@ -35,6 +35,9 @@ def measured_spreads(evaluations: Iterable[tuple[str, Results]]) -> dict[str, Sp
         for question in results["benchmarks"]:
             if question["changed"]:
                 spreads.setdefault(question["benchmark"], Spread(question["changed"], run))
+            for metric, scores in question["other_metrics"].items():
+                if scores["changed"]:
+                    spreads.setdefault(f"{question['benchmark']}/{metric}", Spread(scores["changed"], run))
     return spreads
 
 

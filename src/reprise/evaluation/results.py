@@ -20,7 +20,8 @@ class Verdict(TypedDict):
     kind: Literal["bits_per_byte", "benchmark"]
     """What was measured."""
     path: str
-    """The entry of the mixture or the language, with a source `en/paper`; the name of a benchmark."""
+    """The entry of the mixture or the language, with a source `en/paper`; the name of a benchmark, with a metric
+    `instructions-en/no_repetition` if it is another than that of the score."""
     language: str
     """Language of the text or of the questions."""
     before: float
@@ -119,7 +120,11 @@ class BenchmarkPart(TypedDict):
     """Mean score of the trained model."""
 
 
-METRIC_NAMES = {"acc_symbolic": "answers of equal value"}
+METRIC_NAMES = {
+    "acc_symbolic": "answers of equal value",
+    "no_repetition": "answers without repetition",
+    "own_language": "answers in the language of the question",
+}
 """Metric -> what it counts, for metrics whose name does not say."""
 
 
@@ -131,6 +136,16 @@ class OtherMetric(TypedDict):
     """Mean score of the base model, 0 to 1."""
     after: float
     """Mean score of the trained model, 0 to 1."""
+    change: float
+    """after - before."""
+    changed: float
+    """Mean square of the questions' changes: the share that changes if scores are 0 or 1."""
+    ci: Interval | None
+    """95 % interval of `change` by itself; null with fewer than 5 questions."""
+    tolerance: float | None
+    """Largest fall that still counts as kept; null: the metric gets no verdict."""
+    verdict: VerdictWord | None
+    """What the interval supports; null without a tolerance."""
 
 
 @record
@@ -190,7 +205,7 @@ class BenchmarkRow(TypedDict):
     parts: dict[str, BenchmarkPart]
     """Task of the harness -> its questions and scores."""
     other_metrics: dict[str, OtherMetric]
-    """Other metric -> its scores; for MATH `acc_symbolic`, which compares the values of answers."""
+    """Other metric -> its scores, such as `acc_symbolic` (MATH, values of answers) and `no_repetition`."""
     gold_bits_per_byte: GoldBits | None
     """Bits per byte of the right answer as it was scored: its text, or its letter if the task scores letters. Null
     for generated answers."""
@@ -323,6 +338,8 @@ class BenchmarkScore(TypedDict):
     """Task of the harness -> its questions and score."""
     other_metrics: dict[str, float]
     """Other metric -> its mean score."""
+    differs: str
+    """How the setting differs from that of arXiv 2407.18743."""
     gold_bits_per_byte: float | None
     """Bits per byte of the right answers; null if they were generated."""
 

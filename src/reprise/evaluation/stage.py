@@ -125,7 +125,7 @@ def compare_models(
     base = sides["before"]
     is_assistant = base.in_process and base.tokenizer.chat_template is not None
     untested = find_untested(texts, groups, verdicts, absent, is_assistant=is_assistant)
-    rows = [row for row, _ in benchmarks]
+    rows = [compared.row for compared in benchmarks]
     return {
         "headline": headline(verdicts, untested),
         "verdicts": verdicts,

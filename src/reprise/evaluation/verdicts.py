@@ -185,7 +185,7 @@ def _named(verdicts: Sequence[Verdict], word: VerdictWord) -> list[str]:
         is_source = entry["kind"] == "bits_per_byte" and whole != entry["path"]
         if is_source and whole in paths and word in ("gained", "kept"):
             continue
-        label = english_name(entry["path"]) if entry["kind"] == "bits_per_byte" else entry["path"]
+        label = english_name(entry["path"]) if entry["kind"] == "bits_per_byte" else entry["measure"]
         text = f"{label} ({_in_words(entry)}"
         if entry["kind"] == "bits_per_byte" and not is_source and word in ("gained", "kept"):
             sources = [other for other in verdicts if other["path"].startswith(f"{whole}/")]

@@ -3,7 +3,7 @@
 import contextlib
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from reprise.benchmark_files import read_set
 from reprise.documents.read.remote import is_remote
 from reprise.errors import Finding, UserError
+from reprise.evaluation.benchmarks.catalogue import BENCHMARKS, Benchmark
 from reprise.evaluation.benchmarks.external import count_questions, external
 from reprise.evaluation.power import Reach, plan_reach
 from reprise.evaluation.previous import known_spreads
@@ -37,7 +38,7 @@ from reprise.plan.records import (
 )
 from reprise.preflight.disk import workspace_bytes
 from reprise.recipe import Recipe
-from reprise.recipe.evaluation import benchmark_folders, expand_benchmarks
+from reprise.recipe.evaluation import expand_benchmarks
 from reprise.recipe.groups import Groups
 from reprise.recipe.hardware import PEAK_BF16_TFLOPS, PUBLISHED_UTILISATION
 from reprise.stage_names import TOKENIZE, VOCABULARY
@@ -197,30 +198,53 @@ def _vocabulary(recipe: Recipe) -> PlannedVocabulary | None:
 
 
 def _reach(recipe: Recipe, store: TokenStore | None) -> list[Reach]:
-    """Which verdicts can be reached with the held-out text, once it is tokenized, and with local questions."""
+    """Which verdicts can be reached with the held-out text, once it is tokenized, and with the known questions."""
     sizes: defaultdict[tuple[str, str], list[npt.NDArray[np.float64]]] = defaultdict(list)
     for key, bucket in (store.valid if store is not None else {}).items():
         sizes[key.language, key.source].append(measured_bytes(bucket, recipe.evaluation.document_bytes))
     evaluation = recipe.evaluation
-    questions = {}
-    for name in expand_benchmarks(evaluation.benchmarks):
-        folder = benchmark_folders([name])
-        if evaluation.data is not None and folder:
-            items = read_set(Path(evaluation.data).expanduser(), folder[0])
-            if items is not None and items.test:
-                questions[name] = min(len(items.test), evaluation.limit or len(items.test))
-    with contextlib.suppress(UserError):  # reported in the findings of the plan
-        for benchmark in external(evaluation.benchmarks):
-            count = count_questions(benchmark)
-            questions[benchmark.name] = min(count, evaluation.limit or count)
+    questions: dict[str, tuple[int, float]] = {}
+    for benchmark, count in _counted_questions(recipe):
+        judged = [benchmark.name, *(f"{benchmark.name}/{metric}" for metric in benchmark.judged_metrics)]
+        asked = min(count, evaluation.limit or count), evaluation.tolerance_of(benchmark.name)
+        questions |= dict.fromkeys(judged, asked)
     groups = recipe.held_out_groups() if store is not None else Groups()
     return plan_reach(
         {pair: np.concatenate(parts) for pair, parts in sizes.items()},
         groups,
         questions,
-        evaluation.benchmark_tolerance,
         known_spreads(Path(recipe.workspace), recipe.model.path),
     )
+
+
+def _counted_questions(recipe: Recipe) -> Iterator[tuple[Benchmark, int]]:
+    """Each benchmark that can be run with what is on this machine, and its number of questions."""
+    evaluation = recipe.evaluation
+    for name in expand_benchmarks(evaluation.benchmarks):
+        if name not in BENCHMARKS:
+            continue
+        benchmark = BENCHMARKS[name]
+        if benchmark.folder is None:
+            if not benchmark.needs_chat or _has_chat_template(recipe):
+                yield benchmark, benchmark.count_generated()
+        elif evaluation.data is not None:
+            items = read_set(Path(evaluation.data).expanduser(), benchmark.folder, benchmark.subjects)
+            if items is not None and items.test:
+                yield benchmark, len(items.test)
+    with contextlib.suppress(UserError):  # reported in the findings of the plan
+        for benchmark in external(evaluation.benchmarks):
+            yield benchmark, count_questions(benchmark)
+
+
+def _has_chat_template(recipe: Recipe) -> bool:
+    """Whether the base model can be asked through a chat template; True if it is not on this machine."""
+    if recipe.evaluation.backend.kind != "transformers" or model_folder(recipe.model) is None:
+        return recipe.evaluation.backend.kind == "transformers"
+    from reprise.model.loading import load_tokenizer
+
+    with contextlib.suppress(UserError):  # reported in the findings of the plan
+        return load_tokenizer(recipe.model).chat_template is not None
+    return False
 
 
 def _summarise(recipe: Recipe, stages: list[PlannedStage]) -> Summary:

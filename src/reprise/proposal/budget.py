@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from reprise.model.flops import training_flops_per_token
-from reprise.model.loading import load_config
+from reprise.model.loading import load_config, load_tokenizer
 from reprise.model.machine import count_cores, cpu_flops_per_s
 from reprise.model.tokenizer import open_tokenizer
 from reprise.proposal.entries import Entry
@@ -31,6 +31,7 @@ class ModelFacts:
     flops_per_s: float
     hours: float
     gpu: str | None
+    has_chat_template: bool
 
     @classmethod
     def of(cls, model: Model, groups: Sequence[Group]) -> "ModelFacts":
@@ -58,7 +59,8 @@ class ModelFacts:
             speed, hours, gpu = cpu_flops_per_s(), CPU_HOURS, None
             device = f"{count_cores()} CPU cores"
         flops = training_flops_per_token(config, min(positions, 2048))
-        return cls(positions, flops, ratios, device, speed, hours, gpu)
+        has_chat_template = load_tokenizer(model).chat_template is not None
+        return cls(positions, flops, ratios, device, speed, hours, gpu, has_chat_template)
 
     def tokens_of(self, entry: Entry) -> float:
         """Estimated tokens of an entry's text."""

@@ -8,9 +8,14 @@ from reprise.mixture.apportion import apportion
 from reprise.proposal.sampling import Group
 
 SMALLEST_LANGUAGE = 0.02
-"""Languages below this share of the bytes are not in the mixture, as most are detection errors."""
+"""Languages below this share of the bytes are not in the mixture, as most are detection errors; a few conversations are
+none."""
 REPLAY_NEW_LANGUAGE, REPLAY_SAME_LANGUAGE = 0.25, 0.05
 """Share of replayed text: about 25 % for a strong shift, 1 to 5 % for a weak one (Ibrahim et al., arXiv 2403.08763)."""
+
+MIN_CHAT_SHARE, MAX_CHAT_SHARE = 0.05, 0.1
+"""Share of conversations in an entry that has other text too, whatever their size: enough to show the form of answers,
+and most tokens left for the text. Our runs showed no effect of 5 % or 20 % (docs/results/smollm2-instruct.md)."""
 
 
 @dataclass
@@ -25,6 +30,8 @@ class Entry:
     num_bytes: float
     documents: float
     keep: bool
+    chat: list[str]
+    """Its sources that hold conversations."""
 
 
 def tell_apart(groups: Sequence[Group], kept: Sequence[Group], notes: list[str]) -> None:
@@ -32,9 +39,7 @@ def tell_apart(groups: Sequence[Group], kept: Sequence[Group], notes: list[str])
     subject = _largest_language(groups)
     for group in kept:
         if group.language == subject:
-            group.names_source = False
-            group.source_bytes = Counter({f"general_{group.source}": group.source_bytes.total()})
-            group.source = f"general_{group.source}"
+            group.rename_source(f"general_{group.source}")
             notes.append(f"{group.path}: is in the language of the new text, so its source is called {group.source}")
 
 
@@ -55,6 +60,7 @@ def make_entries(groups: Sequence[Group], kept: Sequence[Group], notes: list[str
         notes: a line about each assumption is added.
     """
     new, old = _by_language(groups, notes), _by_language(kept, notes)
+    chat = {source for group in [*groups, *kept] if group.holds_chat for source in group.source_bytes}
     subject = _largest_language(groups)
     for language in [name for name in new if name in old and name != subject]:
         counts, documents = new.pop(language)
@@ -77,9 +83,9 @@ def make_entries(groups: Sequence[Group], kept: Sequence[Group], notes: list[str
             "nothing is kept: name text that the model must not lose with --keep, or forgetting is not measured"
         )
     names = {language: _name_of_new(language, list(counts), set(old)) for language, (counts, _) in new.items()}
-    entries = _share_out(new, names, 1.0 - replay, keep=False)
+    entries = _share_out(new, names, chat, 1.0 - replay, keep=False)
     names = {language: f"general-{language}" if language in new else language for language in old}
-    return entries + _share_out(old, names, replay, keep=True)
+    return entries + _share_out(old, names, chat, replay, keep=True)
 
 
 def _name_of_new(language: str, sources: Sequence[str], kept: set[str]) -> str:
@@ -102,7 +108,12 @@ def _by_language(groups: Sequence[Group], notes: list[str]) -> dict[str, tuple[C
             share = 1.0 if group.language is not None else count / total
             counts.update({source: int(size * share) for source, size in group.source_bytes.items()})
             languages[language] = counts, documents + group.documents * share
-    small = [lang for lang, (counts, _) in languages.items() if counts.total() < SMALLEST_LANGUAGE * everything]
+    spoken = {group.language for group in groups if group.holds_chat}
+    small = [
+        language
+        for language, (counts, _) in languages.items()
+        if counts.total() < SMALLEST_LANGUAGE * everything and language not in spoken
+    ]
     for language in small:
         counts, _ = languages.pop(language)
         notes.append(
@@ -113,7 +124,7 @@ def _by_language(groups: Sequence[Group], notes: list[str]) -> dict[str, tuple[C
 
 
 def _share_out(
-    languages: dict[str, tuple[Counter[str], float]], names: dict[str, str], share: float, *, keep: bool
+    languages: dict[str, tuple[Counter[str], float]], names: dict[str, str], chat: set[str], share: float, *, keep: bool
 ) -> list[Entry]:
     shares = shares_by_size({language: counts.total() for language, (counts, _) in languages.items()}, share)
     return [
@@ -121,13 +132,25 @@ def _share_out(
             name=names[language],
             language=language,
             share=shares[language],
-            sources=shares_by_size(dict(counts), 1.0),
+            sources=_shares_of_sources(counts, chat),
             num_bytes=counts.total(),
             documents=documents,
             keep=keep,
+            chat=[source for source in counts if source in chat],
         )
         for language, (counts, documents) in sorted(languages.items())
     ]
+
+
+def _shares_of_sources(sizes: Counter[str], chat: set[str]) -> dict[str, float]:
+    """Source -> share, in proportion to size; conversations beside other text have a small share of their own."""
+    spoken = {source: size for source, size in sizes.items() if source in chat}
+    written = {source: size for source, size in sizes.items() if source not in chat}
+    if not spoken or not written:
+        return shares_by_size(dict(sizes), 1.0)
+    by_size = sum(spoken.values()) / max(1, sizes.total())
+    share = round(min(MAX_CHAT_SHARE, max(MIN_CHAT_SHARE, by_size)), 3)
+    return shares_by_size(written, 1.0 - share) | shares_by_size(spoken, share)
 
 
 def shares_by_size(sizes: dict[str, int], total: float) -> dict[str, float]:

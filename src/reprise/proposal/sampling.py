@@ -58,6 +58,8 @@ SAMPLED_BYTES = 16 << 20
 """Minimum stored bytes that are read from a sampled file; readers look ahead by a megabyte, so fewer are inaccurate."""
 DETECTED_RECORDS = 40
 """Maximum sampled records of a file whose language is detected if the file does not name it."""
+CHAT = "chat"
+"""Source of conversations, if the files do not name one."""
 ONE_LANGUAGE = 0.95
 """Share of the bytes above which a group counts as being in one language."""
 
@@ -74,6 +76,8 @@ class Group:
     text_field: str = "text"
     names_language: bool = False
     names_source: bool = False
+    holds_chat: bool = False
+    """Whether most of its documents are conversations."""
     language_bytes: Counter[str] = field(default_factory=Counter)
     """Language -> estimated UTF-8 bytes of text in all files."""
     source_bytes: Counter[str] = field(default_factory=Counter)
@@ -90,6 +94,11 @@ class Group:
             return None
         language, count = self.language_bytes.most_common(1)[0]
         return language if count >= ONE_LANGUAGE * self.language_bytes.total() else None
+
+    def rename_source(self, source: str) -> None:
+        """Give all its documents one source."""
+        self.source, self.names_source = source, False
+        self.source_bytes = Counter({source: self.source_bytes.total()})
 
 
 def find_groups(path: str, *, keep: bool, notes: list[str]) -> list[Group]:
@@ -169,7 +178,7 @@ def sample(group: Group, notes: list[str]) -> None:
     with PageParser() as parser:  # one process for all files, as starting one takes a second
         kinds = list(_by_ending(group.files).values())
         entry = _entry_that_reads(group, [_spaced(files)[0] for files in kinds], parser)
-        named_language = total = 0
+        named_language = conversations = total = 0
         for files in kinds:
             chosen = _spaced(files)
             factor = sum(file.size for file in files) / max(1, sum(file.size for file in chosen))
@@ -182,8 +191,17 @@ def sample(group: Group, notes: list[str]) -> None:
                 if records and share:
                     _add(group, records, factor / share)
                     named_language += sum(record.fields["lang"] is not None for record in records)
+                    conversations += sum(record.fields["messages"] is not None for record in records)
                     total += len(records)
     group.names_language = named_language == total
+    group.holds_chat = 2 * conversations > total
+    if group.holds_chat and not group.names_source:
+        group.rename_source(CHAT)
+    if 0 < conversations < total:
+        notes.append(
+            f"{group.path}: {conversations / total:.0%} of it are conversations: give them an input of their own, so "
+            "that their share can be set"
+        )
 
 
 def _spaced(files: Sequence[SourceFile]) -> Sequence[SourceFile]:

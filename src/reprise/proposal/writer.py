@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from reprise.proposal.budget import ModelFacts
-from reprise.proposal.entries import Entry
+from reprise.proposal.entries import MAX_CHAT_SHARE, MIN_CHAT_SHARE, Entry
 from reprise.proposal.sampling import Group
 from reprise.recipe.model import Model
 
@@ -81,13 +81,21 @@ class RecipeWriter:
             f"  checkpoints: {{every_tokens: {every}}}",
             "",
             "evaluation:",
-            f"  benchmarks: []      # such as [language:{language}]; `reprise benchmarks {language}` lists them",
+            self._benchmarks(language),
         ]
         if document_bytes := self._document_bytes(tokens, held_out):
             lines.append(f"  document_bytes: {document_bytes}      # of each held-out document; 0: all")
         if self.facts.gpu is not None:
             lines += ["", "hardware:", f"  gpu: {_quoted(self.facts.gpu)}"]
         return "\n".join(lines) + "\n"
+
+    def _benchmarks(self, language: str) -> str:
+        if not self.facts.has_chat_template:
+            return f"  benchmarks: []      # such as [language:{language}]; `reprise benchmarks {language}` lists them"
+        return (
+            "  benchmarks: [assistant]      # instruction following; in English only: instructions-en. Others: "
+            f"`reprise benchmarks {language}`"
+        )
 
     def _model_settings(self) -> dict[str, str]:
         given = self.model.model_dump(mode="json", exclude_defaults=True)
@@ -170,7 +178,13 @@ class RecipeWriter:
         if entry.keep:
             yield "        keep: true      # judged: its bits per byte may rise by 2 % at most"
         inner = ", ".join(f"{_quoted(source)}: {share:g}" for source, share in entry.sources.items())
-        yield f"        sources: {{{inner}}}"
+        line = f"        sources: {{{inner}}}"
+        if entry.chat and len(entry.chat) < len(entry.sources):
+            line += (
+                f"      # {', '.join(entry.chat)}: conversations; {MIN_CHAT_SHARE:.0%} to {MAX_CHAT_SHARE:.0%}, "
+                "whatever their size: they show the form of answers, and most tokens are left to the text"
+            )
+        yield line
 
 
 def _two_digits(value: float) -> int:

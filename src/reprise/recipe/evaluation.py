@@ -31,6 +31,9 @@ FOLDERS: dict[str, str | None] = {
 """Benchmark -> its folder under `data`, if that differs from its name; None: it is generated, nothing can leak."""
 
 
+INSTRUCTION_BENCHMARKS = frozenset({"instructions-en", "instructions-zh", "ifeval"})
+"""Benchmarks of instruction following, which are asked through the model's chat template."""
+
 OWN_BENCHMARKS = frozenset(name for suite in SUITES.values() for name in suite)
 """Benchmarks that are defined here; every other name is a task of the harness, a suite of a language, or a file."""
 
@@ -108,6 +111,9 @@ class Evaluation(Settings):
     byte that still counts as kept, for it and its sources; null: 0.02 for `en`, unless an entry has `keep`."""
     benchmark_tolerance: Share = 0.01
     """Largest decrease of a benchmark's score, 0 to 1, that still counts as kept."""
+    instruction_tolerance: Share = 0.05
+    """The same for instruction following (`instructions-en`, `instructions-zh`, `ifeval`) and for the share of its
+    answers without repetition: with hundreds of questions, a smaller one cannot be shown to be absent."""
     bootstrap_samples: Annotated[Count, Field(le=1_000_000)] = 0
     """Resamples for an additional bootstrap interval in results.json, which decides nothing; 0: none."""
     max_length: Annotated[int, Field(ge=16)] = 2048
@@ -149,6 +155,10 @@ class Evaluation(Settings):
         if self.stride >= self.max_length:
             raise ValueError(f"stride {self.stride} must be below max_length {self.max_length}")
         return self
+
+    def tolerance_of(self, benchmark: str) -> float:
+        """Largest decrease of the benchmark's score that still counts as kept."""
+        return self.instruction_tolerance if benchmark in INSTRUCTION_BENCHMARKS else self.benchmark_tolerance
 
     def question_folders(self) -> list[str]:
         """Folders under `data` with questions that no document may contain.

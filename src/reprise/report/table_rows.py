@@ -4,7 +4,7 @@ from typing import Any, Literal, NamedTuple, NotRequired
 
 from typing_extensions import TypedDict
 
-from reprise.evaluation.results import BenchmarkRow, BitsRow, GoldBits, Interval, Verdict
+from reprise.evaluation.results import BenchmarkRow, BitsRow, GoldBits, Interval, Verdict, VerdictWord
 from reprise.report.corpus_records import FlowRow, OrderRow
 from reprise.report.training_records import TrainingEvent
 from reprise.synthesis.records import FunnelCounts
@@ -101,6 +101,8 @@ class OtherMetricRow(BeforeAndAfter):
     metric: str
     name: str
     """Readable name of the metric."""
+    ci: Interval | None
+    verdict: VerdictWord | None
     questions: int
 
 

@@ -100,8 +100,10 @@ def other_metric_rows(benchmarks: Sequence[BenchmarkRow]) -> list[OtherMetricRow
             "name": METRIC_NAMES.get(metric, metric),
             "before": scores["before"],
             "after": scores["after"],
-            "change": scores["after"] - scores["before"],
+            "change": scores["change"],
             "unit": "difference",
+            "ci": scores["ci"],
+            "verdict": scores["verdict"],
             "questions": row["questions"],
         }
         for row in benchmarks

@@ -50,13 +50,15 @@ class Benchmark:
     metric: str = "acc"
     """Metric of the verdict; empty: the task's first metric that scores each question."""
     other_metrics: tuple[str, ...] = ()
-    """Other metrics of the task, reported without a verdict."""
+    """Other metrics of the task."""
+    judged_metrics: tuple[str, ...] = ()
+    """Those of `other_metrics` that get a verdict too."""
     filter: str = "none"
     subjects: tuple[str, ...] | None = None
     """Subjects of the questions that belong to the benchmark; None: all."""
     runs_code: bool = False
     needs_chat: bool = False
-    """Whether its questions are formatted by the chat template; models without one are skipped."""
+    """Whether models without a chat template are skipped."""
     file: Path | None = None
     """The user's file: questions, or the YAML of a task."""
     needs: tuple[str, ...] = ()
@@ -68,6 +70,10 @@ class Benchmark:
     def folder(self) -> str | None:
         """Folder of its files in `evaluation.data`; None if the questions are generated."""
         return FOLDERS.get(self.name, self.name)
+
+    def count_generated(self) -> int:
+        """Number of its questions, if they are generated."""
+        return sum(len(part.items.test) for part in self.parts(LocalSet([], [])))
 
 
 _GREEDY = {"do_sample": False, "temperature": 0.0, "max_gen_toks": 320}
@@ -170,8 +176,8 @@ def _instructions(language: Literal["en", "zh"]) -> Benchmark:
         ]
 
     return Benchmark(
-        f"instructions-{language}", language, 0, parts, "", other_metrics=metrics[1:], needs_chat=True,
-        differs="written here; not in the paper",
+        f"instructions-{language}", language, 0, parts, "", other_metrics=metrics[1:],
+        judged_metrics=("no_repetition",), needs_chat=True, differs="written here; not in the paper",
     )  # fmt: skip
 
 

@@ -5,24 +5,35 @@ must or must not occur, JSON, the first or last words, the language. The questio
 Every answer is also checked for repetition and for its language.
 """
 
+import itertools
 import json
 import random
 import re
 from collections.abc import Callable
 from typing import Any, Literal, TypedDict
 
-QUESTIONS_OF_A_KIND = 12
+QUESTIONS_OF_A_KIND = 24
+"""192 questions in each language: docs/evaluation.md says which verdicts they can reach, and how long they take."""
 REPEATED_SHARE = 0.5
 """An answer counts as repetitive if more than this share of it is in lines or 10-grams that occur twice."""
 
 Language = Literal["en", "zh"]
 
-_TOPICS: dict[Language, tuple[str, ...]] = {
-    "en": ("the sea", "bread", "winter", "a bicycle", "the moon", "music", "a garden", "trains", "coffee", "mountains",
-           "a library", "rain", "cats", "the city", "a river", "football"),
-    "zh": ("大海", "面包", "冬天", "自行车", "月亮", "音乐", "花园", "火车", "咖啡", "高山", "图书馆", "下雨", "猫",
-           "城市", "河流", "足球"),
+_TOPICS: dict[Language, tuple[tuple[str, ...], ...]] = {
+    "en": (
+        ("the sea", "bread", "winter", "a bicycle", "the moon", "music", "a garden", "trains", "coffee", "mountains",
+         "a library", "rain", "cats", "the city", "a river", "football"),
+        ("the forest", "cheese", "summer", "a car", "the sun", "painting", "a farm", "ships", "tea", "islands",
+         "a school", "snow", "dogs", "the village", "a lake", "chess"),
+    ),
+    "zh": (
+        ("大海", "面包", "冬天", "自行车", "月亮", "音乐", "花园", "火车", "咖啡", "高山", "图书馆", "下雨", "猫",
+         "城市", "河流", "足球"),
+        ("森林", "奶酪", "夏天", "汽车", "太阳", "绘画", "农场", "轮船", "茶叶", "海岛", "学校", "下雪", "狗",
+         "乡村", "湖泊", "象棋"),
+    ),
 }  # fmt: skip
+"""Each list gives equally many questions of each kind; another list would leave the questions of these as they are."""
 _WORDS: dict[Language, tuple[str, ...]] = {
     "en": ("water", "morning", "friend", "green", "old", "quiet", "never", "people", "small", "light"),
     "zh": ("水", "早晨", "朋友", "绿色", "古老", "安静", "从不", "人们", "小", "光"),
@@ -78,11 +89,12 @@ class InstructionQuestion(TypedDict):
 
 
 def instruction_questions(language: Language, seed: int = 0) -> list[InstructionQuestion]:
-    """96 questions, determined by language and seed."""
+    """The questions, determined by language and seed."""
     dice = random.Random(f"{language} {seed}")
     questions: list[InstructionQuestion] = []
-    for kind, text in _ASKED[language].items():
-        for topic in dice.sample(_TOPICS[language], QUESTIONS_OF_A_KIND):
+    lists = _TOPICS[language]
+    for topics, (kind, text) in itertools.product(lists, _ASKED[language].items()):
+        for topic in dice.sample(topics, QUESTIONS_OF_A_KIND // len(lists)):
             one, other = dice.sample(_WORDS[language], 2)
             values = {
                 "topic": topic, "one": one, "other": other, "count": dice.randrange(2, 6),

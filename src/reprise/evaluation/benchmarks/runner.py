@@ -19,15 +19,16 @@ from reprise.errors import missing_extra
 from reprise.evaluation.benchmarks.catalogue import BENCHMARKS, GROUPS, Benchmark
 from reprise.evaluation.benchmarks.external import read_question_file, resolve, task_identity
 from reprise.evaluation.benchmarks.hub import SOURCES, read_hub
+from reprise.evaluation.comparison import ComparedBenchmark
 from reprise.evaluation.intervals import Estimate, estimate_rate, estimate_score, wilson
 from reprise.evaluation.model import EvaluatedModel
 from reprise.evaluation.results import BenchmarkRow, BenchmarkScore, GoldBits, TaskScore
 from reprise.progress import console
-from reprise.recipe.evaluation import Evaluation
+from reprise.recipe.evaluation import INSTRUCTION_BENCHMARKS, Evaluation
 from reprise.sandbox.run import require_sandbox
 from reprise.storage import digest, read_checked, write_checked
 
-_FORMAT = 4
+_FORMAT = 5
 """To be increased when the same settings give other scores."""
 
 
@@ -42,8 +43,8 @@ class Measured:
     """Questions that the benchmark has; more than in `scores` if they were sampled."""
     scores: dict[str, float]
     """`task/index of the question` -> its score, 0 to 1."""
-    other_metrics: dict[str, float] = field(default_factory=dict)
-    """Other metric -> mean score."""
+    other_scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Other metric -> like `scores`."""
     language: str = "und"
     """Language of the questions."""
     differs: str = ""
@@ -59,6 +60,11 @@ class Measured:
             if self.gold
             else None
         )
+
+    @property
+    def other_metrics(self) -> dict[str, float]:
+        """Other metric -> mean score."""
+        return {metric: sum(scores.values()) / len(scores) for metric, scores in self.other_scores.items()}
 
     @property
     def score(self) -> float:
@@ -96,7 +102,7 @@ class BenchmarkRunner:
             reason = "runs programs that the model wrote: allow it with evaluation.run_code=true"
         elif benchmark.needs_chat and not self._evaluated.in_process:
             reason = "asks through the model's chat template, which a backend outside this process does not show"
-        elif benchmark.needs_chat and self._evaluated.tokenizer.chat_template is None:
+        elif benchmark.needs_chat and not self._has_chat_template:
             reason = f"{self._evaluated.settings.path} has no chat template"
         else:
             try:
@@ -114,6 +120,10 @@ class BenchmarkRunner:
             line = f"evaluate: {benchmark.name} is left out: {reason}"
             console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
         return measured
+
+    @property
+    def _has_chat_template(self) -> bool:
+        return self._evaluated.in_process and self._evaluated.tokenizer.chat_template is not None
 
     def _items(self, benchmark: Benchmark) -> LocalSet | str | None:
         """Local questions, None if they come from the Hub, or why there are none."""
@@ -135,6 +145,7 @@ class BenchmarkRunner:
         tasks = _from_hub(harness, benchmark) if items is None else {}
         # A dataset of the Hub may change and keep its name, so its rows identify it, as they do a file.
         questions = harness.loaded_questions(tasks) if items is None else [items.test, items.dev]
+        as_chat = benchmark.name in INSTRUCTION_BENCHMARKS and self._has_chat_template
         key = {
             "format": _FORMAT,
             "model": self._evaluated.fingerprint,
@@ -143,6 +154,7 @@ class BenchmarkRunner:
             "questions": digest(questions),
             "limit": self._settings.limit,
             "seed": self._seed,
+            "as_chat": as_chat,
             **({"task": task_identity(benchmark)} if benchmark.file is not None else {}),
         }
         path = self._cache / f"{benchmark.name}-{digest(key)}.json"
@@ -153,33 +165,33 @@ class BenchmarkRunner:
         tasks = tasks or harness.local_tasks(benchmark, items)
         total = {name: len(task.eval_docs) for name, task in tasks.items()}
         chosen = choose(total, self._settings.limit, self._seed)
-        logs = self._ask(harness, tasks, chosen, as_chat=benchmark.needs_chat)
+        logs = self._ask(harness, tasks, chosen, as_chat=as_chat)
         main, others = _metrics(harness, benchmark, {name: tasks[name] for name in logs})
         filter_name = benchmark.filter if benchmark.metric else ""
-        scores = {
-            f"{name}/{index}": score
-            for name, log in logs.items()
-            for index, score in harness.ordered(log, main[name], filter_name)
-        }
+
+        def scores_by(metrics: dict[str, str]) -> dict[str, float]:
+            """`task/index of the question` -> its score by the metric of its task."""
+            return {
+                f"{name}/{index}": score
+                for name, log in logs.items()
+                for index, score in harness.ordered(log, metrics[name], filter_name)
+            }
+
         gold = {
             f"{name}/{sample['doc_id']}": bits
             for name, log in logs.items()
             for sample in log
             if (bits := harness.gold_bits(sample, tasks[name].OUTPUT_TYPE)) is not None
         }
-        means = {}
-        for metric in others:
-            values = [score for log in logs.values() for _, score in harness.ordered(log, metric, filter_name)]
-            means[metric] = sum(values) / len(values)
         measured = Measured(
             benchmark=benchmark.name,
             shots=max(int(task.get_config("num_fewshot") or 0) for task in tasks.values()),
             metric=" + ".join(dict.fromkeys(main.values())),
             total=sum(total.values()),
-            scores=scores,
-            other_metrics=means,
+            scores=scores_by(main),
+            other_scores={metric: scores_by(dict.fromkeys(logs, metric)) for metric in others},
             language=benchmark.language,
-            differs=benchmark.differs,
+            differs=benchmark.differs + _as_asked(benchmark, as_chat=as_chat),
             gold=gold,
         )
         write_checked(path, {"key": key, "measured": asdict(measured)})
@@ -206,6 +218,13 @@ class BenchmarkRunner:
                 folder=self._pieces,
             )
         return self._lm
+
+
+def _as_asked(benchmark: Benchmark, *, as_chat: bool) -> str:
+    """In which form a benchmark of instruction following was asked, if that depends on the model."""
+    if benchmark.name not in INSTRUCTION_BENCHMARKS or benchmark.needs_chat:
+        return ""
+    return "; asked through the chat template" if as_chat else "; asked as plain text, without a chat template"
 
 
 def _metrics(harness: Any, benchmark: Benchmark, tasks: dict[str, Any]) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -238,17 +257,22 @@ def choose(total: dict[str, int], limit: int, seed: int) -> dict[str, list[int]]
 
 def compare_benchmarks(
     before: Sequence[Measured], after: Sequence[Measured], settings: Evaluation
-) -> list[tuple[BenchmarkRow, Estimate]]:
+) -> list[ComparedBenchmark]:
     """Each benchmark that ran on both sides, as a row of the results whose verdict is not filled in yet."""
-    rows: list[tuple[BenchmarkRow, Estimate]] = []
+    rows: list[ComparedBenchmark] = []
     other = {measured.benchmark: measured for measured in after}
     for one in before:
         two = other.get(one.benchmark)
         if two is None:
             continue
         names = [name for name in one.scores if name in two.scores]
-        estimate = estimate_score(*(np.array([side.scores[name] for name in names]) for side in (one, two)))
+        estimate = _estimate(one.scores, two.scores, names)
         own, others = one.parts(), two.parts()
+        tolerance = settings.tolerance_of(one.benchmark)
+        by_metric = {
+            metric: _estimate(scores, two.other_scores[metric], names) for metric, scores in one.other_scores.items()
+        }
+        judged = BENCHMARKS[one.benchmark].judged_metrics if one.benchmark in BENCHMARKS else ()
         row: BenchmarkRow = {
             "benchmark": one.benchmark,
             "language": one.language,
@@ -262,23 +286,36 @@ def compare_benchmarks(
             "change": estimate.change,
             "changed": estimate.spread**2,
             "ci": estimate.interval(),
-            "tolerance": settings.benchmark_tolerance,
+            "tolerance": tolerance,
             "verdict": "undecided",
             "before_ci": wilson(estimate.before, len(names)),
             "after_ci": wilson(estimate.after, len(names)),
-            "differs": one.differs,
+            "differs": one.differs if one.differs == two.differs else f"before: {one.differs}; after: {two.differs}",
             "parts": {
                 name: {"questions": part["questions"], "before": part["score"], "after": others[name]["score"]}
                 for name, part in own.items()
             },
             "other_metrics": {
-                metric: {"before": score, "after": two.other_metrics[metric]}
-                for metric, score in one.other_metrics.items()
+                metric: {
+                    "before": other.before,
+                    "after": other.after,
+                    "change": other.change,
+                    "changed": other.spread**2,
+                    "ci": other.interval(),
+                    "tolerance": tolerance if metric in judged else None,
+                    "verdict": "undecided" if metric in judged else None,
+                }
+                for metric, other in by_metric.items()
             },
             "gold_bits_per_byte": _compare_gold(one, two),
         }
-        rows.append((row, estimate))
+        rows.append(ComparedBenchmark(row, estimate, {metric: by_metric[metric] for metric in judged}))
     return rows
+
+
+def _estimate(before: dict[str, float], after: dict[str, float], names: Sequence[str]) -> Estimate:
+    """The change of the mean score over the named questions."""
+    return estimate_score(*(np.array([side[name] for name in names]) for side in (before, after)))
 
 
 def _compare_gold(before: Measured, after: Measured) -> GoldBits | None:
@@ -313,6 +350,7 @@ def summarize(measured: Sequence[Measured]) -> list[BenchmarkScore]:
             "sampled": len(one.scores) < one.total,
             "parts": one.parts(),
             "other_metrics": one.other_metrics,
+            "differs": one.differs,
             "gold_bits_per_byte": one.gold_bits_per_byte,
         }
         for one in measured
