@@ -22,6 +22,7 @@ from reprise.evaluation.paired import mean_interval
 from reprise.model.flops import training_flops_per_token
 from reprise.model.loading import load_config
 from reprise.recipe import load_recipe
+from reprise.recipe.model import Model
 from reprise.report.study_records import StudyResult
 
 HERE = Path(__file__).resolve().parent
@@ -99,7 +100,7 @@ def spent(runs: list[Path]) -> Spent:
     tokens, zh_bytes, flops = 0, 0, 0.0
     for run in runs:
         recipe = load_recipe(run / "recipe.yaml")
-        config = load_config(recipe.start_model().model_copy(update={"path": str(run / "train-1" / "model")}))
+        config = load_config(Model(path=str(run / "train-1" / "model")))
         for manifest in sorted(run.glob("train-*/manifest.json")):
             counts = json.loads(manifest.read_text(encoding="utf-8"))["counts"]
             tokens += counts["tokens"]
@@ -129,7 +130,7 @@ def answer(recorded: Recorded) -> str:
         word = ("it paid" if mean < 0 else "it did not pay") if shown else "no difference is shown"
         parts.append(f"on {equal} {word}: Chinese bits per byte {amount(difference(recorded, variant, ZH), 1)} points")
     tokens = recorded["spent"][PLAIN]["tokens"]
-    return f"{'; '.join(parts)} against plain training with {tokens:,} tokens"
+    return f"{'; '.join(parts)}, against plain training with {tokens:,} tokens"
 
 
 def source(recorded: Recorded) -> str:
@@ -171,7 +172,7 @@ def results(studies: Mapping[str, Recorded]) -> str:
         f"{source(recorded)} Changes are relative to the base model; differences are paired by seed, with Student's "
         "95 % interval.",
         "",
-        f"**{answer(recorded).capitalize()}.**",
+        f"**{answer(recorded).replace('on', 'On', 1)}.**",
         "",
         f"![Chinese learned and English kept]({PICTURE.name})",
         "",
