@@ -19,7 +19,7 @@ from typing import TypedDict
 from write import MACHINE, replace
 
 HERE = Path(__file__).resolve().parent
-DATA, PAGE = HERE / "data" / "hand_on.json", HERE / "smollm2-handed-on.md"
+DATA, PAGE = HERE / "data" / "hand_on" / "commands.json", HERE / "smollm2-handed-on.md"
 START, END = "<!-- written by docs/results/hand_on.py -->", "<!-- end of what hand_on.py writes -->"
 COMMANDS = (
     "merge RUN --factor 0.5 --output FOLDER/half",
@@ -64,7 +64,7 @@ def collect(run: str, text: str, folder: Path) -> None:
         done = subprocess.run([sys.executable, "-m", "reprise", *words], capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{command}: code {done.returncode}\n{done.stdout}{done.stderr}")
-        printed = done.stdout
+        printed = done.stdout + done.stderr
         for name, path in sorted(names.items(), key=lambda item: -len(item[1])):
             printed = printed.replace(path, name)
         target = Path(words[words.index("--output") + 1])
@@ -73,10 +73,11 @@ def collect(run: str, text: str, folder: Path) -> None:
             {
                 "command": command,
                 "seconds": round(time.monotonic() - begun, 1),
-                "printed": [line for line in printed.splitlines() if line.strip()],
+                "printed": [line for line in printed.splitlines() if line.strip() and "%|" not in line],  # no progress
                 "megabytes": {name: round(size, 1) for name, size in sizes.items() if size > 1},
             }
         )
+    DATA.parent.mkdir(parents=True, exist_ok=True)
     DATA.write_text(json.dumps(recorded, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -160,7 +160,7 @@ def _uncounted_inputs(recipe: Recipe) -> list[str]:
 
 
 def _outdated(recipe: Recipe) -> dict[str, str]:
-    """Of the stages whose output the plan shows, those that would run again -> why."""
+    """Stages that the plan takes numbers from and that would run again -> why."""
     found: dict[str, str] = {}
     with contextlib.suppress(UserError):  # missing files are findings of their own
         for stage, _, status in walk_stages(recipe, Workspace(recipe.workspace), [TOKENIZE], read_files=False):
