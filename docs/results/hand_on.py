@@ -20,6 +20,7 @@ from write import MACHINE, replace
 
 HERE = Path(__file__).resolve().parent
 DATA, PAGE = HERE / "data" / "hand_on" / "commands.json", HERE / "smollm2-handed-on.md"
+INDEX = HERE / "README.md"
 START, END = "<!-- written by docs/results/hand_on.py -->", "<!-- end of what hand_on.py writes -->"
 COMMANDS = (
     "merge RUN --factor 0.5 --output FOLDER/half",
@@ -97,9 +98,24 @@ def results(recorded: Recorded) -> str:
     return "\n".join(lines) + "\n"
 
 
+def index(recorded: Recorded) -> str:
+    """The line of the index: the check of each file."""
+    checks = [line for one in recorded["commands"] for line in one["printed"] if line.startswith("checked on")]
+    names = [
+        re.findall(r"--gguf (\S+)", one["command"])[0] for one in recorded["commands"] if "--gguf" in one["command"]
+    ]
+    answer = "; ".join(f"{name}: {line.partition('text: ')[2]}" for name, line in zip(names, checks, strict=True))
+    return (
+        "| question | answer | page and command | commit |\n|---|---|---|---|\n"
+        f"| Does an exported file compute what the model computed? | {answer} | [page]({PAGE.name}), "
+        f"`reprise export MODEL --gguf q8_0` | {recorded['commit']} |\n"
+    )
+
+
 def files(recorded: Recorded) -> dict[Path, str]:
     """File -> its content."""
-    return {PAGE: replace(PAGE.read_text(encoding="utf-8"), results(recorded), START, END)}
+    parts = {PAGE: results(recorded), INDEX: index(recorded)}
+    return {path: replace(path.read_text(encoding="utf-8"), part, START, END) for path, part in parts.items()}
 
 
 def main() -> None:
