@@ -182,6 +182,17 @@ def test_the_card_of_a_checkpoint_says_which_and_the_run_measured_another_model(
     assert valid(copied / "exports" / "state")["checkpoint"]["averaged"] is False
 
 
+def test_a_checkpoint_of_an_unfinished_run_is_exported_without_a_card(copied):
+    partial = (copied / "train-1").rename(copied / "train-1.partial")
+    (partial / "manifest.json").unlink()
+    with pytest.raises(UserError, match="name a checkpoint"):
+        said("export", copied)
+    said("export", copied, partial / "state", "--gguf", "f16", "--no-check")
+    assert valid(copied / "exports" / "state")["trained"] is None
+    assert (copied / "exports" / "state-f16" / "Modelfile").is_file()
+    assert not (copied / "exports" / "state-f16" / "README.md").exists()
+
+
 def test_the_card_of_8_bit_weights_says_so(copied):
     pytest.importorskip("torchao")
     said("export", copied, "--int8", "--no-check")

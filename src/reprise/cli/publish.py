@@ -59,7 +59,7 @@ def export(
     if text is not None and gguf is None and not int8:
         raise UserError("only a quantized model is compared on text", where="--text", remedy="add --gguf or --int8")
     gguf = None if gguf is None else gguf.lower()
-    source = Source.open(recipe)
+    source = Source.open(recipe, finished=checkpoint is None)
     if checkpoint is not None:
         target = output or source.exports / checkpoint.name
         source = export_checkpoint_of(source, checkpoint, target, averaged=averaged)

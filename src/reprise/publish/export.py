@@ -15,7 +15,7 @@ from reprise.publish.gguf_file import check_gguf, write_gguf
 from reprise.publish.int8 import check_int8, check_int8_folder, write_int8
 from reprise.publish.logits_check import QuantizationCheck
 from reprise.publish.ollama import write_modelfile
-from reprise.publish.origin import Origin, read_origin, trained_origin, write_origin
+from reprise.publish.origin import Origin, read_origin, trained_content, trained_origin, write_origin
 from reprise.recipe import Recipe
 from reprise.recipe.loading import open_recipe
 from reprise.recipe.model import Model
@@ -38,8 +38,12 @@ class Source:
     """How it was made from the run's trained model, if that is known."""
 
     @classmethod
-    def open(cls, path: Path) -> "Source":
+    def open(cls, path: Path, *, finished: bool = True) -> "Source":
         """Open a recipe, the folder of a run, or a model folder; a model in RUN/exports belongs to the run.
+
+        Args:
+            path: names it.
+            finished: refuse a run that has no trained model yet; False: a checkpoint of it is wanted.
 
         Raises:
             UserError: the run has no trained model yet, or the path is none of these.
@@ -47,6 +51,8 @@ class Source:
         if path.suffix in (".yaml", ".yml") or (path / "recipe.yaml").is_file():
             recipe = open_recipe(path, None)
             model = Path(recipe.workspace) / f"train-{len(recipe.stages)}" / "model"
+            if not finished:
+                return cls(model, recipe, is_run=True, origin=None)
             origin = trained_origin(recipe)
             refuse_damage(model.parent, f"{model.name}/")
             return cls(model, recipe, is_run=True, origin=origin)
@@ -64,7 +70,7 @@ class Source:
         return cls(path, recipe, is_run=False, origin=read_origin(path))
 
     def card(self, quantization: str | None = None) -> str | None:
-        """The text of the model card; None if the run is not known.
+        """The text of the model card; None if the run is not known, or not finished.
 
         Args:
             quantization: how the weights were quantized after what `origin` says.
@@ -72,9 +78,9 @@ class Source:
         Raises:
             UserError: nothing was trained yet, or the run was trained again since this model was made from it.
         """
-        if self.recipe is None:
+        if self.recipe is None or (self.origin is not None and self.origin["trained"] is None):
             return None
-        if self.origin is not None and self.origin["trained"] != trained_origin(self.recipe)["trained"]:
+        if self.origin is not None and self.origin["trained"] != trained_content(self.recipe):
             raise UserError(
                 "the run was trained again since this model was made from it, so its card would be wrong",
                 where=str(self.model),
@@ -104,7 +110,7 @@ class Source:
         """
         if not self.is_run:
             return self.model
-        assert self.origin is not None, "it is the trained model"
+        assert self.origin is not None and self.origin["trained"] is not None, "it is the trained model"
         return self.exports / f"model-{self.origin['trained'][:12]}"
 
     @property
@@ -172,12 +178,16 @@ def export_checkpoint_of(source: Source, checkpoint: Path, folder: Path, *, aver
     if source.recipe is None:
         raise UserError("a checkpoint needs its run", where=str(source.model), remedy="name the recipe or the run")
     facts = read_facts(checkpoint)
-    origin = trained_origin(source.recipe)
-    origin["checkpoint"] = {
-        "name": checkpoint.resolve().name,
-        "stage": facts["settings"]["stage_index"] + 1,
-        "tokens": facts["progress"].tokens,
-        "averaged": averaged,
+    origin: Origin = {
+        "trained": trained_content(source.recipe),
+        "checkpoint": {
+            "name": checkpoint.resolve().name,
+            "stage": facts["settings"]["stage_index"] + 1,
+            "tokens": facts["progress"].tokens,
+            "averaged": averaged,
+        },
+        "merge": None,
+        "quantization": None,
     }
     export_checkpoint(checkpoint, source.recipe.start_model(), folder, averaged=averaged, verify=True)
     write_origin(folder, origin)

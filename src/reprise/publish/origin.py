@@ -74,8 +74,8 @@ class MergeOrigin(TypedDict):
 class Origin(TypedDict):
     """How a model was made; without checkpoint, merge and quantization it is the trained model itself."""
 
-    trained: str
-    """The run's trained model: `content` in the manifest of its stage."""
+    trained: str | None
+    """The run's trained model: `content` in the manifest of its stage; null: a checkpoint of an unfinished run."""
     checkpoint: CheckpointOrigin | None
     """The checkpoint that it is, instead of the trained model."""
     merge: MergeOrigin | None
@@ -87,21 +87,26 @@ class Origin(TypedDict):
 _RECORD = TypeAdapter(Origin)
 
 
+def trained_content(recipe: Recipe) -> str | None:
+    """`content` of the run's trained model; None if it has none yet."""
+    manifest = Workspace(recipe.workspace).manifest(f"train-{len(recipe.stages)}")
+    return None if manifest is None else manifest.content
+
+
 def trained_origin(recipe: Recipe) -> Origin:
     """The origin of the run's trained model itself.
 
     Raises:
         UserError: the run has none yet.
     """
-    stage = f"train-{len(recipe.stages)}"
-    manifest = Workspace(recipe.workspace).manifest(stage)
-    if manifest is None:
+    content = trained_content(recipe)
+    if content is None:
         raise UserError(
             "there is no trained model yet",
-            where=str(Path(recipe.workspace, stage, "model")),
-            remedy="run `reprise train RECIPE` first",
+            where=str(Path(recipe.workspace, f"train-{len(recipe.stages)}", "model")),
+            remedy="run `reprise train RECIPE` first, or name a checkpoint: `reprise export RECIPE CHECKPOINT`",
         )
-    return {"trained": manifest.content, "checkpoint": None, "merge": None, "quantization": None}
+    return {"trained": content, "checkpoint": None, "merge": None, "quantization": None}
 
 
 def write_origin(folder: Path, origin: Origin) -> None:
