@@ -74,8 +74,18 @@ def whole(base_model, store, tmp_path_factory):
 
 
 def train(call, endpoint, at, late):
-    """Train in this process; the store kills it at one of its changes."""
+    """Train in this process; the store kills it at one of its changes.
+
+    Each checkpoint is uploaded before the next step: how many are replaced while they wait would depend on the load.
+    """
     torch.set_num_threads(1)
+    add = Mirror.add_checkpoint
+
+    def add_and_wait(mirror, *arguments, **names):
+        add(mirror, *arguments, **names)
+        mirror.wait(30.0)
+
+    Mirror.add_checkpoint = add_and_wait
     Bucket(endpoint).faults(kill=os.getpid(), at=at, late=late)
     run_call(json.loads(call))
     Bucket(endpoint).faults()
