@@ -69,10 +69,8 @@ def make_plan(recipe: Recipe, findings: Sequence[Finding] = ()) -> Plan:
     Raises:
         UserError: the peak FLOP/s of `hardware.gpu` are not known, or the token store cannot supply a stage.
     """
-    vocabulary, outdated = _vocabulary(recipe), _outdated(recipe)
-    if VOCABULARY in outdated:
-        vocabulary = None
-    trained = recipe if VOCABULARY in outdated else _as_trained(recipe)
+    outdated = _outdated(recipe)
+    vocabulary, trained = (None, recipe) if VOCABULARY in outdated else (_vocabulary(recipe), _as_trained(recipe))
     per_token, formula = _flops_per_token(trained)
     peak = _peak_tflops(recipe)
     rate = peak * 1e12 * recipe.hardware.utilisation
