@@ -55,7 +55,7 @@ def _decode_utf8(match: re.Match[str]) -> str:
 _UNICODE_ESCAPE = re.compile(r"\\+(?:u\{([0-9a-fA-F]{1,6})\}|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|x([0-9a-fA-F]{2}))")
 _LINE_ESCAPE = re.compile(r"\\+(?:[nr]|t(?!ext[a-z]{0,6}\{))")
 """Does not match the beginning of LaTeX's `\\text{...}`."""
-_JSON_SIGN = re.compile(r"\\+(?:u\{?[0-9a-fA-F]{2}|U000|x[0-9a-fA-F]{2}|[nrt](?![a-z])|\")")
+_JSON_SIGN = re.compile(r"\\\\*+(?:u\{?[0-9a-fA-F]{2}|U000|x[0-9a-fA-F]{2}|[nrt](?![a-z])|\")")
 
 
 def _decode_backslashes(text: str) -> str:

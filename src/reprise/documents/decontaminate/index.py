@@ -58,7 +58,7 @@ LETTER_NGRAM = 24
 _LETTER_STRIDE = 8
 """Every eighth n-gram of letters is indexed, so that they take about as much memory as n-grams of words."""
 _GENERIC_SIZE = {Unit.WORDS: 3, Unit.CHARS: 4}
-_ANCHORS = (6, 4, 2, 1)
+_ANCHORS = (4, 2, 1)
 """Short questions are looked up by this many of their first words."""
 _BITS = (16, 26)
 """Leading bits of a hash that index the filter of a table with few and with many keys: 8 KiB to 8 MiB."""
@@ -102,8 +102,9 @@ class Grams:
 
     def look_up(self, hashes: Hashes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Pairs (index into `hashes`, index into `forms`) of equal hashes, as two arrays."""
-        leading = hashes >> self.shift
-        candidates = np.flatnonzero(self.bits[leading >> np.uint64(3)] >> (leading & np.uint64(7)) & np.uint8(1))
+        leading = (hashes >> self.shift).astype(np.uint32)  # small types: this runs on every word of the corpus
+        in_byte = leading.astype(np.uint8) & np.uint8(7)
+        candidates = np.flatnonzero(self.bits[leading >> np.uint32(3)] >> in_byte & np.uint8(1))
         # Sorted, so that the search passes over the keys once.
         candidates = candidates[np.argsort(hashes[candidates])]
         keys = np.searchsorted(self.keys, hashes[candidates])

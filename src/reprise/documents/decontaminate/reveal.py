@@ -18,10 +18,8 @@ _TAG = re.compile(
     r"|t[dhr]|tfoot|thead|tt|u|ul|var|wbr)\b[^<>]{0,200}>|<!--.{0,300}?-->"
 )
 _READING = re.compile(r"<r([tp])>[^<>]{0,40}</r\1>")
-_TAG_IN_WORD = re.compile(
-    r"(?i)(?<=[^\W\d_])(?:</?(?:a|b|em|font|i|ins|mark|s|small|span|strong|tt|u|wbr)\b[^<>]{0,200}>"
-    r"|<!--.{0,300}?-->)+(?=[^\W\d_])"
-)
+_TAG_REST = r"(?:/?(?:a|b|em|font|i|ins|mark|s|small|span|strong|tt|u|wbr)\b[^<>]{0,200}>|!--.{0,300}?-->)"
+_TAG_IN_WORD = re.compile(rf"(?i)<(?<=[^\W\d_]<){_TAG_REST}(?:<{_TAG_REST})*(?=[^\W\d_])")
 _TAG_IN_WORD_SIGN = re.compile(r"<(?<=[^\W\d_]<)[/!a-zA-Z]")
 """Here and below, a pattern that begins with one character or a set of them is searched for several times as fast."""
 _DECODING_ROUNDS = 3
@@ -56,7 +54,7 @@ def reveal(text: str, *, strewn_letters: bool = False) -> str:
         if revealed == before:
             break
     revealed = _join_lines(_drop_insertions(fold_chars(revealed)))
-    return _STREWN_LETTER.sub("", revealed) if strewn_letters else revealed
+    return _STREWN_LETTER[revealed.isascii()].sub("", revealed) if strewn_letters else revealed
 
 
 def changed_parts(plain: str, revealed: str) -> list[str]:
@@ -100,10 +98,12 @@ _TIME = re.compile(
 )
 """A time at the beginning of a line: of a subtitle, with the number before it, or of a line of a transcript."""
 _HEADER = re.compile(
-    r"\n(?<=[^\s.!?:;|>。！？：；]\n)\s*(?:[^\n]{2,60}?[^\S\n][0-9]{1,4}|[0-9]{1,4}[^\S\n]+[^\n]{2,60})[^\S\n]*\n"
+    r"\n(?<=[^\s.!?:;|>。！？：；]\n)\s*(?=[^\n0-9]{0,61}+[0-9])"
+    r"(?:[^\n]{2,60}?[^\S\n][0-9]{1,4}|[0-9]{1,4}[^\S\n]+[^\n]{2,60})[^\S\n]*\n"
     r"\s*(?=[^\W\d_A-Z])"
 )
-"""A short line with a number at its end or beginning, in the middle of a sentence: a page header."""
+"""A short line with a number at its end or beginning, in the middle of a sentence: a page header. The first lookahead
+passes over lines without a digit, which are most of them."""
 _LINE_NUMBER = re.compile(r"\n[^\S\n]*+[\[(]?(\d{1,5})(?:[\])]?[.:|)]?[^\S\n]+|[\])]?[.:|)]\|?(?!\d))(?=\S)")
 _SENTENCE_ENDS = frozenset(".!?;。！？；")
 _LATEX_STYLE = re.compile(
@@ -111,7 +111,7 @@ _LATEX_STYLE = re.compile(
 )
 _OLD_LATEX_STYLE = re.compile(r"\{\\(?:bf|em|it|rm|sc|sf|sl|tt)(?![a-zA-Z])\s*")
 _LATEX_HYPHEN = re.compile(r"\\-(?<=[^\W\d_]..)\s*(?=[^\W\d_])")
-_EMPHASIS = re.compile(r"(\*{1,3}|~~|`)([^\W\d_]{2,30})\1")
+_EMPHASIS = re.compile(r"(\*(?:\*\*?)?|~~|`)([^\W\d_]{2,30})\1")
 _EMPHASIS_SIGN = re.compile(r"[*~`][^\W\d_]{2,30}[*~`]")
 _FORUM_STYLE = re.compile(r"\[/?(?:b|i|u|s|color(?:=#?\w{1,20})?|size(?:=\w{1,9})?)\]")
 _TERMINAL_STYLE = re.compile(r"\[[0-9;]{1,8}m")
@@ -125,7 +125,10 @@ _RAISED_NUMBER = re.compile(
 )
 """The number of a note after a word; after one or two letters it may be a power (`m²`)."""
 _LINK_TARGET = re.compile(r"\]\([^()\s]{1,300}\)")
-_STREWN_LETTER = re.compile(f"(?<=[{HAN}])\\s?[a-zA-Z]\\s?(?=[{HAN}])|(?<!\\S)(?![AIaiOo])[^\\W\\d_{HAN}](?!\\S)\\s*")
+_LETTER_IN_HAN = f"(?<=[{HAN}])\\s?[a-zA-Z]\\s?(?=[{HAN}])"
+_LETTER_ALONE = f"[^\\W\\d_AIaiOo{HAN}](?<!\\S.)(?!\\S)\\s*"
+_STREWN_LETTER = {True: re.compile(_LETTER_ALONE), False: re.compile(f"{_LETTER_IN_HAN}|{_LETTER_ALONE}")}
+"""Whether a text is ASCII -> single letters between words, or in Chinese text between characters."""
 
 
 def _drop_insertions(text: str) -> str:
