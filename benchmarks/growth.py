@@ -155,12 +155,14 @@ def processor_seconds(pid: int) -> float:
 
 
 def disk_gb(folder: Path) -> float:
+    """Files and folders that disappear meanwhile are left out."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_blocks * 512
-        except OSError:
-            continue
+    for root, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += Path(root, name).stat().st_blocks * 512
+            except OSError:
+                continue
     return total / 1e9
 
 
