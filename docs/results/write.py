@@ -1,4 +1,4 @@
-"""Write the results of the five claims, their pictures and their lines of the index from the studies' JSON.
+"""Write the results of the claims and the topic rule, their pictures and lines of the index from the studies' JSON.
 
     python docs/results/write.py                         # the pages again, from docs/results/data
     python docs/results/write.py runs/claims/questions   # take a finished study's study.json first
@@ -98,6 +98,7 @@ _TEXTS = ("ordinary", "synthetic/math", "synthetic/qa_forum", "en/paper", "en/co
 _MORE = (_ACCURACY, *(f"bits_per_byte/{name}" for name in _TEXTS))
 _ZH = "bits_per_byte/zh"
 _SMALL = "Anything about models that are larger or were trained longer."
+_POLICIES = ("topic_perplexity, every difference", "ado", "bandit", "velocity")
 
 CLAIMS = [
     Claim(
@@ -189,6 +190,24 @@ CLAIMS = [
         ],
         "The effect on benchmarks, or with the paper's nine disciplines: three kinds of real text stand in for them, "
         f"and the base model had read all three. {_SMALL}",
+    ),
+    Claim(
+        6,
+        "topic shares that follow perplexity help",
+        "Do topic shares that follow perplexity beat fixed shares?",
+        "topics",
+        _ZH,
+        ["static", "topic_perplexity", *_POLICIES],
+        [
+            Comparison("topic_perplexity", "static", _ZH, decides=True),
+            *(Comparison(name, "static", _ZH) for name in _POLICIES),
+            *(
+                Comparison("topic_perplexity", "static", f"{_ZH}/web/{topic}")
+                for topic in ("web", "encyclopedia", "book", "qa_forum", "sums", "shuffled")
+            ),
+        ],
+        "What a policy does with a hundred topics that resemble each other, with other constants, or over many more "
+        f"updates than 25. {_SMALL}",
     ),
 ]
 

@@ -7,7 +7,10 @@ CORPUS holds `train-zh-KIND.jsonl.zst` files with an `id` and a `text` per line.
 - `wrong-N.jsonl` (N = 0, 30, 50, 70): the same questions in the same order, N per cent of them with a wrong answer;
 - `gold.jsonl`: each fact asked in wordings that no training question has, with the right answer, as conversations;
 - `arithmetic.jsonl`: the same questions with four choices, in the format of question files;
-- `order.jsonl` and `scorer.jsonl`: beginnings of Chinese documents, no document in both.
+- `order.jsonl` and `scorer.jsonl`: beginnings of Chinese documents, no document in both;
+- `topics.jsonl` and `topics-held-out.jsonl`: topics of unequal difficulty: four kinds of Chinese text (documents that
+  are in neither of the above; pieces of held-out ones), sums, which are learned soon, and shuffled characters, which
+  cannot be learned.
 """
 
 import io
@@ -27,9 +30,12 @@ NUM_QUESTIONS = 4000
 SLIPS = (-2, -1, 1, 2)
 """A wrong answer differs from the right one by one of these."""
 KINDS = ("web", "encyclopedia", "book", "qa_forum")
-ORDER_BYTES, SCORER_BYTES = 25_000, 60_000
-"""UTF-8 bytes of each kind of Chinese text in order.jsonl and scorer.jsonl."""
-DOCUMENT_CHARS = 600
+ORDER_BYTES, SCORER_BYTES, TOPIC_BYTES = 25_000, 60_000, 150_000
+"""UTF-8 bytes of each kind of Chinese text in order.jsonl, scorer.jsonl and topics.jsonl."""
+HELD_OUT_BYTES = {"sums": 6_000, "shuffled": 6_000}
+HELD_OUT_KIND_BYTES = 24_000
+"""Bytes of a topic in topics-held-out.jsonl: the kinds of text, which are what counts, have nine tenths."""
+DOCUMENT_CHARS, TOPIC_CHARS = 600, 200
 LETTERS = "ABCD"
 
 WORDINGS = {
@@ -103,20 +109,59 @@ def write_held_out(folder: Path) -> None:
 
 
 def write_chinese(corpus: Path, folder: Path) -> None:
-    """Two sets of beginnings of documents, of every kind as many bytes."""
-    chosen: dict[str, list[dict[str, str]]] = {"order": [], "scorer": []}
+    """Sets of beginnings of documents, of every kind as many bytes; then the topics that are not text."""
+    chosen: dict[str, list[dict[str, str]]] = {"order": [], "scorer": [], "topics": []}
     for kind in KINDS:
         documents = iter(
             sorted(read(corpus / f"train-zh-{kind}.jsonl.zst"), key=lambda one: zlib.crc32(one[0].encode()))
         )
-        for name, limit in (("order", ORDER_BYTES), ("scorer", SCORER_BYTES)):
+        for name, limit in (("order", ORDER_BYTES), ("scorer", SCORER_BYTES), ("topics", TOPIC_BYTES)):
             size = 0
             while size < limit and (document := next(documents, None)) is not None:
                 text = document[1][:DOCUMENT_CHARS]
                 size += len(text.encode())
-                chosen[name].append({"id": document[0], "text": text, "lang": "zh", "source": "web"})
+                record = {"id": document[0], "text": text, "lang": "zh", "source": "web"}
+                chosen[name].append(record | ({"topic": kind} if name == "topics" else {}))
+    chosen["topics"] += [*sums("sum", TOPIC_BYTES, 2), *shuffled("shuffled", chosen["topics"], TOPIC_BYTES, 3)]
+    held_out = chosen["topics-held-out"] = []
+    for kind in KINDS:
+        size = 0
+        for name, text in read(corpus / f"valid-zh-{kind}.jsonl.zst"):
+            for start in range(0, len(text), TOPIC_CHARS):
+                if size < HELD_OUT_KIND_BYTES:
+                    piece = {"id": f"{name}-{start}", "text": text[start : start + TOPIC_CHARS], "topic": kind}
+                    held_out.append({**piece, "lang": "zh", "source": "web"})
+                    size += len(piece["text"].encode())
+    held_out += sums("held-out-sum", HELD_OUT_BYTES["sums"], 4)
+    held_out += shuffled("held-out-shuffled", held_out, HELD_OUT_BYTES["shuffled"], 5)
     for name, records in chosen.items():
         write_lines(folder / f"{name}.jsonl", records)
+
+
+def sums(name: str, num_bytes: int, seed: int) -> Iterator[dict[str, str]]:
+    """Documents of eight sums each."""
+    random_state = random.Random(seed)
+    size = 0
+    for number in itertools.count():
+        if size >= num_bytes:
+            return
+        pairs = [(random_state.randrange(100), random_state.randrange(100)) for _ in range(8)]
+        text = "".join(f"{one} 加 {other} 等于 {one + other}。\n" for one, other in pairs)
+        size += len(text.encode())
+        yield {"id": f"{name}-{number}", "text": text, "lang": "zh", "source": "web", "topic": "sums"}
+
+
+def shuffled(name: str, records: Iterable[dict[str, str]], num_bytes: int, seed: int) -> Iterator[dict[str, str]]:
+    """The characters of the Chinese texts in an order drawn at random, as documents of `TOPIC_CHARS` characters."""
+    chars = [char for record in records if record["topic"] in KINDS for char in record["text"]]
+    random.Random(seed).shuffle(chars)
+    size = 0
+    for start in range(0, len(chars), TOPIC_CHARS):
+        if size >= num_bytes:
+            return
+        text = "".join(chars[start : start + TOPIC_CHARS])
+        size += len(text.encode())
+        yield {"id": f"{name}-{start}", "text": text, "lang": "zh", "source": "web", "topic": "shuffled"}
 
 
 def read(path: Path) -> Iterator[tuple[str, str]]:
