@@ -108,6 +108,8 @@ class Tokenizer:
         return encoded
 
     def _check_embedded(self, texts: list[str], encoded: list[Ids], num_embeddings: int) -> None:
+        if int(np.concatenate(encoded).max(initial=0)) < num_embeddings:
+            return
         for text, ids in zip(texts, encoded, strict=True):
             if len(ids) and int(ids.max()) >= num_embeddings:
                 raise UserError(

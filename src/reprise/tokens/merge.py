@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from reprise.documents.engine import Engine, run_pieces
+from reprise.documents.engine import Engine, keep_workers, run_pieces
 from reprise.storage import FileChecksum, file_checksum
 from reprise.tokens.gather import gather_slices
 from reprise.tokens.runs import Columns, Run, SplitBucket, offsets_of, sort_documents
@@ -109,26 +109,27 @@ def merge_into(
         ]
     pieces.reverse()
     cutter = _Cutter(runs, pieces)
-    results = run_pieces(
-        functools.partial(_merge_range, root, folder),
-        pieces,
-        engine=engine,
-        what="write the token store",
-        num_bytes=tokens * dtype.itemsize,
-        finished=cutter.finished,
-    )
-    conversations: dict[SplitBucket, list[Conversations]] = {}
-    for piece, result in zip(pieces, results, strict=True):
-        conversations.setdefault(piece.bucket, []).append(result)
-    _open_runs.cache_clear()
-    shutil.rmtree(folder, ignore_errors=True)
-    checksums = run_pieces(
-        functools.partial(_checksums, root),
-        list(folders.values()),
-        engine=engine,
-        what="checksums of the token store",
-        num_bytes=tokens * dtype.itemsize,
-    )
+    with keep_workers():
+        results = run_pieces(
+            functools.partial(_merge_range, root, folder),
+            pieces,
+            engine=engine,
+            what="write the token store",
+            num_bytes=tokens * dtype.itemsize,
+            finished=cutter.finished,
+        )
+        conversations: dict[SplitBucket, list[Conversations]] = {}
+        for piece, result in zip(pieces, results, strict=True):
+            conversations.setdefault(piece.bucket, []).append(result)
+        _open_runs.cache_clear()
+        shutil.rmtree(folder, ignore_errors=True)
+        checksums = run_pieces(
+            functools.partial(_checksums, root),
+            list(folders.values()),
+            engine=engine,
+            what="checksums of the token store",
+            num_bytes=tokens * dtype.itemsize,
+        )
     return [
         _describe(bucket, folders[bucket], sizes[bucket], files, conversations[bucket])
         for bucket, files in zip(buckets, checksums, strict=True)
