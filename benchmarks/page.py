@@ -59,6 +59,33 @@ FIGURES = (
         "the tool most teams use today",
     ),
     Figure(
+        "peak_gb",
+        "growth",
+        "memory of any stage from reading to the token store, two workers, largest size below",
+        "none",
+        "GB",
+        "4",
+        "a corpus of any size on the machine that is there",
+    ),
+    Figure(
+        "worst_linearity",
+        "growth",
+        "processor time a document, in the worst stage and size below, by that at the smallest size",
+        "none",
+        "times",
+        "1.2",
+        "a hundred times the text takes a hundred times as long",
+    ),
+    Figure(
+        "disk_ratio",
+        "growth",
+        "most disk of a workspace, beside its text",
+        "none",
+        "times the text",
+        "2",
+        "the disk that holds the text holds the run",
+    ),
+    Figure(
         "perplexity_vs_loop",
         "documents",
         "perplexity of documents",
@@ -205,7 +232,35 @@ def write() -> str:
             quiet = "quiet" if entry["load_before"] < 0.5 else f"load {entry['load_before']} before the start"
             taken = f"{entry['date']} | {entry['commit']} | {entry['machine']}, {quiet}"
             notes.append(f"| `{figure.key}` | `{entry['command']}` | {taken} |")
-    return "\n".join([_HEAD, *rows, *_document_rates(kept), _NOTES, *notes, ""])
+    return "\n".join([_HEAD, *rows, *_growth(kept), *_document_rates(kept), _NOTES, *notes, ""])
+
+
+def _growth(kept: dict[str, Any]) -> list[str]:
+    """Every stage at every size, from benchmarks/growth.py."""
+    entry = kept.get("growth.sizes")
+    if entry is None:
+        return []
+    sizes = entry["value"]
+    heads = [f"{size['documents'] / 1e6:g} M documents, {size['text_gb']:.1f} GB" for size in sizes]
+    lines = [
+        "",
+        f"| stage: seconds (processor seconds), peak GB | {' | '.join(heads)} |",
+        f"|---|{'---|' * len(sizes)}",
+    ]
+    for stage in sizes[0]["stages"]:
+        rows = [size["stages"][stage] for size in sizes]
+        cells = [f"{row['seconds']:,.0f} ({row['processor_s']:,.0f}), {row['peak_gb']:.2f}" for row in rows]
+        lines.append(f"| {stage} | {' | '.join(cells)} |")
+    totals = [
+        [sum(row[key] for row in size["stages"].values()) for key in ("seconds", "processor_s")] for size in sizes
+    ]
+    lines.append(f"| all | {' | '.join(f'{wall:,.0f} ({used:,.0f})' for wall, used in totals)} |")
+    lines += [
+        "",
+        "English and Chinese, two thirds to one by bytes, a tenth planted copies; memory is that of all processes "
+        f"together. `{entry['command']}`, {entry['date']}, commit {entry['commit']}, {entry['machine']}.",
+    ]
+    return lines
 
 
 def _document_rates(kept: dict[str, Any]) -> list[str]:
