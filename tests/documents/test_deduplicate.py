@@ -6,16 +6,20 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reprise.documents.deduplicate import stage as deduplicate
+from reprise.documents.deduplicate.lines import without_lines
 from reprise.documents.deduplicate.near import choose_copies
 from reprise.documents.deduplicate.records import EDGE
 from reprise.documents.deduplicate.shingles import normalise_texts, split_shingle_words
 from reprise.documents.deduplicate.signatures import choose_bands
-from reprise.documents.table import DOCUMENTS, DROPPED, read_table, write_part
+from reprise.documents.rejects import read_rejects
+from reprise.documents.table import DOCUMENTS, DROPPED, REMOVED, read_table, write_part
 from reprise.recipe.documents import Deduplicate
+from reprise.workspace import Work
 
 
 def row(text, number=0, **more):
@@ -277,3 +281,128 @@ def test_of_large_clusters_some_copies_stay_but_none_of_held_out_text(run):
     assert len(run(rows)[0]) == 30
     with pytest.raises(ValueError, match="of 3 documents 4 cannot stay"):
         Deduplicate(repeats={3: 4})
+
+
+def plain_lines(rows, dropped, max_documents, min_chars, min_chars_left):
+    """What `lines` does, one line at a time: id -> text, None if the document is dropped."""
+    alive = [one for one in rows if one["id"] not in dropped and one["source"] == "web"]
+    alive.sort(key=lambda one: (one["split"] != "valid", xxhash.xxh3_128_hexdigest(one["text"].encode())))
+    owners = {}
+    for one in alive:
+        for line in one["text"].split("\n"):
+            if len(line.strip()) >= min_chars:
+                normal = "".join(unicodedata.normalize("NFKC", line).casefold().split())
+                owners.setdefault(normal, dict.fromkeys([]))[one["id"]] = None
+    result = {}
+    for one in alive:
+        kept, lost = [], False
+        for line in one["text"].split("\n"):
+            documents = list(owners.get("".join(unicodedata.normalize("NFKC", line).casefold().split()), [one["id"]]))
+            long = len(line.strip()) >= min_chars
+            if long and one["split"] != "valid" and len(documents) > max_documents and documents[0] != one["id"]:
+                lost = True
+            else:
+                kept.append(line)
+        text = "\n".join(kept)
+        result[one["id"]] = None if lost and len(text) < max(1, min_chars_left) else text
+    return result
+
+
+LINES = [f"line {letter * 6} of some words" for letter in "abcdefgh"] + ["SHORT", "LINE bbbbbb  of some words"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), max_documents=st.integers(1, 3), min_left=st.sampled_from([0, 30]))
+def test_repeated_lines_go_as_in_the_plain_form(data, max_documents, min_left, tmp_path_factory):
+    texts = data.draw(st.lists(st.lists(st.sampled_from(LINES), min_size=1, max_size=5), max_size=9))
+    rows = [
+        row(
+            "\n".join([f"own line of document {number}", *lines]),
+            number,
+            split=data.draw(st.sampled_from(["train", "train", "valid"])),
+            source=data.draw(st.sampled_from(["web", "web", "code"])),
+        )
+        for number, lines in enumerate(texts)
+    ]
+    folder = tmp_path_factory.mktemp("lines")
+    for number in range(2):
+        write_part(folder / "clean" / DOCUMENTS / f"part-{number:05d}.parquet", rows[number::2])
+    work = Work(output=folder / "deduplicate", inputs={"clean": folder / "clean"}, cache=folder / "cache")
+    work.output.mkdir()
+    lines = {"max_documents": max_documents, "min_chars": 12, "min_chars_left": min_left}
+    deduplicate.run(work, deduplicate=Deduplicate(lines=lines, threshold=1.0), engine="native")
+    kept, dropped, removed = (
+        {each["id"]: each for batch in read_table(work.output / name) for each in batch.to_pylist()}
+        for name in (DOCUMENTS, DROPPED, REMOVED)
+    )
+    copies = {name for name, each in dropped.items() if each["reason"] != "repeated_lines"}
+    expected = plain_lines(rows, copies, max_documents, 12, min_left)
+    for one in rows:
+        if one["id"] in copies:
+            continue
+        text = expected.get(one["id"], one["text"])
+        assert (kept[one["id"]]["text"] if one["id"] in kept else None) == text
+        if one["id"] in removed:
+            together = Counter(text.split("\n")) + Counter(removed[one["id"]]["text"].split("\n"))
+            assert together == Counter(one["text"].split("\n")), "every line is kept or can be read back"
+        else:
+            assert text is None or text == one["text"]
+    assert work.counts["documents_shortened"] == len(removed)
+    assert work.counts["lines_removed"] == sum(each["text"].count("\n") + 1 for each in removed.values())
+
+
+@pytest.mark.slow
+def test_the_same_lines_go_at_every_limit_and_number_of_workers(run, monkeypatch):
+    rng = random.Random(5)
+    notices = [" ".join(make_text(rng, words=12)) for _ in range(40)]
+    rows = []
+    for number in range(400):
+        lines = [" ".join(make_text(rng, words=30)) for _ in range(3)] + rng.sample(notices, 2)
+        rng.shuffle(lines)
+        rows.append(row("\n".join(lines), number, split="valid" if rng.random() < 0.1 else "train"))
+    parts = [rows[start : start + 61] for start in range(0, len(rows), 61)]
+    expected = run(*parts, lines={})
+    occurrences = Counter(line for one in expected[0] if one["split"] == "train" for line in one["text"].split("\n"))
+    assert max(occurrences.values()) == 1, "a training document has what no other has"
+    monkeypatch.setattr("reprise.documents.engine.IN_PROCESS_BYTES", 0)
+    for workers, memory_gb in ((1, 1e-4), (3, 1e-3)):
+        monkeypatch.setattr("reprise.documents.engine.num_workers", lambda workers=workers: workers)
+        monkeypatch.setattr("reprise.documents.deduplicate.stage.num_workers", lambda workers=workers: workers)
+        assert run(*parts, lines={}, memory_gb=memory_gb) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "removed", "left"),
+    [
+        ("a\nx\nb", {1}, "a\nb"),
+        ("a\n\nx\n\nb", {2}, "a\n\nb"),
+        ("a\n\n\nb\nx", {4}, "a\n\n\nb"),
+        ("x\n\na", {0}, "a"),
+        ("a\n\nx\n\ny\n", {2, 4}, "a"),
+        ("x", {0}, ""),
+    ],
+)
+def test_empty_lines_around_a_removed_line_become_one(text, removed, left):
+    assert without_lines(text, removed)[0] == left
+
+
+def test_what_a_document_lost_can_be_read_back(run, tmp_path):
+    menu = "Home | News | Sport | Weather | Travel | Culture"
+    rows = [row(f"{' '.join(make_text(random.Random(n), words=60))}\n{menu}", n) for n in range(3)]
+    rows.append(row(f"few words\n{menu}", 9))
+    kept, dropped = run(rows, lines={})
+    stays = [one for one in kept if menu in one["text"]]
+    assert len(stays) == 1 and len(kept) + len(dropped) == 4
+    workspace = tmp_path / "workspace"
+    (workspace / "deduplicate1").rename(workspace / "deduplicate")
+    found = list(read_rejects(workspace, "deduplicate"))
+    lost = [one for one in found if one["reason"] == "removed_lines"]
+    assert lost and all(one["text"] == menu and one["detail"].startswith("1 of 2 lines") for one in lost)
+    short = [one for one in found if one["reason"] == "repeated_lines"]
+    assert all(one["text"].startswith("few words") for one in short)
+    assert len(lost) + len(short) == 3
+
+
+def test_copies_that_stay_and_lines_exclude_each_other():
+    with pytest.raises(ValueError, match="set one of them"):
+        Deduplicate(repeats={3: 2}, lines={})

@@ -2,7 +2,7 @@
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +17,7 @@ from reprise.documents.table import (
     DOCUMENTS,
     DROPPED,
     DROPPED_SCHEMA,
+    REMOVED,
     SCHEMA,
     count_rows,
     link_parts,
@@ -30,6 +31,9 @@ from reprise.workspace import Work
 Drop = tuple[int, str, str]
 """(row, reason, detail)."""
 
+Removal = tuple[int, str, str, str]
+"""(row, reason, detail, the part of its text that was removed); the row itself is kept."""
+
 Tally = Counter[tuple[str, ...]]
 """Counts of a step; each step chooses its own keys."""
 
@@ -41,6 +45,7 @@ class Outcome:
     columns: dict[str, Any] = field(default_factory=dict)
     """Column -> new values, one for each input row, dropped rows included."""
     drops: list[Drop] = field(default_factory=list)
+    removals: list[Removal] = field(default_factory=list)
     tally: Tally = field(default_factory=Counter)
     """Summed over all rows; each step defines the meaning of its keys."""
 
@@ -109,7 +114,7 @@ class PartCounts:
 
 
 def run_step(work: Work, before: str, step: Step, *, engine: Engine, what: str) -> tuple[StepCounts, Tally]:
-    """Run a step over the documents of the stage `before`, part by part; write `documents/` and `dropped/`.
+    """Run a step over the documents of the stage `before`, part by part; write `documents/`, `dropped/`, `removed/`.
 
     Returns:
         The counts of documents that came in and were kept or dropped, and the step's tally.
@@ -171,6 +176,7 @@ def _apply_to_part(step: Step, source: str, target: str, name: str) -> PartCount
     """Runs in a worker."""
     kept: list[pa.Table] = []
     dropped: list[pa.Table] = []
+    removed: list[pa.Table] = []
     counts = PartCounts()
     first_row = 0
     for rows in _slices(Path(source, name)):
@@ -182,7 +188,11 @@ def _apply_to_part(step: Step, source: str, target: str, name: str) -> PartCount
         gone = {row for row, _, _ in outcome.drops}
         if gone:
             counts.drops.update((buckets[row], reason) for row, reason, _ in outcome.drops)
-            dropped.append(_as_dropped(rows.take([row for row, _, _ in outcome.drops]), outcome.drops))
+            dropped.append(_as_dropped(rows, outcome.drops))
+        if outcome.removals:
+            table = _as_dropped(rows, [removal[:3] for removal in outcome.removals])
+            texts = pa.array([removal[3] for removal in outcome.removals], pa.string())
+            removed.append(table.set_column(table.column_names.index("text"), "text", texts))
         for column, values in outcome.columns.items():
             index = rows.column_names.index(column)
             rows = rows.set_column(index, SCHEMA.field(column), pa.array(values, SCHEMA.field(column).type))
@@ -190,6 +200,8 @@ def _apply_to_part(step: Step, source: str, target: str, name: str) -> PartCount
     write_part(Path(target, DOCUMENTS, name), pa.concat_tables(kept) if kept else SCHEMA.empty_table())
     if dropped:
         write_part(Path(target, DROPPED, name), pa.concat_tables(dropped), DROPPED_SCHEMA)
+    if removed:
+        write_part(Path(target, REMOVED, name), pa.concat_tables(removed), DROPPED_SCHEMA)
     return counts
 
 
@@ -199,7 +211,8 @@ def _slices(part: Path) -> Iterator[pa.Table]:
             yield pa.Table.from_batches([batch])
 
 
-def _as_dropped(rows: pa.Table, drops: list[Drop]) -> pa.Table:
+def _as_dropped(rows: pa.Table, drops: Sequence[Drop]) -> pa.Table:
+    rows = rows.take([row for row, _, _ in drops])
     columns = [rows[name] for name in DROPPED_SCHEMA.names[:-2]]
     reasons, details = pa.array([drop[1] for drop in drops]), pa.array([drop[2] for drop in drops])
     return pa.table([*columns, reasons, details], names=DROPPED_SCHEMA.names)

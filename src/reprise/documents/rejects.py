@@ -1,4 +1,4 @@
-"""Read back the documents that the stages dropped or could not read. Imports without Daft."""
+"""Read back what the stages dropped, removed from documents or could not read. Imports without Daft."""
 
 import difflib
 import json
@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypedDict
 
-from reprise.documents.table import DROPPED, read_table
+from reprise.documents.table import DROPPED, REMOVED, read_table
 from reprise.errors import UserError
 from reprise.stage_names import DROPPING_STAGES
 
 
 class RejectedDocument(TypedDict):
-    """A document that was rejected or dropped."""
+    """A document that was rejected or dropped, or lost a part of its text."""
 
     stage: str
     reason: str
@@ -22,7 +22,7 @@ class RejectedDocument(TypedDict):
     source: str | None
     detail: str
     text: str
-    """The text, or an excerpt of a record that could not be read."""
+    """The text, what was removed from it, or an excerpt of a record that could not be read."""
 
 
 def read_rejects(root: Path, stage: str | None = None, reason: str | None = None) -> Iterator[RejectedDocument]:
@@ -86,7 +86,8 @@ def _of_stage(folder: Path, stage: str) -> Iterator[RejectedDocument]:
                     detail="",
                     text=reject["excerpt"],
                 )
-    for batch in read_table(folder / DROPPED):
-        for row in batch.to_pylist():
-            names = ("reason", "origin", "lang", "source", "detail", "text")
-            yield RejectedDocument(stage=stage, **{name: row[name] for name in names})  # type: ignore[typeddict-item]
+    names = ("reason", "origin", "lang", "source", "detail", "text")
+    for table in (DROPPED, REMOVED):
+        for batch in read_table(folder / table):
+            for row in batch.to_pylist():
+                yield RejectedDocument(stage=stage, **{name: row[name] for name in names})  # type: ignore[typeddict-item]

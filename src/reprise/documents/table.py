@@ -2,6 +2,7 @@
 
     STAGE/documents/part-00000.parquet   documents that are kept
     STAGE/dropped/part-00000.parquet     documents that are dropped, each with its reason
+    STAGE/removed/part-00000.parquet     text that was removed from documents that are kept, with the reason
 
 Parts are ordered by name and rows by position, so a table has one order on every machine. A part is written to a
 temporary file and renamed, so that a killed stage leaves only whole parts. Nothing here imports Daft.
@@ -52,7 +53,7 @@ DROPPED_SCHEMA = pa.schema(
 )
 """Columns of `dropped/`: `reason` is a word such as `too_short`, `detail` is for a person."""
 
-DOCUMENTS, DROPPED = "documents", "dropped"
+DOCUMENTS, DROPPED, REMOVED = "documents", "dropped", "removed"
 
 PART_BYTES = 8 << 20
 """Bytes of text at which a part is closed, and so what a worker has in memory at a time. Larger parts leave cores idle:

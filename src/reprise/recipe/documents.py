@@ -145,8 +145,23 @@ class Clean(Settings):
         return {kind: [*pack.get(kind, []), *given.get(kind, [])] for kind in sorted({*pack, *given})}
 
 
+class RepeatedLines(Settings):
+    """Remove lines that several documents contain, such as notices and menus. In most extracted text a line is a
+    paragraph."""
+
+    sources: list[str] = ["web"]
+    """Sources whose documents are compared by line and lose lines; lines of code repeat for a reason."""
+    max_documents: Annotated[Count, Field(ge=1)] = 1
+    """A line in more documents than this is removed from all but one of them. Held-out documents keep their lines; what
+    they contain goes from the training documents."""
+    min_chars: Annotated[Count, Field(ge=1)] = 40
+    """Shorter lines, such as headings, stay."""
+    min_chars_left: Count = 200
+    """A document that lost lines and has fewer characters left is dropped."""
+
+
 class Deduplicate(Settings):
-    """Drop exact, then near duplicates, across all sources."""
+    """Drop exact, then near duplicates, across all sources; optionally, lines that the others repeat."""
 
     means: ClassVar[frozenset[str]] = frozenset({"memory_gb"})
 
@@ -165,6 +180,8 @@ class Deduplicate(Settings):
     repeats: dict[Annotated[int, Field(ge=2)], Annotated[int, Field(ge=1)]] = {}
     """Smallest size of a cluster of copies -> how many are kept, such as {3: 2, 10: 3, 1000: 1}; else one. Text that
     the web repeats a little is often good (FineWeb-2: rehydration). Copies of held-out documents are never kept."""
+    lines: RepeatedLines | None = None
+    """Remove lines that several of the remaining documents contain; null: none."""
     memory_gb: Annotated[float, Field(gt=0.0)] = 1.0
     """Memory in GB for sorting, for all worker processes together; the rest is kept on disk. It does not change which
     documents are dropped."""
@@ -176,6 +193,8 @@ class Deduplicate(Settings):
         for size, stay in self.repeats.items():
             if stay > size:
                 raise ValueError(f"repeats: of {size} documents {stay} cannot stay")
+        if self.repeats and self.lines is not None:
+            raise ValueError("repeats keeps copies whose lines `lines` would remove: set one of them")
         return self
 
 

@@ -41,7 +41,7 @@ DROP = np.dtype(
     ]
 )
 """A near copy and the document that is kept; `held_out`: whether it, or any document that it resembles, is held out."""
-_FIRST_TRAIN = np.uint64(1 << 63)
+FIRST_TRAIN = np.uint64(1 << 63)
 """Smallest priority of a training document."""
 
 
@@ -181,7 +181,7 @@ def choose_copies(edges: Records, is_dropped: NDArray[np.bool_]) -> Records:
     drops = np.zeros(int(best.sum()), DROP)
     for name in ("kept_key", "key", "similarity", "priority"):
         drops[name] = last[name][best]
-    resembles = (edges["priority"] < _FIRST_TRAIN) | (edges["kept_priority"] < _FIRST_TRAIN)
+    resembles = (edges["priority"] < FIRST_TRAIN) | (edges["kept_priority"] < FIRST_TRAIN)
     drops["held_out"] = np.isin(drops["key"], edges["key"][resembles])
     return drops
 

@@ -1,8 +1,9 @@
-"""Stage `deduplicate`: drop exact copies, then near copies, within the memory limit of the recipe."""
+"""Stage `deduplicate`: drop exact copies, then near copies, then repeated lines, within the recipe's memory limit."""
 
 import functools
 import itertools
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
+from numpy.typing import NDArray
 
 from reprise.documents.deduplicate.exact import DECISIONS, SCHEMA, find_exact_copies, hash_normal
+from reprise.documents.deduplicate.lines import (
+    LINE,
+    REASON,
+    find_repeated,
+    hash_lines,
+    removed_on,
+    without_lines,
+)
 from reprise.documents.deduplicate.near import (
+    FIRST_TRAIN,
     PartGroup,
     SignatureFiles,
     choose_near_copies,
@@ -27,6 +38,7 @@ from reprise.documents.deduplicate.records import (
     Range,
     as_ranges,
     count_bytes,
+    load_range,
     load_table_range,
     save_sorted,
     save_table,
@@ -36,15 +48,16 @@ from reprise.documents.deduplicate.repeats import choose_repeats, save_repeats, 
 from reprise.documents.deduplicate.shingles import normalise_texts
 from reprise.documents.deduplicate.signatures import NO_WORDS, choose_bands, hash_bands, sign_normal
 from reprise.documents.engine import Engine, keep_workers, num_workers, run_pieces
-from reprise.documents.part_step import Outcome, RowsOrigin, StepCounts, pass_through, run_step
+from reprise.documents.part_step import Drop, Outcome, Removal, RowsOrigin, StepCounts, Tally, pass_through, run_step
 from reprise.documents.table import DOCUMENTS, list_parts
-from reprise.recipe.documents import Deduplicate
+from reprise.recipe.documents import Deduplicate, RepeatedLines
 from reprise.records import record
 from reprise.workspace import Work
 
 _BATCH_ROWS = 1000
 _HELD_OUT, _TRAIN = 0, 1
 _REPEATED = "repeated.npy"
+_LINES_REMOVED, _DOCUMENTS_SHORTENED = ("lines removed",), ("documents shortened",)
 
 
 @record
@@ -59,6 +72,10 @@ class DeduplicateCounts(StepCounts):
     """Pairs of documents whose signatures were compared."""
     repeated: int
     """Copies that are kept because of `documents.deduplicate.repeats`."""
+    lines_removed: int
+    """Lines that were removed from documents that are kept."""
+    documents_shortened: int
+    """Documents that they were removed from."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +97,8 @@ def run(work: Work, *, deduplicate: Deduplicate, engine: Engine) -> None:
             "band_rows": 0,
             "candidate_pairs": 0,
             "repeated": 0,
+            "lines_removed": 0,
+            "documents_shortened": 0,
         }
         work.counts.update(passed)
         return
@@ -93,13 +112,15 @@ def run(work: Work, *, deduplicate: Deduplicate, engine: Engine) -> None:
         repeated = choose_repeats(scratch / "decisions", deduplicate.repeats) if deduplicate.repeats else None
         if repeated is not None:
             save_repeats(scratch / _REPEATED, repeated)
+        if deduplicate.lines is not None:
+            _decide_lines(scratch, parts, first_keys, deduplicate, engine)
         step = functools.partial(
             _drop_copies,
-            str(scratch / "decisions"),
+            str(scratch),
             dict(zip([part.name for part in parts], first_keys, strict=False)),
-            str(scratch / _REPEATED) if repeated is not None else None,
+            deduplicate.lines,
         )
-        counted, _ = run_step(work, "clean", step, engine=engine, what="deduplicate")
+        counted, tally = run_step(work, "clean", step, engine=engine, what="deduplicate")
     shutil.rmtree(scratch, ignore_errors=True)
     counts: DeduplicateCounts = {
         **counted,
@@ -107,6 +128,8 @@ def run(work: Work, *, deduplicate: Deduplicate, engine: Engine) -> None:
         "band_rows": band_rows,
         "candidate_pairs": num_pairs,
         "repeated": 0 if repeated is None else len(repeated),
+        "lines_removed": tally[_LINES_REMOVED],
+        "documents_shortened": tally[_DOCUMENTS_SHORTENED],
     }
     work.counts.update(counts)
 
@@ -199,14 +222,13 @@ def _exact_records(
     """Rows of exact.SCHEMA, and priorities: one bit that is set for training documents, then 63 bits of the text's
     hash."""
     exact = hash_normal(normal)
-    ranks = np.where(np.array(batch["split"].to_pylist()) == "valid", _HELD_OUT, _TRAIN).astype(np.uint64)
-    text_hashes = [xxhash.xxh3_128_digest(text.encode()) for text in texts]
-    heads = np.array([int.from_bytes(digest[:8], "big") for digest in text_hashes], np.uint64)
+    text_hashes = [_hash(text) for text in texts]
+    priorities = _priorities(text_hashes, batch["split"])
     table = pa.table(
         [
             exact[:, 0],
             exact[:, 1],
-            ranks.astype(np.uint8),
+            (priorities >> np.uint64(63)).astype(np.uint8),
             pa.array(text_hashes, pa.binary(16)),
             batch["origin"],
             batch["source"],
@@ -215,7 +237,54 @@ def _exact_records(
         ],
         schema=SCHEMA,
     )
-    return table, (ranks << np.uint64(63)) | (heads >> np.uint64(1))
+    return table, priorities
+
+
+def _hash(text: str) -> bytes:
+    return xxhash.xxh3_128_digest(text.encode())
+
+
+def _priorities(text_hashes: Sequence[bytes], splits: pa.Array) -> NDArray[np.uint64]:
+    ranks = np.where(np.array(splits.to_pylist()) == "valid", _HELD_OUT, _TRAIN).astype(np.uint64)
+    heads = np.array([int.from_bytes(digest[:8], "big") for digest in text_hashes], np.uint64)
+    return (ranks << np.uint64(63)) | (heads >> np.uint64(1))
+
+
+def _decide_lines(
+    scratch: Path, parts: Sequence[Path], first_keys: tuple[int, ...], settings: Deduplicate, engine: Engine
+) -> None:
+    """Write the lines to remove into `scratch/removed`."""
+    (scratch / "lines").mkdir()
+    (scratch / "removed").mkdir()
+    assert settings.lines is not None
+    each = functools.partial(run_pieces, engine=engine, num_bytes=2 * sum(part.stat().st_size for part in parts))
+    pieces = [
+        SignPiece(index, str(part), key) for index, (part, key) in enumerate(zip(parts, first_keys, strict=False))
+    ]
+    each(functools.partial(_hash_lines_of_part, settings.lines, str(scratch)), pieces, what="hash lines")
+    memory_bytes = int(settings.memory_gb * 1e9)
+    ranges = split_hashes(count_bytes(scratch / "lines", ".npy"), memory_bytes, num_workers())
+    find = functools.partial(_find_repeated_lines, str(scratch), settings.lines.max_documents)
+    each(find, ranges, what="repeated lines")
+
+
+def _hash_lines_of_part(lines: RepeatedLines, scratch: str, piece: SignPiece) -> None:
+    """Runs in a worker."""
+    records = [np.zeros(0, LINE)]
+    key = piece.first_key
+    with pq.ParquetFile(piece.path) as file:
+        for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=["text", "source", "split", "messages"]):
+            drops = _decisions_on(str(Path(scratch, "decisions")), key, key + batch.num_rows)
+            priorities = _priorities([_hash(text) for text in batch["text"].to_pylist()], batch["split"])
+            records.append(hash_lines(batch, priorities, key, set(drops["key"].to_pylist()), lines))
+            key += batch.num_rows
+    save_sorted(Path(scratch, "lines", f"{piece.index:06d}.npy"), np.concatenate(records), "hash")
+
+
+def _find_repeated_lines(scratch: str, max_documents: int, chosen: Range) -> None:
+    """Runs in a worker."""
+    removed = find_repeated(load_range(Path(scratch, "lines"), "hash", chosen, LINE), max_documents, FIRST_TRAIN)
+    save_sorted(Path(scratch, "removed", f"{chosen.index:06d}.npy"), removed, "key", "index")
 
 
 def _write_copies(scratch: Path, num_documents: int) -> Path:
@@ -230,16 +299,32 @@ def _write_copies(scratch: Path, num_documents: int) -> Path:
 
 
 def _drop_copies(
-    decisions: str, first_keys: dict[str, int], repeated: str | None, rows: pa.Table, origin: RowsOrigin
+    scratch: str, first_keys: dict[str, int], lines: RepeatedLines | None, rows: pa.Table, origin: RowsOrigin
 ) -> Outcome:
-    """Drop the copies among some rows. Runs in a worker."""
+    """Drop the copies among some rows, and remove repeated lines from the others. Runs in a worker."""
     first = first_keys[origin.part] + origin.first_row
-    drops = _decisions_on(decisions, first, first + rows.num_rows)
-    if repeated is not None:
-        drops = without_repeats(drops, Path(repeated))
-    return Outcome(
-        drops=[(drop["key"] - first, drop["reason"], drop["detail"]) for drop in drops.to_pylist()],
-    )
+    decisions = _decisions_on(str(Path(scratch, "decisions")), first, first + rows.num_rows)
+    repeated = Path(scratch, _REPEATED)
+    if repeated.exists():
+        decisions = without_repeats(decisions, repeated)
+    drops: list[Drop] = [(drop["key"] - first, drop["reason"], drop["detail"]) for drop in decisions.to_pylist()]
+    if lines is None:
+        return Outcome(drops=drops)
+    texts = rows["text"].to_pylist()
+    removals: list[Removal] = []
+    tally: Tally = Counter()
+    for key, indices in sorted(removed_on(Path(scratch, "removed"), first, first + rows.num_rows).items()):
+        row = key - first
+        text, removed = without_lines(texts[row], indices)
+        detail = f"{len(indices)} of {texts[row].count(chr(10)) + 1} lines are in other documents"
+        if len(text) < max(1, lines.min_chars_left):
+            drops.append((row, REASON, detail))
+            continue
+        texts[row] = text
+        removals.append((row, "removed_lines", detail, removed))
+        tally[_LINES_REMOVED] += len(indices)
+        tally[_DOCUMENTS_SHORTENED] += 1
+    return Outcome(columns={"text": texts} if removals else {}, drops=drops, removals=removals, tally=tally)
 
 
 def _decisions_on(decisions: str, first: int, end: int) -> pa.Table:
