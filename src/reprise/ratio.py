@@ -88,7 +88,7 @@ def find_ratio(study: RatioStudy) -> RatioAnswer:
         UserError: it is not clear which text is new and which must be kept, or a run was refused.
     """
     recipe = load_recipe(study.recipe)
-    entry, kept, tolerance = _roles(study, recipe)
+    entry, kept, tolerance = roles(study, recipe)
     language = str(recipe.stages[study.stage].mixture[entry].language)
     runs: list[RatioRun] = []
     seeds = itertools.cycle(study.seeds)
@@ -98,11 +98,11 @@ def find_ratio(study: RatioStudy) -> RatioAnswer:
         for share in due[: study.runs - len(runs)]:
             seed = next(seeds)
             name = f"share-{share:.3f}"
-            recipes[name, seed] = _recipe_of(study, recipe, entry, share, seed)
+            recipes[name, seed] = recipe_of(study, recipe, entry, share, seed)
             run_one(recipes, (name, seed), take_through)
-            before_after = _measured(Path(recipes[name, seed].workspace), kept, entry, language)
+            before_after = measured_of(Path(recipes[name, seed].workspace), kept, entry, language)
             runs.append({"share": share, "seed": seed, **before_after})
-        answer = _best(runs, tolerance, last=len(runs) >= study.runs)
+        answer = best_of(runs, tolerance, last=len(runs) >= study.runs)
         due = next_shares(answer.share, attempt, study.runs - len(runs))
         if not due:
             break
@@ -127,7 +127,7 @@ def find_ratio(study: RatioStudy) -> RatioAnswer:
     return result
 
 
-def _roles(study: RatioStudy, recipe: Recipe) -> tuple[str, str, float]:
+def roles(study: RatioStudy, recipe: Recipe) -> tuple[str, str, float]:
     """The new entry, the kept language and its tolerance."""
     if study.stage >= len(recipe.stages):
         raise UserError(f"the recipe has {len(recipe.stages)} stages", where=f"--stage {study.stage}")
@@ -165,7 +165,8 @@ def _shares(recipe: Recipe, stage: int, entry: str, share: float) -> dict[str, f
     return {**shares, entry: round(1 - sum(shares.values()), 9)}
 
 
-def _recipe_of(study: RatioStudy, recipe: Recipe, entry: str, share: float, seed: int) -> Recipe:
+def recipe_of(study: RatioStudy, recipe: Recipe, entry: str, share: float, seed: int) -> Recipe:
+    """The recipe of one run, in a workspace of its own."""
     shares = _shares(recipe, study.stage, entry, share)
     overrides = [f"stages.{study.stage}.mixture.{name}.share={part!r}" for name, part in shares.items()]
     workspace = Path(study.workspace) / f"share-{share:.3f}-seed-{seed}"
@@ -174,12 +175,14 @@ def _recipe_of(study: RatioStudy, recipe: Recipe, entry: str, share: float, seed
     )
 
 
-class _Measured(TypedDict):
+class Measured(TypedDict):
+    """Bits per byte after training, divided by those before."""
+
     kept: float
     new: float
 
 
-def _measured(workspace: Path, kept: str, entry: str, language: str) -> _Measured:
+def measured_of(workspace: Path, kept: str, entry: str, language: str) -> Measured:
     """Bits per byte after / before, of the kept text and the new entry (or its language, if nothing is held out)."""
     results = read_results(workspace)
     kept_bits = held_out_bits(results, kept)
@@ -190,7 +193,8 @@ def _measured(workspace: Path, kept: str, entry: str, language: str) -> _Measure
     return {"kept": kept_bits[1] / kept_bits[0], "new": new_bits[1] / new_bits[0]}
 
 
-def _best(runs: list[RatioRun], tolerance: float, *, last: bool) -> BestShare:
+def best_of(runs: list[RatioRun], tolerance: float, *, last: bool) -> BestShare:
+    """The best share by these runs; its interval is computed for the last ones only."""
     shares, kept, new = ([run[key] for run in runs] for key in ("share", "kept", "new"))
     interval = {} if last else {"draws": 0}
     return best_share(shares, kept, new, 1 + tolerance, **interval)
