@@ -7,7 +7,7 @@ from reprise.mixture.share_laws import FIRST_SHARES, GRID, Laws, best_share, nex
 
 MAX_RUNS = 16
 NOISE = 0.001
-"""Relative standard deviation of a loss between seeds, as measured (docs/lab/2026-11-26-two-studies.md: 0.05 to 0.12 %)."""
+"""Relative standard deviation of a loss between seeds (docs/lab/2026-11-26-two-studies.md: 0.05 to 0.12 %)."""
 
 
 def power_law(a, b, gamma, offset):

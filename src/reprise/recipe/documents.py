@@ -151,11 +151,11 @@ class RepeatedLines(Settings):
 
     sources: list[str] = ["web"]
     """Sources whose documents are compared by line and lose lines; lines of code repeat for a reason."""
-    max_documents: Annotated[Count, Field(ge=1)] = 1
-    """A line in more documents than this is removed from all but one of them. Held-out documents keep their lines; what
-    they contain goes from the training documents."""
+    max_documents: Annotated[Count, Field(ge=1)] = 5
+    """A line in more documents than this is removed from all but one of them: notices are in many, quotations in few.
+    Held-out documents count, and keep their lines."""
     min_chars: Annotated[Count, Field(ge=1)] = 40
-    """Shorter lines, such as headings, stay."""
+    """Lines with fewer letters and digits, such as headings and rules between sections, stay."""
     min_chars_left: Count = 200
     """A document that lost lines and has fewer characters left is dropped."""
 

@@ -42,7 +42,7 @@ def hash_lines(
         if first_key + row in dropped or sources[row] not in settings.sources or messages[row] is not None:
             continue
         for index, line in enumerate(text.split("\n")):
-            if len(line.strip()) >= settings.min_chars:
+            if len(line) >= settings.min_chars and sum(map(str.isalnum, line)) >= settings.min_chars:
                 lines.append(line)
                 places.append((row, index))
     records = np.zeros(len(lines), LINE)

@@ -72,9 +72,9 @@ class DeduplicateCounts(StepCounts):
     """Pairs of documents whose signatures were compared."""
     repeated: int
     """Copies that are kept because of `documents.deduplicate.repeats`."""
-    lines_removed: int
-    """Lines that were removed from documents that are kept."""
-    documents_shortened: int
+    lines_removed: int | None
+    """Lines that were removed from documents that are kept; null if `documents.deduplicate.lines` is not set."""
+    documents_shortened: int | None
     """Documents that they were removed from."""
 
 
@@ -93,12 +93,12 @@ def run(work: Work, *, deduplicate: Deduplicate, engine: Engine) -> None:
     if not deduplicate.enabled:
         passed: DeduplicateCounts = {
             **pass_through(work, "clean"),
+            "lines_removed": None,
+            "documents_shortened": None,
             "bands": 0,
             "band_rows": 0,
             "candidate_pairs": 0,
             "repeated": 0,
-            "lines_removed": 0,
-            "documents_shortened": 0,
         }
         work.counts.update(passed)
         return
@@ -122,14 +122,15 @@ def run(work: Work, *, deduplicate: Deduplicate, engine: Engine) -> None:
         )
         counted, tally = run_step(work, "clean", step, engine=engine, what="deduplicate")
     shutil.rmtree(scratch, ignore_errors=True)
+    by_line = deduplicate.lines is not None
     counts: DeduplicateCounts = {
         **counted,
+        "lines_removed": tally[_LINES_REMOVED] if by_line else None,
+        "documents_shortened": tally[_DOCUMENTS_SHORTENED] if by_line else None,
         "bands": bands,
         "band_rows": band_rows,
         "candidate_pairs": num_pairs,
         "repeated": 0 if repeated is None else len(repeated),
-        "lines_removed": tally[_LINES_REMOVED],
-        "documents_shortened": tally[_DOCUMENTS_SHORTENED],
     }
     work.counts.update(counts)
 
