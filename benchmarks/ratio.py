@@ -43,16 +43,16 @@ def main() -> None:
         one = recipe_of(study, recipe, entry, share, SEED)
         run_one({(f"share-{share:.3f}", SEED): one}, (f"share-{share:.3f}", SEED), take_through)
         measured = measured_of(Path(one.workspace), kept, entry, language)
-        for name, fit in (("kept", fitted.kept), ("new", fitted.new)):
-            values[name].append((float(np.interp(share, GRID, fit.values)), measured[name]))
+        for name, fit, found in (("kept", fitted.kept, measured["kept"]), ("new", fitted.new, measured["new"])):
+            values[name].append((float(np.interp(share, GRID, fit.values)), found))
         shown = (f"{name} {pairs[-1][0]:.4f}, is {pairs[-1][1]:.4f}" for name, pairs in values.items())
         print(f"  {share}: {', '.join(shown)}", flush=True)
     figures: dict[str, float] = {}
     for name, pairs in values.items():
-        predicted, found = np.array(pairs).T
-        figures[f"spearman_{name}"] = round(float(spearmanr(predicted, found).statistic), 3)
-        figures[f"error_{name}"] = round(float(np.abs(predicted / found - 1).mean()), 5)
-        figures[f"spread_{name}"] = round(float(found.max() / found.min() - 1), 5)
+        predicted, right = np.array(pairs).T
+        figures[f"spearman_{name}"] = round(float(spearmanr(predicted, right).statistic), 3)
+        figures[f"error_{name}"] = round(float(np.abs(predicted / right - 1).mean()), 5)
+        figures[f"spread_{name}"] = round(float(right.max() / right.min() - 1), 5)
     print(
         json.dumps({**figures, "runs": len(answer["runs"]), "tokens": answer["tokens"], "answer": answer["sentence"]})
     )
