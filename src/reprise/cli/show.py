@@ -19,7 +19,7 @@ def rejects(
     limit: Annotated[int, typer.Option(min=0, help="At most this many; 0: all.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """List rejected and dropped documents, and why."""
+    """List documents that were rejected or dropped, lines that others lost, and why."""
     from reprise.documents.rejects import nothing_rejected, read_rejects
 
     root = Path(open_recipe(recipe, None).workspace)
