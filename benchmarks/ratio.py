@@ -3,8 +3,8 @@
     python benchmarks/ratio.py --recipe RECIPE --workspace FOLDER [--runs 16]
 
 Makes the study's runs, or takes those that FOLDER has, then trains six more mixtures, whose shares lie between and
-beyond those of the study, and compares what the fitted laws predict with what was measured. All resume. The last line
-is JSON: `spearman_kept` and `spearman_new`, rank correlations over the six, and `error_kept` and `error_new`, the mean
+beyond those of the study, and compares what the fitted laws predict with what was measured (FOLDER/unseen.json). All
+resume. The last line is JSON: `spearman_kept` and `spearman_new`, rank correlations over the six, and `error_kept` and `error_new`, the mean
 error of a prediction relative to the loss; `spread_...` is how far the six losses lie apart, in the same unit.
 """
 
@@ -18,6 +18,7 @@ from scipy.stats import spearmanr
 from reprise.mixture.share_laws import GRID
 from reprise.ratio import RatioStudy, best_of, find_ratio, measured_of, recipe_of, roles
 from reprise.recipe import load_recipe
+from reprise.storage import write_json
 from reprise.study import run_one, take_through
 
 UNSEEN = (0.04, 0.21, 0.39, 0.57, 0.79, 0.96)
@@ -39,12 +40,18 @@ def main() -> None:
     fitted = best_of(answer["runs"], tolerance, last=False)
     language = str(recipe.stages[study.stage].mixture[entry].language)
     values: dict[str, list[tuple[float, float]]] = {"kept": [], "new": []}
+    unseen: list[dict[str, float]] = []
     for share in UNSEEN:
         one = recipe_of(study, recipe, entry, share, SEED)
         run_one({(f"share-{share:.3f}", SEED): one}, (f"share-{share:.3f}", SEED), take_through)
         measured = measured_of(Path(one.workspace), kept, entry, language)
         for name, fit, found in (("kept", fitted.kept, measured["kept"]), ("new", fitted.new, measured["new"])):
             values[name].append((float(np.interp(share, GRID, fit.values)), found))
+        unseen.append(
+            {"share": share}
+            | {f"{name}_predicted": pairs[-1][0] for name, pairs in values.items()}
+            | {name: pairs[-1][1] for name, pairs in values.items()}
+        )
         shown = (f"{name} {pairs[-1][0]:.4f}, is {pairs[-1][1]:.4f}" for name, pairs in values.items())
         print(f"  {share}: {', '.join(shown)}", flush=True)
     figures: dict[str, float] = {}

@@ -173,7 +173,7 @@ def test_the_page_of_runs_is_what_its_script_writes(write):
         assert path.read_text(encoding="utf-8") == text, "run `python docs/results/runs.py`"
 
 
-@pytest.mark.parametrize("name", ["instruct", "vocabulary", "hand_on"])
+@pytest.mark.parametrize("name", ["instruct", "vocabulary", "hand_on", "ratio"])
 def test_the_page_is_what_its_script_writes(write, name):
     page = script(ROOT / "docs" / "results" / f"{name}.py")
     for path, text in page.files(page.load()).items():
