@@ -4,8 +4,9 @@
 
 Makes the study's runs, or takes those that FOLDER has, then trains six more mixtures, whose shares lie between and
 beyond those of the study, and compares what the fitted laws predict with what was measured (FOLDER/unseen.json). All
-resume. The last line is JSON: `spearman_kept` and `spearman_new`, rank correlations over the six, and `error_kept` and `error_new`, the mean
-error of a prediction relative to the loss; `spread_...` is how far the six losses lie apart, in the same unit.
+resume. The last line is JSON: `spearman_kept` and `spearman_new`, rank correlations over the six, and `error_kept` and
+`error_new`, the mean error of a prediction relative to the loss; `spread_...` is how far the six losses lie apart, in
+the same unit.
 """
 
 import argparse
@@ -60,6 +61,7 @@ def main() -> None:
         figures[f"spearman_{name}"] = round(float(spearmanr(predicted, right).statistic), 3)
         figures[f"error_{name}"] = round(float(np.abs(predicted / right - 1).mean()), 5)
         figures[f"spread_{name}"] = round(float(right.max() / right.min() - 1), 5)
+    write_json(chosen.workspace / "unseen.json", {"seed": SEED, "runs": unseen, **figures})
     print(
         json.dumps({**figures, "runs": len(answer["runs"]), "tokens": answer["tokens"], "answer": answer["sentence"]})
     )

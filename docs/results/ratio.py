@@ -1,4 +1,4 @@
-"""Write the page on how much old text must stay, its picture and its line of the index, from the runs of the ratio study.
+"""Write the page on how much old text must stay, its picture and its lines of the index, from the ratio study's runs.
 
     python docs/results/ratio.py                     # the page again, from docs/results/data/ratio
     python docs/results/ratio.py runs/claims/ratio   # take the finished study and the unseen mixtures first
@@ -93,8 +93,8 @@ def results(recorded: Recorded) -> str:
         "",
         f"**{answer['sentence']}**",
         "",
-        f"Laws: {answer['laws']['kept']} for {answer['kept']}, {answer['laws']['new']} for {answer['entry']}; error on a run "
-        f"that was left out {answer['left_out_error']['kept']:.2%} and {answer['left_out_error']['new']:.2%}.",
+        f"Laws: {answer['laws']['kept']} for {answer['kept']}, {answer['laws']['new']} for {answer['entry']}; error on a "
+        f"run that was left out {answer['left_out_error']['kept']:.2%} and {answer['left_out_error']['new']:.2%}.",
         "",
         f"![Losses by share of new text]({PICTURE.name})",
         "",
