@@ -93,8 +93,8 @@ def results(recorded: Recorded) -> str:
         "",
         f"**{answer['sentence']}**",
         "",
-        f"Laws: {answer['laws']['kept']} for {answer['kept']}, {answer['laws']['new']} for {answer['entry']}; error on a "
-        f"run that was left out {answer['left_out_error']['kept']:.2%} and {answer['left_out_error']['new']:.2%}.",
+        f"Laws: {answer['laws']['kept']} for {answer['kept']}, {answer['laws']['new']} for {answer['entry']}; error "
+        f"on a run that was left out {answer['left_out_error']['kept']:.2%} and {answer['left_out_error']['new']:.2%}.",
         "",
         f"![Losses by share of new text]({PICTURE.name})",
         "",
