@@ -17,6 +17,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from growth import STAGES
+
 from reprise.model.machine import describe_machine
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -247,7 +249,7 @@ def _growth(kept: dict[str, Any]) -> list[str]:
         f"| stage: seconds (processor seconds), peak GB | {' | '.join(heads)} |",
         f"|---|{'---|' * len(sizes)}",
     ]
-    for stage in sizes[0]["stages"]:
+    for stage in STAGES:
         rows = [size["stages"][stage] for size in sizes]
         cells = [f"{row['seconds']:,.0f} ({row['processor_s']:,.0f}), {row['peak_gb']:.2f}" for row in rows]
         lines.append(f"| {stage} | {' | '.join(cells)} |")
