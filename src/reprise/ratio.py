@@ -91,17 +91,24 @@ def find_ratio(study: RatioStudy) -> RatioAnswer:
     entry, kept, tolerance = roles(study, recipe)
     language = str(recipe.stages[study.stage].mixture[entry].language)
     runs: list[RatioRun] = []
-    seeds = itertools.cycle(study.seeds)
-    recipes: dict[tuple[str, int], Recipe] = {}
     due: Sequence[float] = FIRST_SHARES
+    recipes: dict[tuple[str, int], Recipe] = {}
     for attempt in itertools.count():
+        before = len(runs)
         for share in due[: study.runs - len(runs)]:
-            seed = next(seeds)
             name = f"share-{share:.3f}"
+            # The next seed in turn; the same share and seed would be the same run.
+            turn = [study.seeds[(len(runs) + step) % len(study.seeds)] for step in range(len(study.seeds))]
+            seed = next((one for one in turn if (name, one) not in recipes), None)
+            if seed is None:
+                continue
             recipes[name, seed] = recipe_of(study, recipe, entry, share, seed)
             run_one(recipes, (name, seed), take_through)
             before_after = measured_of(Path(recipes[name, seed].workspace), kept, entry, language)
             runs.append({"share": share, "seed": seed, **before_after})
+        if len(runs) == before:  # the best share is at an end, where all seeds have run
+            answer = best_of(runs, tolerance, last=True)
+            break
         answer = best_of(runs, tolerance, last=len(runs) >= study.runs)
         due = next_shares(answer.share, attempt, study.runs - len(runs))
         if not due:
@@ -197,7 +204,7 @@ def best_of(runs: list[RatioRun], tolerance: float, *, last: bool) -> BestShare:
     """The best share by these runs; its interval is computed for the last ones only."""
     shares, kept, new = ([run[key] for run in runs] for key in ("share", "kept", "new"))
     interval = {} if last else {"draws": 0}
-    return best_share(shares, kept, new, 1 + tolerance, **interval)
+    return best_share(shares, kept, new, 1 + tolerance, seeds=[run["seed"] for run in runs], **interval)
 
 
 def _sentence(answer: RatioAnswer) -> str:

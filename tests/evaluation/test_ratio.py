@@ -112,3 +112,16 @@ def test_a_killed_search_resumes_to_the_same_answer(study, tmp_path, monkeypatch
 def test_what_is_not_clear_is_asked(study, change, message):
     with pytest.raises(UserError, match=message):
         find_ratio(study.model_copy(update=change))
+
+
+def test_no_share_is_run_twice_with_a_seed(study, monkeypatch):
+    """The best share is at the lower end, where every round asks for the same share again."""
+    pipeline = Pipeline()
+    monkeypatch.setattr("reprise.ratio.take_through", pipeline)
+    tight = study.model_copy(update={"recipe": study.recipe})
+    text = Path(study.recipe).read_text().replace("{en: 0.02}", "{en: 0.0001}")
+    Path(study.recipe).write_text(text)
+    answer = find_ratio(tight)
+    ran = [(run["share"], run["seed"]) for run in answer["runs"]]
+    assert len(set(ran)) == len(ran) == len(pipeline.shares)
+    assert answer["share"] < 0.3

@@ -1,11 +1,13 @@
 """The best share of new text: laws of the loss against the share, fitted to runs, and which runs to make next.
 
 Each run trains a proxy with a share x of new text and measures two losses: on the text that must be kept, and on the
-new text. Both are fitted by L(x) = a + b h(p), with p the text's own share (1 - x or x): a straight line, a parabola,
-a logarithm as in Olmix (arXiv 2602.12237) or a power as in the laws of continual pre-training (CMR, arXiv 2407.17467;
-D-CPT, arXiv 2406.01375), whichever predicts each run best from the others (leave-one-out). The best share has the
-lowest loss on new text among those whose kept text stays within its tolerance; its interval comes from fits to the law
-plus resampled residuals.
+new text. Both are fitted by L(x) = a + b h(p) + c[seed], with p the text's own share (1 - x or x): a straight line, a
+parabola, a logarithm as in Olmix (arXiv 2602.12237) or a power as in the laws of continual pre-training (CMR, arXiv
+2407.17467; D-CPT, arXiv 2406.01375), whichever predicts each run best from the others (leave-one-out). Runs with one
+seed read their documents in the same order and are off in the same direction, on a small model by more than a tenth of
+new text changes; c, which sums to 0 over the seeds, keeps that out of the law. The best share has the lowest loss on
+new text among those whose kept text stays within its tolerance; its interval comes from fits to the law plus resampled
+residuals, for resampled seeds.
 """
 
 import math
@@ -69,6 +71,8 @@ class Fit:
     """float64 [GRID]: the loss at every share of new text."""
     left_out_error: float
     """Root mean squared error of the runs, each predicted from the others."""
+    seed_effects: Floats
+    """float64 [seeds]: how much the runs of each seed are off, in the order of the seeds; empty if not fitted."""
     residuals: Floats
     """float64 [runs]: residuals, scaled up for the fitted coefficients."""
     fitted: Floats
@@ -78,47 +82,67 @@ class Fit:
 class Laws:
     """The laws that can be fitted to this many runs at these shares, prepared once for any losses."""
 
-    def __init__(self, own: Callable[[Floats], Floats], new_shares: Floats) -> None:
+    def __init__(self, own: Callable[[Floats], Floats], new_shares: Floats, seeds: Sequence[int] | None = None) -> None:
         """Prepare the laws.
 
         Args:
             own: share of new text -> the text's own share.
             new_shares: share of new text in each run, float64 [runs].
+            seeds: seed of each run; None: the runs are independent.
 
         Raises:
             ValueError: there are too few different shares.
         """
-        self._ready: list[tuple[Law, Floats, Floats, Floats]] = []
+        self._ready: list[tuple[Law, Floats, Floats, Floats, Floats]] = []
+        effects = _seed_columns(seeds, len(new_shares))
         for law in LAWS:
-            design = law.design(own(new_shares))
+            plain = law.design(own(new_shares))
+            design = np.concatenate([plain, effects], axis=1)
             if len(design) <= design.shape[1] or np.linalg.matrix_rank(design) < design.shape[1]:
                 continue
             solve = np.linalg.pinv(design)
             leverage = np.einsum("ij,ji->i", design, solve)
             if leverage.max() < 1 - 1e-9:
-                self._ready.append((law, design @ solve, law.design(own(GRID)) @ solve, leverage))
+                grid = law.design(own(GRID)) @ solve[: plain.shape[1]]
+                self._ready.append((law, design @ solve, grid, leverage, solve[plain.shape[1] :]))
         if not self._ready:
             raise ValueError("too few different shares to fit a law")
 
     def fit(self, losses: Floats) -> Fit:
         """The law that predicts each run best from the others; `losses` is float64 [runs]."""
         fits = []
-        for law, project, extend, leverage in self._ready:
+        for law, project, extend, leverage, of_seed in self._ready:
             fitted = project @ losses
             error = float(np.sqrt(np.mean(((losses - fitted) / (1 - leverage)) ** 2)))
             scale = math.sqrt(len(losses) / max(1e-9, len(losses) - leverage.sum()))
-            fits.append(Fit(law.name, extend @ losses, error, (losses - fitted) * scale, fitted))
+            first = of_seed @ losses
+            effects = np.append(first, -first.sum()) if len(first) else first
+            fits.append(Fit(law.name, extend @ losses, error, effects, (losses - fitted) * scale, fitted))
         return min(fits, key=lambda fit: fit.left_out_error)
 
     def values(self, losses: Floats) -> Floats:
         """float64 [draws, GRID]: fitted losses of many draws at once; `losses` is float64 [draws, runs]."""
         errors, values = [], []
-        for _, project, extend, leverage in self._ready:
+        for _, project, extend, leverage, _ in self._ready:
             errors.append(np.mean(((losses - losses @ project.T) / (1 - leverage)) ** 2, axis=1))
             values.append(losses @ extend.T)
         chosen = np.argmin(np.stack(errors), axis=0)
         best: Floats = np.stack(values)[chosen, np.arange(len(losses))]
         return best
+
+
+RUNS_PER_SEED = 3
+"""Seeds get an effect of their own once each of them has this many runs."""
+
+
+def _seed_columns(seeds: Sequence[int] | None, num_runs: int) -> Floats:
+    """Columns of the design matrix for the effects of all seeds but the last, which is minus their sum."""
+    names, counts = np.unique(np.array([] if seeds is None else seeds, dtype=np.int64), return_counts=True)
+    if len(names) < 2 or counts.min() < RUNS_PER_SEED:
+        return np.zeros((num_runs, 0))
+    each = (np.array(seeds)[:, None] == names).astype(np.float64)
+    columns: Floats = each[:, :-1] - each[:, -1:]
+    return columns
 
 
 @dataclass(frozen=True)
@@ -137,7 +161,12 @@ class BestShare:
 
 
 def best_share(
-    new_shares: Sequence[float], kept: Sequence[float], new: Sequence[float], limit: float, draws: int = DRAWS
+    new_shares: Sequence[float],
+    kept: Sequence[float],
+    new: Sequence[float],
+    limit: float,
+    draws: int = DRAWS,
+    seeds: Sequence[int] | None = None,
 ) -> BestShare:
     """The share of new text that gains most while the kept text stays within its tolerance.
 
@@ -147,17 +176,24 @@ def best_share(
         new: loss of the new text in each run.
         limit: largest loss of the kept text.
         draws: fits for the interval; 0: no interval.
+        seeds: seed of each run; None: the runs are independent.
     """
     shares, kept_losses, new_losses = (np.array(values, dtype=np.float64) for values in (new_shares, kept, new))
-    kept_laws, new_laws = Laws(lambda x: 1 - x, shares), Laws(lambda x: x, shares)
+    kept_laws, new_laws = Laws(lambda x: 1 - x, shares, seeds), Laws(lambda x: x, shares, seeds)
     kept_fit, new_fit = kept_laws.fit(kept_losses), new_laws.fit(new_losses)
     share, bounded_by = _argbest(kept_fit.values, new_fit.values, limit)
     low = high = share
     if draws:
         # The two residuals of a run are drawn together, as chance affects its kept and its new text alike.
-        chosen = np.random.default_rng(0).integers(0, len(shares), (draws, len(shares)))
+        random = np.random.default_rng(0)
+        chosen = random.integers(0, len(shares), (draws, len(shares)))
         kept_values = kept_laws.values(kept_fit.fitted + kept_fit.residuals[chosen])
         new_values = new_laws.values(new_fit.fitted + new_fit.residuals[chosen])
+        if num_seeds := len(kept_fit.seed_effects):
+            drawn = random.integers(0, num_seeds, (draws, num_seeds))
+            scale = math.sqrt(num_seeds / (num_seeds - 1))
+            kept_values = kept_values + scale * kept_fit.seed_effects[drawn].mean(axis=1, keepdims=True)
+            new_values = new_values + scale * new_fit.seed_effects[drawn].mean(axis=1, keepdims=True)
         best = [_argbest(*pair, limit)[0] for pair in zip(kept_values, new_values, strict=True)]
         low, high = (float(end) for end in np.quantile(best, [0.025, 0.975]))
     return BestShare(share, min(low, share), max(high, share), bounded_by, kept_fit, new_fit)
