@@ -28,8 +28,8 @@ evaluation: {tolerance: {en: 0.02}}
 class Pipeline:
     """Losses from planted laws, with the noise of a seed: 0.42 of new text costs the kept text its 2 %."""
 
-    def __init__(self, dies_at=None):
-        self.shares, self.dies_at = [], dies_at
+    def __init__(self, dies_at=None, kept=1.02):
+        self.shares, self.dies_at, self.kept = [], dies_at, kept
 
     def __call__(self, recipe, others):
         root = Path(recipe.workspace)
@@ -42,7 +42,7 @@ class Pipeline:
         share = mixture["chinese"].share
         self.shares.append((share, recipe.seed))
         noise = np.random.default_rng(int(share * 1e6) + recipe.seed).normal(0, 0.001, 2)
-        kept = 1.02 + 0.08 * (share - 0.42) + 0.05 * (share - 0.42) ** 2
+        kept = self.kept + 0.08 * (share - 0.42) + 0.05 * (share - 0.42) ** 2
         new = 1 - 0.3 * share**0.5
         rows = [
             {
@@ -115,13 +115,10 @@ def test_what_is_not_clear_is_asked(study, change, message):
 
 
 def test_no_share_is_run_twice_with_a_seed(study, monkeypatch):
-    """The best share is at the lower end, where every round asks for the same share again."""
-    pipeline = Pipeline()
+    """No share keeps the kept text, so every round asks for the smallest one again."""
+    pipeline = Pipeline(kept=1.2)
     monkeypatch.setattr("reprise.ratio.take_through", pipeline)
-    tight = study.model_copy(update={"recipe": study.recipe})
-    text = Path(study.recipe).read_text().replace("{en: 0.02}", "{en: 0.0001}")
-    Path(study.recipe).write_text(text)
-    answer = find_ratio(tight)
+    answer = find_ratio(study)
     ran = [(run["share"], run["seed"]) for run in answer["runs"]]
     assert len(set(ran)) == len(ran) == len(pipeline.shares)
-    assert answer["share"] < 0.3
+    assert answer["sentence"].startswith("No share of chinese keeps en")

@@ -4,8 +4,8 @@ Each run trains a proxy with a share x of new text and measures two losses: on t
 new text. Both are fitted by L(x) = a + b h(p) + c[seed], with p the text's own share (1 - x or x): a straight line, a
 parabola, a logarithm as in Olmix (arXiv 2602.12237) or a power as in the laws of continual pre-training (CMR, arXiv
 2407.17467; D-CPT, arXiv 2406.01375), whichever predicts each run best from the others (leave-one-out). Runs with one
-seed read their documents in the same order and are off in the same direction, on a small model by more than a tenth of
-new text changes; c, which sums to 0 over the seeds, keeps that out of the law. The best share has the lowest loss on
+seed read their documents in the same order and are off in the same direction, on a small model often by more than
+the share changes; c, which sums to 0 over the seeds, keeps that out of the law. The best share has the lowest loss on
 new text among those whose kept text stays within its tolerance; its interval comes from fits to the law plus resampled
 residuals, for resampled seeds.
 """
