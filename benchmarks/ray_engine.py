@@ -24,6 +24,8 @@ import yaml
 from growth import STAGES, read_corpus, write_recipe, write_text
 
 PORT = 6391
+NOT_TASKS = (b"ray::IDLE", b"ray::DashboardAgent", b"ray::RuntimeEnvAgent")
+"""Processes of Ray without a task; the node ends with its agents."""
 
 
 def make_recipe(folder: Path, text: Path, name: str, engine: str, questions: list[str]) -> Path:
@@ -45,7 +47,7 @@ def workers() -> list[int]:
             command = status.read_bytes()
         except OSError:
             continue
-        if command.startswith(b"ray::") and not command.startswith(b"ray::IDLE"):
+        if command.startswith(b"ray::") and not command.startswith(NOT_TASKS):
             found.append(int(status.parent.name))
     return found
 
