@@ -25,7 +25,7 @@ from growth import STAGES, read_corpus, write_recipe, write_text
 
 PORT = 6391
 NOT_TASKS = (b"ray::IDLE", b"ray::DashboardAgent", b"ray::RuntimeEnvAgent", b"ray::RemoteFlotillaRunner")
-"""Processes that no task runs in. The node ends with its agents, and the stage with Daft's planner, as with the driver."""
+"""Processes that no task runs in. The node ends with its agents, and the stage with Daft's planner."""
 
 
 def make_recipe(folder: Path, text: Path, name: str, engine: str, questions: list[str]) -> Path:
