@@ -7,7 +7,7 @@ parabola, a logarithm as in Olmix (arXiv 2602.12237) or a power as in the laws o
 seed read their documents in the same order and are off in the same direction, on a small model often by more than
 the share changes; c, which sums to 0 over the seeds, keeps that out of the law. The best share has the lowest loss on
 new text among those whose kept text stays within its tolerance; its interval comes from fits to the law plus resampled
-residuals, for resampled seeds.
+residuals, shifted by Student's error of the mean over the seeds.
 """
 
 import math
@@ -190,10 +190,9 @@ def best_share(
         kept_values = kept_laws.values(kept_fit.fitted + kept_fit.residuals[chosen])
         new_values = new_laws.values(new_fit.fitted + new_fit.residuals[chosen])
         if num_seeds := len(kept_fit.seed_effects):
-            drawn = random.integers(0, num_seeds, (draws, num_seeds))
-            scale = math.sqrt(num_seeds / (num_seeds - 1))
-            kept_values = kept_values + scale * kept_fit.seed_effects[drawn].mean(axis=1, keepdims=True)
-            new_values = new_values + scale * new_fit.seed_effects[drawn].mean(axis=1, keepdims=True)
+            # Other seeds would shift the kept text against its limit. A shift of the new text changes no choice.
+            error = kept_fit.seed_effects.std(ddof=1) / math.sqrt(num_seeds)
+            kept_values = kept_values + error * random.standard_t(num_seeds - 1, (draws, 1))
         best = [_argbest(*pair, limit)[0] for pair in zip(kept_values, new_values, strict=True)]
         low, high = (float(end) for end in np.quantile(best, [0.025, 0.975]))
     return BestShare(share, min(low, share), max(high, share), bounded_by, kept_fit, new_fit)

@@ -5,10 +5,10 @@ lines go, and whoever writes the documents looks up the lines of its rows.
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from reprise.documents.deduplicate.exact import hash_normal
 from reprise.documents.deduplicate.records import Range, Records, load_range
@@ -24,7 +24,7 @@ REMOVED_LINE = np.dtype([("key", np.int64), ("index", np.int32)])
 
 
 def hash_lines(
-    rows: pa.RecordBatch, priorities: Any, first_key: int, dropped: set[int], settings: RepeatedLines
+    rows: pa.RecordBatch, priorities: NDArray[np.uint64], first_key: int, dropped: set[int], settings: RepeatedLines
 ) -> Records:
     """LINE[lines]: the lines that are compared, of the documents that are.
 
