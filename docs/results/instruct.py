@@ -6,7 +6,6 @@
 A test compares the files with what this would write.
 """
 
-import argparse
 import itertools
 import json
 import statistics
@@ -16,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
-from plane import amount, draw
+from plane import amount, draw, take_and_write
 from write import MACHINE, replace
 
 from reprise.evaluation.paired import mean_interval
@@ -309,17 +308,5 @@ def files(studies: Mapping[str, Recorded]) -> dict[Path, str]:
     return written | pictures(studies[STUDIED])
 
 
-def main() -> None:
-    """Take new runs, and write everything."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("workspace", nargs="?", type=Path, help="folder of a study whose finished runs to take")
-    chosen = parser.parse_args()
-    if chosen.workspace is not None:
-        collect(chosen.workspace)
-    for path, text in files(load()).items():
-        path.write_text(text, encoding="utf-8")
-        print(path.relative_to(HERE.parents[1]))
-
-
 if __name__ == "__main__":
-    main()
+    take_and_write(__doc__, collect, lambda: files(load()))

@@ -1,6 +1,8 @@
-"""Means with intervals, and pictures of two measures, for the pages on SmolLM2."""
+"""What the scripts of several pages share: means with intervals, pictures of two measures, the command line."""
 
-from collections.abc import Mapping, Sequence
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from xml.sax.saxutils import escape
 
 from write import ticks
@@ -82,3 +84,23 @@ def draw(
         parts.append(f'<circle class="{kind}" cx="{left + width + 16}" cy="{height_of_row - 4}" r="4.5"/>')
         parts.append(f'<text x="{left + width + 28}" y="{height_of_row}">{escape(label)}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def take_and_write(
+    description: str | None, collect: Callable[[Path], None], files: Callable[[], Mapping[Path, str]]
+) -> None:
+    """The command of a page: keep what a finished study found, if one is named, and write the page's files.
+
+    Args:
+        description: text of `--help`.
+        collect: keeps what the study in a workspace found.
+        files: path of each file -> its content.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("workspace", nargs="?", type=Path, help="folder of a study to take")
+    chosen = parser.parse_args()
+    if chosen.workspace is not None:
+        collect(chosen.workspace)
+    for path, text in files().items():
+        path.write_text(text, encoding="utf-8")
+        print(path.relative_to(Path(__file__).resolve().parents[2]))

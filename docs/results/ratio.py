@@ -6,14 +6,13 @@
 A test compares the files with what this would write.
 """
 
-import argparse
 import json
 import subprocess
 import time
 from pathlib import Path
 from typing import TypedDict
 
-from plane import draw
+from plane import draw, take_and_write
 from write import MACHINE, replace
 
 from reprise.ratio import RatioAnswer
@@ -154,17 +153,5 @@ def load() -> Recorded:
     return recorded
 
 
-def main() -> None:
-    """Take finished runs, and write everything."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("workspace", nargs="?", type=Path, help="folder of a finished study to take")
-    chosen = parser.parse_args()
-    if chosen.workspace is not None:
-        collect(chosen.workspace)
-    for path, text in files(load()).items():
-        path.write_text(text, encoding="utf-8")
-        print(path.relative_to(HERE.parents[1]))
-
-
 if __name__ == "__main__":
-    main()
+    take_and_write(__doc__, collect, lambda: files(load()))

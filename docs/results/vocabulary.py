@@ -7,7 +7,6 @@
 A test compares the files with what this would write.
 """
 
-import argparse
 import json
 import subprocess
 import time
@@ -15,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypedDict
 
-from plane import amount, draw
+from plane import amount, draw, take_and_write
 from write import MACHINE, replace
 
 from reprise.evaluation.paired import mean_interval
@@ -212,17 +211,5 @@ def load() -> dict[str, Recorded]:
     return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(DATA.glob("*.json"))}
 
 
-def main() -> None:
-    """Take a finished study, and write everything."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("workspace", nargs="?", type=Path, help="folder of a finished study to take")
-    chosen = parser.parse_args()
-    if chosen.workspace is not None:
-        collect(chosen.workspace)
-    for path, text in files(load()).items():
-        path.write_text(text, encoding="utf-8")
-        print(path.relative_to(HERE.parents[1]))
-
-
 if __name__ == "__main__":
-    main()
+    take_and_write(__doc__, collect, lambda: files(load()))
